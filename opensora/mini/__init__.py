@@ -1,0 +1,1 @@
+"""The bundled mini model: its procedural data, its training and the check of its samples."""

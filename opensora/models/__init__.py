@@ -1,0 +1,1 @@
+"""The networks: STDiT3, the video autoencoder and the text encoder."""

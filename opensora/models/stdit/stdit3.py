@@ -1,0 +1,252 @@
+"""STDiT3, the video diffusion transformer of Open-Sora v1.2, with the two call sites of a step cache.
+
+Shapes: B batch (conditional and unconditional halves together), T latent frames, S patches per frame, N = T * S
+tokens in frame-major order, C channels, L text tokens.
+Source: Open-Sora v1.2, ``opensora/models/stdit/stdit3.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adacache import StepController
+from adacache.sites import Site
+from opensora.models.checkpoint import PretrainedModel
+from opensora.models.layers.attention import CrossAttention, RotaryEmbedding, SelfAttention
+from opensora.models.layers.embeddings import (
+    CaptionEmbedder,
+    Mlp,
+    PatchEmbed3D,
+    SinusoidEmbedder,
+    position_embedding,
+    select_tokens,
+)
+from opensora.models.stdit.config import STDiT3Config
+from opensora.registry import MODELS
+
+NORM_EPS = 1e-6
+DEFAULT_FPS = 24.0
+VAE_FACTOR = 8  # pixels per latent, for the size assumed when the caller gives none
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights, then a given affine map; ``x`` is (B, T, S, C), the others broadcast to it."""
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
+
+
+class STDiT3Block(nn.Module):
+    """Self-attention within frames (spatial) or along time (temporal), cross-attention to the text, MLP."""
+
+    def __init__(self, config: STDiT3Config, temporal: bool, index: int):
+        super().__init__()
+        dim = config.hidden_size
+        self.temporal = temporal
+        self.index = index
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+        self.attn = SelfAttention(dim, config.num_heads, config.qk_norm)
+        self.cross_attn = CrossAttention(dim, config.num_heads)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        text: Tensor,
+        text_mask: Tensor | None,
+        modulation: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        controller: StepController | None = None,
+    ) -> Tensor:
+        """(B, T, S, C) -> (B, T, S, C).
+
+        Args:
+            modulation: (B, 1 or T, 6, C), what the timestep adds to the table; one row per frame under a mask.
+        """
+        rows = (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)  # six of (B, 1 or T, 1, C)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = rows
+
+        def attention() -> Tensor:
+            return gate_msa * self._attend(modulate(x, shift_msa, scale_msa), rope)
+
+        def cross_attention() -> Tensor:
+            return self.cross_attn(x.flatten(1, 2), text, text_mask).view_as(x)
+
+        def mlp() -> Tensor:
+            return gate_mlp * self.mlp(modulate(x, shift_mlp, scale_mlp))
+
+        def branch(part: str, compute: Callable[[], Tensor]) -> Tensor:
+            if controller is None:
+                return compute()
+            site = Site("temporal" if self.temporal else "spatial", self.index, part)
+            residual = controller.branch(
+                site, lambda: compute().flatten(1, 2)
+            )  # (B, N, C), as it is measured
+            return residual.view(x.shape)
+
+        x = x + branch("attn", attention)
+        x = x + branch("cross", cross_attention)
+        return x + branch("mlp", mlp)
+
+    def _attend(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        if not self.temporal:
+            return self.attn(x.flatten(0, 1)).view_as(x)  # (B * T, S, C)
+        by_place = x.transpose(1, 2)  # (B, S, T, C)
+        return self.attn(by_place.flatten(0, 1), rope).view_as(by_place).transpose(1, 2)
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and projection to patches, (B, T, S, C) -> (B, T, S, prod(patch) * out_channels)."""
+
+    def __init__(self, config: STDiT3Config):
+        super().__init__()
+        dim = config.hidden_size
+        self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+        _, rows, columns = config.patch_size
+        self.linear = nn.Linear(dim, rows * columns * config.out_channels)
+
+    def forward(self, x: Tensor, t: Tensor, t0: Tensor | None, x_mask: Tensor | None) -> Tensor:
+        """``t`` and ``t0`` are (B, C) embeddings of the current timestep and of timestep 0."""
+        x = modulate(x, *self._rows(t))
+        if t0 is not None and x_mask is not None:
+            # Held frames are normalized a second time, on top of the first modulation: the published weights
+            # were trained with it.
+            held = modulate(x, *self._rows(t0))
+            x = torch.where(x_mask[:, :, None, None], x, held)
+        return self.linear(x)
+
+    def _rows(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = (self.scale_shift_table + t[:, None])[:, None, None].unbind(3)  # (B, 1, 1, C)
+        return shift, scale
+
+
+class STDiT3(PretrainedModel):
+    """Predicts the velocity of noisy video latents from a timestep and a text.
+
+    A controller decides per step whether the stack of blocks runs; see ``adacache.StepController``. Without one the
+    model computes everything, and with one a computed step gives bit for bit the same output.
+    """
+
+    config_class = STDiT3Config
+    config: STDiT3Config
+
+    def __init__(self, config: STDiT3Config):
+        super().__init__(config)
+        dim = config.hidden_size
+        self.rope = RotaryEmbedding(dim // config.num_heads)
+        self.x_embedder = PatchEmbed3D(config.patch_size, config.in_channels, dim)
+        self.t_embedder = SinusoidEmbedder(dim)
+        self.fps_embedder = SinusoidEmbedder(dim)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.y_embedder = CaptionEmbedder(config.caption_channels, dim, config.model_max_length)
+        self.spatial_blocks = nn.ModuleList([STDiT3Block(config, False, i) for i in range(config.depth)])
+        self.temporal_blocks = nn.ModuleList([STDiT3Block(config, True, i) for i in range(config.depth)])
+        self.final_layer = FinalLayer(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor,
+        mask: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        fps: Tensor | None = None,
+        height: Tensor | None = None,
+        width: Tensor | None = None,
+        controller: StepController | None = None,
+        **ignored: Any,
+    ) -> Tensor:
+        """Velocity (and unused channels) of ``x``.
+
+        Args:
+            x: noisy latents (B, 4, T, Hx, Wx).
+            timestep: (B,), 0 (clean) to 1000 (noise).
+            y: text features (B, 1, L, caption_channels).
+            mask: (Bm, L), non-zero at real text tokens; Bm may be half of B (guidance).
+            x_mask: (B, T) bool; frames that are False are treated as clean (timestep 0).
+            fps, height, width: (Bm,) frames per second and size in pixels of the video.
+            controller: decides whether this step is computed or its last residual reused.
+
+        Returns:
+            (B, out_channels, T, Hx, Wx) float32.
+        """
+        dtype = self.x_embedder.proj.weight.dtype
+        x = x.to(dtype)
+        size = x.shape[2:]
+        t, t0 = self._embed_time(timestep, fps, len(x), with_t0=x_mask is not None)
+        hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
+        _, frames, tokens_per_frame, _ = hidden_states.shape
+
+        def run_blocks(hidden_states: Tensor) -> Tensor:
+            text, text_mask = self._embed_text(y.to(dtype), mask)
+            modulation = self._modulation(t, t0, x_mask)
+            rope = self.rope.tables(frames)
+            h = hidden_states.unflatten(1, (frames, tokens_per_frame))
+            for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
+                h = spatial(h, text, text_mask, modulation, None, controller)
+                h = temporal(h, text, text_mask, modulation, rope, controller)
+            return h.flatten(1, 2)
+
+        hidden_states = hidden_states.flatten(1, 2)  # (B, N, C)
+        if controller is None:
+            hidden_states = run_blocks(hidden_states)
+        else:
+            hidden_states = controller.stack(hidden_states, run_blocks, tokens_per_frame)
+        out = self.final_layer(hidden_states.unflatten(1, (frames, tokens_per_frame)), t, t0, x_mask)
+        return self._unpatchify(out, size).float()
+
+    def _embed_time(
+        self, timestep: Tensor, fps: Tensor | None, batch: int, with_t0: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if fps is None:
+            fps = timestep.new_full((1,), DEFAULT_FPS)
+        fps_embedding = self.fps_embedder(fps).repeat(batch // len(fps), 1)
+        t = self.t_embedder(timestep) + fps_embedding
+        t0 = self.t_embedder(torch.zeros_like(timestep)) + fps_embedding if with_t0 else None
+        return t, t0
+
+    def _embed_patches(self, x: Tensor, height: Tensor | None, width: Tensor | None) -> Tensor:
+        _, patch_rows, patch_columns = self.config.patch_size
+        rows, columns = -(-x.shape[3] // patch_rows), -(-x.shape[4] // patch_columns)
+        if height is None or width is None:
+            area = torch.tensor(float(x.shape[3] * x.shape[4] * VAE_FACTOR**2), device=x.device)
+        else:
+            area = height[0].float() * width[0].float()  # upstream, too, takes the first sample's size
+        positions = position_embedding(
+            rows, columns, self.config.hidden_size, area.sqrt() / self.config.input_sq_size
+        )
+        return self.x_embedder(x) + positions.to(x.dtype)
+
+    def _embed_text(self, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        y, text_mask = select_tokens(y.squeeze(1), mask)
+        return self.y_embedder(y), text_mask
+
+    def _modulation(self, t: Tensor, t0: Tensor | None, x_mask: Tensor | None) -> Tensor:
+        modulation = self.t_block(t).unflatten(1, (6, -1))[:, None]  # (B, 1, 6, C)
+        if t0 is None or x_mask is None:
+            return modulation
+        held = self.t_block(t0).unflatten(1, (6, -1))[:, None]
+        return torch.where(x_mask[:, :, None, None], modulation, held)  # (B, T, 6, C)
+
+    def _unpatchify(self, x: Tensor, size: torch.Size) -> Tensor:
+        frames, height, width = size
+        _, rows, columns = self.config.patch_size
+        grid = (-(-height // rows), -(-width // columns))
+        x = x.unflatten(3, (rows, columns, -1)).unflatten(2, grid)  # (B, T, H, W, rows, columns, C_out)
+        x = x.permute(0, 6, 1, 2, 4, 3, 5)  # (B, C_out, T, H, rows, W, columns)
+        return x.flatten(5, 6).flatten(3, 4)[:, :, :, :height, :width]
+
+
+@MODELS.register_module("STDiT3")
+@MODELS.register_module("STDiT3-XL/2")
+def stdit3(
+    from_pretrained: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **ignored: Any,
+) -> STDiT3:
+    """Upstream's registered constructor; kernel and training options are ignored (native kernels are used)."""
+    return STDiT3.from_pretrained(from_pretrained, dtype=dtype, device=device)

@@ -1,0 +1,1 @@
+"""Prompt text to embeddings: caption cleaning and the T5 encoder."""

@@ -1,0 +1,80 @@
+"""The T5 text encoder and the pairing of its output with the model's empty caption.
+
+Source: Open-Sora v1.2, ``opensora/models/text_encoder/t5.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opensora.registry import MODELS
+
+
+@MODELS.register_module("t5")
+class T5Encoder:
+    """Prompts to the last hidden states of a T5 encoder.
+
+    Args:
+        from_pretrained: folder or hub repository with a T5 encoder and its tokenizer.
+        model_max_length: tokens per prompt; longer prompts are cut, shorter ones padded.
+        dtype: floating-point type of the weights; upstream runs float32 whatever the video model's.
+    """
+
+    def __init__(
+        self,
+        from_pretrained: str | os.PathLike[str],
+        model_max_length: int = 300,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        **ignored: Any,
+    ):
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        self.tokenizer = AutoTokenizer.from_pretrained(from_pretrained)
+        self.model = T5EncoderModel.from_pretrained(from_pretrained, dtype=dtype).to(device).eval()
+        self.model_max_length = model_max_length
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Features ``y`` (B, 1, L, caption_channels), not zeroed at padding, and the token ``mask`` (B, L)."""
+        tokens = self.tokenizer(
+            list(prompts),
+            max_length=self.model_max_length,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.model.device)
+        mask = tokens["attention_mask"]
+        features = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+        return {"y": features[:, None], "mask": mask}
+
+
+@dataclass(frozen=True)
+class GuidedTextEncoder:
+    """A text encoder together with the features of the empty caption, which belong to the video model.
+
+    Attributes:
+        encoder: anything with ``encode(prompts)``.
+        null_embedding: (L, caption_channels), ``STDiT3.y_embedder.y_embedding``.
+    """
+
+    encoder: T5Encoder
+    null_embedding: Tensor
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Features and mask of ``prompts`` on the device of the video model."""
+        encoded = self.encoder.encode(prompts)
+        return {
+            "y": encoded["y"].to(self.null_embedding),
+            "mask": encoded["mask"].to(self.null_embedding.device),
+        }
+
+    def null(self, n: int) -> Tensor:
+        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+        return self.null_embedding.expand(n, 1, -1, -1)

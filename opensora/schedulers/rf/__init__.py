@@ -1,0 +1,162 @@
+"""Sampling with rectified flow: Euler steps from noise to video under classifier-free guidance.
+
+Source: Open-Sora v1.2, ``opensora/schedulers/rf/__init__.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from opensora.registry import SCHEDULERS
+from opensora.schedulers.rf.frame_mask import FrameMask
+from opensora.schedulers.rf.timesteps import timestep_transform
+
+if TYPE_CHECKING:
+    from adacache import StepController
+
+
+class NonFiniteLatentsError(RuntimeError):
+    """Sampling produced NaN or infinite latents."""
+
+
+class TextEncoder(Protocol):
+    """What the sampler asks of a text encoder."""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
+
+    def null(self, n: int) -> Tensor:
+        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+
+
+@SCHEDULERS.register_module("rflow")
+class RFLOW:
+    """Rectified-flow sampler.
+
+    Attributes:
+        num_sampling_steps: Euler steps; the one place that says how many there are.
+        cfg_scale: guidance scale; 1 follows the prompt without amplification.
+        use_timestep_transform: shift the timesteps by the size of the video.
+        use_discrete_timesteps: round the timesteps before the transform.
+    """
+
+    def __init__(
+        self,
+        num_sampling_steps: int = 10,
+        num_timesteps: int = 1000,
+        cfg_scale: float = 4.0,
+        use_discrete_timesteps: bool = False,
+        use_timestep_transform: bool = False,
+        **ignored: Any,
+    ):
+        if num_sampling_steps < 1:
+            raise ValueError(f"num_sampling_steps is {num_sampling_steps}; sampling needs at least one step")
+        self.num_sampling_steps = num_sampling_steps
+        self.num_timesteps = num_timesteps
+        self.cfg_scale = cfg_scale
+        self.use_discrete_timesteps = use_discrete_timesteps
+        self.use_timestep_transform = use_timestep_transform
+
+    def timesteps(
+        self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None
+    ) -> list[Tensor]:
+        """The times of all steps, each (B,) float32, descending from ``num_timesteps``.
+
+        Raises:
+            ValueError: the timestep transform is on and ``size`` is not given.
+        """
+        times = [
+            (1 - i / self.num_sampling_steps) * self.num_timesteps for i in range(self.num_sampling_steps)
+        ]
+        if self.use_discrete_timesteps:
+            times = [round(t) for t in times]
+        steps = [torch.full((batch,), float(t), device=device) for t in times]
+        if not self.use_timestep_transform:
+            return steps
+        if not size or not {"height", "width", "num_frames"} <= size.keys():
+            raise ValueError("the timestep transform needs height, width and num_frames in additional_args")
+        return [timestep_transform(t, size, self.num_timesteps) for t in steps]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model: nn.Module,
+        text_encoder: TextEncoder,
+        z: Tensor,
+        prompts: Sequence[str],
+        device: torch.device | str,
+        additional_args: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        guidance_scale: float | None = None,
+        progress: bool = True,
+        controller: StepController | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Turn noise into latents of videos.
+
+        Args:
+            z: noise (B, C, T, H, W); where ``mask`` is 0, the latents to keep.
+            additional_args: ``height``, ``width``, ``num_frames``, ``fps``, (B,) each, for the model.
+            mask: (B, T), 1 = generate, 0 = keep, in between = strength of an edit.
+            guidance_scale: replaces ``cfg_scale``.
+            controller: step cache; None computes every step.
+            generator: source of the noise that edited frames receive.
+
+        Returns:
+            Latents like ``z``, float32.
+
+        Raises:
+            NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
+        """
+        guidance_scale = self.cfg_scale if guidance_scale is None else guidance_scale
+        size = dict(additional_args or {})
+        text = text_encoder.encode(prompts)
+        y = torch.cat([text["y"], text_encoder.null(len(prompts))])
+        timesteps = self.timesteps(len(z), device, size)
+        frame_mask = None if mask is None else FrameMask(mask, self.num_timesteps)
+
+        def velocity(z: Tensor, t: Tensor) -> Tensor:
+            x_mask = None if frame_mask is None else frame_mask.generated.repeat(2, 1)
+            out = model(
+                torch.cat([z, z]),
+                torch.cat([t, t]),
+                y,
+                mask=text.get("mask"),
+                x_mask=x_mask,
+                **size,
+                **({} if controller is None else {"controller": controller}),
+            )
+            cond, uncond = out[:, : z.shape[1]].chunk(2)
+            return uncond + guidance_scale * (cond - uncond)
+
+        bar = tqdm(total=self.num_sampling_steps, desc="sampling", disable=not progress, leave=False)
+        with bar, nullcontext() if controller is None else controller.run(self.num_sampling_steps):
+            for i, t in enumerate(timesteps):
+                if controller is not None:
+                    controller.begin_step(i, float(t[0]))
+                if frame_mask is not None:
+                    z = frame_mask.begin_step(z, t, generator)
+                following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
+                dt = (t - following) / self.num_timesteps
+                z = z + velocity(z, t) * dt.view(-1, 1, 1, 1, 1)
+                if frame_mask is not None:
+                    z = frame_mask.end_step(z)
+                if not torch.isfinite(z).all():
+                    raise NonFiniteLatentsError(
+                        f"latents became NaN or infinite in step {i + 1} of {self.num_sampling_steps} "
+                        f"(timestep {float(t[0]):.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
+                    )
+                if controller is not None:
+                    bar.set_postfix(
+                        computed=controller.trace.num_computed,
+                        reused=controller.trace.num_reused,
+                        refresh=False,
+                    )
+                bar.update()
+        return z
