@@ -1,0 +1,1 @@
+"""Sizes of videos, and reading and writing them."""

@@ -1,0 +1,174 @@
+"""Videos and images on disk: uint8 frames (T, H, W, 3) to mp4 or png, and back.
+
+H.264 is lossy, so numbers about quality are to be computed on the frames and not on a file. PyAV and Pillow
+are imported where they are used, to keep start-up quick.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+VIDEO_SUFFIX = ".mp4"
+IMAGE_SUFFIX = ".png"
+
+_MAX_CRF = 51  # of x264 with 8 bits
+_MAX_RATE_DENOMINATOR = 1001  # exact for 24, 30000/1001 and their like; mp4 wants small numbers
+_BT709 = 1  # matrix, primaries and transfer have the same number in ITU-T H.273
+_LIMITED_RANGE = 1
+# What read_video calls the frame rate of an image: the value that means "image" to the model.
+_IMAGE_FPS = 120.0
+
+
+def to_uint8(video: "torch.Tensor") -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 of a decoded video (3, T, H, W): [-1, 1] clamped and rounded to 0..255.
+
+    Raises: ValueError for another shape, an integer dtype, or a NaN (the sampling has diverged).
+
+    Source: opensora/datasets/utils.py (Open-Sora v1.2), save_sample.
+    """
+    if video.ndim != 4 or video.shape[0] != 3 or not video.is_floating_point():
+        raise ValueError(
+            f"expected a float video of shape (3, T, H, W) in [-1, 1], got {video.dtype} {tuple(video.shape)}"
+        )
+    # One copy, then in place: 51 frames at 720p are half a gigabyte in float32.
+    pixels = video.detach().float().clamp(-1, 1)
+    if pixels.isnan().any():
+        raise ValueError("the video contains NaN, so the sampling has diverged: try dtype float32")
+    pixels = pixels.add_(1).div_(2).mul_(255).add_(0.5)
+    return np.ascontiguousarray(pixels.byte().permute(1, 2, 3, 0).cpu().numpy())
+
+
+def write_video(
+    path: str | os.PathLike[str], frames: "np.ndarray | torch.Tensor", fps: float | Fraction, crf: int = 18
+) -> Path:
+    """Write uint8 frames (T, H, W, 3) as an H.264 mp4, or as a png if T is 1, and return the path written.
+
+    The path gets the ending that fits the frames (an .mp4 or .png it has is replaced), and missing folders
+    are made. The file appears only when it is complete, in place of an older one. `crf` is 0 (best) to 51
+    (smallest). H.264 wants even sides: an odd one is extended by its last row or column.
+
+    Raises: ValueError for frames, an fps or a crf that cannot be written; OSError if the disk refuses.
+    """
+    array = _as_frames(frames)
+    rate = _as_rate(fps)
+    if not isinstance(crf, int) or not 0 <= crf <= _MAX_CRF:
+        raise ValueError(f"crf must be a whole number from 0 (best) to {_MAX_CRF} (smallest), got {crf!r}")
+    target = _with_suffix(Path(path), IMAGE_SUFFIX if len(array) == 1 else VIDEO_SUFFIX)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _complete_or_absent(target) as unfinished:
+        if len(array) == 1:
+            _write_png(unfinished, array[0])
+        else:
+            _write_mp4(unfinished, array, rate, crf)
+    return target
+
+
+def read_video(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
+    """Frames (T, H, W, 3) uint8 and frames per second of a video; of a png, one frame and 120 (`IMG_FPS`).
+
+    Raises: FileNotFoundError if there is no such file; ValueError if it cannot be read as a video.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no video file at '{path}'")
+    return _read_png(path) if path.suffix.lower() == IMAGE_SUFFIX else _read_av(path)
+
+
+def _as_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
+    if not hasattr(frames, "detach"):
+        frames = np.asarray(frames)
+    dtype, shape = str(frames.dtype).removeprefix("torch."), tuple(frames.shape)
+    if dtype != "uint8" or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+        raise ValueError(
+            f"expected uint8 frames of shape (T, H, W, 3) with T, H and W from 1, got {dtype} {shape}: "
+            "convert a float video with to_uint8 first"
+        )
+    return frames if isinstance(frames, np.ndarray) else frames.detach().cpu().numpy()
+
+
+def _as_rate(fps: float | Fraction) -> Fraction:
+    try:
+        rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
+    except (TypeError, ValueError, OverflowError):  # not a number, NaN, infinity
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"fps must be a positive number of frames per second, got {fps!r}")
+    return rate
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """The path with the ending; only .mp4 and .png are replaced (a name made from a prompt has dots)."""
+    if path.suffix.lower() in (VIDEO_SUFFIX, IMAGE_SUFFIX):
+        return path.with_suffix(suffix)
+    return path.with_name(path.name + suffix)
+
+
+@contextmanager
+def _complete_or_absent(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to: moved onto `target` at the end, removed if the block raises."""
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_png(path: Path, frame: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(frame).save(path, format="PNG")
+
+
+def _write_mp4(path: Path, frames: np.ndarray, rate: Fraction, crf: int) -> None:
+    import av
+
+    height, width = frames.shape[1:3]
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        # Players guess the color matrix of an untagged file, and wrong guesses shift the colors.
+        codec = stream.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+        codec.color_range = _LIMITED_RANGE
+        for frame in frames:
+            rgb = av.VideoFrame.from_ndarray(np.pad(frame, padding, mode="edge"), format="rgb24")
+            container.mux(stream.encode(rgb.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        container.mux(stream.encode())  # flush
+
+
+def _read_png(path: Path) -> tuple[np.ndarray, float]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))[None], _IMAGE_FPS
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"cannot read '{path}' as an image: {error}") from error
+
+
+def _read_av(path: Path) -> tuple[np.ndarray, float]:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"'{path}' holds no video stream")
+            stream = container.streams.video[0]
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            rate = stream.average_rate
+    except av.error.FFmpegError as error:
+        raise ValueError(f"cannot read '{path}' as a video: {error.strerror}") from error
+    if not frames or not rate:
+        raise ValueError(f"'{path}' holds no video frames, or does not tell their rate")
+    return np.stack(frames), float(rate)

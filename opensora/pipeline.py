@@ -1,0 +1,173 @@
+"""From prompts to videos: the one place where text encoder, transformer, sampler and autoencoder meet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adacache import AdaCacheConfig, StepController, Trace
+from opensora.datasets.video_io import to_uint8
+from opensora.models.stdit.stdit3 import STDiT3
+from opensora.models.text_encoder.caption_cleaning import text_preprocessing
+from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
+from opensora.models.vae.vae import VideoAutoencoderPipeline
+from opensora.registry import MODELS, SCHEDULERS, build_module
+from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
+from opensora.utils.config import load_config
+from opensora.utils.config_schema import SampleConfig
+from opensora.utils.device import check_device
+from opensora.utils.multi_resolution import prepare_multi_resolution_info
+from opensora.utils.prompts import append_score_to_prompts
+from opensora.utils.weights import locate_weights
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class SamplingError(ValueError):
+    """Sampling cannot go on; the message says at which step and what to change."""
+
+
+@dataclass(frozen=True)
+class SamplingOutput:
+    """What a batch of prompts became.
+
+    Attributes:
+        videos: one (F, H, W, 3) uint8 array per prompt.
+        latents: (B, 4, T, H', W') float32, before decoding.
+        traces: one per prompt (prompts of a batch share one schedule); None without a cache.
+        seconds: time of the whole batch, text encoding to decoding.
+    """
+
+    videos: list[np.ndarray]
+    latents: Tensor
+    traces: list[Trace | None]
+    seconds: float
+
+
+class SamplingPipeline:
+    """Loaded models and the settings of a config file; call it with prompts.
+
+    Args:
+        cache: how steps are reused; None computes every step. Each call has a controller of its own.
+    """
+
+    def __init__(
+        self,
+        model: STDiT3,
+        vae: VideoAutoencoderPipeline,
+        text_encoder: T5Encoder,
+        scheduler: RFLOW,
+        config: SampleConfig,
+        cache: AdaCacheConfig | None = None,
+    ):
+        self.model = model
+        self.vae = vae
+        self.text_encoder = GuidedTextEncoder(text_encoder, model.y_embedder.y_embedding)
+        self.scheduler = scheduler
+        self.config = config
+        self.cache = cache
+
+    @classmethod
+    def from_config(cls, config: SampleConfig | str | os.PathLike[str]) -> Self:
+        """Load the models that a config (or the config file at this path) names.
+
+        Raises:
+            ConfigError: the config cannot be used, or its device does not exist.
+            WeightsError: weights are missing, unreachable or damaged.
+            CheckpointError: a checkpoint does not fit its model.
+        """
+        if not isinstance(config, SampleConfig):
+            config = load_config(config)
+        device = check_device(config.device)
+        config = locate_weights(config).downloaded().applied_to(config)
+        dtype = DTYPES[config.dtype]
+        sections = {name: vars(getattr(config, name)) for name in ("model", "vae", "text_encoder", "scheduler")}
+        text_dtype = DTYPES[config.text_encoder.dtype]
+        started = time.monotonic()
+        # The transformer first: it is the piece whose checkpoint can fail to fit, and that should show at once.
+        logger.info("loading transformer (%s)", config.model.from_pretrained)
+        model = build_module(sections["model"], MODELS, dtype=dtype, device=device)
+        logger.info("loading autoencoder (%s)", config.vae.from_pretrained)
+        vae = build_module(sections["vae"], MODELS, dtype=dtype, device=device)
+        logger.info("loading text encoder (%s)", config.text_encoder.from_pretrained)
+        text_encoder = build_module(sections["text_encoder"], MODELS, dtype=text_dtype, device=device)
+        logger.info("loaded in %.1f s", time.monotonic() - started)
+        scheduler = build_module(sections["scheduler"], SCHEDULERS)
+        return cls(model, vae, text_encoder, scheduler, config, config.cache)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        seed: int | Sequence[int] | None = None,
+        progress: bool | None = None,
+    ) -> SamplingOutput:
+        """Sample one video per prompt.
+
+        Args:
+            seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends on
+                its own seed only, not on its place in the batch.
+            progress: show progress bars; None as the config's ``verbose`` says.
+
+        Raises:
+            SamplingError: the latents became NaN or infinite, or no prompts were given.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            raise SamplingError("no prompts were given; pass at least one")
+        started = time.monotonic()
+        config = self.config
+        if seed is None or isinstance(seed, int):
+            first = config.seed if seed is None else seed
+            seed = [first + i for i in range(len(prompts))]
+        controller = None if self.cache is None else StepController(self.cache)
+        try:
+            latents = self.scheduler.sample(
+                self.model,
+                self.text_encoder,
+                self._noise(seed),
+                self._captions(prompts),
+                self.model.device,
+                additional_args=prepare_multi_resolution_info(
+                    config.multi_resolution,
+                    len(prompts),
+                    (config.height, config.width),
+                    config.num_frames,
+                    config.fps,
+                    self.model.device,
+                    self.model.dtype,
+                ),
+                progress=config.verbose > 0 if progress is None else progress,
+                controller=controller,
+            )
+        except NonFiniteLatentsError as error:
+            raise SamplingError(str(error)) from error
+        logger.debug("decoding %d frames", config.num_frames)
+        videos = [to_uint8(video) for video in self.vae.decode(latents.to(self.vae.dtype), config.num_frames)]
+        traces = [None if controller is None else controller.trace for _ in prompts]
+        return SamplingOutput(videos, latents, traces, time.monotonic() - started)
+
+    def _captions(self, prompts: list[str]) -> list[str]:
+        config = self.config
+        scored = append_score_to_prompts(
+            prompts, aes=config.aes, flow=config.flow, camera_motion=config.camera_motion
+        )
+        return [text_preprocessing(prompt) for prompt in scored]
+
+    def _noise(self, seeds: Sequence[int]) -> Tensor:
+        """One seed, one noise (B, C, T, H, W): drawn on the CPU, so that it is the same on every device."""
+        config = self.config
+        size = self.vae.get_latent_size([config.num_frames, config.height, config.width])
+        shape = (self.vae.out_channels, *size)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(noise).to(self.model.device, self.model.dtype)

@@ -1,0 +1,1 @@
+"""Configuration, weights, prompts, files: everything around the models."""

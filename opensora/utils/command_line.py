@@ -1,0 +1,171 @@
+"""The command line of the sampler: Open-Sora v1.2's flags, each of which overrides a config entry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from opensora.utils.errors import one_line, suggest
+from opensora.utils.files import find_path
+
+DEFAULT_CONFIG = "configs/mini/sample_adacache.py"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence on stderr and exit code 2, like all errors of the commands."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with ``message``."""
+        self.exit(2, f"error: command line: {message} (--help lists the flags)\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse, and name the nearest flag for one that does not exist."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            hint = f"; {suggest(unknown[0].partition('=')[0], flags)}" if unknown[0].startswith("-") else ""
+            self.error(f"unknown argument '{unknown[0]}'{hint}")
+        return parsed
+
+
+class CfgOptions(argparse.Action):
+    """``KEY=VALUE ...`` with mmengine's value syntax: numbers, True, None, ``1,2``, ``[1,(2,3)]``, text."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
+        """Add the options to those given before."""
+        from mmengine.config import DictAction
+
+        options = dict(getattr(namespace, self.dest) or {})
+        for text in values:
+            key, equals, value = text.partition("=")
+            if not (key and equals):
+                parser.error(f"--cfg-options takes KEY=VALUE, got '{text}'")
+            if " " in value.strip() and not value.strip().startswith(("[", "(")):
+                options[key] = value  # a sentence; mmengine would remove its spaces
+                continue
+            single = argparse.Namespace()
+            try:
+                DictAction([], self.dest)(parser, single, [text])
+            except (AssertionError, ValueError) as error:
+                parser.error(f"--cfg-options {key} has a value that cannot be read: {one_line(error)}")
+            options.update(getattr(single, self.dest))
+        setattr(namespace, self.dest, options)
+
+
+def text_to_bool(text: str) -> bool:
+    """``True`` / ``False`` as upstream writes booleans on the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: any other word.
+    """
+    word = text.lower()
+    if word in ("true", "t", "yes", "y", "1"):
+        return True
+    if word in ("false", "f", "no", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected True or False, got '{text}'")
+
+
+def build_parser() -> OneLineParser:
+    """The parser of ``scripts/inference.py``; a flag that is not given is None and overrides nothing."""
+    parser = OneLineParser(
+        description="Sample videos from text with Open-Sora v1.2 and AdaCache.",
+        epilog="Every flag overrides the config entry of its name; --cfg-options reaches all entries.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"config file (default: {DEFAULT_CONFIG})")
+    _add_prompt_flags(parser)
+    _add_video_flags(parser)
+    _add_sampling_flags(parser)
+    _add_output_flags(parser)
+    _add_reference_flags(parser)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The config path, the flags by name, and the dotted ``--cfg-options``."""
+    parser = build_parser()
+    flags = vars(parser.parse_args(sys.argv[1:] if arguments is None else arguments))
+    for text in flags["prompt"] or []:
+        if text.endswith(".py") and find_path(text):
+            parser.error(f"'{text}' was taken as a prompt; put the config file before the flags")
+    return flags.pop("config"), flags, flags.pop("cfg_options") or {}
+
+
+def _add_switch(group: Any, flag: str, text: str) -> None:
+    group.add_argument(flag, type=text_to_bool, nargs="?", const=True, metavar="BOOL", help=text)
+
+
+def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("prompts")
+    group.add_argument("--prompt", nargs="+", metavar="TEXT", help="one or more prompts")
+    group.add_argument("--prompt-path", metavar="FILE", help="text file with one prompt per line")
+    group.add_argument("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")
+    group.add_argument("--end-index", type=int, metavar="N", help="prompt of the file to stop before")
+    group.add_argument(
+        "--aes", type=float, metavar="SCORE", help="aesthetic score appended to the prompts, about 4 to 7"
+    )
+    group.add_argument("--flow", type=float, metavar="SCORE", help="motion score appended to the prompts")
+    group.add_argument("--camera-motion", metavar="TEXT", help="camera motion appended to the prompts")
+    _add_switch(group, "--llm-refine", "rewrite prompts with a language model (not available)")
+
+
+def _add_video_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("video")
+    group.add_argument("--resolution", metavar="NAME", help="144p, 240p, 360p, 480p, 720p, ...")
+    group.add_argument("--aspect-ratio", metavar="H:W", help="height:width, so 9:16 is landscape")
+    group.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="pixels, instead of the two above")
+    group.add_argument("--num-frames", metavar="N", help="2s, 4s, 8s, 16s, or a number of frames")
+    group.add_argument("--fps", type=int, metavar="N", help="frame rate the model is told")
+    group.add_argument("--save-fps", type=int, metavar="N", help="frame rate of the mp4")
+    group.add_argument(
+        "--frame-interval", type=int, metavar="N", help="fps / frame interval is the default of save-fps"
+    )
+
+
+def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--num-sampling-steps", type=int, metavar="N", help="denoising steps")
+    group.add_argument("--cfg-scale", type=float, metavar="X", help="strength of classifier-free guidance")
+    group.add_argument("--seed", type=int, metavar="N", help="prompt i is sampled with seed N + i")
+    group.add_argument("--batch-size", type=int, metavar="N", help="prompts sampled together")
+    group.add_argument("--dtype", metavar="TYPE", help="bf16, fp16 or fp32")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: CUDA when there is one)")
+    group.add_argument("--ckpt-path", metavar="PATH", help="folder or hub repository of the diffusion transformer")
+    _add_switch(group, "--flash-attn", "accepted for existing scripts; PyTorch's attention is always used")
+    _add_switch(group, "--layernorm-kernel", "accepted for existing scripts; PyTorch's layer norm is always used")
+    group.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        metavar="KEY=VALUE",
+        help="any entry: cache.metric=s-attn",
+    )
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--save-dir", metavar="DIR", help="folder of the results")
+    _add_switch(group, "--logdate-dir", "write into a subfolder named by date and time")
+    group.add_argument("--sample-name", metavar="NAME", help="start of the file names (default: sample)")
+    _add_switch(group, "--prompt-as-path", "name files by their prompt")
+    _add_switch(group, "--save-frames", "also keep the exact frames, as .frames.npz")
+    group.add_argument("--num-sample", type=int, metavar="N", help="samples per prompt (only 1 is available)")
+    _add_switch(group, "--watermark", "watermark the videos (not available)")
+    group.add_argument("--verbose", type=int, metavar="N", help="0 quiet, 1 progress, 2 debug messages")
+
+
+def _add_reference_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("references (not available)")
+    group.add_argument("--loop", type=int, metavar="N", help="clips that continue each other (only 1 is available)")
+    group.add_argument("--condition-frame-length", type=int, metavar="N", help="latent frames carried over by a loop")
+    group.add_argument("--reference-path", nargs="+", metavar="PATH", help="images or videos to start from")
+    group.add_argument("--mask-strategy", nargs="+", metavar="TEXT", help="where the references go")

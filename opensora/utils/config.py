@@ -1,0 +1,157 @@
+"""Config files: plain Python read once, checked at once, turned into a ``SampleConfig``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opensora.utils.config_cache import read_cache, split_model_entries
+from opensora.utils.config_file import find_config, read_config_file
+from opensora.utils.config_overrides import dotted_overrides, merge_into_file
+from opensora.utils.config_reading import Source, check_names, read_fields
+from opensora.utils.config_schema import (
+    NO_EFFECT,
+    NOT_AVAILABLE,
+    ModelConfig,
+    SampleConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    VAEConfig,
+)
+from opensora.utils.config_video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
+from opensora.utils.errors import ConfigError
+
+__all__ = ["ConfigError", "SampleConfig", "config_from_dict", "load_config"]
+
+logger = logging.getLogger(__name__)
+
+_SECTIONS = {
+    "model": ModelConfig,
+    "vae": VAEConfig,
+    "text_encoder": TextEncoderConfig,
+    "scheduler": SchedulerConfig,
+}
+_DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+
+
+def load_config(
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> SampleConfig:
+    """Read a config file (ours, Open-Sora's, or the official AdaCache's) and validate it.
+
+    Args:
+        path: ``.py`` (with ``_base_`` inheritance), ``.yaml`` or ``.json``; looked up from the working
+            directory, then from the repository's root.
+        overrides: values of upstream's flags by name (``num_sampling_steps``, ``resolution``, ...); a flag that
+            is None is not set.
+        cfg_options: values by dotted config key (``scheduler.cfg_scale``).
+
+    Raises:
+        ConfigError: the file is missing or unreadable, or an entry is unknown, of the wrong type or out of range.
+    """
+    file = find_config(path)
+    config = read_config_file(file)
+    given = dotted_overrides(overrides, cfg_options)
+    entries = merge_into_file(config, given, str(file))
+    return config_from_dict(entries, Source(str(file), frozenset(given)))
+
+
+def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -> SampleConfig:
+    """Validate the entries of a config, as ``load_config`` does after reading the file.
+
+    Raises:
+        ConfigError: an entry is unknown, of the wrong type or out of range.
+    """
+    source = source or Source("config")
+    entries = dict(entries)
+    _refuse_unavailable(entries, source)
+    known = {*SampleConfig.__dataclass_fields__, *NOT_AVAILABLE, *NO_EFFECT[""], *SIZE_KEYS}
+    check_names(entries, known - {"height", "width", "path"}, source)
+
+    sections = {name: _section_entries(entries.pop(name, None), name, source) for name in _SECTIONS}
+    sections["model"], official_cache = split_model_entries(sections["model"])
+    # The official options repeat the number of steps here; the scheduler's own entry rules.
+    repeated_steps = sections["model"].pop("num_sampling_steps", None)
+    if repeated_steps is not None:
+        sections["scheduler"].setdefault("num_sampling_steps", repeated_steps)
+    built = {
+        name: read_fields(cls, _without_effectless(sections[name], name), source, name)
+        for name, cls in _SECTIONS.items()
+    }
+    cache = read_cache(
+        official_cache,
+        entries.pop("cache", None),
+        built["scheduler"].num_sampling_steps,
+        _model_depth(built["model"]),
+        source,
+    )
+
+    height, width = resolve_size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
+    entries |= {"height": height, "width": width}
+    entries["num_frames"] = resolve_num_frames(entries.get("num_frames"), source)
+    if entries.get("save_fps") is None:
+        entries["save_fps"] = default_save_fps(entries)
+    if isinstance(entries.get("dtype"), str):
+        entries["dtype"] = _DTYPE_NAMES.get(entries["dtype"], entries["dtype"])
+    if isinstance(entries.get("prompt"), str):
+        entries["prompt"] = [entries["prompt"]]
+    result = read_fields(SampleConfig, _without_effectless(entries, ""), source, path=source.path, cache=cache, **built)
+    _check_together(result, source)
+    return result
+
+
+def _section_entries(section: Any, name: str, source: Source) -> dict[str, Any]:
+    if not isinstance(section, Mapping):
+        problem = "is missing" if section is None else f"must be a dict, got {section!r}"
+        raise source.error(name, f"the section '{name}' {problem}; write {name} = dict(...)")
+    return dict(section)
+
+
+def _without_effectless(entries: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Drop the upstream keys that have no meaning here; say so for the kernels a user may have asked for."""
+    if entries.get("enable_flash_attn") or entries.get("enable_layernorm_kernel"):
+        logger.info("attention and layer norms use PyTorch's own kernels; enable_* options have no effect")
+    return {key: value for key, value in entries.items() if key not in NO_EFFECT[section]}
+
+
+def _refuse_unavailable(entries: dict[str, Any], source: Source) -> None:
+    for key, (off_values, what) in NOT_AVAILABLE.items():
+        value = entries.pop(key, None)
+        if isinstance(value, tuple):
+            value = list(value)
+        if not any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in off_values):
+            raise source.error(key, f"{key}={value!r}: {what} is not available; remove '{key}'")
+
+
+def _model_depth(model: ModelConfig) -> int | None:
+    from opensora.utils.weights import model_depth
+
+    return model_depth(model.from_pretrained, model.type)
+
+
+def _check_together(config: SampleConfig, source: Source) -> None:
+    """What no single entry can be blamed for."""
+    if config.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
+        raise source.error("device", f"device must be 'cpu', 'cuda' or 'cuda:N', got '{config.device}'")
+    if config.end_index is not None and config.end_index <= config.start_index:
+        raise source.error(
+            "end_index",
+            f"end_index ({config.end_index}) must be above start_index ({config.start_index})",
+        )
+    if config.sample_name is not None and Path(config.sample_name).name != config.sample_name:
+        raise source.error(
+            "sample_name",
+            f"sample_name must be a file name, got '{config.sample_name}'; folders go to save_dir",
+        )
+    if config.scheduler.use_timestep_transform and 2 <= config.num_frames <= 16:
+        raise source.error(
+            "num_frames",
+            f"num_frames={config.num_frames} does not work with use_timestep_transform, which counts whole chunks "
+            "of 17 frames; use 1 frame or at least 17",
+        )

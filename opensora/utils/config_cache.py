@@ -1,0 +1,62 @@
+"""The cache part of a config: our ``cache`` dict, or the official AdaCache options inside ``model``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from opensora.utils.config_reading import Source
+from opensora.utils.config_schema import OFFICIAL_CACHE_KEYS
+from opensora.utils.errors import one_line
+
+if TYPE_CHECKING:
+    from adacache.config import AdaCacheConfig
+
+logger = logging.getLogger(__name__)
+
+
+def split_model_entries(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's own entries, and the official cache options found among them."""
+    official = {key: value for key, value in model.items() if key in OFFICIAL_CACHE_KEYS}
+    own = {key: value for key, value in model.items() if key not in OFFICIAL_CACHE_KEYS}
+    return own, official
+
+
+def read_cache(
+    official: Mapping[str, Any], cache: Any, num_steps: int, depth: int | None, source: Source
+) -> AdaCacheConfig | None:
+    """The cache configuration of a run, or None when every step is computed.
+
+    Args:
+        official: official options from ``model``; ``do_cache`` switches them on.
+        cache: the top-level ``cache`` entry in our own keys.
+        num_steps: the scheduler's number of steps, which MoReg's range must fit.
+        depth: number of spatial-temporal block pairs of the model, if known.
+
+    Raises:
+        ConfigError: both styles at once, or whatever the cache configuration finds wrong.
+    """
+    if official and cache is not None:
+        raise source.error(
+            "cache",
+            f"'cache' and model.{sorted(official)[0]} both configure the cache; keep one of the two styles",
+        )
+    if not official and cache is None:
+        return None
+    if not official and not isinstance(cache, Mapping):
+        raise source.error("cache", f"cache must be a dict or None, got {cache!r}")
+    # The official code caches only when asked to: its do_cache is False when left out.
+    section, entries = ("model", {"do_cache": False, **official}) if official else ("cache", cache)
+
+    from adacache.config import AdaCacheConfig
+
+    try:
+        config = AdaCacheConfig.from_dict(entries)
+        if config is not None:
+            config.validate(num_steps, depth)
+    except (ValueError, TypeError) as error:
+        raise source.error(section, f"{section}: {one_line(error)}") from error
+    if config is None:
+        logger.info("model.do_cache is off: every step is computed, the other cache options have no effect")
+    return config

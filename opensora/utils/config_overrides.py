@@ -1,0 +1,68 @@
+"""Command-line values over the entries of a config file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opensora.utils.errors import ConfigError
+
+# Upstream's flags that set an entry of a section; every other flag sets the top-level entry of its own name.
+_TARGETS = {
+    "num_sampling_steps": "scheduler.num_sampling_steps",
+    "cfg_scale": "scheduler.cfg_scale",
+    "ckpt_path": "model.from_pretrained",
+    "flash_attn": "model.enable_flash_attn",
+    "layernorm_kernel": "model.enable_layernorm_kernel",
+}
+
+# Two ways to say the same thing: the one given on the command line retires the others that the file gives.
+_ALTERNATIVES = {
+    "image_size": ("resolution", "aspect_ratio"),
+    "resolution": ("image_size",),
+    "aspect_ratio": ("image_size",),
+    "prompt": ("prompt_path",),
+    "prompt_path": ("prompt",),
+}
+
+
+def dotted_overrides(overrides: Mapping[str, Any] | None, cfg_options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All command-line values by dotted config key; flags win over ``--cfg-options``, None means not set.
+
+    Raises:
+        ConfigError: two values that exclude each other, or a second place for the number of steps.
+    """
+    given = dict(cfg_options or {})
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            given[_TARGETS.get(name, name)] = value
+    if "model.num_sampling_steps" in given:
+        raise ConfigError(
+            "command line: model.num_sampling_steps has no effect; set --num-sampling-steps "
+            "(scheduler.num_sampling_steps), the one source of the number of steps"
+        )
+    for key, others in _ALTERNATIVES.items():
+        for other in others:
+            if key in given and other in given and None not in (given[key], given[other]):
+                raise ConfigError(f"command line: {key} and {other} exclude each other; give one of them")
+    return given
+
+
+def merge_into_file(config: Any, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Entries of an ``mmengine.Config`` with the dotted ``given`` values merged in.
+
+    Raises:
+        ConfigError: a dotted key that leads through an entry which is not a section.
+    """
+    try:
+        config.merge_from_dict(dict(given))
+    except (TypeError, KeyError, AttributeError) as error:
+        sections = sorted({key.split(".")[0] for key in given if "." in key})
+        sections = " or ".join(sorted({key.split(".")[0] for key in given if "." in key}))
+        raise ConfigError(f"command line: {path} has no dict '{sections}' to set an entry of") from error
+    entries = dict(config.to_dict())
+    for key, others in _ALTERNATIVES.items():
+        if given.get(key) is not None:
+            for other in others:
+                entries.pop(other, None)
+    return entries

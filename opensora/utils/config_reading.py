@@ -1,0 +1,129 @@
+"""From untyped config entries to a dataclass: unknown names, wrong types and small numbers end here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from opensora.utils.errors import ConfigError, suggest
+
+_NOUNS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the entries of a configuration come from, so that an error can say it."""
+
+    path: str
+    from_command_line: frozenset[str] = frozenset()  # dotted keys
+
+    def error(self, keys: str | tuple[str, ...], message: str) -> ConfigError:
+        """A ConfigError that starts with the place where the blamed key (or one of several) was set."""
+        keys = (keys,) if isinstance(keys, str) else keys
+        set_by_hand = any(f"{name}.".startswith(f"{key}.") for name in self.from_command_line for key in keys)
+        return ConfigError(f"{'command line' if set_by_hand else self.path}: {message}")
+
+
+def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: str = "", **given: Any) -> Any:
+    """Build the dataclass ``cls`` from config ``entries``.
+
+    Args:
+        section: the config's name for these entries ("model"), empty at the top level.
+        given: fields that are already built and are not read from ``entries``.
+
+    Raises:
+        ConfigError: an unknown or missing key, a value of the wrong type, or a number below its minimum.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in given}
+    check_names(entries, fields, source, section)
+    hints = get_type_hints(cls, localns={"AdaCacheConfig": object})
+    values = {}
+    for name, field in fields.items():
+        key = f"{section}.{name}" if section else name
+        if name in entries:
+            values[name] = read_value(entries[name], hints[name], key, source, field.metadata.get("minimum"))
+        elif field.default is dataclasses.MISSING:
+            raise source.error(key, f"'{key}' is missing; it must be {describe(hints[name])}")
+    return cls(**values, **given)
+
+
+def check_names(entries: Mapping[str, Any], known: Iterable[str], source: Source, section: str = "") -> None:
+    """Raise ConfigError for the first entry that is not ``known``, with the nearest name that is."""
+    known = set(known)
+    for name in entries:
+        if name not in known:
+            key = f"{section}.{name}" if section else str(name)
+            where = f" in '{section}'" if section else ""
+            raise source.error(key, f"unknown key '{name}'{where}; {suggest(name, known)}")
+
+
+def read_value(value: Any, hint: Any, key: str, source: Source, minimum: float | None = None) -> Any:
+    """``value`` as ``hint`` wants it (an int may stand for a float, a list for a tuple).
+
+    Raises:
+        ConfigError: another type, an unlisted choice, or a number below ``minimum``.
+    """
+    for option in _options(hint):
+        matches, converted = _convert(value, option)
+        if not matches:
+            continue
+        if minimum is not None and converted is not None and converted < minimum:
+            raise source.error(key, f"{key} must be at least {minimum}, got {value!r}")
+        return converted
+    choices = [choice for option in _options(hint) if get_origin(option) is Literal for choice in get_args(option)]
+    hint_text = f"; {suggest(value, choices)}" if isinstance(value, str) and choices else ""
+    raise source.error(key, f"{key} must be {describe(hint)}, got {value!r}{hint_text}")
+
+
+def describe(hint: Any) -> str:
+    """What a value of this type is called in an error: ``int | None`` reads "a whole number or None"."""
+    return " or ".join(_describe_option(option) for option in _options(hint))
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _describe_option(option: Any) -> str:
+    if option is type(None):
+        return "None"
+    if get_origin(option) is Literal:
+        choices = get_args(option)
+        return ("one of " if len(choices) > 1 else "") + ", ".join(repr(choice) for choice in choices)
+    if get_origin(option) is tuple:
+        arguments = get_args(option)
+        if arguments[-1] is Ellipsis:
+            return f"a list ({_NOUNS[arguments[0]]} each)"
+        return f"{len(arguments)} values ({_NOUNS[arguments[0]]} each)"
+    return _NOUNS[option]
+
+
+def _convert(value: Any, option: Any) -> tuple[bool, Any]:
+    """Whether ``value`` is an ``option``, and the value to keep."""
+    if option is type(None):
+        return value is None, value
+    if get_origin(option) is Literal:
+        return isinstance(value, str) and value in get_args(option), value
+    if get_origin(option) is tuple:
+        return _convert_items(value, get_args(option))
+    if option is bool or isinstance(value, bool):
+        return option is bool and isinstance(value, bool), value
+    if option is float:
+        usable = isinstance(value, int | float) and math.isfinite(value)
+        return usable, float(value) if usable else value
+    return isinstance(value, option), value
+
+
+def _convert_items(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    if not isinstance(value, list | tuple):
+        return False, value
+    if arguments[-1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        return False, value
+    items = [_convert(item, option) for item, option in zip(value, arguments, strict=True)]
+    return all(matches for matches, _ in items), tuple(item for _, item in items)

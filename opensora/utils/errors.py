@@ -1,0 +1,26 @@
+"""Errors that end a run with one sentence for the person who typed the command."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A configuration or command-line value cannot be used; the message names it and the fix."""
+
+
+class WeightsError(ValueError):
+    """Model weights are missing, unreachable or damaged; the message names them and where to get them."""
+
+
+def suggest(name: object, known: Iterable[object]) -> str:
+    """The end of an "unknown name" sentence: the nearest known name, or all of them when none is near."""
+    names = sorted(str(candidate) for candidate in known)
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(names)}"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of ``error`` on a single line, or its type's name when it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

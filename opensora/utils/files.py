@@ -1,0 +1,41 @@
+"""Where files are found and how they are written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from opensora.utils.errors import ConfigError
+
+REPO_ROOT = Path(__file__).resolve().parents[2]
+
+
+def find_path(path: str | os.PathLike[str]) -> Path | None:
+    """An existing ``path``, looked up from the working directory, then the repository's root; else None."""
+    if not os.fspath(path):
+        return None
+    for base in (Path(), REPO_ROOT):
+        candidate = base / Path(path).expanduser()
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def make_output_folder(folder: str | os.PathLike[str]) -> Path:
+    """Create ``folder`` if needed and prove that files can be written into it.
+
+    Raises:
+        ConfigError: the folder cannot be created or written to.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ConfigError(
+            f"cannot write to the output folder '{folder}' ({reason}); choose another one with --save-dir"
+        ) from error
+    return folder

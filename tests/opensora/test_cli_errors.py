@@ -1,0 +1,137 @@
+"""Mistakes on the command line end in one line on stderr and exit code 2, before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+TIME_LIMIT = 10  # seconds; generous, for busy machines
+
+# Importing torch on the way to an error would cost its user more than a second: this stand-in forbids it.
+NO_TORCH = "raise SystemExit('torch was imported')\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the command from an empty folder; returns exit code and standard error."""
+    (tmp_path / "guard/torch").mkdir(parents=True)
+    (tmp_path / "guard/torch/__init__.py").write_text(NO_TORCH)
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run_command(*arguments: str, torch: bool = False) -> tuple[int, str]:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+        environment["PYTHONPATH"] = "" if torch else str(tmp_path / "guard")
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "scripts/inference.py"), *arguments],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT,
+        )
+        assert done.stdout == ""
+        return done.returncode, done.stderr
+
+    return run_command
+
+
+@pytest.fixture
+def weights(tmp_path) -> list[str]:
+    """Options that point the mini config to complete, if meaningless, weights."""
+    for name in ("model", "vae", "text_encoder"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text('{"depth": 4}')
+        (folder / "tokenizer.json").write_text("{}")
+        save_file({"a": np.zeros(2, np.float32)}, folder / "model.safetensors")
+    return [
+        "--cfg-options",
+        *(f"{name}.from_pretrained={tmp_path / name}" for name in ("model", "vae", "text_encoder")),
+    ]
+
+
+def assert_error(result: tuple[int, str], *words: str) -> None:
+    code, stderr = result
+    assert code == 2, stderr
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and "Traceback" not in stderr, stderr
+    for word in words:
+        assert word in stderr
+
+
+MINI = "configs/mini/sample_adacache.py"
+CASES = {
+    "unknown config file": (["configs/mini/sampel.py"], ["did you mean 'configs/mini/sample.py'"]),
+    "unknown flag": (["--num-frame", "3"], ["'--num-frame'", "did you mean '--num-frames'"]),
+    "flag without value": (["--prompt"], ["--prompt"]),
+    "flag of the wrong type": (["--seed", "x"], ["--seed", "'x'"]),
+    "boolean of the wrong type": (["--flash-attn", "maybe"], ["--flash-attn", "True or False"]),
+    "unknown key": ([MINI, "--cfg-options", "sheduler.cfg_scale=3"], ["'sheduler'", "'scheduler'"]),
+    "wrong type": ([MINI, "--cfg-options", "scheduler.cfg_scale=high"], ["must be a number, got 'high'"]),
+    "option without value": ([MINI, "--cfg-options", "seed"], ["KEY=VALUE", "'seed'"]),
+    "option with open bracket": ([MINI, "--cfg-options", "image_size=[64,64"], ["image_size", "brackets"]),
+    "unknown resolution": ([MINI, "--resolution", "721p", "--aspect-ratio", "9:16"], ["'721p'", "720p"]),
+    "unknown aspect ratio": ([MINI, "--resolution", "720p", "--aspect-ratio", "9:15"], ["'9:15'", "9:16"]),
+    "unknown duration": ([MINI, "--num-frames", "3s"], ["'3s'", "2s"]),
+    "empty prompt": ([MINI, "--prompt", ""], ["prompt 0 is empty"]),
+    "missing prompt file": ([MINI, "--prompt-path", "nowhere.txt"], ["nowhere.txt"]),
+    "prompts beyond the file": ([MINI, "--start-index", "99"], ["99", "3 prompts"]),
+    "config after the prompts": (["--prompt", "a cat", str(ROOT / MINI)], ["put the config file before the flags"]),
+    "weights that cannot be fetched": (
+        ["configs/sample.py"],
+        ["OpenSora-STDiT-v3", "4.8 GB", "OpenSora-VAE-v1.2", "t5-v1_1-xxl", "configs/mini/"],
+    ),
+    "weights that do not exist": ([MINI, "--ckpt-path", "./nowhere"], ["'./nowhere'"]),
+    "codebook not ascending": ([MINI, "--cfg-options", "cache.codebook=[(0.2,3),(0.1,2)]"], ["cache: ", "ascend"]),
+    "rate below 1": ([MINI, "--cfg-options", "cache.codebook=[(0.1,0),(1,1)]"], ["cache: ", "rate"]),
+    "metric block out of range": (
+        ["configs/sample_adacache.py", "--cfg-options", "cache.metric_blocks=[28]"],
+        ["0..27"],
+    ),
+    "MoReg beyond the steps": (
+        ["configs/mini/sample_adacache_moreg.py", "--cfg-options", "cache.moreg.window=(4,31)"],
+        ["cache: ", "30"],
+    ),
+    "a feature that is not available": ([MINI, "--reference-path", "a.png"], ["reference_path", "not available"]),
+    "unknown device": ([MINI, "--device", "gpu"], ["'gpu'", "cuda"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), CASES.values(), ids=CASES.keys())
+def test_a_mistake_ends_in_one_sentence(run, arguments, words):
+    assert_error(run(*arguments), *words)
+
+
+def test_an_empty_prompt_file_is_refused(run, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    assert_error(run(MINI, "--prompt-path", str(tmp_path / "empty.txt")), "empty.txt", "no prompt")
+
+
+def test_a_truncated_checkpoint_is_refused(run, weights, tmp_path):
+    file = tmp_path / "vae/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert_error(run(MINI, *weights), str(file), "corrupt or truncated")
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(run, weights, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_error(run(MINI, *weights, "--save-dir", str(tmp_path / "file/samples")), "file/samples", "--save-dir")
+
+
+def test_cuda_that_is_not_there_is_refused(run, weights):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert_error(run(MINI, *weights, "--device", "cuda", torch=True), "'cuda'", "--device cpu")
+
+
+def test_nothing_is_written_when_a_mistake_is_found(run, tmp_path):
+    run(MINI, "--ckpt-path", "./nowhere", "--save-dir", "samples")
+    assert list((tmp_path / "work").iterdir()) == []
