@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 STAGES = ("data", "vae", "temporal", "latents", "diffusion", "export")
 VAE_CLIPS = 3000

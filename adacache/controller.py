@@ -1,0 +1,126 @@
+"""The step controller: a policy's decisions, applied to the blocks of a model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from adacache.policies.base import PolicyConfig
+from adacache.run_state import RunState
+from adacache.sites import Site
+from adacache.trace import Trace
+from adacache.validation import check_count
+
+
+class StepController:
+    """Decides at every sampling step whether a model's blocks are computed or their last residual is reused.
+
+    The sampling loop opens a `run` and calls `begin_step`; the model hands its blocks to `stack` and their
+    residual branches to `branch`. All state belongs to the run, none to the model, so a run that was
+    interrupted leaves nothing behind and controllers do not touch each other. One controller serves one run
+    at a time.
+
+    Raises: TypeError when `config` is not a policy's config.
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        if not hasattr(config, "make_policy"):
+            raise TypeError(
+                f"StepController needs a policy config such as AdaCacheConfig(), got {config!r}; "
+                "for no caching pass no controller"
+            )
+        self.config = config
+        self._run: RunState | None = None
+        self._trace: Trace | None = None
+
+    @contextmanager
+    def run(self, num_steps: int) -> Iterator["StepController"]:
+        """Open one run of `num_steps` sampling steps; its tensors are freed at its end, whatever ends it.
+
+        Opening another run ends one that is still open. It is fine to stop before the last step.
+
+        Raises: ValueError when the config does not fit `num_steps`.
+        """
+        check_count("num_steps", num_steps)
+        run = RunState(self.config.make_policy(num_steps), num_steps)
+        if self._run is not None:
+            self._run.free()
+        self._run, self._trace = run, run.trace
+        try:
+            yield self
+            # Not after an error: reading from a device that just failed would hide what happened.
+            run.finish()
+        finally:
+            run.free()
+            if self._run is run:
+                self._run = None
+
+    def begin_step(self, step_index: int, timestep: float | None = None) -> None:
+        """Decide about one step; steps come as 0, 1, ..., num_steps - 1.
+
+        `timestep` is the scheduler's value, for the trace only. Give a plain number: to read one from a GPU
+        tensor would make every step wait for the device.
+
+        Raises: ValueError when a step is left out or repeated; RuntimeError outside of a run, or when the
+        model did not call `stack` in the step before.
+        """
+        self._active("begin_step").begin_step(step_index, timestep)
+
+    def stack(
+        self,
+        hidden_states: Tensor,
+        run_blocks: Callable[[Tensor], Tensor],
+        tokens_per_frame: int,
+        context: str = "default",
+    ) -> Tensor:
+        """Run all blocks of one forward pass, or add the residual (output - input) they last had.
+
+        `hidden_states` is (B, N, C), tokens frame by frame with `tokens_per_frame` of them each; so is the
+        result, which at a computed step is exactly `run_blocks(hidden_states)`. Call it once per step, or
+        once per step and `context` where guidance branches run one after the other: each context has its own
+        residual, the decision is shared, and only the context that came first in the run is measured.
+
+        Raises: RuntimeError outside of a run or when called twice; ValueError when the shape changed during
+        the run.
+        """
+        return self._active("stack").stack(hidden_states, run_blocks, tokens_per_frame, context)
+
+    def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
+        """`compute()`, the (B, N, C) residual that a branch adds to the hidden states; measured if asked for.
+
+        The residual is kept by reference: do not change it in place afterwards.
+
+        Raises: RuntimeError outside of a run.
+        """
+        return self._active("branch").branch(site, compute)
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the current run so far, or of the last run.
+
+        Reading it right after a computed step waits for the device, as the next `begin_step` otherwise would.
+
+        Raises: RuntimeError before the first run.
+        """
+        if self._trace is None:
+            raise RuntimeError("there is no trace before the first run; open one with controller.run(num_steps)")
+        if self._run is not None:
+            self._run.settle()
+        return self._trace
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors held now: 0 outside of a run, at most two hidden states for one metric block.
+
+        The metric "ca-mlp" observes two residuals per block, so it holds three. Every further metric block
+        and every further context adds to that.
+        """
+        return self._run.nbytes if self._run is not None else 0
+
+    def _active(self, method: str) -> RunState:
+        if self._run is None:
+            raise RuntimeError(
+                f"controller.{method} was called outside of a run; wrap the sampling loop in "
+                "'with controller.run(num_steps):'"
+            )
+        return self._run

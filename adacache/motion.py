@@ -1,0 +1,33 @@
+"""How much a video moves, estimated from the residual of one block before there are any pixels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adacache.distance import absolute_change, magnitude, ratio
+
+
+def motion_score(residual: Tensor, tokens_per_frame: int, strides: Sequence[int]) -> Tensor | None:
+    """The relative difference of frames: 0 for a still residual, at most 1; a 0-dim float32 tensor.
+
+    `residual` is (B, N, C) with its tokens frame by frame (N = frames * tokens_per_frame). For every stride,
+    frames that lie so far apart are compared, sum|later - earlier| / (sum|later| + sum|earlier|); the score
+    is the mean over the strides. Strides that leave no pair of frames are left out. With none left, as for an
+    image, there is no motion to speak of and the answer is None (the official code divides 0 by 0 there).
+
+    Raises: ValueError when the tokens do not make whole frames.
+    Source: arXiv:2411.02397, Motion Regularization (motion score).
+    """
+    num_tokens = residual.shape[1]
+    if tokens_per_frame < 1 or num_tokens % tokens_per_frame != 0:
+        raise ValueError(
+            f"{num_tokens} tokens do not make whole frames of tokens_per_frame={tokens_per_frame}; "
+            "pass (B, N, C) residuals with N = frames * tokens_per_frame"
+        )
+    scores = []
+    for shift in (stride * tokens_per_frame for stride in strides):
+        if shift < num_tokens:
+            later, earlier = residual[:, shift:], residual[:, :-shift]  # (B, N - shift, C) each
+            scores.append(ratio(absolute_change(later, earlier), magnitude(later) + magnitude(earlier)))
+    return torch.stack(scores).mean() if scores else None

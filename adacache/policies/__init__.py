@@ -1,0 +1,1 @@
+"""Policies: each decides, from numbers alone, which steps are computed. A new policy is one file."""

@@ -1,0 +1,100 @@
+"""AdaCache: the less a residual changed, the longer it is reused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adacache.config import AdaCacheConfig
+from adacache.policies.base import Measurement, Report
+from adacache.sites import Site, metric_sites
+from adacache.validation import check_count
+
+
+@dataclass(frozen=True)
+class Observation:
+    """How one measurement was weighed.
+
+    `per_step` is the distance divided by the rate in force, `mean` its mean over this step's measurements so
+    far, `value` the mean times (motion_score + |motion_gradient|), and `rate` what the codebook says to that.
+    """
+
+    site: Site
+    per_step: float
+    mean: float
+    motion_score: float
+    motion_gradient: float
+    value: float
+    rate: int
+
+
+class AdaCachePolicy:
+    """The schedule of one run of `num_steps` sampling steps.
+
+    A step is computed when it lies exactly `rate` steps behind the last computed one. The first and the last
+    two are always computed; so is the second, as nothing can be compared before it. The rates found at the
+    last two have nothing left to decide.
+
+    Raises: ValueError when the MoReg window does not fit `num_steps`.
+    Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization, and the official code for what the
+    paper leaves open: which steps are forced, and that distances are divided by the rate in force even where
+    a forced step cut the interval short.
+    """
+
+    def __init__(self, config: AdaCacheConfig, num_steps: int) -> None:
+        check_count("num_steps", num_steps)
+        self.observed_sites = metric_sites(config.metric, config.metric_blocks)
+        self.rate = 1
+        self.observations: list[Observation] = []  # of the last computed step
+        self._codebook = config.codebook
+        self._moreg = config.moreg
+        self._forced = {0, num_steps - 2, num_steps - 1}
+        self._last_computed = -1
+        self._motion_scores: dict[Site, float] = {}
+        if self._moreg:
+            first, last = self._moreg.resolve_window(num_steps)
+            self._window = range(first - 1, last)  # 0-based from here on
+
+    def should_compute(self, step_index: int) -> bool:
+        """Whether the blocks are computed at this 0-based step."""
+        return step_index in self._forced or step_index == self._last_computed + self.rate
+
+    def motion_strides(self, step_index: int) -> tuple[int, ...]:
+        """The configured strides inside the MoReg window, none outside."""
+        return self._moreg.strides if self._moreg and step_index in self._window else ()
+
+    def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
+        """Weigh the measurements of a computed step; the last one decides the rate."""
+        self._last_computed = step_index
+        self.observations = []
+        rate_in_force, total = self.rate, 0.0
+        for count, measured in enumerate(measurements, start=1):
+            per_step = measured.distance / rate_in_force
+            total += per_step
+            mean = total / count
+            score, gradient = self._motion(measured, rate_in_force)
+            value = mean * (score + abs(gradient))
+            self.rate = self._codebook.rate(value)
+            self.observations.append(Observation(measured.site, per_step, mean, score, gradient, value, self.rate))
+        if not self.observations:
+            return Report(rate=self.rate)
+        last = self.observations[-1]
+        return Report(
+            distance=last.mean,
+            value=last.value,
+            motion_score=last.motion_score if self._moreg else None,
+            motion_gradient=last.motion_gradient if self._moreg else None,
+            rate=last.rate,
+        )
+
+    def _motion(self, measured: Measurement, rate_in_force: int) -> tuple[float, float]:
+        """Motion score and motion gradient of one measurement: 1 and 0 leave the distance as it is."""
+        if self._moreg is None:
+            return 1.0, 0.0
+        # Without a motion (outside the window, or a single frame) the score is neutral, but it still counts
+        # as the previous one of the next gradient: entering and leaving the window are changes of motion, as
+        # upstream.
+        score = 1.0
+        if measured.motion is not None:
+            score = (measured.motion / self._moreg.scale) ** self._moreg.power / self._moreg.divisor
+        previous = self._motion_scores.get(measured.site, 1.0)
+        self._motion_scores[measured.site] = score
+        return score, self._moreg.gradient_weight * (score - previous) / rate_in_force

@@ -1,0 +1,163 @@
+"""What happened at each step of a run: kept as plain values, written as JSON, summed up as a table."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from adacache.atomic import atomic_path
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One sampling step.
+
+    `index` is 0-based, `timestep` the scheduler's value. Of a computed step, `value` was compared with the
+    codebook's thresholds, `distance` is the same before motion regularization (relative change per step, mean
+    over the metric blocks), and `rate` the number of steps until the next computation. `milliseconds` run
+    from this step's call of the model's blocks to the next step's (the last one's to the end of the run).
+    None: not measured at this step.
+    """
+
+    index: int
+    timestep: float | None
+    computed: bool
+    distance: float | None = None
+    value: float | None = None
+    motion_score: float | None = None
+    motion_gradient: float | None = None
+    rate: int | None = None
+    milliseconds: float | None = None
+
+
+@dataclass
+class Trace:
+    """The steps of one run so far; `num_steps` is how many were planned. Step indices are 0-based."""
+
+    num_steps: int
+    records: list[StepRecord] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def computed_steps(self) -> list[int]:
+        """Indices of the steps at which the blocks were computed."""
+        return [record.index for record in self.records if record.computed]
+
+    @property
+    def reused_steps(self) -> list[int]:
+        """Indices of the steps that reused a stored residual."""
+        return [record.index for record in self.records if not record.computed]
+
+    @property
+    def num_computed(self) -> int:
+        """How many steps were computed so far."""
+        return len(self.computed_steps)
+
+    @property
+    def num_reused(self) -> int:
+        """How many steps were reused so far."""
+        return len(self.reused_steps)
+
+    @property
+    def estimated_speedup(self) -> float | None:
+        """Time of this run, had all its steps been computed, over its actual time; None without times.
+
+        A reused step is taken to cost the median computed step otherwise. The median, as the first step often
+        warms up the device: its mean would promise more than caching gave.
+        """
+        computed = [record.milliseconds for record in self.records if record.computed]
+        reused = [record.milliseconds for record in self.records if not record.computed]
+        if not computed or None in computed or None in reused:
+            return None
+        actual = sum(computed) + sum(reused)
+        return (sum(computed) + len(reused) * median(computed)) / actual if actual > 0 else None
+
+    @property
+    def estimated_saving(self) -> float | None:
+        """The part of the time that caching saved: 1 - 1 / `estimated_speedup`; None without times."""
+        speedup = self.estimated_speedup
+        return None if speedup is None else 1 - 1 / speedup
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as plain values, with what can be derived from its records for readers of the file."""
+        return {
+            "num_steps": self.num_steps,
+            "computed_steps": self.computed_steps,
+            "estimated_speedup": self.estimated_speedup,
+            "metadata": self.metadata,
+            "records": [asdict(record) for record in self.records],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Trace":
+        """Read what `to_dict` wrote; derived values are derived anew.
+
+        Raises: ValueError when `data` is not a trace.
+        """
+        names = [field.name for field in fields(StepRecord)]
+        try:
+            records = [StepRecord(**{name: record[name] for name in names}) for record in data["records"]]
+            return cls(data["num_steps"], records, dict(data["metadata"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a trace: {error!r}") from error
+
+    def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+        """Write the trace as JSON, with `metadata` (plain values, e.g. prompt and seed) added to its own.
+
+        The file appears complete or not at all. NaN and infinities become null, for JSON knows neither.
+        """
+        data = self.to_dict()
+        data["metadata"] = {**self.metadata, **metadata}
+        text = json.dumps(_without_nonfinite(data), indent=1, ensure_ascii=False, allow_nan=False)
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Trace":
+        """Read a trace that `save` wrote.
+
+        Raises: ValueError when the file holds something else.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} holds no trace ({error}); give a file that Trace.save wrote") from error
+
+
+class SummaryRow(NamedTuple):
+    """One video in the table at the end of a run; `saving` is a fraction, None without caching."""
+
+    video: str
+    computed: int
+    total: int
+    seconds: float
+    saving: float | None = None
+
+
+def summary_table(rows: Sequence[SummaryRow | tuple[str, int, int, float, float | None]]) -> str:
+    """A plain text table, one line per video: computed steps, seconds and estimated saving of time."""
+    table = [("video", "computed steps", "seconds", "estimated saving")]
+    for video, computed, total, seconds, saving in rows:
+        saved = "-" if saving is None else f"{saving:.0%}"
+        table.append((video, f"{computed}/{total}", f"{seconds:.1f}", saved))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        f"{video:<{widths[0]}}  {computed:>{widths[1]}}  {seconds:>{widths[2]}}  {saved:>{widths[3]}}"
+        for video, computed, seconds, saved in table
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nonfinite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(entry) for entry in value]
+    return value

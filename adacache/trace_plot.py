@@ -1,0 +1,222 @@
+"""A picture of a trace: what was measured at each step, and what was decided."""
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adacache.atomic import atomic_path
+from adacache.codebook import Codebook
+from adacache.trace import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COMPUTED = "#1d4ed8"
+REUSED = "#d7dce5"
+MOTION = "#b45309"
+INK = "#1f2937"
+FAINT = "#6b7280"
+BAND = "#e9edf5"
+
+WIDTH = 10.0  # inches
+MARGIN_LEFT, MARGIN_RIGHT = 0.85, 1.05  # inches; the right one holds the rates
+MAX_FILM_HEIGHT = 1.6  # inches
+FILM_FRAMES = 8
+FILM_GAP = 0.012  # of the film's width
+MAX_FRAME_PIXELS = 400  # along a frame's width: more than the film shows
+
+
+def plot_trace(
+    trace: Trace,
+    path: str | os.PathLike[str],
+    codebook: Codebook | None = None,
+    title: str | None = None,
+    frames: Any = None,
+) -> None:
+    """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
+
+    The compared distance is drawn over the step index, against the thresholds of `codebook` and their rates
+    if that is given; below come the motion score, where one was measured, and a strip of computed and reused
+    steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears
+    complete or not at all.
+
+    Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
+    """
+    if not trace.records:
+        raise ValueError("cannot plot a trace without steps; plot it after the run")
+    # The figure is made without pyplot: that would register it globally and choose a backend for the whole
+    # process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    film = None if frames is None else _film(frames)
+    width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
+    film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
+    has_motion = any(record.motion_score is not None for record in trace.records)
+
+    # Panels from top to bottom with their heights in inches, and the space above each.
+    panels = [("film", film_height, 0.0)] if film is not None else []
+    panels += [("distance", 2.9, 0.18)]
+    panels += [("motion", 0.8, 0.16)] if has_motion else []
+    panels += [("strip", 0.2, 0.14)]
+    header, footer = 0.72, 0.5
+    height = header + sum(size + gap for _, size, gap in panels) + footer
+
+    figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes: dict[str, Axes] = {}
+    top = height - header
+    for name, size, gap in panels:
+        top -= gap + size
+        axes[name] = figure.add_axes((MARGIN_LEFT / WIDTH, top / height, width / WIDTH, size / height))
+
+    _draw_header(figure, trace, title, left=MARGIN_LEFT / WIDTH, height=height)
+    if film is not None:
+        axes["film"].imshow(film, interpolation="antialiased")
+        axes["film"].set_anchor("W")
+        axes["film"].set_axis_off()
+    _draw_distance(axes["distance"], trace, codebook)
+    if has_motion:
+        _draw_motion(axes["motion"], trace)
+    _draw_strip(axes["strip"], trace)
+    for name in axes.keys() - {"film", "strip"}:
+        axes[name].tick_params(labelbottom=False, bottom=False)
+
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png")
+
+
+def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, height: float) -> None:
+    facts = [f"{trace.num_computed} of {len(trace.records)} steps computed"]
+    if len(trace.records) < trace.num_steps:
+        facts.append(f"stopped before step {len(trace.records)} of {trace.num_steps}")
+    if trace.estimated_speedup is not None and trace.num_reused:
+        facts.append(f"about {trace.estimated_speedup:.1f}x faster")
+    title = " ".join(title.split()) if title else "Computed and reused steps"
+    title = title if len(title) <= 90 else title[:89].rstrip() + "…"
+    figure.text(left, 1 - 0.22 / height, title, size=12.5, weight="bold", color=INK, va="top", parse_math=False)
+    figure.text(left, 1 - 0.49 / height, "  ·  ".join(facts), size=9.5, color=FAINT, va="top")
+
+
+def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None) -> None:
+    measured = [(r.index, r.value) for r in trace.records if r.value is not None and not math.isnan(r.value)]
+    thresholds = codebook.thresholds if codebook else ()
+    top = _axis_top([value for _, value in measured], thresholds)
+    regularized = any(record.motion_score is not None for record in trace.records)
+    _style(axes, trace, "distance × motion" if regularized else "distance per step")
+    axes.set_ylim(0, top)
+    if codebook:
+        _draw_rates(axes, codebook, top)
+
+    inside = [(step, value) for step, value in measured if value <= top]
+    beyond = [(step, value) for step, value in measured if value > top]
+    axes.plot(*_columns([(s, min(v, top)) for s, v in measured]), color=COMPUTED, lw=1.1, alpha=0.45, zorder=3)
+    axes.plot(*_columns(inside), "o", color=COMPUTED, ms=5, mec="white", mew=0.8, zorder=4)
+    # A few values far above all thresholds would press the others flat: they are cut off, and say so.
+    axes.plot(*_columns([(step, top) for step, _ in beyond]), "^", color=COMPUTED, ms=5, clip_on=False, zorder=4)
+    if beyond:
+        step, value = max(beyond, key=lambda entry: entry[1])
+        label = f"up to {value:.3g}"
+        axes.annotate(label, (step, top), (6, -4), textcoords="offset points", size=8, color=COMPUTED, va="top")
+
+
+def _draw_rates(axes: "Axes", codebook: Codebook, top: float) -> None:
+    """Shade every other band between thresholds; write its rate beside it."""
+    edges = [0.0, *(threshold for threshold in codebook.thresholds if threshold < top), top]
+    for index, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        if index % 2 == 0:
+            axes.axhspan(low, high, color=BAND, lw=0, zorder=0)
+        if index > 0:
+            axes.axhline(low, color=FAINT, lw=0.6, ls=(0, (4, 3)), zorder=1)
+        if (high - low) / top >= 0.035:  # else the label would run into its neighbor
+            rate = codebook.rates[index]
+            wait = "every step" if rate == 1 else f"every {rate} steps"
+            y = (low + high) / 2
+            axes.annotate(
+                wait,
+                (1, y),
+                (6, 0),
+                ("axes fraction", "data"),
+                "offset points",
+                size=8,
+                color=FAINT,
+                va="center",
+            )
+
+
+def _draw_motion(axes: "Axes", trace: Trace) -> None:
+    scored = [(r.index, r.motion_score) for r in trace.records if r.motion_score is not None]
+    scored = [(step, score) for step, score in scored if math.isfinite(score)]
+    _style(axes, trace, "motion")
+    axes.axhline(1, color=FAINT, lw=0.6, ls=(0, (4, 3)), zorder=1)
+    axes.plot(*_columns(scored), "-o", color=MOTION, lw=1.1, ms=3, zorder=3)
+    scores = [score for _, score in scored]
+    if scores and min(scores) > 0 and max(scores) / min(scores) > 20:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    axes.margins(y=0.2)
+    axes.annotate(
+        "neutral",
+        (1, 1),
+        (6, 0),
+        ("axes fraction", "data"),
+        "offset points",
+        size=8,
+        color=FAINT,
+        va="center",
+    )
+
+
+def _draw_strip(axes: "Axes", trace: Trace) -> None:
+    _style(axes, trace, None)
+    for steps, color in ((trace.computed_steps, COMPUTED), (trace.reused_steps, REUSED)):
+        axes.bar(steps, [1] * len(steps), width=0.78, color=color, lw=0)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xlabel("step", size=9, color=INK)
+    for offset, text, color in ((4, "computed", COMPUTED), (-6, "reused", FAINT)):
+        axes.annotate(text, (1, 0.5), (6, offset), "axes fraction", "offset points", size=8, color=color, va="center")
+
+
+def _style(axes: "Axes", trace: Trace, ylabel: str | None) -> None:
+    axes.set_xlim(-0.8, trace.num_steps - 0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=8, colors=FAINT, length=3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if ylabel:
+        axes.set_ylabel(ylabel, size=9, color=INK)
+        axes.yaxis.set_label_coords(-0.062, 0.5)
+
+
+def _axis_top(values: list[float], thresholds: tuple[float, ...]) -> float:
+    """The end of the distance axis: all thresholds are in sight, and values up to twice the last one."""
+    finite = [value for value in values if math.isfinite(value)]
+    highest = max(finite, default=0.0)
+    if thresholds:
+        return max(1.25 * thresholds[-1], min(1.08 * highest, 2 * thresholds[-1]))
+    return 1.08 * highest or 1.0
+
+
+def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _film(frames: Any) -> Any:
+    """Some evenly spaced frames side by side, as one (H, W, 3) image."""
+    import numpy as np
+
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"frames must be a (F, H, W, 3) uint8 video, got {frames.shape} {frames.dtype}")
+    count = min(FILM_FRAMES, len(frames))
+    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    thin = max(1, chosen.shape[2] // MAX_FRAME_PIXELS)
+    chosen = chosen[:, ::thin, ::thin]
+    gap = np.full((chosen.shape[1], max(1, round(FILM_GAP * chosen.shape[2])), 3), 255, np.uint8)
+    pieces = [piece for frame in chosen for piece in (gap, frame)]
+    return np.concatenate(pieces[1:], axis=1)

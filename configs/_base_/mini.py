@@ -1,0 +1,38 @@
+# The bundled mini model: the same classes at small width, trained on moving shapes; made for a laptop's CPU.
+image_size = (64, 64)
+num_frames = 17
+fps = 8
+frame_interval = 1
+save_fps = 8
+
+prompt_path = "assets/prompts/mini.txt"
+seed = 1024
+batch_size = 1
+multi_resolution = "STDiT2"
+dtype = "fp32"
+
+# Its captions carry no scores.
+aes = None
+flow = None
+
+model = dict(
+    type="STDiT3",
+    from_pretrained="assets/opensora-mini/transformer",
+)
+vae = dict(
+    type="OpenSoraVAE_V1_2",
+    from_pretrained="assets/opensora-mini/vae",
+    micro_frame_size=17,
+    micro_batch_size=17,
+)
+text_encoder = dict(
+    type="t5",
+    from_pretrained="assets/opensora-mini/text_encoder",
+    model_max_length=16,
+)
+scheduler = dict(
+    type="rflow",
+    use_timestep_transform=False,
+    num_sampling_steps=30,
+    cfg_scale=5.0,
+)

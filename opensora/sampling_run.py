@@ -1,0 +1,168 @@
+"""One sampling run: prompts in, videos with their traces out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adacache.atomic import atomic_path
+from adacache.trace import SummaryRow, Trace, summary_table
+from opensora.datasets.video_io import write_video
+from opensora.utils.config_schema import SampleConfig
+from opensora.utils.prompts import get_save_path_name
+from opensora.utils.run_prompts import NumberedPrompt
+from opensora.utils.weights import WeightPaths
+
+if TYPE_CHECKING:
+    import numpy as np
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "diffusers", "transformers", "mmengine", "av", "numpy", "opensora-adacache")
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What one prompt became; ``trace`` is None when every step was computed without a controller."""
+
+    prompt: NumberedPrompt
+    video: Path
+    num_steps: int
+    seconds: float
+    trace: Trace | None
+
+    def summary_row(self) -> SummaryRow:
+        """This sample's line of the final table."""
+        if self.trace is None:
+            return SummaryRow(self.video.name, self.num_steps, self.num_steps, self.seconds)
+        return SummaryRow(
+            self.video.name,
+            self.trace.num_computed,
+            self.num_steps,
+            self.seconds,
+            self.trace.estimated_saving,
+        )
+
+
+def run(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights: WeightPaths) -> list[SampleResult]:
+    """Sample every prompt, write its files, and return what was made; see ``sample_all``."""
+    return list(sample_all(config, prompts, weights))
+
+
+def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights: WeightPaths) -> Iterator[SampleResult]:
+    """Sample the prompts in batches of ``config.batch_size``; yields each result once its files are written.
+
+    Beside every mp4 lies a JSON file with its trace, prompt, seed, config and versions; with a cache also a
+    picture of the trace. Files appear complete or not at all, so finished samples survive an interrupt.
+
+    Raises:
+        ConfigError: the device does not exist.
+        CheckpointError: a checkpoint does not fit its model.
+        SamplingError: the latents stopped being finite.
+    """
+    from opensora.pipeline import SamplingPipeline
+
+    folder = output_folder(config)
+    stems = _file_stems(config, prompts)
+    pipe = SamplingPipeline.from_config(weights.applied_to(config))
+    if config.cache is not None and config.batch_size > 1:
+        logger.info("the videos of a batch share one schedule; use --batch-size 1 for a schedule per video")
+    for start in range(0, len(prompts), config.batch_size):
+        batch = prompts[start : start + config.batch_size]
+        numbers = f"{start + 1}" if len(batch) == 1 else f"{start + 1} to {start + len(batch)}"
+        logger.info("video %s of %d: %s", numbers, len(prompts), " | ".join(prompt.text for prompt in batch))
+        output = pipe([prompt.text for prompt in batch], seed=[prompt.seed(config) for prompt in batch])
+        for prompt, frames, trace in zip(batch, output.videos, output.traces, strict=True):
+            stem = folder / stems[prompt.index]
+            result = SampleResult(
+                prompt,
+                write_video(stem.with_name(f"{stem.name}.mp4"), frames, config.save_fps),
+                config.scheduler.num_sampling_steps,
+                output.seconds / len(batch),
+                trace,
+            )
+            _write_records(stem, result, frames, config)
+            logger.info("wrote %s", result.video)
+            yield result
+
+
+def output_folder(config: SampleConfig) -> Path:
+    """``save_dir``, or its subfolder named by the present date and time."""
+    folder = Path(config.save_dir).expanduser()
+    return folder / time.strftime("%Y-%m-%d_%H-%M-%S") if config.logdate_dir else folder
+
+
+def results_table(results: Sequence[SampleResult]) -> str:
+    """The table a run ends with: video, computed steps, seconds, estimated saving."""
+    return summary_table([result.summary_row() for result in results])
+
+
+def _file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+    """File name without suffix per prompt index; prompts that begin alike get their index appended."""
+    stems = {
+        prompt.index: get_save_path_name(
+            "", config.sample_name, prompt.index, prompt.text, prompt_as_path=config.prompt_as_path
+        )
+        for prompt in prompts
+    }
+    names = list(stems.values())
+    return {index: stem if names.count(stem) == 1 else f"{stem}_{index:04d}" for index, stem in stems.items()}
+
+
+def _write_records(stem: Path, result: SampleResult, frames: np.ndarray, config: SampleConfig) -> None:
+    """The JSON file, the picture of the trace and, when asked for, the exact frames."""
+    metadata = {
+        "video": result.video.name,
+        "prompt": result.prompt.text,
+        "seed": result.prompt.seed(config),
+        "seconds": round(result.seconds, 3),
+        "versions": _versions(),
+        "config": _plain(config),
+    }
+    json_path = stem.with_name(f"{stem.name}.json")
+    if result.trace is None:
+        with atomic_path(json_path) as temporary:
+            temporary.write_text(json.dumps({"metadata": metadata}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    else:
+        from adacache.trace_plot import plot_trace
+
+        result.trace.save(json_path, **metadata)
+        # A single frame is itself saved as a png.
+        picture = stem.with_name(f"{stem.name}{'.trace' if result.video.suffix == '.png' else ''}.png")
+        plot_trace(result.trace, picture, codebook=config.cache.codebook, title=result.prompt.text, frames=frames)
+    if config.save_frames:
+        import numpy as np
+
+        with (
+            atomic_path(stem.with_name(f"{stem.name}.frames.npz")) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez_compressed(file, frames=frames)
+
+
+def _plain(config: SampleConfig) -> dict[str, Any]:
+    """The config as JSON values."""
+    entries = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    entries["cache"] = config.cache.to_dict() if config.cache else None
+    return {
+        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in entries.items()
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,90 @@
+"""Text to video: `python scripts/inference.py [CONFIG] [--prompt "..."]`; --help lists the flags."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout that is not installed works, too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from opensora.utils.command_line import parse_arguments  # noqa: E402
+
+# Everything else is imported where it is used: --help and errors answer before torch could be loaded.
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    config_path, flags, cfg_options = parse_arguments(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    try:
+        return sample(config_path, flags, cfg_options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except ValueError as error:
+        if not is_for_the_user(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def sample(config_path: str, flags: dict, cfg_options: dict) -> int:
+    """Check everything that can be checked without torch, then sample all prompts."""
+    set_log_level(flags["verbose"])
+    from opensora.utils.config import load_config
+    from opensora.utils.files import make_output_folder
+    from opensora.utils.run_prompts import read_prompts
+    from opensora.utils.weights import locate_weights
+
+    config = load_config(config_path, flags, cfg_options)
+    set_log_level(config.verbose)
+    prompts = read_prompts(config)
+    weights = locate_weights(config)
+    make_output_folder(config.save_dir)
+
+    from opensora.utils.device import check_device
+
+    check_device(config.device)
+    weights = weights.downloaded()
+
+    from opensora.sampling_run import results_table, sample_all
+
+    results = []
+    try:
+        for result in sample_all(config, prompts, weights):
+            results.append(result)
+    finally:
+        # Also after an interrupt or an error: what is finished is kept.
+        if results:
+            print(results_table(results))
+    return 0
+
+
+def set_log_level(verbose: int | None) -> None:
+    """Messages of our own packages: 0 warnings only, 1 (and None) progress, 2 everything."""
+    level = {0: logging.WARNING, None: logging.INFO, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    for name in ("opensora", "adacache"):
+        logging.getLogger(name).setLevel(level)
+
+
+def is_for_the_user(error: ValueError) -> bool:
+    """Whether the message is one sentence that helps; any other error is a bug and keeps its traceback."""
+    from opensora.utils.errors import ConfigError, WeightsError
+
+    if isinstance(error, ConfigError | WeightsError):
+        return True
+    # Their modules import torch; an error of theirs exists only if they are loaded.
+    helpful = [("opensora.models.checkpoint", "CheckpointError"), ("opensora.pipeline", "SamplingError")]
+    return any(
+        isinstance(error, getattr(sys.modules[module], name)) for module, name in helpful if module in sys.modules
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

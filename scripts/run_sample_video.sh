@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Text to video in one command: sets up on the first run, then samples. Arguments are those of scripts/inference.py;
+# without a config file among them it is configs/mini/sample_adacache.py.
+set -euo pipefail
+
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$scripts/setup_env.sh" run
+
+# Idle OpenMP threads that spin take the cores from the ones that work.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+exec "$PYTHON" "$scripts/inference.py" "$@"

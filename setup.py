@@ -1,0 +1,37 @@
+"""Package metadata; requirements.txt pins the versions that the commands install."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).with_name("README.md")
+
+setup(
+    name="opensora-adacache",
+    version="0.1.0",
+    description="Open-Sora v1.2 sampling with AdaCache; adaptive caching for any video transformer",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["adacache*", "opensora*"]),
+    # colossalai is never listed: its pins contradict these. See requirements-colossalai.txt.
+    install_requires=[
+        "torch>=2.4",
+        "mmengine>=0.10.3",
+        "diffusers>=0.30",
+        "transformers>=4.45",
+        "av>=12",
+        "numpy>=1.26",
+        "einops>=0.7",
+        "safetensors>=0.4.3",
+        "sentencepiece>=0.2",
+        "ftfy>=6.1",
+        "beautifulsoup4>=4.12",
+        "matplotlib>=3.8",
+        "pillow>=10",
+        "tqdm>=4.66",
+        "psutil>=5.9",
+    ],
+    extras_require={"dev": ["pytest>=8", "ruff"]},
+)

@@ -1,0 +1,73 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adacache import PRESETS, StepRecord, Trace
+from adacache.trace_plot import plot_trace
+
+
+def trace(motion: float | None = None, values: tuple[float | None, ...] = (None, 0.1, 0.2, 0.15)) -> Trace:
+    records = []
+    for index in range(8):
+        computed = index % 2 == 0
+        value = values[index // 2] if computed else None
+        score = motion if value is not None else None
+        records.append(StepRecord(index, None, computed, value, value, score, score, milliseconds=5.0))
+    return Trace(8, records)
+
+
+def size_and_darkness(path) -> tuple[tuple[int, int], float]:
+    with Image.open(path) as image:
+        return image.size, float((np.asarray(image.convert("L")) < 200).mean())
+
+
+def test_a_trace_becomes_a_picture(tmp_path):
+    plot_trace(trace(), tmp_path / "trace.png", PRESETS["fast30"], title="a cat, $5 and\nunder_scores")
+    size, darkness = size_and_darkness(tmp_path / "trace.png")
+    assert size[0] == 1500
+    assert 400 < size[1] < 900
+    assert 0.005 < darkness < 0.5
+    assert os.listdir(tmp_path) == ["trace.png"]
+
+
+def test_motion_and_frames_add_panels(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (17, 48, 64, 3), dtype=np.uint8)
+    plot_trace(trace(), tmp_path / "plain.png")
+    plot_trace(trace(motion=1.5), tmp_path / "motion.png")
+    plot_trace(trace(motion=1.5), tmp_path / "film.png", frames=frames)
+    heights = [size_and_darkness(tmp_path / f"{name}.png")[0][1] for name in ("plain", "motion", "film")]
+    assert heights == sorted(set(heights))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 8])
+def test_few_frames_are_enough(tmp_path, frames):
+    plot_trace(trace(), tmp_path / "trace.png", frames=np.zeros((frames, 90, 16, 3), np.uint8))
+    assert size_and_darkness(tmp_path / "trace.png")[0][1] < 1000
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(None, None, None, None), (None, 0.0, 0.0, 0.0), (None, float("inf"), float("nan"), 1e9)],
+)
+def test_odd_values_do_not_stop_the_picture(tmp_path, values):
+    for motion in (None, 0.0, float("nan")):
+        plot_trace(trace(motion, values), tmp_path / "trace.png", PRESETS["steps100"])
+        assert size_and_darkness(tmp_path / "trace.png")[1] > 0.005
+
+
+def test_the_suffix_chooses_the_format(tmp_path):
+    plot_trace(trace(), tmp_path / "trace.svg")
+    assert "<svg" in (tmp_path / "trace.svg").read_text()[:1000]
+
+
+def test_wrong_input_is_refused_and_leaves_no_file(tmp_path):
+    with pytest.raises(ValueError, match="without steps"):
+        plot_trace(Trace(10), tmp_path / "trace.png")
+    for frames in (np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8, 3)), np.zeros((0, 8, 8, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"\(F, H, W, 3\) uint8"):
+            plot_trace(trace(), tmp_path / "trace.png", frames=frames)
+    with pytest.raises(ValueError, match="xyz"):
+        plot_trace(trace(), tmp_path / "trace.xyz")
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,149 @@
+"""The commands: their syntax, their flags, and the set-up script's decisions with a stand-in for Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opensora.utils.command_line import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"]
+
+UPSTREAM_FLAGS = (
+    "--seed", "--ckpt-path", "--batch-size", "--flash-attn", "--layernorm-kernel", "--resolution",
+    "--save-dir", "--sample-name", "--start-index", "--end-index", "--num-sample", "--prompt-as-path",
+    "--verbose", "--prompt-path", "--prompt", "--llm-refine", "--num-frames", "--fps", "--save-fps",
+    "--image-size", "--frame-interval", "--aspect-ratio", "--watermark", "--num-sampling-steps",
+    "--cfg-scale", "--loop", "--condition-frame-length", "--reference-path", "--mask-strategy", "--aes",
+    "--flow", "--camera-motion", "--logdate-dir",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.name)
+def test_shell_scripts_have_valid_syntax(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("script", [*SHELL_SCRIPTS, ROOT / "run_tests.sh"], ids=lambda path: path.name)
+def test_shell_scripts_are_executable(script):
+    assert os.access(script, os.X_OK)
+
+
+def test_help_lists_every_flag():
+    command = [sys.executable, str(ROOT / "scripts/inference.py"), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for flag in [*UPSTREAM_FLAGS, "--dtype", "--device", "--cfg-options", "--save-frames"]:
+        assert f"  {flag} " in text
+
+
+def test_the_official_launch_line_is_understood():
+    line = "configs/sample_adacache.py --flash-attn True --layernorm-kernel True --num-frames 2s --resolution 720p"
+    line += " --aspect-ratio 9:16 --num-sampling-steps 100 --prompt-path p.txt --save-dir out --logdate-dir True"
+    line += " --aes 7 --flow 5 --fps 24 --save-fps 24 --seed 1024"
+    config, flags, options = parse_arguments(line.split())
+    assert (config, options) == ("configs/sample_adacache.py", {})
+    given = {name: value for name, value in flags.items() if value is not None}
+    assert given == {
+        "flash_attn": True, "layernorm_kernel": True, "num_frames": "2s", "resolution": "720p",
+        "aspect_ratio": "9:16", "num_sampling_steps": 100, "prompt_path": "p.txt", "save_dir": "out",
+        "logdate_dir": True, "aes": 7.0, "flow": 5.0, "fps": 24, "save_fps": 24, "seed": 1024,
+    }  # fmt: skip
+
+
+def test_without_a_config_the_mini_one_is_sampled_with_adacache():
+    assert parse_arguments([])[0] == "configs/mini/sample_adacache.py"
+    assert parse_arguments(["--seed", "3"])[0] == "configs/mini/sample_adacache.py"
+    assert parse_arguments(["--seed", "3", "other.py"])[0] == "other.py"
+
+
+def test_cfg_options_have_types_and_keep_the_spaces_of_a_sentence():
+    options = parse_arguments(
+        ["--cfg-options", "a.b=1", "c=[1,(2,3)]", "d=None", "e=a red, fast circle", "f=0.5", "--cfg-options", "g=x"]
+    )[2]
+    assert options == {"a.b": 1, "c": [1, (2, 3)], "d": None, "e": "a red, fast circle", "f": 0.5, "g": "x"}
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of the set-up's files beside a Python that only writes down what it is asked to install."""
+    root = tmp_path / "check out"
+    (root / "scripts").mkdir(parents=True)
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-colossalai.txt", "setup.py"):
+        (root / name).write_text((ROOT / name).read_text())
+    (root / "scripts/setup_env.sh").write_text((ROOT / "scripts/setup_env.sh").read_text())
+    return root
+
+
+@pytest.fixture
+def environment(tmp_path) -> Path:
+    """An active environment whose `python -m pip install` appends its arguments to pip.log."""
+    folder = tmp_path / "env"
+    (folder / "bin").mkdir(parents=True)
+    python = folder / "bin/python"
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        f'if [[ "$1 $2" != "-m pip" ]]; then exec "{sys.executable}" "$@"; fi\n'
+        f'if [[ "$3" == install ]]; then echo "$*" >>"{folder}/pip.log"; fi\n'
+        f'[[ ! -e "{folder}/broken" ]]\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
+def set_up(checkout: Path, environment: Path, level: str = "run") -> subprocess.CompletedProcess:
+    variables = {**os.environ, "VIRTUAL_ENV": str(environment)}
+    command = ["bash", str(checkout / "scripts/setup_env.sh"), level]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def installs(environment: Path) -> list[str]:
+    log = environment / "pip.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_set_up_installs_once(checkout, environment):
+    assert set_up(checkout, environment).returncode == 0
+    first = installs(environment)
+    assert len(first) == 3 and "colossalai" in first[1] and "--no-deps" in first[1] and f"-e {checkout}" in first[2]
+    done = set_up(checkout, environment)
+    assert (done.returncode, done.stderr, installs(environment)) == (0, "", first)
+
+
+def test_set_up_repeats_when_requirements_change(checkout, environment):
+    set_up(checkout, environment)
+    with (checkout / "requirements.txt").open("a") as file:
+        file.write("# changed\n")
+    set_up(checkout, environment)
+    assert len(installs(environment)) == 6
+
+
+def test_the_test_set_up_contains_the_other_one(checkout, environment):
+    set_up(checkout, environment, "dev")
+    assert "requirements-dev.txt" in installs(environment)[0]
+    set_up(checkout, environment, "run")
+    assert len(installs(environment)) == 3
+
+
+def test_a_failed_set_up_is_told_and_done_again(checkout, environment):
+    (environment / "broken").touch()
+    failed = set_up(checkout, environment)
+    assert failed.returncode == 1 and failed.stderr.splitlines()[-1].startswith("error: ")
+    (environment / "broken").unlink()
+    assert set_up(checkout, environment).returncode == 0
+
+
+def test_a_torch_of_the_active_environment_is_kept(checkout, environment):
+    pytest.importorskip("torch")
+    done = set_up(checkout, environment)
+    assert "keeping torch" in done.stderr and " -c " in installs(environment)[0]
+
+
+def test_an_active_environment_without_python_is_named(checkout, tmp_path):
+    (tmp_path / "gone").mkdir()
+    done = set_up(checkout, tmp_path / "gone")
+    assert done.returncode == 1 and "bin/python" in done.stderr.splitlines()[-1]
