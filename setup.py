@@ -26,6 +26,7 @@ setup(
         "einops>=0.7",
         "safetensors>=0.4.3",
         "sentencepiece>=0.2",
+        "protobuf>=4",
         "ftfy>=6.1",
         "beautifulsoup4>=4.12",
         "matplotlib>=3.8",

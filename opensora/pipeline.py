@@ -93,8 +93,9 @@ class SamplingPipeline:
         dtype = DTYPES[config.dtype]
         sections = {name: vars(getattr(config, name)) for name in ("model", "vae", "text_encoder", "scheduler")}
         text_dtype = DTYPES[config.text_encoder.dtype]
+        STDiT3.check_pretrained(config.model.from_pretrained)
+        VideoAutoencoderPipeline.check_pretrained(config.vae.from_pretrained)
         started = time.monotonic()
-        # The transformer first: it is the piece whose checkpoint can fail to fit, and that should show at once.
         logger.info("loading transformer (%s)", config.model.from_pretrained)
         model = build_module(sections["model"], MODELS, dtype=dtype, device=device)
         logger.info("loading autoencoder (%s)", config.vae.from_pretrained)
@@ -159,9 +160,7 @@ class SamplingPipeline:
 
     def _captions(self, prompts: list[str]) -> list[str]:
         config = self.config
-        scored = append_score_to_prompts(
-            prompts, aes=config.aes, flow=config.flow, camera_motion=config.camera_motion
-        )
+        scored = append_score_to_prompts(prompts, aes=config.aes, flow=config.flow, camera_motion=config.camera_motion)
         return [text_preprocessing(prompt) for prompt in scored]
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:

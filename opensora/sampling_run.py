@@ -17,6 +17,7 @@ from adacache.atomic import atomic_path
 from adacache.trace import SummaryRow, Trace, summary_table
 from opensora.datasets.video_io import write_video
 from opensora.utils.config_schema import SampleConfig
+from opensora.utils.device import limit_threads
 from opensora.utils.prompts import get_save_path_name
 from opensora.utils.run_prompts import NumberedPrompt
 from opensora.utils.weights import WeightPaths
@@ -73,6 +74,7 @@ def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights:
     folder = output_folder(config)
     stems = _file_stems(config, prompts)
     pipe = SamplingPipeline.from_config(weights.applied_to(config))
+    limit_threads(pipe.model)
     if config.cache is not None and config.batch_size > 1:
         logger.info("the videos of a batch share one schedule; use --batch-size 1 for a schedule per video")
     for start in range(0, len(prompts), config.batch_size):

@@ -47,7 +47,9 @@ def table(checks: Sequence[tuple[str, object]]) -> str:
     def line(name: str, results: Iterable[bool]) -> str:
         results = list(results)
         low, high = wilson(sum(results), len(results))
-        return f"{name:<12}{sum(results):>4}/{len(results):<4}{sum(results) / len(results):>6.0%}   {low:.0%}-{high:.0%}"
+        return (
+            f"{name:<12}{sum(results):>4}/{len(results):<4}{sum(results) / len(results):>6.0%}   {low:.0%}-{high:.0%}"
+        )
 
     lines = [f"{'part':<12}{'right':>9}{'share':>6}   95 %"]
     lines += [line(part, (getattr(check, part) for _, check in checks)) for part in PARTS]

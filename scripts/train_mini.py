@@ -23,21 +23,13 @@ LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoenco
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("assets/opensora-mini"), help="where the weights go"
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("outputs/train_mini"), help="data, checkpoints, loss plots"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("assets/opensora-mini"), help="where the weights go")
+    parser.add_argument("--work", type=Path, default=Path("outputs/train_mini"), help="data, checkpoints, loss plots")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to run")
     parser.add_argument("--processes", type=int, default=2, help="training processes, one thread each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="fraction of clips and steps, for a quick trial"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of clips and steps, for a quick trial")
     return parser.parse_args()
 
 
@@ -61,9 +53,7 @@ def train(workers, options: argparse.Namespace) -> None:
     spatial = train_vae.train_spatial(clips, work, workers, scaled(train_vae.SPATIAL_RECIPE), seed)
     if past("temporal"):
         return
-    temporal = train_vae.train_temporal(
-        spatial, clips, work, workers, scaled(train_vae.TEMPORAL_RECIPE), seed
-    )
+    temporal = train_vae.train_temporal(spatial, clips, work, workers, scaled(train_vae.TEMPORAL_RECIPE), seed)
     vae = train_vae.assemble_vae(spatial, temporal, clips, seed)
     if past("latents"):
         return
@@ -71,9 +61,7 @@ def train(workers, options: argparse.Namespace) -> None:
     train_diffusion.encode_clips(vae, work / "latents", count, seed + LATENT_SEED_OFFSET, workers)
     if past("diffusion"):
         return
-    networks = train_diffusion.train_diffusion(
-        work / "latents", work, workers, scaled(train_diffusion.RECIPE), seed
-    )
+    networks = train_diffusion.train_diffusion(work / "latents", work, workers, scaled(train_diffusion.RECIPE), seed)
     if workers.is_main and not past("export"):
         size = export(vae, networks, options.output)
         print(f"wrote {options.output} ({size / 1e6:.1f} MB of weights)")

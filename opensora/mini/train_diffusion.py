@@ -75,9 +75,7 @@ def initialize(model: STDiT3) -> None:
 
 
 @torch.no_grad()
-def encode_clips(
-    vae: VideoAutoencoderPipeline, folder: Path, count: int, seed: int, workers: Workers
-) -> None:
+def encode_clips(vae: VideoAutoencoderPipeline, folder: Path, count: int, seed: int, workers: Workers) -> None:
     """Write ``latents.npy`` (count, 4, T, H, W) float16 and ``captions.json``; does nothing when they exist."""
     done = folder / "captions.json"
     if done.is_file():

@@ -65,10 +65,7 @@ class FrameSource:
         shift = torch.randint(-CROP // 2, CROP // 2 + 1, (count, 2), generator=generator).numpy()
         corners = self.centers[clip, frame].round().astype(int) - CROP // 2 + shift
         corners = corners.clip(0, SIZE - CROP)
-        cut = [
-            self.frames[c, f, y : y + CROP, x : x + CROP]
-            for c, f, (x, y) in zip(clip, frame, corners, strict=True)
-        ]
+        cut = [self.frames[c, f, y : y + CROP, x : x + CROP] for c, f, (x, y) in zip(clip, frame, corners, strict=True)]
         return to_video(np.stack(cut))
 
     def clips(self, count: int, generator: torch.Generator) -> Tensor:
@@ -100,9 +97,7 @@ def train_spatial(clips: Path, folder: Path, workers: Workers, recipe: Recipe, s
             posterior = vae.module.encode(images).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
             output = vae.module.decode(posterior.mean + posterior.std * noise).sample.float()
-        divergence = (
-            0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        )
+        divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         return reconstruction_loss(output, images) + 1e-4 * divergence
 
     Trainer("vae", folder, vae, recipe, workers, seed).fit(loss_function)

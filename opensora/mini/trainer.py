@@ -62,17 +62,13 @@ class MuonAdam:
             weight_decay=recipe.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
-        self.adam = torch.optim.AdamW(
-            others, lr=recipe.adam_lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
-        )
+        self.adam = torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
         self.recipe = recipe
 
     @staticmethod
     def is_matrix(name: str, parameter: Tensor) -> bool:
         """Embeddings, tables and weights with few outputs or inputs are no matrices in Muon's sense."""
-        special = any(
-            part in name for part in ("table", "embed", "shared", "relative_attention", "final_layer")
-        )
+        special = any(part in name for part in ("table", "embed", "shared", "relative_attention", "final_layer"))
         return parameter.ndim >= 2 and not special and min(parameter.flatten(1).shape) >= 8
 
     def step(self, step: int) -> None:

@@ -55,9 +55,7 @@ class Workers:
         return range(self.rank, total, self.count)
 
 
-def _start(
-    rank: int, count: int, meeting_point: str, task: Callable[..., None], arguments: tuple[Any, ...]
-) -> None:
+def _start(rank: int, count: int, meeting_point: str, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     if count > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=count)

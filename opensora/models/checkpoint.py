@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from opensora.utils.errors import WeightsError
+from opensora.utils.safetensors_header import read_safetensors_shapes
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -68,53 +70,39 @@ def weight_files(folder: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise CheckpointError(
-                f"{folder} lacks {len(missing)} of {len(names)} weight files: {', '.join(missing)}"
-            )
+            raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {', '.join(missing)}")
         return [folder / name for name in names]
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
     raise CheckpointError(f"{folder} holds neither {WEIGHTS_NAME} nor {INDEX_NAME}")
 
 
-def read_state_dict(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint folder, on the CPU.
+def check_fits(model: nn.Module, files: Sequence[Path]) -> None:
+    """Compare names and shapes in the headers of ``files`` with ``model``, which may live on the meta device.
+
+    Only headers are read, so that a wrong checkpoint of many gigabytes is refused at once.
 
     Raises:
-        CheckpointError: a file is missing, truncated or not in safetensors format.
+        CheckpointError: a file is damaged, or names the first tensors that are missing, unexpected or misshapen.
     """
-    state_dict: dict[str, torch.Tensor] = {}
-    for path in weight_files(folder):
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
         try:
-            state_dict.update(load_file(path))
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is corrupt or truncated ({error}); download it again") from error
-    return state_dict
-
-
-def load_into(model: nn.Module, state_dict: Mapping[str, torch.Tensor], source: str) -> None:
-    """Assign ``state_dict`` to ``model`` (which may live on the meta device); keys and shapes must match exactly.
-
-    Raises:
-        CheckpointError: names the first tensors that are missing, unexpected or of another shape.
-    """
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in state_dict]
-    unexpected = [name for name in state_dict if name not in expected]
-    if missing or unexpected:
+            found.update({name: shape for name, (_, shape) in read_safetensors_shapes(file).items()})
+        except WeightsError as error:
+            raise CheckpointError(str(error)) from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    source = f"{files[0].parent} does not fit {type(model).__name__}"
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    if missing or unknown:
         what = [f"lacks {', '.join(missing[:3])}"] if missing else []
-        what += [f"has unknown {', '.join(unexpected[:3])}"] if unexpected else []
-        raise CheckpointError(
-            f"{source} does not fit {type(model).__name__}: it {' and '.join(what)} "
-            f"({len(missing)} missing, {len(unexpected)} unknown of {len(expected)} tensors)"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != state_dict[name].shape:
-            raise CheckpointError(
-                f"{source} does not fit {type(model).__name__}: {name} has shape {tuple(state_dict[name].shape)}, "
-                f"its config.json asks for {tuple(tensor.shape)}"
-            )
-    model.load_state_dict(state_dict, assign=True)
+        what += [f"has unknown {', '.join(unknown[:3])}"] if unknown else []
+        counts = f"{len(missing)} missing, {len(unknown)} unknown of {len(expected)} tensors"
+        raise CheckpointError(f"{source}: it {' and '.join(what)} ({counts})")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise CheckpointError(f"{source}: {name} has shape {found[name]}, its config.json asks for {shape}")
 
 
 def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -122,9 +110,7 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{WEIGHTS_NAME}.partial"
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial
-    )
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
     os.replace(partial, folder / WEIGHTS_NAME)
     partial = folder / f".{CONFIG_NAME}.partial"
     partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -159,15 +145,36 @@ class PretrainedModel(nn.Module):
             overrides: config fields that replace those of ``config.json``.
 
         Raises:
-            CheckpointError: see ``locate``, ``read_config``, ``read_state_dict`` and ``load_into``.
+            CheckpointError: the folder, its config.json or its weights are missing, damaged or do not fit.
         """
         folder = locate(path_or_repo)
-        config = cls.config_class.from_dict({**read_config(folder), **overrides})
-        # Nothing is initialized only to be overwritten: the weights are assigned to a model without storage.
+        model, files = cls._fitting(folder, overrides)
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        model.load_state_dict(weights, assign=True)
+        return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+    @classmethod
+    def check_pretrained(cls, path_or_repo: str | os.PathLike[str]) -> None:
+        """Refuse, without loading it, a checkpoint that ``from_pretrained`` could not load.
+
+        Raises:
+            CheckpointError: as ``from_pretrained``.
+        """
+        cls._fitting(locate(path_or_repo), {})
+
+    @classmethod
+    def _fitting(cls, folder: Path, overrides: Mapping[str, Any]) -> tuple[Self, list[Path]]:
+        """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
+        try:
+            config = cls.config_class.from_dict({**read_config(folder), **overrides})
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / CONFIG_NAME} cannot be used: {error}") from error
+        # Nothing is initialized only to be overwritten: the weights are assigned to it.
         with torch.device("meta"):
             model = cls(config)
-        load_into(model, read_state_dict(folder), str(path_or_repo))
-        return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        files = weight_files(folder)
+        check_fits(model, files)
+        return model, files
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``."""

@@ -149,9 +149,3 @@ def _check_together(config: SampleConfig, source: Source) -> None:
             "sample_name",
             f"sample_name must be a file name, got '{config.sample_name}'; folders go to save_dir",
         )
-    if config.scheduler.use_timestep_transform and 2 <= config.num_frames <= 16:
-        raise source.error(
-            "num_frames",
-            f"num_frames={config.num_frames} does not work with use_timestep_transform, which counts whole chunks "
-            "of 17 frames; use 1 frame or at least 17",
-        )

@@ -27,7 +27,12 @@ def test_parsing_a_caption_gives_its_scene_back():
 
 @pytest.mark.parametrize(
     ("caption", "culprit"),
-    [("a still circle", "color"), ("a still red dog", "shape"), ("a red circle", "motion"), ("a red star moving fast", "direction")],
+    [
+        ("a still circle", "color"),
+        ("a still red dog", "shape"),
+        ("a red circle", "motion"),
+        ("a red star moving fast", "direction"),
+    ],
 )
 def test_a_caption_outside_the_grammar_says_what_is_missing(caption, culprit):
     with pytest.raises(ValueError, match=f"names no {culprit}"):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.reference_model import StoredText, load_reference, stored_size
 from safetensors.torch import load_file
 
 from adacache import AdaCacheConfig, StepController
 from opensora.models.stdit import STDiT3
 from opensora.schedulers.rf import RFLOW
+from support.reference_model import StoredText, load_reference, stored_size
 
 FOLDER = Path(__file__).parents[1] / "golden" / "adacache"
 CASES = json.loads((FOLDER / "cases.json").read_text())
@@ -35,9 +35,7 @@ def outputs() -> dict[str, torch.Tensor]:
 
 def sample(case: dict, model: STDiT3, inputs: dict, controller: StepController | None) -> torch.Tensor:
     group = case["inputs"]
-    scheduler = RFLOW(
-        num_sampling_steps=case["steps"], cfg_scale=case["cfg_scale"], use_timestep_transform=True
-    )
+    scheduler = RFLOW(num_sampling_steps=case["steps"], cfg_scale=case["cfg_scale"], use_timestep_transform=True)
     z = inputs[f"{group}.z"]
     return scheduler.sample(
         model,
@@ -132,7 +130,11 @@ def test_two_interleaved_pipelines_do_not_touch_each_other(models, inputs):
             for i, t in enumerate(times):
                 controller.begin_step(i, float(t))
                 out = model(
-                    torch.cat([z, z]), torch.cat([t, t]), y, mask=text.encode([""])["mask"], **size,
+                    torch.cat([z, z]),
+                    torch.cat([t, t]),
+                    y,
+                    mask=text.encode([""])["mask"],
+                    **size,
                     controller=controller,
                 )
                 cond, uncond = out[:, :4].chunk(2)

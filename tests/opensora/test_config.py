@@ -194,7 +194,6 @@ MISTAKES = [
     (('"720p"', '"721p"'), ["unknown resolution", "720p"]),
     (('"9:16"', '"9:15"'), ["aspect ratio", "9:16"]),
     (("num_frames = 51", "num_frames = '3s'"), ["unknown duration '3s'", "2s"]),
-    (("num_frames = 51", "num_frames = 5"), ["num_frames=5", "at least 17"]),
     (('resolution = "720p"\n', ""), ["'resolution' is missing"]),
     (('resolution = "720p"', 'resolution = "720p"\nimage_size = (64, 64)'), ["exclude each other"]),
     (('aspect_ratio = "9:16"', 'aspect_ratio = "9:16"\nloop = 4'), ["loop=4", "not available"]),

@@ -27,6 +27,7 @@ class FakePipeline:
         self.config = config
         self.fail_at = fail_at
         self.calls: list[tuple[list[str], list[int]]] = []
+        self.model = SimpleNamespace(parameters=list, device=SimpleNamespace(type="cpu"))
 
     def __call__(self, prompts, seed):
         if self.fail_at in prompts:

@@ -36,13 +36,9 @@ class STDiT3Config:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_heads} heads")
         if self.hidden_size % 4:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of 4 for the position embedding"
-            )
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 4 for the position embedding")
         if self.patch_size[0] != 1:
-            raise ValueError(
-                f"patch_size {self.patch_size} spans several latent frames; the first number must be 1"
-            )
+            raise ValueError(f"patch_size {self.patch_size} spans several latent frames; the first number must be 1")
 
     @property
     def out_channels(self) -> int:

@@ -82,9 +82,7 @@ class STDiT3Block(nn.Module):
             if controller is None:
                 return compute()
             site = Site("temporal" if self.temporal else "spatial", self.index, part)
-            residual = controller.branch(
-                site, lambda: compute().flatten(1, 2)
-            )  # (B, N, C), as it is measured
+            residual = controller.branch(site, lambda: compute().flatten(1, 2))  # (B, N, C), as it is measured
             return residual.view(x.shape)
 
         x = x + branch("attn", attention)
@@ -215,9 +213,7 @@ class STDiT3(PretrainedModel):
             area = torch.tensor(float(x.shape[3] * x.shape[4] * VAE_FACTOR**2), device=x.device)
         else:
             area = height[0].float() * width[0].float()  # upstream, too, takes the first sample's size
-        positions = position_embedding(
-            rows, columns, self.config.hidden_size, area.sqrt() / self.config.input_sq_size
-        )
+        positions = position_embedding(rows, columns, self.config.hidden_size, area.sqrt() / self.config.input_sq_size)
         return self.x_embedder(x) + positions.to(x.dtype)
 
     def _embed_text(self, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from opensora.models.checkpoint import CheckpointError
 from opensora.registry import MODELS
 
 
@@ -24,6 +26,9 @@ class T5Encoder:
         from_pretrained: folder or hub repository with a T5 encoder and its tokenizer.
         model_max_length: tokens per prompt; longer prompts are cut, shorter ones padded.
         dtype: floating-point type of the weights; upstream runs float32 whatever the video model's.
+
+    Raises:
+        CheckpointError: the files are missing, damaged or do not fit their config.json.
     """
 
     def __init__(
@@ -36,8 +41,12 @@ class T5Encoder:
     ):
         from transformers import AutoTokenizer, T5EncoderModel
 
-        self.tokenizer = AutoTokenizer.from_pretrained(from_pretrained)
-        self.model = T5EncoderModel.from_pretrained(from_pretrained, dtype=dtype).to(device).eval()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(from_pretrained)
+            self.model = T5EncoderModel.from_pretrained(from_pretrained, dtype=dtype).to(device).eval()
+        except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise CheckpointError(f"the text encoder in {from_pretrained} cannot be loaded: {reason}") from error
         self.model_max_length = model_max_length
 
     @torch.no_grad()

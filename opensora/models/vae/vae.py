@@ -59,9 +59,7 @@ class VideoAutoencoderConfig:
             autoencoder_kl=dict(vae_2d.get("autoencoder_kl") or SDXL_AUTOENCODER_KL),
             temporal=TemporalVAEConfig.from_dict(values.get("vae_temporal") or {}),
             micro_frame_size=values.get("micro_frame_size", cls.micro_frame_size),
-            micro_batch_size=values.get(
-                "micro_batch_size", vae_2d.get("micro_batch_size", cls.micro_batch_size)
-            ),
+            micro_batch_size=values.get("micro_batch_size", vae_2d.get("micro_batch_size", cls.micro_batch_size)),
             shift=tuple(values.get("shift", cls.shift)),
             scale=tuple(values.get("scale", cls.scale)),
         )
@@ -137,9 +135,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
         return self.config.temporal.embed_dim
 
     @torch.no_grad()
-    def encode(
-        self, x: Tensor, sample_posterior: bool = True, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def encode(self, x: Tensor, sample_posterior: bool = True, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, F, 8H, 8W) in [-1, 1] -> normalized latents (B, 4, T, H, W).
 
         Args:

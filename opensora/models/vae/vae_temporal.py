@@ -62,9 +62,7 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Latents drawn from the posterior."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         return self.mean + self.std * noise
 
 
@@ -74,9 +72,7 @@ class CausalConv3d(nn.Module):
     (B, C, F, H, W) -> (B, C', ceil(F / stride), H, W); ``stride`` is the temporal one.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True
-    ):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True):
         super().__init__()
         self.front = (kernel_size - 1) + (1 - stride)
         self.conv = nn.Conv3d(

@@ -63,17 +63,13 @@ class RFLOW:
         self.use_discrete_timesteps = use_discrete_timesteps
         self.use_timestep_transform = use_timestep_transform
 
-    def timesteps(
-        self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None
-    ) -> list[Tensor]:
+    def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None) -> list[Tensor]:
         """The times of all steps, each (B,) float32, descending from ``num_timesteps``.
 
         Raises:
             ValueError: the timestep transform is on and ``size`` is not given.
         """
-        times = [
-            (1 - i / self.num_sampling_steps) * self.num_timesteps for i in range(self.num_sampling_steps)
-        ]
+        times = [(1 - i / self.num_sampling_steps) * self.num_timesteps for i in range(self.num_sampling_steps)]
         if self.use_discrete_timesteps:
             times = [round(t) for t in times]
         steps = [torch.full((batch,), float(t), device=device) for t in times]

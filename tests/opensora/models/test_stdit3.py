@@ -77,7 +77,9 @@ def test_a_reused_step_runs_no_block(model, inputs):
     kwargs = arguments(inputs, "cfg_pair")
     calls = []
     hooks = [block.register_forward_hook(lambda *_: calls.append(1)) for block in model.temporal_blocks]
-    controller = StepController(AdaCacheConfig.from_dict({"codebook": {"thresholds": [], "rates": [3]}, "metric_blocks": [1]}))
+    controller = StepController(
+        AdaCacheConfig.from_dict({"codebook": {"thresholds": [], "rates": [3]}, "metric_blocks": [1]})
+    )
     with controller.run(8):
         for step in range(4):
             controller.begin_step(step)

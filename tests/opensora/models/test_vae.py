@@ -84,7 +84,9 @@ def test_the_temporal_part_alone_equals_the_reference(vae, outputs):
 
 def test_latent_sizes_equal_the_reference_table(golden):
     def tiny(**changes):
-        config = VideoAutoencoderConfig.from_dict({**json.loads((golden / "vae/model/config.json").read_text()), **changes})
+        config = VideoAutoencoderConfig.from_dict(
+            {**json.loads((golden / "vae/model/config.json").read_text()), **changes}
+        )
         with torch.device("meta"):
             return VideoAutoencoderPipeline(config)
 
