@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController, Trace
+from opensora.config.loading import load_config
+from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
 from opensora.models.stdit.stdit3 import STDiT3
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
@@ -21,8 +23,6 @@ from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
 from opensora.models.vae.vae import VideoAutoencoderPipeline
 from opensora.registry import MODELS, SCHEDULERS, build_module
 from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
-from opensora.utils.config import load_config
-from opensora.utils.config_schema import SampleConfig
 from opensora.utils.device import check_device
 from opensora.utils.multi_resolution import prepare_multi_resolution_info
 from opensora.utils.prompts import append_score_to_prompts

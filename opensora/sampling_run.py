@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
 from adacache.trace import SummaryRow, Trace, summary_table
+from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import write_video
-from opensora.utils.config_schema import SampleConfig
 from opensora.utils.device import limit_threads
 from opensora.utils.prompts import get_save_path_name
 from opensora.utils.run_prompts import NumberedPrompt

@@ -10,7 +10,7 @@ from pathlib import Path
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from opensora.utils.command_line import parse_arguments  # noqa: E402
+from opensora.config.command_line import parse_arguments  # noqa: E402
 
 # Everything else is imported where it is used: --help and errors answer before torch could be loaded.
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def sample(config_path: str, flags: dict, cfg_options: dict) -> int:
     """Check everything that can be checked without torch, then sample all prompts."""
     set_log_level(flags["verbose"])
-    from opensora.utils.config import load_config
+    from opensora.config.loading import load_config
     from opensora.utils.files import make_output_folder
     from opensora.utils.run_prompts import read_prompts
     from opensora.utils.weights import locate_weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from opensora.utils.config_schema import SampleConfig
+from opensora.config.schema import SampleConfig
 from opensora.utils.errors import ConfigError
 from opensora.utils.files import find_path
 from opensora.utils.prompts import extract_json_from_prompts, load_prompts, split_prompt

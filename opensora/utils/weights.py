@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from opensora.config.schema import SampleConfig
 from opensora.utils import hub
-from opensora.utils.config_schema import SampleConfig
 from opensora.utils.errors import WeightsError, one_line
 from opensora.utils.files import find_path
 from opensora.utils.safetensors_header import check_safetensors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from opensora.utils.config import load_config
+from opensora.config.loading import load_config
 from opensora.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -249,7 +249,7 @@ def test_metric_blocks_are_checked_against_a_local_models_depth(tmp_path, write)
 
 def test_reading_a_config_does_not_import_torch():
     code = (
-        "import sys; from opensora.utils.config import load_config; "
+        "import sys; from opensora.config.loading import load_config; "
         "load_config('configs/sample_adacache_moreg.py'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -12,8 +12,8 @@ import pytest
 
 from adacache.trace import StepRecord, Trace
 from opensora import sampling_run
+from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video
-from opensora.utils.config import load_config
 from opensora.utils.run_prompts import read_prompts
 from opensora.utils.weights import WeightPaths
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from opensora.config.loading import load_config
 from opensora.utils import hub
-from opensora.utils.config import load_config
 from opensora.utils.errors import WeightsError
 from opensora.utils.safetensors_header import check_safetensors, read_safetensors_shapes
 from opensora.utils.weights import locate_weights, model_depth

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from opensora.utils.config_cache import read_cache, split_model_entries
-from opensora.utils.config_file import find_config, read_config_file
-from opensora.utils.config_overrides import dotted_overrides, merge_into_file
-from opensora.utils.config_reading import Source, check_names, read_fields
-from opensora.utils.config_schema import (
+from opensora.config.cache import read_cache, split_model_entries
+from opensora.config.file import find_config, read_config_file
+from opensora.config.overrides import dotted_overrides, merge_into_file
+from opensora.config.reading import Source, check_names, read_fields
+from opensora.config.schema import (
     NO_EFFECT,
     NOT_AVAILABLE,
     ModelConfig,
@@ -22,7 +22,7 @@ from opensora.utils.config_schema import (
     TextEncoderConfig,
     VAEConfig,
 )
-from opensora.utils.config_video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
+from opensora.config.video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
 from opensora.utils.errors import ConfigError
 
 __all__ = ["ConfigError", "SampleConfig", "config_from_dict", "load_config"]

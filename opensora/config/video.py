@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from opensora.config.reading import Source, read_value
 from opensora.datasets.aspect import get_image_size, get_num_frames
-from opensora.utils.config_reading import Source, read_value
 from opensora.utils.errors import one_line
 
 SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from opensora.utils.config_reading import Source
-from opensora.utils.config_schema import OFFICIAL_CACHE_KEYS
+from opensora.config.reading import Source
+from opensora.config.schema import OFFICIAL_CACHE_KEYS
 from opensora.utils.errors import one_line
 
 if TYPE_CHECKING:
