@@ -154,7 +154,10 @@ class SamplingPipeline:
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error
         logger.debug("decoding %d frames", config.num_frames)
-        videos = [to_uint8(video) for video in self.vae.decode(latents.to(self.vae.dtype), config.num_frames)]
+        decoded = self.vae.decode(latents, config.num_frames)
+        if not torch.isfinite(decoded).all():
+            raise SamplingError(f"decoding gave NaN or infinite pixels in {config.dtype}; try dtype bf16 or fp32")
+        videos = [to_uint8(video) for video in decoded]
         traces = [None if controller is None else controller.trace for _ in prompts]
         return SamplingOutput(videos, latents, traces, time.monotonic() - started)
 

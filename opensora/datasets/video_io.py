@@ -5,13 +5,13 @@ are imported where they are used, to keep start-up quick.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from adacache.atomic import atomic_path
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def write_video(
         raise ValueError(f"crf must be a whole number from 0 (best) to {_MAX_CRF} (smallest), got {crf!r}")
     target = _with_suffix(Path(path), IMAGE_SUFFIX if len(array) == 1 else VIDEO_SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _complete_or_absent(target) as unfinished:
+    with atomic_path(target) as unfinished:
         if len(array) == 1:
             _write_png(unfinished, array[0])
         else:
@@ -109,17 +109,6 @@ def _with_suffix(path: Path, suffix: str) -> Path:
     if path.suffix.lower() in (VIDEO_SUFFIX, IMAGE_SUFFIX):
         return path.with_suffix(suffix)
     return path.with_name(path.name + suffix)
-
-
-@contextmanager
-def _complete_or_absent(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to: moved onto `target` at the end, removed if the block raises."""
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield unfinished
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _write_png(path: Path, frame: np.ndarray) -> None:

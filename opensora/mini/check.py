@@ -62,7 +62,7 @@ def check_clip(frames: np.ndarray, caption: str) -> CaptionCheck:
         found=True,
         color=nearest(shape_color(clip[usable], blobs[usable]), COLORS) == scene.color,
         background=scene.background in ("", nearest_background(rows, scene.gradient)),
-        motion=shows_motion(blobs, usable, scene),
+        motion=bool(shows_motion(blobs, usable, scene)),
         shape=nearest_shape(blobs[usable]) == scene.shape,
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from adacache.atomic import atomic_path
 from opensora.mini.captions import Scene, draw_scene, random_caption
 from opensora.mini.shapes import FRAMES, SIZE, random_path, render
 from opensora.mini.workers import Workers
@@ -40,10 +40,31 @@ def make_caption(seed: int, index: int, held_out: bool = False) -> str:
     return random_caption(draw_scene(rng, held_out), rng)
 
 
+def is_finished(folder: Path, facts: dict[str, int]) -> bool:
+    """Whether ``mark_finished`` was called for ``folder`` with the same facts.
+
+    Raises:
+        ValueError: the folder holds the data of another seed or size.
+    """
+    path = folder / "finished.json"
+    if not path.is_file():
+        return False
+    found = json.loads(path.read_text())
+    if found != facts:
+        raise ValueError(f"{folder} was made with {found}, not {facts}; delete it or choose another --work folder")
+    return True
+
+
+def mark_finished(folder: Path, facts: dict[str, int]) -> None:
+    """Note that the data in ``folder`` are complete."""
+    with atomic_path(folder / "finished.json") as temporary:
+        temporary.write_text(json.dumps(facts))
+
+
 def render_clips(folder: Path, count: int, seed: int, workers: Workers) -> None:
-    """Write ``frames.npy``, ``centers.npy`` and ``captions.json`` for ``count`` clips; does nothing when they exist."""
-    done = folder / "captions.json"
-    if done.is_file():
+    """Write ``frames.npy`` and ``centers.npy`` for ``count`` clips; does nothing when they exist."""
+    facts = {"seed": seed, "count": count}
+    if is_finished(folder, facts):
         return
     if workers.is_main:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +80,5 @@ def render_clips(folder: Path, count: int, seed: int, workers: Workers) -> None:
     centers.flush()
     workers.wait()
     if workers.is_main:
-        partial = done.with_suffix(".partial")
-        partial.write_text(json.dumps({"seed": seed, "count": count}))
-        os.replace(partial, done)
+        mark_finished(folder, facts)
     workers.wait()

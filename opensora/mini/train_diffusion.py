@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from opensora.mini.clips import make_caption, make_clip
+from opensora.mini.clips import is_finished, make_caption, make_clip, mark_finished
 from opensora.mini.shapes import FRAMES, SIZE
 from opensora.mini.text import MAX_TOKENS, WIDTH, build_text_encoder, build_tokenizer
 from opensora.mini.train_vae import to_video
@@ -77,8 +76,8 @@ def initialize(model: STDiT3) -> None:
 @torch.no_grad()
 def encode_clips(vae: VideoAutoencoderPipeline, folder: Path, count: int, seed: int, workers: Workers) -> None:
     """Write ``latents.npy`` (count, 4, T, H, W) float16 and ``captions.json``; does nothing when they exist."""
-    done = folder / "captions.json"
-    if done.is_file():
+    facts = {"seed": seed, "count": count}
+    if is_finished(folder, facts):
         return
     shape = (count, vae.out_channels, *vae.get_latent_size([FRAMES, SIZE, SIZE]))
     if workers.is_main:
@@ -95,9 +94,8 @@ def encode_clips(vae: VideoAutoencoderPipeline, folder: Path, count: int, seed: 
     latents.flush()
     workers.wait()
     if workers.is_main:
-        partial = done.with_suffix(".partial")
-        partial.write_text(json.dumps([make_caption(seed, i) for i in range(count)]))
-        os.replace(partial, done)
+        (folder / "captions.json").write_text(json.dumps([make_caption(seed, i) for i in range(count)]))
+        mark_finished(folder, facts)
     workers.wait()
 
 

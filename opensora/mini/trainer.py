@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from adacache.atomic import atomic_path
 from opensora.mini.workers import Workers
 
 # A training step's loss from its own random generator; the same (seed, step, rank) gives the same batch.
@@ -166,7 +166,6 @@ class Trainer:
         return state["step"]
 
     def _save(self, optimizer: MuonAdam, average: dict[str, Tensor], step: int) -> None:
-        partial = self.checkpoint.with_suffix(".partial")
         state = {
             "step": step,
             "module": self.module.state_dict(),
@@ -174,8 +173,8 @@ class Trainer:
             "average": average,
             "losses": self.losses,
         }
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with atomic_path(self.checkpoint) as temporary:
+            torch.save(state, temporary)
         plot_loss(self.losses, self.folder / f"{self.name}.png", self.name)
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from adacache.atomic import atomic_path
 from opensora.utils.errors import WeightsError
 from opensora.utils.safetensors_header import read_safetensors_shapes
 
@@ -109,12 +110,10 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping
     """Write ``config.json`` and ``model.safetensors`` atomically into ``folder`` (made if needed)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{WEIGHTS_NAME}.partial"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
-    os.replace(partial, folder / WEIGHTS_NAME)
-    partial = folder / f".{CONFIG_NAME}.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG_NAME)
+    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    with atomic_path(folder / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 class PretrainedModel(nn.Module):

@@ -1,0 +1,189 @@
+"""The whole path on the bundled mini model: config, text, sampling, cache, decoding."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opensora.config import load_config
+from opensora.mini.check import check_clip
+from opensora.pipeline import SamplingError, SamplingPipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+MINI = ROOT / "configs" / "mini"
+PROMPTS = ["a red circle moving fast to the right", "a still yellow star on a black background"]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> SamplingPipeline:
+    """The AdaCache config; tests that want the baseline switch the cache off."""
+    return SamplingPipeline.from_config(load_config(MINI / "sample_adacache.py", {"verbose": 0}))
+
+
+def baseline(pipe: SamplingPipeline, **changes) -> SamplingPipeline:
+    config = dataclasses.replace(pipe.config, **changes)
+    return SamplingPipeline(pipe.model, pipe.vae, pipe.text_encoder.encoder, pipe.scheduler, config)
+
+
+@pytest.fixture(scope="module")
+def cached(pipe):
+    return [pipe([prompt], seed=7) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def uncached(pipe):
+    return [baseline(pipe)([prompt], seed=7) for prompt in PROMPTS]
+
+
+def test_videos_show_their_captions_with_and_without_the_cache(cached, uncached):
+    for prompt, *outputs in zip(PROMPTS, cached, uncached, strict=True):
+        for output in outputs:
+            assert output.videos[0].shape == (17, 64, 64, 3)
+            assert output.videos[0].dtype == np.uint8
+            assert check_clip(output.videos[0], prompt).all
+
+
+def test_about_half_of_the_steps_are_computed_and_the_video_stays_close(cached, uncached):
+    for output, reference in zip(cached, uncached, strict=True):
+        trace = output.traces[0]
+        assert trace.num_steps == 30
+        assert 12 <= trace.num_computed <= 18
+        error = np.mean((output.videos[0].astype(float) - reference.videos[0]) ** 2)
+        assert 10 * np.log10(255**2 / error) > 30
+        assert reference.traces == [None]
+
+
+def test_two_runs_in_a_row_are_equal(pipe, cached):
+    again = pipe(PROMPTS[0], seed=7)
+    assert torch.equal(again.latents, cached[0].latents)
+    assert again.traces[0].computed_steps == cached[0].traces[0].computed_steps
+
+
+def test_a_run_after_an_exception_equals_a_fresh_one(pipe, cached):
+    calls = 0
+
+    def fail(*_):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise RuntimeError("interrupted")
+
+    hook = pipe.model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        pipe(PROMPTS[0], seed=7)
+    hook.remove()
+    assert torch.equal(pipe(PROMPTS[0], seed=7).latents, cached[0].latents)
+
+
+def test_a_video_depends_on_its_seed_not_on_its_batch(pipe, uncached):
+    together = baseline(pipe)(PROMPTS, seed=[7, 7])
+    for latents, alone in zip(together.latents, uncached, strict=True):
+        assert torch.allclose(latents, alone.latents[0], atol=1e-4)
+
+
+def test_another_seed_gives_another_video(pipe, cached):
+    other = pipe(PROMPTS[0], seed=8)
+    assert not torch.allclose(other.latents, cached[0].latents, atol=0.1)
+
+
+def test_scores_reach_the_text_encoder(pipe):
+    seen = []
+    scored = baseline(pipe, aes=6.5)
+    encode = scored.text_encoder.encoder.encode
+    scored.text_encoder = dataclasses.replace(scored.text_encoder, encoder=Recorder(encode, seen))
+    scored.scheduler = type(scored.scheduler)(num_sampling_steps=1)
+    scored(["A Red circle"], seed=0)
+    assert seen == [["a red circle aesthetic score: 6.5."]]
+
+
+class Recorder:
+    """A text encoder that notes the prompts it is given."""
+
+    def __init__(self, encode, seen):
+        self._encode, self._seen = encode, seen
+
+    def encode(self, prompts):
+        self._seen.append(list(prompts))
+        return self._encode(prompts)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_samples_show_the_caption(dtype):
+    config = load_config(MINI / "sample_adacache.py", {"dtype": dtype, "verbose": 0})
+    pipe = SamplingPipeline.from_config(config)
+    assert pipe.model.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    output = pipe(PROMPTS[0], seed=7)
+    assert check_clip(output.videos[0], PROMPTS[0]).all
+    # Distances are float32 whatever the model's dtype: they are not among the few values bf16 can hold.
+    distances = [record.distance for record in output.traces[0].records if record.distance is not None]
+    assert any(float(torch.tensor(d).to(torch.bfloat16)) != d for d in distances)
+
+
+def test_official_flat_keys_mean_the_same(tmp_path, pipe, cached):
+    codebook = pipe.cache.codebook
+    keys = [*codebook.thresholds, 1.0]
+    official = tmp_path / "official.py"
+    official.write_text(
+        (ROOT / "configs/_base_/mini.py")
+        .read_text()
+        .replace(
+            'type="STDiT3",',
+            'type="STDiT3", qk_norm=True, enable_flash_attn=True, enable_layernorm_kernel=True, num_sampling_steps=30,'
+            f'do_cache=True, cache_res="t-attn", cache_loc={list(pipe.cache.metric_blocks)},'
+            f"codebook={dict(zip(keys, codebook.rates, strict=True))}, apply_moreg=False, moreg_strides=[1],"
+            "moreg_steps=(4, 26), moreg_hyp=(0.385, 8, 1, 2), mograd_mul=10,",
+        )
+    )
+    output = SamplingPipeline.from_config(load_config(official, {"verbose": 0}))(PROMPTS[0], seed=7)
+    assert output.traces[0].computed_steps == cached[0].traces[0].computed_steps
+    assert torch.equal(output.latents, cached[0].latents)
+
+
+def test_moreg_gives_the_moving_video_more_steps_than_the_still_one():
+    pipe = SamplingPipeline.from_config(load_config(MINI / "sample_adacache_moreg.py", {"verbose": 0}))
+    fast, still = (pipe(prompt, seed=7).traces[0] for prompt in PROMPTS)
+    assert fast.num_computed > still.num_computed
+
+
+def test_the_step_count_has_one_source():
+    config = load_config(MINI / "sample_adacache.py", {"num_sampling_steps": 8, "verbose": 0})
+    trace = SamplingPipeline.from_config(config)(PROMPTS[0], seed=7).traces[0]
+    assert trace.num_steps == len(trace.records) == 8
+    assert trace.computed_steps[:2] == [0, 1]
+    assert trace.computed_steps[-2:] == [6, 7]
+
+
+def test_non_finite_latents_stop_the_run_naming_the_step(pipe):
+    broken = baseline(pipe)
+    calls = 0
+
+    def poison(_, __, output):
+        nonlocal calls
+        calls += 1
+        return output * float("nan") if calls == 3 else output
+
+    hook = pipe.model.register_forward_hook(poison)
+    with pytest.raises(SamplingError, match="NaN or infinite in step 3 of 30"):
+        broken(PROMPTS[0], seed=7)
+    hook.remove()
+
+
+def test_no_prompts_are_refused(pipe):
+    with pytest.raises(SamplingError, match="no prompts"):
+        pipe([])
+
+
+def test_other_lengths_and_sizes_sample(pipe):
+    longer = baseline(pipe, num_frames=34, height=48, width=80)
+    longer.scheduler = type(longer.scheduler)(num_sampling_steps=2)
+    assert longer(PROMPTS[0], seed=0).videos[0].shape == (34, 48, 80, 3)
+
+
+def test_an_image_is_a_video_of_one_frame(pipe):
+    image = baseline(pipe, num_frames=1)
+    image.scheduler = type(image.scheduler)(num_sampling_steps=2)
+    assert image(PROMPTS[0], seed=0).videos[0].shape == (1, 64, 64, 3)

@@ -1,0 +1,68 @@
+"""The command a newcomer types, in a process of its own, on the bundled weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opensora.datasets.video_io import read_video
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def sample(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts/inference.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+def test_one_command_makes_a_video_its_trace_and_a_picture(tmp_path):
+    """From another working directory, with relative output, as a user would."""
+    done = sample(
+        str(ROOT / "configs/mini/sample_adacache.py"), "--prompt", "a red circle moving fast to the right",
+        "--save-dir", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    frames, fps = read_video(tmp_path / "out/sample_0000.mp4")
+    assert frames.shape == (17, 64, 64, 3)
+    assert fps == 8
+    trace = json.loads((tmp_path / "out/sample_0000.json").read_text())
+    assert len(trace["records"]) == trace["num_steps"] == 30
+    assert trace["metadata"]["prompt"] == "a red circle moving fast to the right"
+    assert {"seed", "config", "versions"} <= trace["metadata"].keys()
+    assert (tmp_path / "out/sample_0000.png").stat().st_size > 10_000
+    assert "computed steps" in done.stdout
+    assert f"{len(trace['computed_steps'])}/30" in done.stdout
+
+
+@pytest.mark.parametrize("config", ["sample.py", "sample_adacache_moreg.py"])
+def test_the_other_variants_sample(tmp_path, config):
+    done = sample(
+        f"configs/mini/{config}",
+        "--prompt",
+        "a still red star",
+        "--num-sampling-steps",
+        "6",
+        "--save-dir",
+        str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sample_0000.mp4").is_file()
+    assert (tmp_path / "sample_0000.png").is_file() == (config != "sample.py")
+    assert "6/6" in done.stdout or config != "sample.py"
+
+
+def test_a_checkpoint_of_the_wrong_shape_is_refused_in_one_line(tmp_path):
+    import shutil
+
+    folder = shutil.copytree(ROOT / "assets/opensora-mini/transformer", tmp_path / "transformer")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 160}))
+    done = sample("configs/mini/sample.py", "--ckpt-path", str(folder), "--prompt", "x", "--save-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "has shape" in done.stderr.splitlines()[-1]
