@@ -17,13 +17,12 @@ setup(
     packages=find_packages(include=["adacache*", "opensora*"]),
     # colossalai is never listed: its pins contradict these. See requirements-colossalai.txt.
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "mmengine>=0.10.3",
         "diffusers>=0.30",
-        "transformers>=4.45",
+        "transformers>=4.56",
         "av>=12",
         "numpy>=1.26",
-        "einops>=0.7",
         "safetensors>=0.4.3",
         "sentencepiece>=0.2",
         "protobuf>=4",
@@ -33,6 +32,7 @@ setup(
         "pillow>=10",
         "tqdm>=4.66",
         "psutil>=5.9",
+        "setuptools<82",  # mmengine imports pkg_resources, which newer ones no longer have
     ],
     extras_require={"dev": ["pytest>=8", "ruff"]},
 )

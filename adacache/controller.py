@@ -86,7 +86,9 @@ class StepController:
         return self._active("stack").stack(hidden_states, run_blocks, tokens_per_frame, context)
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
-        """`compute()`, the (B, N, C) residual that a branch adds to the hidden states; measured if asked for.
+        """`compute()`, the residual that a branch adds to the hidden states; measured if asked for.
+
+        It is (B, N, C), tokens frame by frame, or (B, T, S, C) with the frames apart.
 
         The residual is kept by reference: do not change it in place afterwards.
 

@@ -46,12 +46,12 @@ class ResidualObserver:
         self._complete.clear()
 
     def observe(self, site: Site, residual: Tensor) -> None:
-        """Take a site's (B, N, C) residual, tokens frame by frame; sites nobody asked for are ignored."""
+        """Take a site's residual, (B, N, C) or (B, T, S, C); sites nobody asked for are ignored."""
         group = self._group_of.get(site)
         if group is None:
             return
         parts = self._parts.setdefault(group, [])
-        parts.append(residual.detach())
+        parts.append(residual.detach().flatten(1, -2))
         if len(parts) == len(group):
             self._measure(site, group, reduce(torch.add, self._parts.pop(group)))
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController, Trace
-from opensora.config.loading import load_config
+from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
+from opensora.models.checkpoint import read_config
 from opensora.models.stdit.stdit3 import STDiT3
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
@@ -24,6 +27,7 @@ from opensora.models.vae.vae import VideoAutoencoderPipeline
 from opensora.registry import MODELS, SCHEDULERS, build_module
 from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
 from opensora.utils.device import check_device
+from opensora.utils.errors import ConfigError
 from opensora.utils.multi_resolution import prepare_multi_resolution_info
 from opensora.utils.prompts import append_score_to_prompts
 from opensora.utils.weights import locate_weights
@@ -59,6 +63,9 @@ class SamplingPipeline:
 
     Args:
         cache: how steps are reused; None computes every step. Each call has a controller of its own.
+
+    Raises:
+        ConfigError: the cache does not fit the number of steps or the model's depth.
     """
 
     def __init__(
@@ -70,30 +77,37 @@ class SamplingPipeline:
         config: SampleConfig,
         cache: AdaCacheConfig | None = None,
     ):
+        if cache is not None:
+            try:
+                cache.validate(scheduler.num_sampling_steps, model.config.depth)
+            except ValueError as error:
+                raise ConfigError(f"cache: {error}") from error
         self.model = model
         self.vae = vae
-        self.text_encoder = GuidedTextEncoder(text_encoder, model.y_embedder.y_embedding)
+        self.text_encoder = GuidedTextEncoder(text_encoder, model.y_embedder)
         self.scheduler = scheduler
         self.config = config
         self.cache = cache
 
     @classmethod
-    def from_config(cls, config: SampleConfig | str | os.PathLike[str]) -> Self:
-        """Load the models that a config (or the config file at this path) names.
+    def from_config(cls, config: SampleConfig | Mapping[str, Any] | str | os.PathLike[str]) -> Self:
+        """Load the models that a config names: a typed one, its entries, or the path of a config file.
 
         Raises:
             ConfigError: the config cannot be used, or its device does not exist.
             WeightsError: weights are missing, unreachable or damaged.
             CheckpointError: a checkpoint does not fit its model.
         """
-        if not isinstance(config, SampleConfig):
+        if isinstance(config, Mapping):
+            config = config_from_dict(config)
+        elif not isinstance(config, SampleConfig):
             config = load_config(config)
         device = check_device(config.device)
         config = locate_weights(config).downloaded().applied_to(config)
         dtype = DTYPES[config.dtype]
         sections = {name: vars(getattr(config, name)) for name in ("model", "vae", "text_encoder", "scheduler")}
         text_dtype = DTYPES[config.text_encoder.dtype]
-        STDiT3.check_pretrained(config.model.from_pretrained)
+        cls._check_text_fits(config)
         VideoAutoencoderPipeline.check_pretrained(config.vae.from_pretrained)
         started = time.monotonic()
         logger.info("loading transformer (%s)", config.model.from_pretrained)
@@ -106,6 +120,24 @@ class SamplingPipeline:
         scheduler = build_module(sections["scheduler"], SCHEDULERS)
         return cls(model, vae, text_encoder, scheduler, config, config.cache)
 
+    @staticmethod
+    def _check_text_fits(config: SampleConfig) -> None:
+        """Refuse a text encoder whose tokens the transformer cannot read."""
+        qk_norm = {} if config.model.qk_norm is None else {"qk_norm": config.model.qk_norm}
+        model = STDiT3.check_pretrained(config.model.from_pretrained, **qk_norm)
+        text = config.text_encoder
+        if text.model_max_length != model.model_max_length:
+            raise ConfigError(
+                f"text_encoder.model_max_length is {text.model_max_length}, but the transformer in "
+                f"{config.model.from_pretrained} reads {model.model_max_length} tokens; set it to that"
+            )
+        width = read_config(Path(text.from_pretrained)).get("d_model")
+        if width != model.caption_channels:
+            raise ConfigError(
+                f"the text encoder in {text.from_pretrained} has features of width {width}, but the transformer in "
+                f"{config.model.from_pretrained} reads {model.caption_channels}; they do not belong together"
+            )
+
     @torch.no_grad()
     def __call__(
         self,
@@ -116,8 +148,8 @@ class SamplingPipeline:
         """Sample one video per prompt.
 
         Args:
-            seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends on
-                its own seed only, not on its place in the batch.
+            seed: one seed per prompt, or the first of consecutive ones; None takes the config's. Without a cache a
+                video depends on its own seed only; with one, the videos of a call share a schedule, too.
             progress: show progress bars; None as the config's ``verbose`` says.
 
         Raises:
@@ -128,9 +160,11 @@ class SamplingPipeline:
             raise SamplingError("no prompts were given; pass at least one")
         started = time.monotonic()
         config = self.config
-        if seed is None or isinstance(seed, int):
-            first = config.seed if seed is None else seed
+        if seed is None or isinstance(seed, Integral):
+            first = config.seed if seed is None else int(seed)
             seed = [first + i for i in range(len(prompts))]
+        if len(seed) != len(prompts):
+            raise SamplingError(f"got {len(seed)} seeds for {len(prompts)} prompts; give one seed per prompt, or one")
         controller = None if self.cache is None else StepController(self.cache)
         try:
             latents = self.scheduler.sample(
@@ -171,5 +205,5 @@ class SamplingPipeline:
         config = self.config
         size = self.vae.get_latent_size([config.num_frames, config.height, config.width])
         shape = (self.vae.out_channels, *size)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
         return torch.stack(noise).to(self.model.device, self.model.dtype)

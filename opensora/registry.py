@@ -5,12 +5,13 @@ Source: Open-Sora v1.2, ``opensora/registry.py``; the registered names are upstr
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.registry import Registry
+
+from opensora.utils.errors import suggest
 
 MODELS = Registry("model")
 SCHEDULERS = Registry("scheduler")
@@ -34,8 +35,5 @@ def build_module(module: Mapping[str, Any], registry: Registry, **kwargs: Any) -
         importlib.import_module(provider)
     builder = registry.get(name) if isinstance(name, str) else None
     if builder is None:
-        known = sorted(registry.module_dict)
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"unknown {registry.name} type {name!r}; {hint}")
+        raise ValueError(f"unknown {registry.name} type {name!r}; {suggest(name, registry.module_dict)}")
     return builder(**arguments)

@@ -53,11 +53,6 @@ class SampleResult:
         )
 
 
-def run(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights: WeightPaths) -> list[SampleResult]:
-    """Sample every prompt, write its files, and return what was made; see ``sample_all``."""
-    return list(sample_all(config, prompts, weights))
-
-
 def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights: WeightPaths) -> Iterator[SampleResult]:
     """Sample the prompts in batches of ``config.batch_size``; yields each result once its files are written.
 
@@ -83,15 +78,15 @@ def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights:
         logger.info("video %s of %d: %s", numbers, len(prompts), " | ".join(prompt.text for prompt in batch))
         output = pipe([prompt.text for prompt in batch], seed=[prompt.seed(config) for prompt in batch])
         for prompt, frames, trace in zip(batch, output.videos, output.traces, strict=True):
-            stem = folder / stems[prompt.index]
+            stem = stems[prompt.index]
             result = SampleResult(
                 prompt,
-                write_video(stem.with_name(f"{stem.name}.mp4"), frames, config.save_fps),
+                write_video(folder / f"{stem}.mp4", frames, config.save_fps),
                 config.scheduler.num_sampling_steps,
                 output.seconds / len(batch),
                 trace,
             )
-            _write_records(stem, result, frames, config)
+            _write_records(folder, stem, result, frames, config)
             logger.info("wrote %s", result.video)
             yield result
 
@@ -115,11 +110,13 @@ def _file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict
         )
         for prompt in prompts
     }
-    names = list(stems.values())
-    return {index: stem if names.count(stem) == 1 else f"{stem}_{index:04d}" for index, stem in stems.items()}
+    names = [stem.casefold() for stem in stems.values()]  # some file systems do not tell case apart
+    return {
+        index: stem if names.count(stem.casefold()) == 1 else f"{stem}_{index:04d}" for index, stem in stems.items()
+    }
 
 
-def _write_records(stem: Path, result: SampleResult, frames: np.ndarray, config: SampleConfig) -> None:
+def _write_records(folder: Path, stem: str, result: SampleResult, frames: np.ndarray, config: SampleConfig) -> None:
     """The JSON file, the picture of the trace and, when asked for, the exact frames."""
     metadata = {
         "video": result.video.name,
@@ -129,7 +126,7 @@ def _write_records(stem: Path, result: SampleResult, frames: np.ndarray, config:
         "versions": _versions(),
         "config": _plain(config),
     }
-    json_path = stem.with_name(f"{stem.name}.json")
+    json_path = folder / f"{stem}.json"
     if result.trace is None:
         with atomic_path(json_path) as temporary:
             temporary.write_text(json.dumps({"metadata": metadata}, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -137,14 +134,13 @@ def _write_records(stem: Path, result: SampleResult, frames: np.ndarray, config:
         from adacache.trace_plot import plot_trace
 
         result.trace.save(json_path, **metadata)
-        # A single frame is itself saved as a png.
-        picture = stem.with_name(f"{stem.name}{'.trace' if result.video.suffix == '.png' else ''}.png")
+        picture = folder / f"{stem}.trace.png"  # an image sample is itself a png
         plot_trace(result.trace, picture, codebook=config.cache.codebook, title=result.prompt.text, frames=frames)
     if config.save_frames:
         import numpy as np
 
         with (
-            atomic_path(stem.with_name(f"{stem.name}.frames.npz")) as temporary,
+            atomic_path(folder / f"{stem}.frames.npz") as temporary,
             temporary.open("wb") as file,
         ):
             np.savez_compressed(file, frames=frames)

@@ -27,10 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except ValueError as error:
-        if not is_for_the_user(error):
+    except (ValueError, OSError, RuntimeError) as error:
+        message = message_for_the_user(error)
+        if message is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return EXIT_ERROR
 
 
@@ -73,17 +74,21 @@ def set_log_level(verbose: int | None) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def is_for_the_user(error: ValueError) -> bool:
-    """Whether the message is one sentence that helps; any other error is a bug and keeps its traceback."""
+def message_for_the_user(error: Exception) -> str | None:
+    """One sentence that helps, or None for an error that is a bug and keeps its traceback."""
     from opensora.utils.errors import ConfigError, WeightsError
 
     if isinstance(error, ConfigError | WeightsError):
-        return True
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; finished videos are kept"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device ran out of memory; try a lower resolution, fewer frames, or text_encoder.dtype=bf16"
     # Their modules import torch; an error of theirs exists only if they are loaded.
     helpful = [("opensora.models.checkpoint", "CheckpointError"), ("opensora.pipeline", "SamplingError")]
-    return any(
-        isinstance(error, getattr(sys.modules[module], name)) for module, name in helpful if module in sys.modules
-    )
+    known = tuple(getattr(sys.modules[module], name) for module, name in helpful if module in sys.modules)
+    return str(error) if isinstance(error, known) else None
 
 
 if __name__ == "__main__":

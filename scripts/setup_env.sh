@@ -90,7 +90,7 @@ try:
     installed = version("torch")
 except PackageNotFoundError:
     raise SystemExit
-if tuple(int(part) for part in installed.split("+")[0].split(".")[:2]) >= (2, 4):
+if tuple(int(part) for part in installed.split("+")[0].split(".")[:2]) >= (2, 6):
     print(installed)
 '
 }

@@ -34,7 +34,7 @@ def test_one_command_makes_a_video_its_trace_and_a_picture(tmp_path):
     assert len(trace["records"]) == trace["num_steps"] == 30
     assert trace["metadata"]["prompt"] == "a red circle moving fast to the right"
     assert {"seed", "config", "versions"} <= trace["metadata"].keys()
-    assert (tmp_path / "out/sample_0000.png").stat().st_size > 10_000
+    assert (tmp_path / "out/sample_0000.trace.png").stat().st_size > 10_000
     assert "computed steps" in done.stdout
     assert f"{len(trace['computed_steps'])}/30" in done.stdout
 
@@ -52,7 +52,7 @@ def test_the_other_variants_sample(tmp_path, config):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sample_0000.mp4").is_file()
-    assert (tmp_path / "sample_0000.png").is_file() == (config != "sample.py")
+    assert (tmp_path / "sample_0000.trace.png").is_file() == (config != "sample.py")
     assert "6/6" in done.stdout or config != "sample.py"
 
 

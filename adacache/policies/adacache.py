@@ -1,5 +1,6 @@
 """AdaCache: the less a residual changed, the longer it is reused."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,13 @@ class AdaCachePolicy:
             rate=last.rate,
         )
 
+    def _scaled(self, motion: float) -> float:
+        """(motion / scale)^power / divisor; beyond the range of floats it is infinite."""
+        try:
+            return (motion / self._moreg.scale) ** self._moreg.power / self._moreg.divisor
+        except OverflowError:
+            return math.inf
+
     def _motion(self, measured: Measurement, rate_in_force: int) -> tuple[float, float]:
         """Motion score and motion gradient of one measurement: 1 and 0 leave the distance as it is."""
         if self._moreg is None:
@@ -94,7 +102,7 @@ class AdaCachePolicy:
         # upstream.
         score = 1.0
         if measured.motion is not None:
-            score = (measured.motion / self._moreg.scale) ** self._moreg.power / self._moreg.divisor
+            score = self._scaled(measured.motion)
         previous = self._motion_scores.get(measured.site, 1.0)
         self._motion_scores[measured.site] = score
         return score, self._moreg.gradient_weight * (score - previous) / rate_in_force

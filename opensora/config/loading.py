@@ -16,6 +16,7 @@ from opensora.config.reading import Source, check_names, read_fields
 from opensora.config.schema import (
     NO_EFFECT,
     NOT_AVAILABLE,
+    OFFICIAL_CACHE_KEYS,
     ModelConfig,
     SampleConfig,
     SchedulerConfig,
@@ -69,7 +70,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         ConfigError: an entry is unknown, of the wrong type or out of range.
     """
     source = source or Source("config")
-    entries = dict(entries)
+    entries = _without_helper_variables(entries, source)
     _refuse_unavailable(entries, source)
     known = {*SampleConfig.__dataclass_fields__, *NOT_AVAILABLE, *NO_EFFECT[""], *SIZE_KEYS}
     check_names(entries, known - {"height", "width", "path"}, source)
@@ -106,6 +107,17 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     return result
 
 
+def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """``entries`` without the variables that the official files set first and then pass into ``model``."""
+    model = entries.get("model")
+    passed_on = OFFICIAL_CACHE_KEYS | {"num_sampling_steps"}
+
+    def is_helper(key: str) -> bool:
+        return key in passed_on and isinstance(model, Mapping) and key in model and key not in source.from_command_line
+
+    return {key: value for key, value in entries.items() if not is_helper(key)}
+
+
 def _section_entries(section: Any, name: str, source: Source) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         problem = "is missing" if section is None else f"must be a dict, got {section!r}"
@@ -137,6 +149,11 @@ def _model_depth(model: ModelConfig) -> int | None:
 
 def _check_together(config: SampleConfig, source: Source) -> None:
     """What no single entry can be blamed for."""
+    if config.scheduler.use_timestep_transform and config.multi_resolution is None:
+        raise source.error(
+            "multi_resolution",
+            "scheduler.use_timestep_transform needs the size of the video; set multi_resolution='STDiT2'",
+        )
     if config.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
         raise source.error("device", f"device must be 'cpu', 'cuda' or 'cuda:N', got '{config.device}'")
     if config.end_index is not None and config.end_index <= config.start_index:

@@ -57,7 +57,6 @@ def merge_into_file(config: Any, given: Mapping[str, Any], path: str) -> dict[st
     try:
         config.merge_from_dict(dict(given))
     except (TypeError, KeyError, AttributeError) as error:
-        sections = sorted({key.split(".")[0] for key in given if "." in key})
         sections = " or ".join(sorted({key.split(".")[0] for key in given if "." in key}))
         raise ConfigError(f"command line: {path} has no dict '{sections}' to set an entry of") from error
     entries = dict(config.to_dict())

@@ -54,6 +54,8 @@ class SchedulerConfig:
     num_sampling_steps: int = at_least(1, 10)
     cfg_scale: float = at_least(0, 4.0)
     use_timestep_transform: bool = False
+    use_discrete_timesteps: bool = False
+    num_timesteps: int = at_least(1, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +79,6 @@ class SampleConfig:
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA when there is one, else the CPU
     multi_resolution: Literal["STDiT2"] | None = None
-    condition_frame_length: int = at_least(1, 5)
-    condition_frame_edit: float = at_least(0, 0.0)
-    align: int | None = at_least(1, None)
     prompt: tuple[str, ...] | None = None
     prompt_path: str | None = None
     prompt_as_path: bool = False
@@ -101,7 +100,8 @@ NO_EFFECT: dict[str, frozenset[str]] = {
     "vae": frozenset({"force_huggingface", "local_files_only", "cache_dir"}),
     "text_encoder": frozenset({"local_files_only", "shardformer", "cache_dir"}),
     "scheduler": frozenset(),
-    "": frozenset(),
+    # They shape the conditioning on references and loops, which is not available.
+    "": frozenset({"condition_frame_length", "condition_frame_edit", "align"}),
 }
 
 # Upstream features that are not available: key -> (values that leave it off, what it would do).

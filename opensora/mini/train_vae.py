@@ -153,8 +153,3 @@ def assemble_vae(vae: SpatialVAE, temporal: VAETemporal, clips: Path, seed: int)
     pipeline.spatial_vae.load_state_dict(vae.state_dict())
     pipeline.temporal_vae.load_state_dict(temporal.state_dict())
     return pipeline.eval().requires_grad_(False)
-
-
-def peak_signal_to_noise(output: Tensor, target: Tensor) -> float:
-    """PSNR in dB of videos in [-1, 1]."""
-    return float(10 * torch.log10(4 / F.mse_loss(output.clamp(-1, 1), target)))

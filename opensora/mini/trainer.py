@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -115,8 +115,12 @@ class Trainer:
         """Where the state is kept."""
         return self.folder / f"{self.name}.pt"
 
-    def fit(self, loss_function: LossFunction, each_checkpoint: Callable[[int], None] | None = None) -> None:
-        """Run the remaining steps; a finished stage only loads its result."""
+    def fit(self, loss_function: LossFunction) -> None:
+        """Run the remaining steps; a finished stage only loads its result.
+
+        Raises:
+            ValueError: the checkpoint belongs to another seed, recipe or number of processes.
+        """
         optimizer = MuonAdam(self.module, self.recipe)
         average = {name: p.detach().clone() for name, p in self.module.state_dict().items()}
         start = self._resume(optimizer, average)
@@ -140,12 +144,15 @@ class Trainer:
             self.losses.append(loss.item())
             bar.set_postfix(loss=f"{sum(self.losses[-50:]) / len(self.losses[-50:]):.4f}", refresh=False)
             done = step + 1
-            if done % self.recipe.checkpoint_every == 0 or done == self.recipe.steps:
-                if self.workers.is_main:
-                    self._save(optimizer, average, done)
-                if each_checkpoint is not None:
-                    each_checkpoint(done)
+            is_due = done % self.recipe.checkpoint_every == 0 or done == self.recipe.steps
+            if is_due and self.workers.is_main:
+                self._save(optimizer, average, done)
         self.module.load_state_dict(average)
+
+    @property
+    def _facts(self) -> dict[str, float]:
+        """What must not change when a run goes on."""
+        return {"seed": self.seed, "processes": self.workers.count, **asdict(self.recipe)}
 
     @torch.no_grad()
     def _update_average(self, average: dict[str, Tensor], step: int) -> None:
@@ -159,6 +166,11 @@ class Trainer:
         if not self.checkpoint.is_file():
             return 0
         state = torch.load(self.checkpoint, weights_only=True)
+        if state["facts"] != self._facts:
+            raise ValueError(
+                f"{self.checkpoint} was made with {state['facts']}, not {self._facts}; delete it or choose another "
+                "--work folder"
+            )
         self.module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         average.update(state["average"])
@@ -168,6 +180,7 @@ class Trainer:
     def _save(self, optimizer: MuonAdam, average: dict[str, Tensor], step: int) -> None:
         state = {
             "step": step,
+            "facts": self._facts,
             "module": self.module.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": average,

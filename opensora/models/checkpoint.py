@@ -35,11 +35,10 @@ def locate(path_or_repo: str | os.PathLike[str]) -> Path:
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(str(path_or_repo), allow_patterns=["*.json", "*.safetensors"]))
-    except (HFValidationError, OSError) as error:
+    except Exception as error:  # the hub client's own errors and its transport's have no common base
         raise CheckpointError(
             f"'{path_or_repo}' is neither a folder nor a repository the hub could deliver ({type(error).__name__})"
         ) from error
@@ -66,15 +65,18 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: no weights, or a shard that the index names is missing.
     """
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
     index = folder / INDEX_NAME
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is not a readable list of weight files; download it again") from error
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {', '.join(missing)}")
         return [folder / name for name in names]
-    if (folder / WEIGHTS_NAME).is_file():
-        return [folder / WEIGHTS_NAME]
     raise CheckpointError(f"{folder} holds neither {WEIGHTS_NAME} nor {INDEX_NAME}")
 
 
@@ -153,13 +155,14 @@ class PretrainedModel(nn.Module):
         return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
     @classmethod
-    def check_pretrained(cls, path_or_repo: str | os.PathLike[str]) -> None:
-        """Refuse, without loading it, a checkpoint that ``from_pretrained`` could not load.
+    def check_pretrained(cls, path_or_repo: str | os.PathLike[str], **overrides: Any) -> Any:
+        """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
 
         Raises:
             CheckpointError: as ``from_pretrained``.
         """
-        cls._fitting(locate(path_or_repo), {})
+        model, _ = cls._fitting(locate(path_or_repo), overrides)
+        return model.config
 
     @classmethod
     def _fitting(cls, folder: Path, overrides: Mapping[str, Any]) -> tuple[Self, list[Path]]:

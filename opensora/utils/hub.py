@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 _TIMEOUT = 2.0  # seconds
 
@@ -23,7 +23,10 @@ def is_reachable() -> bool:
         return False
     from huggingface_hub import constants
 
-    address = urlsplit(getproxies().get("https") or constants.ENDPOINT)
+    address = urlsplit(constants.ENDPOINT)
+    proxy = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
+    if proxy:
+        address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     port = address.port or (80 if address.scheme == "http" else 443)
     answered = threading.Event()
 

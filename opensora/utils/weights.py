@@ -168,8 +168,12 @@ def _download(repo: str, name: str) -> str:
     logger.info("downloading %s (%s)", repo, _size(repo))
     try:
         snapshot_download(repo, allow_patterns=_DOWNLOAD_PATTERNS)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"downloading {repo} failed: {one_line(error)}") from error
+    except Exception as error:  # the hub client's own errors and its transport's have no common base
+        raise WeightsError(
+            f"downloading {name} {repo} ({_size(repo)}) failed ({one_line(error)}); run the command again to go on, or "
+            f"'hf download {repo} --local-dir DIR' where there is a network and set {name}.from_pretrained to DIR; "
+            "configs/mini/ needs no download"
+        ) from error
     folder = _find_folder(repo, name)
     if folder is None:
         raise WeightsError(f"{repo} is not a repository of {name} weights: it lacks files that are needed")

@@ -48,6 +48,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
+    first = build(tmp_path)
+    first.fit(loss_of(first))
+    other = build(tmp_path)
+    other.seed = 4
+    with pytest.raises(ValueError, match="delete it or choose another"):
+        other.fit(loss_of(other))
+
+
 def test_training_lowers_the_loss_and_draws_it(tmp_path):
     trainer = build(tmp_path)
     trainer.fit(loss_of(trainer))

@@ -69,6 +69,11 @@ def test_trajectory_equals_the_reference(case, models, inputs, outputs):
         assert record.distance == pytest.approx(observation["avg"], rel=1e-5)
         assert record.value == pytest.approx(observation["final"], rel=1e-4)
         assert record.rate == observation["new_rate"]
+        if "moreg_pow" in observation:
+            assert record.motion_score == pytest.approx(observation["moreg_pow"], rel=1e-4)
+            # A difference of two nearly equal scores: small next to them, its own digits are noise.
+            scale = max(observation["moreg_pow"], observation["prev_moreg"])
+            assert record.motion_gradient == pytest.approx(observation["mograd"], rel=1e-4, abs=1e-4 * scale)
 
 
 def test_without_a_controller_the_baseline_is_met(models, inputs, outputs):

@@ -61,6 +61,67 @@ aes = 6.5
 flow = None
 """
 
+# The same in the layout of the official files: variables first, then passed into `model`; no prompt, no save_dir.
+OFFICIAL_LAYOUT = """
+resolution = "720p"
+aspect_ratio = "9:16"
+num_frames = 51
+fps = 24
+frame_interval = 1
+save_fps = 24
+
+num_sampling_steps = 100
+
+do_cache = True
+cache_res = 't-attn'
+cache_loc = [13]
+codebook = {0.03: 12, 0.05: 10, 0.07: 8, 0.09: 6, 0.11: 4, 1.00: 3}
+
+apply_moreg = True
+moreg_strides = [1]
+moreg_steps = (10, 90)
+moreg_hyp = (0.385, 8, 1,2)
+mograd_mul = 10
+
+seed = 1024
+batch_size = 1
+multi_resolution = "STDiT2"
+dtype = "bf16"
+condition_frame_length = 5
+align = 5
+aes = 6.5
+flow = None
+
+model = dict(
+    type="STDiT3-XL/2",
+    from_pretrained="hpcai-tech/OpenSora-STDiT-v3",
+    qk_norm=True,
+    enable_flash_attn=True,
+    enable_layernorm_kernel=True,
+    num_sampling_steps=num_sampling_steps,
+    do_cache=do_cache,
+    cache_res=cache_res,
+    cache_loc=cache_loc,
+    codebook=codebook,
+    apply_moreg=apply_moreg,
+    moreg_strides=moreg_strides,
+    moreg_steps=moreg_steps,
+    moreg_hyp=moreg_hyp,
+    mograd_mul=mograd_mul,
+)
+vae = dict(
+    type="OpenSoraVAE_V1_2",
+    from_pretrained="hpcai-tech/OpenSora-VAE-v1.2",
+    micro_frame_size=17,
+    micro_batch_size=4,
+)
+text_encoder = dict(
+    type="t5", from_pretrained="DeepFloyd/t5-v1_1-xxl", model_max_length=300, local_files_only=True, shardformer=True
+)
+scheduler = dict(type="rflow", use_timestep_transform=True, num_sampling_steps=num_sampling_steps, cfg_scale=7.0)
+flow = None
+"""
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -103,6 +164,20 @@ def test_the_full_size_config_is_the_published_setting():
     assert (config.aes, config.flow, config.dtype, config.seed) == (7.0, 5.0, "bf16", 1024)
 
 
+def test_the_variables_of_an_official_file_are_no_keys_of_their_own(tmp_path):
+    file = tmp_path / "official.py"
+    file.write_text(OFFICIAL_LAYOUT)
+    official = load_config(file)
+    ours = load_config(ROOT / "configs/sample_adacache_moreg.py")
+    assert official.scheduler.num_sampling_steps == 100
+    assert official.cache.codebook == ours.cache.codebook
+    assert official.cache.moreg.resolve_window(100) == ours.cache.moreg.resolve_window(100)
+    fewer = load_config(file, {"num_sampling_steps": 95})
+    assert fewer.scheduler.num_sampling_steps == 95
+    with pytest.raises(ConfigError, match="unknown key 'codebook'"):
+        load_config(file, None, {"codebook": "fast30"})
+
+
 def test_an_official_config_means_the_same_as_ours(write):
     official = load_config(write())
     ours = load_config(ROOT / "configs/sample_adacache_moreg.py")
@@ -113,7 +188,7 @@ def test_an_official_config_means_the_same_as_ours(write):
     assert windows == [(10, 90), (10, 90)]
     for name in ("scale", "power", "divisor", "gradient_weight", "strides"):
         assert getattr(official.cache.moreg, name) == getattr(ours.cache.moreg, name)
-    for name in ("model", "vae", "scheduler", "height", "width", "num_frames", "fps", "save_fps", "align", "dtype"):
+    for name in ("model", "vae", "scheduler", "height", "width", "num_frames", "fps", "save_fps", "dtype"):
         assert getattr(official, name) == getattr(ours, name)
 
 

@@ -12,6 +12,7 @@ import torch
 from opensora.config import load_config
 from opensora.mini.check import check_clip
 from opensora.pipeline import SamplingError, SamplingPipeline
+from opensora.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs" / "mini"
@@ -187,3 +188,20 @@ def test_an_image_is_a_video_of_one_frame(pipe):
     image = baseline(pipe, num_frames=1)
     image.scheduler = type(image.scheduler)(num_sampling_steps=2)
     assert image(PROMPTS[0], seed=0).videos[0].shape == (1, 64, 64, 3)
+
+
+def test_one_seed_per_prompt_is_required(pipe):
+    with pytest.raises(SamplingError, match="got 1 seeds for 2 prompts"):
+        pipe(PROMPTS, seed=[1])
+
+
+def test_a_cache_that_does_not_fit_the_model_is_refused_when_the_pipeline_is_made(pipe):
+    deep = dataclasses.replace(pipe.cache, metric_blocks=(13,))
+    with pytest.raises(ConfigError, match="metric_blocks"):
+        SamplingPipeline(pipe.model, pipe.vae, pipe.text_encoder.encoder, pipe.scheduler, pipe.config, deep)
+
+
+def test_a_text_encoder_of_another_length_is_refused():
+    config = load_config(MINI / "sample.py", None, {"text_encoder.model_max_length": 20})
+    with pytest.raises(ConfigError, match="model_max_length is 20, but the transformer .* reads 16"):
+        SamplingPipeline.from_config(config)

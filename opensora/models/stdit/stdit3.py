@@ -82,8 +82,7 @@ class STDiT3Block(nn.Module):
             if controller is None:
                 return compute()
             site = Site("temporal" if self.temporal else "spatial", self.index, part)
-            residual = controller.branch(site, lambda: compute().flatten(1, 2))  # (B, N, C), as it is measured
-            return residual.view(x.shape)
+            return controller.branch(site, compute)
 
         x = x + branch("attn", attention)
         x = x + branch("cross", cross_attention)
@@ -240,9 +239,11 @@ class STDiT3(PretrainedModel):
 @MODELS.register_module("STDiT3-XL/2")
 def stdit3(
     from_pretrained: str,
+    qk_norm: bool | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     **ignored: Any,
 ) -> STDiT3:
     """Upstream's registered constructor; kernel and training options are ignored (native kernels are used)."""
-    return STDiT3.from_pretrained(from_pretrained, dtype=dtype, device=device)
+    overrides = {} if qk_norm is None else {"qk_norm": qk_norm}
+    return STDiT3.from_pretrained(from_pretrained, dtype=dtype, device=device, **overrides)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from opensora.models.checkpoint import CheckpointError
+from opensora.models.layers.embeddings import CaptionEmbedder
 from opensora.registry import MODELS
 
 
@@ -43,10 +44,20 @@ class T5Encoder:
 
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(from_pretrained)
-            self.model = T5EncoderModel.from_pretrained(from_pretrained, dtype=dtype).to(device).eval()
+            self.model, found = T5EncoderModel.from_pretrained(
+                from_pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            )
         except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise CheckpointError(f"the text encoder in {from_pretrained} cannot be loaded: {reason}") from error
+        # transformers would go on with random weights in their place.
+        unfit = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+        if unfit:
+            raise CheckpointError(
+                f"the text encoder in {from_pretrained} does not fit its config.json: {len(unfit)} tensors are missing "
+                f"or of another shape, such as {sorted(unfit)[0]}"
+            )
+        self.model.to(device).eval()
         self.model_max_length = model_max_length
 
     @torch.no_grad()
@@ -70,20 +81,25 @@ class GuidedTextEncoder:
 
     Attributes:
         encoder: anything with ``encode(prompts)``.
-        null_embedding: (L, caption_channels), ``STDiT3.y_embedder.y_embedding``.
+        caption_embedder: ``STDiT3.y_embedder``, whose buffer (L, caption_channels) is the empty caption.
     """
 
     encoder: T5Encoder
-    null_embedding: Tensor
+    caption_embedder: CaptionEmbedder
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Features and mask of ``prompts`` on the device of the video model."""
         encoded = self.encoder.encode(prompts)
         return {
-            "y": encoded["y"].to(self.null_embedding),
-            "mask": encoded["mask"].to(self.null_embedding.device),
+            "y": encoded["y"].to(self._null_embedding),
+            "mask": encoded["mask"].to(self._null_embedding.device),
         }
 
     def null(self, n: int) -> Tensor:
         """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
-        return self.null_embedding.expand(n, 1, -1, -1)
+        return self._null_embedding.expand(n, 1, -1, -1)
+
+    @property
+    def _null_embedding(self) -> Tensor:
+        # Read on use: the model may have been moved to another device since.
+        return self.caption_embedder.y_embedding

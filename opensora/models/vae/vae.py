@@ -141,7 +141,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
         Args:
             sample_posterior: draw from both posteriors as upstream does; False takes their means.
         """
-        x = self.spatial_vae.encode(x, sample_posterior, generator)
+        x = self.spatial_vae.encode(x.to(self.dtype), sample_posterior, generator)
         chunks = x.split(self.config.micro_frame_size or x.shape[2], dim=2)
         posteriors = (self.temporal_vae.encode(chunk) for chunk in chunks)
         z = torch.cat([p.sample(generator) if sample_posterior else p.mode() for p in posteriors], dim=2)

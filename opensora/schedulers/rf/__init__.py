@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,6 @@ class RFLOW:
         cfg_scale: float = 4.0,
         use_discrete_timesteps: bool = False,
         use_timestep_transform: bool = False,
-        **ignored: Any,
     ):
         if num_sampling_steps < 1:
             raise ValueError(f"num_sampling_steps is {num_sampling_steps}; sampling needs at least one step")
@@ -115,6 +114,7 @@ class RFLOW:
         text = text_encoder.encode(prompts)
         y = torch.cat([text["y"], text_encoder.null(len(prompts))])
         timesteps = self.timesteps(len(z), device, size)
+        plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once: the device is not waited for in every step
         frame_mask = None if mask is None else FrameMask(mask, self.num_timesteps)
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class RFLOW:
         with bar, nullcontext() if controller is None else controller.run(self.num_sampling_steps):
             for i, t in enumerate(timesteps):
                 if controller is not None:
-                    controller.begin_step(i, float(t[0]))
+                    controller.begin_step(i, plain_times[i])
                 if frame_mask is not None:
                     z = frame_mask.begin_step(z, t, generator)
                 following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
@@ -146,7 +146,7 @@ class RFLOW:
                 if not torch.isfinite(z).all():
                     raise NonFiniteLatentsError(
                         f"latents became NaN or infinite in step {i + 1} of {self.num_sampling_steps} "
-                        f"(timestep {float(t[0]):.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
+                        f"(timestep {plain_times[i]:.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
                     )
                 if controller is not None:
                     bar.set_postfix(

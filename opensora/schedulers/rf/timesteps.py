@@ -34,8 +34,10 @@ def timestep_transform(t: Tensor, size: Mapping[str, Tensor], num_timesteps: int
         size: ``height``, ``width`` and ``num_frames`` in pixels and frames, (B,) each. Their dtype decides the
             arithmetic of the ratio, as upstream.
     """
-    area_ratio = (size["height"] * size["width"] / BASE_AREA).sqrt()
-    ratio = area_ratio * latent_frame_count(size["num_frames"]).sqrt()
+    height, width, num_frames = (size[key] for key in ("height", "width", "num_frames"))
+    if height.dtype == torch.float16:  # an area of 256 x 256 is more than it can hold
+        height, width, num_frames = height.float(), width.float(), num_frames.float()
+    ratio = (height * width / BASE_AREA).sqrt() * latent_frame_count(num_frames).sqrt()
     u = t / num_timesteps
     return ratio * u / (1 + (ratio - 1) * u) * num_timesteps
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from opensora.models.layers.embeddings import CaptionEmbedder
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
 
 SENTENCES = ["a red circle moves to the right", "a cat sits on a mat", "the quick brown fox jumps over the lazy dog"]
@@ -73,8 +74,9 @@ def test_padding_does_not_change_the_features_of_a_prompt(published_format):
 
 
 def test_guided_encoder_gives_the_video_models_dtype_and_empty_captions(published_format):
-    null = torch.arange(24.0 * 32).view(24, 32).to(torch.bfloat16)
-    guided = GuidedTextEncoder(T5Encoder(published_format, model_max_length=24), null)
+    embedder = CaptionEmbedder(32, 8, 24).to(torch.bfloat16)
+    null = embedder.y_embedding
+    guided = GuidedTextEncoder(T5Encoder(published_format, model_max_length=24), embedder)
     assert guided.encode(SENTENCES[:1])["y"].dtype == torch.bfloat16
     assert guided.null(3).shape == (3, 1, 24, 32)
     assert torch.equal(guided.null(3)[2, 0], null)
@@ -90,3 +92,16 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(published_format, tmp_p
     with pytest.raises(CheckpointError, match="the text encoder in .* cannot be loaded") as caught:
         T5Encoder(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"d_ff": 48}, {"num_layers": 3}])
+def test_weights_that_do_not_fit_are_refused_instead_of_replaced_by_random_ones(published_format, tmp_path, change):
+    import shutil
+
+    from opensora.models.checkpoint import CheckpointError
+
+    folder = shutil.copytree(published_format, tmp_path / "t5")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError, match="tensors are missing or of another shape"):
+        T5Encoder(folder)

@@ -80,6 +80,15 @@ def test_timestep_transform_equals_the_reference(dtype):
     assert checked > 100
 
 
+def test_half_precision_sizes_do_not_overflow():
+    def times(dtype):
+        values = {"height": 720.0, "width": 1280.0, "num_frames": 51.0}
+        size = {key: torch.tensor([value], dtype=dtype) for key, value in values.items()}
+        return timestep_transform(torch.tensor([500.0]), size)
+
+    assert times(torch.float16).item() == pytest.approx(times(torch.float32).item())
+
+
 def test_short_clips_get_the_times_of_their_latent_frames():
     def size(frames):
         return {"height": torch.tensor([512.0]), "width": torch.tensor([512.0]), "num_frames": torch.tensor([frames])}
