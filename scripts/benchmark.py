@@ -5,6 +5,7 @@ Parts: steps   a computed and a reused step of STDiT3-XL/2 at 144p (random weigh
        memory  bytes the controller holds at full size, beside those of caching per block (no weights needed)
        flops   operations of a step and of a run at full size (no weights needed)
        mini    the bundled model: loading, first video, computed and reused steps, the whole command
+       quality the bundled model: computed steps and PSNR to the uncached video, for several codebooks
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adacache.policies.base import Measurement, Report  # noqa: E402
 
-PARTS = ("steps", "memory", "flops", "mini")
+if TYPE_CHECKING:
+    from adacache import AdaCacheConfig
+    from opensora.pipeline import SamplingOutput
+
+PARTS = ("steps", "memory", "flops", "mini", "quality")
 TWO_SECONDS = 51  # frames
 TEXT_TOKENS = 300
 FULL_SIZES = ("480p", "720p")
@@ -153,6 +158,7 @@ def measure_steps(repeats: int) -> dict[str, Any]:
         "controller_only_ms": controller_only,
         "reused_over_computed": reused / computed,
         "controller_over_computed": controller_only / computed,
+        "computed_with_controller_over_computed": with_controller / computed,
     }
 
 
@@ -209,41 +215,101 @@ def measure_flops() -> dict[str, Any]:
 
 
 def measure_mini() -> dict[str, Any]:
-    """The bundled model in this process, and the whole command in new ones."""
-    command = [sys.executable, str(ROOT / "scripts/inference.py"), MINI_CONFIG, "--prompt", MINI_PROMPT]
-    with tempfile.TemporaryDirectory() as folder:
-        run = [*command, "--save-dir", folder, "--verbose", "0"]
-        commands = [seconds(lambda: subprocess.run(run, check=True, cwd=ROOT, capture_output=True)) for _ in range(3)]
+    """The bundled model in this process, and the whole command in processes of their own."""
     import_seconds = seconds(lambda: __import__("opensora.pipeline"))
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
 
     os.chdir(ROOT)
-    load = seconds(lambda: SamplingPipeline.from_config(MINI_CONFIG))
+    with_imports = seconds(lambda: SamplingPipeline.from_config(MINI_CONFIG))
+    start = time.perf_counter()
     pipe = SamplingPipeline.from_config(MINI_CONFIG)
+    load = time.perf_counter() - start
     limit_threads(pipe.model)
-    first = seconds(lambda: pipe([MINI_PROMPT], seed=0, progress=False))
-    outputs = [pipe([MINI_PROMPT], seed=seed, progress=False) for seed in range(1, 6)]
-    records = [record for output in outputs for record in output.traces[0].records]
+
+    def videos(seeds: range) -> list[SamplingOutput]:
+        return [pipe([MINI_PROMPT], seed=seed, progress=False) for seed in seeds]
+
+    first = videos(range(1))[0].seconds
+    cached = videos(range(1, 9))
+    records = [record for output in cached for record in output.traces[0].records]
     computed = median(record.milliseconds for record in records if record.computed)
     reused = median(record.milliseconds for record in records if not record.computed)
     pipe.cache = None
-    baseline = [pipe([MINI_PROMPT], seed=seed, progress=False).seconds for seed in range(1, 6)]
-    cached = [output.seconds for output in outputs]
+    uncached = median(output.seconds for output in videos(range(1, 9)))
+    with_cache = median(output.seconds for output in cached)
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            "bash",
+            str(ROOT / "run_sample_video.sh"),
+            MINI_CONFIG,
+            "--prompt",
+            MINI_PROMPT,
+            "--save-dir",
+            folder,
+        ]
+        commands = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3)]
     return {
         "import_s": import_seconds,
+        "first_load_with_library_imports_s": with_imports,
         "load_s": load,
         "first_video_s": first,
         "computed_step_ms": computed,
         "reused_step_ms": reused,
         "reused_over_computed": reused / computed,
-        "video_uncached_s": median(baseline),
-        "video_adacache_s": median(cached),
-        "speedup": median(baseline) / median(cached),
-        "computed_steps": [output.traces[0].num_computed for output in outputs],
+        "video_uncached_s": uncached,
+        "video_adacache_s": with_cache,
+        "speedup": uncached / with_cache,
+        "computed_steps": [output.traces[0].num_computed for output in cached],
         "whole_command_first_s": commands[0],
         "whole_command_again_s": min(commands[1:]),
     }
+
+
+def measure_quality(captions: int) -> dict[str, Any]:
+    """Held-out captions under several codebooks, against the uncached video of the same noise and step count."""
+    import numpy as np
+
+    from adacache import AdaCacheConfig
+    from opensora.config import load_config
+    from opensora.mini.captions import held_out_captions
+    from opensora.pipeline import SamplingPipeline
+    from opensora.utils.device import limit_threads
+
+    os.chdir(ROOT)
+    prompts = held_out_captions(captions, seed=2)
+    pipe = SamplingPipeline.from_config(MINI_CONFIG)
+    limit_threads(pipe.model)
+    caches = {
+        "mini AdaCache": pipe.cache,
+        "mini AdaCache+MoReg": load_config("configs/mini/sample_adacache_moreg.py").cache,
+        "official codebook fast30": AdaCacheConfig.from_dict({"codebook": "fast30", "metric_blocks": [2]}),
+        "official codebook slow30": AdaCacheConfig.from_dict({"codebook": "slow30", "metric_blocks": [2]}),
+    }
+
+    def sample_all(cache: AdaCacheConfig | None) -> list[SamplingOutput]:
+        pipe.cache = cache
+        return [pipe([prompt], seed=i, progress=False) for i, prompt in enumerate(prompts)]
+
+    reference = [output.videos[0].astype(np.float64) for output in sample_all(None)]
+    result: dict[str, Any] = {"captions": captions, "steps": pipe.scheduler.num_sampling_steps}
+    for name, cache in caches.items():
+        outputs = sample_all(cache)
+        errors = [np.mean((o.videos[0] - r) ** 2) for o, r in zip(outputs, reference, strict=True)]
+        decibels = [10 * np.log10(255**2 / max(error, 1e-9)) for error in errors]
+        steps = [output.traces[0].num_computed for output in outputs]
+        by_motion = {}
+        for motion in ("still", "slowly", "fast"):
+            chosen = [n for n, prompt in zip(steps, prompts, strict=True) if f" {motion} " in prompt]
+            by_motion[motion] = round(float(np.mean(chosen)), 1) if chosen else None
+        result[name] = {
+            "computed_steps_mean": float(np.mean(steps)),
+            "psnr_db_mean": float(np.mean(decibels)),
+            "psnr_db_lowest": float(np.min(decibels)),
+            "computed_steps_by_motion": ", ".join(f"{motion} {n}" for motion, n in by_motion.items()),
+        }
+    return result
 
 
 def machine() -> dict[str, Any]:
@@ -284,6 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=3, help="timed computed steps of the large model")
+    parser.add_argument("--captions", type=int, default=32, help="videos per codebook of the part quality")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"))
     options = parser.parse_args()
     tasks = {
@@ -291,6 +358,7 @@ def main() -> None:
         "memory": measure_memory,
         "flops": measure_flops,
         "mini": measure_mini,
+        "quality": lambda: measure_quality(options.captions),
     }
     results = {"machine": machine()}
     show("machine", results["machine"])

@@ -19,19 +19,6 @@ PARTS = ("found", "color", "background", "motion", "shape", "all")
 SHEET_FRAMES = (0, 4, 8, 12, 16)
 
 
-def held_out_captions(count: int, seed: int) -> list[str]:
-    """Different full captions of scenes that no training clip shows."""
-    import numpy as np
-
-    from opensora.mini.captions import draw_scene
-
-    rng = np.random.default_rng(seed)
-    captions: dict[str, None] = {}
-    while len(captions) < count:
-        captions[draw_scene(rng, held_out=True).caption()] = None
-    return list(captions)
-
-
 def wilson(right: int, total: int) -> tuple[float, float]:
     """95 % interval of a share."""
     z, share = 1.96, right / total
@@ -89,9 +76,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="without a cache only; a cache samples one by one")
     parser.add_argument("--output", type=Path, default=Path("outputs/check_captions"))
     options = parser.parse_args()
+    if options.captions < 1:
+        parser.error(f"--captions is {options.captions}; check at least one")
 
     from tqdm import tqdm
 
+    from opensora.mini.captions import held_out_captions
     from opensora.mini.check import check_clip
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads

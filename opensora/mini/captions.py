@@ -104,6 +104,15 @@ def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
     return scene
 
 
+def held_out_captions(count: int, seed: int) -> list[str]:
+    """``count`` different full captions of scenes that no training clip shows."""
+    rng = np.random.default_rng(seed)
+    captions: dict[str, None] = {}  # a dict keeps the order, a set would not
+    while len(captions) < count:
+        captions[draw_scene(rng, held_out=True).caption()] = None
+    return list(captions)
+
+
 def random_caption(scene: Scene, rng: np.random.Generator) -> str:
     """One of the ways to say ``scene``, as the training data does."""
     return scene.caption(with_background=rng.random() >= NO_BACKGROUND_SHARE, to_the=bool(rng.random() < 0.5))

@@ -64,7 +64,11 @@ def run(tmp_path, monkeypatch):
 
 def test_a_cached_video_comes_with_its_trace_and_picture(run):
     results, _, folder = run(prompt=["a red circle"], seed=5)
-    assert sorted(path.name for path in folder.iterdir()) == ["sample_0000.json", "sample_0000.mp4", "sample_0000.trace.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "sample_0000.json",
+        "sample_0000.mp4",
+        "sample_0000.trace.png",
+    ]
     frames, fps = read_video(folder / "sample_0000.mp4")
     assert (frames.shape, fps) == ((17, 64, 64, 3), 8)
     record = json.loads((folder / "sample_0000.json").read_text())
