@@ -3,8 +3,8 @@ _base_ = "sample_adacache.py"
 
 save_dir = "samples/mini/adacache_moreg"
 
-# The published constants (scale 0.385, power 8) multiply this model's still videos by less than a thousandth. With these
-# the mean number of computed steps stays at half of 30, and videos that move fast get about a third more than still ones.
+# The published constants (scale 0.385, power 8) would multiply this model's still videos by less than a thousandth.
+# With these the mean stays near half of 30 steps, and videos that move fast get about a third more than still ones.
 cache = dict(
     moreg=dict(
         scale=0.2,
