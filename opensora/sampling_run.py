@@ -66,6 +66,10 @@ def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights:
     """
     from opensora.pipeline import SamplingPipeline
 
+    if config.verbose == 0:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
     folder = output_folder(config)
     stems = _file_stems(config, prompts)
     pipe = SamplingPipeline.from_config(weights.applied_to(config))

@@ -216,7 +216,6 @@ def measure_flops() -> dict[str, Any]:
 
 def measure_mini() -> dict[str, Any]:
     """The bundled model in this process, and the whole command in processes of their own."""
-    import_seconds = seconds(lambda: __import__("opensora.pipeline"))
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
 
@@ -251,7 +250,6 @@ def measure_mini() -> dict[str, Any]:
         ]
         commands = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3)]
     return {
-        "import_s": import_seconds,
         "first_load_with_library_imports_s": with_imports,
         "load_s": load,
         "first_video_s": first,
