@@ -83,6 +83,7 @@ CASES = {
     "unknown aspect ratio": ([MINI, "--resolution", "720p", "--aspect-ratio", "9:15"], ["'9:15'", "9:16"]),
     "unknown duration": ([MINI, "--num-frames", "3s"], ["'3s'", "2s"]),
     "empty prompt": ([MINI, "--prompt", ""], ["prompt 0 is empty"]),
+    "empty prompt list": ([MINI, "--cfg-options", "prompt=[]"], ["prompt list is empty"]),
     "missing prompt file": ([MINI, "--prompt-path", "nowhere.txt"], ["nowhere.txt"]),
     "prompts beyond the file": ([MINI, "--start-index", "99"], ["99", "3 prompts"]),
     "config after the prompts": (["--prompt", "a cat", str(ROOT / MINI)], ["put the config file before the flags"]),

@@ -238,12 +238,19 @@ class STDiT3(PretrainedModel):
 @MODELS.register_module("STDiT3")
 @MODELS.register_module("STDiT3-XL/2")
 def stdit3(
-    from_pretrained: str,
-    qk_norm: bool | None = None,
+    from_pretrained: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    **ignored: Any,
+    qk_norm: bool | None = None,
+    **sizes: Any,
 ) -> STDiT3:
-    """Upstream's registered constructor; kernel and training options are ignored (native kernels are used)."""
-    overrides = {} if qk_norm is None else {"qk_norm": qk_norm}
+    """Upstream's registered constructor: a checkpoint, or without one a model of the given sizes with random weights.
+
+    Kernel and training options among ``sizes`` are ignored; native kernels are used.
+    """
+    if qk_norm is not None:
+        sizes["qk_norm"] = qk_norm
+    if from_pretrained is None:
+        return STDiT3(STDiT3Config.from_dict(sizes)).to(device=device, dtype=dtype)
+    overrides = {} if qk_norm is None else {"qk_norm": qk_norm}  # a checkpoint's own config.json rules otherwise
     return STDiT3.from_pretrained(from_pretrained, dtype=dtype, device=device, **overrides)
