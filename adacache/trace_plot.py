@@ -116,9 +116,9 @@ def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None) -> Non
     # A few values far above all thresholds would press the others flat: they are cut off, and say so.
     axes.plot(*_columns([(step, top) for step, _ in beyond]), "^", color=COMPUTED, ms=5, clip_on=False, zorder=4)
     if beyond:
-        step, value = max(beyond, key=lambda entry: entry[1])
-        label = f"up to {value:.3g}"
-        axes.annotate(label, (step, top), (6, -4), textcoords="offset points", size=8, color=COMPUTED, va="top")
+        label = f"up to {max(value for _, value in beyond):.3g}"
+        place = (beyond[-1][0], top)
+        axes.annotate(label, place, (8, 0), textcoords="offset points", size=8, color=COMPUTED, va="center")
 
 
 def _draw_rates(axes: "Axes", codebook: Codebook, top: float) -> None:
