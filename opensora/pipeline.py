@@ -165,6 +165,7 @@ class SamplingPipeline:
             seed = [first + i for i in range(len(prompts))]
         if len(seed) != len(prompts):
             raise SamplingError(f"got {len(seed)} seeds for {len(prompts)} prompts; give one seed per prompt, or one")
+        show_progress = config.verbose > 0 if progress is None else progress
         controller = None if self.cache is None else StepController(self.cache)
         try:
             latents = self.scheduler.sample(
@@ -182,13 +183,12 @@ class SamplingPipeline:
                     self.model.device,
                     self.model.dtype,
                 ),
-                progress=config.verbose > 0 if progress is None else progress,
+                progress=show_progress,
                 controller=controller,
             )
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error
-        logger.debug("decoding %d frames", config.num_frames)
-        decoded = self.vae.decode(latents, config.num_frames)
+        decoded = self.vae.decode(latents, config.num_frames, show_progress)
         if not torch.isfinite(decoded).all():
             raise SamplingError(f"decoding gave NaN or infinite pixels in {config.dtype}; try dtype bf16 or fp32")
         videos = [to_uint8(video) for video in decoded]

@@ -6,12 +6,13 @@ Source: Open-Sora v1.2, ``opensora/models/vae/vae.py`` (OpenSoraVAE_V1_2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from opensora.models.checkpoint import PretrainedModel
 from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
@@ -92,8 +93,8 @@ class SpatialVAE(nn.Module):
         self.micro_batch_size = micro_batch_size
         self.downsample = 2 ** (len(self.module.config.block_out_channels) - 1)
 
-    def _micro_batches(self, frames: Tensor) -> Iterator[Tensor]:
-        return iter(frames.split(self.micro_batch_size or len(frames)))
+    def _micro_batches(self, frames: Tensor) -> tuple[Tensor, ...]:
+        return frames.split(self.micro_batch_size or len(frames))
 
     def encode(self, video: Tensor, sample_posterior: bool, generator: torch.Generator | None) -> Tensor:
         """(B, 3, F, 8H, 8W) -> (B, 4, F, H, W), scaled."""
@@ -105,10 +106,11 @@ class SpatialVAE(nn.Module):
         x = torch.cat(latents) * SPATIAL_SCALING_FACTOR
         return x.unflatten(0, (len(video), -1)).transpose(1, 2)
 
-    def decode(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor, progress: bool = False) -> Tensor:
         """(B, 4, F, H, W) -> (B, 3, F, 8H, 8W)."""
         frames = x.transpose(1, 2).flatten(0, 1) / SPATIAL_SCALING_FACTOR
-        video = torch.cat([self.module.decode(batch).sample for batch in self._micro_batches(frames)])
+        batches = tqdm(self._micro_batches(frames), desc="decoding", disable=not progress, leave=False)
+        video = torch.cat([self.module.decode(batch).sample for batch in batches])
         return video.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
@@ -148,8 +150,11 @@ class VideoAutoencoderPipeline(PretrainedModel):
         return (z - self.shift) / self.scale
 
     @torch.no_grad()
-    def decode(self, z: Tensor, num_frames: int) -> Tensor:
+    def decode(self, z: Tensor, num_frames: int, progress: bool = False) -> Tensor:
         """Normalized latents (B, 4, T, H, W) -> (B, 3, num_frames, 8H, 8W), about [-1, 1].
+
+        Args:
+            progress: show a bar; nearly all of the time goes into single frames, so it counts those.
 
         Raises:
             ValueError: the number of latent frames does not belong to ``num_frames``.
@@ -167,7 +172,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
             ],
             dim=2,
         )
-        return self.spatial_vae.decode(x)
+        return self.spatial_vae.decode(x, progress)
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip of ``num_frames`` frames."""
