@@ -132,17 +132,7 @@ def _draw_rates(axes: "Axes", codebook: Codebook, top: float) -> None:
         if (high - low) / top >= 0.035:  # else the label would run into its neighbor
             rate = codebook.rates[index]
             wait = "every step" if rate == 1 else f"every {rate} steps"
-            y = (low + high) / 2
-            axes.annotate(
-                wait,
-                (1, y),
-                (6, 0),
-                ("axes fraction", "data"),
-                "offset points",
-                size=8,
-                color=FAINT,
-                va="center",
-            )
+            _note_at_right(axes, wait, (low + high) / 2)
 
 
 def _draw_motion(axes: "Axes", trace: Trace) -> None:
@@ -157,16 +147,13 @@ def _draw_motion(axes: "Axes", trace: Trace) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     axes.margins(y=0.2)
-    axes.annotate(
-        "neutral",
-        (1, 1),
-        (6, 0),
-        ("axes fraction", "data"),
-        "offset points",
-        size=8,
-        color=FAINT,
-        va="center",
-    )
+    _note_at_right(axes, "neutral", 1)
+
+
+def _note_at_right(axes: "Axes", text: str, y: float) -> None:
+    """Write ``text`` into the right margin, at ``y`` in data units."""
+    place = ("axes fraction", "data")
+    axes.annotate(text, (1, y), (6, 0), place, "offset points", size=8, color=FAINT, va="center")
 
 
 def _draw_strip(axes: "Axes", trace: Trace) -> None:

@@ -14,8 +14,20 @@ from opensora.utils.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs/mini/sample.py"
 
+REST = """vae = dict(
+    type="OpenSoraVAE_V1_2",
+    from_pretrained="hpcai-tech/OpenSora-VAE-v1.2",
+    micro_frame_size=17,
+    micro_batch_size=4,
+)
+text_encoder = dict(
+    type="t5", from_pretrained="DeepFloyd/t5-v1_1-xxl", model_max_length=300, local_files_only=True, shardformer=True
+)
+"""
+
 # A config as the official AdaCache code ships them: cache options flat inside `model`, kernels switched on.
-OFFICIAL = """
+OFFICIAL = (
+    """
 resolution = "720p"
 aspect_ratio = "9:16"
 num_frames = 51
@@ -47,22 +59,17 @@ model = dict(
     moreg_hyp=(0.385, 8, 1, 2),
     mograd_mul=10,
 )
-vae = dict(
-    type="OpenSoraVAE_V1_2",
-    from_pretrained="hpcai-tech/OpenSora-VAE-v1.2",
-    micro_frame_size=17,
-    micro_batch_size=4,
-)
-text_encoder = dict(
-    type="t5", from_pretrained="DeepFloyd/t5-v1_1-xxl", model_max_length=300, local_files_only=True, shardformer=True
-)
-scheduler = dict(type="rflow", use_timestep_transform=True, num_sampling_steps=100, cfg_scale=7.0)
+"""
+    + REST
+    + """scheduler = dict(type="rflow", use_timestep_transform=True, num_sampling_steps=100, cfg_scale=7.0)
 aes = 6.5
 flow = None
 """
+)
 
 # The same in the layout of the official files: variables first, then passed into `model`; no prompt, no save_dir.
-OFFICIAL_LAYOUT = """
+OFFICIAL_LAYOUT = (
+    """
 resolution = "720p"
 aspect_ratio = "9:16"
 num_frames = 51
@@ -109,18 +116,14 @@ model = dict(
     moreg_hyp=moreg_hyp,
     mograd_mul=mograd_mul,
 )
-vae = dict(
-    type="OpenSoraVAE_V1_2",
-    from_pretrained="hpcai-tech/OpenSora-VAE-v1.2",
-    micro_frame_size=17,
-    micro_batch_size=4,
-)
-text_encoder = dict(
-    type="t5", from_pretrained="DeepFloyd/t5-v1_1-xxl", model_max_length=300, local_files_only=True, shardformer=True
-)
-scheduler = dict(type="rflow", use_timestep_transform=True, num_sampling_steps=num_sampling_steps, cfg_scale=7.0)
-flow = None
 """
+    + REST
+    + """
+scheduler = dict(
+    type="rflow", use_timestep_transform=True, num_sampling_steps=num_sampling_steps, cfg_scale=7.0
+)
+"""
+)
 
 
 @pytest.fixture
