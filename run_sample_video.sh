@@ -1,2 +1,2 @@
 #!/usr/bin/env bash
-exec bash "$(dirname "${BASH_SOURCE[0]}")/scripts/run_sample_video.sh" "$@"
+exec bash "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/run_sample_video.sh" "$@"

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adacache import AdaCacheConfig, StepController, Trace
+from adacache import StepController, Trace
+from adacache.policies.base import PolicyConfig
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
@@ -26,6 +27,7 @@ from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
 from opensora.models.vae.vae import VideoAutoencoderPipeline
 from opensora.registry import MODELS, SCHEDULERS, build_module
 from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
+from opensora.utils.conditioning import apply_mask_strategy
 from opensora.utils.device import check_device
 from opensora.utils.errors import ConfigError
 from opensora.utils.multi_resolution import prepare_multi_resolution_info
@@ -75,7 +77,7 @@ class SamplingPipeline:
         text_encoder: T5Encoder,
         scheduler: RFLOW,
         config: SampleConfig,
-        cache: AdaCacheConfig | None = None,
+        cache: PolicyConfig | None = None,
     ):
         if cache is not None:
             try:
@@ -144,6 +146,8 @@ class SamplingPipeline:
         prompts: Sequence[str],
         seed: int | Sequence[int] | None = None,
         progress: bool | None = None,
+        references: Sequence[Sequence[Tensor]] | None = None,
+        mask_strategies: Sequence[str] | None = None,
     ) -> SamplingOutput:
         """Sample one video per prompt.
 
@@ -151,9 +155,12 @@ class SamplingPipeline:
             seed: one seed per prompt, or the first of consecutive ones; None takes the config's. Without a cache a
                 video depends on its own seed only; with one, the videos of a call share a schedule, too.
             progress: show progress bars; None as the config's ``verbose`` says.
+            references: per prompt, the latents (4, t, H', W') of the frames it is given; see ``encode_reference``.
+            mask_strategies: per prompt, where its references go, as ``opensora.utils.conditioning`` reads it:
+                "0,0,0,0,1,0" starts the video with the first latent frame of reference 0.
 
         Raises:
-            SamplingError: the latents became NaN or infinite, or no prompts were given.
+            SamplingError: the latents became NaN or infinite, no prompts were given, or references do not fit.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
@@ -167,11 +174,16 @@ class SamplingPipeline:
             raise SamplingError(f"got {len(seed)} seeds for {len(prompts)} prompts; give one seed per prompt, or one")
         show_progress = config.verbose > 0 if progress is None else progress
         controller = None if self.cache is None else StepController(self.cache)
+        z = self._noise(seed)
+        try:
+            mask = apply_mask_strategy(z, references or [[]] * len(prompts), mask_strategies or [], loop_i=0)
+        except ValueError as error:
+            raise SamplingError(str(error)) from error
         try:
             latents = self.scheduler.sample(
                 self.model,
                 self.text_encoder,
-                self._noise(seed),
+                z,
                 self._captions(prompts),
                 self.model.device,
                 additional_args=prepare_multi_resolution_info(
@@ -183,8 +195,10 @@ class SamplingPipeline:
                     self.model.device,
                     self.model.dtype,
                 ),
+                mask=mask,
                 progress=show_progress,
                 controller=controller,
+                generator=torch.Generator(z.device).manual_seed(int(seed[0])),
             )
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error
@@ -194,6 +208,15 @@ class SamplingPipeline:
         videos = [to_uint8(video) for video in decoded]
         traces = [None if controller is None else controller.trace for _ in prompts]
         return SamplingOutput(videos, latents, traces, time.monotonic() - started)
+
+    @torch.no_grad()
+    def encode_reference(self, frames: np.ndarray) -> Tensor:
+        """Latents (4, t, H', W') of a clip (F, H, W, 3) uint8, as ``references`` wants them.
+
+        The mean of the autoencoder's posterior is taken, so that the same frames always give the same latents.
+        """
+        video = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
+        return self.vae.encode(video[None].to(self.model.device), sample_posterior=False)[0]
 
     def _captions(self, prompts: list[str]) -> list[str]:
         config = self.config

@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -27,10 +26,9 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from adacache.policies.base import Measurement, Report  # noqa: E402
+from adacache.policies.static import StaticScheduleConfig  # noqa: E402
 
 if TYPE_CHECKING:
-    from adacache import AdaCacheConfig
     from opensora.pipeline import SamplingOutput
 
 PARTS = ("steps", "memory", "flops", "mini", "quality")
@@ -41,28 +39,6 @@ GUIDANCE_HALVES = 2
 UPSTREAM_TENSORS_PER_BLOCK = 2  # attention residual, cross-attention + MLP residual
 MINI_CONFIG = "configs/mini/sample_adacache.py"
 MINI_PROMPT = "a red circle moving fast to the right"
-
-
-@dataclass(frozen=True)
-class FirstStepOnly:
-    """Policy and its config in one: compute step 0, reuse it ever after. Shows a reused step without a schedule."""
-
-    observed_sites: tuple = ()
-
-    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Fits every run."""
-
-    def make_policy(self, num_steps: int) -> FirstStepOnly:
-        return self
-
-    def should_compute(self, step_index: int) -> bool:
-        return step_index == 0
-
-    def motion_strides(self, step_index: int) -> tuple[int, ...]:
-        return ()
-
-    def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
-        return Report()
 
 
 def build_xl2(device: str):
@@ -129,7 +105,7 @@ def measure_steps(repeats: int) -> dict[str, Any]:
     model(**inputs)  # warm-up
     computed = median(1000 * seconds(lambda: model(**inputs)) for _ in range(repeats))
     with_controller = median(milliseconds(every_step, repeats + 1)[1:])
-    reused = median(milliseconds(FirstStepOnly(), 20)[1:])
+    reused = median(milliseconds(StaticScheduleConfig((0,)), 20)[1:])
 
     # The controller alone: hidden states of the same size, blocks that only hand over a ready residual.
     _, _, frames, rows, columns = inputs["x"].shape
@@ -197,7 +173,7 @@ def measure_flops() -> dict[str, Any]:
     result = {}
     for resolution in FULL_SIZES:
         inputs = xl2_inputs(resolution, "meta")
-        controller = StepController(FirstStepOnly())
+        controller = StepController(StaticScheduleConfig((0,)))
         counts = []
         with controller.run(2):
             for step in range(2):
@@ -265,48 +241,12 @@ def measure_mini() -> dict[str, Any]:
     }
 
 
-def measure_quality(captions: int) -> dict[str, Any]:
-    """Held-out captions under several codebooks, against the uncached video of the same noise and step count."""
-    import numpy as np
+def compare_caches(captions: int) -> dict[str, Any]:
+    """Held-out captions under several codebooks; prints the table that the README shows."""
+    from opensora.mini.study.quality import markdown, measure_quality
 
-    from adacache import AdaCacheConfig
-    from opensora.config import load_config
-    from opensora.mini.captions import held_out_captions
-    from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
-
-    os.chdir(ROOT)
-    prompts = held_out_captions(captions, seed=2)
-    pipe = SamplingPipeline.from_config(MINI_CONFIG)
-    limit_threads(pipe.model)
-    caches = {
-        "mini AdaCache": pipe.cache,
-        "mini AdaCache+MoReg": load_config("configs/mini/sample_adacache_moreg.py").cache,
-        "official codebook fast30": AdaCacheConfig.from_dict({"codebook": "fast30", "metric_blocks": [2]}),
-        "official codebook slow30": AdaCacheConfig.from_dict({"codebook": "slow30", "metric_blocks": [2]}),
-    }
-
-    def sample_all(cache: AdaCacheConfig | None) -> list[SamplingOutput]:
-        pipe.cache = cache
-        return [pipe([prompt], seed=i, progress=False) for i, prompt in enumerate(prompts)]
-
-    reference = [output.videos[0].astype(np.float64) for output in sample_all(None)]
-    result: dict[str, Any] = {"captions": captions, "steps": pipe.scheduler.num_sampling_steps}
-    for name, cache in caches.items():
-        outputs = sample_all(cache)
-        errors = [np.mean((o.videos[0] - r) ** 2) for o, r in zip(outputs, reference, strict=True)]
-        decibels = [10 * np.log10(255**2 / max(error, 1e-9)) for error in errors]
-        steps = [output.traces[0].num_computed for output in outputs]
-        by_motion = {}
-        for motion in ("still", "slowly", "fast"):
-            chosen = [n for n, prompt in zip(steps, prompts, strict=True) if f" {motion} " in prompt]
-            by_motion[motion] = round(float(np.mean(chosen)), 1) if chosen else None
-        result[name] = {
-            "computed_steps_mean": float(np.mean(steps)),
-            "psnr_db_mean": float(np.mean(decibels)),
-            "psnr_db_lowest": float(np.min(decibels)),
-            "computed_steps_by_motion": ", ".join(f"{motion} {n}" for motion, n in by_motion.items()),
-        }
+    result = measure_quality(captions)
+    print(markdown(result))
     return result
 
 
@@ -356,9 +296,9 @@ def main() -> None:
         "memory": measure_memory,
         "flops": measure_flops,
         "mini": measure_mini,
-        "quality": lambda: measure_quality(options.captions),
+        "quality": lambda: compare_caches(options.captions),
     }
-    results = {"machine": machine()}
+    results: dict[str, Any] = {"machine": machine()}
     show("machine", results["machine"])
     for part in options.parts:
         results[part] = tasks[part]()

@@ -1,109 +1,130 @@
 #!/usr/bin/env python3
 """Sample held-out captions with the mini model and check from the pixels whether the videos show them.
 
-Prints how often each part of the caption is right, with 95 % intervals, and writes a contact sheet.
+Prints how often each item of the check is right, with 95 % intervals, and writes a contact sheet. With --given, every
+video gets its first frame or its first 17 frames from a rendered clip, and the rest is compared with that clip, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-PARTS = ("found", "color", "background", "motion", "shape", "all")
-SHEET_FRAMES = (0, 4, 8, 12, 16)
+GIVEN = {"nothing": "", "first-frame": "0,0,0,0,1,0", "first-chunk": "0,0,0,0,5,0"}  # mask strategies
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share."""
-    z, share = 1.96, right / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def table(checks: Sequence[tuple[str, object]]) -> str:
-    """Shares of right clips per part, and of fully right clips per kind of motion."""
-    from opensora.mini.captions import parse_caption
-
-    def line(name: str, results: Iterable[bool]) -> str:
-        results = list(results)
-        low, high = wilson(sum(results), len(results))
-        return (
-            f"{name:<12}{sum(results):>4}/{len(results):<4}{sum(results) / len(results):>6.0%}   {low:.0%}-{high:.0%}"
-        )
-
-    lines = [f"{'part':<12}{'right':>9}{'share':>6}   95 %"]
-    lines += [line(part, (getattr(check, part) for _, check in checks)) for part in PARTS]
-    motions = sorted({parse_caption(caption).motion for caption, _ in checks})
-    lines += [f"{'motion':<12}fully right"]
-    lines += [line(m, (c.all for caption, c in checks if parse_caption(caption).motion == m)) for m in motions]
-    return "\n".join(lines)
-
-
-def contact_sheet(clips: Sequence, checks: Sequence[tuple[str, object]], path: Path) -> None:
-    """A row of frames per clip; wrong clips have a red caption that names the wrong parts."""
-    import numpy as np
-    from PIL import Image, ImageDraw
-
-    zoom, label, per_row = 2, 14, 2
-    strips = [np.concatenate([clip[i] for i in SHEET_FRAMES], axis=1) for clip in clips]
-    height, width = strips[0].shape[0] * zoom + label, strips[0].shape[1] * zoom + 8
-    rows = -(-len(strips) // per_row)
-    sheet = Image.new("RGB", (width * per_row, height * rows), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (strip, (caption, check)) in enumerate(zip(strips, checks, strict=True)):
-        x, y = (i % per_row) * width, (i // per_row) * height
-        wrong = [part for part in PARTS[:-1] if not getattr(check, part)]
-        text = caption if not wrong else f"{caption}  [{', '.join(wrong)}]"
-        draw.text((x + 2, y + 1), text, fill="black" if not wrong else "red")
-        image = Image.fromarray(strip)
-        sheet.paste(image.resize((image.width * zoom, image.height * zoom), Image.NEAREST), (x, y + label))
-    sheet.save(path)
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default=str(ROOT / "configs/mini/sample.py"))
+    parser.add_argument("--captions", type=int, default=64, help="number of held-out captions")
+    parser.add_argument("--draw", type=int, default=0, help="which captions are drawn")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="one video per caption and seed")
+    parser.add_argument("--num-frames", type=int, help="17, 34 or 51; the config's by default")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the config's by default")
+    parser.add_argument("--num-sampling-steps", type=int, help="the config's by default")
+    parser.add_argument("--given", choices=GIVEN, default="nothing", help="frames that are not sampled")
+    parser.add_argument("--batch-size", type=int, default=8, help="without a cache only; a cache samples one by one")
+    parser.add_argument("--output", type=Path, default=Path("outputs/check_captions"))
+    options = parser.parse_args()
+    for name in ("captions", "batch_size"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
+    if options.given == "first-chunk" and (options.num_frames or 0) < 34:
+        parser.error("--given first-chunk extends a clip of 17 frames; give --num-frames 34 or 51, too")
+    return options
 
 
 def main() -> None:
     """Sample, check, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", default="configs/mini/sample.py")
-    parser.add_argument("--captions", type=int, default=32, help="number of held-out captions")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the captions and the noise")
-    parser.add_argument("--batch-size", type=int, default=8, help="without a cache only; a cache samples one by one")
-    parser.add_argument("--output", type=Path, default=Path("outputs/check_captions"))
-    options = parser.parse_args()
-    if options.captions < 1:
-        parser.error(f"--captions is {options.captions}; check at least one")
+    options = parse_arguments()
+    from opensora.config.loading import load_config
+    from opensora.models.checkpoint import CheckpointError
+    from opensora.pipeline import SamplingError
+    from opensora.utils.errors import ConfigError, WeightsError
 
+    changes = {"num_frames": options.num_frames, "image_size": options.image_size and tuple(options.image_size)}
+    changes["num_sampling_steps"] = options.num_sampling_steps
+    try:
+        config = load_config(options.config, {k: v for k, v in changes.items() if v is not None})
+        run(config, options)
+    except (ConfigError, WeightsError, CheckpointError, SamplingError) as error:
+        sys.exit(f"error: {error}")
+
+
+def run(config, options: argparse.Namespace) -> None:
+    """Sample all captions with all seeds and write the report."""
+    import numpy as np
     from tqdm import tqdm
 
-    from opensora.mini.captions import held_out_captions
-    from opensora.mini.check import check_clip
+    from adacache.atomic import atomic_path
+    from opensora.mini.caption_check.check import check_clip
+    from opensora.mini.caption_check.report import CheckedClip, contact_sheet, table
+    from opensora.mini.world.captions import held_out_captions, parse_caption
+    from opensora.mini.world.paths import random_shot
+    from opensora.mini.world.render import render
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
 
-    captions = held_out_captions(options.captions, options.seed)
-    pipe = SamplingPipeline.from_config(options.config)
+    pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
     batch = 1 if pipe.cache else options.batch_size
-    clips, computed = [], []
-    for start in tqdm(range(0, len(captions), batch), desc="sampling"):
-        output = pipe(captions[start : start + batch], seed=options.seed + start, progress=False)
-        clips += output.videos
+    captions = held_out_captions(options.captions, options.draw)
+    jobs = [(caption, i * 1000 + seed) for seed in options.seeds for i, caption in enumerate(captions)]
+    clips, computed, likeness = [], [], []
+    for start in tqdm(range(0, len(jobs), batch), desc="sampling"):
+        texts, seeds = zip(*jobs[start : start + batch], strict=True)
+        given = {}
+        if options.given != "nothing":
+            scenes = [parse_caption(text) for text in texts]
+            rngs = [np.random.default_rng(seed) for seed in seeds]
+            shots = [
+                random_shot(scene, rng, config.num_frames, (config.height, config.width))
+                for scene, rng in zip(scenes, rngs, strict=True)
+            ]
+            real = [render(scene, shot) for scene, shot in zip(scenes, shots, strict=True)]
+            given["references"] = [[pipe.encode_reference(frames)] for frames in real]
+            given["mask_strategies"] = [GIVEN[options.given]] * len(texts)
+        output = pipe(texts, seed=seeds, progress=False, **given)
+        if given:
+            likeness += [_psnr_per_frame(video, frames) for video, frames in zip(output.videos, real, strict=True)]
+        clips += [CheckedClip(v, text, check_clip(v, text)) for v, text in zip(output.videos, texts, strict=True)]
         computed += [trace.num_computed for trace in output.traces if trace is not None]
-    checks = [(caption, check_clip(clip, caption)) for caption, clip in zip(captions, clips, strict=True)]
-    print(table(checks))
+    print(table(clips))
     if computed:
-        print(f"computed steps: mean {sum(computed) / len(computed):.1f} of {pipe.scheduler.num_sampling_steps}")
+        print(f"\ncomputed steps: mean {np.mean(computed):.1f} of {pipe.scheduler.num_sampling_steps}")
+    if likeness:
+        curve = np.mean(likeness, axis=0)
+        print("\nPSNR to the rendered clip, mean over videos: " + _curve_text(curve))
     options.output.mkdir(parents=True, exist_ok=True)
-    contact_sheet(clips, checks, options.output / "sheet.png")
-    rows = [{"caption": caption, **vars(check), "all": check.all} for caption, check in checks]
-    (options.output / "checks.json").write_text(json.dumps(rows, indent=1) + "\n")
+    contact_sheet(clips, options.output / "sheet.png")
+    rows = [
+        {"caption": clip.caption, "seed": seed, **dataclasses.asdict(clip.check), "all": clip.check.all}
+        for clip, (_, seed) in zip(clips, jobs, strict=True)
+    ]
+    with atomic_path(options.output / "checks.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"wrote {options.output}/sheet.png and checks.json")
+
+
+def _psnr_per_frame(video, reference):
+    """PSNR in dB of every frame (F,)."""
+    import numpy as np
+
+    errors = ((video.astype(float) - reference) ** 2).mean((1, 2, 3))
+    return 10 * np.log10(255**2 / np.maximum(errors, 1e-3))
+
+
+def _curve_text(curve) -> str:
+    """'frame 0: 38.1 dB, ...' for some frames."""
+    chosen = sorted({0, 4, 8, 16, *range(17, len(curve), 8), len(curve) - 1} & set(range(len(curve))))
+    return ", ".join(f"frame {i}: {curve[i]:.1f} dB" for i in chosen)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 # without a config file among them it is configs/mini/sample_adacache.py.
 set -euo pipefail
 
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 source "$scripts/setup_env.sh" run
 
 # Idle OpenMP threads that spin take the cores from the ones that work.

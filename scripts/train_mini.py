@@ -10,14 +10,14 @@ import argparse
 import os
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 STAGES = ("data", "vae", "temporal", "latents", "diffusion", "export")
-VAE_CLIPS = 3000
-DIFFUSION_CLIPS = 12000
+VAE_CLIPS = 3600
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders
 
 
@@ -35,34 +35,48 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(workers, options: argparse.Namespace) -> None:
     """All stages in order; each worker runs this."""
-    from opensora.mini import train_diffusion, train_vae
-    from opensora.mini.clips import render_clips
-    from opensora.mini.export import export
+    from opensora.mini.training import train_diffusion, train_vae
+    from opensora.mini.training.encode import encode_buckets
+    from opensora.mini.training.export import export
+    from opensora.mini.world.clips import render_clips
 
     def scaled(recipe):
-        return replace(recipe, steps=max(2, round(recipe.steps * options.scale)))
+        steps = max(2, round(recipe.steps * options.scale))
+        return replace(recipe, steps=steps, checkpoint_every=min(recipe.checkpoint_every, max(1, steps // 4)))
 
-    def past(stage: str) -> bool:
-        return STAGES.index(options.until) < STAGES.index(stage)
+    @contextmanager
+    def stage(name: str):
+        start = time.monotonic()
+        yield
+        if workers.is_main:
+            print(f"stage {name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
-    work, seed = options.work, options.seed
+    def is_last(name: str) -> bool:
+        return options.until == name
+
+    work, seed, scale = options.work, options.seed, options.scale
     clips = work / "clips"
-    render_clips(clips, max(64, round(VAE_CLIPS * options.scale)), seed, workers)
-    if past("vae"):
+    with stage("data"):
+        render_clips(clips, max(64, round(VAE_CLIPS * scale)), seed, workers)
+    if is_last("data"):
         return
-    spatial = train_vae.train_spatial(clips, work, workers, scaled(train_vae.SPATIAL_RECIPE), seed)
-    if past("temporal"):
+    with stage("vae"):
+        spatial = train_vae.train_spatial(clips, work, workers, scaled(train_vae.SPATIAL_RECIPE), seed)
+    if is_last("vae"):
         return
-    temporal = train_vae.train_temporal(spatial, clips, work, workers, scaled(train_vae.TEMPORAL_RECIPE), seed)
-    vae = train_vae.assemble_vae(spatial, temporal, clips, seed)
-    if past("latents"):
+    with stage("temporal"):
+        temporal = train_vae.train_temporal(spatial, clips, work, workers, scaled(train_vae.TEMPORAL_RECIPE), seed)
+        vae = train_vae.assemble_vae(spatial, temporal, clips, seed)
+    if is_last("temporal"):
         return
-    count = max(64, round(DIFFUSION_CLIPS * options.scale))
-    train_diffusion.encode_clips(vae, work / "latents", count, seed + LATENT_SEED_OFFSET, workers)
-    if past("diffusion"):
+    with stage("latents"):
+        encode_buckets(vae, work / "latents", scale, seed + LATENT_SEED_OFFSET, workers)
+    if is_last("latents"):
         return
-    networks = train_diffusion.train_diffusion(work / "latents", work, workers, scaled(train_diffusion.RECIPE), seed)
-    if workers.is_main and not past("export"):
+    with stage("diffusion"):
+        recipe = scaled(train_diffusion.RECIPE)
+        networks = train_diffusion.train_diffusion(work / "latents", work, workers, recipe, seed)
+    if workers.is_main and not is_last("diffusion"):
         size = export(vae, networks, options.output)
         print(f"wrote {options.output} ({size / 1e6:.1f} MB of weights)")
 
@@ -71,10 +85,10 @@ def main() -> None:
     """Start the workers and say how long they took."""
     options = parse_arguments()
     options.work.mkdir(parents=True, exist_ok=True)
-    # One OpenMP thread per process, sleeping when idle: see opensora/mini/workers.py.
+    # One OpenMP thread per process, sleeping when idle: see opensora/mini/training/workers.py.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from opensora.mini.workers import run_workers
+    from opensora.mini.training.workers import run_workers
 
     start = time.monotonic()
     run_workers(options.processes, train, options)

@@ -28,11 +28,12 @@ vae = dict(
 text_encoder = dict(
     type="t5",
     from_pretrained="assets/opensora-mini/text_encoder",
-    model_max_length=16,
+    model_max_length=24,
 )
 scheduler = dict(
     type="rflow",
-    use_timestep_transform=False,
+    use_timestep_transform=True,
+    base_resolution=64 * 64,  # what the model was trained with; 512 * 512 for the published one
     num_sampling_steps=30,
     cfg_scale=5.0,
 )

@@ -56,6 +56,7 @@ class SchedulerConfig:
     use_timestep_transform: bool = False
     use_discrete_timesteps: bool = False
     num_timesteps: int = at_least(1, 1000)
+    base_resolution: int = at_least(1, 512 * 512)  # pixels of an image whose timesteps the transform keeps
 
 
 @dataclass(frozen=True, kw_only=True)

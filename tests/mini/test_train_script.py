@@ -1,4 +1,4 @@
-"""The training command from nothing to loadable weights, small; killed once on the way."""
+"""The training command from nothing to loadable weights, small; killed once in every stage."""
 
 from __future__ import annotations
 
@@ -11,35 +11,65 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from opensora.mini.training.text import MAX_TOKENS
 from opensora.models.stdit import STDiT3
 from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.models.vae import VideoAutoencoderPipeline
 
 ROOT = Path(__file__).resolve().parents[2]
+# A file that appears in the middle of each stage.
+SIGNS = {
+    "data": "clips/frames.npy",
+    "vae": "vae.pt",
+    "temporal": "temporal.pt",
+    "latents": "latents/34x64x64/latents.npy",
+    "diffusion": "diffusion.pt",
+}
+
+
+def command(folder: Path) -> list[str]:
+    script = [sys.executable, str(ROOT / "scripts/train_mini.py"), "--scale", "0.01", "--processes", "2"]
+    return [*script, "--work", str(folder / "work"), "--output", str(folder / "out")]
+
+
+# Compiling takes longer than these few steps.
+ENVIRONMENT = {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
+
+
+def kill_at(sign: Path, folder: Path) -> None:
+    """Start the training and kill it as soon as ``sign`` exists."""
+    process = subprocess.Popen(command(folder), env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not sign.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sign.is_file()
+    assert process.poll() is None, "the training ended before it could be killed"
+    process.send_signal(signal.SIGKILL)  # its workers have to notice by themselves
+    process.wait()
 
 
 @pytest.mark.slow
-def test_a_killed_training_resumes_and_its_weights_load(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts/train_mini.py"), "--scale", "0.05", "--processes", "2"]
-    command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
-    # Compiling takes longer than these few steps.
-    env = {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
-    first = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.DEVNULL)
-    checkpoint = tmp_path / "work/vae.pt"
-    deadline = time.monotonic() + 300
-    while not checkpoint.is_file() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    assert checkpoint.is_file()
-    assert not (tmp_path / "out").exists()
+def test_a_training_killed_in_every_stage_gives_the_weights_of_an_uninterrupted_one(tmp_path):
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    for sign in SIGNS.values():
+        kill_at(killed / "work" / sign, killed)
+        assert not (killed / "out").exists()
+    subprocess.run(command(killed), env=ENVIRONMENT, check=True)
+    subprocess.run(command(straight), env=ENVIRONMENT, check=True)
+    files = sorted(path.relative_to(straight) for path in (straight / "out").rglob("*.safetensors"))
+    assert len(files) == 3
+    for name in files:
+        expected, resumed = load_file(straight / name), load_file(killed / name)
+        for key, value in expected.items():
+            assert torch.equal(value, resumed[key]), f"{name}: {key}"
 
-    subprocess.run(command, env=env, check=True)
-    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.safetensors")) < 16e6
-    model = STDiT3.from_pretrained(tmp_path / "out/transformer", dtype=torch.float32)
-    vae = VideoAutoencoderPipeline.from_pretrained(tmp_path / "out/vae", dtype=torch.float32)
-    text = T5Encoder(tmp_path / "out/text_encoder", model_max_length=16).encode(["a still red star"])
+    out = straight / "out"
+    assert sum(path.stat().st_size for path in out.rglob("*.safetensors")) < 16e6
+    model = STDiT3.from_pretrained(out / "transformer", dtype=torch.float32)
+    vae = VideoAutoencoderPipeline.from_pretrained(out / "vae", dtype=torch.float32)
+    text = T5Encoder(out / "text_encoder", model_max_length=MAX_TOKENS).encode(["a still red star"])
     z = torch.randn(1, 4, *vae.get_latent_size([17, 64, 64]))
     with torch.no_grad():
         velocity = model(z, torch.tensor([500.0]), text["y"], mask=text["mask"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from opensora.config import load_config
-from opensora.mini.check import check_clip
+from opensora.mini.caption_check.check import check_clip
 from opensora.pipeline import SamplingError, SamplingPipeline
 from opensora.utils.errors import ConfigError
 

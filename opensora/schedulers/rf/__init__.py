@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.rf.frame_mask import FrameMask
-from opensora.schedulers.rf.timesteps import timestep_transform
+from opensora.schedulers.rf.timesteps import BASE_RESOLUTION, timestep_transform
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -44,6 +44,7 @@ class RFLOW:
         cfg_scale: guidance scale; 1 follows the prompt without amplification.
         use_timestep_transform: shift the timesteps by the size of the video.
         use_discrete_timesteps: round the timesteps before the transform.
+        base_resolution: pixels of an image that the transform leaves as it is; what the model was trained with.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RFLOW:
         cfg_scale: float = 4.0,
         use_discrete_timesteps: bool = False,
         use_timestep_transform: bool = False,
+        base_resolution: int = BASE_RESOLUTION,
     ):
         if num_sampling_steps < 1:
             raise ValueError(f"num_sampling_steps is {num_sampling_steps}; sampling needs at least one step")
@@ -61,6 +63,7 @@ class RFLOW:
         self.cfg_scale = cfg_scale
         self.use_discrete_timesteps = use_discrete_timesteps
         self.use_timestep_transform = use_timestep_transform
+        self.base_resolution = base_resolution
 
     def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None) -> list[Tensor]:
         """The times of all steps, each (B,) float32, descending from ``num_timesteps``.
@@ -76,7 +79,7 @@ class RFLOW:
             return steps
         if not size or not {"height", "width", "num_frames"} <= size.keys():
             raise ValueError("the timestep transform needs height, width and num_frames in additional_args")
-        return [timestep_transform(t, size, self.num_timesteps) for t in steps]
+        return [timestep_transform(t, size, self.num_timesteps, self.base_resolution) for t in steps]
 
     @torch.no_grad()
     def sample(

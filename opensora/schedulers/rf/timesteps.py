@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-BASE_AREA = 512 * 512  # pixels for which the transform changes nothing
+BASE_RESOLUTION = 512 * 512  # pixels of a frame for which the transform changes nothing
 CHUNK_FRAMES, CHUNK_LATENTS = 17, 5  # what the VAE makes of a chunk of frames
 TIME_FACTOR = 4  # frames per latent within a shorter clip
 
@@ -26,18 +26,21 @@ def latent_frame_count(num_frames: Tensor) -> Tensor:
     return torch.where(num_frames < CHUNK_FRAMES, torch.ceil(num_frames / TIME_FACTOR), chunks)
 
 
-def timestep_transform(t: Tensor, size: Mapping[str, Tensor], num_timesteps: int = 1000) -> Tensor:
+def timestep_transform(
+    t: Tensor, size: Mapping[str, Tensor], num_timesteps: int = 1000, base_resolution: int = BASE_RESOLUTION
+) -> Tensor:
     """Shift timesteps towards the noise for larger and longer videos.
 
     Args:
         t: (B,) float32, 0..num_timesteps.
         size: ``height``, ``width`` and ``num_frames`` in pixels and frames, (B,) each. Their dtype decides the
             arithmetic of the ratio, as upstream.
+        base_resolution: pixels of an image whose timesteps stay as they are.
     """
     height, width, num_frames = (size[key] for key in ("height", "width", "num_frames"))
     if height.dtype == torch.float16:  # an area of 256 x 256 is more than it can hold
         height, width, num_frames = height.float(), width.float(), num_frames.float()
-    ratio = (height * width / BASE_AREA).sqrt() * latent_frame_count(num_frames).sqrt()
+    ratio = (height * width / base_resolution).sqrt() * latent_frame_count(num_frames).sqrt()
     u = t / num_timesteps
     return ratio * u / (1 + (ratio - 1) * u) * num_timesteps
 

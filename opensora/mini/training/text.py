@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opensora.mini.captions import vocabulary
+from opensora.mini.world.captions import vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-MAX_TOKENS = 16
+MAX_TOKENS = 24
 WIDTH = 96
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 

@@ -6,7 +6,10 @@ while they wait for each other.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +58,16 @@ class Workers:
         return range(self.rank, total, self.count)
 
 
+def _end_with_parent() -> None:
+    """Do not train on, and write into the folder of the next attempt, when the command itself was killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def _start(rank: int, count: int, meeting_point: str, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     if count > 1:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=count)
     try:
         task(Workers(rank, count), *arguments)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from adacache.atomic import atomic_path
-from opensora.mini.workers import Workers
+from opensora.mini.training.workers import Workers
 
 # A training step's loss from its own random generator; the same (seed, step, rank) gives the same batch.
 LossFunction = Callable[[int, torch.Generator], Tensor]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opensora.mini.shapes import FRAMES, SIZE
-from opensora.mini.trainer import Recipe, Trainer
-from opensora.mini.workers import Workers
+from opensora.mini.training.trainer import Recipe, Trainer
+from opensora.mini.training.workers import Workers
+from opensora.mini.world.paths import FRAMES, SIZE
 from opensora.models.vae.vae import SpatialVAE, VideoAutoencoderConfig, VideoAutoencoderPipeline
 from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
 
@@ -38,8 +38,8 @@ CROP = 32
 CROP_SHARE = 0.6  # of the steps look only at the surroundings of the shape, where all the detail is
 PIXEL_LOSS_FROM = 0.55  # share of the temporal steps after which the decoded pixels count, too
 
-SPATIAL_RECIPE = Recipe(steps=2400, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
-TEMPORAL_RECIPE = Recipe(steps=1800, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
+SPATIAL_RECIPE = Recipe(steps=2600, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
+TEMPORAL_RECIPE = Recipe(steps=1700, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 
 
 def to_video(frames: np.ndarray) -> Tensor:
@@ -55,7 +55,7 @@ class FrameSource:
         self.centers = np.load(clips / "centers.npy", mmap_mode="r")
 
     def full(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` whole frames (count, 3, SIZE, SIZE)."""
+        """``count`` whole frames (count, 3, H, W)."""
         clip, frame = self._pick(count, generator)
         return to_video(self.frames[clip, frame])
 
@@ -64,12 +64,12 @@ class FrameSource:
         clip, frame = self._pick(count, generator)
         shift = torch.randint(-CROP // 2, CROP // 2 + 1, (count, 2), generator=generator).numpy()
         corners = self.centers[clip, frame].round().astype(int) - CROP // 2 + shift
-        corners = corners.clip(0, SIZE - CROP)
+        corners = corners.clip(0, np.array(SIZE[::-1]) - CROP)
         cut = [self.frames[c, f, y : y + CROP, x : x + CROP] for c, f, (x, y) in zip(clip, frame, corners, strict=True)]
         return to_video(np.stack(cut))
 
     def clips(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` whole clips (count, 3, FRAMES, SIZE, SIZE)."""
+        """``count`` whole clips (count, 3, FRAMES, H, W)."""
         clip = torch.randint(len(self.frames), (count,), generator=generator).sort().values.numpy()
         return to_video(self.frames[clip]).movedim(1, 2)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from opensora.mini.text import build_tokenizer
-from opensora.mini.train_diffusion import TextToVelocity
+from opensora.mini.training.text import build_tokenizer
+from opensora.mini.training.train_diffusion import TextToVelocity
 from opensora.models.vae import VideoAutoencoderPipeline
 
 STORAGE_DTYPE = torch.bfloat16  # half the size; the samples do not show it

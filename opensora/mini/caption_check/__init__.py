@@ -1,0 +1,1 @@
+"""Does a video show its caption? Decided from pixels by fixed rules."""

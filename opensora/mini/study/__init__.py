@@ -1,0 +1,1 @@
+"""What caches do to the mini model, by content and by codebook."""

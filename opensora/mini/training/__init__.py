@@ -1,0 +1,1 @@
+"""Training the mini model from nothing."""

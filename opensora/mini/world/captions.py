@@ -1,0 +1,248 @@
+"""The little world of the mini model: what a scene can be, and how it is put into words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+SHAPES = ("circle", "square", "triangle", "star")
+
+COLORS = {
+    "red": (0.90, 0.12, 0.12),
+    "green": (0.12, 0.75, 0.20),
+    "blue": (0.15, 0.30, 0.95),
+    "yellow": (0.98, 0.90, 0.15),
+    "purple": (0.62, 0.20, 0.85),
+    "orange": (1.00, 0.55, 0.05),
+    "white": (0.97, 0.97, 0.97),
+}
+
+BACKGROUNDS = {
+    "black": (0.03, 0.03, 0.03),
+    "gray": (0.50, 0.50, 0.50),
+    "navy": (0.06, 0.08, 0.32),
+    "brown": (0.36, 0.20, 0.10),
+    "teal": (0.05, 0.35, 0.38),
+    "pink": (0.95, 0.70, 0.78),
+}
+PATTERNS = ("plain", "gradient", "striped", "checkered")
+TEXTURES = ("striped", "checkered")  # patterns on which a moving background or camera shows
+
+# Share of each kind of motion in the training data, for a single figure before a background at rest.
+MOTION_MIX = {
+    "still": 0.13,
+    "slowly": 0.20,
+    "fast": 0.21,
+    "spinning": 0.13,
+    "growing": 0.10,
+    "shrinking": 0.10,
+    "bouncing": 0.13,
+}
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+PANS = ("left", "right")
+
+# Share of each kind of scene.
+KIND_MIX = {"plain": 0.52, "textured": 0.12, "drifting": 0.11, "pan": 0.09, "pair": 0.16}
+GRADIENT_SHARE = 0.3  # of the backgrounds without texture
+PAIR_TEXTURE_SHARE = 0.2
+NO_BACKGROUND_SHARE = 0.12  # captions that leave the background open
+HELD_OUT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A shape of one color doing one thing.
+
+    Attributes:
+        motion: a key of MOTION_MIX.
+        direction: a key of DIRECTIONS for the motions 'slowly' and 'fast', else None.
+    """
+
+    color: str
+    shape: str
+    motion: str = "still"
+    direction: str | None = None
+
+    def words(self, to_the: bool = True) -> str:
+        """'a still red star', 'an orange circle moving fast to the left'."""
+        if self.direction is None:
+            return f"a {self.motion} {self.color} {self.shape}"
+        where = f"to the {self.direction}" if to_the and self.direction in ("left", "right") else self.direction
+        article = "an" if self.color == "orange" else "a"
+        return f"{article} {self.color} {self.shape} moving {self.motion} {where}"
+
+
+@dataclass(frozen=True)
+class Background:
+    """What lies behind the figures.
+
+    Attributes:
+        color: a key of BACKGROUNDS, or '' where a caption leaves it open.
+        pattern: one of PATTERNS; a gradient darkens to half towards the bottom.
+        drifting: the texture moves to the left by itself.
+    """
+
+    color: str
+    pattern: str = "plain"
+    drifting: bool = False
+
+    def words(self) -> str:
+        """'a navy gradient background', 'a drifting teal striped background'."""
+        pattern = "" if self.pattern == "plain" else f" {self.pattern}"
+        return f"a {'drifting ' if self.drifting else ''}{self.color}{pattern} background"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip in words: one figure, or a still and a moving one, before a background.
+
+    Attributes:
+        pan: where the camera turns, 'left' or 'right', or None; the world moves the other way in the frame.
+    """
+
+    figures: tuple[Figure, ...]
+    background: Background
+    pan: str | None = None
+
+    @property
+    def main(self) -> Figure:
+        """The figure that the scene is about: the moving one of two."""
+        return self.figures[-1]
+
+    @property
+    def kind(self) -> str:
+        """The key of KIND_MIX that the scene belongs to."""
+        if len(self.figures) > 1:
+            return "pair"
+        if self.pan:
+            return "pan"
+        if self.background.pattern in TEXTURES:
+            return "drifting" if self.background.drifting else "textured"
+        return "plain"
+
+    def caption(self, with_background: bool = True, to_the: bool = True) -> str:
+        """The caption; ``to_the`` chooses 'to the right' over plain 'right'."""
+        words = " and ".join(figure.words(to_the) for figure in self.figures)
+        if with_background:
+            words += f" on {self.background.words()}"
+        return f"{words} while the camera pans {self.pan}" if self.pan else words
+
+    @property
+    def held_out(self) -> bool:
+        """Whether no training clip shows this scene; decided by a hash of its full caption."""
+        digest = hashlib.sha256(self.caption().encode()).digest()
+        return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+def _pick(rng: np.random.Generator, names: Iterable[str]) -> str:
+    return str(rng.choice(list(names)))
+
+
+def _random_figure(rng: np.random.Generator, motion: str, color: str | None = None) -> Figure:
+    """A figure with the given motion; a circle does not spin, because nobody could see it."""
+    return Figure(
+        color=color or _pick(rng, COLORS),
+        shape=_pick(rng, (shape for shape in SHAPES if not (shape == "circle" and motion == "spinning"))),
+        motion=motion,
+        direction=_pick(rng, DIRECTIONS) if motion in ("slowly", "fast") else None,
+    )
+
+
+def _random_background(rng: np.random.Generator, textured: bool, drifting: bool = False) -> Background:
+    """A background; black has no gradient."""
+    color = _pick(rng, BACKGROUNDS)
+    if textured:
+        return Background(color, _pick(rng, TEXTURES), drifting)
+    return Background(color, "gradient" if color != "black" and rng.random() < GRADIENT_SHARE else "plain")
+
+
+def random_scene(rng: np.random.Generator) -> Scene:
+    """Draw a scene with the shares of KIND_MIX and MOTION_MIX."""
+    kind = rng.choice(list(KIND_MIX), p=list(KIND_MIX.values()))
+    if kind == "pair":
+        first, second = rng.choice(list(COLORS), size=2, replace=False)
+        still = _random_figure(rng, "still", str(first))
+        mover = _random_figure(rng, _pick(rng, ("slowly", "fast")), str(second))
+        return Scene((still, mover), _random_background(rng, textured=rng.random() < PAIR_TEXTURE_SHARE))
+    if kind == "pan":
+        background = _random_background(rng, textured=True)
+        return Scene((_random_figure(rng, "still"),), background, pan=_pick(rng, PANS))
+    motion = str(rng.choice(list(MOTION_MIX), p=list(MOTION_MIX.values())))
+    background = _random_background(rng, textured=kind != "plain", drifting=kind == "drifting")
+    return Scene((_random_figure(rng, motion),), background)
+
+
+def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
+    """Draw scenes until one lies on the wanted side of the split."""
+    while (scene := random_scene(rng)).held_out != held_out:
+        pass
+    return scene
+
+
+def held_out_captions(count: int, seed: int) -> list[str]:
+    """``count`` different full captions of scenes that no training clip shows."""
+    rng = np.random.default_rng(seed)
+    captions: dict[str, None] = {}  # a dict keeps the order, a set would not
+    while len(captions) < count:
+        captions[draw_scene(rng, held_out=True).caption()] = None
+    return list(captions)
+
+
+def random_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """One of the ways to say ``scene``, as the training data does."""
+    open_background = rng.random() < NO_BACKGROUND_SHARE and scene.kind in ("plain", "pair")
+    return scene.caption(with_background=not open_background, to_the=bool(rng.random() < 0.5))
+
+
+def parse_caption(caption: str) -> Scene:
+    """The scene a caption describes.
+
+    Raises:
+        ValueError: the caption is not in the grammar; says which part is missing.
+    """
+    words = caption.lower().rstrip(".").split()
+
+    def find(kind: str, names: Iterable[str], among: list[str]) -> str:
+        found = [word for word in among if word in names]
+        if not found:
+            raise ValueError(f"caption '{caption}' names no {kind}; choose one of {', '.join(names)}")
+        return found[0]
+
+    def figure(part: list[str]) -> Figure:
+        color, shape = find("color", COLORS, part), find("shape", SHAPES, part)
+        motion = find("motion", MOTION_MIX, part)
+        return Figure(color, shape, motion, find("direction", DIRECTIONS, part) if moves(motion) else None)
+
+    subject, camera = split_at(words, "while")
+    subject, backdrop = split_at(subject, "on")
+    first, second = split_at(subject, "and")
+    background = Background("")
+    if backdrop:
+        pattern = [word for word in backdrop if word in PATTERNS]
+        background = Background(
+            find("background", BACKGROUNDS, backdrop), pattern[0] if pattern else "plain", "drifting" in backdrop
+        )
+    figures = (figure(first), figure(second)) if second else (figure(first),)
+    return Scene(figures, background, find("pan", PANS, camera) if camera else None)
+
+
+def moves(motion: str) -> bool:
+    """Whether a motion has a direction."""
+    return motion in ("slowly", "fast")
+
+
+def split_at(words: list[str], mark: str) -> tuple[list[str], list[str]]:
+    """The words before and after the first ``mark``; without one, all and none."""
+    if mark not in words:
+        return words, []
+    at = words.index(mark)
+    return words[:at], words[at + 1 :]
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can hold, in a fixed order."""
+    glue = ["a", "an", "the", "on", "to", "and", "moving", "drifting", "background", "while", "camera", "pans"]
+    return [*glue, *PATTERNS[1:], *SHAPES, *COLORS, *BACKGROUNDS, *MOTION_MIX, *DIRECTIONS]

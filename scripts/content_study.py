@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Show per class of content how fast residuals change, and whether adapting the schedule to that pays.
+
+Samples a few held-out captions of every class with the mini model: with every step computed, under AdaCache, and under
+a fixed list of steps that is AdaCache's average on training captions. Writes a plot and the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    """Sample, summarize, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default=str(ROOT / "configs/mini/sample_adacache.py"))
+    parser.add_argument("--captions", type=int, default=6, help="held-out captions per class")
+    parser.add_argument("--tune-captions", type=int, default=3, help="training captions per class for the fixed list")
+    parser.add_argument("--output", type=Path, default=Path("outputs/content_study"))
+    options = parser.parse_args()
+    for name in ("captions", "tune_captions"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
+
+    from tqdm import tqdm
+
+    from adacache.atomic import atomic_path
+    from opensora.mini.study import content as study
+    from opensora.pipeline import SamplingPipeline
+    from opensora.utils.device import limit_threads
+
+    pipe = SamplingPipeline.from_config(options.config)
+    limit_threads(pipe.model)
+    adacache, steps = pipe.cache, pipe.scheduler.num_sampling_steps
+    if adacache is None:
+        parser.error(f"{options.config} has no cache; give an AdaCache config")
+    training = study.captions_by_class(options.tune_captions, seed=11, held_out=False)
+    tuning = [caption for captions in training.values() for caption in captions]
+    schedules = [
+        study.sample_with(pipe, adacache, caption, seed).trace.computed_steps
+        for seed, caption in enumerate(tqdm(tuning, desc="fixed list"))
+    ]
+    fixed = study.fixed_list(schedules, steps)
+    print(f"fixed list of {len(fixed.computed_steps)} steps: {', '.join(map(str, fixed.computed_steps))}")
+    rows = []
+    classes = study.captions_by_class(options.captions, seed=5)
+    jobs = [(name, caption) for name, captions in classes.items() for caption in captions]
+    for seed, (name, caption) in enumerate(tqdm(jobs, desc="sampling")):
+        full = study.sample_with(pipe, study.observing(adacache), caption, seed)
+        row = {"class": name, "caption": caption, "seed": seed}
+        row["distances"] = [record.distance for record in full.trace.records if record.distance is not None]
+        for label, cache in (("adacache", adacache), ("fixed", fixed)):
+            sampled = study.sample_with(pipe, cache, caption, seed)
+            row[f"computed_{label}"] = sampled.trace.num_computed
+            row[f"psnr_{label}"] = study.psnr(sampled.frames, full.frames)
+        rows.append(row)
+    summary = study.summarize(rows)
+    print(f"{'class':<12}{'mean change':>12}{'steps':>8}{'AdaCache dB':>13}{'fixed dB':>10}")
+    for name, values in summary.items():
+        change = sum(values["distances"]) / len(values["distances"])
+        print(
+            f"{name:<12}{change:>12.4f}{values['computed_adacache']:>8.1f}"
+            f"{values['psnr_adacache']:>13.1f}{values['psnr_fixed']:>10.1f}"
+        )
+    share = study.spread_shares(rows)
+    print(f"share of the variance of log change that lies between classes: {share:.0%}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    study.plot(summary, options.output / "curves.png")
+    with atomic_path(options.output / "rows.json") as temporary:
+        temporary.write_text(json.dumps({"between_classes": share, "rows": rows}, indent=1) + "\n")
+    print(f"wrote {options.output}/curves.png and rows.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Training buckets: shares, batches of about equal size, and encoding that can be killed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from opensora.mini.training.buckets import BUCKETS, Bucket, pick_bucket, scaled
+from opensora.mini.training.encode import encode_clips
+from opensora.mini.training.train_diffusion import BASE_RESOLUTION, sample_times, size_info
+from opensora.mini.training.workers import Workers
+from opensora.mini.world.clips import make_caption
+
+
+def test_shares_add_up_and_are_drawn():
+    assert sum(bucket.share for bucket in BUCKETS) == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    drawn = [pick_bucket(rng) for _ in range(3000)]
+    for bucket in BUCKETS:
+        assert drawn.count(bucket) / 3000 == pytest.approx(bucket.share, abs=0.04)
+
+
+def test_batches_of_all_buckets_have_about_as_many_tokens():
+    def tokens(bucket: Bucket) -> int:
+        height, width = bucket.size
+        latent_frames = 1 if bucket.frames == 1 else bucket.frames // 17 * 5
+        return bucket.batch * latent_frames * (height // 16) * (width // 16)
+
+    limit = tokens(BUCKETS[0])
+    assert all(0.55 * limit < tokens(bucket) < 1.05 * limit for bucket in BUCKETS)
+
+
+def test_a_trial_run_has_few_clips_of_every_bucket():
+    assert [count for _, count in scaled(0.01)] == [80, 64, 64, 64, 64, 64]
+
+
+def test_training_times_are_shifted_towards_the_noise_with_length_and_size():
+    means = {}
+    for bucket in BUCKETS:
+        times = sample_times(4000, bucket, torch.Generator().manual_seed(0))
+        assert times.shape == (4000,)
+        assert 0 <= times.min() <= times.max() <= 1000
+        means[str(bucket)] = float(times.mean())
+    assert means["1x64x64"] < means["17x64x64"] < means["34x64x64"] < means["51x64x64"]
+    assert means["17x64x96"] == pytest.approx(means["17x96x64"])
+    assert means["17x64x64"] < means["17x64x96"]
+
+
+def test_an_image_keeps_its_times():
+    u = torch.tensor([250.0, 500.0])
+    from opensora.schedulers.rf.timesteps import timestep_transform
+
+    image = BUCKETS[-1]
+    assert image.frames == 1
+    assert torch.equal(timestep_transform(u, size_info(image), base_resolution=BASE_RESOLUTION), u)
+
+
+class CountingVAE:
+    """Latents that are the mean brightness of the clip."""
+
+    out_channels = 4
+
+    def __init__(self, fail_at: int | None = None):
+        self.calls, self.fail_at = 0, fail_at
+
+    def get_latent_size(self, size):
+        return [5, 2, 2]
+
+    def encode(self, video, sample_posterior):
+        assert not sample_posterior
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise KeyboardInterrupt
+        return video.mean((1, 2, 3, 4))[:, None, None, None, None].expand(-1, 4, 5, 2, 2)
+
+
+def test_encoding_starts_a_killed_bucket_again_and_skips_a_finished_one(tmp_path):
+    bucket = Bucket(17, (64, 64), clips=20, batch=4, share=1)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    encode_clips(CountingVAE(), straight, bucket, 20, 7, Workers())
+    with pytest.raises(KeyboardInterrupt):
+        encode_clips(CountingVAE(fail_at=2), killed, bucket, 20, 7, Workers())
+    encode_clips(CountingVAE(), killed, bucket, 20, 7, Workers())
+    assert np.array_equal(np.load(straight / "latents.npy"), np.load(killed / "latents.npy"))
+    assert json.loads((killed / "captions.json").read_text()) == [make_caption(7, i) for i in range(20)]
+    again = CountingVAE()
+    encode_clips(again, killed, bucket, 20, 7, Workers())
+    assert again.calls == 0
+    with pytest.raises(ValueError, match="delete it or choose another"):
+        encode_clips(again, killed, bucket, 21, 7, Workers())

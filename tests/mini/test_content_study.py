@@ -1,0 +1,54 @@
+"""The content study's arithmetic, on numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from opensora.mini.study.content import (
+    CLASSES,
+    average_schedule,
+    captions_by_class,
+    content_class,
+    fixed_list,
+    psnr,
+    spread_shares,
+    summarize,
+)
+from opensora.mini.world.captions import parse_caption
+
+
+def test_every_class_gets_its_own_captions():
+    captions = captions_by_class(3, seed=0)
+    assert set(captions) == set(CLASSES)
+    for name, texts in captions.items():
+        assert len(set(texts)) == 3
+        for text in texts:
+            assert content_class(parse_caption(text)) == name
+            assert parse_caption(text).held_out
+
+
+def test_training_captions_come_from_the_other_side_of_the_split():
+    assert not any(parse_caption(c).held_out for captions in captions_by_class(2, 0, False).values() for c in captions)
+
+
+def test_the_average_schedule_is_the_mean_place_of_each_computed_step():
+    assert average_schedule([[0, 2, 8], [0, 4, 8]], 9) == (0, 3, 8)
+    assert average_schedule([[0, 4, 8], [0, 2, 4, 6, 8]], 9) == (0, 3, 5, 8)
+    assert fixed_list([[0, 2, 4]], 9).computed_steps == (0, 2, 4, 7, 8)
+
+
+def test_psnr_of_known_errors():
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    assert psnr(black, black) == pytest.approx(80)
+    assert psnr(black + 255, black) == pytest.approx(0)
+    assert psnr(black + 1, black) == pytest.approx(48.13, abs=0.01)
+
+
+def test_classes_that_differ_only_between_each_other_have_all_of_the_spread():
+    row = {"caption": "", "seed": 0}
+    apart = [{**row, "class": name, "distances": [value, value]} for name, value in [("a", 1), ("a", 1), ("b", 2)]]
+    assert spread_shares(apart) == pytest.approx(1)
+    mixed = [{**row, "class": name, "distances": [value]} for name in "ab" for value in (1, 2)]
+    assert spread_shares(mixed) == pytest.approx(0, abs=1e-9)
+    assert summarize(mixed) == {"a": {"distances": [1.5]}, "b": {"distances": [1.5]}}
