@@ -213,10 +213,16 @@ class SamplingPipeline:
     def encode_reference(self, frames: np.ndarray) -> Tensor:
         """Latents (4, t, H', W') of a clip (F, H, W, 3) uint8, as ``references`` wants them.
 
-        The mean of the autoencoder's posterior is taken, so that the same frames always give the same latents.
+        The mean of the autoencoder's posterior is taken, so that the same frames always give the same latents. An
+        image is encoded as the first frame of a clip at rest: the temporal autoencoder normalizes over all frames of
+        a chunk, so that a lone frame's latent differs from the one a clip begins with.
         """
+        is_image = len(frames) == 1
+        if is_image:
+            frames = frames.repeat(self.vae.config.micro_frame_size or 1, axis=0)
         video = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
-        return self.vae.encode(video[None].to(self.model.device), sample_posterior=False)[0]
+        latents = self.vae.encode(video[None].to(self.model.device), sample_posterior=False)[0]
+        return latents[:, :1] if is_image else latents
 
     def _captions(self, prompts: list[str]) -> list[str]:
         config = self.config

@@ -2,7 +2,7 @@
 """Sample held-out captions with the mini model and check from the pixels whether the videos show them.
 
 Prints how often each item of the check is right, with 95 % intervals, and writes a contact sheet. With --given, every
-video gets its first frame or its first 17 frames from a rendered clip, and the rest is compared with that clip, too.
+video gets its first frame, its first 17 frames or all of them from a rendered clip, and is compared with that clip.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-GIVEN = {"nothing": "", "first-frame": "0,0,0,0,1,0", "first-chunk": "0,0,0,0,5,0"}  # mask strategies
+# What is given -> its pixel frames and its mask strategy.
+GIVEN = {
+    "nothing": (0, ""),
+    "first-frame": (1, "0,0,0,0,1,0"),
+    "first-chunk": (17, "0,0,0,0,5,0"),
+    "everything": (None, "0,0,0,0,1000,0"),  # what the autoencoder alone makes of rendered clips
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -89,8 +95,9 @@ def run(config, options: argparse.Namespace) -> None:
                 for scene, rng in zip(scenes, rngs, strict=True)
             ]
             real = [render(scene, shot) for scene, shot in zip(scenes, shots, strict=True)]
-            given["references"] = [[pipe.encode_reference(frames)] for frames in real]
-            given["mask_strategies"] = [GIVEN[options.given]] * len(texts)
+            count, strategy = GIVEN[options.given]
+            given["references"] = [[pipe.encode_reference(frames[:count])] for frames in real]
+            given["mask_strategies"] = [strategy] * len(texts)
         output = pipe(texts, seed=seeds, progress=False, **given)
         if given:
             likeness += [_psnr_per_frame(video, frames) for video, frames in zip(output.videos, real, strict=True)]

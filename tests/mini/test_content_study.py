@@ -7,6 +7,7 @@ import pytest
 
 from opensora.mini.study.content import (
     CLASSES,
+    at_equal_compute,
     average_schedule,
     captions_by_class,
     content_class,
@@ -33,9 +34,20 @@ def test_training_captions_come_from_the_other_side_of_the_split():
 
 
 def test_the_average_schedule_is_the_mean_place_of_each_computed_step():
-    assert average_schedule([[0, 2, 8], [0, 4, 8]], 9) == (0, 3, 8)
-    assert average_schedule([[0, 4, 8], [0, 2, 4, 6, 8]], 9) == (0, 3, 5, 8)
-    assert fixed_list([[0, 2, 4]], 9).computed_steps == (0, 2, 4, 7, 8)
+    assert average_schedule([[0, 2, 8], [0, 4, 8]], 3) == (0, 3, 8)
+    # The first is stretched to 0, 2, 4, 6, 8 and so the same as the second.
+    assert average_schedule([[0, 4, 8], [0, 2, 4, 6, 8]], 5) == (0, 2, 4, 6, 8)
+
+
+def test_a_fixed_list_keeps_to_its_length_and_ends_with_the_last_two_steps():
+    assert fixed_list([[0, 2, 4]], 9, 5).computed_steps == (0, 2, 4, 7, 8)
+    assert len(fixed_list([range(9)], 9, 6).computed_steps) == 6
+
+
+def test_equal_compute_lies_on_the_line_through_both_lists():
+    row = {"computed_short": 10, "computed_long": 12, "psnr_short": 30.0, "psnr_long": 34.0}
+    assert at_equal_compute(row, 10) == 30
+    assert at_equal_compute(row, 11.5) == pytest.approx(33)
 
 
 def test_psnr_of_known_errors():

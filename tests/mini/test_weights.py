@@ -77,7 +77,7 @@ def test_a_given_first_frame_is_kept_and_continued(pipe):
 
 
 def test_a_given_chunk_is_extended(pipe):
-    caption = "a spinning red square on a black background"
+    caption = "a bouncing red triangle on a black background"
     real = real_clip(caption, 34)
     longer = with_settings(pipe, num_frames=34)
     reference = pipe.encode_reference(real[:17])

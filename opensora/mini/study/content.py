@@ -61,16 +61,28 @@ def sample_with(pipe: SamplingPipeline, cache: PolicyConfig, caption: str, seed:
     return Sampled(output.videos[0], output.traces[0])
 
 
-def average_schedule(schedules: Sequence[Sequence[int]], num_steps: int) -> tuple[int, ...]:
-    """A fixed list as long as the schedules' mean: the mean place of each one's k-th computed step.
+def average_schedule(schedules: Sequence[Sequence[int]], length: int) -> tuple[int, ...]:
+    """A list of about ``length`` steps: the mean place of each schedule's k-th computed step.
 
-    Schedules of other lengths are stretched to the mean length first.
+    Schedules of other lengths are stretched to it first; places that round to the same step are one.
     """
-    length = round(float(np.mean([len(schedule) for schedule in schedules])))
     at = np.linspace(0, 1, length)
     places = np.mean([np.interp(at, np.linspace(0, 1, len(s)), s) for s in schedules], axis=0)
-    steps = sorted({0, *(int(round(place)) for place in places)})
-    return tuple(step for step in steps if step < num_steps)
+    return tuple(sorted({int(round(place)) for place in places}))
+
+
+def fixed_list(schedules: Sequence[Sequence[int]], num_steps: int, length: int) -> StaticScheduleConfig:
+    """``average_schedule`` as a policy of at most ``length`` steps; the last two are computed as AdaCache does."""
+    forced = {0, num_steps - 2, num_steps - 1}
+    candidates = (forced.union(average_schedule(schedules, n)) for n in range(length, 0, -1))
+    return StaticScheduleConfig(tuple(sorted(next(steps for steps in candidates if len(steps) <= length))))
+
+
+def at_equal_compute(row: Mapping[str, Any], steps: float) -> float:
+    """PSNR of the fixed lists at a mean of ``steps`` computed steps, on the line through the shorter and the longer."""
+    short, long = row["computed_short"], row["computed_long"]
+    weight = (steps - short) / (long - short)
+    return (1 - weight) * row["psnr_short"] + weight * row["psnr_long"]
 
 
 def psnr(frames: np.ndarray, reference: np.ndarray) -> float:
@@ -99,12 +111,6 @@ def spread_shares(rows: Sequence[Mapping[str, Any]], key: str = "distances") -> 
     return float(1 - within.mean() / np.var(everything, axis=0).mean())
 
 
-def fixed_list(schedules: Sequence[Sequence[int]], num_steps: int) -> StaticScheduleConfig:
-    """``average_schedule`` as a policy; the last two steps are computed as AdaCache does."""
-    steps = {*average_schedule(schedules, num_steps), num_steps - 2, num_steps - 1}
-    return StaticScheduleConfig(tuple(sorted(steps)))
-
-
 def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Distance curves per class; beside them the steps AdaCache computes and its gain over the fixed list."""
     from matplotlib import colormaps
@@ -124,10 +130,10 @@ def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     names, palette = list(summary), [colors[name] for name in summary]
     steps.barh(names, [summary[name]["computed_adacache"] for name in names], color=palette)
     steps.set(title="steps AdaCache computes", xlabel="steps")
-    difference = [summary[name]["psnr_adacache"] - summary[name]["psnr_fixed"] for name in names]
+    difference = [summary[name]["gain"] for name in names]
     gain.barh(names, difference, color=palette)
     gain.axvline(0, color="0.3", linewidth=0.8)
-    gain.set(title="AdaCache over a fixed list", xlabel="dB", yticklabels=[])
+    gain.set(title="AdaCache over fixed lists", xlabel="dB", yticklabels=[])
     for axes in (steps, gain):
         axes.invert_yaxis()
         axes.grid(alpha=0.3, axis="x")
