@@ -35,7 +35,8 @@ Source: Adaptive Caching for Faster Video Generation with Diffusion Transformers
 from typing import TYPE_CHECKING
 
 from adacache.codebook import PRESETS, Codebook
-from adacache.config import AdaCacheConfig, MoRegConfig
+from adacache.config import AdaCacheConfig
+from adacache.moreg import MoRegConfig
 from adacache.sites import Site
 from adacache.trace import StepRecord, Trace
 

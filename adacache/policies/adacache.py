@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adacache.config import AdaCacheConfig
+from adacache.codebook import Codebook
+from adacache.moreg import MoRegConfig
 from adacache.policies.base import Measurement, Report
-from adacache.sites import Site, metric_sites
+from adacache.sites import Site, SiteGroup
 from adacache.validation import check_count
 
 
@@ -40,13 +41,19 @@ class AdaCachePolicy:
     a forced step cut the interval short.
     """
 
-    def __init__(self, config: AdaCacheConfig, num_steps: int) -> None:
+    def __init__(
+        self,
+        codebook: Codebook,
+        observed_sites: tuple[SiteGroup, ...],
+        num_steps: int,
+        moreg: MoRegConfig | None = None,
+    ) -> None:
         check_count("num_steps", num_steps)
-        self.observed_sites = metric_sites(config.metric, config.metric_blocks)
+        self.observed_sites = observed_sites
         self.rate = 1
         self.observations: list[Observation] = []  # of the last computed step
-        self._codebook = config.codebook
-        self._moreg = config.moreg
+        self._codebook = codebook
+        self._moreg = moreg
         self._forced = {0, num_steps - 2, num_steps - 1}
         self._last_computed = -1
         self._motion_scores: dict[Site, float] = {}
