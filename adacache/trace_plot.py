@@ -36,10 +36,10 @@ def plot_trace(
 ) -> None:
     """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
 
-    The compared distance is drawn over the step index, against the thresholds of `codebook` and their rates
-    if that is given; below come the motion score, where one was measured, and a strip of computed and reused
-    steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears
-    complete or not at all.
+    The compared distance, where one was measured, is drawn over the step index, against the thresholds of
+    `codebook` and their rates if that is given; below come the motion score, where one was measured, and a
+    strip of computed and reused steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its
+    frames on top. The file appears complete or not at all.
 
     Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
     """
@@ -53,11 +53,12 @@ def plot_trace(
     film = None if frames is None else _film(frames)
     width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
     film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
+    was_measured = any(record.value is not None for record in trace.records)  # not under a static schedule
     has_motion = any(record.motion_score is not None for record in trace.records)
 
     # Panels from top to bottom with their heights in inches, and the space above each.
     panels = [("film", film_height, 0.0)] if film is not None else []
-    panels += [("distance", 2.9, 0.18)]
+    panels += [("distance", 2.9, 0.18)] if was_measured else []
     panels += [("motion", 0.8, 0.16)] if has_motion else []
     panels += [("strip", 0.2, 0.14)]
     header, footer = 0.72, 0.5
@@ -76,7 +77,8 @@ def plot_trace(
         axes["film"].imshow(film, interpolation="antialiased")
         axes["film"].set_anchor("W")
         axes["film"].set_axis_off()
-    _draw_distance(axes["distance"], trace, codebook)
+    if was_measured:
+        _draw_distance(axes["distance"], trace, codebook)
     if has_motion:
         _draw_motion(axes["motion"], trace)
     _draw_strip(axes["strip"], trace)

@@ -39,6 +39,21 @@ def test_one_command_makes_a_video_its_trace_and_a_picture(tmp_path):
     assert f"{len(trace['computed_steps'])}/30" in done.stdout
 
 
+def test_a_replayed_run_gives_the_same_files(tmp_path):
+    """Under the same schedule nothing is measured, and the video is the same to the last byte."""
+    prompt = ["--prompt", "a still red star", "--num-sampling-steps", "8", "--save-frames"]
+    first = sample("configs/mini/sample_adacache.py", *prompt, "--save-dir", str(tmp_path / "first"))
+    assert first.returncode == 0, first.stderr
+    trace = tmp_path / "first/sample_0000.json"
+    again = sample("configs/mini/sample.py", *prompt, "--replay", str(trace), "--save-dir", str(tmp_path / "again"))
+    assert again.returncode == 0, again.stderr
+    for name in ("sample_0000.mp4", "sample_0000.frames.npz"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    recorded, replayed = (json.loads((tmp_path / f / "sample_0000.json").read_text()) for f in ("first", "again"))
+    assert replayed["computed_steps"] == recorded["computed_steps"]
+    assert all(record["distance"] is None for record in replayed["records"])
+
+
 @pytest.mark.parametrize("config", ["sample.py", "sample_adacache_moreg.py"])
 def test_the_other_variants_sample(tmp_path, config):
     done = sample(

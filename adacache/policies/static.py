@@ -1,31 +1,70 @@
 """A schedule written down beforehand: the control that an adaptive policy has to beat."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from adacache.policies.base import Measurement, Report
 from adacache.sites import SiteGroup
-from adacache.validation import check_count, whole_numbers
+from adacache.trace import Trace
+from adacache.validation import check_count, check_keys, whole_numbers
 
 
 @dataclass(frozen=True)
 class StaticScheduleConfig:
     """Which steps are computed, whatever the video shows; `computed_steps` are 0-based and begin with 0.
 
-    Raises: ValueError when they do not ascend from 0.
+    `num_sampling_steps` is the number of steps that the schedule was made for; None leaves it open.
+
+    Raises: ValueError when the steps do not ascend from 0.
     """
 
     computed_steps: tuple[int, ...]
+    num_sampling_steps: int | None = None
 
     def __post_init__(self) -> None:
         steps = whole_numbers("computed_steps", self.computed_steps, minimum=0)
         if steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
             raise ValueError(f"computed_steps must ascend from 0, the first step, got {list(steps)}")
         object.__setattr__(self, "computed_steps", steps)
+        if self.num_sampling_steps is not None:
+            check_count("num_sampling_steps", self.num_sampling_steps)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> "StaticScheduleConfig":
+        """Read a config section.
+
+        Raises: ValueError for an unknown key or a wrong value.
+        """
+        check_keys("static schedule option", options, ["computed_steps", "num_sampling_steps"])
+        return cls(**options)
+
+    @classmethod
+    def from_trace(cls, path: str | os.PathLike[str]) -> "StaticScheduleConfig":
+        """The schedule of a recorded run.
+
+        Raises: OSError when the file cannot be read; ValueError when it holds no trace, or only a part of one.
+        """
+        trace = Trace.load(path)
+        if len(trace.records) != trace.num_steps:
+            raise ValueError(
+                f"{path} holds {len(trace.records)} of {trace.num_steps} steps; replay the trace of a complete run"
+            )
+        return cls(tuple(trace.computed_steps), trace.num_steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain values; `from_dict` reads it back."""
+        return {"computed_steps": list(self.computed_steps), "num_sampling_steps": self.num_sampling_steps}
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Raises: ValueError when a step lies outside of a run of `num_steps`."""
+        """Raises: ValueError when the schedule was made for another number of steps, or one lies outside."""
         check_count("num_steps", num_steps)
+        if self.num_sampling_steps not in (None, num_steps):
+            raise ValueError(
+                f"the schedule was made for {self.num_sampling_steps} sampling steps, but the run has {num_steps}; "
+                f"set num_sampling_steps to {self.num_sampling_steps}, or take another schedule"
+            )
         if self.computed_steps[-1] >= num_steps:
             raise ValueError(
                 f"computed_steps reach to {self.computed_steps[-1]}, but the run has steps 0 to {num_steps - 1}"

@@ -12,6 +12,7 @@ from opensora.utils.errors import one_line
 
 if TYPE_CHECKING:
     from adacache.config import AdaCacheConfig
+    from adacache.policies.static import StaticScheduleConfig
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +26,12 @@ def split_model_entries(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 def read_cache(
     official: Mapping[str, Any], cache: Any, num_steps: int, depth: int | None, source: Source
-) -> AdaCacheConfig | None:
+) -> AdaCacheConfig | StaticScheduleConfig | None:
     """The cache configuration of a run, or None when every step is computed.
 
     Args:
         official: official options from ``model``; ``do_cache`` switches them on.
-        cache: the top-level ``cache`` entry in our own keys.
+        cache: the top-level ``cache`` entry in our own keys; with ``computed_steps`` it is a static schedule.
         num_steps: the scheduler's number of steps, which MoReg's range must fit.
         depth: number of spatial-temporal block pairs of the model, if known.
 
@@ -50,13 +51,35 @@ def read_cache(
     section, entries = ("model", {"do_cache": False, **official}) if official else ("cache", cache)
 
     from adacache.config import AdaCacheConfig
+    from adacache.policies.static import StaticScheduleConfig
 
+    policy = StaticScheduleConfig if "computed_steps" in entries else AdaCacheConfig
     try:
-        config = AdaCacheConfig.from_dict(entries)
+        config = policy.from_dict(entries)
         if config is not None:
             config.validate(num_steps, depth)
     except (ValueError, TypeError) as error:
         raise source.error(section, f"{section}: {one_line(error)}") from error
     if config is None:
         logger.info("model.do_cache is off: every step is computed, the other cache options have no effect")
+    return config
+
+
+def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:
+    """The schedule of the recorded run in the JSON file ``path``.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no complete trace, or one of another number of steps.
+    """
+    from adacache.policies.static import StaticScheduleConfig
+
+    if not isinstance(path, str):
+        raise source.error("replay", f"replay must be the path of a trace (.json), got {path!r}")
+    try:
+        config = StaticScheduleConfig.from_trace(path)
+        config.validate(num_steps)
+    except OSError as error:
+        raise source.error("replay", f"replay: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise source.error("replay", f"replay: {one_line(error)}") from error
     return config

@@ -137,6 +137,9 @@ def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cfg-scale", type=float, metavar="X", help="strength of classifier-free guidance")
     group.add_argument("--seed", type=int, metavar="N", help="prompt i is sampled with seed N + i")
     group.add_argument("--batch-size", type=int, metavar="N", help="prompts sampled together")
+    group.add_argument(
+        "--replay", metavar="FILE", help="compute the same steps as the run of this trace (.json), measure nothing"
+    )
     group.add_argument("--dtype", metavar="TYPE", help="bf16, fp16 or fp32")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: CUDA when there is one)")
     group.add_argument("--ckpt-path", metavar="PATH", help="folder or hub repository of the diffusion transformer")

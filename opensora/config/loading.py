@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from opensora.config.cache import read_cache, split_model_entries
+from opensora.config.cache import read_cache, read_replay, split_model_entries
 from opensora.config.file import find_config, read_config_file
 from opensora.config.overrides import dotted_overrides, merge_into_file
 from opensora.config.reading import Source, check_names, read_fields
@@ -85,13 +85,11 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         name: read_fields(cls, _without_effectless(sections[name], name), source, name)
         for name, cls in _SECTIONS.items()
     }
-    cache = read_cache(
-        official_cache,
-        entries.pop("cache", None),
-        built["scheduler"].num_sampling_steps,
-        _model_depth(built["model"]),
-        source,
-    )
+    steps, cache_entry = built["scheduler"].num_sampling_steps, entries.pop("cache", None)
+    if entries.get("replay") is not None:
+        cache = read_replay(entries["replay"], steps, source)
+    else:
+        cache = read_cache(official_cache, cache_entry, steps, _model_depth(built["model"]), source)
 
     height, width = resolve_size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
     entries |= {"height": height, "width": width}

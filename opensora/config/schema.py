@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from adacache.config import AdaCacheConfig
+    from adacache.policies.static import StaticScheduleConfig
 
 
 def at_least(minimum: float, default: Any = MISSING) -> Any:
@@ -68,7 +69,7 @@ class SampleConfig:
     vae: VAEConfig
     text_encoder: TextEncoderConfig
     scheduler: SchedulerConfig
-    cache: AdaCacheConfig | None
+    cache: AdaCacheConfig | StaticScheduleConfig | None
     height: int = at_least(8)  # pixels
     width: int = at_least(8)
     num_frames: int = at_least(1)
@@ -77,6 +78,7 @@ class SampleConfig:
     save_fps: int = at_least(1)  # what the mp4 plays at
     seed: int = at_least(0, 1024)
     batch_size: int = at_least(1, 1)
+    replay: str | None = None  # trace (.json) of a run whose computed steps are repeated; it replaces the cache
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA when there is one, else the CPU
     multi_resolution: Literal["STDiT2"] | None = None

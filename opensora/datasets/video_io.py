@@ -23,6 +23,8 @@ _MAX_CRF = 51  # of x264 with 8 bits
 _MAX_RATE_DENOMINATOR = 1001  # exact for 24, 30000/1001 and their like; mp4 wants small numbers
 _BT709 = 1  # matrix, primaries and transfer have the same number in ITU-T H.273
 _LIMITED_RANGE = 1
+# Pixels. In smaller frames x264's placing of B-frames depends on what was in memory before, and so the file would.
+_TINY = 128
 # What read_video calls the frame rate of an image: the value that means "image" to the model.
 _IMAGE_FPS = 120.0
 
@@ -122,8 +124,11 @@ def _write_mp4(path: Path, frames: np.ndarray, rate: Fraction, crf: int) -> None
 
     height, width = frames.shape[1:3]
     padding = ((0, height % 2), (0, width % 2), (0, 0))
+    options = {"crf": str(crf), "preset": "medium"}
+    if min(height, width) < _TINY:
+        options["bf"] = "0"
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         # Players guess the color matrix of an untagged file, and wrong guesses shift the colors.

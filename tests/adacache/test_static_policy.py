@@ -2,7 +2,7 @@
 
 import pytest
 
-from adacache import StepController
+from adacache import StepController, StepRecord, Trace
 from adacache.policies.static import StaticScheduleConfig
 
 
@@ -28,3 +28,32 @@ def test_a_list_that_does_not_ascend_from_the_first_step_is_refused(steps):
 def test_a_list_longer_than_the_run_is_refused():
     with pytest.raises(ValueError, match="reach to 9, but the run has steps 0 to 7"):
         StaticScheduleConfig((0, 9)).make_policy(8)
+
+
+def recorded(path, computed=(0, 1, 4), num_steps=6, records=6):
+    """A trace on disk."""
+    steps = [StepRecord(i, None, i in computed) for i in range(records)]
+    Trace(num_steps, steps).save(path)
+    return path
+
+
+def test_a_recorded_schedule_is_taken_from_its_trace(tmp_path):
+    config = StaticScheduleConfig.from_trace(recorded(tmp_path / "trace.json"))
+    assert config == StaticScheduleConfig((0, 1, 4), 6)
+    assert StaticScheduleConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_truncated_trace_is_refused(tmp_path):
+    path = recorded(tmp_path / "trace.json", num_steps=30)
+    with pytest.raises(ValueError, match="holds 6 of 30 steps; replay the trace of a complete run"):
+        StaticScheduleConfig.from_trace(path)
+
+
+def test_a_schedule_of_another_step_count_is_refused():
+    with pytest.raises(ValueError, match="made for 6 sampling steps, but the run has 8"):
+        StaticScheduleConfig((0, 1, 4), 6).validate(8)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match="static schedule option"):
+        StaticScheduleConfig.from_dict({"computed_steps": [0], "thresholds": [1]})

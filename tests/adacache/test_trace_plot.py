@@ -41,6 +41,13 @@ def test_motion_and_frames_add_panels(tmp_path):
     assert heights == sorted(set(heights))
 
 
+def test_a_run_without_measurements_shows_its_steps_only(tmp_path):
+    plot_trace(trace(), tmp_path / "measured.png")
+    plot_trace(trace(values=(None,) * 4), tmp_path / "static.png")
+    measured, static = (size_and_darkness(tmp_path / f"{name}.png")[0][1] for name in ("measured", "static"))
+    assert static < measured / 2
+
+
 @pytest.mark.parametrize("frames", [1, 3, 8])
 def test_few_frames_are_enough(tmp_path, frames):
     plot_trace(trace(), tmp_path / "trace.png", frames=np.zeros((frames, 90, 16, 3), np.uint8))

@@ -331,3 +331,24 @@ def test_reading_a_config_does_not_import_torch():
         "load_config('configs/sample_adacache_moreg.py'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_schedule_can_be_written_into_the_config():
+    config = load_config(MINI, cfg_options={"cache.computed_steps": [0, 1, 5, 28, 29]})
+    assert config.cache.computed_steps == (0, 1, 5, 28, 29)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read .*trace.json: No such file"),
+        ("{}", "holds no trace"),
+        ('{"num_steps": 30, "records": [], "metadata": {}}', "holds 0 of 30 steps"),
+    ],
+)
+def test_a_trace_that_cannot_be_replayed_is_named(tmp_path, text, message):
+    path = tmp_path / "trace.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(MINI, {"replay": str(path)})
