@@ -99,6 +99,8 @@ class Trace:
         Raises: ValueError when `data` is not a trace.
         """
         names = [field.name for field in fields(StepRecord)]
+        if isinstance(data, Mapping) and "records" not in data:
+            raise ValueError("it lists no steps, as of a run without a cache")
         try:
             records = [StepRecord(**{name: record[name] for name in names}) for record in data["records"]]
             return cls(data["num_steps"], records, dict(data["metadata"]))

@@ -36,6 +36,7 @@ from opensora.utils.weights import locate_weights
 
 logger = logging.getLogger(__name__)
 
+EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -153,7 +154,8 @@ class SamplingPipeline:
 
         Args:
             seed: one seed per prompt, or the first of consecutive ones; None takes the config's. Without a cache a
-                video depends on its own seed only; with one, the videos of a call share a schedule, too.
+                video depends on its own seed only, unless a mask strategy edits frames; with one, the videos of a
+                call share a schedule, too.
             progress: show progress bars; None as the config's ``verbose`` says.
             references: per prompt, the latents (4, t, H', W') of the frames it is given; see ``encode_reference``.
             mask_strategies: per prompt, where its references go, as ``opensora.utils.conditioning`` reads it:
@@ -175,6 +177,8 @@ class SamplingPipeline:
         show_progress = config.verbose > 0 if progress is None else progress
         controller = None if self.cache is None else StepController(self.cache)
         z = self._noise(seed)
+        if any(references or []) and not mask_strategies:
+            raise SamplingError("references were given, but no mask_strategies that say where they go")
         try:
             mask = apply_mask_strategy(z, references or [[]] * len(prompts), mask_strategies or [], loop_i=0)
         except ValueError as error:
@@ -198,7 +202,7 @@ class SamplingPipeline:
                 mask=mask,
                 progress=show_progress,
                 controller=controller,
-                generator=torch.Generator(z.device).manual_seed(int(seed[0])),
+                generator=torch.Generator(z.device).manual_seed(int(seed[0]) + EDIT_SEED_OFFSET),
             )
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error

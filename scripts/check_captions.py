@@ -42,6 +42,8 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("captions", "batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
+    if min(options.seeds) < 0 or options.draw < 0:
+        parser.error("--seeds and --draw must not be negative")
     if options.given == "first-chunk" and (options.num_frames or 0) < 34:
         parser.error("--given first-chunk extends a clip of 17 frames; give --num-frames 34 or 51, too")
     return options
@@ -51,6 +53,9 @@ def main() -> None:
     """Sample, check, report."""
     options = parse_arguments()
     from opensora.config.loading import load_config
+    from opensora.mini.caption_check.describe import MIN_SIDE
+    from opensora.mini.world.captions import held_out_captions
+    from opensora.mini.world.paths import FRAMES
     from opensora.models.checkpoint import CheckpointError
     from opensora.pipeline import SamplingError
     from opensora.utils.errors import ConfigError, WeightsError
@@ -59,12 +64,21 @@ def main() -> None:
     changes["num_sampling_steps"] = options.num_sampling_steps
     try:
         config = load_config(options.config, {k: v for k, v in changes.items() if v is not None})
-        run(config, options)
+        if config.num_frames < FRAMES or min(config.height, config.width) < MIN_SIDE:
+            raise ConfigError(
+                f"the check needs {FRAMES} frames of {MIN_SIDE} x {MIN_SIDE} pixels or more, "
+                f"got {config.num_frames} of {config.height} x {config.width}"
+            )
+        captions = held_out_captions(options.captions, options.draw)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    try:
+        run(config, options, captions)
     except (ConfigError, WeightsError, CheckpointError, SamplingError) as error:
         sys.exit(f"error: {error}")
 
 
-def run(config, options: argparse.Namespace) -> None:
+def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     """Sample all captions with all seeds and write the report."""
     import numpy as np
     from tqdm import tqdm
@@ -72,7 +86,7 @@ def run(config, options: argparse.Namespace) -> None:
     from adacache.atomic import atomic_path
     from opensora.mini.caption_check.check import check_clip
     from opensora.mini.caption_check.report import CheckedClip, contact_sheet, table
-    from opensora.mini.world.captions import held_out_captions, parse_caption
+    from opensora.mini.world.captions import parse_caption
     from opensora.mini.world.paths import random_shot
     from opensora.mini.world.render import render
     from opensora.pipeline import SamplingPipeline
@@ -81,7 +95,6 @@ def run(config, options: argparse.Namespace) -> None:
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
     batch = 1 if pipe.cache else options.batch_size
-    captions = held_out_captions(options.captions, options.draw)
     jobs = [(caption, i * 1000 + seed) for seed in options.seeds for i, caption in enumerate(captions)]
     clips, computed, likeness = [], [], []
     for start in tqdm(range(0, len(jobs), batch), desc="sampling"):

@@ -31,17 +31,29 @@ def main() -> None:
 
     from tqdm import tqdm
 
+    from adacache import AdaCacheConfig
     from adacache.atomic import atomic_path
+    from opensora.config.loading import load_config
     from opensora.mini.study import content as study
+    from opensora.models.checkpoint import CheckpointError
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
+    from opensora.utils.errors import ConfigError, WeightsError
 
-    pipe = SamplingPipeline.from_config(options.config)
+    try:
+        classes = study.captions_by_class(options.captions, seed=5)
+        training = study.captions_by_class(options.tune_captions, seed=11, held_out=False)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        config = load_config(options.config)
+        if not isinstance(config.cache, AdaCacheConfig):
+            raise ConfigError(f"{options.config} does not use AdaCache; give a config that does")
+        pipe = SamplingPipeline.from_config(config)
+    except (ConfigError, WeightsError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
     limit_threads(pipe.model)
     adacache, steps = pipe.cache, pipe.scheduler.num_sampling_steps
-    if adacache is None:
-        parser.error(f"{options.config} has no cache; give an AdaCache config")
-    training = study.captions_by_class(options.tune_captions, seed=11, held_out=False)
     tuning = [caption for captions in training.values() for caption in captions]
     schedules = [
         study.sample_with(pipe, adacache, caption, seed).trace.computed_steps
@@ -53,7 +65,6 @@ def main() -> None:
         caches[label] = study.fixed_list(schedules, steps, count)
         print(f"fixed list: {', '.join(map(str, caches[label].computed_steps))}")
     rows = []
-    classes = study.captions_by_class(options.captions, seed=5)
     jobs = [(name, caption) for name, captions in classes.items() for caption in captions]
     for seed, (name, caption) in enumerate(tqdm(jobs, desc="sampling")):
         full = study.sample_with(pipe, study.observing(adacache), caption, seed)

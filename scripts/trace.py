@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Look at recorded runs: print one, draw one, or compare two. A trace is the .json file beside a sampled video."""
+"""Look at recorded runs: print one, draw one, or compare two.
+
+A trace is the .json file beside a video that was sampled with a cache.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="training processes, one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of clips and steps, for a quick trial")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.processes < 1 or options.seed < 0 or options.scale <= 0:
+        parser.error("--processes must be at least 1, --seed at least 0, and --scale above 0")
+    return options
 
 
 def train(workers, options: argparse.Namespace) -> None:

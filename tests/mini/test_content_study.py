@@ -48,6 +48,12 @@ def test_equal_compute_lies_on_the_line_through_both_lists():
     row = {"computed_short": 10, "computed_long": 12, "psnr_short": 30.0, "psnr_long": 34.0}
     assert at_equal_compute(row, 10) == 30
     assert at_equal_compute(row, 11.5) == pytest.approx(33)
+    assert at_equal_compute({**row, "computed_long": 10}, 10) == 30
+
+
+def test_asking_for_more_captions_than_there_are_ends():
+    with pytest.raises(ValueError, match="found only 1[0-9] captions of the class 'spinning', not 40"):
+        captions_by_class(40, seed=0)
 
 
 def test_psnr_of_known_errors():

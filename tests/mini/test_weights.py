@@ -99,6 +99,11 @@ def test_a_strategy_without_its_reference_is_refused(pipe):
         pipe(["a still red star"], mask_strategies=[FIRST_FRAME])
 
 
+def test_references_without_a_place_are_refused(pipe):
+    with pytest.raises(SamplingError, match="no mask_strategies"):
+        pipe(["a still red star"], references=[[torch.zeros(4, 1, 8, 8)]])
+
+
 @pytest.mark.parametrize(("num_frames", "image_size"), [(34, (64, 64)), (51, (64, 64)), (17, (64, 96)), (17, (96, 64))])
 def test_other_lengths_and_sizes_show_their_caption(pipe, num_frames, image_size):
     caption = "a green circle moving slowly to the left on a black background"

@@ -16,7 +16,7 @@ import numpy as np
 from adacache import AdaCacheConfig, Codebook, Trace
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
-from opensora.mini.world.captions import MOTION_MIX, Scene, draw_scene
+from opensora.mini.world.captions import MOTION_MIX, Scene, draw_scene, max_draws
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
@@ -30,10 +30,19 @@ def content_class(scene: Scene) -> str:
 
 
 def captions_by_class(count: int, seed: int, held_out: bool = True) -> dict[str, list[str]]:
-    """``count`` different captions of every class, from either side of the split."""
+    """``count`` different captions of every class, from either side of the split.
+
+    Raises:
+        ValueError: some class has not as many.
+    """
     rng = np.random.default_rng(seed)
     captions: dict[str, dict[str, None]] = {name: {} for name in CLASSES}
+    draws = 0
     while any(len(found) < count for found in captions.values()):
+        if draws == max_draws(count):
+            rarest = min(captions, key=lambda name: len(captions[name]))
+            raise ValueError(f"found only {len(captions[rarest])} captions of the class '{rarest}', not {count}")
+        draws += 1
         scene = draw_scene(rng, held_out)
         found = captions[content_class(scene)]
         if len(found) < count:
@@ -81,6 +90,8 @@ def fixed_list(schedules: Sequence[Sequence[int]], num_steps: int, length: int) 
 def at_equal_compute(row: Mapping[str, Any], steps: float) -> float:
     """PSNR of the fixed lists at a mean of ``steps`` computed steps, on the line through the shorter and the longer."""
     short, long = row["computed_short"], row["computed_long"]
+    if short == long:
+        return row["psnr_short"]
     weight = (steps - short) / (long - short)
     return (1 - weight) * row["psnr_short"] + weight * row["psnr_long"]
 

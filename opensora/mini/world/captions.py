@@ -182,12 +182,25 @@ def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
     return scene
 
 
+def max_draws(count: int) -> int:
+    """How many scenes to look through for ``count`` different captions; there are finitely many."""
+    return 1000 + 20 * count
+
+
 def held_out_captions(count: int, seed: int) -> list[str]:
-    """``count`` different full captions of scenes that no training clip shows."""
+    """``count`` different full captions of scenes that no training clip shows.
+
+    Raises:
+        ValueError: there are not as many.
+    """
     rng = np.random.default_rng(seed)
     captions: dict[str, None] = {}  # a dict keeps the order, a set would not
+    draws = 0
     while len(captions) < count:
+        if draws == max_draws(count):
+            raise ValueError(f"found only {len(captions)} different held-out captions; ask for fewer than {count}")
         captions[draw_scene(rng, held_out=True).caption()] = None
+        draws += 1
     return list(captions)
 
 

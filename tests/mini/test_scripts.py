@@ -1,0 +1,35 @@
+"""The mini model's scripts tell mistakes in one line, before anything is sampled."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("check_captions.py --num-frames 9", "the check needs 17 frames of 48 x 48 pixels or more, got 9 of 64 x 64"),
+        ("check_captions.py --image-size 32 32", "got 17 of 32 x 32"),
+        ("check_captions.py --seeds -1", "must not be negative"),
+        ("check_captions.py --given first-chunk", "give --num-frames 34 or 51, too"),
+        ("check_captions.py nope.py", "nope.py"),
+        ("content_study.py --captions 40", "captions of the class 'spinning', not 40"),
+        ("content_study.py configs/mini/sample.py", "does not use AdaCache"),
+        ("train_mini.py --processes 0", "--processes must be at least 1"),
+        ("validate_check.py --clips 0", "--clips is 0"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(command, message):
+    script, *arguments = command.split()
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *arguments], cwd=SCRIPTS.parent, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
