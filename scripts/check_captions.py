@@ -86,6 +86,7 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     from adacache.atomic import atomic_path
     from opensora.mini.caption_check.check import check_clip
     from opensora.mini.caption_check.report import CheckedClip, contact_sheet, table
+    from opensora.mini.study.content import psnr
     from opensora.mini.world.captions import parse_caption
     from opensora.mini.world.paths import random_shot
     from opensora.mini.world.render import render
@@ -113,7 +114,8 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
             given["mask_strategies"] = [strategy] * len(texts)
         output = pipe(texts, seed=seeds, progress=False, **given)
         if given:
-            likeness += [_psnr_per_frame(video, frames) for video, frames in zip(output.videos, real, strict=True)]
+            pairs = zip(output.videos, real, strict=True)
+            likeness += [list(map(psnr, video, frames)) for video, frames in pairs]  # per frame
         clips += [CheckedClip(v, text, check_clip(v, text)) for v, text in zip(output.videos, texts, strict=True)]
         computed += [trace.num_computed for trace in output.traces if trace is not None]
     print(table(clips))
@@ -131,14 +133,6 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     with atomic_path(options.output / "checks.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"wrote {options.output}/sheet.png and checks.json")
-
-
-def _psnr_per_frame(video, reference):
-    """PSNR in dB of every frame (F,)."""
-    import numpy as np
-
-    errors = ((video.astype(float) - reference) ** 2).mean((1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(errors, 1e-3))
 
 
 def _curve_text(curve) -> str:
