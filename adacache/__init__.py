@@ -34,6 +34,7 @@ Source: Adaptive Caching for Faster Video Generation with Diffusion Transformers
 
 from typing import TYPE_CHECKING
 
+from adacache.bridge import BridgeConfig
 from adacache.codebook import PRESETS, Codebook
 from adacache.config import AdaCacheConfig
 from adacache.moreg import MoRegConfig
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "AdaCacheConfig",
+    "BridgeConfig",
     "Codebook",
     "MoRegConfig",
     "Site",

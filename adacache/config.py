@@ -8,6 +8,7 @@ from typing import Any, Literal
 from adacache import official_options
 from adacache.codebook import PRESETS, Codebook
 from adacache.moreg import MoRegConfig
+from adacache.options import ReuseOptions
 from adacache.policies.adacache import AdaCachePolicy
 from adacache.sites import METRICS, metric_sites
 from adacache.validation import check_choice, check_count, check_keys, whole_numbers
@@ -18,14 +19,14 @@ Metric = Literal["t-attn", "s-attn", "ca-mlp"]
 
 
 @dataclass(frozen=True)
-class AdaCacheConfig:
+class AdaCacheConfig(ReuseOptions):
     """What AdaCache measures, and how a measurement becomes a schedule.
 
     `metric` names the residual that is compared between computed steps: temporal attention ("t-attn"),
     spatial attention ("s-attn"), or cross-attention + MLP of both streams ("ca-mlp"). `metric_blocks` are the
     0-based indices of the blocks in which it is measured (their order does not matter, the model's does).
     `codebook` takes every form that `Codebook.from_value` knows, `moreg` every form that
-    `MoRegConfig.from_value` knows.
+    `MoRegConfig.from_value` knows. `bridge` and `schedule` are explained at `ReuseOptions`.
 
     Raises: ValueError in one sentence that names the option.
     Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization.
@@ -37,6 +38,7 @@ class AdaCacheConfig:
     moreg: MoRegConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("metric", self.metric, METRICS)
         blocks = whole_numbers("metric_blocks", self.metric_blocks, minimum=0)
         object.__setattr__(self, "codebook", Codebook.from_value(self.codebook))
@@ -77,6 +79,7 @@ class AdaCacheConfig:
             "metric": self.metric,
             "metric_blocks": list(self.metric_blocks),
             "moreg": moreg,
+            **self.reuse_dict(),
         }
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:

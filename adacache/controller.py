@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from adacache.options import ReuseOptions
 from adacache.policies.base import PolicyConfig
 from adacache.run_state import RunState
 from adacache.sites import Site
 from adacache.trace import Trace
+from adacache.track import Track
 from adacache.validation import check_count
 
 
@@ -31,21 +33,28 @@ class StepController:
             )
         self.config = config
         self._run: RunState | None = None
-        self._trace: Trace | None = None
+        self._traces: list[Trace] = []
 
     @contextmanager
-    def run(self, num_steps: int) -> Iterator["StepController"]:
+    def run(self, num_steps: int, num_samples: int = 1) -> Iterator["StepController"]:
         """Open one run of `num_steps` sampling steps; its tensors are freed at its end, whatever ends it.
 
-        Opening another run ends one that is still open. It is fine to stop before the last step.
+        `num_samples` is the number of videos in a batch: row r of the hidden states belongs to video
+        r % num_samples, as in a batch of all conditional rows followed by all unconditional ones. Unless the config
+        says schedule="batch", each video has a schedule of its own. Opening another run ends one that is still open.
+        It is fine to stop before the last step.
 
         Raises: ValueError when the config does not fit `num_steps`.
         """
         check_count("num_steps", num_steps)
-        run = RunState(self.config.make_policy(num_steps), num_steps)
+        check_count("num_samples", num_samples)
+        reuse = self.config if isinstance(self.config, ReuseOptions) else ReuseOptions()
+        count = num_samples if reuse.schedule == "sample" else 1
+        tracks = [Track(self.config.make_policy(num_steps), reuse.bridge, num_steps) for _ in range(count)]
+        run = RunState(tracks, num_samples)
         if self._run is not None:
             self._run.free()
-        self._run, self._trace = run, run.trace
+        self._run, self._traces = run, [track.trace for track in tracks] * (num_samples // count)
         try:
             yield self
             # Not after an error: reading from a device that just failed would hide what happened.
@@ -69,19 +78,21 @@ class StepController:
     def stack(
         self,
         hidden_states: Tensor,
-        run_blocks: Callable[[Tensor], Tensor],
+        run_blocks: Callable[..., Tensor],
         tokens_per_frame: int,
         context: str = "default",
     ) -> Tensor:
-        """Run all blocks of one forward pass, or add the residual (output - input) they last had.
+        """Run all blocks of one forward pass, or add the residual (output - input) that the bridge gives.
 
         `hidden_states` is (B, N, C), tokens frame by frame with `tokens_per_frame` of them each; so is the
-        result, which at a computed step is exactly `run_blocks(hidden_states)`. Call it once per step, or
-        once per step and `context` where guidance branches run one after the other: each context has its own
-        residual, the decision is shared, and only the context that came first in the run is measured.
+        result, which at a computed step is exactly `run_blocks(hidden_states)`. Where only some videos of a batch are
+        due, their rows are gathered and `run_blocks(hidden_states[rows], rows)` is called, with the indices of the
+        rows as a tensor. Call it once per step, or once per step and `context` where guidance branches run one after
+        the other: each context has its own residuals, the decision is shared, and only the context that came first
+        in the run is measured.
 
         Raises: RuntimeError outside of a run or when called twice; ValueError when the shape changed during
-        the run.
+        the run, or the rows do not belong to the run's number of videos.
         """
         return self._active("stack").stack(hidden_states, run_blocks, tokens_per_frame, context)
 
@@ -97,25 +108,33 @@ class StepController:
         return self._active("branch").branch(site, compute)
 
     @property
-    def trace(self) -> Trace:
-        """The trace of the current run so far, or of the last run.
+    def traces(self) -> list[Trace]:
+        """One trace per video of the current run so far, or of the last run; with one schedule all are the same.
 
-        Reading it right after a computed step waits for the device, as the next `begin_step` otherwise would.
+        Reading them right after a computed step waits for the device, as the next `begin_step` otherwise would.
 
         Raises: RuntimeError before the first run.
         """
-        if self._trace is None:
+        if not self._traces:
             raise RuntimeError("there is no trace before the first run; open one with controller.run(num_steps)")
         if self._run is not None:
             self._run.settle()
-        return self._trace
+        return self._traces
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the first video, which is the only one unless a batch has a schedule per video.
+
+        Raises: RuntimeError before the first run.
+        """
+        return self.traces[0]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors held now: 0 outside of a run, at most two hidden states for one metric block.
+        """Bytes of the tensors held now, 0 outside of a run.
 
-        The metric "ca-mlp" observes two residuals per block, so it holds three. Every further metric block
-        and every further context adds to that.
+        Counted in hidden states: one for the bridge "hold", two for the others; one more for a metric block
+        ("ca-mlp": two). Every further metric block adds to that, and every further context the bridge's.
         """
         return self._run.nbytes if self._run is not None else 0
 

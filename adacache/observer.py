@@ -58,7 +58,9 @@ class ResidualObserver:
     def _measure(self, site: Site, group: SiteGroup, current: Tensor) -> None:
         self._complete.add(group)
         previous = self._previous.get(group)
-        self._previous[group] = current
+        # A part of a batch would keep all of it alive.
+        is_whole = current.nbytes == current.untyped_storage().nbytes()
+        self._previous[group] = current if is_whole else current.clone()
         if previous is not None:
             motion = motion_score(current, self._tokens_per_frame, self._strides) if self._strides else None
             self._pending.append(_Pending(site, relative_change(previous, current), motion))

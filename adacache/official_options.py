@@ -69,5 +69,6 @@ def translate(options: Mapping[str, Any]) -> dict[str, Any] | None:
         "metric": options["cache_res"],
         "metric_blocks": whole_numbers("cache_loc", options["cache_loc"], minimum=0),
         "moreg": moreg if options["apply_moreg"] else None,
+        "schedule": "batch",  # it measures a batch as a whole
     }
     return translated if options["do_cache"] else None

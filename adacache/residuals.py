@@ -1,58 +1,83 @@
-"""The stored residuals of one run."""
+"""The residuals that a video's computed steps leave to its reused ones."""
 
 import torch
 from torch import Tensor
 
+from adacache.bridge import BridgeConfig
 
-class ResidualStore:
-    """Residuals by key, one key per guidance branch; a reused step costs one addition and no memory."""
 
-    def __init__(self) -> None:
-        self._residuals: dict[str, Tensor] = {}
+class ResidualHistory:
+    """The stack's last residuals of one video in one guidance context, and the bridge from them to a reused step.
 
-    def store(self, key: str, residual: Tensor) -> None:
-        """Keep `residual`, of any shape, in place of the key's previous one; its autograd graph is let go."""
-        self._residuals[key] = residual.detach()
+    Residuals have any shape, the same throughout a run. Nothing waits for their device but `read_weights`.
+    """
 
-    def drop(self, key: str) -> None:
-        """Let go of the key's residual, if there is one."""
-        self._residuals.pop(key, None)
+    def __init__(self, bridge: BridgeConfig) -> None:
+        self._bridge = bridge
+        self._weights: list[Tensor | float] = []  # one per stored residual; fitted ones are 0-dim tensors
+        self._kept: list[tuple[int, Tensor]] = []  # (step, residual), the latest last
 
-    def get(self, key: str) -> Tensor:
-        """The residual stored under `key`.
+    def make_room(self) -> None:
+        """Let go, before the next residual is computed, of what will not be needed once it is there."""
+        if self._bridge.num_residuals == 1:
+            self._kept.clear()
 
-        Raises: RuntimeError when there is none.
+    def store(self, step_index: int, residual: Tensor) -> None:
+        """Keep the residual of a computed step; its autograd graph is let go."""
+        residual = residual.detach()
+        self._weights.append(self._weight(step_index, residual))
+        self._kept = [*self._kept, (step_index, residual)][-self._bridge.num_residuals :]
+
+    def add(self, step_index: int, hidden_states: Tensor) -> Tensor:
+        """`hidden_states` plus the residual of the reused step `step_index`, as a new tensor.
+
+        Raises: ValueError when the stored residuals have another shape or dtype.
         """
-        if key not in self._residuals:
-            known = ", ".join(f"'{name}'" for name in self._residuals) or "nothing"
-            raise RuntimeError(
-                f"no residual is stored for '{key}' (stored: {known}); every guidance branch "
-                "must also take part in the computed steps"
-            )
-        return self._residuals[key]
-
-    def add(self, key: str, hidden_states: Tensor) -> Tensor:
-        """`hidden_states` plus the stored residual, as a new tensor.
-
-        Raises: ValueError when the stored residual has another shape or dtype.
-        """
-        residual = self.get(key)
-        if (residual.shape, residual.dtype) != (hidden_states.shape, hidden_states.dtype):
+        last_step, last = self._kept[-1]
+        if (last.shape, last.dtype) != (hidden_states.shape, hidden_states.dtype):
             raise ValueError(
-                f"the residual stored for '{key}' is {_describe(residual)}, the hidden states are "
+                f"the residual stored at step {last_step} is {_describe(last)}, the hidden states are "
                 f"{_describe(hidden_states)}; start a new run when the shape of the latents changes"
             )
-        return hidden_states + residual
+        if len(self._kept) == 1:
+            return hidden_states + last
+        before_step, before = self._kept[0]
+        ratio = self._ratio(step_index - last_step, last_step - before_step)
+        return hidden_states + last + (last - before) * _like(self._weights[-1] * ratio, last)
 
-    def free(self) -> None:
-        """Let go of everything."""
-        self._residuals.clear()
+    def read_weights(self) -> list[float]:
+        """The bridge's weight after every stored residual."""
+        fitted = [weight for weight in self._weights if isinstance(weight, Tensor)]
+        numbers = iter(torch.stack(fitted).tolist() if fitted else [])
+        return [next(numbers) if isinstance(weight, Tensor) else weight for weight in self._weights]
+
+    def _weight(self, step_index: int, residual: Tensor) -> Tensor | float:
+        """How much of the latest change a reused step adds, with `residual` as the latest one."""
+        if self._bridge.kind == "hold":
+            return 0.0
+        if self._bridge.kind == "linear" or len(self._kept) < 2:
+            return self._bridge.weight
+        (before_step, before), (last_step, last) = self._kept
+        predicted = self._ratio(step_index - last_step, last_step - before_step) * (last - before).float()
+        actual = (residual - last).float()
+        power = predicted.square().sum()
+        # No change at all is no slope either.
+        share = torch.where(power > 0, (actual * predicted).sum() / power, torch.zeros_like(power))
+        return share.clamp(0, 1)
+
+    def _ratio(self, gap: int, previous_gap: int) -> float:
+        return min(gap / previous_gap, self._bridge.max_ratio)
 
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
-        return sum(residual.nbytes for residual in self._residuals.values())
+        return sum(residual.nbytes for _, residual in self._kept)
 
 
-def _describe(tensor: torch.Tensor) -> str:
+def _like(weight: Tensor | float, residual: Tensor) -> Tensor | float:
+    """A weight in the residual's dtype: a float32 one would widen bfloat16 hidden states."""
+    return weight.to(residual.dtype) if isinstance(weight, Tensor) else weight
+
+
+def _describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

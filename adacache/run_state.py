@@ -1,121 +1,167 @@
 """Everything one run knows: made when the run starts, gone when it ends."""
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from adacache.clock import StepClock
-from adacache.observer import ResidualObserver
-from adacache.policies.base import Policy
-from adacache.residuals import ResidualStore
 from adacache.sites import Site
-from adacache.trace import StepRecord, Trace
+from adacache.track import Track
 
 
 class RunState:
-    """One run: policy, stored residuals, measurements and trace. `StepController` documents the methods."""
+    """One run of `num_samples` videos on one or as many tracks. `StepController` documents the methods.
 
-    def __init__(self, policy: Policy, num_steps: int) -> None:
-        self.trace = Trace(num_steps)
-        self._policy = policy
-        self._residuals = ResidualStore()
-        self._observer = ResidualObserver(policy.observed_sites)
+    Row r of a batch belongs to sample r % num_samples, and with it the rows of its guidance branches; where there is
+    one track, all rows are its own.
+    """
+
+    def __init__(self, tracks: Sequence[Track], num_samples: int) -> None:
+        self.tracks = tracks
+        self.num_samples = num_samples
+        self._num_steps = tracks[0].trace.num_steps
+        self._step = -1
         self._clock: StepClock | None = None  # needs a device, known from the first hidden states
-        self._computing = False
-        self._measuring = False  # only while the blocks of the observed context run
-        self._awaits_readout = False
+        self._measured: list[Track] = []  # only while the blocks of the observed context run
         self._observed_context: str | None = None
         self._contexts: set[str] = set()  # that called the stack in this step
 
     def begin_step(self, step_index: int, timestep: float | None) -> None:
-        expected, num_steps = len(self.trace.records), self.trace.num_steps
-        if step_index != expected or expected >= num_steps:
-            wanted = f"step {expected}" if expected < num_steps else "the end of the run"
+        expected = self._step + 1
+        if step_index != expected or expected >= self._num_steps:
+            wanted = f"step {expected}" if expected < self._num_steps else "the end of the run"
             raise ValueError(
                 f"begin_step got step {step_index}, expected {wanted}; "
-                f"call it once for each of 0..{num_steps - 1}, in this order"
+                f"call it once for each of 0..{self._num_steps - 1}, in this order"
             )
         self._check_stack_was_called()
-        self.settle()
         self._contexts.clear()
-        self._computing = self._policy.should_compute(step_index)
+        self._step = step_index
         timestep = None if timestep is None else float(timestep)
-        self.trace.records.append(StepRecord(step_index, timestep, self._computing))
+        for track in self.tracks:
+            track.begin_step(step_index, timestep)
 
     def stack(
         self,
         hidden_states: Tensor,
-        run_blocks: Callable[[Tensor], Tensor],
+        run_blocks: Callable[..., Tensor],
         tokens_per_frame: int,
         context: str,
     ) -> Tensor:
         self._enter(context, hidden_states)
-        if not self._computing:
-            return self._residuals.add(context, hidden_states)
+        due = [index for index, track in enumerate(self.tracks) if track.computing]
+        if len(due) == len(self.tracks):
+            return self._compute(due, hidden_states, run_blocks, (), tokens_per_frame, context)
+        parts = [
+            None if index in due else track.reuse(context, part) for index, track, part in self._split(hidden_states)
+        ]
+        if due:
+            rows = self._rows_of(due, hidden_states)
+            computed = self._compute(due, hidden_states[rows], run_blocks, (rows,), tokens_per_frame, context)
+            for position, index in enumerate(due):
+                parts[index] = computed[position :: len(due)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.stack(parts, dim=1).flatten(0, 1)  # row r of the batch is row r // num_samples of its sample
 
-        self._residuals.drop(context)  # it has served: leave its memory to the blocks
+    def _compute(
+        self,
+        due: list[int],
+        hidden_states: Tensor,
+        run_blocks: Callable[..., Tensor],
+        rows: tuple[Tensor, ...],
+        tokens_per_frame: int,
+        context: str,
+    ) -> Tensor:
+        """Run the blocks for the tracks that are due; `hidden_states` are their rows."""
+        tracks = [self.tracks[index] for index in due]
         observed = context == self._observed_context
-        if observed:
-            strides = self._policy.motion_strides(self.trace.records[-1].index)
-            self._observer.begin_forward(tokens_per_frame, strides)
-        self._measuring = observed
+        for track in tracks:
+            track.begin_forward(context, tokens_per_frame, observed)
+        self._measured = tracks if observed else []
         try:
-            output = run_blocks(hidden_states)
+            output = run_blocks(hidden_states, *rows)
         finally:
-            self._measuring = False
+            self._measured = []
         if output is hidden_states:
             raise RuntimeError(
                 "run_blocks returned its own input, so its residual is lost; "
                 "let the blocks write 'x = x + residual' instead of changing x in place"
             )
-        if observed:
-            self._observer.end_forward()
-            self._awaits_readout = True
-        self._residuals.store(context, output - hidden_states)
+        for position, track in enumerate(tracks):
+            own = slice(position, None, len(tracks))
+            track.end_forward(context, output[own] - hidden_states[own], observed)
         return output
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         residual = compute()
-        if self._measuring:
-            self._observer.observe(site, residual)
+        tracks = self._measured
+        for position, track in enumerate(tracks):
+            track.observe(site, residual if len(tracks) == 1 else residual[position :: len(tracks)])
         return residual
 
     def settle(self) -> None:
-        """Tell the policy and the trace what the last computed step measured, waiting for the device once."""
-        if not self._awaits_readout:
-            return
-        self._awaits_readout = False
-        record = self.trace.records[-1]
-        report = self._policy.observe(record.index, self._observer.read_out())
-        self.trace.records[-1] = replace(record, **asdict(report))
+        for track in self.tracks:
+            track.settle()
 
     def finish(self) -> None:
-        """Complete the trace of a run that ended without an error."""
+        """Complete the traces of a run that ended without an error."""
         self._check_stack_was_called()
         self.settle()
+        for track in self.tracks:
+            track.finish()
         if self._clock is not None:
             self._clock.mark()
-            records = zip(self.trace.records, self._clock.intervals(), strict=True)
-            self.trace.records[:] = [replace(record, milliseconds=ms) for record, ms in records]
+            self._share_out(self._clock.intervals())
 
     def free(self) -> None:
         """Let go of all tensors."""
-        self._residuals.free()
-        self._observer.free()
+        for track in self.tracks:
+            track.free()
 
     @property
     def nbytes(self) -> int:
-        return self._residuals.nbytes + self._observer.nbytes
+        return sum(track.nbytes for track in self.tracks)
+
+    def _share_out(self, milliseconds: list[float]) -> None:
+        """Write each step's time into the traces: those whose blocks ran share it, or all where none did."""
+        traces = [track.trace for track in self.tracks]
+        for index, spent in enumerate(milliseconds):
+            computed = sum(trace.records[index].computed for trace in traces)
+            for trace in traces:
+                record = trace.records[index]
+                share = spent / (computed or len(traces)) if record.computed or not computed else 0.0
+                trace.records[index] = replace(record, milliseconds=share)
+
+    def _split(self, hidden_states: Tensor) -> list[tuple[int, Track, Tensor]]:
+        """Every track with its index and its rows."""
+        count = len(self.tracks)
+        return [
+            (index, track, hidden_states if count == 1 else hidden_states[index::count])
+            for index, track in enumerate(self.tracks)
+        ]
+
+    def _rows_of(self, due: list[int], hidden_states: Tensor) -> Tensor:
+        """Indices of the rows of the tracks that are due, guidance branch by guidance branch."""
+        branches = range(0, len(hidden_states), len(self.tracks))
+        rows = [first + index for first in branches for index in due]
+        return torch.tensor(rows, device=hidden_states.device)
 
     def _enter(self, context: str, hidden_states: Tensor) -> None:
         """Note one call of the stack; the first of a step starts its time."""
-        if not self.trace.records:
+        if self._step < 0:
             raise RuntimeError("controller.stack came before controller.begin_step; begin step 0 first")
         if context in self._contexts:
             raise RuntimeError(
-                f"controller.stack was called twice in step {self.trace.records[-1].index} for context "
+                f"controller.stack was called twice in step {self._step} for context "
                 f"'{context}'; call begin_step before every step, and give each guidance branch a context"
+            )
+        if len(hidden_states) % self.num_samples:
+            raise ValueError(
+                f"hidden states of {len(hidden_states)} rows do not belong to {self.num_samples} samples; "
+                "open the run with the number of videos in a batch, controller.run(num_steps, num_samples)"
             )
         if not self._contexts:
             self._clock = self._clock or StepClock(hidden_states.device)
@@ -124,8 +170,7 @@ class RunState:
         self._observed_context = self._observed_context or context
 
     def _check_stack_was_called(self) -> None:
-        if self.trace.records and not self._contexts:
+        if self._step >= 0 and not self._contexts:
             raise RuntimeError(
-                f"the model did not call controller.stack in step {self.trace.records[-1].index}; "
-                "pass the controller to its forward"
+                f"the model did not call controller.stack in step {self._step}; pass the controller to its forward"
             )

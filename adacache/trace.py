@@ -19,8 +19,9 @@ class StepRecord:
     `index` is 0-based, `timestep` the scheduler's value. Of a computed step, `value` was compared with the
     codebook's thresholds, `distance` is the same before motion regularization (relative change per step, mean
     over the metric blocks), and `rate` the number of steps until the next computation. `milliseconds` run
-    from this step's call of the model's blocks to the next step's (the last one's to the end of the run).
-    None: not measured at this step.
+    from this step's call of the model's blocks to the next step's (the last one's to the end of the run); videos of
+    a batch with schedules of their own share the time of a step among those that computed it. `bridge_weight` is the
+    share of the latest change that a fitted bridge adds to the steps that follow. None: not measured at this step.
     """
 
     index: int
@@ -32,6 +33,7 @@ class StepRecord:
     motion_gradient: float | None = None
     rate: int | None = None
     milliseconds: float | None = None
+    bridge_weight: float | None = None
 
 
 @dataclass
@@ -99,10 +101,14 @@ class Trace:
         Raises: ValueError when `data` is not a trace.
         """
         names = [field.name for field in fields(StepRecord)]
+        optional = {field.name for field in fields(StepRecord) if field.default is None}  # older files have fewer
         if isinstance(data, Mapping) and "records" not in data:
             raise ValueError("it lists no steps, as of a run without a cache")
         try:
-            records = [StepRecord(**{name: record[name] for name in names}) for record in data["records"]]
+            records = [
+                StepRecord(**{name: record[name] for name in names if name in record or name not in optional})
+                for record in data["records"]
+            ]
             return cls(data["num_steps"], records, dict(data["metadata"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a trace: {error!r}") from error

@@ -51,7 +51,7 @@ class SamplingOutput:
     Attributes:
         videos: one (F, H, W, 3) uint8 array per prompt.
         latents: (B, 4, T, H', W') float32, before decoding.
-        traces: one per prompt (prompts of a batch share one schedule); None without a cache.
+        traces: one per prompt (the same where a batch shares one schedule); None without a cache.
         seconds: time of the whole batch, text encoding to decoding.
     """
 
@@ -153,9 +153,8 @@ class SamplingPipeline:
         """Sample one video per prompt.
 
         Args:
-            seed: one seed per prompt, or the first of consecutive ones; None takes the config's. Without a cache a
-                video depends on its own seed only, unless a mask strategy edits frames; with one, the videos of a
-                call share a schedule, too.
+            seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends
+                on its own seed only, unless a mask strategy edits frames or the cache has schedule="batch".
             progress: show progress bars; None as the config's ``verbose`` says.
             references: per prompt, the latents (4, t, H', W') of the frames it is given; see ``encode_reference``.
             mask_strategies: per prompt, where its references go, as ``opensora.utils.conditioning`` reads it:
@@ -210,7 +209,7 @@ class SamplingPipeline:
         if not torch.isfinite(decoded).all():
             raise SamplingError(f"decoding gave NaN or infinite pixels in {config.dtype}; try dtype bf16 or fp32")
         videos = [to_uint8(video) for video in decoded]
-        traces = [None if controller is None else controller.trace for _ in prompts]
+        traces = [None] * len(prompts) if controller is None else controller.traces
         return SamplingOutput(videos, latents, traces, time.monotonic() - started)
 
     @torch.no_grad()

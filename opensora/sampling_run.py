@@ -74,8 +74,8 @@ def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights:
     stems = _file_stems(config, prompts)
     pipe = SamplingPipeline.from_config(weights.applied_to(config))
     limit_threads(pipe.model)
-    if config.cache is not None and config.batch_size > 1:
-        logger.info("the videos of a batch share one schedule; use --batch-size 1 for a schedule per video")
+    if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
+        logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
         numbers = f"{start + 1}" if len(batch) == 1 else f"{start + 1} to {start + len(batch)}"

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from adacache.options import ReuseOptions
 from adacache.policies.base import Measurement, Report
 from adacache.sites import SiteGroup
 from adacache.trace import Trace
@@ -12,7 +13,7 @@ from adacache.validation import check_count, check_keys, whole_numbers
 
 
 @dataclass(frozen=True)
-class StaticScheduleConfig:
+class StaticScheduleConfig(ReuseOptions):
     """Which steps are computed, whatever the video shows; `computed_steps` are 0-based and begin with 0.
 
     `num_sampling_steps` is the number of steps that the schedule was made for; None leaves it open.
@@ -24,6 +25,7 @@ class StaticScheduleConfig:
     num_sampling_steps: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         steps = whole_numbers("computed_steps", self.computed_steps, minimum=0)
         if steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
             raise ValueError(f"computed_steps must ascend from 0, the first step, got {list(steps)}")
@@ -37,7 +39,7 @@ class StaticScheduleConfig:
 
         Raises: ValueError for an unknown key or a wrong value.
         """
-        check_keys("static schedule option", options, ["computed_steps", "num_sampling_steps"])
+        check_keys("static schedule option", options, [field.name for field in fields(cls)])
         return cls(**options)
 
     @classmethod
@@ -55,7 +57,11 @@ class StaticScheduleConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain values; `from_dict` reads it back."""
-        return {"computed_steps": list(self.computed_steps), "num_sampling_steps": self.num_sampling_steps}
+        return {
+            "computed_steps": list(self.computed_steps),
+            "num_sampling_steps": self.num_sampling_steps,
+            **self.reuse_dict(),
+        }
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Raises: ValueError when the schedule was made for another number of steps, or one lies outside."""

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from adacache import AdaCacheConfig, Codebook, MoRegConfig
+from adacache import AdaCacheConfig, BridgeConfig, Codebook, MoRegConfig
 
 OFFICIAL = {
     "do_cache": True,
@@ -24,6 +24,7 @@ OWN = {
     "metric": "ca-mlp",
     "metric_blocks": [0, 2],
     "moreg": {"strides": [1, 2], "window": [4, 26]},
+    "schedule": "batch",  # what the official code does
 }
 
 
@@ -38,11 +39,40 @@ def test_the_official_moreg_options_land_in_their_fields():
 
 def test_defaults_are_the_same_in_both_vocabularies():
     assert AdaCacheConfig.from_dict({}) == AdaCacheConfig()
-    assert AdaCacheConfig.from_dict({"do_cache": True}) == AdaCacheConfig()
+    assert AdaCacheConfig.from_dict({"do_cache": True}) == AdaCacheConfig(schedule="batch")
     assert AdaCacheConfig() == AdaCacheConfig("steps100", "t-attn", (13,), None)
     official = AdaCacheConfig.from_dict({"apply_moreg": True})
     assert official.moreg == MoRegConfig(window=(10, 90))
     assert official.moreg.resolve_window(100) == MoRegConfig().resolve_window(100)
+
+
+def test_each_video_decides_for_itself_unless_the_official_names_are_used():
+    assert AdaCacheConfig().schedule == "sample"
+    assert AdaCacheConfig.from_dict(OFFICIAL).schedule == "batch"
+    with pytest.raises(ValueError, match="schedule 'video' is unknown"):
+        AdaCacheConfig(schedule="video")
+
+
+def test_a_bridge_is_named_or_spelled_out():
+    assert AdaCacheConfig().bridge == BridgeConfig("hold")
+    assert AdaCacheConfig(bridge="fitted").bridge == BridgeConfig("fitted")
+    assert AdaCacheConfig(bridge={"kind": "linear", "weight": 0.5}).bridge == BridgeConfig("linear", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("bridge", "words"),
+    [
+        ("liner", "bridge kind 'liner' is unknown, did you mean 'linear'"),
+        ({"kind": "linear", "wieght": 1}, "unknown bridge option 'wieght', did you mean 'weight'"),
+        ({"kind": "linear", "weight": 2}, "bridge weight must lie between 0 and 1"),
+        ({"kind": "linear", "weight": -1}, "bridge weight must be a finite number >= 0"),
+        ({"kind": "fitted", "max_ratio": 0}, "bridge max_ratio must be a finite number above 0"),
+        (0.5, "bridge must be one of hold, linear, fitted"),
+    ],
+)
+def test_a_wrong_bridge_is_refused_in_words(bridge, words):
+    with pytest.raises(ValueError, match=words):
+        AdaCacheConfig(bridge=bridge)
 
 
 def test_do_cache_false_means_no_caching():

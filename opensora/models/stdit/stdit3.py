@@ -177,9 +177,10 @@ class STDiT3(PretrainedModel):
         hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
         _, frames, tokens_per_frame, _ = hidden_states.shape
 
-        def run_blocks(hidden_states: Tensor) -> Tensor:
-            text, text_mask = self._embed_text(y.to(dtype), mask)
-            modulation = self._modulation(t, t0, x_mask)
+        def run_blocks(hidden_states: Tensor, rows: Tensor | None = None) -> Tensor:
+            # The controller asks for a part of the batch where only some videos are due; `rows` are its indices.
+            text, text_mask = self._embed_text(*_take(rows, y.to(dtype), _per_row(mask, len(y))))
+            modulation = self._modulation(*_take(rows, t, t0, x_mask))
             rope = self.rope.tables(frames)
             h = hidden_states.unflatten(1, (frames, tokens_per_frame))
             for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
@@ -233,6 +234,16 @@ class STDiT3(PretrainedModel):
         x = x.unflatten(3, (rows, columns, -1)).unflatten(2, grid)  # (B, T, H, W, rows, columns, C_out)
         x = x.permute(0, 6, 1, 2, 4, 3, 5)  # (B, C_out, T, H, rows, W, columns)
         return x.flatten(5, 6).flatten(3, 4)[:, :, :, :height, :width]
+
+
+def _per_row(mask: Tensor | None, batch: int) -> Tensor | None:
+    """A text mask (Bm, L) with its rows repeated for every guidance branch, (B, L)."""
+    return mask if mask is None or batch % len(mask) else mask.repeat(batch // len(mask), 1)
+
+
+def _take(rows: Tensor | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The given rows of every tensor; all of them where `rows` is None."""
+    return tensors if rows is None else tuple(None if tensor is None else tensor[rows] for tensor in tensors)
 
 
 @MODELS.register_module("STDiT3")

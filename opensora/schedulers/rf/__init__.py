@@ -135,7 +135,7 @@ class RFLOW:
             return uncond + guidance_scale * (cond - uncond)
 
         bar = tqdm(total=self.num_sampling_steps, desc="sampling", disable=not progress, leave=False)
-        with bar, nullcontext() if controller is None else controller.run(self.num_sampling_steps):
+        with bar, nullcontext() if controller is None else controller.run(self.num_sampling_steps, len(z)):
             for i, t in enumerate(timesteps):
                 if controller is not None:
                     controller.begin_step(i, plain_times[i])
@@ -152,10 +152,16 @@ class RFLOW:
                         f"(timestep {plain_times[i]:.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
                     )
                 if controller is not None:
+                    traces = controller.traces
                     bar.set_postfix(
-                        computed=controller.trace.num_computed,
-                        reused=controller.trace.num_reused,
+                        computed=_span([trace.num_computed for trace in traces]),
+                        reused=_span([trace.num_reused for trace in traces]),
                         refresh=False,
                     )
                 bar.update()
         return z
+
+
+def _span(counts: Sequence[int]) -> str:
+    """The counts of a batch's videos in short: 5, or 4-6 where they differ."""
+    return f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"
