@@ -26,7 +26,7 @@ class AdaCacheConfig(ReuseOptions):
     spatial attention ("s-attn"), or cross-attention + MLP of both streams ("ca-mlp"). `metric_blocks` are the
     0-based indices of the blocks in which it is measured (their order does not matter, the model's does).
     `codebook` takes every form that `Codebook.from_value` knows, `moreg` every form that
-    `MoRegConfig.from_value` knows. `bridge` and `schedule` are explained at `ReuseOptions`.
+    `MoRegConfig.from_value` knows. The options of `ReuseOptions` are explained there.
 
     Raises: ValueError in one sentence that names the option.
     Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization.

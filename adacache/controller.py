@@ -1,5 +1,6 @@
 """The step controller: a policy's decisions, applied to the blocks of a model."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from adacache.options import ReuseOptions
 from adacache.policies.base import PolicyConfig
 from adacache.run_state import RunState
 from adacache.sites import Site
+from adacache.storage import TensorStore
 from adacache.trace import Trace
 from adacache.track import Track
 from adacache.validation import check_count
@@ -50,7 +52,8 @@ class StepController:
         check_count("num_samples", num_samples)
         reuse = self.config if isinstance(self.config, ReuseOptions) else ReuseOptions()
         count = num_samples if reuse.schedule == "sample" else 1
-        tracks = [Track(self.config.make_policy(num_steps), reuse.bridge, num_steps) for _ in range(count)]
+        store = TensorStore(reuse.cache_device, reuse.cache_dtype)
+        tracks = [Track(self.config.make_policy(num_steps), reuse.bridge, num_steps, store) for _ in range(count)]
         run = RunState(tracks, num_samples)
         if self._run is not None:
             self._run.free()
@@ -135,8 +138,24 @@ class StepController:
 
         Counted in hidden states: one for the bridge "hold", two for the others; one more for a metric block
         ("ca-mlp": two). Every further metric block adds to that, and every further context the bridge's.
+        `adacache.memory` says it beforehand.
         """
-        return self._run.nbytes if self._run is not None else 0
+        return sum(self.memory.values())
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Where `nbytes` are: bytes by device, such as {"cuda:0": 1024}; devices that hold nothing are left out.
+
+        With cache_device="cpu" the copies that a reused step has on their way to its device are counted there, too.
+        """
+        memory: Counter[str] = Counter()
+        for kept in self._run.kept if self._run is not None else ():
+            memory.update(kept.memory)
+        return dict(memory)
+
+    def nbytes_on(self, device_type: str) -> int:
+        """Bytes held now on all devices of a type such as "cpu" or "cuda"."""
+        return sum(nbytes for device, nbytes in self.memory.items() if device.partition(":")[0] == device_type)
 
     def _active(self, method: str) -> RunState:
         if self._run is None:

@@ -10,6 +10,7 @@ from adacache.distance import relative_change
 from adacache.motion import motion_score
 from adacache.policies.base import Measurement
 from adacache.sites import Site, SiteGroup
+from adacache.storage import KeptTensor, TensorStore
 
 
 class _Pending(NamedTuple):
@@ -23,15 +24,17 @@ class _Pending(NamedTuple):
 class ResidualObserver:
     """Compares the residuals of the observed sites with those of the previous computed step.
 
-    It holds one residual per observed group of sites, a reference to the tensor the model made, not a copy.
-    Distances stay on the device until `read_out`, so that a forward pass is never interrupted to wait for a
-    number.
+    It holds one residual per observed group of sites, by default a reference to the tensor the model made, not a
+    copy. A `store` may move it, but not narrow it: rounding would add to every distance, most to the small ones that
+    long reuse rests on, and the schedule of a video should not depend on how its memory is saved. Distances stay on
+    the device until `read_out`, so that a forward pass is never interrupted to wait for a number.
     """
 
-    def __init__(self, observed_sites: tuple[SiteGroup, ...]) -> None:
+    def __init__(self, observed_sites: tuple[SiteGroup, ...], store: TensorStore | None = None) -> None:
         self._groups = observed_sites
+        self._store = store or TensorStore()
         self._group_of: dict[Site, SiteGroup] = {site: group for group in observed_sites for site in group}
-        self._previous: dict[SiteGroup, Tensor] = {}
+        self._previous: dict[SiteGroup, KeptTensor] = {}
         self._parts: dict[SiteGroup, list[Tensor]] = {}
         self._pending: list[_Pending] = []
         self._complete: set[SiteGroup] = set()
@@ -57,13 +60,14 @@ class ResidualObserver:
 
     def _measure(self, site: Site, group: SiteGroup, current: Tensor) -> None:
         self._complete.add(group)
-        previous = self._previous.get(group)
-        # A part of a batch would keep all of it alive.
-        is_whole = current.nbytes == current.untyped_storage().nbytes()
-        self._previous[group] = current if is_whole else current.clone()
-        if previous is not None:
+        if group in self._previous:
+            # Not prefetched: it would take up the device's memory through all of the blocks before this one.
+            previous = self._previous.pop(group).fetch()
             motion = motion_score(current, self._tokens_per_frame, self._strides) if self._strides else None
             self._pending.append(_Pending(site, relative_change(previous, current), motion))
+        # A part of a batch would keep all of it alive.
+        is_whole = current.nbytes == current.untyped_storage().nbytes()
+        self._previous[group] = self._store.keep(current if is_whole else current.clone(), exact=True)
 
     def end_forward(self) -> None:
         """Raises: RuntimeError when the forward pass did not come by every observed site."""
@@ -92,6 +96,11 @@ class ResidualObserver:
         self._pending.clear()
 
     @property
+    def kept(self) -> list[KeptTensor]:
+        """What is held now for the next computed step."""
+        return list(self._previous.values())
+
+    @property
     def nbytes(self) -> int:
         """Bytes held now between forward passes."""
-        return sum(residual.nbytes for residual in self._previous.values())
+        return sum(residual.nbytes for residual in self.kept)

@@ -4,18 +4,21 @@ import torch
 from torch import Tensor
 
 from adacache.bridge import BridgeConfig
+from adacache.storage import KeptTensor, TensorStore
 
 
 class ResidualHistory:
     """The stack's last residuals of one video in one guidance context, and the bridge from them to a reused step.
 
-    Residuals have any shape, the same throughout a run. Nothing waits for their device but `read_weights`.
+    Residuals have any shape, the same throughout a run. Nothing waits for their device but `read_weights`. Without a
+    `store` they are kept by reference; with one that narrows them, a bridge sees them as they come back.
     """
 
-    def __init__(self, bridge: BridgeConfig) -> None:
+    def __init__(self, bridge: BridgeConfig, store: TensorStore | None = None) -> None:
         self._bridge = bridge
+        self._store = store or TensorStore()
         self._weights: list[Tensor | float] = []  # one per stored residual; fitted ones are 0-dim tensors
-        self._kept: list[tuple[int, Tensor]] = []  # (step, residual), the latest last
+        self._kept: list[tuple[int, KeptTensor]] = []  # (step, residual), the latest last
 
     def make_room(self) -> None:
         """Let go, before the next residual is computed, of what will not be needed once it is there."""
@@ -26,22 +29,30 @@ class ResidualHistory:
         """Keep the residual of a computed step; its autograd graph is let go."""
         residual = residual.detach()
         self._weights.append(self._weight(step_index, residual))
-        self._kept = [*self._kept, (step_index, residual)][-self._bridge.num_residuals :]
+        while len(self._kept) >= self._bridge.num_residuals:  # never one too many
+            self._kept.pop(0)
+        self._kept.append((step_index, self._store.keep(residual)))
+
+    def prefetch(self) -> None:
+        """Start to bring the residuals back, ahead of the `add` of a reused step."""
+        for _, residual in self._kept:
+            residual.prefetch()
 
     def add(self, step_index: int, hidden_states: Tensor) -> Tensor:
         """`hidden_states` plus the residual of the reused step `step_index`, as a new tensor.
 
         Raises: ValueError when the stored residuals have another shape or dtype.
         """
-        last_step, last = self._kept[-1]
-        if (last.shape, last.dtype) != (hidden_states.shape, hidden_states.dtype):
+        last_step, kept = self._kept[-1]
+        if (kept.shape, kept.dtype) != (hidden_states.shape, hidden_states.dtype):
             raise ValueError(
-                f"the residual stored at step {last_step} is {_describe(last)}, the hidden states are "
+                f"the residual stored at step {last_step} is {_describe(kept)}, the hidden states are "
                 f"{_describe(hidden_states)}; start a new run when the shape of the latents changes"
             )
+        last = kept.fetch()
         if len(self._kept) == 1:
             return hidden_states + last
-        before_step, before = self._kept[0]
+        before_step, before = self._kept[0][0], self._kept[0][1].fetch()
         ratio = self._ratio(step_index - last_step, last_step - before_step)
         return hidden_states + last + (last - before) * _like(self._weights[-1] * ratio, last)
 
@@ -57,7 +68,7 @@ class ResidualHistory:
             return 0.0
         if self._bridge.kind == "linear" or len(self._kept) < 2:
             return self._bridge.weight
-        (before_step, before), (last_step, last) = self._kept
+        (before_step, before), (last_step, last) = ((step, kept.fetch()) for step, kept in self._kept)
         predicted = self._ratio(step_index - last_step, last_step - before_step) * (last - before).float()
         actual = (residual - last).float()
         power = predicted.square().sum()
@@ -69,9 +80,14 @@ class ResidualHistory:
         return min(gap / previous_gap, self._bridge.max_ratio)
 
     @property
+    def kept(self) -> list[KeptTensor]:
+        """What is held now."""
+        return [residual for _, residual in self._kept]
+
+    @property
     def nbytes(self) -> int:
         """Bytes held now."""
-        return sum(residual.nbytes for _, residual in self._kept)
+        return sum(residual.nbytes for residual in self.kept)
 
 
 def _like(weight: Tensor | float, residual: Tensor) -> Tensor | float:
@@ -79,5 +95,5 @@ def _like(weight: Tensor | float, residual: Tensor) -> Tensor | float:
     return weight.to(residual.dtype) if isinstance(weight, Tensor) else weight
 
 
-def _describe(tensor: Tensor) -> str:
+def _describe(tensor: Tensor | KeptTensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adacache.clock import StepClock
 from adacache.sites import Site
+from adacache.storage import KeptTensor
 from adacache.track import Track
 
 
@@ -122,8 +123,9 @@ class RunState:
             track.free()
 
     @property
-    def nbytes(self) -> int:
-        return sum(track.nbytes for track in self.tracks)
+    def kept(self) -> list[KeptTensor]:
+        """What is held now."""
+        return [kept for track in self.tracks for kept in track.kept]
 
     def _share_out(self, milliseconds: list[float]) -> None:
         """Write each step's time into the traces: those whose blocks ran share it, or all where none did."""

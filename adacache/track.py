@@ -9,6 +9,7 @@ from adacache.observer import ResidualObserver
 from adacache.policies.base import Policy
 from adacache.residuals import ResidualHistory
 from adacache.sites import Site
+from adacache.storage import KeptTensor, TensorStore
 from adacache.trace import StepRecord, Trace
 
 
@@ -18,20 +19,27 @@ class Track:
     Every tensor it is given holds the rows of its videos only.
     """
 
-    def __init__(self, policy: Policy, bridge: BridgeConfig, num_steps: int) -> None:
+    def __init__(self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
         self.trace = Trace(num_steps)
         self.computing = False
         self._policy = policy
         self._bridge = bridge
-        self._observer = ResidualObserver(policy.observed_sites)
+        self._store = store
+        self._observer = ResidualObserver(policy.observed_sites, store)
         self._histories: dict[str, ResidualHistory] = {}  # by guidance context
         self._awaits_readout = False
 
     def begin_step(self, step_index: int, timestep: float | None) -> None:
-        """Decide about a step; waits for the measurements of the computed step before it."""
+        """Decide about a step; waits for the measurements of the computed step before it.
+
+        At a reused one the residuals are on their way back from here on, while the model embeds its input.
+        """
         self.settle()
         self.computing = self._policy.should_compute(step_index)
         self.trace.records.append(StepRecord(step_index, timestep, self.computing))
+        if not self.computing:
+            for history in self._histories.values():
+                history.prefetch()
 
     def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
         """Get ready for the computed blocks of one context; only an `observed` one is measured."""
@@ -52,7 +60,7 @@ class Track:
         if observed:
             self._observer.end_forward()
             self._awaits_readout = True
-        history = self._histories.setdefault(context, ResidualHistory(self._bridge))
+        history = self._histories.setdefault(context, ResidualHistory(self._bridge, self._store))
         history.store(self._step, residual)
 
     def reuse(self, context: str, hidden_states: Tensor) -> Tensor:
@@ -92,9 +100,9 @@ class Track:
         self._observer.free()
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors held now."""
-        return self._observer.nbytes + sum(history.nbytes for history in self._histories.values())
+    def kept(self) -> list[KeptTensor]:
+        """What is held now."""
+        return self._observer.kept + [kept for history in self._histories.values() for kept in history.kept]
 
     @property
     def _step(self) -> int:

@@ -27,6 +27,7 @@ from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
 from opensora.models.vae.vae import VideoAutoencoderPipeline
 from opensora.registry import MODELS, SCHEDULERS, build_module
 from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
+from opensora.utils.compiler import check_compiler
 from opensora.utils.conditioning import apply_mask_strategy
 from opensora.utils.device import check_device
 from opensora.utils.errors import ConfigError
@@ -97,7 +98,7 @@ class SamplingPipeline:
         """Load the models that a config names: a typed one, its entries, or the path of a config file.
 
         Raises:
-            ConfigError: the config cannot be used, or its device does not exist.
+            ConfigError: the config cannot be used, its device does not exist, or nothing can be compiled for it.
             WeightsError: weights are missing, unreachable or damaged.
             CheckpointError: a checkpoint does not fit its model.
         """
@@ -106,6 +107,8 @@ class SamplingPipeline:
         elif not isinstance(config, SampleConfig):
             config = load_config(config)
         device = check_device(config.device)
+        if config.compile:
+            check_compiler(device)
         config = locate_weights(config).downloaded().applied_to(config)
         dtype = DTYPES[config.dtype]
         sections = {name: vars(getattr(config, name)) for name in ("model", "vae", "text_encoder", "scheduler")}
@@ -115,6 +118,9 @@ class SamplingPipeline:
         started = time.monotonic()
         logger.info("loading transformer (%s)", config.model.from_pretrained)
         model = build_module(sections["model"], MODELS, dtype=dtype, device=device)
+        if config.compile:
+            logger.info("compiling the transformer: the first steps take longer")
+            model.compile_branches()
         logger.info("loading autoencoder (%s)", config.vae.from_pretrained)
         vae = build_module(sections["vae"], MODELS, dtype=dtype, device=device)
         logger.info("loading text encoder (%s)", config.text_encoder.from_pretrained)
@@ -141,7 +147,6 @@ class SamplingPipeline:
                 f"{config.model.from_pretrained} reads {model.caption_channels}; they do not belong together"
             )
 
-    @torch.no_grad()
     def __call__(
         self,
         prompts: Sequence[str],
@@ -163,18 +168,40 @@ class SamplingPipeline:
         Raises:
             SamplingError: the latents became NaN or infinite, no prompts were given, or references do not fit.
         """
+        started = time.monotonic()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        controller = None if self.cache is None else StepController(self.cache)
+        latents = self.sample_latents(prompts, seed, progress, references, mask_strategies, controller)
+        videos = self.decode(latents, progress)
+        traces = [None] * len(prompts) if controller is None else controller.traces
+        return SamplingOutput(videos, latents, traces, time.monotonic() - started)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        prompts: Sequence[str],
+        seed: int | Sequence[int] | None = None,
+        progress: bool | None = None,
+        references: Sequence[Sequence[Tensor]] | None = None,
+        mask_strategies: Sequence[str] | None = None,
+        controller: StepController | None = None,
+    ) -> Tensor:
+        """Latents (B, 4, T, H', W') float32 of one video per prompt, with the arguments of a call.
+
+        Args:
+            controller: decides which steps are computed; without one all are, whatever ``cache`` says.
+
+        Raises:
+            SamplingError: as for a call.
+        """
         if not prompts:
             raise SamplingError("no prompts were given; pass at least one")
-        started = time.monotonic()
         config = self.config
         if seed is None or isinstance(seed, Integral):
             first = config.seed if seed is None else int(seed)
             seed = [first + i for i in range(len(prompts))]
         if len(seed) != len(prompts):
             raise SamplingError(f"got {len(seed)} seeds for {len(prompts)} prompts; give one seed per prompt, or one")
-        show_progress = config.verbose > 0 if progress is None else progress
-        controller = None if self.cache is None else StepController(self.cache)
         z = self._noise(seed)
         if any(references or []) and not mask_strategies:
             raise SamplingError("references were given, but no mask_strategies that say where they go")
@@ -183,34 +210,45 @@ class SamplingPipeline:
         except ValueError as error:
             raise SamplingError(str(error)) from error
         try:
-            latents = self.scheduler.sample(
+            return self.scheduler.sample(
                 self.model,
                 self.text_encoder,
                 z,
                 self._captions(prompts),
                 self.model.device,
-                additional_args=prepare_multi_resolution_info(
-                    config.multi_resolution,
-                    len(prompts),
-                    (config.height, config.width),
-                    config.num_frames,
-                    config.fps,
-                    self.model.device,
-                    self.model.dtype,
-                ),
+                additional_args=self.size_arguments(len(prompts)),
                 mask=mask,
-                progress=show_progress,
+                progress=self._shows(progress),
                 controller=controller,
                 generator=torch.Generator(z.device).manual_seed(int(seed[0]) + EDIT_SEED_OFFSET),
             )
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error
-        decoded = self.vae.decode(latents, config.num_frames, show_progress)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, progress: bool | None = None) -> list[np.ndarray]:
+        """One (F, H, W, 3) uint8 video for each of the latents (B, 4, T, H', W').
+
+        Raises:
+            SamplingError: pixels are NaN or infinite.
+        """
+        decoded = self.vae.decode(latents, self.config.num_frames, self._shows(progress))
         if not torch.isfinite(decoded).all():
-            raise SamplingError(f"decoding gave NaN or infinite pixels in {config.dtype}; try dtype bf16 or fp32")
-        videos = [to_uint8(video) for video in decoded]
-        traces = [None] * len(prompts) if controller is None else controller.traces
-        return SamplingOutput(videos, latents, traces, time.monotonic() - started)
+            raise SamplingError(f"decoding gave NaN or infinite pixels in {self.config.dtype}; try dtype bf16 or fp32")
+        return [to_uint8(video) for video in decoded]
+
+    def size_arguments(self, batch: int) -> dict[str, Tensor]:
+        """Height, width, number of frames and frame rate of the config's video, (batch,) each, for the model."""
+        config = self.config
+        return prepare_multi_resolution_info(
+            config.multi_resolution,
+            batch,
+            (config.height, config.width),
+            config.num_frames,
+            config.fps,
+            self.model.device,
+            self.model.dtype,
+        )
 
     @torch.no_grad()
     def encode_reference(self, frames: np.ndarray) -> Tensor:
@@ -227,9 +265,14 @@ class SamplingPipeline:
         latents = self.vae.encode(video[None].to(self.model.device), sample_posterior=False)[0]
         return latents[:, :1] if is_image else latents
 
-    def _captions(self, prompts: list[str]) -> list[str]:
+    def _shows(self, progress: bool | None) -> bool:
+        return self.config.verbose > 0 if progress is None else progress
+
+    def _captions(self, prompts: Sequence[str]) -> list[str]:
         config = self.config
-        scored = append_score_to_prompts(prompts, aes=config.aes, flow=config.flow, camera_motion=config.camera_motion)
+        scored = append_score_to_prompts(
+            list(prompts), aes=config.aes, flow=config.flow, camera_motion=config.camera_motion
+        )
         return [text_preprocessing(prompt) for prompt in scored]
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:

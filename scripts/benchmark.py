@@ -2,9 +2,11 @@
 """What the cache costs and saves, measured on this machine. Every ratio comes from one run of this script.
 
 Parts: steps   a computed and a reused step of STDiT3-XL/2 at 144p (random weights), and the controller's own work
-       memory  bytes the controller holds at full size, beside those of caching per block (no weights needed)
+       memory  bytes the controller holds at full size and on the bundled model, beside those that were promised and
+               those of caching per block (no weights needed)
        flops   operations of a step and of a run at full size (no weights needed)
        mini    the bundled model: loading, first video, computed and reused steps, the whole command
+       compile the bundled model: a computed step with and without torch.compile, measured in turns
        quality the bundled model: computed steps and PSNR to the uncached video, for several codebooks
 """
 
@@ -18,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -31,12 +34,13 @@ from adacache.policies.static import StaticScheduleConfig  # noqa: E402
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingOutput
 
-PARTS = ("steps", "memory", "flops", "mini", "quality")
+PARTS = ("steps", "memory", "flops", "mini", "compile", "quality")
 TWO_SECONDS = 51  # frames
 TEXT_TOKENS = 300
 FULL_SIZES = ("480p", "720p")
 GUIDANCE_HALVES = 2
 UPSTREAM_TENSORS_PER_BLOCK = 2  # attention residual, cross-attention + MLP residual
+COMPILE_REPEATS = 200  # timed steps of the bundled model with and as many without torch.compile
 MINI_CONFIG = "configs/mini/sample_adacache.py"
 MINI_PROMPT = "a red circle moving fast to the right"
 
@@ -138,28 +142,68 @@ def measure_steps(repeats: int) -> dict[str, Any]:
     }
 
 
-def measure_memory() -> dict[str, Any]:
-    """Bytes held by the controller after a computed step, on the meta device."""
-    from adacache import AdaCacheConfig, StepController
+@contextmanager
+def watched_bytes(model: Any) -> Iterator[list[int]]:
+    """What the controllers of a model hold after each of its blocks and forward passes."""
+    held: list[int] = []
 
-    model = build_xl2("meta")
+    def note(_module: Any, arguments: tuple, keywords: dict, _output: Any) -> None:
+        held.append((keywords.get("controller") or arguments[-1]).nbytes)
+
+    watched = (model, *model.spatial_blocks, *model.temporal_blocks)
+    hooks = [module.register_forward_hook(note, with_kwargs=True) for module in watched]
+    try:
+        yield held
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def measure_memory() -> dict[str, Any]:
+    """The most bytes the controller holds, on the meta device and in a run of the bundled model, over the promise."""
+    from dataclasses import replace
+
+    from adacache import AdaCacheConfig, StepController
+    from adacache.memory import estimate_cache_bytes
+    from opensora.pipeline import SamplingPipeline
+    from opensora.utils.cache_memory import hidden_state_elements
+
+    def figures(config: Any, elements: int, dtype: str, held: list[int]) -> dict[str, float]:
+        promised = estimate_cache_bytes(config, 30, elements, dtype).total
+        return {"held_GB": max(held) / 1e9, "promised_over_held": promised / max(held)}
+
+    models = {"bf16": build_xl2("meta"), "fp32": build_xl2("meta").float()}
     result = {}
     for resolution in FULL_SIZES:
         inputs = xl2_inputs(resolution, "meta")
-        controller = StepController(AdaCacheConfig(metric_blocks=(13,)))
-        with controller.run(30):
-            controller.begin_step(0)
-            model(**inputs, controller=controller)
-            held = controller.nbytes
         _, _, frames, rows, columns = inputs["x"].shape
-        tokens = frames * -(-rows // 2) * -(-columns // 2)
-        hidden_state = GUIDANCE_HALVES * tokens * model.config.hidden_size * inputs["x"].element_size()
-        result[resolution] = {
-            "hidden_state_GB": hidden_state / 1e9,
-            "controller_GB": held / 1e9,
-            "controller_tensors": held / hidden_state,
-            "per_block_caching_GB": UPSTREAM_TENSORS_PER_BLOCK * 2 * model.config.depth * hidden_state / 1e9,
-        }
+        model = models["bf16"].config
+        elements = GUIDANCE_HALVES * frames * -(-rows // 2) * -(-columns // 2) * model.hidden_size
+        per_block = UPSTREAM_TENSORS_PER_BLOCK * 2 * model.depth * elements * 2  # bytes in bf16
+        result[resolution] = {"hidden_state_GB": elements * 2 / 1e9, "per_block_caching_GB": per_block / 1e9}
+        for name, config, dtype in (
+            ("adacache", AdaCacheConfig(), "bf16"),
+            ("ca-mlp in 2 blocks", AdaCacheConfig(metric="ca-mlp", metric_blocks=(13, 20)), "bf16"),
+            ("fitted", AdaCacheConfig(bridge="fitted"), "bf16"),
+            ("static", StaticScheduleConfig((0, 1)), "bf16"),
+            ("fp32", AdaCacheConfig(bridge="fitted"), "fp32"),
+            ("fp32 kept in bf16", AdaCacheConfig(bridge="fitted", cache_dtype="bf16"), "fp32"),
+        ):
+            controller = StepController(config)
+            # A run ends where a distance is read out: a meta tensor has none.
+            with watched_bytes(models[dtype]) as held, suppress(NotImplementedError), controller.run(30):
+                for step in range(2):
+                    controller.begin_step(step)
+                    models[dtype](**inputs, controller=controller)
+            result[resolution][name] = figures(config, elements, dtype, held)
+
+    pipe = SamplingPipeline.from_config(ROOT / MINI_CONFIG)
+    elements, adacache, result["mini"] = hidden_state_elements(pipe.config, batch=1), pipe.cache, {}
+    for name, options in (("adacache", {}), ("fitted", {"bridge": "fitted"}), ("bf16", {"cache_dtype": "bf16"})):
+        pipe.cache = replace(adacache, **options)
+        with watched_bytes(pipe.model) as held:
+            pipe([MINI_PROMPT], progress=False)
+        result["mini"][name] = figures(pipe.cache, elements, pipe.config.dtype, held)
     return result
 
 
@@ -250,6 +294,13 @@ def compare_caches(captions: int) -> dict[str, Any]:
     return result
 
 
+def compare_compiled() -> dict[str, Any]:
+    """A computed step of the bundled model, plain and compiled."""
+    from opensora.mini.study.compile_ratio import measure_compile
+
+    return measure_compile(ROOT / MINI_CONFIG, MINI_PROMPT, COMPILE_REPEATS)
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import torch
@@ -296,6 +347,7 @@ def main() -> None:
         "memory": measure_memory,
         "flops": measure_flops,
         "mini": measure_mini,
+        "compile": compare_compiled,
         "quality": lambda: compare_caches(options.captions),
     }
     results: dict[str, Any] = {"machine": machine()}

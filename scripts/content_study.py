@@ -39,6 +39,7 @@ def main() -> None:
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
     from opensora.utils.errors import ConfigError, WeightsError
+    from opensora.utils.psnr import psnr
 
     try:
         classes = study.captions_by_class(options.captions, seed=5)
@@ -73,7 +74,7 @@ def main() -> None:
         for label, cache in caches.items():
             sampled = study.sample_with(pipe, cache, caption, seed)
             row[f"computed_{label}"] = sampled.trace.num_computed
-            row[f"psnr_{label}"] = study.psnr(sampled.frames, full.frames)
+            row[f"psnr_{label}"] = psnr(sampled.frames, full.frames)
         rows.append(row)
     mean_steps = sum(row["computed_adacache"] for row in rows) / len(rows)
     for row in rows:

@@ -49,10 +49,15 @@ def sample(config_path: str, flags: dict, cfg_options: dict) -> int:
     weights = locate_weights(config)
     make_output_folder(config.save_dir)
 
+    from opensora.utils.cache_memory import check_cache_memory
+    from opensora.utils.compiler import check_compiler
     from opensora.utils.device import check_device
 
-    check_device(config.device)
+    device = check_device(config.device)
+    if config.compile:
+        check_compiler(device)
     weights = weights.downloaded()
+    check_cache_memory(weights.applied_to(config), len(prompts), device)
 
     from opensora.sampling_run import results_table, sample_all
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from opensora.config.reading import Source
@@ -12,6 +13,7 @@ from opensora.utils.errors import one_line
 
 if TYPE_CHECKING:
     from adacache.config import AdaCacheConfig
+    from adacache.policies.hybrid import HybridConfig
     from adacache.policies.static import StaticScheduleConfig
 
 logger = logging.getLogger(__name__)
@@ -26,12 +28,13 @@ def split_model_entries(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 def read_cache(
     official: Mapping[str, Any], cache: Any, num_steps: int, depth: int | None, source: Source
-) -> AdaCacheConfig | StaticScheduleConfig | None:
+) -> AdaCacheConfig | StaticScheduleConfig | HybridConfig | None:
     """The cache configuration of a run, or None when every step is computed.
 
     Args:
         official: official options from ``model``; ``do_cache`` switches them on.
-        cache: the top-level ``cache`` entry in our own keys; with ``computed_steps`` it is a static schedule.
+        cache: the top-level ``cache`` entry in our own keys; with ``computed_steps`` it is a static schedule,
+            and with any option of its own beside them a hybrid one.
         num_steps: the scheduler's number of steps, which MoReg's range must fit.
         depth: number of spatial-temporal block pairs of the model, if known.
 
@@ -50,12 +53,8 @@ def read_cache(
     # The official code caches only when asked to: its do_cache is False when left out.
     section, entries = ("model", {"do_cache": False, **official}) if official else ("cache", cache)
 
-    from adacache.config import AdaCacheConfig
-    from adacache.policies.static import StaticScheduleConfig
-
-    policy = StaticScheduleConfig if "computed_steps" in entries else AdaCacheConfig
     try:
-        config = policy.from_dict(entries)
+        config = _policy_of(entries).from_dict(entries)
         if config is not None:
             config.validate(num_steps, depth)
     except (ValueError, TypeError) as error:
@@ -63,6 +62,19 @@ def read_cache(
     if config is None:
         logger.info("model.do_cache is off: every step is computed, the other cache options have no effect")
     return config
+
+
+def _policy_of(entries: Mapping[str, Any]) -> type[AdaCacheConfig | StaticScheduleConfig | HybridConfig]:
+    """The class whose options these are."""
+    from adacache.config import AdaCacheConfig
+    from adacache.policies.hybrid import HybridConfig
+    from adacache.policies.static import StaticScheduleConfig
+
+    if "computed_steps" not in entries:
+        return AdaCacheConfig
+    names = [{field.name for field in fields(cls)} for cls in (HybridConfig, StaticScheduleConfig, AdaCacheConfig)]
+    own = names[0] - names[1] - names[2]  # "metric" alone tells nothing: AdaCache has it, too
+    return HybridConfig if own.intersection(entries) else StaticScheduleConfig
 
 
 def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:

@@ -84,6 +84,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"config file (default: {DEFAULT_CONFIG})")
     _add_prompt_flags(parser)
     _add_video_flags(parser)
+    _add_target_flags(parser)
     _add_sampling_flags(parser)
     _add_output_flags(parser)
     _add_reference_flags(parser)
@@ -131,6 +132,16 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_target_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target of the cache (one of these, by a calibration; see scripts/calibrate.py)")
+    group.add_argument("--speedup", type=float, metavar="X", help="denoise X times as fast as with every step computed")
+    group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute N steps of every video")
+    group.add_argument(
+        "--min-psnr", type=float, metavar="DB", help="stay within DB of the video without reuse, on average"
+    )
+    group.add_argument("--calibration", metavar="FILE", help="what scripts/calibrate.py wrote for this model")
+
+
 def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--num-sampling-steps", type=int, metavar="N", help="denoising steps")
@@ -142,6 +153,7 @@ def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dtype", metavar="TYPE", help="bf16, fp16 or fp32")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: CUDA when there is one)")
+    _add_switch(group, "--compile", "compile the transformer: slower first steps, faster others")
     group.add_argument("--ckpt-path", metavar="PATH", help="folder or hub repository of the diffusion transformer")
     _add_switch(group, "--flash-attn", "accepted for existing scripts; PyTorch's attention is always used")
     _add_switch(group, "--layernorm-kernel", "accepted for existing scripts; PyTorch's layer norm is always used")

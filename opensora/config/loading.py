@@ -23,6 +23,7 @@ from opensora.config.schema import (
     TextEncoderConfig,
     VAEConfig,
 )
+from opensora.config.target import apply_target
 from opensora.config.video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
 from opensora.utils.errors import ConfigError
 
@@ -102,7 +103,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         entries["prompt"] = [entries["prompt"]]
     result = read_fields(SampleConfig, _without_effectless(entries, ""), source, path=source.path, cache=cache, **built)
     _check_together(result, source)
-    return result
+    return apply_target(result, source)
 
 
 def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: 
     """
     fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in given}
     check_names(entries, fields, source, section)
-    hints = get_type_hints(cls, localns={"AdaCacheConfig": object, "StaticScheduleConfig": object})
+    caches = ("AdaCacheConfig", "HybridConfig", "StaticScheduleConfig")
+    hints = get_type_hints(cls, localns=dict.fromkeys(caches, object))
     values = {}
     for name, field in fields.items():
         key = f"{section}.{name}" if section else name

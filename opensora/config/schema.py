@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from adacache.config import AdaCacheConfig
+    from adacache.policies.hybrid import HybridConfig
     from adacache.policies.static import StaticScheduleConfig
 
 
@@ -69,7 +70,7 @@ class SampleConfig:
     vae: VAEConfig
     text_encoder: TextEncoderConfig
     scheduler: SchedulerConfig
-    cache: AdaCacheConfig | StaticScheduleConfig | None
+    cache: AdaCacheConfig | StaticScheduleConfig | HybridConfig | None
     height: int = at_least(8)  # pixels
     width: int = at_least(8)
     num_frames: int = at_least(1)
@@ -79,8 +80,13 @@ class SampleConfig:
     seed: int = at_least(0, 1024)
     batch_size: int = at_least(1, 1)
     replay: str | None = None  # trace (.json) of a run whose computed steps are repeated; it replaces the cache
+    calibration: str | None = None  # schedules that scripts/calibrate.py found for this model; a target picks one
+    speedup: float | None = None  # target: denoising so many times as fast as with every step computed
+    max_steps_computed: int | None = None  # target: computed steps of a video
+    min_psnr: float | None = None  # target: dB to the video without reuse, mean over videos
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA when there is one, else the CPU
+    compile: bool = False  # torch.compile the transformer's residual branches; the first steps take longer
     multi_resolution: Literal["STDiT2"] | None = None
     prompt: tuple[str, ...] | None = None
     prompt_path: str | None = None

@@ -133,7 +133,7 @@ def _find_folder(wanted: str, name: str) -> Path | None:
     gaps = _gaps(folder, name)
     if gaps:
         raise WeightsError(f"{name} folder {folder} lacks {', '.join(gaps)}")
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         if file.suffix == ".safetensors":
             check_safetensors(file)
     return folder
@@ -142,10 +142,10 @@ def _find_folder(wanted: str, name: str) -> Path | None:
 def _gaps(folder: Path, name: str) -> list[str]:
     """What ``folder`` lacks to hold the piece ``name``."""
     gaps = [" or ".join(group) for group in _REQUIRED[name] if not any((folder / file).is_file() for file in group)]
-    return gaps + [file.name for file in _weight_files(folder) if not file.is_file()]
+    return gaps + [file.name for file in weight_files(folder) if not file.is_file()]
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The weight files a loader reads: the first kind present, all shards of an index."""
     for name in _SAFETENSORS + _TORCH_FILES:
         file = folder / name

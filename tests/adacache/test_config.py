@@ -75,6 +75,30 @@ def test_a_wrong_bridge_is_refused_in_words(bridge, words):
         AdaCacheConfig(bridge=bridge)
 
 
+def test_residuals_stay_where_and_as_they_are_unless_told_otherwise():
+    assert (AdaCacheConfig().cache_device, AdaCacheConfig().cache_dtype) == ("model", None)
+    for dtype in ("fp32", "bf16", "fp16", None):
+        config = AdaCacheConfig(cache_device="cpu", cache_dtype=dtype)
+        assert (config.reuse_dict()["cache_device"], config.reuse_dict()["cache_dtype"]) == ("cpu", dtype)
+        assert AdaCacheConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cache_device": "gpu"}, "cache_device 'gpu' is unknown, .*valid: model, cpu"),
+        ({"cache_device": None}, "cache_device None is unknown"),
+        ({"cache_dtype": "bfloat16"}, "cache_dtype 'bfloat16' is unknown, did you mean 'bf16'"),
+        ({"cache_dtype": ["bf16"]}, r"cache_dtype \['bf16'\] is unknown"),
+        ({"cache_divice": "cpu"}, "'cache_divice', did you mean 'cache_device'"),
+    ],
+)
+def test_a_wrong_place_or_precision_is_refused_in_words(options, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        AdaCacheConfig.from_dict(options)
+    assert "\n" not in str(caught.value)
+
+
 def test_do_cache_false_means_no_caching():
     assert AdaCacheConfig.from_dict({**OFFICIAL, "do_cache": False}) is None
 

@@ -77,5 +77,5 @@ def test_graphs_are_not_kept_alive():
     observer = ResidualObserver(((SITE,),))
     forward(observer, (SITE, residual(1.0).requires_grad_() * 2))
     forward(observer, (SITE, residual(1.0).requires_grad_() * 2))
-    assert not any(held.requires_grad for held in observer._previous.values())
+    assert not any(kept.fetch().requires_grad for kept in observer.kept)
     assert observer.read_out() == [(SITE, 0.0, None)]

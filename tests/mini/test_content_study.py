@@ -12,7 +12,6 @@ from opensora.mini.study.content import (
     captions_by_class,
     content_class,
     fixed_list,
-    psnr,
     spread_shares,
     summarize,
 )

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from opensora.config import load_config
 from opensora.mini.caption_check.check import check_clip
-from opensora.mini.study.content import psnr
+from opensora.utils.psnr import psnr
 from opensora.mini.world.captions import parse_caption
 from opensora.mini.world.paths import random_shot
 from opensora.mini.world.render import render

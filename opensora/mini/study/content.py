@@ -96,12 +96,6 @@ def at_equal_compute(row: Mapping[str, Any], steps: float) -> float:
     return (1 - weight) * row["psnr_short"] + weight * row["psnr_long"]
 
 
-def psnr(frames: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 clips; equal ones count as 80 dB."""
-    error = np.mean((frames.astype(np.float64) - reference) ** 2)
-    return float(10 * np.log10(255**2 / max(error, 255**2 / 1e8)))
-
-
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Per class the means of every number and curve that its rows hold."""
     summary: dict[str, dict[str, Any]] = {}

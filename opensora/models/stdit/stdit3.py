@@ -8,6 +8,7 @@ Source: Open-Sora v1.2, ``opensora/models/stdit/stdit3.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,14 +40,28 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
 
 
+@dataclass(frozen=True)
+class Branches:
+    """How blocks compute their residual branches: functions of (block, tensors) that know no controller."""
+
+    attention: Callable[..., Tensor]
+    cross_attention: Callable[..., Tensor]
+    mlp: Callable[..., Tensor]
+
+
 class STDiT3Block(nn.Module):
-    """Self-attention within frames (spatial) or along time (temporal), cross-attention to the text, MLP."""
+    """Self-attention within frames (spatial) or along time (temporal), cross-attention to the text, MLP.
+
+    Attributes:
+        branches: plain methods of this class, or what ``STDiT3.compile_branches`` made of them.
+    """
 
     def __init__(self, config: STDiT3Config, temporal: bool, index: int):
         super().__init__()
         dim = config.hidden_size
         self.temporal = temporal
         self.index = index
+        self.branches = EAGER_BRANCHES
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
         self.attn = SelfAttention(dim, config.num_heads, config.qk_norm)
         self.cross_attn = CrossAttention(dim, config.num_heads)
@@ -69,30 +84,41 @@ class STDiT3Block(nn.Module):
         rows = (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)  # six of (B, 1 or T, 1, C)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = rows
 
-        def attention() -> Tensor:
-            return gate_msa * self._attend(modulate(x, shift_msa, scale_msa), rope)
-
-        def cross_attention() -> Tensor:
-            return self.cross_attn(x.flatten(1, 2), text, text_mask).view_as(x)
-
-        def mlp() -> Tensor:
-            return gate_mlp * self.mlp(modulate(x, shift_mlp, scale_mlp))
-
         def branch(part: str, compute: Callable[[], Tensor]) -> Tensor:
             if controller is None:
                 return compute()
             site = Site("temporal" if self.temporal else "spatial", self.index, part)
             return controller.branch(site, compute)
 
-        x = x + branch("attn", attention)
-        x = x + branch("cross", cross_attention)
-        return x + branch("mlp", mlp)
+        run = self.branches
+        x = x + branch("attn", lambda: run.attention(self, x, shift_msa, scale_msa, gate_msa, rope))
+        x = x + branch("cross", lambda: run.cross_attention(self, x, text, text_mask))
+        return x + branch("mlp", lambda: run.mlp(self, x, shift_mlp, scale_mlp, gate_mlp))
+
+    def attention_residual(
+        self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, rope: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """What self-attention adds to ``x`` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
+        return gate * self._attend(modulate(x, shift, scale), rope)
+
+    def cross_attention_residual(self, x: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
+        """What the text (B, L, C) adds to ``x`` (B, T, S, C); ``text_mask`` is (B, L)."""
+        return self.cross_attn(x.flatten(1, 2), text, text_mask).view_as(x)
+
+    def mlp_residual(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """What the MLP adds to ``x`` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
+        return gate * self.mlp(modulate(x, shift, scale))
 
     def _attend(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if not self.temporal:
             return self.attn(x.flatten(0, 1)).view_as(x)  # (B * T, S, C)
         by_place = x.transpose(1, 2)  # (B, S, T, C)
         return self.attn(by_place.flatten(0, 1), rope).view_as(by_place).transpose(1, 2)
+
+
+EAGER_BRANCHES = Branches(
+    STDiT3Block.attention_residual, STDiT3Block.cross_attention_residual, STDiT3Block.mlp_residual
+)
 
 
 class FinalLayer(nn.Module):
@@ -142,6 +168,34 @@ class STDiT3(PretrainedModel):
         self.spatial_blocks = nn.ModuleList([STDiT3Block(config, False, i) for i in range(config.depth)])
         self.temporal_blocks = nn.ModuleList([STDiT3Block(config, True, i) for i in range(config.depth)])
         self.final_layer = FinalLayer(config)
+
+    def compile_branches(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Let all blocks compute their residual branches by ``torch.compile``; weights and state dict stay as they are.
+
+        Code is generated in the next forward passes, for the number of threads set by then. Each graph serves all
+        blocks: spatial attention, temporal attention, cross-attention, MLP. Results differ from the uncompiled ones
+        by rounding.
+
+        Args:
+            backend: a name that torch.compile knows, or a function that compiles a graph.
+        """
+        options = {
+            "backend": backend,
+            # The controller is called between branches; a graph break inside of one would only cost speed unseen.
+            "fullgraph": True,
+            # Sizes are constants until one changes, as for a single video they do not; where fewer rows of a batch are
+            # due or texts have another length, a second set of graphs leaves that size open. To leave all open from
+            # the start (True) compiles more graphs at once, and again where sizes were equal by chance.
+            "dynamic": None,
+            # Graphs of other models in the process do not count toward this one's limit.
+            "isolate_recompiles": True,
+            # To hit it is an error under fullgraph. Text with and without a mask, frame masks, sizes of 1 and every
+            # size that changes for the first time each add a graph: mixed batches need a dozen in all.
+            "recompile_limit": 64,
+        }
+        compiled = Branches(**{name: torch.compile(plain, **options) for name, plain in vars(EAGER_BRANCHES).items()})
+        for block in (*self.spatial_blocks, *self.temporal_blocks):
+            block.branches = compiled
 
     def forward(
         self,

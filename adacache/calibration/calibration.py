@@ -1,0 +1,168 @@
+"""The outcome of a calibration: a schedule for every number of computed steps, and what was measured of some."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adacache.atomic import atomic_path
+from adacache.bridge import BridgeConfig
+from adacache.policies.static import StaticScheduleConfig
+from adacache.validation import is_finite, is_list
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One schedule of the calibrated number of steps.
+
+    `psnr` is the mean over held-out videos in dB against the same video without reuse, `psnr_lowest` the worst one,
+    `psnr_error` the standard error of the mean; None where the schedule was not sampled.
+    """
+
+    computed_steps: tuple[int, ...]
+    psnr: float | None = None
+    psnr_error: float | None = None
+    psnr_lowest: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Schedules for one model, video size and guidance scale.
+
+    Attributes:
+        conditions: what they hold for, by name, as plain values.
+        timesteps: the scheduler's times of all steps, descending from noise.
+        bridge: how reused steps get their residual.
+        points: one per number of computed steps, ascending.
+        reused_cost: time of a reused step over that of a computed one.
+        details: how it was made, for readers.
+    """
+
+    conditions: Mapping[str, Any]
+    timesteps: tuple[float, ...]
+    bridge: BridgeConfig
+    points: tuple[Point, ...]
+    reused_cost: float
+    details: Mapping[str, Any]
+
+    @property
+    def num_steps(self) -> int:
+        """Sampling steps of the calibrated runs."""
+        return len(self.timesteps)
+
+    @property
+    def measured(self) -> list[Point]:
+        """The points that were sampled, by number of computed steps."""
+        return [point for point in self.points if point.psnr is not None]
+
+    def psnr(self, num_computed: int) -> float:
+        """Expected PSNR in dB, on the line through the measured points; beyond them the nearest one's."""
+        counts = [len(point.computed_steps) for point in self.measured]
+        return float(np.interp(num_computed, counts, [point.psnr for point in self.measured]))
+
+    def speedup(self, num_computed: int, num_steps: int) -> float:
+        """How many times as fast denoising is as with every step computed."""
+        return num_steps / (num_computed + (num_steps - num_computed) * self.reused_cost)
+
+    def schedule(self, num_computed: int, timesteps: Sequence[float]) -> StaticScheduleConfig:
+        """A schedule of `num_computed` steps for a run with these `timesteps`, descending from noise.
+
+        The calibrated schedule of as many steps (else of the nearest number, stretched) is read as times of the flow;
+        each goes to the nearest step that is still free.
+
+        Raises: ValueError when the run has fewer steps than that.
+        """
+        if not 1 <= num_computed <= len(timesteps):
+            raise ValueError(f"cannot compute {num_computed} of {len(timesteps)} steps")
+        nearest = min(self.points, key=lambda point: abs(len(point.computed_steps) - num_computed))
+        steps = nearest.computed_steps
+        if (len(steps), tuple(timesteps)) != (num_computed, self.timesteps):
+            times = np.interp(
+                np.linspace(0, 1, num_computed), np.linspace(0, 1, len(steps)), [self.timesteps[step] for step in steps]
+            )
+            steps = _nearest_steps(times, np.asarray(timesteps))
+        return StaticScheduleConfig(steps, len(timesteps), bridge=self.bridge)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The calibration as plain values; `from_dict` reads it back."""
+        return {
+            "format": FORMAT,
+            "conditions": dict(self.conditions),
+            "timesteps": list(self.timesteps),
+            "bridge": self.bridge.to_dict(),
+            "points": [asdict(point) | {"computed_steps": list(point.computed_steps)} for point in self.points],
+            "reused_cost": self.reused_cost,
+            "details": dict(self.details),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Calibration":
+        """Read what `to_dict` wrote.
+
+        Raises: ValueError when `data` is something else.
+        """
+        names = {"format", *(field.name for field in fields(cls))}
+        if not isinstance(data, Mapping) or data.keys() != names:
+            raise ValueError(f"it does not hold {', '.join(sorted(names))}")
+        if data["format"] != FORMAT:
+            raise ValueError(f"its format is {data['format']!r}, this version reads {FORMAT}")
+        try:
+            points = tuple(
+                Point(**{**point, "computed_steps": tuple(point["computed_steps"])}) for point in data["points"]
+            )
+            values = {**data, "points": points, "timesteps": tuple(data["timesteps"])}
+            del values["format"]
+            calibration = cls(**values | {"bridge": BridgeConfig.from_value(data["bridge"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"an entry is missing or of the wrong kind ({error})") from error
+        calibration._check()
+        return calibration
+
+    def _check(self) -> None:
+        """Raises: ValueError when the entries contradict each other."""
+        if not self.timesteps or not all(map(is_finite, (*self.timesteps, self.reused_cost))):
+            raise ValueError("timesteps and reused_cost must be finite numbers")
+        if not self.measured or not all(is_list(point.computed_steps) for point in self.points):
+            raise ValueError("it holds no measured schedule")
+        for point in self.points:
+            StaticScheduleConfig(point.computed_steps).validate(self.num_steps)
+            if not all(
+                value is None or is_finite(value) for value in (point.psnr, point.psnr_error, point.psnr_lowest)
+            ):
+                raise ValueError("a PSNR is no finite number")
+        counts = [len(point.computed_steps) for point in self.points]
+        if counts != sorted(set(counts)):
+            raise ValueError("its schedules must ascend in their number of computed steps")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the calibration as JSON; the file appears complete or not at all."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Calibration":
+        """Read a calibration that `save` wrote.
+
+        Raises: OSError when the file cannot be read; ValueError when it holds something else.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} holds no calibration ({error}); scripts/calibrate.py writes one") from error
+
+
+def _nearest_steps(times: np.ndarray, timesteps: np.ndarray) -> tuple[int, ...]:
+    """A step of its own for every time, as near as the others allow; the first time goes to step 0."""
+    free = list(range(1, len(timesteps)))
+    taken = [0]
+    for time in times[1:]:
+        step = min(free, key=lambda candidate: abs(timesteps[candidate] - time))
+        free.remove(step)
+        taken.append(step)
+    return tuple(sorted(taken))

@@ -1,0 +1,105 @@
+"""What a user wants, in steps: a speedup, a number of computed steps, or a quality."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from adacache.calibration.calibration import Calibration
+from adacache.policies.static import StaticScheduleConfig
+from adacache.validation import check_count, check_positive
+
+logger = logging.getLogger(__name__)
+
+TARGETS = ("speedup", "max_steps_computed", "min_psnr")
+LEAST_COMPUTED = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """One wish: `kind` "speedup" (denoising so many times as fast as with every step computed), "max_steps_computed"
+    (steps per video) or "min_psnr" (dB to the video without reuse, mean over videos).
+
+    Raises: ValueError for a value that no model could meet.
+    """
+
+    kind: Literal["speedup", "max_steps_computed", "min_psnr"]
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.kind == "max_steps_computed":
+            check_count(self.kind, self.value)
+        else:
+            check_positive(self.kind, self.value)
+        if self.kind == "speedup" and self.value < 1:
+            raise ValueError(f"speedup must be at least 1, got {self.value!r}")
+
+    def resolve(self, calibration: Calibration, timesteps: Sequence[float]) -> StaticScheduleConfig:
+        """The schedule that meets the target in a run with these `timesteps`, with as few computed steps as it can.
+
+        What lies outside of what was measured is said in a warning.
+
+        Raises: ValueError when it cannot be met, with what can.
+        """
+        num_steps = len(timesteps)
+        count = getattr(self, f"_{self.kind}")(calibration, num_steps)
+        _warn(calibration, count, num_steps)
+        return calibration.schedule(count, timesteps)
+
+    def _max_steps_computed(self, calibration: Calibration, num_steps: int) -> int:
+        if not LEAST_COMPUTED <= self.value <= num_steps:
+            raise ValueError(
+                f"max_steps_computed is {self.value}, but a run of {num_steps} steps computes "
+                f"{LEAST_COMPUTED} to {num_steps}; give a number in between"
+            )
+        return int(self.value)
+
+    def _speedup(self, calibration: Calibration, num_steps: int) -> int:
+        counts = range(num_steps, LEAST_COMPUTED - 1, -1)
+        for count in counts:
+            if calibration.speedup(count, num_steps) >= self.value:
+                return count
+        raise ValueError(
+            f"speedup {self.value:g} cannot be reached: {LEAST_COMPUTED} computed of {num_steps} steps are "
+            f"{calibration.speedup(LEAST_COMPUTED, num_steps):.1f}x; ask for less"
+        )
+
+    def _min_psnr(self, calibration: Calibration, num_steps: int) -> int:
+        first, last = (len(calibration.measured[i].computed_steps) for i in (0, -1))
+        for count in range(first, min(last, num_steps) + 1):
+            if calibration.psnr(count) >= self.value:
+                return count
+        best = max(calibration.psnr(count) for count in range(first, last + 1))
+        raise ValueError(
+            f"min_psnr {self.value:g} dB cannot be promised: the calibration measured up to {best:.1f} dB, with "
+            f"{last} of {calibration.num_steps} steps computed; ask for less, or compute every step (no cache)"
+        )
+
+
+def read_target(values: dict[str, Any]) -> Target | None:
+    """The one target among config entries by name, or None where all are None.
+
+    Raises: ValueError when there are several, or its value is out of range.
+    """
+    given = {name: values[name] for name in TARGETS if values.get(name) is not None}
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other; give one of them")
+    return next((Target(kind, value) for kind, value in given.items()), None)
+
+
+def _warn(calibration: Calibration, count: int, num_steps: int) -> None:
+    if num_steps != calibration.num_steps:
+        logger.warning(
+            "The calibration was measured with %d sampling steps, this run has %d: the schedule is carried over along "
+            "the flow's time, its quality is an extrapolation.",
+            calibration.num_steps,
+            num_steps,
+        )
+    first, last = (len(calibration.measured[i].computed_steps) for i in (0, -1))
+    if not first <= count <= last and count < num_steps:
+        logger.warning(
+            "%d computed steps lie outside of the %d to %d that were measured: their quality is an extrapolation.",
+            count,
+            first,
+            last,
+        )

@@ -1,0 +1,1 @@
+"""Finding schedules for a model: recording runs, trying schedules, and what a calibration holds for."""

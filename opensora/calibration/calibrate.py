@@ -1,0 +1,143 @@
+"""A calibration from beginning to end: record, search, try, measure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from adacache.bridge import BridgeConfig
+from adacache.calibration.calibration import Calibration, Point
+from adacache.calibration.recording import Recording
+from adacache.calibration.search import Schedule, best_schedules, neighbors
+from adacache.calibration.simulation import Simulation
+from adacache.policies.static import StaticScheduleConfig
+from opensora.calibration.conditions import conditions_of, fingerprint
+from opensora.calibration.runs import Clip, Runner
+
+if TYPE_CHECKING:
+    from opensora.pipeline import SamplingPipeline
+
+logger = logging.getLogger(__name__)
+
+FEWEST_COMPUTED = 4  # below, the bridge has next to nothing to go by
+# Where a run is probed, as fractions of it: errors of the first steps matter most and differ most.
+PROBED = (0.03, 0.07, 0.1, 0.13, 0.17, 0.2, 0.27, 0.37, 0.67, 0.97)
+MEASURED = (0.2, 0.27, 0.33, 0.4, 0.5, 0.6, 0.7, 0.8)  # fractions of the steps that are computed
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """What is run for a calibration.
+
+    Attributes:
+        search: clips on which schedules are searched.
+        held_out: other clips, on which the curve is measured.
+        bridge: how reused steps get their residual.
+        candidates: schedules per measured number of computed steps that are tried on the search clips.
+        batch_size: clips sampled together.
+    """
+
+    search: tuple[Clip, ...]
+    held_out: tuple[Clip, ...]
+    bridge: BridgeConfig = BridgeConfig("fitted", weight=0.5)
+    candidates: int = 3
+    batch_size: int = 1
+
+    def probed_steps(self, num_steps: int) -> list[int]:
+        """Steps at which one residual is reused to see what that does to the end; never the first."""
+        return sorted({min(max(1, round(part * num_steps)), num_steps - 1) for part in PROBED})
+
+    def measured_counts(self, num_steps: int) -> list[int]:
+        """Numbers of computed steps that are measured."""
+        counts = {round(part * num_steps) for part in MEASURED}
+        return sorted(count for count in counts if FEWEST_COMPUTED <= count < num_steps)
+
+    def num_clips(self, num_steps: int) -> int:
+        """How many clips are sampled in all, most of them with some steps reused."""
+        tried = len(self.measured_counts(num_steps))
+        recorded = 1 + len(self.probed_steps(num_steps))
+        selection = 1 + tried * self.candidates if self.candidates > 1 else 0
+        return len(self.search) * (recorded + selection) + len(self.held_out) * (1 + tried)
+
+
+def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[[int], object]) -> Calibration:
+    """Calibrate a loaded pipeline.
+
+    Args:
+        finished: is told about every few finished clips; ``plan.num_clips`` says how many there will be.
+
+    Raises:
+        SamplingError: a run's latents or pixels are not finite.
+        ValueError: the run has too few steps to leave any out.
+    """
+    runner = Runner(pipe, plan.batch_size, finished)
+    steps = runner.num_steps
+    counts = plan.measured_counts(steps)
+    if not counts:
+        raise ValueError(f"a run of {steps} steps is too short to be calibrated; take at least 10")
+    recording = runner.record(plan.search, plan.probed_steps(steps))
+    schedules = best_schedules(Simulation(recording, plan.bridge), range(FEWEST_COMPUTED, steps))
+    if plan.candidates > 1:
+        schedules |= _select(runner, plan, recording, schedules, counts)
+    points, reused_cost = _measure(runner, plan, schedules, counts)
+    sizes = pipe.size_arguments(1)
+    return Calibration(
+        conditions={
+            "model": fingerprint(pipe.config.model.from_pretrained),
+            "model_name": pipe.config.model.from_pretrained,
+            **conditions_of(pipe.config),
+        },
+        timesteps=tuple(float(t[0]) for t in pipe.scheduler.timesteps(1, pipe.model.device, sizes)),
+        bridge=plan.bridge,
+        points=points,
+        reused_cost=reused_cost,
+        details={
+            "search_prompts": sorted({clip.prompt for clip in plan.search}),
+            "held_out_prompts": sorted({clip.prompt for clip in plan.held_out}),
+            "held_out_clips": len(plan.held_out),
+            "quality": "PSNR in dB of decoded frames against the same clip with every step computed",
+        },
+    )
+
+
+def _select(
+    runner: Runner, plan: CalibrationPlan, recording: Recording, schedules: dict[int, Schedule], counts: Sequence[int]
+) -> dict[int, Schedule]:
+    """For every measured count the best of a few candidates, really sampled on the search clips.
+
+    The simulation ranks well but leaves out how errors change the trajectory. Its own best, the best for plain reuse
+    (which trusts no slope), and the nearest variations of the former are tried.
+    """
+    simulation = Simulation(recording, plan.bridge)
+    plain = best_schedules(Simulation(recording, BridgeConfig()), counts)
+    exact = runner.exact_frames(plan.search)
+    selected = {}
+    for count in counts:
+        ranked = sorted(neighbors(schedules[count], runner.num_steps), key=simulation.quality, reverse=True)
+        tried = list(dict.fromkeys([schedules[count], plain[count], *ranked]))[: plan.candidates]
+        qualities = [
+            runner.quality(StaticScheduleConfig(schedule, bridge=plan.bridge), plan.search, exact).mean
+            for schedule in tried
+        ]
+        selected[count] = tried[qualities.index(max(qualities))]
+        logger.debug("%d steps: %s", count, list(zip(tried, qualities, strict=True)))
+    return selected
+
+
+def _measure(
+    runner: Runner, plan: CalibrationPlan, schedules: dict[int, Schedule], counts: Sequence[int]
+) -> tuple[tuple[Point, ...], float]:
+    """All schedules as points, those of ``counts`` measured on the held-out clips; and the cost of a reused step."""
+    exact = runner.exact_frames(plan.held_out)
+    points = {count: Point(schedule) for count, schedule in schedules.items()}
+    costs = []
+    for count in counts:
+        config = StaticScheduleConfig(schedules[count], bridge=plan.bridge)
+        quality = runner.quality(config, plan.held_out, exact)
+        costs.append(quality.reused_cost)
+        points[count] = replace(
+            points[count], psnr=quality.mean, psnr_error=quality.error, psnr_lowest=min(quality.psnr)
+        )
+    return tuple(points[count] for count in sorted(points)), sorted(costs)[len(costs) // 2]
