@@ -16,6 +16,8 @@ _TARGETS = {
     "layernorm_kernel": "model.enable_layernorm_kernel",
 }
 
+_SCHEDULES = ("speedup", "max_steps_computed", "min_psnr", "replay")
+
 # Two ways to say the same thing: the one given on the command line retires the others that the file gives.
 _ALTERNATIVES = {
     "image_size": ("resolution", "aspect_ratio"),
@@ -23,6 +25,7 @@ _ALTERNATIVES = {
     "aspect_ratio": ("image_size",),
     "prompt": ("prompt_path",),
     "prompt_path": ("prompt",),
+    **{way: tuple(other for other in _SCHEDULES if other != way) for way in _SCHEDULES},
 }
 
 
