@@ -20,6 +20,8 @@ EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    from opensora.utils.errors import message_for_the_user
+
     config_path, flags, cfg_options = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     try:
@@ -77,23 +79,6 @@ def set_log_level(verbose: int | None) -> None:
     level = {0: logging.WARNING, None: logging.INFO, 1: logging.INFO}.get(verbose, logging.DEBUG)
     for name in ("opensora", "adacache"):
         logging.getLogger(name).setLevel(level)
-
-
-def message_for_the_user(error: Exception) -> str | None:
-    """One sentence that helps, or None for an error that is a bug and keeps its traceback."""
-    from opensora.utils.errors import ConfigError, WeightsError
-
-    if isinstance(error, ConfigError | WeightsError):
-        return str(error)
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}; finished videos are kept"
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the device ran out of memory; try a lower resolution, fewer frames, or text_encoder.dtype=bf16"
-    # Their modules import torch; an error of theirs exists only if they are loaded.
-    helpful = [("opensora.models.checkpoint", "CheckpointError"), ("opensora.pipeline", "SamplingError")]
-    known = tuple(getattr(sys.modules[module], name) for module, name in helpful if module in sys.modules)
-    return str(error) if isinstance(error, known) else None
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from adacache.calibration.recording import Recording
 from adacache.calibration.search import Schedule, best_schedules, neighbors
 from adacache.calibration.simulation import Simulation
 from adacache.policies.static import StaticScheduleConfig
+from opensora.calibration.clips import Clip
 from opensora.calibration.conditions import conditions_of, fingerprint
-from opensora.calibration.runs import Clip, Runner
+from opensora.calibration.runs import Runner
+from opensora.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
@@ -70,13 +72,13 @@ def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[
 
     Raises:
         SamplingError: a run's latents or pixels are not finite.
-        ValueError: the run has too few steps to leave any out.
+        ConfigError: the run has too few steps to leave any out.
     """
     runner = Runner(pipe, plan.batch_size, finished)
     steps = runner.num_steps
     counts = plan.measured_counts(steps)
     if not counts:
-        raise ValueError(f"a run of {steps} steps is too short to be calibrated; take at least 10")
+        raise ConfigError(f"a run of {steps} steps is too short to be calibrated; take at least 10")
     recording = runner.record(plan.search, plan.probed_steps(steps))
     schedules = best_schedules(Simulation(recording, plan.bridge), range(FEWEST_COMPUTED, steps))
     if plan.candidates > 1:

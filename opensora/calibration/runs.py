@@ -14,18 +14,11 @@ from adacache import StepController, Trace
 from adacache.calibration.recorder import ResidualRecorder
 from adacache.calibration.recording import Recording, gains_from_probes, gram_of_sketches
 from adacache.policies.static import StaticScheduleConfig
+from opensora.calibration.clips import Clip
 from opensora.utils.psnr import psnr
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A prompt and the seed of its noise."""
-
-    prompt: str
-    seed: int
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -24,3 +25,18 @@ def suggest(name: object, known: Iterable[object]) -> str:
 def one_line(error: BaseException) -> str:
     """The message of ``error`` on a single line, or its type's name when it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def message_for_the_user(error: Exception) -> str | None:
+    """One sentence that helps, or None for an error that is a bug and keeps its traceback."""
+    if isinstance(error, ConfigError | WeightsError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; finished videos are kept"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device ran out of memory; try a lower resolution, fewer frames, or text_encoder.dtype=bf16"
+    # Their modules import torch; an error of theirs exists only if they are loaded.
+    helpful = [("opensora.models.checkpoint", "CheckpointError"), ("opensora.pipeline", "SamplingError")]
+    known = tuple(getattr(sys.modules[module], name) for module, name in helpful if module in sys.modules)
+    return str(error) if isinstance(error, known) else None

@@ -1,0 +1,49 @@
+"""What a calibration leaves behind: the file a target reads, a config that uses it, and a picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from adacache.atomic import atomic_path
+from adacache.calibration.calibration import Calibration
+
+CALIBRATION, SNIPPET, PICTURE = "calibration.json", "calibrated.py", "calibration.png"
+
+
+def write_calibration(calibration: Calibration, folder: Path, config_path: Path, target: tuple[str, float]) -> None:
+    """Write the calibration, a config that adds ``target`` (name and value) to ``config_path``, and the plot.
+
+    Each file appears complete or not at all, the calibration first.
+    """
+    from adacache.calibration.plot import plot_calibration
+
+    calibration.save(folder / CALIBRATION)
+    with atomic_path(folder / SNIPPET) as temporary:
+        temporary.write_text(_snippet(calibration, folder, config_path, target), encoding="utf-8")
+    plot_calibration(calibration, folder / PICTURE)
+
+
+def curve_table(calibration: Calibration) -> str:
+    """The measured curve, one line per number of computed steps."""
+    lines = [f"computed of {calibration.num_steps}   denoising   PSNR mean (lowest)"]
+    for point in calibration.measured:
+        count = len(point.computed_steps)
+        speedup = calibration.speedup(count, calibration.num_steps)
+        lines.append(
+            f"{count:>14} {speedup:>10.1f}x   {point.psnr:.1f} +- {point.psnr_error:.1f} dB ({point.psnr_lowest:.1f})"
+        )
+    return "\n".join(lines)
+
+
+def _snippet(calibration: Calibration, folder: Path, config_path: Path, target: tuple[str, float]) -> str:
+    name, value = target
+    comment = "\n".join(f"#   {line}" for line in curve_table(calibration).splitlines())
+    base = os.path.relpath(config_path.resolve(), folder.resolve())
+    return (
+        f"# Measured on {calibration.details['held_out_clips']} held-out clips, against the same with every step "
+        f"computed:\n{comment}\n"
+        f"_base_ = {base!r}\n\n"
+        f"calibration = {CALIBRATION!r}  # beside this file\n"
+        f"{name} = {value!r}  # or one of: speedup = 2.0, max_steps_computed = 12, min_psnr = 35\n"
+    )

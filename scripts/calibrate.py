@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Find out which steps of a model can be reused, and what that costs in quality.
+
+Runs a few prompts without reuse, searches schedules on what was recorded, tries the best ones, and measures them on
+other prompts. Writes calibration.json, calibrated.py (a config that uses it) and calibration.png. From then on
+--speedup, --max-steps-computed or --min-psnr take the place of a codebook.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from opensora.config.command_line import CfgOptions, OneLineParser  # noqa: E402
+
+EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+DEFAULT_TARGET = ("speedup", 2.0)
+
+
+def build_parser() -> OneLineParser:
+    """The flags of this command."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config of the model to calibrate; its cache is left aside")
+    parser.add_argument("--output", type=Path, default=Path("outputs/calibration"), help="folder of the results")
+    parser.add_argument("--prompt-path", metavar="FILE", help="prompts, one per line (default: the config's)")
+    parser.add_argument("--search-clips", type=int, default=8, metavar="N", help="clips that schedules are searched on")
+    parser.add_argument("--held-out-clips", type=int, default=16, metavar="N", help="other clips, to measure the curve")
+    parser.add_argument("--candidates", type=int, default=3, metavar="N", help="schedules tried per measured count")
+    parser.add_argument("--bridge", default="fitted", help="how a reused step gets its residual: hold, linear, fitted")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="clips sampled together")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--speedup", type=float, metavar="X", help="target of the config that is written (default 2)")
+    target.add_argument("--max-steps-computed", type=int, metavar="N", help="the same as a number of computed steps")
+    target.add_argument("--min-psnr", type=float, metavar="DB", help="the same as a quality")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="any config entry")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = build_parser()
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    for name in ("search_clips", "held_out_clips", "candidates", "batch_size"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("opensora").setLevel(logging.INFO)
+    from opensora.utils.errors import message_for_the_user
+
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, RuntimeError) as error:
+        message = message_for_the_user(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate, write the results, and check that the target can be met."""
+    from adacache.bridge import BridgeConfig
+    from adacache.calibration.target import Target
+    from opensora.calibration.clips import split_clips
+    from opensora.config.file import find_config
+    from opensora.config.loading import load_config
+    from opensora.utils.errors import ConfigError
+    from opensora.utils.files import make_output_folder
+    from opensora.utils.run_prompts import read_prompts
+
+    given = ((name, getattr(options, name)) for name in ("speedup", "max_steps_computed", "min_psnr"))
+    try:
+        target = Target(*next(((name, value) for name, value in given if value is not None), DEFAULT_TARGET))
+        bridge = BridgeConfig(options.bridge, weight=0.5)
+    except ValueError as error:
+        raise ConfigError(f"command line: {error}") from error
+    off = {
+        "cache": None,
+        "calibration": None,
+        "replay": None,
+        "speedup": None,
+        "max_steps_computed": None,
+        "min_psnr": None,
+    }
+    config = load_config(options.config, {"prompt_path": options.prompt_path}, {**(options.cfg_options or {}), **off})
+    search, held_out = split_clips(
+        [prompt.text for prompt in read_prompts(config)], options.search_clips, options.held_out_clips, config.seed
+    )
+    make_output_folder(options.output)
+
+    from tqdm import tqdm
+
+    from opensora.calibration.calibrate import CalibrationPlan, calibrate
+    from opensora.calibration.output import curve_table, write_calibration
+    from opensora.pipeline import SamplingPipeline
+    from opensora.utils.device import limit_threads
+
+    plan = CalibrationPlan(search, held_out, bridge, options.candidates, options.batch_size)
+    pipe = SamplingPipeline.from_config(config)
+    limit_threads(pipe.model)
+    with tqdm(total=plan.num_clips(config.scheduler.num_sampling_steps), desc="clips", unit="clip") as bar:
+        calibration = calibrate(pipe, plan, bar.update)
+    # The target may be out of reach; what was measured is kept all the same.
+    write_calibration(calibration, options.output, find_config(options.config), (target.kind, target.value))
+    print(curve_table(calibration))
+    try:
+        schedule = target.resolve(calibration, calibration.timesteps)
+    except ValueError as error:
+        raise ConfigError(f"{error}; the calibration itself is in {options.output}") from error
+    print(f"{target.kind} {target.value:g}: computed steps {list(schedule.computed_steps)}")
+    print(f"wrote {options.output}/calibration.json, calibrated.py, calibration.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
