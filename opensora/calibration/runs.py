@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from torch import Tensor
 from adacache import StepController, Trace
 from adacache.calibration.recorder import ResidualRecorder
 from adacache.calibration.recording import Recording, gains_from_probes, gram_of_sketches
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.calibration.clips import Clip
 from opensora.utils.psnr import psnr
@@ -67,18 +69,27 @@ class Runner:
         gains = gains_from_probes(probed, np.hstack(effects), np.hstack(errors), self.num_steps)
         return Recording(np.concatenate(grams), gains, np.concatenate(powers))
 
-    def quality(self, schedule: StaticScheduleConfig, clips: Sequence[Clip], exact: Sequence[np.ndarray]) -> Quality:
-        """PSNR of every clip under a schedule against its frames ``exact``, and the traces."""
+    @contextmanager
+    def steps(self, num_steps: int) -> Iterator[None]:
+        """Another number of sampling steps for a while."""
+        before, self.pipe.scheduler.num_sampling_steps = self.num_steps, num_steps
+        try:
+            yield
+        finally:
+            self.pipe.scheduler.num_sampling_steps = before
+
+    def quality(self, policy: PolicyConfig, clips: Sequence[Clip], exact: Sequence[np.ndarray]) -> Quality:
+        """PSNR of every clip under a policy against its frames ``exact``, and the traces."""
         frames: list[np.ndarray] = []
         traces: list[Trace] = []
-        controller = StepController(schedule)
+        controller = StepController(policy)
 
         def collect(latents: Tensor) -> None:
             frames.extend(self.pipe.decode(latents, progress=False))
             traces.extend(controller.traces)
 
         self.sample(clips, controller, collect)
-        return Quality([psnr(a, b) for a, b in zip(frames, exact, strict=True)], traces)
+        return Quality.of(frames, exact, traces)
 
     def exact_frames(self, clips: Sequence[Clip]) -> list[np.ndarray]:
         """The clips without reuse, (F, H, W, 3) uint8 each."""
@@ -94,10 +105,20 @@ class Runner:
 
 @dataclass(frozen=True)
 class Quality:
-    """PSNR in dB of some clips against the same without reuse, and how their steps went."""
+    """Frames of some clips, their PSNR in dB against others, and how their steps went (empty without a cache)."""
 
+    frames: list[np.ndarray]
     psnr: list[float]
     traces: list[Trace]
+
+    @classmethod
+    def of(cls, frames: Sequence[np.ndarray], reference: Sequence[np.ndarray], traces: Sequence[Trace] = ()) -> Quality:
+        """Measure ``frames`` (one (F, H, W, 3) uint8 array per clip) against ``reference``."""
+        return cls(list(frames), [psnr(a, b) for a, b in zip(frames, reference, strict=True)], list(traces))
+
+    def against(self, reference: Sequence[np.ndarray]) -> Quality:
+        """The same frames measured against others."""
+        return Quality.of(self.frames, reference, self.traces)
 
     @property
     def mean(self) -> float:
