@@ -77,9 +77,7 @@ def main() -> None:
         uncached_to_exact=uncached,
         codebooks={count: policy.codebook.to_dict() for count, policy in tuned.items()},
     )
-    print(
-        f"PSNR to the uncached video of {runner.num_steps} steps; below the first line differences to it, 95 % intervals"
-    )
+    print(f"PSNR to the uncached video of {runner.num_steps} steps; below the first line differences to it, 95 % int.")
     print(study.markdown(rows, "to_uncached"))
     print(f"\nPSNR to {MANY_STEPS} steps (the uncached video itself: {uncached:.1f} dB)")
     print(study.markdown(rows, "to_exact"))
