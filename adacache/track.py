@@ -20,7 +20,7 @@ class Track:
     """
 
     def __init__(self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
-        self.trace = Trace(num_steps)
+        self.trace = Trace(num_steps, metadata={"bridge": bridge.to_dict()})
         self.computing = False
         self._policy = policy
         self._bridge = bridge

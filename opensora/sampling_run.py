@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
+from adacache.outcome import surprises
 from adacache.trace import SummaryRow, Trace, summary_table
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import write_video
@@ -92,6 +93,8 @@ def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights:
             )
             _write_records(folder, stem, result, frames, config)
             logger.info("wrote %s", result.video)
+            for surprise in [] if trace is None else surprises(trace, config.cache):
+                logger.warning("WARNING %s: %s", result.video.name, surprise)
             yield result
 
 

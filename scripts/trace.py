@@ -31,12 +31,15 @@ def number(value: float | None) -> str:
 def show(path: Path) -> str:
     """A line per step and a summary."""
     trace = Trace.load(path)
-    lines = [f"{'step':>4} {'timestep':>9} {'':<8} {'distance':>9} {'value':>9} {'motion':>9} {'rate':>5} {'ms':>8}"]
+    lines = [
+        f"{'step':>4} {'timestep':>9} {'':<8} {'distance':>9} {'value':>9} {'motion':>9} {'bridge':>6} {'rate':>5} {'ms':>8}"
+    ]
     for record in trace.records:
         timestep = "-" if record.timestep is None else f"{record.timestep:.1f}"
         lines.append(
             f"{record.index:>4} {timestep:>9} {'computed' if record.computed else 'reused':<8} "
             f"{number(record.distance):>9} {number(record.value):>9} {number(record.motion_score):>9} "
+            f"{'-' if record.bridge_weight is None else f'{record.bridge_weight:.2f}':>6} "
             f"{'-' if record.rate is None else record.rate:>5} "
             f"{'-' if record.milliseconds is None else f'{record.milliseconds:.1f}':>8}"
         )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from adacache.bridge import BridgeConfig
 from adacache.options import ReuseOptions
 from adacache.policies.base import Measurement, Report
 from adacache.sites import SiteGroup
@@ -44,7 +45,7 @@ class StaticScheduleConfig(ReuseOptions):
 
     @classmethod
     def from_trace(cls, path: str | os.PathLike[str]) -> "StaticScheduleConfig":
-        """The schedule of a recorded run.
+        """The schedule of a recorded run, bridged as that run was.
 
         Raises: OSError when the file cannot be read; ValueError when it holds no trace, or only a part of one.
         """
@@ -53,7 +54,8 @@ class StaticScheduleConfig(ReuseOptions):
             raise ValueError(
                 f"{path} holds {len(trace.records)} of {trace.num_steps} steps; replay the trace of a complete run"
             )
-        return cls(tuple(trace.computed_steps), trace.num_steps)
+        bridge = trace.metadata.get("bridge", BridgeConfig())
+        return cls(tuple(trace.computed_steps), trace.num_steps, bridge=bridge)
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain values; `from_dict` reads it back."""

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
 
 BRIDGE = "fitted"
+NUM_STEPS = 30  # that the plans were found for, offline
 BATCH_SIZE = 11
 TABLE_CLASSES = ("still", "slowly", "fast", "pan")
 PLANS = {
     10: (0, 1, 3, 5, 7, 10, 14, 20, 26, 29),
     12: (0, 1, 3, 5, 7, 9, 12, 15, 19, 24, 27, 29),
     15: (0, 1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 23, 26, 28, 29),
-}  # of 30, found offline
+}
 CORRECTIONS: dict[str, dict[str, float]] = {
     "distance 0.5": {"distance_weight": 0.5},
     "distance 1": {"distance_weight": 1},
@@ -219,11 +220,12 @@ def _psnr(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([row["psnr"] for row in rows])
 
 
-def _mean_with_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean, and its standard error; not a number for a single value."""
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)
+def _mean_with_error(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean, and its standard error; a single value has none."""
+    error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    return float(values.mean()), error
 
 
-def _gain(gain: tuple[float, float]) -> str:
-    return f"{gain[0]:+.2f} ± {gain[1]:.2f}"
+def _gain(gain: tuple[float, float | None]) -> str:
+    mean, error = gain
+    return f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")

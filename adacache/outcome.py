@@ -1,0 +1,27 @@
+"""Whether a run did what its cache was asked for."""
+
+from adacache.policies.base import PolicyConfig
+from adacache.policies.hybrid import HybridConfig
+from adacache.policies.static import StaticScheduleConfig
+from adacache.trace import Trace
+
+
+def surprises(trace: Trace, config: PolicyConfig) -> list[str]:
+    """What a user of `config` (a policy's config) would not expect of this complete run, one sentence each.
+
+    A run that reused nothing has only paid for its cache; one that computed other steps than a schedule lists was
+    driven by something else.
+    """
+    found = []
+    if trace.records and not trace.num_reused:
+        found.append(
+            f"no step of {trace.num_steps} was reused: the cache saved nothing; the thresholds of its codebook are too "
+            "small for this model, or its schedule lists every step"
+        )
+    if isinstance(config, StaticScheduleConfig) and list(config.computed_steps) != trace.computed_steps:
+        found.append(
+            f"steps {trace.computed_steps} were computed, but the schedule lists {list(config.computed_steps)}"
+        )
+    if isinstance(config, HybridConfig) and trace.num_computed > config.budget:
+        found.append(f"{trace.num_computed} steps were computed, but max_steps_computed is {config.budget}")
+    return found

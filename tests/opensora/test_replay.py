@@ -1,0 +1,26 @@
+"""A replayed run computes the steps that were recorded, bridges as they were bridged, and gives the same video."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from opensora.config import load_config
+from opensora.pipeline import SamplingPipeline
+
+PROMPT = "a green star moving fast to the right on a brown checkered background"
+
+
+def test_a_replayed_video_equals_the_recorded_one_with_nothing_measured(tmp_path):
+    pipe = SamplingPipeline.from_config("configs/mini/sample_adacache.py")
+    pipe.cache = replace(pipe.cache, bridge="fitted")
+    recorded = pipe([PROMPT], seed=1, progress=False)
+    path = tmp_path / "trace.json"
+    recorded.traces[0].save(path, seed=1)
+
+    pipe.cache = load_config("configs/mini/sample.py", {"replay": str(path)}).cache
+    again = pipe([PROMPT], seed=1, progress=False)
+    assert torch.equal(again.latents, recorded.latents)
+    assert again.traces[0].computed_steps == recorded.traces[0].computed_steps
+    assert all(record.distance is None for record in again.traces[0].records)
