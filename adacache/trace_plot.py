@@ -37,8 +37,8 @@ def plot_trace(
     """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
 
     The compared distance, where one was measured, is drawn over the step index, against the thresholds of
-    `codebook` and their rates if that is given; below come the motion score, where one was measured, and a
-    strip of computed and reused steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its
+    `codebook` and their rates if that is given; below come the motion score and the weight of a
+    fitted bridge, where there are any, and a strip of computed and reused steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its
     frames on top. The file appears complete or not at all.
 
     Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
@@ -55,11 +55,13 @@ def plot_trace(
     film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
     was_measured = any(record.value is not None for record in trace.records)  # not under a static schedule
     has_motion = any(record.motion_score is not None for record in trace.records)
+    has_bridge = any(record.bridge_weight is not None for record in trace.records)
 
     # Panels from top to bottom with their heights in inches, and the space above each.
     panels = [("film", film_height, 0.0)] if film is not None else []
     panels += [("distance", 2.9, 0.18)] if was_measured else []
     panels += [("motion", 0.8, 0.16)] if has_motion else []
+    panels += [("bridge", 0.5, 0.16)] if has_bridge else []
     panels += [("strip", 0.2, 0.14)]
     header, footer = 0.72, 0.5
     height = header + sum(size + gap for _, size, gap in panels) + footer
@@ -81,6 +83,8 @@ def plot_trace(
         _draw_distance(axes["distance"], trace, codebook)
     if has_motion:
         _draw_motion(axes["motion"], trace)
+    if has_bridge:
+        _draw_bridge(axes["bridge"], trace)
     _draw_strip(axes["strip"], trace)
     for name in axes.keys() - {"film", "strip"}:
         axes[name].tick_params(labelbottom=False, bottom=False)
@@ -150,6 +154,18 @@ def _draw_motion(axes: "Axes", trace: Trace) -> None:
         axes.minorticks_off()
     axes.margins(y=0.2)
     _note_at_right(axes, "neutral", 1)
+
+
+def _draw_bridge(axes: "Axes", trace: Trace) -> None:
+    """How much of the residual's slope the reused steps follow: from each computed step to the next."""
+    _style(axes, trace, "bridge")
+    weights = [(r.index, r.bridge_weight) for r in trace.records if r.bridge_weight is not None]
+    steps, values = _columns([*weights, (trace.num_steps, weights[-1][1])])
+    axes.fill_between([step - 0.5 for step in steps], values, step="post", color=COMPUTED, alpha=0.25, lw=0)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 1])
+    _note_at_right(axes, "slope", 1)
+    _note_at_right(axes, "hold", 0)
 
 
 def _note_at_right(axes: "Axes", text: str, y: float) -> None:

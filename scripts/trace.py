@@ -32,7 +32,8 @@ def show(path: Path) -> str:
     """A line per step and a summary."""
     trace = Trace.load(path)
     lines = [
-        f"{'step':>4} {'timestep':>9} {'':<8} {'distance':>9} {'value':>9} {'motion':>9} {'bridge':>6} {'rate':>5} {'ms':>8}"
+        f"{'step':>4} {'timestep':>9} {'':<8} {'distance':>9} {'value':>9} {'motion':>9} "
+        f"{'bridge':>6} {'rate':>5} {'ms':>8}"
     ]
     for record in trace.records:
         timestep = "-" if record.timestep is None else f"{record.timestep:.1f}"
