@@ -37,9 +37,9 @@ def plot_trace(
     """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
 
     The compared distance, where one was measured, is drawn over the step index, against the thresholds of
-    `codebook` and their rates if that is given; below come the motion score and the weight of a
-    fitted bridge, where there are any, and a strip of computed and reused steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its
-    frames on top. The file appears complete or not at all.
+    `codebook` and their rates if that is given; below come the motion score and the weight of a fitted bridge, where
+    there are any, and a strip of computed and reused steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of
+    some of its frames on top. The file appears complete or not at all.
 
     Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
     """

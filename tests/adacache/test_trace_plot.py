@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def test_a_run_without_measurements_shows_its_steps_only(tmp_path):
     plot_trace(trace(values=(None,) * 4), tmp_path / "static.png")
     measured, static = (size_and_darkness(tmp_path / f"{name}.png")[0][1] for name in ("measured", "static"))
     assert static < measured / 2
+
+
+def test_a_fitted_bridge_adds_a_panel(tmp_path):
+    bridged = trace()
+    bridged.records[:] = [replace(r, bridge_weight=0.5 if r.computed else None) for r in bridged.records]
+    plot_trace(trace(), tmp_path / "hold.png")
+    plot_trace(bridged, tmp_path / "fitted.png")
+    hold, fitted = (size_and_darkness(tmp_path / f"{name}.png")[0][1] for name in ("hold", "fitted"))
+    assert fitted > hold
 
 
 @pytest.mark.parametrize("frames", [1, 3, 8])

@@ -34,6 +34,14 @@ LONGEST_HOLDS = {8: (8, 10), 10: (6, 8), 12: (5, 6), 15: (4, 5), 20: (3, 4)}
 BASELINE = "AdaCache, hold"
 TUNING_ROUNDS = 8
 CLOSE_ENOUGH = 0.15  # steps
+DRAWN = {
+    "AdaCache, hold": ("#c8642b", "o"),
+    "AdaCache, fitted": ("#c8642b", "s"),
+    "its average, hold": ("#7a7a7a", "o"),
+    "calibrated, hold": ("#1f5fa8", "o"),
+    "calibrated, fitted": ("#1f5fa8", "s"),
+    "Euler steps, no cache": ("#3a8f5c", "^"),
+}
 
 
 @dataclass(frozen=True)
@@ -233,3 +241,30 @@ def schedules_of(runner: Runner, policy: PolicyConfig, clips: Sequence[Clip]) ->
 def against_exact(references: Mapping[str, Sequence[np.ndarray]]) -> float:
     """Mean PSNR of the uncached clips to the many-step ones."""
     return float(np.mean(Quality.of(references["uncached"], references["exact"]).psnr))
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path, uncached_to_exact: float) -> None:
+    """PSNR over computed steps, to the uncached video and to the many-step one (PNG)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    titles = {"to_uncached": "to the uncached video", "to_exact": "to the video of many steps"}
+    for panel, (key, title) in zip(axes, titles.items(), strict=True):
+        for name, (color, marker) in DRAWN.items():
+            own = [row for row in rows if row["name"] == name]
+            style = "--" if name.endswith("hold") else "-"
+            panel.plot(
+                [row["computed"] for row in own],
+                [row[key] for row in own],
+                style,
+                color=color,
+                marker=marker,
+                label=name,
+            )
+        panel.set(xlabel="computed steps", ylabel="PSNR (dB)", title=title)
+        panel.grid(alpha=0.3)
+    axes[1].axhline(uncached_to_exact, color="0.3", linewidth=0.8, label="uncached video itself")
+    axes[1].legend(loc="lower right", fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

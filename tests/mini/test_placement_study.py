@@ -1,0 +1,86 @@
+"""The placement study's arithmetic, on numbers worked out by hand, and one small run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from adacache import AdaCacheConfig
+from adacache.calibration.calibration import Calibration
+from adacache.policies.static import StaticScheduleConfig
+from opensora.calibration.clips import Clip
+from opensora.calibration.runs import Runner
+from opensora.mini.study.placement import (
+    BASELINE,
+    BRIDGES,
+    Outcome,
+    combinations,
+    compare,
+    differences,
+    markdown,
+    scaled_codebook,
+    tune_codebook,
+)
+from opensora.pipeline import SamplingPipeline
+
+
+def outcome(name: str, to_uncached: list[float]) -> Outcome:
+    return Outcome(name, 10, {}, to_uncached, [30.0] * len(to_uncached), [10] * len(to_uncached))
+
+
+def test_the_published_codebook_scales():
+    assert scaled_codebook(6, 1.0).rates == (6, 5, 4, 3, 2, 1)
+    assert scaled_codebook(3, 0.5).rates == (3, 2, 2, 2, 1, 1)
+    assert scaled_codebook(3, 0.5).thresholds == pytest.approx((0.04, 0.08, 0.12, 0.16, 0.20))
+
+
+def test_tuning_finds_the_factor_that_gives_the_count():
+    # A model whose steps fall with the thresholds: 16 steps at 0.05, 8 at 0.1 ...
+    codebook, steps = tune_codebook(lambda codebook: 0.8 / codebook.thresholds[0], longest=6, count=10)
+    assert steps == pytest.approx(10, abs=0.15)
+    assert codebook.thresholds[0] == pytest.approx(0.08, abs=0.002)
+
+
+def test_differences_are_paired_and_over_prompts():
+    clips = [Clip("a", 0), Clip("b", 1), Clip("a", 2), Clip("b", 3)]
+    rows = differences([outcome(BASELINE, [30, 40, 32, 42]), outcome("better", [32, 44, 34, 46])], clips)
+    # By prompt: 31 and 41 against 33 and 45, so gains of 2 and 4: mean 3, standard error 1.
+    assert rows[1]["to_uncached"] == 39
+    assert rows[1]["to_uncached_gain"] == 3
+    assert rows[1]["to_uncached_interval"] == pytest.approx(1.96)
+    assert "+3.0 +- 2.0" in markdown(rows, "to_uncached")
+    assert f"| {BASELINE} | 36.0 dB (10.0 steps) |" in markdown(rows, "to_uncached")
+
+
+def test_every_placement_meets_every_bridge():
+    calibration = Calibration.load("assets/opensora-mini/calibration.json")
+    tuned = {12: AdaCacheConfig("fast30", metric_blocks=(2,))}
+    found = list(combinations(tuned, {12: [range(12)]}, calibration, 30))
+    assert len({name for name, _, _ in found}) == 3 * len(BRIDGES) == len(found)
+    calibrated = {name: policy for name, _, policy in found}["calibrated, fitted"]
+    assert len(calibrated.computed_steps) == 12
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(tmp_path):
+    pipe = SamplingPipeline.from_config("configs/mini/sample.py")
+    pipe.scheduler.num_sampling_steps = 6
+    finished: list[int] = []
+    runner = Runner(pipe, 2, finished.append)
+    clips = [Clip("a still red circle", 0), Clip("a blue square moving fast up", 1)]
+    exact = runner.exact_frames(clips)
+    references = {"uncached": exact, "exact": exact}
+    log = tmp_path / "finished.jsonl"
+    first = ("every step", 6, StaticScheduleConfig(tuple(range(6))))
+    fewer = ("Euler steps", 4, None)
+    finished.clear()
+    outcomes = compare(runner, [first, fewer], clips, references, log)
+    assert outcomes[0].to_uncached == [80, 80]
+    assert outcomes[0].computed == [6, 6]
+    assert max(outcomes[1].to_uncached) < 50
+    assert outcomes[1].computed == [4, 4]
+    assert finished == [2, 2]
+    again = compare(runner, [first, fewer, ("half", 3, StaticScheduleConfig((0, 2, 4)))], clips, references, log)
+    assert again[:2] == outcomes
+    assert finished == [2, 2, 2]
+    assert len([json.loads(line) for line in log.read_text().splitlines()]) == 3
