@@ -3,19 +3,17 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from adacache import official_options
 from adacache.codebook import PRESETS, Codebook
 from adacache.moreg import MoRegConfig
 from adacache.options import ReuseOptions
 from adacache.policies.adacache import AdaCachePolicy
-from adacache.sites import METRICS, metric_sites
-from adacache.validation import check_choice, check_count, check_keys, whole_numbers
+from adacache.sites import Metric, check_blocks_fit, metric_sites, read_metric_blocks
+from adacache.validation import check_count, check_keys
 
 logger = logging.getLogger(__name__)
-
-Metric = Literal["t-attn", "s-attn", "ca-mlp"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,8 @@ class AdaCacheConfig(ReuseOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("metric", self.metric, METRICS)
-        blocks = whole_numbers("metric_blocks", self.metric_blocks, minimum=0)
         object.__setattr__(self, "codebook", Codebook.from_value(self.codebook))
-        object.__setattr__(self, "metric_blocks", tuple(sorted(set(blocks))))
+        object.__setattr__(self, "metric_blocks", read_metric_blocks(self.metric, self.metric_blocks))
         object.__setattr__(self, "moreg", MoRegConfig.from_value(self.moreg))
 
     @classmethod
@@ -90,11 +86,7 @@ class AdaCacheConfig(ReuseOptions):
         Raises: ValueError when a metric block or the MoReg window lies outside.
         """
         check_count("num_steps", num_steps)
-        if num_blocks is not None and self.metric_blocks[-1] >= num_blocks:
-            raise ValueError(
-                f"metric_blocks {list(self.metric_blocks)} do not fit a model of {num_blocks} blocks; "
-                f"valid indices are 0..{num_blocks - 1}"
-            )
+        check_blocks_fit(self.metric_blocks, num_blocks)
         if self.moreg:
             self.moreg.resolve_window(num_steps)
         if self.codebook.num_sampling_steps not in (None, num_steps):

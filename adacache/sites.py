@@ -1,7 +1,10 @@
 """Names for the places of a model that can be measured."""
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+from adacache.validation import check_choice, whole_numbers
+
+Metric = Literal["t-attn", "s-attn", "ca-mlp"]
 Stream = Literal["spatial", "temporal"]
 Part = Literal["attn", "cross", "mlp"]
 
@@ -36,3 +39,21 @@ def metric_sites(metric: str, blocks: tuple[int, ...]) -> tuple[SiteGroup, ...]:
     """The groups of sites that a metric observes in the given blocks, one group per observation."""
     streams, parts = METRICS[metric]
     return tuple(tuple(Site(stream, block, part) for part in parts) for block in blocks for stream in streams)
+
+
+def read_metric_blocks(metric: Any, blocks: Any) -> tuple[int, ...]:
+    """The blocks that a config names for a metric, ascending, each once.
+
+    Raises: ValueError for an unknown metric, or what is no list of block indices.
+    """
+    check_choice("metric", metric, METRICS)
+    return tuple(sorted(set(whole_numbers("metric_blocks", blocks, minimum=0))))
+
+
+def check_blocks_fit(blocks: tuple[int, ...], num_blocks: int | None) -> None:
+    """Raises: ValueError when a model of `num_blocks` per stream has not all of the blocks; None is not known yet."""
+    if num_blocks is not None and blocks[-1] >= num_blocks:
+        raise ValueError(
+            f"metric_blocks {list(blocks)} do not fit a model of {num_blocks} blocks; "
+            f"valid indices are 0..{num_blocks - 1}"
+        )

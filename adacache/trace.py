@@ -137,25 +137,29 @@ class Trace:
 
 
 class SummaryRow(NamedTuple):
-    """One video in the table at the end of a run; `saving` is a fraction, None without caching."""
+    """One video in the table at the end of a run; `saving` is a fraction, None without caching, `risk` of drafts."""
 
     video: str
     computed: int
     total: int
     seconds: float
     saving: float | None = None
+    risk: float | None = None
 
 
-def summary_table(rows: Sequence[SummaryRow | tuple[str, int, int, float, float | None]]) -> str:
-    """A plain text table, one line per video: computed steps, seconds and estimated saving of time."""
-    table = [("video", "computed steps", "seconds", "estimated saving")]
-    for video, computed, total, seconds, saving in rows:
+def summary_table(rows: Sequence[SummaryRow]) -> str:
+    """A plain text table, one line per video: computed steps, seconds, estimated saving of time, and any risks."""
+    table = [("video", "computed steps", "seconds", "estimated saving", "risk")]
+    for video, computed, total, seconds, saving, risk in rows:
         saved = "-" if saving is None else f"{saving:.0%}"
-        table.append((video, f"{computed}/{total}", f"{seconds:.1f}", saved))
+        table.append((video, f"{computed}/{total}", f"{seconds:.1f}", saved, "-" if risk is None else f"{risk:.4f}"))
+    if all(row.risk is None for row in rows):
+        table = [line[:-1] for line in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    alignments = ["<", *">>>>"]
     lines = [
-        f"{video:<{widths[0]}}  {computed:>{widths[1]}}  {seconds:>{widths[2]}}  {saved:>{widths[3]}}"
-        for video, computed, seconds, saved in table
+        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, alignments, widths, strict=False))
+        for line in table
     ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
 from adacache.codebook import Codebook
-from adacache.trace import Trace
+from adacache.trace import StepRecord, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def plot_trace(
 ) -> None:
     """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
 
-    The compared distance, where one was measured, is drawn over the step index, against the thresholds of
+    The distance that was compared, or else only measured, is drawn over the step index, against the thresholds of
     `codebook` and their rates if that is given; below come the motion score and the weight of a fitted bridge, where
     there are any, and a strip of computed and reused steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of
     some of its frames on top. The file appears complete or not at all.
@@ -53,7 +53,7 @@ def plot_trace(
     film = None if frames is None else _film(frames)
     width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
     film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
-    was_measured = any(record.value is not None for record in trace.records)  # not under a static schedule
+    was_measured = any(_distance(record) is not None for record in trace.records)  # few static schedules do
     has_motion = any(record.motion_score is not None for record in trace.records)
     has_bridge = any(record.bridge_weight is not None for record in trace.records)
 
@@ -106,10 +106,11 @@ def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, heig
 
 
 def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None) -> None:
-    measured = [(r.index, r.value) for r in trace.records if r.value is not None and not math.isnan(r.value)]
+    measured = [(r.index, _distance(r)) for r in trace.records]
+    measured = [(step, value) for step, value in measured if value is not None and not math.isnan(value)]
     thresholds = codebook.thresholds if codebook else ()
     top = _axis_top([value for _, value in measured], thresholds)
-    regularized = any(record.motion_score is not None for record in trace.records)
+    regularized = _is_regularized(trace)
     _style(axes, trace, "distance × motion" if regularized else "distance per step")
     axes.set_ylim(0, top)
     if codebook:
@@ -145,7 +146,9 @@ def _draw_motion(axes: "Axes", trace: Trace) -> None:
     scored = [(r.index, r.motion_score) for r in trace.records if r.motion_score is not None]
     scored = [(step, score) for step, score in scored if math.isfinite(score)]
     _style(axes, trace, "motion")
-    axes.axhline(1, color=FAINT, lw=0.6, ls=(0, (4, 3)), zorder=1)
+    if _is_regularized(trace):
+        axes.axhline(1, color=FAINT, lw=0.6, ls=(0, (4, 3)), zorder=1)
+        _note_at_right(axes, "neutral", 1)
     axes.plot(*_columns(scored), "-o", color=MOTION, lw=1.1, ms=3, zorder=3)
     scores = [score for _, score in scored]
     if scores and min(scores) > 0 and max(scores) / min(scores) > 20:
@@ -153,7 +156,16 @@ def _draw_motion(axes: "Axes", trace: Trace) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     axes.margins(y=0.2)
-    _note_at_right(axes, "neutral", 1)
+
+
+def _distance(record: StepRecord) -> float | None:
+    """What was compared with thresholds; else, where a policy only measures, the distance."""
+    return record.distance if record.value is None else record.value
+
+
+def _is_regularized(trace: Trace) -> bool:
+    """Whether motion scores are factors of the distance, 1 being neutral, and not only measured."""
+    return any(record.motion_score is not None and record.value is not None for record in trace.records)
 
 
 def _draw_bridge(axes: "Axes", trace: Trace) -> None:
@@ -215,13 +227,12 @@ def _film(frames: Any) -> Any:
     """Some evenly spaced frames side by side, as one (H, W, 3) image."""
     import numpy as np
 
+    from adacache.film import side_by_side, spread
+
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames must be a (F, H, W, 3) uint8 video, got {frames.shape} {frames.dtype}")
-    count = min(FILM_FRAMES, len(frames))
-    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    chosen = spread(frames, FILM_FRAMES)
     thin = max(1, chosen.shape[2] // MAX_FRAME_PIXELS)
     chosen = chosen[:, ::thin, ::thin]
-    gap = np.full((chosen.shape[1], max(1, round(FILM_GAP * chosen.shape[2])), 3), 255, np.uint8)
-    pieces = [piece for frame in chosen for piece in (gap, frame)]
-    return np.concatenate(pieces[1:], axis=1)
+    return side_by_side(chosen, gap=max(1, round(FILM_GAP * chosen.shape[2])))

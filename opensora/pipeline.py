@@ -19,6 +19,7 @@ from adacache import StepController, Trace
 from adacache.policies.base import PolicyConfig
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
+from opensora.config.target import check_calibrated_model
 from opensora.datasets.video_io import to_uint8
 from opensora.models.checkpoint import read_config
 from opensora.models.stdit.stdit3 import STDiT3
@@ -98,7 +99,8 @@ class SamplingPipeline:
         """Load the models that a config names: a typed one, its entries, or the path of a config file.
 
         Raises:
-            ConfigError: the config cannot be used, its device does not exist, or nothing can be compiled for it.
+            ConfigError: the config cannot be used, its device does not exist, nothing can be compiled for it, or its
+                target was calibrated with other weights.
             WeightsError: weights are missing, unreachable or damaged.
             CheckpointError: a checkpoint does not fit its model.
         """
@@ -110,6 +112,7 @@ class SamplingPipeline:
         if config.compile:
             check_compiler(device)
         config = locate_weights(config).downloaded().applied_to(config)
+        check_calibrated_model(config)
         dtype = DTYPES[config.dtype]
         sections = {name: vars(getattr(config, name)) for name in ("model", "vae", "text_encoder", "scheduler")}
         text_dtype = DTYPES[config.text_encoder.dtype]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
 from adacache.outcome import surprises
+from adacache.risk import change_risk
 from adacache.trace import SummaryRow, Trace, summary_table
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import write_video
@@ -33,25 +34,27 @@ _PACKAGES = ("torch", "diffusers", "transformers", "mmengine", "av", "numpy", "o
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What one prompt became; ``trace`` is None when every step was computed without a controller."""
+    """What one prompt became under one seed.
+
+    ``trace`` is None when every step was computed without a controller, ``risk`` (``change_risk``) but for drafts.
+    """
 
     prompt: NumberedPrompt
     video: Path
     num_steps: int
     seconds: float
     trace: Trace | None
+    risk: float | None = None
 
     def summary_row(self) -> SummaryRow:
         """This sample's line of the final table."""
-        if self.trace is None:
-            return SummaryRow(self.video.name, self.num_steps, self.num_steps, self.seconds)
-        return SummaryRow(
-            self.video.name,
-            self.trace.num_computed,
-            self.num_steps,
-            self.seconds,
-            self.trace.estimated_saving,
-        )
+        saving = None if self.trace is None else self.trace.estimated_saving
+        return SummaryRow(self.video.name, self.num_computed, self.num_steps, self.seconds, saving, self.risk)
+
+    @property
+    def num_computed(self) -> int:
+        """How many steps were computed."""
+        return self.num_steps if self.trace is None else self.trace.num_computed
 
 
 def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights: WeightPaths) -> Iterator[SampleResult]:
@@ -80,16 +83,18 @@ def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights:
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
         numbers = f"{start + 1}" if len(batch) == 1 else f"{start + 1} to {start + len(batch)}"
-        logger.info("video %s of %d: %s", numbers, len(prompts), " | ".join(prompt.text for prompt in batch))
-        output = pipe([prompt.text for prompt in batch], seed=[prompt.seed(config) for prompt in batch])
+        texts = [prompt.text for prompt in batch]
+        logger.info("video %s of %d: %s", numbers, len(prompts), " | ".join(dict.fromkeys(texts)))
+        output = pipe(texts, seed=[prompt.seed for prompt in batch])
         for prompt, frames, trace in zip(batch, output.videos, output.traces, strict=True):
-            stem = stems[prompt.index]
+            stem = stems[prompt]
             result = SampleResult(
                 prompt,
                 write_video(folder / f"{stem}.mp4", frames, config.save_fps),
                 config.scheduler.num_sampling_steps,
                 output.seconds / len(batch),
                 trace,
+                change_risk(trace) if config.draft and trace else None,
             )
             _write_records(folder, stem, result, frames, config)
             logger.info("wrote %s", result.video)
@@ -99,18 +104,22 @@ def sample_all(config: SampleConfig, prompts: Sequence[NumberedPrompt], weights:
 
 
 def output_folder(config: SampleConfig) -> Path:
-    """``save_dir``, or its subfolder named by the present date and time."""
+    """``save_dir``, or its subfolder named by the present date and time; therein ``drafts`` or ``final`` for these."""
     folder = Path(config.save_dir).expanduser()
-    return folder / time.strftime("%Y-%m-%d_%H-%M-%S") if config.logdate_dir else folder
+    if config.logdate_dir:
+        folder /= time.strftime("%Y-%m-%d_%H-%M-%S")
+    if config.draft:
+        return folder / "drafts"
+    return folder / "final" if config.final else folder
 
 
 def results_table(results: Sequence[SampleResult]) -> str:
-    """The table a run ends with: video, computed steps, seconds, estimated saving."""
+    """The table a run ends with: video, computed steps, seconds, estimated saving; of drafts also the risk."""
     return summary_table([result.summary_row() for result in results])
 
 
-def _file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
-    """File name without suffix per prompt index; prompts that begin alike get their index appended."""
+def _file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[NumberedPrompt, str]:
+    """File names without suffix; prompts that begin alike get their index appended, drafts and finals their seed."""
     stems = {
         prompt.index: get_save_path_name(
             "", config.sample_name, prompt.index, prompt.text, prompt_as_path=config.prompt_as_path
@@ -118,9 +127,11 @@ def _file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict
         for prompt in prompts
     }
     names = [stem.casefold() for stem in stems.values()]  # some file systems do not tell case apart
-    return {
+    stems = {
         index: stem if names.count(stem.casefold()) == 1 else f"{stem}_{index:04d}" for index, stem in stems.items()
     }
+    seeded = config.draft is not None or config.final is not None
+    return {prompt: f"{stems[prompt.index]}_seed{prompt.seed}" if seeded else stems[prompt.index] for prompt in prompts}
 
 
 def _write_records(folder: Path, stem: str, result: SampleResult, frames: np.ndarray, config: SampleConfig) -> None:
@@ -128,8 +139,9 @@ def _write_records(folder: Path, stem: str, result: SampleResult, frames: np.nda
     metadata = {
         "video": result.video.name,
         "prompt": result.prompt.text,
-        "seed": result.prompt.seed(config),
+        "seed": result.prompt.seed,
         "seconds": round(result.seconds, 3),
+        **({"risk": result.risk} if config.draft else {}),
         "versions": _versions(),
         "config": _plain(config),
     }

@@ -25,7 +25,9 @@ DEFAULT_TARGET = ("speedup", 2.0)
 
 def build_parser() -> OneLineParser:
     """The flags of this command."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("config", help="config of the model to calibrate; its cache is left aside")
     parser.add_argument("--output", type=Path, default=Path("outputs/calibration"), help="folder of the results")
     parser.add_argument("--prompt-path", metavar="FILE", help="prompts, one per line (default: the config's)")
@@ -71,15 +73,16 @@ def run(options: argparse.Namespace) -> int:
     from adacache.bridge import BridgeConfig
     from adacache.calibration.target import Target
     from opensora.calibration.clips import split_clips
+    from opensora.calibration.output import SNIPPET
     from opensora.config.file import find_config
     from opensora.config.loading import load_config
     from opensora.utils.errors import ConfigError
     from opensora.utils.files import make_output_folder
     from opensora.utils.run_prompts import read_prompts
 
-    given = ((name, getattr(options, name)) for name in ("speedup", "max_steps_computed", "min_psnr"))
+    wishes = ((name, getattr(options, name)) for name in ("speedup", "max_steps_computed", "min_psnr"))
     try:
-        target = Target(*next(((name, value) for name, value in given if value is not None), DEFAULT_TARGET))
+        target = Target(*next(((name, value) for name, value in wishes if value is not None), DEFAULT_TARGET))
         bridge = BridgeConfig(options.bridge, weight=0.5)
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error
@@ -91,11 +94,17 @@ def run(options: argparse.Namespace) -> int:
         "max_steps_computed": None,
         "min_psnr": None,
     }
-    config = load_config(options.config, {"prompt_path": options.prompt_path}, {**(options.cfg_options or {}), **off})
+    given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
+    config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
+    if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
+        raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
     search, held_out = split_clips(
         [prompt.text for prompt in read_prompts(config)], options.search_clips, options.held_out_clips, config.seed
     )
-    make_output_folder(options.output)
+    try:
+        folder = make_output_folder(options.output)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--save-dir", "--output")) from error
 
     from tqdm import tqdm
 
@@ -110,14 +119,14 @@ def run(options: argparse.Namespace) -> int:
     with tqdm(total=plan.num_clips(config.scheduler.num_sampling_steps), desc="clips", unit="clip") as bar:
         calibration = calibrate(pipe, plan, bar.update)
     # The target may be out of reach; what was measured is kept all the same.
-    write_calibration(calibration, options.output, find_config(options.config), (target.kind, target.value))
+    write_calibration(calibration, folder, find_config(options.config), given, (target.kind, target.value))
     print(curve_table(calibration))
     try:
         schedule = target.resolve(calibration, calibration.timesteps)
     except ValueError as error:
-        raise ConfigError(f"{error}; the calibration itself is in {options.output}") from error
+        raise ConfigError(f"{error}; the calibration itself is in {folder}") from error
     print(f"{target.kind} {target.value:g}: computed steps {list(schedule.computed_steps)}")
-    print(f"wrote {options.output}/calibration.json, calibrated.py, calibration.png")
+    print(f"wrote {folder}/calibration.json, calibrated.py, calibration.png")
     return 0
 
 

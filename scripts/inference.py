@@ -22,10 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     from opensora.utils.errors import message_for_the_user
 
+    arguments = sys.argv[1:] if arguments is None else arguments
     config_path, flags, cfg_options = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     try:
-        return sample(config_path, flags, cfg_options)
+        return sample(config_path, flags, cfg_options, arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -37,17 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
 
 
-def sample(config_path: str, flags: dict, cfg_options: dict) -> int:
-    """Check everything that can be checked without torch, then sample all prompts."""
+def sample(config_path: str, flags: dict, cfg_options: dict, arguments: Sequence[str]) -> int:
+    """Check everything that can be checked without torch, then sample all prompts.
+
+    ``arguments`` are those that the others were parsed from, for the command that a draft run suggests.
+    """
     set_log_level(flags["verbose"])
     from opensora.config.loading import load_config
+    from opensora.drafts import final_command, planned_samples, write_overview
     from opensora.utils.files import make_output_folder
     from opensora.utils.run_prompts import read_prompts
     from opensora.utils.weights import locate_weights
 
     config = load_config(config_path, flags, cfg_options)
     set_log_level(config.verbose)
-    prompts = read_prompts(config)
+    prompts = planned_samples(config, read_prompts(config))
     weights = locate_weights(config)
     make_output_folder(config.save_dir)
 
@@ -71,6 +76,10 @@ def sample(config_path: str, flags: dict, cfg_options: dict) -> int:
         # Also after an interrupt or an error: what is finished is kept.
         if results:
             print(results_table(results))
+        if results and config.draft:
+            sheets = ", ".join(map(str, write_overview(results)))
+            print(f"look at {sheets}, then render what you choose; the drafts of least risk would be\n")
+            print(final_command(arguments, results))
     return 0
 
 

@@ -37,7 +37,7 @@ def test_shell_scripts_are_executable(script):
 def test_help_lists_every_flag():
     command = [sys.executable, str(ROOT / "scripts/inference.py"), "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for flag in [*UPSTREAM_FLAGS, "--dtype", "--device", "--cfg-options", "--save-frames"]:
+    for flag in [*UPSTREAM_FLAGS, "--dtype", "--device", "--cfg-options", "--save-frames", "--draft", "--final"]:
         assert f"  {flag} " in text
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from adacache.atomic import atomic_path
 from adacache.bridge import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
-from adacache.validation import is_finite, is_list
+from adacache.validation import check_keys, is_finite, is_list
 
 FORMAT = 1
 
@@ -22,13 +22,27 @@ class Point:
     """One schedule of the calibrated number of steps.
 
     `psnr` is the mean over held-out videos in dB against the same video without reuse, `psnr_lowest` the worst one,
-    `psnr_error` the standard error of the mean; None where the schedule was not sampled.
+    `psnr_error` the standard error of the mean; None, all three, where the schedule was not sampled.
     """
 
     computed_steps: tuple[int, ...]
     psnr: float | None = None
     psnr_error: float | None = None
     psnr_lowest: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Point":
+        """Read what `dataclasses.asdict` made of a point, with a list of steps.
+
+        Raises: ValueError when `data` is something else.
+        """
+        if not isinstance(data, Mapping) or "computed_steps" not in data:
+            raise ValueError(f"a point must have computed_steps, got {data!r}")
+        check_keys("entry of a point", data, [field.name for field in fields(cls)])
+        qualities = [data.get(name) for name in ("psnr", "psnr_error", "psnr_lowest")]
+        if qualities != [None] * 3 and not all(map(is_finite, qualities)):
+            raise ValueError(f"psnr, psnr_error and psnr_lowest must be three finite numbers or null, got {qualities}")
+        return cls(StaticScheduleConfig(data["computed_steps"]).computed_steps, *qualities)
 
 
 @dataclass(frozen=True)
@@ -107,35 +121,44 @@ class Calibration:
 
         Raises: ValueError when `data` is something else.
         """
-        names = {"format", *(field.name for field in fields(cls))}
-        if not isinstance(data, Mapping) or data.keys() != names:
-            raise ValueError(f"it does not hold {', '.join(sorted(names))}")
+        if not isinstance(data, Mapping) or "format" not in data:
+            raise ValueError("it is no JSON object with a format")
         if data["format"] != FORMAT:
             raise ValueError(f"its format is {data['format']!r}, this version reads {FORMAT}")
-        try:
-            points = tuple(
-                Point(**{**point, "computed_steps": tuple(point["computed_steps"])}) for point in data["points"]
-            )
-            values = {**data, "points": points, "timesteps": tuple(data["timesteps"])}
-            del values["format"]
-            calibration = cls(**values | {"bridge": BridgeConfig.from_value(data["bridge"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"an entry is missing or of the wrong kind ({error})") from error
+        names = [field.name for field in fields(cls)]
+        check_keys("entry", data, ["format", *names])
+        missing = [name for name in names if name not in data]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        for name in ("timesteps", "points"):
+            if not is_list(data[name]):
+                raise ValueError(f"{name} must be a list, got {data[name]!r}")
+        calibration = cls(
+            conditions=data["conditions"],
+            timesteps=tuple(data["timesteps"]),
+            bridge=BridgeConfig.from_value(data["bridge"]),
+            points=tuple(map(Point.from_dict, data["points"])),
+            reused_cost=data["reused_cost"],
+            details=data["details"],
+        )
         calibration._check()
         return calibration
 
     def _check(self) -> None:
-        """Raises: ValueError when the entries contradict each other."""
-        if not self.timesteps or not all(map(is_finite, (*self.timesteps, self.reused_cost))):
-            raise ValueError("timesteps and reused_cost must be finite numbers")
-        if not self.measured or not all(is_list(point.computed_steps) for point in self.points):
+        """Raises: ValueError when an entry is of the wrong kind, or some contradict each other."""
+        for name in ("conditions", "details"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        if not self.timesteps or not all(map(is_finite, self.timesteps)):
+            raise ValueError("timesteps must be finite numbers")
+        if any(a < b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False)):
+            raise ValueError("timesteps must descend from noise")
+        if not is_finite(self.reused_cost) or self.reused_cost < 0:
+            raise ValueError(f"reused_cost must be a finite number >= 0, got {self.reused_cost!r}")
+        if not self.measured:
             raise ValueError("it holds no measured schedule")
         for point in self.points:
             StaticScheduleConfig(point.computed_steps).validate(self.num_steps)
-            if not all(
-                value is None or is_finite(value) for value in (point.psnr, point.psnr_error, point.psnr_lowest)
-            ):
-                raise ValueError("a PSNR is no finite number")
         counts = [len(point.computed_steps) for point in self.points]
         if counts != sorted(set(counts)):
             raise ValueError("its schedules must ascend in their number of computed steps")

@@ -11,6 +11,7 @@ COMPUTED_COLOR, LOWEST_COLOR = "#1f5fa8", "#c8642b"
 def plot_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> None:
     """Draw measured PSNR over computed steps, and the computed steps of all schedules over the flow's time (PNG)."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     quality, places = figure.subplots(1, 2)
@@ -27,6 +28,7 @@ def plot_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
     )
     quality.plot(counts, [point.psnr_lowest for point in measured], "v", color=LOWEST_COLOR, label="lowest")
     quality.set(xlabel=f"computed steps of {steps}", ylabel="PSNR to the uncached video (dB)", title="Measured curve")
+    quality.set_xticks(counts)
     quality.grid(alpha=0.3)
     quality.legend(loc="lower right")
     speed = quality.secondary_xaxis("top")
@@ -38,6 +40,7 @@ def plot_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
         row = [len(times)] * len(times)
         places.plot(times, row, "o" if sampled else ".", color=COMPUTED_COLOR if sampled else "0.7", markersize=4)
     places.invert_xaxis()
+    places.yaxis.set_major_locator(MaxNLocator(integer=True))
     places.set(xlabel="flow time (1000 is noise)", ylabel="computed steps", title="Where each schedule computes")
     places.grid(alpha=0.3)
     with atomic_path(path) as temporary:

@@ -30,8 +30,8 @@ class ResidualRecorder(StepController):
 
     @contextmanager
     def run(self, num_steps: int, num_samples: int = 1) -> Any:
-        """As `StepController.run`; forgets the sketches of the run before."""
-        self._steps, self._num_samples = [], num_samples
+        """As `StepController.run`; forgets the sketches of the run before, whose residuals may have another size."""
+        self._steps, self._num_samples, self._picked = [], num_samples, None
         with super().run(num_steps, num_samples) as controller:
             yield controller
 

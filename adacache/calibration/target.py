@@ -35,9 +35,10 @@ class Target:
             raise ValueError(f"speedup must be at least 1, got {self.value!r}")
 
     def resolve(self, calibration: Calibration, timesteps: Sequence[float]) -> StaticScheduleConfig:
-        """The schedule that meets the target in a run with these `timesteps`, with as few computed steps as it can.
+        """The schedule that meets the target in a run with these `timesteps`.
 
-        What lies outside of what was measured is said in a warning.
+        A quality is met with as few computed steps as it can be, a speedup with as many. What lies outside of what was
+        measured is said in a warning.
 
         Raises: ValueError when it cannot be met, with what can.
         """
@@ -66,13 +67,20 @@ class Target:
 
     def _min_psnr(self, calibration: Calibration, num_steps: int) -> int:
         first, last = (len(calibration.measured[i].computed_steps) for i in (0, -1))
-        for count in range(first, min(last, num_steps) + 1):
+        counts = range(first, min(last, num_steps) + 1)
+        for count in counts:
             if calibration.psnr(count) >= self.value:
                 return count
-        best = max(calibration.psnr(count) for count in range(first, last + 1))
+        problem = f"min_psnr {self.value:g} dB cannot be promised"
+        if not counts:
+            raise ValueError(
+                f"{problem} for a run of {num_steps} steps: the calibration measured {first} to {last} computed ones; "
+                "compute every step (no cache)"
+            )
+        best = max(counts, key=calibration.psnr)
         raise ValueError(
-            f"min_psnr {self.value:g} dB cannot be promised: the calibration measured up to {best:.1f} dB, with "
-            f"{last} of {calibration.num_steps} steps computed; ask for less, or compute every step (no cache)"
+            f"{problem}: the calibration measured up to {calibration.psnr(best):.1f} dB, with {best} computed steps "
+            f"of this run's {num_steps}; ask for less, or compute every step (no cache)"
         )
 
 

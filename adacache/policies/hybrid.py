@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from adacache.codebook import Codebook
-from adacache.config import AdaCacheConfig, Metric
 from adacache.options import ReuseOptions
 from adacache.policies.base import Measurement, Report
 from adacache.policies.static import StaticScheduleConfig
-from adacache.sites import metric_sites
-from adacache.validation import check_count, check_keys, check_weight, is_finite, is_list, is_whole, whole_numbers
+from adacache.sites import METRICS, Metric, metric_sites
+from adacache.validation import (
+    check_choice,
+    check_count,
+    check_keys,
+    check_weight,
+    is_finite,
+    is_list,
+    is_whole,
+    whole_numbers,
+)
 
 RATIO_LIMIT = 2.0  # beyond it, more or less than expected counts no more
 
@@ -23,14 +30,16 @@ RATIO_LIMIT = 2.0  # beyond it, more or less than expected counts no more
 class HybridConfig(ReuseOptions):
     """A plan of `computed_steps` that every video may bend where its residuals change more or less than expected.
 
-    `computed_steps` and `num_sampling_steps` are those of `StaticScheduleConfig`, `metric` and `metric_blocks` those
-    of `AdaCacheConfig`. `expected_change` has a number for every sampling step: how much the measured residual changes
-    from the step before, sum|previous - current| / sum|previous|, mean over videos sampled without reuse; the first
-    entry is not used. `expected_motion` is the mean motion score at every step (`adacache.motion`), likewise.
+    `computed_steps`, `num_sampling_steps`, `metric`, `metric_blocks` and `motion_strides` are those of
+    `StaticScheduleConfig`, but something is always measured. `expected_change` has a number for every sampling step:
+    how much the measured residual changes from the step before, sum|previous - current| / sum|previous|, mean over
+    videos sampled without reuse; the first entry is not used. `expected_motion` is the mean motion score at every
+    step (`adacache.motion`), likewise.
 
     `distance_weight` and `motion_weight` are the exponents with which the ratios of measured to expected change and
-    motion shorten the next interval; 0 turns one off, both 0 give the plan itself. `motion_strides` are the distances
-    of the frames that are compared. `max_steps_computed` is the budget, None for the length of the plan.
+    motion shorten the next interval; 0 turns one off, both 0 give the plan itself. They are off by default: on the
+    mini model no correction was better than the plan at as many steps (`scripts/online_study.py`).
+    `max_steps_computed` is the budget, None for the length of the plan.
 
     `motion_budget` e gives videos that move less fewer steps: max_steps_computed - e where the mean ratio of measured
     to expected motion over the first `motion_window` of the run (a fraction) is 1, and e more or less, linear in log2
@@ -45,7 +54,7 @@ class HybridConfig(ReuseOptions):
     num_sampling_steps: int | None = None
     metric: Metric = "t-attn"
     metric_blocks: tuple[int, ...] = (13,)
-    distance_weight: float = 0.5
+    distance_weight: float = 0.0
     motion_weight: float = 0.0
     motion_strides: tuple[int, ...] = (1,)
     motion_budget: int = 0
@@ -54,9 +63,10 @@ class HybridConfig(ReuseOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "computed_steps", self._plan.computed_steps)
-        object.__setattr__(self, "metric_blocks", self._measuring.metric_blocks)
+        check_choice("metric", self.metric, METRICS)
         object.__setattr__(self, "motion_strides", whole_numbers("motion_strides", self.motion_strides, minimum=1))
+        object.__setattr__(self, "computed_steps", self._plan.computed_steps)
+        object.__setattr__(self, "metric_blocks", self._plan.metric_blocks)
         check_weight("distance_weight", self.distance_weight)
         check_weight("motion_weight", self.motion_weight)
         if not is_whole(self.motion_budget) or self.motion_budget < 0:
@@ -102,8 +112,7 @@ class HybridConfig(ReuseOptions):
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Raises: ValueError when the plan, what is expected or the metric do not fit the run or the model."""
-        self._plan.validate(num_steps)
-        self._measuring.validate(num_steps, num_blocks)
+        self._plan.validate(num_steps, num_blocks)
         for name in ("expected_change", "expected_motion"):
             values = getattr(self, name)
             if values is not None and len(values) != num_steps:
@@ -126,12 +135,9 @@ class HybridConfig(ReuseOptions):
 
     @property
     def _plan(self) -> StaticScheduleConfig:
-        return StaticScheduleConfig(self.computed_steps, self.num_sampling_steps)
-
-    @property
-    def _measuring(self) -> AdaCacheConfig:
-        """What is measured, as AdaCache's options; its codebook decides nothing here."""
-        return AdaCacheConfig(Codebook((), (1,)), self.metric, self.metric_blocks)
+        return StaticScheduleConfig(
+            self.computed_steps, self.num_sampling_steps, self.metric, self.metric_blocks, self.motion_strides
+        )
 
 
 class HybridPolicy:

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import fmean
 from typing import Any
 
 from adacache.bridge import BridgeConfig
 from adacache.options import ReuseOptions
 from adacache.policies.base import Measurement, Report
-from adacache.sites import SiteGroup
+from adacache.sites import Metric, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.trace import Trace
 from adacache.validation import check_count, check_keys, whole_numbers
 
@@ -19,11 +20,17 @@ class StaticScheduleConfig(ReuseOptions):
 
     `num_sampling_steps` is the number of steps that the schedule was made for; None leaves it open.
 
-    Raises: ValueError when the steps do not ascend from 0.
+    With a `metric`, distances of its residuals in `metric_blocks` go into the trace, and with `motion_strides` motion
+    scores (`adacache.motion`) between frames that lie so far apart; they decide nothing. None measures nothing.
+
+    Raises: ValueError when the steps do not ascend from 0, or for another wrong option.
     """
 
     computed_steps: tuple[int, ...]
     num_sampling_steps: int | None = None
+    metric: Metric | None = None
+    metric_blocks: tuple[int, ...] = (13,)
+    motion_strides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,6 +40,12 @@ class StaticScheduleConfig(ReuseOptions):
         object.__setattr__(self, "computed_steps", steps)
         if self.num_sampling_steps is not None:
             check_count("num_sampling_steps", self.num_sampling_steps)
+        metric = "t-attn" if self.metric is None else self.metric
+        object.__setattr__(self, "metric_blocks", read_metric_blocks(metric, self.metric_blocks))
+        strides = () if self.motion_strides in ((), []) else whole_numbers("motion_strides", self.motion_strides, 1)
+        object.__setattr__(self, "motion_strides", strides)
+        if strides and self.metric is None:
+            raise ValueError("motion_strides need a metric: motion is measured in its residual")
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "StaticScheduleConfig":
@@ -62,11 +75,14 @@ class StaticScheduleConfig(ReuseOptions):
         return {
             "computed_steps": list(self.computed_steps),
             "num_sampling_steps": self.num_sampling_steps,
+            "metric": self.metric,
+            "metric_blocks": list(self.metric_blocks),
+            "motion_strides": list(self.motion_strides),
             **self.reuse_dict(),
         }
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Raises: ValueError when the schedule was made for another number of steps, or one lies outside."""
+        """Raises: ValueError when it was made for another number of steps, or a step or a block lies outside."""
         check_count("num_steps", num_steps)
         if self.num_sampling_steps not in (None, num_steps):
             raise ValueError(
@@ -77,6 +93,8 @@ class StaticScheduleConfig(ReuseOptions):
             raise ValueError(
                 f"computed_steps reach to {self.computed_steps[-1]}, but the run has steps 0 to {num_steps - 1}"
             )
+        if self.metric is not None:
+            check_blocks_fit(self.metric_blocks, num_blocks)
 
     def make_policy(self, num_steps: int) -> "StaticSchedule":
         """A policy for one run of `num_steps`.
@@ -84,26 +102,42 @@ class StaticScheduleConfig(ReuseOptions):
         Raises: ValueError when a step lies outside.
         """
         self.validate(num_steps)
-        return StaticSchedule(self.computed_steps, num_steps)
+        sites = () if self.metric is None else metric_sites(self.metric, self.metric_blocks)
+        return StaticSchedule(self.computed_steps, num_steps, sites, self.motion_strides)
 
 
 class StaticSchedule:
-    """The policy of a `StaticScheduleConfig`: it measures nothing."""
+    """The policy of a `StaticScheduleConfig`: what it measures, it only reports."""
 
-    observed_sites: tuple[SiteGroup, ...] = ()
-
-    def __init__(self, computed_steps: Sequence[int], num_steps: int) -> None:
-        self._computed = frozenset(computed_steps)
-        self._ends = [*computed_steps[1:], num_steps]
+    def __init__(
+        self,
+        computed_steps: Sequence[int],
+        num_steps: int,
+        observed_sites: tuple[SiteGroup, ...] = (),
+        motion_strides: tuple[int, ...] = (),
+    ) -> None:
+        self.observed_sites = observed_sites
+        self._strides = motion_strides
+        self._rates = {
+            step: end - step for step, end in zip(computed_steps, [*computed_steps[1:], num_steps], strict=True)
+        }
+        self._rate_in_force = 1
 
     def should_compute(self, step_index: int) -> bool:
         """Whether the step is on the list."""
-        return step_index in self._computed
+        return step_index in self._rates
 
     def motion_strides(self, step_index: int) -> tuple[int, ...]:
-        """None: no motion is measured."""
-        return ()
+        """The configured strides, the same at every step."""
+        return self._strides
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
-        """Report how many steps the residual of this one serves."""
-        return Report(rate=min(end for end in self._ends if end > step_index) - step_index)
+        """Report how many steps the residual of this one serves, and the means of what was measured."""
+        rate_in_force, self._rate_in_force = self._rate_in_force, self._rates[step_index]
+        distances = [item.distance for item in measurements]
+        motions = [item.motion for item in measurements if item.motion is not None]
+        return Report(
+            distance=fmean(distances) / rate_in_force if distances else None,
+            motion_score=fmean(motions) if motions else None,
+            rate=self._rate_in_force,
+        )

@@ -16,6 +16,7 @@ from adacache.policies.static import StaticScheduleConfig
 from opensora.calibration.clips import Clip
 from opensora.calibration.conditions import conditions_of, fingerprint
 from opensora.calibration.runs import Runner
+from opensora.config.target import timesteps_of
 from opensora.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,12 +57,17 @@ class CalibrationPlan:
         counts = {round(part * num_steps) for part in MEASURED}
         return sorted(count for count in counts if FEWEST_COMPUTED <= count < num_steps)
 
+    def num_candidates(self, num_computed: int, num_steps: int) -> int:
+        """How many schedules of ``num_computed`` steps are tried; there may be fewer variations of one than asked for."""
+        return min(self.candidates, 1 + (num_computed - 1) * (num_steps - num_computed))
+
     def num_clips(self, num_steps: int) -> int:
         """How many clips are sampled in all, most of them with some steps reused."""
-        tried = len(self.measured_counts(num_steps))
+        counts = self.measured_counts(num_steps)
         recorded = 1 + len(self.probed_steps(num_steps))
-        selection = 1 + tried * self.candidates if self.candidates > 1 else 0
-        return len(self.search) * (recorded + selection) + len(self.held_out) * (1 + tried)
+        tried = sum(self.num_candidates(count, num_steps) for count in counts)
+        selection = 1 + tried if self.candidates > 1 else 0
+        return len(self.search) * (recorded + selection) + len(self.held_out) * (1 + len(counts))
 
 
 def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[[int], object]) -> Calibration:
@@ -84,14 +90,14 @@ def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[
     if plan.candidates > 1:
         schedules |= _select(runner, plan, recording, schedules, counts)
     points, reused_cost = _measure(runner, plan, schedules, counts)
-    sizes = pipe.size_arguments(1)
     return Calibration(
         conditions={
             "model": fingerprint(pipe.config.model.from_pretrained),
             "model_name": pipe.config.model.from_pretrained,
             **conditions_of(pipe.config),
         },
-        timesteps=tuple(float(t[0]) for t in pipe.scheduler.timesteps(1, pipe.model.device, sizes)),
+        # As a run's schedule is looked up by; the pipeline's own differ from them by what its dtype rounds off.
+        timesteps=timesteps_of(pipe.config),
         bridge=plan.bridge,
         points=points,
         reused_cost=reused_cost,
@@ -118,7 +124,8 @@ def _select(
     selected = {}
     for count in counts:
         ranked = sorted(neighbors(schedules[count], runner.num_steps), key=simulation.quality, reverse=True)
-        tried = list(dict.fromkeys([schedules[count], plain[count], *ranked]))[: plan.candidates]
+        tried = list(dict.fromkeys([schedules[count], plain[count], *ranked]))
+        tried = tried[: plan.num_candidates(count, runner.num_steps)]
         qualities = [
             runner.quality(StaticScheduleConfig(schedule, bridge=plan.bridge), plan.search, exact).mean
             for schedule in tried

@@ -24,7 +24,7 @@ def split_clips(
     With fewer prompts than clips, prompts come again with other seeds: every clip has a seed of its own.
 
     Raises:
-        ConfigError: there are less than two different prompts.
+        ConfigError: there are fewer than two different prompts.
     """
     different = list(dict.fromkeys(prompts))
     if len(different) < 2:

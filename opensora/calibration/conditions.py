@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opensora.config.schema import SampleConfig
+from opensora.utils.errors import WeightsError
 from opensora.utils.weights import weight_files
 
 _PROBES = 64  # places of a file that are read
@@ -33,8 +34,10 @@ def conditions_of(config: SampleConfig) -> dict[str, Any]:
 def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
     """Which condition ``config`` does not meet, in words; None when it meets all that it can be asked."""
     for key, value in conditions_of(config).items():
-        if conditions.get(key) != value:
-            return f"it was made for {_NAMES[key]} {conditions.get(key)}, this run has {value}"
+        if key not in conditions:
+            return f"it does not say for which {_NAMES[key]} it was made"
+        if conditions[key] != value:
+            return f"it was made for {_NAMES[key]} {conditions[key]}, this run has {value}"
     return None
 
 
@@ -42,11 +45,14 @@ def fingerprint(folder: str | Path) -> str:
     """A short hash of a model's weights: of samples from all over the files, so that large ones take no time.
 
     Raises:
-        WeightsError: the list of weight files cannot be read.
+        WeightsError: there are no weights, or the list of weight files cannot be read.
         OSError: a file cannot be read.
     """
+    files = weight_files(Path(folder))
+    if not files:
+        raise WeightsError(f"{folder} holds no weights that could be told from others")
     digest = hashlib.sha256()
-    for path in weight_files(Path(folder)):
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:

@@ -34,7 +34,7 @@ def read_cache(
     Args:
         official: official options from ``model``; ``do_cache`` switches them on.
         cache: the top-level ``cache`` entry in our own keys; with ``computed_steps`` it is a static schedule,
-            and with any option of its own beside them a hybrid one.
+            and with any option that only a hybrid one has, that.
         num_steps: the scheduler's number of steps, which MoReg's range must fit.
         depth: number of spatial-temporal block pairs of the model, if known.
 
@@ -72,9 +72,8 @@ def _policy_of(entries: Mapping[str, Any]) -> type[AdaCacheConfig | StaticSchedu
 
     if "computed_steps" not in entries:
         return AdaCacheConfig
-    names = [{field.name for field in fields(cls)} for cls in (HybridConfig, StaticScheduleConfig, AdaCacheConfig)]
-    own = names[0] - names[1] - names[2]  # "metric" alone tells nothing: AdaCache has it, too
-    return HybridConfig if own.intersection(entries) else StaticScheduleConfig
+    hybrid, static = ({field.name for field in fields(cls)} for cls in (HybridConfig, StaticScheduleConfig))
+    return HybridConfig if (hybrid - static).intersection(entries) else StaticScheduleConfig
 
 
 def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:

@@ -85,6 +85,7 @@ def build_parser() -> OneLineParser:
     _add_prompt_flags(parser)
     _add_video_flags(parser)
     _add_target_flags(parser)
+    _add_draft_flags(parser)
     _add_sampling_flags(parser)
     _add_output_flags(parser)
     _add_reference_flags(parser)
@@ -140,6 +141,19 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
         "--min-psnr", type=float, metavar="DB", help="stay within DB of the video without reuse, on average"
     )
     group.add_argument("--calibration", metavar="FILE", help="what scripts/calibrate.py wrote for this model")
+
+
+def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("draft, then final (a target above replaces their own strength of the cache)")
+    group.add_argument(
+        "--draft", type=int, metavar="N", help="N quick drafts of each prompt, with risk scores and a contact sheet"
+    )
+    group.add_argument(
+        "--final",
+        nargs="+",
+        metavar="SEED",
+        help="render the chosen seeds well: of every prompt, or of prompt i by i:SEED",
+    )
 
 
 def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:

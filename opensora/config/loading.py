@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opensora.config.cache import read_cache, read_replay, split_model_entries
+from opensora.config.draft import apply_mode, seed_texts
 from opensora.config.file import find_config, read_config_file
 from opensora.config.overrides import dotted_overrides, merge_into_file
 from opensora.config.reading import Source, check_names, read_fields
@@ -23,7 +24,6 @@ from opensora.config.schema import (
     TextEncoderConfig,
     VAEConfig,
 )
-from opensora.config.target import apply_target
 from opensora.config.video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
 from opensora.utils.errors import ConfigError
 
@@ -87,10 +87,11 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         for name, cls in _SECTIONS.items()
     }
     steps, cache_entry = built["scheduler"].num_sampling_steps, entries.pop("cache", None)
+    depth = _model_depth(built["model"])
     if entries.get("replay") is not None:
         cache = read_replay(entries["replay"], steps, source)
     else:
-        cache = read_cache(official_cache, cache_entry, steps, _model_depth(built["model"]), source)
+        cache = read_cache(official_cache, cache_entry, steps, depth, source)
 
     height, width = resolve_size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
     entries |= {"height": height, "width": width}
@@ -101,9 +102,10 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         entries["dtype"] = _DTYPE_NAMES.get(entries["dtype"], entries["dtype"])
     if isinstance(entries.get("prompt"), str):
         entries["prompt"] = [entries["prompt"]]
+    entries["final"] = seed_texts(entries.get("final"))
     result = read_fields(SampleConfig, _without_effectless(entries, ""), source, path=source.path, cache=cache, **built)
     _check_together(result, source)
-    return apply_target(result, source)
+    return apply_mode(result, source, depth)
 
 
 def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:

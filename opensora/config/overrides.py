@@ -16,7 +16,9 @@ _TARGETS = {
     "layernorm_kernel": "model.enable_layernorm_kernel",
 }
 
-_SCHEDULES = ("speedup", "max_steps_computed", "min_psnr", "replay")
+_STRENGTHS = ("speedup", "max_steps_computed", "min_psnr")
+_SCHEDULES = (*_STRENGTHS, "replay")
+_MODES = ("draft", "final")  # with a strength they may be given, too; without one they have their own
 
 # Two ways to say the same thing: the one given on the command line retires the others that the file gives.
 _ALTERNATIVES = {
@@ -25,7 +27,10 @@ _ALTERNATIVES = {
     "aspect_ratio": ("image_size",),
     "prompt": ("prompt_path",),
     "prompt_path": ("prompt",),
-    **{way: tuple(other for other in _SCHEDULES if other != way) for way in _SCHEDULES},
+    **{way: tuple(other for other in _SCHEDULES if other != way) for way in _STRENGTHS},
+    "replay": (*_STRENGTHS, *_MODES),
+    "draft": ("final", "replay", "num_sample"),
+    "final": ("draft", "replay", "num_sample"),
 }
 
 
@@ -62,9 +67,13 @@ def merge_into_file(config: Any, given: Mapping[str, Any], path: str) -> dict[st
     except (TypeError, KeyError, AttributeError) as error:
         sections = " or ".join(sorted({key.split(".")[0] for key in given if "." in key}))
         raise ConfigError(f"command line: {path} has no dict '{sections}' to set an entry of") from error
-    entries = dict(config.to_dict())
-    for key, others in _ALTERNATIVES.items():
-        if given.get(key) is not None:
-            for other in others:
-                entries.pop(other, None)
-    return entries
+    retired = retired_by(given)
+    return {key: value for key, value in config.to_dict().items() if key not in retired}
+
+
+def retired_by(given: Mapping[str, Any]) -> set[str]:
+    """The entries of a config that no longer count, as ``given`` says the same thing in another way."""
+    retired = {other for key, others in _ALTERNATIVES.items() if given.get(key) is not None for other in others}
+    if any(given.get(mode) is not None for mode in _MODES):
+        retired.update(name for name in _STRENGTHS if given.get(name) is None)
+    return retired

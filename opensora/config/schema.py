@@ -84,6 +84,8 @@ class SampleConfig:
     speedup: float | None = None  # target: denoising so many times as fast as with every step computed
     max_steps_computed: int | None = None  # target: computed steps of a video
     min_psnr: float | None = None  # target: dB to the video without reuse, mean over videos
+    draft: int | None = at_least(1, None)  # videos per prompt, with seeds that count up, under a strong cache
+    final: tuple[str, ...] | None = None  # seeds to render again under a weak cache, "SEED" or "PROMPT_INDEX:SEED"
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA when there is one, else the CPU
     compile: bool = False  # torch.compile the transformer's residual branches; the first steps take longer

@@ -13,7 +13,7 @@ from opensora.utils.files import find_path
 
 if TYPE_CHECKING:
     from adacache.calibration.calibration import Calibration
-    from adacache.policies.static import StaticScheduleConfig
+    from adacache.options import ReuseOptions
     from opensora.config.schema import SampleConfig
 
 logger = logging.getLogger(__name__)
@@ -40,22 +40,49 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         target = read_target(values)
     except ValueError as error:
         raise source.error(tuple(given), one_line(error)) from error
-    calibration = _load(config, given[0], source)
+    calibration = _load(_find(config, given[0], source), config, source)
     try:
         schedule = target.resolve(calibration, timesteps_of(config))
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
     count, steps = len(schedule.computed_steps), config.scheduler.num_sampling_steps
+    quality = f", {calibration.psnr(count):.1f} dB (mean) to the uncached video" if count < steps else ""
     logger.info(
-        "%s %s: %d of %d steps are computed, denoising %.1fx as fast, %.1f dB (mean) to the uncached video",
+        "%s %s: %d of %d steps are computed, denoising %.1fx as fast%s",
         given[0],
         values[given[0]],
         count,
         steps,
         calibration.speedup(count, steps),
-        calibration.psnr(count),
+        quality,
     )
-    return replace(config, cache=_with_memory_options(schedule, config.cache))
+    return replace(config, cache=with_memory_options(schedule, config.cache))
+
+
+def check_calibrated_model(config: SampleConfig) -> None:
+    """Prove that the calibration of a config with a target was made with the weights in ``model.from_pretrained``.
+
+    That has to be a folder by now. Without a target nothing is asked.
+
+    Raises:
+        ConfigError: it was made with other weights, or is not there any more.
+        WeightsError: the folder holds no weights.
+    """
+    from adacache.calibration.target import TARGETS
+    from opensora.calibration.conditions import fingerprint
+
+    target = next((name for name in TARGETS if getattr(config, name) is not None), None)
+    if target is None:
+        return
+    source = Source(config.path)
+    path = _find(config, target, source)
+    made_for, model = _load(path, config, source).conditions, config.model.from_pretrained
+    if made_for.get("model") != fingerprint(model):
+        raise source.error(
+            "calibration",
+            f"calibration {path} was made for {made_for.get('model_name', 'a model')} with other weights than those in "
+            f"{model}; run scripts/calibrate.py for this model",
+        )
 
 
 def timesteps_of(config: SampleConfig) -> tuple[float, ...]:
@@ -75,10 +102,7 @@ def find_calibration(name: str, config_path: str) -> Path | None:
     return beside if beside.is_file() else find_path(name)
 
 
-def _load(config: SampleConfig, target: str, source: Source) -> Calibration:
-    from adacache.calibration.calibration import Calibration
-    from opensora.calibration.conditions import mismatch
-
+def _find(config: SampleConfig, target: str, source: Source) -> Path:
     if config.calibration is None:
         raise source.error(
             target,
@@ -88,6 +112,13 @@ def _load(config: SampleConfig, target: str, source: Source) -> Calibration:
     path = find_calibration(config.calibration, config.path)
     if path is None:
         raise source.error("calibration", f"calibration: there is no file {config.calibration}")
+    return path
+
+
+def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
+    from adacache.calibration.calibration import Calibration
+    from opensora.calibration.conditions import mismatch
+
     try:
         calibration = Calibration.load(path)
     except OSError as error:
@@ -102,8 +133,8 @@ def _load(config: SampleConfig, target: str, source: Source) -> Calibration:
     return calibration
 
 
-def _with_memory_options(schedule: StaticScheduleConfig, cache: Any) -> StaticScheduleConfig:
-    """``schedule`` with what the config's own cache says about memory and batches."""
+def with_memory_options(schedule: ReuseOptions, cache: Any) -> ReuseOptions:
+    """``schedule``, the config of any policy, with what the config's own cache says about memory and batches."""
     from adacache.options import ReuseOptions
 
     if not isinstance(cache, ReuseOptions):

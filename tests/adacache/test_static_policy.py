@@ -1,8 +1,11 @@
 """A schedule written down beforehand is followed to the letter."""
 
+from dataclasses import replace
+
 import pytest
 
 from adacache import StepController, StepRecord, Trace
+from adacache.policies.base import Measurement
 from adacache.policies.static import StaticScheduleConfig
 
 
@@ -17,6 +20,66 @@ def test_exactly_the_listed_steps_are_computed(model, tokens):
     assert controller.trace.computed_steps == [0, 1, 4, 5]
     assert [r.rate for r in controller.trace.records] == [1, 3, None, None, 1, 2, None]
     assert all(record.distance is None for record in controller.trace.records)
+
+
+def test_a_metric_is_measured_and_changes_nothing(model, tokens):
+    values = [10.0, 11, 12, 13, 14, 15, 16]
+    plain = StaticScheduleConfig((0, 1, 4, 5), metric_blocks=(0,))
+    outputs, traces = [], []
+    for config in (plain, replace(plain, metric="t-attn", motion_strides=[1])):
+        controller = StepController(config)
+        with controller.run(num_steps=7):
+            for step, value in enumerate(values):
+                controller.begin_step(step)
+                outputs.append(model(tokens(value), controller).mean().item())
+        traces.append(controller.trace)
+    assert outputs[:7] == outputs[7:]
+    measured = traces[1].records
+    # Relative change per step: from 10 to 11, from 11 to 14 in three steps, from 14 to 15.
+    distances = [measured[step].distance for step in (1, 4, 5)]
+    assert distances == pytest.approx([1 / 10, 3 / 11 / 3, 1 / 14])
+    assert [measured[step].motion_score for step in (0, 1, 4, 5)] == [None, 0, 0, 0]  # all frames are equal
+    unmeasured = [replace(r, distance=None, motion_score=None, milliseconds=None) for r in measured]
+    assert unmeasured == [replace(r, milliseconds=None) for r in traces[0].records]
+
+
+def test_several_blocks_are_averaged():
+    policy = StaticScheduleConfig((0, 2), metric="t-attn", metric_blocks=(0, 1), motion_strides=(1,)).make_policy(4)
+    first, second = (group[0] for group in policy.observed_sites)
+    policy.observe(0, [])
+    report = policy.observe(2, [Measurement(first, 0.2, 0.5), Measurement(second, 0.4, None)])
+    assert (report.distance, report.motion_score, report.rate) == (pytest.approx(0.15), 0.5, 2)
+
+
+def test_a_measuring_config_survives_plain_values():
+    config = StaticScheduleConfig((0, 2), metric="s-attn", metric_blocks=(3, 1, 3), motion_strides=(1, 2))
+    assert config.metric_blocks == (1, 3)
+    assert StaticScheduleConfig.from_dict(config.to_dict()) == config
+    assert config.to_dict()["motion_strides"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "attn"}, "metric 'attn' is unknown"),
+        ({"metric": ""}, "metric '' is unknown"),
+        ({"metric": "t-attn", "metric_blocks": ()}, "metric_blocks must be a list"),
+        ({"metric": "t-attn", "motion_strides": (0,)}, "motion_strides must be a list"),
+        ({"metric": "t-attn", "motion_strides": None}, "motion_strides must be a list"),
+        ({"motion_strides": (1,)}, "motion_strides need a metric"),
+    ],
+)
+def test_wrong_measurements_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        StaticScheduleConfig((0, 2), **options)
+
+
+def test_a_measured_block_that_the_model_lacks_is_refused():
+    config = StaticScheduleConfig((0, 2), metric="t-attn", metric_blocks=(4,))
+    config.validate(4)
+    with pytest.raises(ValueError, match="do not fit a model of 4 blocks"):
+        config.validate(4, 4)
+    StaticScheduleConfig((0, 2), metric_blocks=(4,)).validate(4, 4)  # measures nothing
 
 
 @pytest.mark.parametrize("steps", [(1, 2), (0, 2, 2), (0, 3, 1)])

@@ -58,6 +58,14 @@ def test_a_fitted_bridge_adds_a_panel(tmp_path):
     assert fitted > hold
 
 
+def test_what_is_only_measured_is_shown_too(tmp_path):
+    compared = trace(motion=0.2)
+    measured = Trace(8, [replace(record, value=None) for record in compared.records])
+    plot_trace(compared, tmp_path / "compared.png")
+    plot_trace(measured, tmp_path / "measured.png")
+    assert size_and_darkness(tmp_path / "measured.png")[0] == size_and_darkness(tmp_path / "compared.png")[0]
+
+
 @pytest.mark.parametrize("frames", [1, 3, 8])
 def test_few_frames_are_enough(tmp_path, frames):
     plot_trace(trace(), tmp_path / "trace.png", frames=np.zeros((frames, 90, 16, 3), np.uint8))

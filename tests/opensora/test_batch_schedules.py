@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adacache.policies.base import PolicyConfig
+from adacache.policies.hybrid import HybridConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config import load_config
 from opensora.pipeline import SamplingPipeline
@@ -32,6 +33,14 @@ def policies() -> dict[str, PolicyConfig]:
         "moreg": load_config("configs/mini/sample_adacache_moreg.py").cache,
         "fitted": replace(adacache, bridge="fitted"),
         "static": StaticScheduleConfig((0, 1, 3, 6, 10, 15, 20, 25, 29), bridge="linear"),
+        "hybrid": HybridConfig(
+            (0, 1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 23, 26, 28, 29),
+            expected_change=(0.2,) * 6 + (0.05,) * 24,
+            expected_motion=(0.2,) * 30,
+            metric_blocks=adacache.metric_blocks,
+            distance_weight=0.5,
+            motion_budget=2,
+        ),
     }
 
 
@@ -49,7 +58,7 @@ def test_a_prompt_in_a_batch_gives_the_latents_it_gives_alone(pipe, name):
     # Two rows per video, one per guidance branch; each runs as often as its own trace says, and less than every step.
     assert sum(rows) == 2 * sum(trace.num_computed for trace in together.traces)
     assert all(trace.num_computed < pipe.scheduler.num_sampling_steps for trace in together.traces)
-    if name in ("adacache", "moreg", "fitted"):
+    if name != "static":
         assert len({tuple(trace.computed_steps) for trace in together.traces}) > 1
         assert min(rows) < 2 * len(PROMPTS)
 

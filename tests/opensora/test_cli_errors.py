@@ -103,6 +103,12 @@ CASES = {
         ["cache: ", "30"],
     ),
     "a feature that is not available": ([MINI, "--reference-path", "a.png"], ["reference_path", "not available"]),
+    "no drafts": ([MINI, "--draft", "0"], ["draft must be at least 1, got 0"]),
+    "a part of a draft": ([MINI, "--draft", "1.5"], ["--draft", "'1.5'"]),
+    "final of no seed": ([MINI, "--final"], ["--final"]),
+    "final of a word": ([MINI, "--final", "best"], ["final takes seeds such as 1024", "'best'"]),
+    "draft and final": ([MINI, "--draft", "2", "--final", "7"], ["draft and final exclude each other"]),
+    "draft and replay": ([MINI, "--draft", "2", "--replay", "a.json"], ["replay and draft exclude each other"]),
     "unknown device": ([MINI, "--device", "gpu"], ["'gpu'", "cuda"]),
 }
 

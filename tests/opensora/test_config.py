@@ -156,8 +156,8 @@ SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.py") if path.parent.na
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_shipped_config_loads(path):
     config = load_config(path)
-    assert (config.cache is not None) == ("adacache" in path.name)
-    assert config.cache is None or (config.cache.moreg is not None) == ("moreg" in path.name)
+    assert (config.cache is not None) == any(word in path.name for word in ("adacache", "calibrated"))
+    assert (getattr(config.cache, "moreg", None) is not None) == ("moreg" in path.name)
 
 
 def test_the_full_size_config_is_the_published_setting():
@@ -336,6 +336,28 @@ def test_reading_a_config_does_not_import_torch():
 def test_a_schedule_can_be_written_into_the_config():
     config = load_config(MINI, cfg_options={"cache.computed_steps": [0, 1, 5, 28, 29]})
     assert config.cache.computed_steps == (0, 1, 5, 28, 29)
+
+
+def test_a_schedule_with_something_to_correct_it_by_is_a_hybrid_one():
+    cache = {"computed_steps": [0, 1, 5, 28, 29], "expected_change": [0.1] * 30, "metric_blocks": [2]}
+    config = load_config(MINI, cfg_options={f"cache.{name}": value for name, value in cache.items()})
+    assert type(config.cache).__name__ == "HybridConfig"
+    assert config.cache.expected_change == (0.1,) * 30
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"expected_change": [0.1] * 29}, "expected_change has 29 numbers, but the run has 30 steps"),
+        ({"metric_blocks": [4]}, "do not fit a model of 4 blocks"),
+        ({"motion_wait": 1}, "unknown hybrid schedule option 'motion_wait', did you mean 'motion_weight'?"),
+        ({"distance_weight": -1}, "distance_weight must be"),
+    ],
+)
+def test_mistakes_in_a_hybrid_schedule_are_told(options, words):
+    cache = {"computed_steps": [0, 1, 5, 28, 29], "expected_change": [0.1] * 30, "metric_blocks": [2]} | options
+    message = error_of(MINI, cfg_options={f"cache.{name}": value for name, value in cache.items()})
+    assert message.startswith("command line: cache: ") and words in message
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_the_baseline_computes_all_steps_and_has_no_picture(run):
     results, _, folder = run("sample", prompt=["a"])
     assert sorted(path.name for path in folder.iterdir()) == ["sample_0000.json", "sample_0000.mp4"]
     assert json.loads((folder / "sample_0000.json").read_text())["metadata"]["prompt"] == "a"
-    assert results[0].summary_row() == ("sample_0000.mp4", 30, 30, 6.0, None)
+    assert results[0].summary_row() == ("sample_0000.mp4", 30, 30, 6.0, None, None)
     assert "30/30" in sampling_run.results_table(results)
 
 

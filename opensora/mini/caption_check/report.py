@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from adacache.atomic import atomic_path
+from opensora.datasets.contact_sheet import Strip, film, grid, save_sheet
 from opensora.mini.caption_check.check import CaptionCheck
 from opensora.mini.world.captions import parse_caption
 
 SHEET_FRAMES = 5  # per clip
-LINE = 11  # pixels per line of text
 TEXT_LINES = 2
 
 
@@ -73,22 +71,8 @@ def _line(name: str, results: Iterable[bool]) -> str:
 
 def contact_sheet(clips: Sequence[CheckedClip], path: Path, per_row: int = 4) -> None:
     """A strip of frames per clip; wrong clips have a red caption that names the wrong items."""
-    from PIL import Image, ImageDraw
-
-    strips = [np.concatenate([clip.frames[i] for i in _spread(len(clip.frames))], axis=1) for clip in clips]
-    height, width = max(s.shape[0] for s in strips) + TEXT_LINES * LINE + 4, max(s.shape[1] for s in strips) + 6
-    sheet = Image.new("RGB", (width * per_row, height * -(-len(strips) // per_row)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (strip, clip) in enumerate(zip(strips, clips, strict=True)):
-        x, y = (i % per_row) * width, (i // per_row) * height
+    strips = []
+    for clip in clips:
         text = f"{clip.caption} [{', '.join(clip.wrong)}]" if clip.wrong else clip.caption
-        lines = textwrap.wrap(text, width // 6)[:TEXT_LINES]
-        draw.multiline_text((x + 2, y), "\n".join(lines), fill="red" if clip.wrong else "black", spacing=0)
-        sheet.paste(Image.fromarray(strip), (x, y + TEXT_LINES * LINE + 2))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-
-
-def _spread(frames: int) -> list[int]:
-    """Frame numbers from the first to the last."""
-    return np.linspace(0, frames - 1, min(frames, SHEET_FRAMES)).round().astype(int).tolist()
+        strips.append(Strip(film(clip.frames, SHEET_FRAMES), text, "red" if clip.wrong else "black"))
+    save_sheet([grid(strips, per_row, TEXT_LINES)], path)

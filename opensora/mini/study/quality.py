@@ -24,7 +24,7 @@ SPEED_CLASSES = ("still", "slowly", "fast")
 CAPTIONS_PER_CLASS = 8
 
 
-def caches_to_compare() -> dict[str, AdaCacheConfig | None]:
+def caches_to_compare() -> dict[str, PolicyConfig | None]:
     """The bundled configs and the published codebooks; None computes every step."""
     metric_block = load_config(CONFIGS / "sample_adacache.py").cache.metric_blocks
     official = {name: {"codebook": name, "metric_blocks": metric_block} for name in ("fast30", "slow30")}
@@ -32,6 +32,7 @@ def caches_to_compare() -> dict[str, AdaCacheConfig | None]:
         "uncached": None,
         "mini AdaCache": load_config(CONFIGS / "sample_adacache.py").cache,
         "mini AdaCache+MoReg": load_config(CONFIGS / "sample_adacache_moreg.py").cache,
+        "mini calibrated": load_config(CONFIGS / "sample_calibrated.py").cache,
         **{f"official codebook {name}": AdaCacheConfig.from_dict(value) for name, value in official.items()},
     }
 

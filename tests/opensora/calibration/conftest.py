@@ -1,0 +1,21 @@
+"""The mini model at a size that is sampled in a tenth of a second."""
+
+from __future__ import annotations
+
+import pytest
+
+from opensora.config import load_config
+from opensora.pipeline import SamplingPipeline
+
+NUM_STEPS = 10
+
+
+@pytest.fixture(scope="session")
+def options() -> dict[str, object]:
+    """Config options of all runs here; bfloat16, as with the published weights, rounds the sizes models are told."""
+    return {"scheduler.num_sampling_steps": NUM_STEPS, "image_size": (32, 48), "dtype": "bf16"}
+
+
+@pytest.fixture(scope="session")
+def pipe(options) -> SamplingPipeline:
+    return SamplingPipeline.from_config(load_config("configs/mini/sample.py", None, options))
