@@ -58,7 +58,7 @@ class CalibrationPlan:
         return sorted(count for count in counts if FEWEST_COMPUTED <= count < num_steps)
 
     def num_candidates(self, num_computed: int, num_steps: int) -> int:
-        """How many schedules of ``num_computed`` steps are tried; there may be fewer variations of one than asked for."""
+        """How many schedules of ``num_computed`` steps are tried; of few steps there are few variations."""
         return min(self.candidates, 1 + (num_computed - 1) * (num_steps - num_computed))
 
     def num_clips(self, num_steps: int) -> int:

@@ -58,7 +58,7 @@ def test_times_that_differ_by_rounding_change_nothing(calibration):
         (6, descending(20), (0, 2, 4, 8, 12, 16)),
         # 1000 900 500 200: step 0 is taken by 1000, so that 900 goes to 850; 500 goes to 420.
         (4, (1000, 850, 620, 420, 200), (0, 1, 3, 4)),
-        # 1000 900 800 600 400 200 onto steps that are rare at first: 900 takes 700, 800 has to take 500, 600 goes to 400.
+        # 1000 900 800 600 400 200 onto steps that are rare at first: 900 takes 700, 800 has to take 500, 600 takes 400.
         (6, (1000, 700, 500, 400, 300, 200, 100), (0, 1, 2, 3, 4, 5)),
         # No schedule of 3: the one of 4 is stretched. Half way from 900 to 500 lies 700.
         (3, descending(10), (0, 3, 8)),

@@ -45,7 +45,7 @@ def test_a_recording_holds_the_residuals_and_the_effects_of_each_clip(runner):
             changed = runner.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=skipping)
             error = np.square(residuals[step] - residuals[step - 1]).mean()
             gain = float((changed - exact).square().mean()) / error
-            assert recording.gains[video, step] == pytest.approx(gain, rel=0.1)
+            assert recording.gains[video, step] == pytest.approx(gain, rel=0.2)
         assert recording.gains[video, 2] == pytest.approx(
             np.sqrt(recording.gains[video, 1] * recording.gains[video, 3])
         )
