@@ -86,6 +86,7 @@ def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[
     if not counts:
         raise ConfigError(f"a run of {steps} steps is too short to be calibrated; take at least 10")
     recording = runner.record(plan.search, plan.probed_steps(steps))
+    logger.info("recorded; searching schedules (seconds for 30 steps, two minutes for 100)")
     schedules = best_schedules(Simulation(recording, plan.bridge), range(FEWEST_COMPUTED, steps))
     if plan.candidates > 1:
         schedules |= _select(runner, plan, recording, schedules, counts)
