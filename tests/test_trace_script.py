@@ -33,7 +33,7 @@ def test_show_prints_every_step_and_the_schedule(traces):
     done = run("show", traces[0])
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[2].split() == ["1", "750.0", "computed", "0.2000", "-", "-", "-", "2.0"]
+    assert lines[2].split() == ["1", "750.0", "computed", "0.2000", "-", "-", "-", "-", "2.0"]
     assert lines[3].split()[:3] == ["2", "500.0", "reused"]
     assert lines[5] == "##.#  3 of 4 steps computed"
 
