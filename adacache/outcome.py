@@ -1,5 +1,6 @@
 """Whether a run did what its cache was asked for."""
 
+from adacache.config import AdaCacheConfig
 from adacache.policies.base import PolicyConfig
 from adacache.policies.hybrid import HybridConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -14,10 +15,12 @@ def surprises(trace: Trace, config: PolicyConfig) -> list[str]:
     """
     found = []
     if trace.records and not trace.num_reused:
-        found.append(
-            f"no step of {trace.num_steps} was reused: the cache saved nothing; the thresholds of its codebook are too "
-            "small for this model, or its schedule lists every step"
+        cause = (
+            "the thresholds of its codebook are too small for this model, or the run is too short"
+            if isinstance(config, AdaCacheConfig)
+            else "its schedule computes every step"
         )
+        found.append(f"no step of {trace.num_steps} was reused: the cache saved nothing; {cause}")
     if isinstance(config, StaticScheduleConfig) and list(config.computed_steps) != trace.computed_steps:
         found.append(
             f"steps {trace.computed_steps} were computed, but the schedule lists {list(config.computed_steps)}"

@@ -149,7 +149,8 @@ class RunState:
         """Indices of the rows of the tracks that are due, guidance branch by guidance branch."""
         branches = range(0, len(hidden_states), len(self.tracks))
         rows = [first + index for first in branches for index in due]
-        return torch.tensor(rows, device=hidden_states.device)
+        # Made on the device at once, the host would wait for it to arrive, and so for all that was queued before.
+        return torch.tensor(rows).to(hidden_states.device, non_blocking=True)
 
     def _enter(self, context: str, hidden_states: Tensor) -> None:
         """Note one call of the stack; the first of a step starts its time."""

@@ -29,10 +29,12 @@ FRAME_GAP = 3
 FONT_SIZE = 14
 MARGIN = 16
 IMAGES_PER_ROW = 5  # where a draft is a single frame
+MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
 MAX_STRIPS = 24  # in one sheet; with more drafts, every prompt has its own
 
-# Flags of a draft run that its final run must not repeat.
-_DRAFT_FLAGS = ("--draft", "--speedup", "--max-steps-computed", "--min-psnr")
+# Entries of a draft run that its final run must not repeat, as flags or by --cfg-options.
+_DRAFT_ENTRIES = ("draft", "speedup", "max_steps_computed", "min_psnr")
+_DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 
 
 def planned_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[NumberedPrompt]:
@@ -42,8 +44,16 @@ def planned_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> 
     prompts without any are left out.
 
     Raises:
-        ConfigError: a final seed for a prompt that the run has not.
+        ConfigError: a final seed for a prompt that the run has not, or a seed that is too large.
     """
+    samples = _samples(config, prompts)
+    largest = max(sample.seed for sample in samples)
+    if largest > MAX_SEED:
+        raise ConfigError(f"seed {largest} is too large; the largest one is {MAX_SEED}")
+    return samples
+
+
+def _samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[NumberedPrompt]:
     if config.draft is not None:
         return [replace(prompt, seed=prompt.seed + i) for prompt in prompts for i in range(config.draft)]
     if config.final is None:
@@ -138,11 +148,18 @@ def _grid(drafts: Sequence[SampleResult]) -> Image:
 
 
 def _without_draft_flags(arguments: Sequence[str]) -> list[str]:
-    kept, skip = [], False
+    kept, skip, options = [], False, False
     for argument in arguments:
-        flag, equals, _ = argument.partition("=")
-        if skip or flag in _DRAFT_FLAGS:
+        name, equals, _ = argument.partition("=")
+        options = name == "--cfg-options" or (options and not argument.startswith("--"))
+        if skip or name in _DRAFT_FLAGS:
             skip = not skip and not equals  # the value follows
-        else:
+        elif not (options and name in _DRAFT_ENTRIES):
             kept.append(argument)
-    return kept
+    # The flag cannot stand without any option.
+    following = [*kept[1:], "--"]
+    return [
+        argument
+        for argument, after in zip(kept, following, strict=False)
+        if argument != "--cfg-options" or not after.startswith("--")
+    ]

@@ -46,7 +46,10 @@ def main() -> None:
     path = find_path(options.calibration)
     if path is None:
         parser.error(f"there is no file {options.calibration}; scripts/calibrate.py writes one")
-    calibration = Calibration.load(path)
+    try:
+        calibration = Calibration.load(path)
+    except ValueError as error:
+        parser.error(str(error))
     pipe = SamplingPipeline.from_config(ROOT / "configs/mini/sample_adacache.py")
     limit_threads(pipe.model)
     options.output.mkdir(parents=True, exist_ok=True)

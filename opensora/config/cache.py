@@ -27,7 +27,7 @@ def split_model_entries(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def read_cache(
-    official: Mapping[str, Any], cache: Any, num_steps: int, depth: int | None, source: Source
+    official: Mapping[str, Any], cache: Any, num_steps: int | None, depth: int | None, source: Source
 ) -> AdaCacheConfig | StaticScheduleConfig | HybridConfig | None:
     """The cache configuration of a run, or None when every step is computed.
 
@@ -35,7 +35,8 @@ def read_cache(
         official: official options from ``model``; ``do_cache`` switches them on.
         cache: the top-level ``cache`` entry in our own keys; with ``computed_steps`` it is a static schedule,
             and with any option that only a hybrid one has, that.
-        num_steps: the scheduler's number of steps, which MoReg's range must fit.
+        num_steps: the scheduler's number of steps, which MoReg's range must fit; None where something else will decide
+            when steps are computed, so that this configuration has to fit no run.
         depth: number of spatial-temporal block pairs of the model, if known.
 
     Raises:
@@ -55,11 +56,11 @@ def read_cache(
 
     try:
         config = _policy_of(entries).from_dict(entries)
-        if config is not None:
+        if config is not None and num_steps is not None:
             config.validate(num_steps, depth)
     except (ValueError, TypeError) as error:
         raise source.error(section, f"{section}: {one_line(error)}") from error
-    if config is None:
+    if config is None and num_steps is not None:
         logger.info("model.do_cache is off: every step is computed, the other cache options have no effect")
     return config
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opensora.config.reading import Source
 from opensora.config.target import apply_target, with_memory_options
+from opensora.utils.errors import one_line
 
 if TYPE_CHECKING:
     from adacache.options import ReuseOptions
+    from adacache.policies.base import PolicyConfig
     from opensora.config.schema import SampleConfig
 
 logger = logging.getLogger(__name__)
@@ -24,10 +27,18 @@ FINAL_SHARE = 0.67
 DRAFT_CODEBOOK, FINAL_CODEBOOK = "fast30", "slow30"
 
 
+def replaces_cache(entries: Mapping[str, Any]) -> bool:
+    """Whether config ``entries`` ask for a target, a draft or a final, each of which replaces the config's cache."""
+    from adacache.calibration.target import TARGETS
+
+    return any(entries.get(name) is not None for name in (*TARGETS, "draft", "final"))
+
+
 def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> SampleConfig:
     """``config`` with the cache that its target, or else its draft or final, asks for; unchanged without any of them.
 
-    A draft measures while it reuses, for its risk score.
+    A draft measures while it reuses, for its risk score. Without a target, a run too short to leave out a step has no
+    cache.
 
     Args:
         depth: number of spatial-temporal block pairs of the model, if known.
@@ -44,12 +55,15 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
     chosen = config
     if all(getattr(config, name) is None for name in TARGETS):
         if config.calibration is None:
-            return replace(config, cache=_official(config, mode, depth))
+            return replace(config, cache=_validated(_official(config, mode, depth), config, depth, source))
         share, steps = (DRAFT_SHARE if mode == "draft" else FINAL_SHARE), config.scheduler.num_sampling_steps
+        if steps <= LEAST_COMPUTED:
+            return replace(config, cache=None)
         chosen = replace(config, max_steps_computed=min(steps, max(LEAST_COMPUTED, round(share * steps))))
     chosen = apply_target(chosen, source)
     if mode == "draft" and isinstance(chosen.cache, StaticScheduleConfig):
-        return replace(chosen, cache=replace(chosen.cache, **_measured(config.cache, depth)))
+        cache = replace(chosen.cache, **_measured(config.cache, depth))
+        return replace(chosen, cache=_validated(cache, config, depth, source))
     return chosen
 
 
@@ -112,3 +126,12 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
         config.path,
     )
     return with_memory_options(AdaCacheConfig(codebook, **_measured(config.cache, depth)), config.cache)
+
+
+def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, source: Source) -> PolicyConfig:
+    """``cache``, whose metric comes from the config's own cache, which was not compared with the model."""
+    try:
+        cache.validate(config.scheduler.num_sampling_steps, depth)
+    except ValueError as error:
+        raise source.error("cache", f"cache: {one_line(error)}") from error
+    return cache

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opensora.config.cache import read_cache, read_replay, split_model_entries
-from opensora.config.draft import apply_mode, seed_texts
+from opensora.config.draft import apply_mode, replaces_cache, seed_texts
 from opensora.config.file import find_config, read_config_file
 from opensora.config.overrides import dotted_overrides, merge_into_file
 from opensora.config.reading import Source, check_names, read_fields
@@ -24,6 +24,7 @@ from opensora.config.schema import (
     TextEncoderConfig,
     VAEConfig,
 )
+from opensora.config.target import with_memory_options
 from opensora.config.video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
 from opensora.utils.errors import ConfigError
 
@@ -88,10 +89,11 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     }
     steps, cache_entry = built["scheduler"].num_sampling_steps, entries.pop("cache", None)
     depth = _model_depth(built["model"])
-    if entries.get("replay") is not None:
-        cache = read_replay(entries["replay"], steps, source)
-    else:
-        cache = read_cache(official_cache, cache_entry, steps, depth, source)
+    replay = entries.get("replay")
+    replaced = replay is not None or replaces_cache(entries)
+    cache = read_cache(official_cache, cache_entry, None if replaced else steps, depth, source)
+    if replay is not None:
+        cache = with_memory_options(read_replay(replay, steps, source), cache)
 
     height, width = resolve_size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
     entries |= {"height": height, "width": width}

@@ -46,7 +46,10 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
     count, steps = len(schedule.computed_steps), config.scheduler.num_sampling_steps
-    quality = f", {calibration.psnr(count):.1f} dB (mean) to the uncached video" if count < steps else ""
+    # Beyond the measured counts the curve only repeats its ends: no figure is better than one that flatters.
+    measured = [len(point.computed_steps) for point in calibration.measured]
+    is_known = count < steps and measured[0] <= count <= measured[-1]
+    quality = f", {calibration.psnr(count):.1f} dB (mean) to the uncached video" if is_known else ""
     logger.info(
         "%s %s: %d of %d steps are computed, denoising %.1fx as fast%s",
         given[0],

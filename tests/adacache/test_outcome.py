@@ -15,10 +15,12 @@ def test_a_run_as_asked_surprises_nobody():
     assert surprises(trace("##..##"), StaticScheduleConfig((0, 1, 4, 5))) == []
 
 
-@pytest.mark.parametrize("config", [AdaCacheConfig(), StaticScheduleConfig((0, 1, 2))])
-def test_a_run_that_never_reused_says_so(config):
+@pytest.mark.parametrize(
+    ("config", "cause"), [(AdaCacheConfig(), "thresholds"), (StaticScheduleConfig((0, 1, 2)), "computes every step")]
+)
+def test_a_run_that_never_reused_says_so(config, cause):
     (sentence,) = surprises(trace("###"), config)
-    assert "no step of 3 was reused" in sentence
+    assert "no step of 3 was reused" in sentence and cause in sentence
 
 
 def test_a_run_that_computed_other_steps_than_listed_says_so():

@@ -173,6 +173,52 @@ def test_the_final_command_keeps_all_but_the_drafts_own_flags(tmp_path, monkeypa
     assert command == "bash run_sample_video.sh --final 0:6 3:9"
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["draft=2", "seed=5"], " --cfg-options seed=5"),
+        (["seed=5", "speedup=4", "min_psnr=20", "max_steps_computed=8"], " --cfg-options seed=5"),
+        (["draft=2"], ""),
+    ],
+)
+def test_the_final_command_leaves_out_the_drafts_own_options(tmp_path, monkeypatch, options, kept):
+    monkeypatch.chdir(ROOT)
+    arguments = ["--cfg-options", *options, "--prompt", "draft=2"]
+    command = final_command(arguments, [result(tmp_path, 0, 6, 0.1)])
+    assert command == f"bash run_sample_video.sh{kept} --prompt draft=2 --final 6"
+
+
+@pytest.mark.parametrize("overrides", [{"seed": 2**63 - 1}, {"final": [str(2**63)]}, {"seed": 2**63 - 2, "draft": 2}])
+def test_seeds_that_no_generator_takes_are_refused(overrides):
+    with pytest.raises(ConfigError, match="is too large; the largest one is 9223372036854775807"):
+        samples(**overrides)
+
+
+@pytest.mark.parametrize("mode", [{"draft": 2}, {"final": ["5"]}])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_too_short_to_leave_out_a_step_has_no_cache(mode, steps):
+    assert load({**mode, "num_sampling_steps": steps}).cache is None
+
+
+def test_a_cache_that_is_replaced_has_to_fit_no_run(caplog):
+    caplog.set_level(logging.INFO)
+    load({"speedup": 2.0, "num_sampling_steps": 20})
+    assert "codebook" not in caplog.text
+
+
+@pytest.mark.parametrize(("computed", "known"), [(2, False), (6, True), (24, True), (29, False)])
+def test_no_quality_is_named_that_was_not_measured(caplog, computed, known):
+    caplog.set_level(logging.INFO)
+    load({"max_steps_computed": computed})
+    assert ("dB (mean)" in caplog.text) is known
+
+
+@pytest.mark.parametrize("calibration", ["assets/opensora-mini/calibration.json", None])
+def test_a_draft_cannot_measure_in_a_block_that_the_model_lacks(calibration):
+    with pytest.raises(ConfigError, match="command line: cache: metric_blocks .* do not fit a model of 4 blocks"):
+        load({"draft": 2}, **{"cache.metric_blocks": [9], "calibration": calibration})
+
+
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory) -> SimpleNamespace:
     """Two drafts of a prompt, and what the printed command makes of the better one; the folder and the output."""
