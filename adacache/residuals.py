@@ -64,7 +64,7 @@ class ResidualHistory:
 
     def _weight(self, step_index: int, residual: Tensor) -> Tensor | float:
         """How much of the latest change a reused step adds, with `residual` as the latest one."""
-        if self._bridge.kind == "hold":
+        if self._bridge.kind == "hold" or not self._kept:
             return 0.0
         if self._bridge.kind == "linear" or len(self._kept) < 2:
             return self._bridge.weight

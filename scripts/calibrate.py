@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Calibrate, write the results, and check that the target can be met."""
     from adacache.bridge import BridgeConfig
-    from adacache.calibration.target import Target
+    from adacache.calibration.target import TARGETS, Target
     from opensora.calibration.clips import split_clips
     from opensora.calibration.output import SNIPPET
     from opensora.config.file import find_config
@@ -80,22 +80,19 @@ def run(options: argparse.Namespace) -> int:
     from opensora.utils.files import make_output_folder
     from opensora.utils.run_prompts import read_prompts
 
-    wishes = ((name, getattr(options, name)) for name in ("speedup", "max_steps_computed", "min_psnr"))
+    wishes = ((name, getattr(options, name)) for name in TARGETS)
     try:
         target = Target(*next(((name, value) for name, value in wishes if value is not None), DEFAULT_TARGET))
         bridge = BridgeConfig(options.bridge, weight=0.5)
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error
-    off = {
-        "cache": None,
-        "calibration": None,
-        "replay": None,
-        "speedup": None,
-        "max_steps_computed": None,
-        "min_psnr": None,
-    }
+    off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
+    try:
+        target.check_possible(config.scheduler.num_sampling_steps)
+    except ValueError as error:
+        raise ConfigError(f"command line: {error}") from error
     if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
         raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
     search, held_out = split_clips(

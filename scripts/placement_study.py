@@ -35,6 +35,7 @@ def main() -> None:
 
     from adacache.calibration.calibration import Calibration
     from opensora.calibration.clips import Clip
+    from opensora.calibration.conditions import fingerprint
     from opensora.calibration.runs import Runner
     from opensora.mini.study import placement as study
     from opensora.mini.study.content import captions_by_class
@@ -58,6 +59,9 @@ def main() -> None:
     training = [Clip(text, i) for i, text in enumerate(texts)]
     prompts = held_out_captions(options.captions, seed=17)
     clips = [Clip(prompt, 1000 * (draw + 1) + i) for draw in range(options.seeds) for i, prompt in enumerate(prompts)]
+    setting = (
+        f"{options.captions} captions x {options.seeds} seeds, weights {fingerprint(pipe.config.model.from_pretrained)}"
+    )
     with tqdm(desc="clips", unit="clip") as bar:
         runner = Runner(pipe, BATCH, bar.update)
         tuned = {count: study.adacache_at(runner, pipe.cache, training, count) for count in study.COUNTS}
@@ -69,7 +73,7 @@ def main() -> None:
             *study.combinations(tuned, schedules, calibration, runner.num_steps),
             *(("Euler steps, no cache", count, None) for count in study.COUNTS),
         ]
-        outcomes = study.compare(runner, policies, clips, references, options.output / "finished.jsonl")
+        outcomes = study.compare(runner, policies, clips, references, options.output / "finished.jsonl", setting)
     rows = study.differences(outcomes, clips)
     uncached = study.against_exact(references)
     study.save(

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 TARGETS = ("speedup", "max_steps_computed", "min_psnr")
 LEAST_COMPUTED = 2
+EQUAL_DB = 80.0  # PSNR that equal videos count as
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,32 @@ class Target:
         Raises: ValueError when it cannot be met, with what can.
         """
         num_steps = len(timesteps)
+        self.check_possible(num_steps)
         count = getattr(self, f"_{self.kind}")(calibration, num_steps)
         _warn(calibration, count, num_steps)
         return calibration.schedule(count, timesteps)
 
-    def _max_steps_computed(self, calibration: Calibration, num_steps: int) -> int:
-        if not LEAST_COMPUTED <= self.value <= num_steps:
+    def check_possible(self, num_steps: int) -> None:
+        """Raises: ValueError when no calibration of a run of `num_steps` could meet the target."""
+        if num_steps <= LEAST_COMPUTED:
+            raise ValueError(f"{self.kind} has nothing to choose from in a run of {num_steps} steps; remove it")
+        if self.kind == "max_steps_computed" and not LEAST_COMPUTED <= self.value <= num_steps:
             raise ValueError(
                 f"max_steps_computed is {self.value}, but a run of {num_steps} steps computes "
                 f"{LEAST_COMPUTED} to {num_steps}; give a number in between"
             )
+        fastest = num_steps / LEAST_COMPUTED
+        if self.kind == "speedup" and self.value > fastest:
+            raise ValueError(
+                f"speedup {self.value:g} cannot be reached: a run of {num_steps} steps computes at least "
+                f"{LEAST_COMPUTED}, which is {fastest:g}x at most; ask for less"
+            )
+        if self.kind == "min_psnr" and self.value > EQUAL_DB:
+            raise ValueError(
+                f"min_psnr {self.value:g} dB is more than equal videos count as, {EQUAL_DB:g}; ask for less"
+            )
+
+    def _max_steps_computed(self, calibration: Calibration, num_steps: int) -> int:
         return int(self.value)
 
     def _speedup(self, calibration: Calibration, num_steps: int) -> int:

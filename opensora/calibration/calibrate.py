@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FEWEST_STEPS = 5  # of a run that leaves something to choose
 FEWEST_COMPUTED = 4  # below, the bridge has next to nothing to go by
 # Where a run is probed, as fractions of it: errors of the first steps matter most and differ most.
 PROBED = (0.03, 0.07, 0.1, 0.13, 0.17, 0.2, 0.27, 0.37, 0.67, 0.97)
@@ -83,8 +84,8 @@ def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[
     runner = Runner(pipe, plan.batch_size, finished)
     steps = runner.num_steps
     counts = plan.measured_counts(steps)
-    if not counts:
-        raise ConfigError(f"a run of {steps} steps is too short to be calibrated; take at least 10")
+    if steps < FEWEST_STEPS:
+        raise ConfigError(f"a run of {steps} steps is too short to be calibrated; take at least {FEWEST_STEPS}")
     recording = runner.record(plan.search, plan.probed_steps(steps))
     logger.info("recorded; searching schedules (seconds for 30 steps, two minutes for 100)")
     schedules = best_schedules(Simulation(recording, plan.bridge), range(FEWEST_COMPUTED, steps))

@@ -43,9 +43,8 @@ def curve_table(calibration: Calibration) -> str:
     for point in calibration.measured:
         count = len(point.computed_steps)
         speedup = calibration.speedup(count, calibration.num_steps)
-        lines.append(
-            f"{count:>14} {speedup:>10.1f}x   {point.psnr:.1f} +- {point.psnr_error:.1f} dB ({point.psnr_lowest:.1f})"
-        )
+        spread = f" +- {point.psnr_error:.1f}" if calibration.details.get("held_out_clips") != 1 else ""
+        lines.append(f"{count:>14} {speedup:>10.1f}x   {point.psnr:.1f}{spread} dB ({point.psnr_lowest:.1f})")
     return "\n".join(lines)
 
 

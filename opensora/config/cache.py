@@ -85,7 +85,7 @@ def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConf
     """
     from adacache.policies.static import StaticScheduleConfig
 
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not path:
         raise source.error("replay", f"replay must be the path of a trace (.json), got {path!r}")
     try:
         config = StaticScheduleConfig.from_trace(path)

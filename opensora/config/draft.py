@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opensora.config.reading import Source
 from opensora.config.target import apply_target, with_memory_options
-from opensora.utils.errors import one_line
+from opensora.utils.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from adacache.options import ReuseOptions
@@ -60,7 +60,10 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
         if steps <= LEAST_COMPUTED:
             return replace(config, cache=None)
         chosen = replace(config, max_steps_computed=min(steps, max(LEAST_COMPUTED, round(share * steps))))
-    chosen = apply_target(chosen, source)
+    try:
+        chosen = apply_target(chosen, source)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (with calibration=None, --{mode} uses an official codebook)") from error
     if mode == "draft" and isinstance(chosen.cache, StaticScheduleConfig):
         cache = replace(chosen.cache, **_measured(config.cache, depth))
         return replace(chosen, cache=_validated(cache, config, depth, source))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from adacache.calibration.target import EQUAL_DB
+
 PEAK = 255.0
-EQUAL_DB = 80.0  # what equal clips count as
 
 
 def psnr(frames: np.ndarray, reference: np.ndarray) -> float:

@@ -129,7 +129,7 @@ def test_a_fitted_bridge_writes_its_weights_into_the_trace():
     )
     steady, turning = controller.traces
     computed = [record.bridge_weight for record in steady.records if record.computed]
-    assert computed[:2] == [pytest.approx(0.3)] * 2
+    assert computed[:2] == [0, pytest.approx(0.3)]
     assert computed[2:] == pytest.approx([1.0] * len(computed[2:]), abs=1e-5)
     assert [record.bridge_weight for record in steady.records if not record.computed] == [None] * steady.num_reused
     assert all(a < b for a, b in pairwise(turning.computed_steps))

@@ -61,7 +61,7 @@ def test_a_larger_max_ratio_goes_further():
 )
 def test_the_fitted_weight_is_the_share_of_the_last_extrapolation_that_came_true(third, weight):
     kept = history(FITTED, (0, [1.0, 2.0]), (2, [5.0, 2.0]), (4, third))
-    assert kept.read_weights() == [0.5, 0.5, pytest.approx(weight)]
+    assert kept.read_weights() == [0, 0.5, pytest.approx(weight)]
     slope = [third[0] - 5, third[1] - 2]
     assert reused(kept, 5) == pytest.approx([third[0] + weight * slope[0] / 2, third[1] + weight * slope[1] / 2])
 

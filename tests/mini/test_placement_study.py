@@ -26,7 +26,7 @@ from opensora.pipeline import SamplingPipeline
 
 
 def outcome(name: str, to_uncached: list[float]) -> Outcome:
-    return Outcome(name, 10, {}, to_uncached, [30.0] * len(to_uncached), [10] * len(to_uncached))
+    return Outcome(name, 10, {}, "", to_uncached, [30.0] * len(to_uncached), [10] * len(to_uncached))
 
 
 def test_the_published_codebook_scales():
@@ -74,13 +74,13 @@ def test_a_stopped_comparison_goes_on_where_it_was(tmp_path):
     first = ("every step", 6, StaticScheduleConfig(tuple(range(6))))
     fewer = ("Euler steps", 4, None)
     finished.clear()
-    outcomes = compare(runner, [first, fewer], clips, references, log)
+    outcomes = compare(runner, [first, fewer], clips, references, log, "")
     assert outcomes[0].to_uncached == [80, 80]
     assert outcomes[0].computed == [6, 6]
     assert max(outcomes[1].to_uncached) < 50
     assert outcomes[1].computed == [4, 4]
     assert finished == [2, 2]
-    again = compare(runner, [first, fewer, ("half", 3, StaticScheduleConfig((0, 2, 4)))], clips, references, log)
+    again = compare(runner, [first, fewer, ("half", 3, StaticScheduleConfig((0, 2, 4)))], clips, references, log, "")
     assert again[:2] == outcomes
     assert finished == [2, 2, 2]
     assert len([json.loads(line) for line in log.read_text().splitlines()]) == 3

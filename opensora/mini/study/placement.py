@@ -50,7 +50,8 @@ class Outcome:
 
     name: str
     count: int
-    options: dict[str, Any]  # of the policy, to tell whether a finished outcome is of the same one
+    options: dict[str, Any]  # of the policy; with the setting they tell whether a finished outcome is of the same run
+    setting: str
     to_uncached: list[float]
     to_exact: list[float]
     computed: list[int]
@@ -122,6 +123,7 @@ def compare(
     clips: Sequence[Clip],
     references: Mapping[str, Sequence[np.ndarray]],
     log: Path,
+    setting: str,
 ) -> list[Outcome]:
     """Run all policies; finished ones are kept in ``log`` (JSON lines) and not run again.
 
@@ -129,18 +131,24 @@ def compare(
 
     Args:
         references: frames of the clips under "uncached" and "exact".
+        setting: what else the outcomes depend on; only those of the same setting are taken from ``log``.
     """
     kept = [Outcome(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
     outcomes = []
     for name, count, policy in policies:
         options = {} if policy is None else json.loads(json.dumps(policy.to_dict()))
-        same = [outcome for outcome in kept if (outcome.name, outcome.count, outcome.options) == (name, count, options)]
+        same = [
+            outcome
+            for outcome in kept
+            if (outcome.name, outcome.count, outcome.options, outcome.setting) == (name, count, options, setting)
+        ]
         if not same:
             quality = _run(runner, policy, count, clips, references["uncached"])
             outcome = Outcome(
                 name,
                 count,
                 options,
+                setting,
                 quality.psnr,
                 quality.against(references["exact"]).psnr,
                 [trace.num_computed for trace in quality.traces] or [count] * len(clips),

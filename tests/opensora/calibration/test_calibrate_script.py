@@ -31,7 +31,7 @@ def log_levels():
 
 
 def test_a_target_out_of_reach_leaves_the_calibration_behind(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts/calibrate.py"), MINI, *SMALL, SIZE, "--min-psnr", "81"]
+    command = [sys.executable, str(ROOT / "scripts/calibrate.py"), MINI, *SMALL, SIZE, "--min-psnr", "79"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [*command, "--output", str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -39,7 +39,7 @@ def test_a_target_out_of_reach_leaves_the_calibration_behind(tmp_path):
     assert done.returncode == 2, done.stderr
     error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and done.stderr.endswith(f"{error[0]}\n") and "Traceback" not in done.stderr
-    assert "min_psnr 81 dB cannot be promised: the calibration measured up to" in error[0]
+    assert "min_psnr 79 dB cannot be promised: the calibration measured up to" in error[0]
     assert f"the calibration itself is in {tmp_path}" in error[0]
     assert "8/8" in done.stderr  # the progress bar's end
     assert done.stdout.startswith("computed of 6   denoising   PSNR mean (lowest)\n")
@@ -107,3 +107,18 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys, monkeypatch, 
     assert code == 2
     assert stderr.startswith("error: ") and stderr.count("\n") == 1
     assert message in stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--max-steps-computed", "7"], "a run of 6 steps computes 2 to 6"),
+        (["--speedup", "3.5"], "computes at least 2, which is 3x at most"),
+        (["--min-psnr", "81"], "more than equal videos count as"),
+    ],
+)
+def test_what_no_calibration_could_meet_is_refused_before_any_work(tmp_path, capsys, monkeypatch, flags, words):
+    monkeypatch.chdir(ROOT)
+    assert calibrate.main([MINI, *SMALL, SIZE, *flags, "--output", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
