@@ -35,8 +35,8 @@ def main() -> None:
 
     from adacache.calibration.calibration import Calibration
     from opensora.calibration.clips import Clip
-    from opensora.calibration.conditions import fingerprint
     from opensora.calibration.runs import Runner
+    from opensora.config.conditions import fingerprint
     from opensora.mini.study import placement as study
     from opensora.mini.study.content import captions_by_class
     from opensora.mini.world.captions import held_out_captions

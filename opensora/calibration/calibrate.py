@@ -14,8 +14,8 @@ from adacache.calibration.search import Schedule, best_schedules, neighbors
 from adacache.calibration.simulation import Simulation
 from adacache.policies.static import StaticScheduleConfig
 from opensora.calibration.clips import Clip
-from opensora.calibration.conditions import conditions_of, fingerprint
 from opensora.calibration.runs import Runner
+from opensora.config.conditions import conditions_of, fingerprint
 from opensora.config.target import timesteps_of
 from opensora.utils.errors import ConfigError
 

@@ -72,7 +72,7 @@ def check_calibrated_model(config: SampleConfig) -> None:
         WeightsError: the folder holds no weights.
     """
     from adacache.calibration.target import TARGETS
-    from opensora.calibration.conditions import fingerprint
+    from opensora.config.conditions import fingerprint
 
     target = next((name for name in TARGETS if getattr(config, name) is not None), None)
     if target is None:
@@ -120,7 +120,7 @@ def _find(config: SampleConfig, target: str, source: Source) -> Path:
 
 def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
     from adacache.calibration.calibration import Calibration
-    from opensora.calibration.conditions import mismatch
+    from opensora.config.conditions import mismatch
 
     try:
         calibration = Calibration.load(path)

@@ -16,9 +16,9 @@ from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
 from opensora.calibration.calibrate import CalibrationPlan, calibrate
 from opensora.calibration.clips import Clip
-from opensora.calibration.conditions import fingerprint
 from opensora.calibration.runs import Runner
 from opensora.config import load_config
+from opensora.config.conditions import fingerprint
 from opensora.config.target import timesteps_of
 from opensora.pipeline import SamplingPipeline
 from opensora.utils.errors import ConfigError

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from adacache.calibration.calibration import Calibration
-from opensora.calibration.conditions import conditions_of, fingerprint, mismatch
 from opensora.config import load_config
+from opensora.config.conditions import conditions_of, fingerprint, mismatch
 from opensora.utils.errors import WeightsError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs/mini/sample.py"
 SIZE = 4_000_000
 LAST_SAMPLE = SIZE - 16_384  # where the last of 64 evenly spaced samples begins
