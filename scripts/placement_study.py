@@ -84,11 +84,12 @@ def main() -> None:
         uncached_to_exact=uncached,
         codebooks={count: policy.codebook.to_dict() for count, policy in tuned.items()},
     )
+    study.plot(rows, options.output / "placement.png", uncached)
     print(f"PSNR to the uncached video of {runner.num_steps} steps; below the first line differences to it, 95 % int.")
     print(study.markdown(rows, "to_uncached"))
     print(f"\nPSNR to {MANY_STEPS} steps (the uncached video itself: {uncached:.1f} dB)")
     print(study.markdown(rows, "to_exact"))
-    print(f"wrote {options.output}/placement.json")
+    print(f"wrote {options.output}/placement.json and placement.png")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from adacache import AdaCacheConfig
 from adacache.calibration.calibration import Calibration
@@ -19,6 +20,7 @@ from opensora.mini.study.placement import (
     compare,
     differences,
     markdown,
+    plot,
     scaled_codebook,
     tune_codebook,
 )
@@ -51,6 +53,17 @@ def test_differences_are_paired_and_over_prompts():
     assert rows[1]["to_uncached_interval"] == pytest.approx(1.96)
     assert "+3.0 +- 2.0" in markdown(rows, "to_uncached")
     assert f"| {BASELINE} | 36.0 dB (10.0 steps) |" in markdown(rows, "to_uncached")
+
+
+def test_the_picture_is_written(tmp_path):
+    clips = [Clip("a", 0), Clip("b", 1)]
+    plot(
+        differences([outcome(BASELINE, [30, 40]), outcome("calibrated, fitted", [32, 44])], clips),
+        tmp_path / "p.png",
+        38,
+    )
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.size[0] > 1000
 
 
 def test_every_placement_meets_every_bridge():
