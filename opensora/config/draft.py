@@ -52,8 +52,8 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
     mode = _mode(config, source)
     if mode is None:
         return apply_target(config, source)
-    chosen = config
-    if all(getattr(config, name) is None for name in TARGETS):
+    chosen, has_target = config, any(getattr(config, name) is not None for name in TARGETS)
+    if not has_target:
         if config.calibration is None:
             return replace(config, cache=_validated(_official(config, mode, depth), config, depth, source))
         share, steps = (DRAFT_SHARE if mode == "draft" else FINAL_SHARE), config.scheduler.num_sampling_steps
@@ -63,6 +63,8 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
     try:
         chosen = apply_target(chosen, source)
     except ConfigError as error:
+        if has_target:
+            raise
         raise ConfigError(f"{error} (with calibration=None, --{mode} uses an official codebook)") from error
     if mode == "draft" and isinstance(chosen.cache, StaticScheduleConfig):
         cache = replace(chosen.cache, **_measured(config.cache, depth))
