@@ -22,13 +22,15 @@ class Point:
     """One schedule of the calibrated number of steps.
 
     `psnr` is the mean over held-out videos in dB against the same video without reuse, `psnr_lowest` the worst one,
-    `psnr_error` the standard error of the mean; None, all three, where the schedule was not sampled.
+    `psnr_error` the standard error of the mean; None, all three, where the schedule was not sampled. `bridge` is how
+    reused steps get their residual, None for the calibration's.
     """
 
     computed_steps: tuple[int, ...]
     psnr: float | None = None
     psnr_error: float | None = None
     psnr_lowest: float | None = None
+    bridge: BridgeConfig | None = None
 
     @classmethod
     def from_dict(cls, data: Any) -> "Point":
@@ -42,7 +44,8 @@ class Point:
         qualities = [data.get(name) for name in ("psnr", "psnr_error", "psnr_lowest")]
         if qualities != [None] * 3 and not all(map(is_finite, qualities)):
             raise ValueError(f"psnr, psnr_error and psnr_lowest must be three finite numbers or null, got {qualities}")
-        return cls(StaticScheduleConfig(data["computed_steps"]).computed_steps, *qualities)
+        bridge = None if data.get("bridge") is None else BridgeConfig.from_value(data["bridge"])
+        return cls(StaticScheduleConfig(data["computed_steps"]).computed_steps, *qualities, bridge)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Calibration:
     Attributes:
         conditions: what they hold for, by name, as plain values.
         timesteps: the scheduler's times of all steps, descending from noise.
-        bridge: how reused steps get their residual.
+        bridge: how reused steps get their residual, where a point does not say otherwise.
         points: one per number of computed steps, ascending.
         reused_cost: time of a reused step over that of a computed one.
         details: how it was made, for readers.
@@ -101,7 +104,7 @@ class Calibration:
                 np.linspace(0, 1, num_computed), np.linspace(0, 1, len(steps)), [self.timesteps[step] for step in steps]
             )
             steps = _nearest_steps(times, np.asarray(timesteps))
-        return StaticScheduleConfig(steps, len(timesteps), bridge=self.bridge)
+        return StaticScheduleConfig(steps, len(timesteps), bridge=nearest.bridge or self.bridge)
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as plain values; `from_dict` reads it back."""

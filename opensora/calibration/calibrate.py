@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DAMPED = BridgeConfig("linear", weight=1.0, max_ratio=0.5)  # the whole slope, up to half the gap before
 FEWEST_STEPS = 5  # of a run that leaves something to choose
 FEWEST_COMPUTED = 4  # below, the bridge has next to nothing to go by
 # Where a run is probed, as fractions of it: errors of the first steps matter most and differ most.
@@ -38,7 +39,8 @@ class CalibrationPlan:
     Attributes:
         search: clips on which schedules are searched.
         held_out: other clips, on which the curve is measured.
-        bridge: how reused steps get their residual.
+        bridge: how reused steps get their residual; where it is fitted and candidates are tried, one of them takes
+            the damped bridge instead, which is better where gaps are short.
         candidates: schedules per measured number of computed steps that are tried on the search clips.
         batch_size: clips sampled together.
     """
@@ -48,6 +50,11 @@ class CalibrationPlan:
     bridge: BridgeConfig = BridgeConfig("fitted", weight=0.5)
     candidates: int = 3
     batch_size: int = 1
+
+    @property
+    def bridges(self) -> tuple[BridgeConfig, ...]:
+        """The bridges to choose from, the first one where nothing is tried."""
+        return (self.bridge, DAMPED) if self.bridge.kind == "fitted" and self.candidates > 1 else (self.bridge,)
 
     def probed_steps(self, num_steps: int) -> list[int]:
         """Steps at which one residual is reused to see what that does to the end; never the first."""
@@ -60,7 +67,7 @@ class CalibrationPlan:
 
     def num_candidates(self, num_computed: int, num_steps: int) -> int:
         """How many schedules of ``num_computed`` steps are tried; of few steps there are few variations."""
-        return min(self.candidates, 1 + (num_computed - 1) * (num_steps - num_computed))
+        return min(self.candidates, len(self.bridges) + (num_computed - 1) * (num_steps - num_computed))
 
     def num_clips(self, num_steps: int) -> int:
         """How many clips are sampled in all, most of them with some steps reused."""
@@ -88,9 +95,14 @@ def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[
         raise ConfigError(f"a run of {steps} steps is too short to be calibrated; take at least {FEWEST_STEPS}")
     recording = runner.record(plan.search, plan.probed_steps(steps))
     logger.info("recorded; searching schedules (seconds for 30 steps, two minutes for 100)")
-    schedules = best_schedules(Simulation(recording, plan.bridge), range(FEWEST_COMPUTED, steps))
+    found = {
+        bridge: best_schedules(Simulation(recording, bridge), range(FEWEST_COMPUTED, steps)) for bridge in plan.bridges
+    }
+    schedules = {
+        count: StaticScheduleConfig(listed, bridge=plan.bridge) for count, listed in found[plan.bridge].items()
+    }
     if plan.candidates > 1:
-        schedules |= _select(runner, plan, recording, schedules, counts)
+        schedules = _select(runner, plan, recording, found, counts)
     points, reused_cost = _measure(runner, plan, schedules, counts)
     return Calibration(
         conditions={
@@ -113,40 +125,47 @@ def calibrate(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[
 
 
 def _select(
-    runner: Runner, plan: CalibrationPlan, recording: Recording, schedules: dict[int, Schedule], counts: Sequence[int]
-) -> dict[int, Schedule]:
-    """For every measured count the best of a few candidates, really sampled on the search clips.
+    runner: Runner,
+    plan: CalibrationPlan,
+    recording: Recording,
+    found: Mapping[BridgeConfig, Mapping[int, Schedule]],
+    counts: Sequence[int],
+) -> dict[int, StaticScheduleConfig]:
+    """For every measured count the best of a few candidates, really sampled on the search clips; others follow suit.
 
-    The simulation ranks well but leaves out how errors change the trajectory. Its own best, the best for plain reuse
-    (which trusts no slope), and the nearest variations of the former are tried.
+    The simulation ranks well but leaves out how errors change the trajectory. Its own best under every bridge, the best
+    for plain reuse (which trusts no slope), and the nearest variations of the first are tried. Counts in between take
+    the bridge of the nearest measured one.
     """
     simulation = Simulation(recording, plan.bridge)
     plain = best_schedules(Simulation(recording, BridgeConfig()), counts)
     exact = runner.exact_frames(plan.search)
     selected = {}
     for count in counts:
-        ranked = sorted(neighbors(schedules[count], runner.num_steps), key=simulation.quality, reverse=True)
-        tried = list(dict.fromkeys([schedules[count], plain[count], *ranked]))
+        best = found[plan.bridge][count]
+        ranked = sorted(neighbors(best, runner.num_steps), key=simulation.quality, reverse=True)
+        pairs = [(found[bridge][count], bridge) for bridge in plan.bridges]
+        pairs += [(schedule, plan.bridge) for schedule in (plain[count], *ranked)]
+        tried = [StaticScheduleConfig(steps, bridge=bridge) for steps, bridge in dict.fromkeys(pairs)]
         tried = tried[: plan.num_candidates(count, runner.num_steps)]
-        qualities = [
-            runner.quality(StaticScheduleConfig(schedule, bridge=plan.bridge), plan.search, exact).mean
-            for schedule in tried
-        ]
+        qualities = [runner.quality(config, plan.search, exact).mean for config in tried]
         selected[count] = tried[qualities.index(max(qualities))]
         logger.debug("%d steps: %s", count, list(zip(tried, qualities, strict=True)))
+    for count in found[plan.bridge].keys() - selected.keys():
+        bridge = selected[min(counts, key=lambda measured: abs(measured - count))].bridge
+        selected[count] = StaticScheduleConfig(found[bridge][count], bridge=bridge)
     return selected
 
 
 def _measure(
-    runner: Runner, plan: CalibrationPlan, schedules: dict[int, Schedule], counts: Sequence[int]
+    runner: Runner, plan: CalibrationPlan, schedules: Mapping[int, StaticScheduleConfig], counts: Sequence[int]
 ) -> tuple[tuple[Point, ...], float]:
     """All schedules as points, those of ``counts`` measured on the held-out clips; and the cost of a reused step."""
     exact = runner.exact_frames(plan.held_out)
-    points = {count: Point(schedule) for count, schedule in schedules.items()}
+    points = {count: Point(config.computed_steps, bridge=config.bridge) for count, config in schedules.items()}
     costs = []
     for count in counts:
-        config = StaticScheduleConfig(schedules[count], bridge=plan.bridge)
-        quality = runner.quality(config, plan.held_out, exact)
+        quality = runner.quality(schedules[count], plan.held_out, exact)
         costs.append(quality.reused_cost)
         points[count] = replace(
             points[count], psnr=quality.mean, psnr_error=quality.error, psnr_lowest=min(quality.psnr)

@@ -70,7 +70,7 @@ def test_every_placement_meets_every_bridge():
     calibration = Calibration.load("assets/opensora-mini/calibration.json")
     tuned = {12: AdaCacheConfig("fast30", metric_blocks=(2,))}
     found = list(combinations(tuned, {12: [range(12)]}, calibration, 30))
-    assert len({name for name, _, _ in found}) == 3 * len(BRIDGES) == len(found)
+    assert len({name for name, _, _ in found}) == 3 * len(BRIDGES) + 1 == len(found)
     calibrated = {name: policy for name, _, policy in found}["calibrated, fitted"]
     assert len(calibrated.computed_steps) == 12
 

@@ -39,7 +39,7 @@ DRAWN = {
     "AdaCache, fitted": ("#c8642b", "s"),
     "its average, hold": ("#7a7a7a", "o"),
     "calibrated, hold": ("#1f5fa8", "o"),
-    "calibrated, fitted": ("#1f5fa8", "s"),
+    "calibrated, as it chose": ("#1f5fa8", "s"),
     "Euler steps, no cache": ("#3a8f5c", "^"),
 }
 
@@ -103,7 +103,7 @@ def combinations(
     calibration: Calibration,
     num_steps: int,
 ) -> Iterable[tuple[str, int, PolicyConfig]]:
-    """Every placement with every bridge at every count: (name, count, policy).
+    """Every placement with every bridge at every count, and the calibration's own choice: (name, count, policy).
 
     Args:
         tuned: AdaCache for each count.
@@ -115,6 +115,7 @@ def combinations(
         for bridge_name, bridge in BRIDGES.items():
             for name, policy in (("AdaCache", adacache), ("its average", average), ("calibrated", calibrated)):
                 yield f"{name}, {bridge_name}", count, replace(policy, bridge=bridge)
+        yield "calibrated, as it chose", count, calibrated
 
 
 def compare(

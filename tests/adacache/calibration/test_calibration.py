@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from adacache.bridge import BridgeConfig
 from adacache.calibration.calibration import Calibration, Point
 
 # Of 10 steps at times 1000, 900, ..., 100 the fixture's schedules compute
@@ -42,6 +43,17 @@ def test_for_the_calibrated_steps_a_schedule_comes_back_as_it_is(calibration, co
     schedule = calibration.schedule(count, calibration.timesteps)
     assert schedule.computed_steps == stored
     assert (schedule.num_sampling_steps, schedule.bridge) == (10, calibration.bridge)
+
+
+def test_a_point_with_a_bridge_of_its_own_is_bridged_by_it(calibration, tmp_path):
+    own = BridgeConfig("linear", 1.0, max_ratio=0.5)
+    first, *others = calibration.points
+    bridged = replace(calibration, points=(replace(first, bridge=own), *others))
+    bridged.save(tmp_path / "calibration.json")
+    read = Calibration.load(tmp_path / "calibration.json")
+    assert read == bridged
+    assert read.schedule(len(first.computed_steps), read.timesteps).bridge == own
+    assert read.schedule(len(others[0].computed_steps), read.timesteps).bridge == calibration.bridge
 
 
 def test_times_that_differ_by_rounding_change_nothing(calibration):

@@ -74,7 +74,7 @@ def test_the_curve_is_what_the_schedules_really_give(made, pipe):
     runner = Runner(pipe, 2, lambda clips: None)
     exact = runner.exact_frames(HELD_OUT)
     point = made.calibration.measured[1]
-    config = StaticScheduleConfig(point.computed_steps, bridge=made.calibration.bridge)
+    config = StaticScheduleConfig(point.computed_steps, bridge=point.bridge)
     assert runner.quality(config, HELD_OUT, exact).mean == pytest.approx(point.psnr, abs=0.1)
 
 
@@ -87,10 +87,10 @@ def test_as_many_clips_are_reported_as_the_plan_says(made):
 
 def test_more_candidates_than_there_are_schedules_are_not_counted():
     plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=1000)
-    # Of 5 steps 4 are computed: one schedule, or one of three other steps left out instead of a fourth one.
+    # Of 5 steps 4 are computed: one schedule under two bridges, or one of three other steps left out instead.
     assert plan.measured_counts(5) == [4]
-    assert plan.num_candidates(4, 5) == 4
-    assert plan.num_clips(5) == 1 * (1 + len(plan.probed_steps(5)) + 1 + 4) + 2 * 2
+    assert plan.num_candidates(4, 5) == 5
+    assert plan.num_clips(5) == 1 * (1 + len(plan.probed_steps(5)) + 1 + 5) + 2 * 2
     assert replace(plan, candidates=1).num_clips(5) == 1 * (1 + len(plan.probed_steps(5))) + 2 * 2
 
 
@@ -135,7 +135,7 @@ def test_the_saved_file_holds_what_it_was_made_for(made, pipe):
 def test_a_run_of_the_calibrated_steps_gets_the_calibrated_schedule(made, load, count):
     cache = load({"max_steps_computed": count}).cache
     [stored] = [point for point in made.calibration.points if len(point.computed_steps) == count]
-    assert cache == StaticScheduleConfig(stored.computed_steps, 10, bridge=made.calibration.bridge)
+    assert cache == StaticScheduleConfig(stored.computed_steps, 10, bridge=stored.bridge)
 
 
 @pytest.mark.parametrize(("count", "num_steps"), [(5, 10), (3, 10), (7, 13)])
