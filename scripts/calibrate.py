@@ -19,7 +19,6 @@ sys.path.insert(0, str(ROOT))
 
 from opensora.config.command_line import CfgOptions, OneLineParser  # noqa: E402
 
-EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 DEFAULT_TARGET = ("speedup", 2.0)
 
 
@@ -53,19 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("opensora").setLevel(logging.INFO)
-    from opensora.utils.errors import message_for_the_user
+    from opensora.utils.errors import run_command
 
-    try:
-        return run(options)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
-        message = message_for_the_user(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return EXIT_ERROR
+    return run_command(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,28 +14,15 @@ from opensora.config.command_line import parse_arguments  # noqa: E402
 
 # Everything else is imported where it is used: --help and errors answer before torch could be loaded.
 
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    from opensora.utils.errors import message_for_the_user
+    from opensora.utils.errors import run_command
 
     arguments = sys.argv[1:] if arguments is None else arguments
     config_path, flags, cfg_options = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    try:
-        return sample(config_path, flags, cfg_options, arguments)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
-        message = message_for_the_user(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return EXIT_ERROR
+    return run_command(lambda: sample(config_path, flags, cfg_options, arguments))
 
 
 def sample(config_path: str, flags: dict, cfg_options: dict, arguments: Sequence[str]) -> int:

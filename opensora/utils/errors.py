@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
 class ConfigError(ValueError):
@@ -25,6 +28,21 @@ def suggest(name: object, known: Iterable[object]) -> str:
 def one_line(error: BaseException) -> str:
     """The message of ``error`` on a single line, or its type's name when it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_command(task: Callable[[], int]) -> int:
+    """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace."""
+    try:
+        return task()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, RuntimeError) as error:
+        message = message_for_the_user(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return EXIT_ERROR
 
 
 def message_for_the_user(error: Exception) -> str | None:
