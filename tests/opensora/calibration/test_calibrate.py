@@ -6,15 +6,20 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import opensora.pipeline
 from adacache.bridge import BridgeConfig
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.recording import Recording, gram_of_sketches
+from adacache.calibration.search import best_schedules
+from adacache.calibration.simulation import Simulation
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
-from opensora.calibration.calibrate import CalibrationPlan, calibrate
+from opensora.calibration.calibrate import DAMPED, CalibrationPlan, _select, calibrate
 from opensora.calibration.clips import Clip
 from opensora.calibration.runs import Runner
 from opensora.config import load_config
@@ -319,3 +324,22 @@ def test_a_calibration_that_went_away_is_named_when_models_are_loaded(made, load
     copy.unlink()
     with pytest.raises(ConfigError, match=r"there is no file .*copy\.json"):
         SamplingPipeline.from_config(config)
+
+
+def test_the_bridge_that_does_best_on_the_search_clips_is_taken_and_counts_in_between_follow():
+    rng = np.random.default_rng(0)
+    gram = gram_of_sketches(np.cumsum(rng.normal(size=(1, 10, 50)), axis=1))
+    recording = Recording(gram, np.ones((1, 10)), np.ones(1))
+    plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=2)
+    found = {bridge: best_schedules(Simulation(recording, bridge), range(4, 10)) for bridge in plan.bridges}
+
+    def prefers_damped_from_seven_steps(config, clips, exact):
+        return SimpleNamespace(mean=float((config.bridge == DAMPED) == (len(config.computed_steps) >= 7)))
+
+    runner = SimpleNamespace(num_steps=10, exact_frames=lambda clips: [], quality=prefers_damped_from_seven_steps)
+    selected = _select(runner, plan, recording, found, counts=[4, 8])
+    kinds = {count: config.bridge.kind for count, config in sorted(selected.items())}
+    assert kinds == {4: "fitted", 5: "fitted", 6: "fitted", 7: "linear", 8: "linear", 9: "linear"}
+    assert all(config.computed_steps == found[config.bridge][count] for count, config in selected.items())
+    assert replace(plan, candidates=1).bridges == (plan.bridge,)
+    assert replace(plan, bridge=BridgeConfig()).bridges == (BridgeConfig(),)
