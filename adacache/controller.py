@@ -153,10 +153,6 @@ class StepController:
             memory.update(kept.memory)
         return dict(memory)
 
-    def nbytes_on(self, device_type: str) -> int:
-        """Bytes held now on all devices of a type such as "cpu" or "cuda"."""
-        return sum(nbytes for device, nbytes in self.memory.items() if device.partition(":")[0] == device_type)
-
     def _active(self, method: str) -> RunState:
         if self._run is None:
             raise RuntimeError(
