@@ -1,10 +1,11 @@
 """Options that every policy has: they say how reuse works, not when."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self
 
 from adacache.bridge import BridgeConfig
-from adacache.validation import check_choice
+from adacache.validation import check_choice, check_count, check_keys
 
 SCHEDULES = ("sample", "batch")
 CACHE_DEVICES = ("model", "cpu")
@@ -26,6 +27,8 @@ class ReuseOptions:
     Raises: ValueError in one sentence that names the option.
     """
 
+    label: ClassVar[str] = "cache"  # of the policy, as messages call its options
+
     bridge: BridgeConfig = BridgeConfig()
     schedule: Literal["sample", "batch"] = "sample"
     cache_device: Literal["model", "cpu"] = "model"
@@ -37,6 +40,25 @@ class ReuseOptions:
         check_choice("cache_device", self.cache_device, CACHE_DEVICES)
         if self.cache_dtype is not None:
             check_choice("cache_dtype", self.cache_dtype, ELEMENT_BYTES)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Self:
+        """Read a config section.
+
+        Raises: ValueError for an unknown key or a wrong value.
+        """
+        check_keys(f"{cls.label} option", options, [field.name for field in fields(cls)])
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain values; `from_dict` reads it back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return plain | self.reuse_dict()
+
+    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
+        """Raises: ValueError when the options do not fit a run of `num_steps` or a model of `num_blocks`."""
+        check_count("num_steps", num_steps)
 
     def reuse_dict(self) -> dict[str, Any]:
         """These options as plain values."""

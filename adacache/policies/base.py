@@ -1,8 +1,10 @@
 """What a policy is: the contract between the mechanism (`StepController`) and the decisions."""
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from adacache.sites import Site, SiteGroup
 
@@ -57,6 +59,87 @@ class Policy(Protocol):
         ...
 
 
+class SignalChange(NamedTuple):
+    """How much a signal differs from an earlier step's: mean|current - reference|, and mean|reference|."""
+
+    difference: float
+    magnitude: float
+
+    @property
+    def relative(self) -> float:
+        """difference / magnitude; no change is 0 even where the reference is all zeros."""
+        if self.difference == 0:
+            return 0.0
+        return self.difference / self.magnitude if self.magnitude else math.inf
+
+
+class Decision(NamedTuple):
+    """What a `SignalPolicy` decides about a step, and the numbers it went by, for the trace.
+
+    `distance` is what it made of the signal's change, `value` what was compared with its threshold.
+    """
+
+    compute: bool
+    distance: float | None = None
+    value: float | None = None
+
+
+class SignalPolicy(ABC):
+    """Decides within a step, by how much a signal of the model changed since an earlier one.
+
+    The model hands its signals to `StepController.stack` by name; the one named here is measured at every step, and
+    the host waits for the number. Change is measured since the step before ("previous") or since the last step that was
+    computed ("computed").
+    """
+
+    signal: ClassVar[str]
+    reference: ClassVar[Literal["previous", "computed"]]
+    observed_sites: tuple[SiteGroup, ...] = ()
+
+    @abstractmethod
+    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
+        """Whether the blocks are computed at this step; asked once per step, `change` is None at the first."""
+
+
+class OutputChange(NamedTuple):
+    """Means over elements, at a computed step: of the model's input and output, to those of the computed step before.
+
+    `input_difference` is mean|x - x'|, `output_difference` mean|out - out'|, both None at the first computed step;
+    `output_magnitude` is mean|out|.
+    """
+
+    input_difference: float | None
+    output_difference: float | None
+    output_magnitude: float
+
+
+class OutputPolicy(SignalPolicy):
+    """Reuses the whole model instead of its blocks: a reused step's output is its input plus the last output - input.
+
+    It is told about every computed step before it decides about the next one. The input, and the output's channels up
+    to the input's, are what `StepController.output` gets; its `signal` is mostly "latents".
+    """
+
+    @abstractmethod
+    def observe_output(self, step_index: int, change: OutputChange) -> None:
+        """Take note of the input and the output of a computed step."""
+
+
+class BranchPolicy(ABC):
+    """Decides for each residual branch of each block, by step and time alone; the stack itself always runs."""
+
+    @abstractmethod
+    def computes(self, site: Site, step_index: int, timestep: float) -> bool:
+        """Whether a branch is computed, or what it added at its last computation is added again.
+
+        `timestep` is the scheduler's, 1000 for noise down to 0. Asking changes nothing.
+        """
+
+    @abstractmethod
+    def keeps(self, site: Site) -> bool:
+        """Whether what this branch adds will ever be reused, so that it is worth its memory."""
+
+
 class PolicyConfig(Protocol):
     """The options of a policy: a frozen dataclass that checks itself and makes policies."""
 
@@ -64,7 +147,7 @@ class PolicyConfig(Protocol):
         """Raises: ValueError when the options do not fit a run of `num_steps` or a model of `num_blocks`."""
         ...
 
-    def make_policy(self, num_steps: int) -> Policy:
+    def make_policy(self, num_steps: int) -> Policy | SignalPolicy | BranchPolicy:
         """A fresh policy for one run.
 
         Raises: ValueError when the options do not fit a run of `num_steps`.

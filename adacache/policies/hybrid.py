@@ -1,10 +1,10 @@
 """A schedule written down beforehand, corrected for each video by what it measures, within a fixed budget."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from adacache.sites import METRICS, Metric, metric_sites
 from adacache.validation import (
     check_choice,
     check_count,
-    check_keys,
     check_weight,
     is_finite,
     is_list,
@@ -47,6 +46,8 @@ class HybridConfig(ReuseOptions):
 
     Raises: ValueError in one sentence that names the option.
     """
+
+    label: ClassVar[str] = "hybrid schedule"
 
     computed_steps: tuple[int, ...]
     expected_change: tuple[float, ...] | None = None
@@ -94,21 +95,6 @@ class HybridConfig(ReuseOptions):
         for user in users:
             if getattr(self, user) > 0:
                 raise ValueError(f"{user} {getattr(self, user)} needs {name}, a number for every sampling step")
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> "HybridConfig":
-        """Read a config section.
-
-        Raises: ValueError for an unknown key or a wrong value.
-        """
-        check_keys("hybrid schedule option", options, [field.name for field in fields(cls)])
-        return cls(**options)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config as plain values; `from_dict` reads it back."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        return plain | self.reuse_dict()
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Raises: ValueError when the plan, what is expected or the metric do not fit the run or the model."""

@@ -1,17 +1,17 @@
 """A schedule written down beforehand: the control that an adaptive policy has to beat."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import ClassVar
 
 from adacache.bridge import BridgeConfig
 from adacache.options import ReuseOptions
 from adacache.policies.base import Measurement, Report
 from adacache.sites import Metric, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.trace import Trace
-from adacache.validation import check_count, check_keys, whole_numbers
+from adacache.validation import check_count, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class StaticScheduleConfig(ReuseOptions):
 
     Raises: ValueError when the steps do not ascend from 0, or for another wrong option.
     """
+
+    label: ClassVar[str] = "static schedule"
 
     computed_steps: tuple[int, ...]
     num_sampling_steps: int | None = None
@@ -48,15 +50,6 @@ class StaticScheduleConfig(ReuseOptions):
             raise ValueError("motion_strides need a metric: motion is measured in its residual")
 
     @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> "StaticScheduleConfig":
-        """Read a config section.
-
-        Raises: ValueError for an unknown key or a wrong value.
-        """
-        check_keys("static schedule option", options, [field.name for field in fields(cls)])
-        return cls(**options)
-
-    @classmethod
     def from_trace(cls, path: str | os.PathLike[str]) -> "StaticScheduleConfig":
         """The schedule of a recorded run, bridged as that run was.
 
@@ -69,17 +62,6 @@ class StaticScheduleConfig(ReuseOptions):
             )
         bridge = trace.metadata.get("bridge", BridgeConfig())
         return cls(tuple(trace.computed_steps), trace.num_steps, bridge=bridge)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config as plain values; `from_dict` reads it back."""
-        return {
-            "computed_steps": list(self.computed_steps),
-            "num_sampling_steps": self.num_sampling_steps,
-            "metric": self.metric,
-            "metric_blocks": list(self.metric_blocks),
-            "motion_strides": list(self.motion_strides),
-            **self.reuse_dict(),
-        }
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Raises: ValueError when it was made for another number of steps, or a step or a block lies outside."""
