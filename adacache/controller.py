@@ -1,18 +1,18 @@
 """The step controller: a policy's decisions, applied to the blocks of a model."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from adacache.options import ReuseOptions
-from adacache.policies.base import PolicyConfig
+from adacache.policies.base import BranchPolicy, PolicyConfig
 from adacache.run_state import RunState
 from adacache.sites import Site
 from adacache.storage import TensorStore
 from adacache.trace import Trace
-from adacache.track import Track
+from adacache.tracks import make_track
 from adacache.validation import check_count
 
 
@@ -20,9 +20,9 @@ class StepController:
     """Decides at every sampling step whether a model's blocks are computed or their last residual is reused.
 
     The sampling loop opens a `run` and calls `begin_step`; the model hands its blocks to `stack` and their
-    residual branches to `branch`. All state belongs to the run, none to the model, so a run that was
-    interrupted leaves nothing behind and controllers do not touch each other. One controller serves one run
-    at a time.
+    residual branches to `branch`; for policies that reuse the whole model, it also hands its result to `output`. All
+    state belongs to the run, none to the model, so a run that was interrupted leaves nothing behind and controllers
+    do not touch each other. One controller serves one run at a time.
 
     Raises: TypeError when `config` is not a policy's config.
     """
@@ -51,9 +51,12 @@ class StepController:
         check_count("num_steps", num_steps)
         check_count("num_samples", num_samples)
         reuse = self.config if isinstance(self.config, ReuseOptions) else ReuseOptions()
-        count = num_samples if reuse.schedule == "sample" else 1
+        policy = self.config.make_policy(num_steps)
+        # Policies of branches go by the time alone, the same for every video.
+        count = num_samples if reuse.schedule == "sample" and not isinstance(policy, BranchPolicy) else 1
+        policies = [policy, *(self.config.make_policy(num_steps) for _ in range(count - 1))]
         store = TensorStore(reuse.cache_device, reuse.cache_dtype)
-        tracks = [Track(self.config.make_policy(num_steps), reuse.bridge, num_steps, store) for _ in range(count)]
+        tracks = [make_track(policy, reuse.bridge, num_steps, store) for policy in policies]
         run = RunState(tracks, num_samples)
         if self._run is not None:
             self._run.free()
@@ -70,8 +73,8 @@ class StepController:
     def begin_step(self, step_index: int, timestep: float | None = None) -> None:
         """Decide about one step; steps come as 0, 1, ..., num_steps - 1.
 
-        `timestep` is the scheduler's value, for the trace only. Give a plain number: to read one from a GPU
-        tensor would make every step wait for the device.
+        `timestep` is the scheduler's value, for the trace and for policies of branches. Give a plain number: to read
+        one from a GPU tensor would make every step wait for the device.
 
         Raises: ValueError when a step is left out or repeated; RuntimeError outside of a run, or when the
         model did not call `stack` in the step before.
@@ -84,6 +87,7 @@ class StepController:
         run_blocks: Callable[..., Tensor],
         tokens_per_frame: int,
         context: str = "default",
+        signals: Mapping[str, Callable[[], Tensor]] | None = None,
     ) -> Tensor:
         """Run all blocks of one forward pass, or add the residual (output - input) that the bridge gives.
 
@@ -94,10 +98,26 @@ class StepController:
         the other: each context has its own residuals, the decision is shared, and only the context that came first
         in the run is measured.
 
-        Raises: RuntimeError outside of a run or when called twice; ValueError when the shape changed during
-        the run, or the rows do not belong to the run's number of videos.
+        `signals` are what a policy may want to see before it decides, (B, ...) with the rows of the hidden states:
+        "latents", the model's input; "modulated_input", the first block's normalized and modulated input;
+        "first_block", the residual of the first block, which `run_blocks` then need not compute again. Only the one
+        that the policy goes by is called, at most once and before `run_blocks`.
+
+        Raises: RuntimeError outside of a run, when called twice, or without the policy's signal; ValueError when the
+        shape changed during the run, or the rows do not belong to the run's number of videos.
         """
-        return self._active("stack").stack(hidden_states, run_blocks, tokens_per_frame, context)
+        run = self._active("stack")
+        return run.stack(hidden_states, run_blocks, tokens_per_frame, context, signals or {})
+
+    def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
+        """What the model returns: `output`, or at a step that reuses the whole model what replaces it.
+
+        `latents` (B, C, ...) are the model's input and `output` (B, C or more, ...) what its last layer made of the
+        result of `stack`. Only policies that reuse the output need this call; for others it changes nothing.
+
+        Raises: RuntimeError outside of a run, twice in a step, or before `stack`.
+        """
+        return self._active("output").output(latents, output, context)
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         """`compute()`, the residual that a branch adds to the hidden states; measured if asked for.

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from adacache.options import ELEMENT_BYTES, ReuseOptions
-from adacache.policies.base import PolicyConfig
+from adacache.policies.base import BranchPolicy, OutputPolicy, Policy, PolicyConfig, SignalPolicy
+from adacache.sites import Part, Site, Stream
+
+HIDDEN_STATE_SIGNALS = ("modulated_input", "first_block")  # of the hidden states' size; others are small
 
 
 @dataclass(frozen=True)
 class CacheBytes:
-    """What a cache holds at most: residuals for reuse, and those that measurements compare with.
+    """What a cache holds at most: residuals for reuse, and what measurements compare with.
 
     Attributes:
         num_residuals, residual_bytes: their number, and the bytes of one for the whole batch.
-        num_observed, observed_bytes: the same of the residuals that are measured.
+        num_observed, observed_bytes: the same of what is measured.
     """
 
     num_residuals: int
@@ -35,6 +38,8 @@ def estimate_cache_bytes(
     num_elements: int,
     dtype: Literal["fp32", "bf16", "fp16"],
     num_contexts: int = 1,
+    num_blocks: int = 1,
+    num_latents: int = 0,
 ) -> CacheBytes:
     """The largest `StepController.nbytes` of a run, reached once the bridge has as many computed steps as it keeps.
 
@@ -52,13 +57,43 @@ def estimate_cache_bytes(
             batched.
         dtype: of the hidden states.
         num_contexts: guidance branches that run one after another; the first of them is measured.
+        num_blocks: per stream (the model's depth); only policies of single branches need it.
+        num_latents: numbers in the model's input of one context; only policies that reuse its output need it. The
+            output is taken to have twice as many, as with a predicted variance, and to be float32.
 
     Raises: ValueError when the config does not fit `num_steps`.
     """
     reuse = config if isinstance(config, ReuseOptions) else ReuseOptions()
+    policy = config.make_policy(num_steps)
+    if isinstance(policy, OutputPolicy):
+        # For each context an input and an output, and one input more of the measured one.
+        latents = num_latents * ELEMENT_BYTES[dtype]
+        outputs = 2 * num_latents * ELEMENT_BYTES["fp32"]
+        return CacheBytes(num_contexts, outputs, num_contexts + 1, latents)
+    if isinstance(policy, BranchPolicy):
+        num_residuals, num_observed = len(_kept_sites(policy, num_blocks)), 0
+    else:
+        num_residuals, num_observed = reuse.bridge.num_residuals, _num_observed(policy)
     return CacheBytes(
-        num_residuals=reuse.bridge.num_residuals * num_contexts,
+        num_residuals=num_residuals * num_contexts,
         residual_bytes=num_elements * ELEMENT_BYTES[reuse.cache_dtype or dtype],
-        num_observed=len(config.make_policy(num_steps).observed_sites),
+        num_observed=num_observed,
         observed_bytes=num_elements * ELEMENT_BYTES[dtype],
     )
+
+
+def _num_observed(policy: Policy | SignalPolicy) -> int:
+    """How many hidden states measurements are compared with."""
+    if not isinstance(policy, SignalPolicy):
+        return len(policy.observed_sites)
+    return 1 if policy.signal in HIDDEN_STATE_SIGNALS else 0
+
+
+def _kept_sites(policy: BranchPolicy, num_blocks: int) -> list[Site]:
+    sites = [
+        Site(stream, block, part)
+        for stream in get_args(Stream)
+        for block in range(num_blocks)
+        for part in get_args(Part)
+    ]
+    return [site for site in sites if policy.keeps(site)]

@@ -1,15 +1,17 @@
 """Everything one run knows: made when the run starts, gone when it ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from adacache.clock import StepClock
+from adacache.signals import read_changes
 from adacache.sites import Site
 from adacache.storage import KeptTensor
 from adacache.track import Track
+from adacache.tracks import BranchTrack, OutputTrack, SignalTrack
 
 
 class RunState:
@@ -25,9 +27,11 @@ class RunState:
         self._num_steps = tracks[0].trace.num_steps
         self._step = -1
         self._clock: StepClock | None = None  # needs a device, known from the first hidden states
+        self._running: str | None = None  # context whose blocks run
         self._measured: list[Track] = []  # only while the blocks of the observed context run
         self._observed_context: str | None = None
         self._contexts: set[str] = set()  # that called the stack in this step
+        self._outputs: set[str] = set()  # contexts that showed their output in this step
 
     def begin_step(self, step_index: int, timestep: float | None) -> None:
         expected = self._step + 1
@@ -37,8 +41,9 @@ class RunState:
                 f"begin_step got step {step_index}, expected {wanted}; "
                 f"call it once for each of 0..{self._num_steps - 1}, in this order"
             )
-        self._check_stack_was_called()
+        self._check_model_called()
         self._contexts.clear()
+        self._outputs.clear()
         self._step = step_index
         timestep = None if timestep is None else float(timestep)
         for track in self.tracks:
@@ -50,8 +55,10 @@ class RunState:
         run_blocks: Callable[..., Tensor],
         tokens_per_frame: int,
         context: str,
+        signals: Mapping[str, Callable[[], Tensor]],
     ) -> Tensor:
         self._enter(context, hidden_states)
+        self._decide(context, signals, len(hidden_states))
         due = [index for index, track in enumerate(self.tracks) if track.computing]
         if len(due) == len(self.tracks):
             return self._compute(due, hidden_states, run_blocks, (), tokens_per_frame, context)
@@ -63,9 +70,44 @@ class RunState:
             computed = self._compute(due, hidden_states[rows], run_blocks, (rows,), tokens_per_frame, context)
             for position, index in enumerate(due):
                 parts[index] = computed[position :: len(due)]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.stack(parts, dim=1).flatten(0, 1)  # row r of the batch is row r // num_samples of its sample
+        return _interleave(parts)
+
+    def output(self, latents: Tensor, output: Tensor, context: str) -> Tensor:
+        if context not in self._contexts:
+            raise RuntimeError(
+                f"controller.output was called for '{context}' without a call of controller.stack before it in step "
+                f"{self._step}"
+            )
+        if context in self._outputs:
+            raise RuntimeError(f"controller.output was called twice in step {self._step} for context '{context}'")
+        self._outputs.add(context)
+        if not isinstance(self.tracks[0], OutputTrack):
+            return output
+        observed = context == self._observed_context
+        parts = zip(self._split(latents), self._split(output), strict=True)
+        return _interleave([track.replace_output(context, x, out, observed) for (_, track, x), (_, _, out) in parts])
+
+    def _decide(self, context: str, signals: Mapping[str, Callable[[], Tensor]], rows: int) -> None:
+        """Measure the signal that the tracks go by, if they do, and let them decide about the step."""
+        tracks = [track for track in self.tracks if isinstance(track, SignalTrack)]
+        observed = context == self._observed_context
+        if not tracks or not (observed or tracks[0].wants_head):
+            return
+        name = tracks[0].signal
+        if name not in signals:
+            offered = ", ".join(f"'{known}'" for known in signals) or "none"
+            raise RuntimeError(f"this policy goes by the signal '{name}', but the model offers {offered}")
+        signal = signals[name]()
+        if len(signal) != rows:
+            raise ValueError(f"the signal '{name}' has {len(signal)} rows, the hidden states have {rows}")
+        parts = [part for _, _, part in self._split(signal)]
+        if observed:
+            changes = read_changes([track.measure(part) for track, part in zip(tracks, parts, strict=True)])
+            for track, part, change in zip(tracks, parts, changes, strict=True):
+                track.decide(part, change)
+        if tracks[0].wants_head:
+            for track, part in zip(tracks, parts, strict=True):
+                track.take_head(context, part)
 
     def _compute(
         self,
@@ -81,11 +123,11 @@ class RunState:
         observed = context == self._observed_context
         for track in tracks:
             track.begin_forward(context, tokens_per_frame, observed)
-        self._measured = tracks if observed else []
+        self._running, self._measured = context, tracks if observed else []
         try:
             output = run_blocks(hidden_states, *rows)
         finally:
-            self._measured = []
+            self._running, self._measured = None, []
         if output is hidden_states:
             raise RuntimeError(
                 "run_blocks returned its own input, so its residual is lost; "
@@ -93,10 +135,13 @@ class RunState:
             )
         for position, track in enumerate(tracks):
             own = slice(position, None, len(tracks))
-            track.end_forward(context, output[own] - hidden_states[own], observed)
+            track.end_forward(context, hidden_states[own], output[own], observed)
         return output
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
+        shared = self.tracks[0]
+        if isinstance(shared, BranchTrack) and self._running is not None:
+            return shared.branch(self._running, site, compute)
         residual = compute()
         tracks = self._measured
         for position, track in enumerate(tracks):
@@ -109,7 +154,7 @@ class RunState:
 
     def finish(self) -> None:
         """Complete the traces of a run that ended without an error."""
-        self._check_stack_was_called()
+        self._check_model_called()
         self.settle()
         for track in self.tracks:
             track.finish()
@@ -166,14 +211,31 @@ class RunState:
                 f"hidden states of {len(hidden_states)} rows do not belong to {self.num_samples} samples; "
                 "open the run with the number of videos in a batch, controller.run(num_steps, num_samples)"
             )
+        self._observed_context = self._observed_context or context
         if not self._contexts:
             self._clock = self._clock or StepClock(hidden_states.device)
             self._clock.mark()
+            if self.tracks[0].signal is not None and context != self._observed_context:
+                raise RuntimeError(
+                    f"context '{context}' came before '{self._observed_context}' in step {self._step}; a policy that "
+                    "goes by a signal needs them in the same order at every step"
+                )
         self._contexts.add(context)
-        self._observed_context = self._observed_context or context
 
-    def _check_stack_was_called(self) -> None:
-        if self._step >= 0 and not self._contexts:
+    def _check_model_called(self) -> None:
+        if self._step < 0:
+            return
+        if not self._contexts:
             raise RuntimeError(
                 f"the model did not call controller.stack in step {self._step}; pass the controller to its forward"
             )
+        if isinstance(self.tracks[0], OutputTrack) and self._outputs != self._contexts:
+            raise RuntimeError(
+                f"the model did not call controller.output in step {self._step}; a policy that reuses the model's "
+                "output needs it"
+            )
+
+
+def _interleave(parts: list[Tensor]) -> Tensor:
+    """One batch of what belongs to its videos: row r of it is row r // num_samples of video r % num_samples."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1).flatten(0, 1)

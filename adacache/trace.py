@@ -21,7 +21,9 @@ class StepRecord:
     over the metric blocks), and `rate` the number of steps until the next computation. `milliseconds` run
     from this step's call of the model's blocks to the next step's (the last one's to the end of the run); videos of
     a batch with schedules of their own share the time of a step among those that computed it. `bridge_weight` is the
-    share of the latest change that a fitted bridge adds to the steps that follow. None: not measured at this step.
+    share of the latest change that a fitted bridge adds to the steps that follow, `computed_share` that of the branches
+    that were computed, of policies that reuse single ones. Policies that go by a signal have `distance` and `value` at
+    reused steps, too. None: not measured at this step.
     """
 
     index: int
@@ -34,6 +36,7 @@ class StepRecord:
     rate: int | None = None
     milliseconds: float | None = None
     bridge_weight: float | None = None
+    computed_share: float | None = None
 
 
 @dataclass

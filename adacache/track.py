@@ -1,4 +1,4 @@
-"""One schedule within a run: its decisions, measurements, residuals and trace."""
+"""One schedule within a run: its decisions, residuals and trace."""
 
 from dataclasses import asdict, replace
 
@@ -16,74 +16,48 @@ from adacache.trace import StepRecord, Trace
 class Track:
     """What belongs to one video of a run, or to all of them where they share one schedule.
 
-    Every tensor it is given holds the rows of its videos only.
+    Every tensor it is given holds the rows of its videos only. Here is what all kinds of policies need: residuals of
+    the stack are kept at computed steps and added at reused ones. How a step comes to be computed is up to the kind.
+
+    Attributes:
+        signal: name of what has to be measured before it is known whether a step is computed; None if nothing.
     """
 
-    def __init__(self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
+    signal: str | None = None
+
+    def __init__(self, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
         self.trace = Trace(num_steps, metadata={"bridge": bridge.to_dict()})
         self.computing = False
-        self._policy = policy
         self._bridge = bridge
         self._store = store
-        self._observer = ResidualObserver(policy.observed_sites, store)
         self._histories: dict[str, ResidualHistory] = {}  # by guidance context
-        self._awaits_readout = False
 
     def begin_step(self, step_index: int, timestep: float | None) -> None:
-        """Decide about a step; waits for the measurements of the computed step before it.
-
-        At a reused one the residuals are on their way back from here on, while the model embeds its input.
-        """
-        self.settle()
-        self.computing = self._policy.should_compute(step_index)
-        self.trace.records.append(StepRecord(step_index, timestep, self.computing))
-        if not self.computing:
-            for history in self._histories.values():
-                history.prefetch()
+        """A new step begins; waits for the measurements of the computed step before it."""
+        raise NotImplementedError
 
     def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
         """Get ready for the computed blocks of one context; only an `observed` one is measured."""
         if context in self._histories:
             self._histories[context].make_room()
-        if observed:
-            self._observer.begin_forward(tokens_per_frame, self._policy.motion_strides(self._step))
 
     def observe(self, site: Site, residual: Tensor) -> None:
-        """Measure a branch's residual if its site is of interest."""
-        self._observer.observe(site, residual)
+        """A branch of the observed context was computed."""
 
-    def end_forward(self, context: str, residual: Tensor, observed: bool) -> None:
-        """Keep the stack's residual of one context.
-
-        Raises: RuntimeError when an observed site did not come by.
-        """
-        if observed:
-            self._observer.end_forward()
-            self._awaits_readout = True
-        history = self._histories.setdefault(context, ResidualHistory(self._bridge, self._store))
-        history.store(self._step, residual)
+    def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
+        """The blocks of one context are done; keep the stack's residual."""
+        self._store_residual(context, output - hidden_states)
 
     def reuse(self, context: str, hidden_states: Tensor) -> Tensor:
         """`hidden_states` plus the bridged residual of one context.
 
         Raises: RuntimeError when the context has none; ValueError when it has another shape or dtype.
         """
-        if context not in self._histories:
-            known = ", ".join(f"'{name}'" for name in self._histories) or "nothing"
-            raise RuntimeError(
-                f"no residual is stored for '{context}' (stored: {known}); every guidance branch "
-                "must also take part in the computed steps"
-            )
+        self._check_known(context, self._histories)
         return self._histories[context].add(self._step, hidden_states)
 
     def settle(self) -> None:
         """Tell the policy and the trace what the last computed step measured, waiting for the device once."""
-        if not self._awaits_readout:
-            return
-        self._awaits_readout = False
-        record = self.trace.records[-1]
-        report = self._policy.observe(record.index, self._observer.read_out())
-        self.trace.records[-1] = replace(record, **asdict(report))
 
     def finish(self) -> None:
         """Complete the trace but for the times; reads the bridge's weights, which nothing had to wait for."""
@@ -97,13 +71,83 @@ class Track:
     def free(self) -> None:
         """Let go of all tensors."""
         self._histories.clear()
-        self._observer.free()
 
     @property
     def kept(self) -> list[KeptTensor]:
         """What is held now."""
-        return self._observer.kept + [kept for history in self._histories.values() for kept in history.kept]
+        return [kept for history in self._histories.values() for kept in history.kept]
+
+    def _begin_record(self, record: StepRecord) -> None:
+        """Note what was decided about the step. Residuals of a reused one start on their way back."""
+        self.computing = record.computed
+        self.trace.records.append(record)
+        if not record.computed:
+            for history in self._histories.values():
+                history.prefetch()
+
+    def _store_residual(self, context: str, residual: Tensor) -> None:
+        history = self._histories.setdefault(context, ResidualHistory(self._bridge, self._store))
+        history.store(self._step, residual)
+
+    def _check_known(self, context: str, stored: dict[str, object]) -> None:
+        if context not in stored:
+            known = ", ".join(f"'{name}'" for name in stored) or "nothing"
+            raise RuntimeError(
+                f"no residual is stored for '{context}' (stored: {known}); every guidance branch "
+                "must also take part in the computed steps"
+            )
 
     @property
     def _step(self) -> int:
         return self.trace.records[-1].index
+
+
+class StepTrack(Track):
+    """The track of a `Policy`: a step is decided when it begins, by what computed steps before it measured."""
+
+    def __init__(self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
+        super().__init__(bridge, num_steps, store)
+        self._policy = policy
+        self._observer = ResidualObserver(policy.observed_sites, store)
+        self._awaits_readout = False
+
+    def begin_step(self, step_index: int, timestep: float | None) -> None:
+        """Decide; residuals of a reused step travel while the model embeds its input."""
+        self.settle()
+        self._begin_record(StepRecord(step_index, timestep, self._policy.should_compute(step_index)))
+
+    def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
+        """Also get ready to measure."""
+        super().begin_forward(context, tokens_per_frame, observed)
+        if observed:
+            self._observer.begin_forward(tokens_per_frame, self._policy.motion_strides(self._step))
+
+    def observe(self, site: Site, residual: Tensor) -> None:
+        """Measure a branch's residual if its site is of interest."""
+        self._observer.observe(site, residual)
+
+    def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
+        """Raises: RuntimeError when an observed site did not come by."""
+        if observed:
+            self._observer.end_forward()
+            self._awaits_readout = True
+        super().end_forward(context, hidden_states, output, observed)
+
+    def settle(self) -> None:
+        """See `Track`."""
+        if not self._awaits_readout:
+            return
+        self._awaits_readout = False
+        record = self.trace.records[-1]
+        report = self._policy.observe(record.index, self._observer.read_out())
+        self.trace.records[-1] = replace(record, **asdict(report))
+
+    def free(self) -> None:
+        """See `Track`."""
+        super().free()
+        self._observer.free()
+
+    @property
+    def kept(self) -> list[KeptTensor]:
+        """Also what is measured against."""
+        return self._observer.kept + super().kept

@@ -1,6 +1,6 @@
 """A controller that keeps a sketch of every residual it sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,9 +46,10 @@ class ResidualRecorder(StepController):
         run_blocks: Callable[..., Tensor],
         tokens_per_frame: int,
         context: str = "default",
+        signals: Mapping[str, Callable[[], Tensor]] | None = None,
     ) -> Tensor:
         """As `StepController.stack`; waits for the device once, to fetch the sketch."""
-        output = super().stack(hidden_states, run_blocks, tokens_per_frame, context)
+        output = super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
         picked = self._positions(hidden_states[0].numel(), hidden_states.device)
         before, after = (tensor.flatten(1)[:, picked].float() for tensor in (hidden_states, output))
         self._steps[-1].append((after - before).cpu())

@@ -90,11 +90,14 @@ class SignalPolicy(ABC):
     The model hands its signals to `StepController.stack` by name; the one named here is measured at every step, and
     the host waits for the number. Change is measured since the step before ("previous") or since the last step that was
     computed ("computed").
+
+    With `is_head` the signal is itself the first part of the stack's residual: it is new at every step, and only the
+    rest of the residual is reused.
     """
 
     signal: ClassVar[str]
     reference: ClassVar[Literal["previous", "computed"]]
-    observed_sites: tuple[SiteGroup, ...] = ()
+    is_head: ClassVar[bool] = False
 
     @abstractmethod
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:

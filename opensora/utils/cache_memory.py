@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,13 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
     """
     if config.cache is None:
         return
-    elements = hidden_state_elements(config, min(config.batch_size, num_prompts))
-    if elements is None:
+    sizes = model_sizes(config, min(config.batch_size, num_prompts))
+    if sizes is None:
         return
     steps = config.scheduler.num_sampling_steps
-    estimate = estimate_cache_bytes(config.cache, steps, elements, config.dtype)
+    estimate = estimate_cache_bytes(
+        config.cache, steps, sizes.hidden_states, config.dtype, num_blocks=sizes.depth, num_latents=sizes.latents
+    )
     on_gpu = device.type == "cuda" and config.cache.cache_device == "model"
     where = "on the GPU" if on_gpu else "in CPU memory"
     logger.info("cache: %s %s", describe(estimate), where)
@@ -55,8 +58,23 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
         raise ConfigError(f"cache: it would hold {wanted}, where {_size(free)} are free; less is taken by {fixes}")
 
 
+@dataclass(frozen=True)
+class ModelSizes:
+    """Numbers in the transformer's hidden states (2 * batch, tokens, channels), in its input, and its depth."""
+
+    hidden_states: int
+    latents: int
+    depth: int
+
+
 def hidden_state_elements(config: SampleConfig, batch: int) -> int | None:
-    """Numbers in the transformer's hidden states (2 * batch, tokens, channels); None for a config.json without sense.
+    """``ModelSizes.hidden_states`` of a config."""
+    sizes = model_sizes(config, batch)
+    return None if sizes is None else sizes.hidden_states
+
+
+def model_sizes(config: SampleConfig, batch: int) -> ModelSizes | None:
+    """The sizes that a cache depends on; None for a config.json without sense.
 
     Such a one is reported by the model that is built from it.
 
@@ -73,7 +91,9 @@ def hidden_state_elements(config: SampleConfig, batch: int) -> int | None:
         frames, height, width = latent_size(config, vae)
         _, rows, columns = model.patch_size
         tokens = frames * -(-height // rows) * -(-width // columns)
-        return _GUIDANCE_HALVES * batch * tokens * model.hidden_size
+        videos = _GUIDANCE_HALVES * batch
+        latents = videos * model.in_channels * frames * height * width
+        return ModelSizes(videos * tokens * model.hidden_size, latents, model.depth)
     except (AttributeError, TypeError, ValueError):
         return None
 
@@ -96,6 +116,8 @@ def latent_size(config: SampleConfig, vae: dict[str, Any]) -> tuple[int, int, in
 def describe(estimate: CacheBytes) -> str:
     """As in "3 tensors of 0.11 GB = 0.34 GB", or "1 tensor of 0.06 GB + 1 of 0.11 GB = 0.17 GB"."""
     groups = {estimate.residual_bytes: estimate.num_residuals}
+    if not estimate.total:
+        return "no tensors"
     groups[estimate.observed_bytes] = groups.get(estimate.observed_bytes, 0) + estimate.num_observed
     sizes = [(count, _size(nbytes)) for nbytes, count in groups.items() if count]
     (first, size), *others = sizes

@@ -81,8 +81,7 @@ class STDiT3Block(nn.Module):
         Args:
             modulation: (B, 1 or T, 6, C), what the timestep adds to the table; one row per frame under a mask.
         """
-        rows = (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)  # six of (B, 1 or T, 1, C)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = rows
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
 
         def branch(part: str, compute: Callable[[], Tensor]) -> Tensor:
             if controller is None:
@@ -94,6 +93,10 @@ class STDiT3Block(nn.Module):
         x = x + branch("attn", lambda: run.attention(self, x, shift_msa, scale_msa, gate_msa, rope))
         x = x + branch("cross", lambda: run.cross_attention(self, x, text, text_mask))
         return x + branch("mlp", lambda: run.mlp(self, x, shift_mlp, scale_mlp, gate_mlp))
+
+    def modulation_rows(self, modulation: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of self-attention, then of the MLP, (B, 1 or T, 1, C) each."""
+        return (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)
 
     def attention_residual(
         self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, rope: tuple[Tensor, Tensor] | None
@@ -231,24 +234,40 @@ class STDiT3(PretrainedModel):
         hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
         _, frames, tokens_per_frame, _ = hidden_states.shape
 
-        def run_blocks(hidden_states: Tensor, rows: Tensor | None = None) -> Tensor:
+        def conditions(rows: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
             # The controller asks for a part of the batch where only some videos are due; `rows` are its indices.
             text, text_mask = self._embed_text(*_take(rows, y.to(dtype), _per_row(mask, len(y))))
-            modulation = self._modulation(*_take(rows, t, t0, x_mask))
+            return text, text_mask, self._modulation(*_take(rows, t, t0, x_mask))
+
+        begun: list[Tensor] = []  # what the first block gave, where a policy wanted to see it
+
+        def first_block() -> Tensor:
+            begun.append(self.spatial_blocks[0](hidden_states, *conditions(), None, controller))
+            return (begun[0] - hidden_states).flatten(1, 2)
+
+        def modulated_input() -> Tensor:
+            block = self.spatial_blocks[0]
+            shift, scale = block.modulation_rows(self._modulation(t, t0, x_mask))[:2]
+            return modulate(hidden_states, shift, scale)
+
+        def run_blocks(tokens: Tensor, rows: Tensor | None = None) -> Tensor:
+            given = conditions(rows)
             rope = self.rope.tables(frames)
-            h = hidden_states.unflatten(1, (frames, tokens_per_frame))
-            for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
-                h = spatial(h, text, text_mask, modulation, None, controller)
-                h = temporal(h, text, text_mask, modulation, rope, controller)
+            h = tokens.unflatten(1, (frames, tokens_per_frame))
+            for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
+                h = _take(rows, begun[0])[0] if begun and i == 0 else spatial(h, *given, None, controller)
+                h = temporal(h, *given, rope, controller)
             return h.flatten(1, 2)
 
-        hidden_states = hidden_states.flatten(1, 2)  # (B, N, C)
+        tokens = hidden_states.flatten(1, 2)  # (B, N, C)
         if controller is None:
-            hidden_states = run_blocks(hidden_states)
+            tokens = run_blocks(tokens)
         else:
-            hidden_states = controller.stack(hidden_states, run_blocks, tokens_per_frame)
-        out = self.final_layer(hidden_states.unflatten(1, (frames, tokens_per_frame)), t, t0, x_mask)
-        return self._unpatchify(out, size).float()
+            signals = {"latents": lambda: x, "first_block": first_block, "modulated_input": modulated_input}
+            tokens = controller.stack(tokens, run_blocks, tokens_per_frame, signals=signals)
+        out = self.final_layer(tokens.unflatten(1, (frames, tokens_per_frame)), t, t0, x_mask)
+        out = self._unpatchify(out, size).float()
+        return out if controller is None else controller.output(x, out)
 
     def _embed_time(
         self, timestep: Tensor, fps: Tensor | None, batch: int, with_t0: bool

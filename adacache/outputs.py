@@ -1,0 +1,48 @@
+"""What computed steps leave behind where the whole model is reused: its last input and output."""
+
+import torch
+from torch import Tensor
+
+from adacache.distance import absolute_change, magnitude
+from adacache.policies.base import OutputChange
+from adacache.signals import own
+from adacache.storage import KeptTensor, TensorStore
+
+
+class OutputHistory:
+    """The last computed input (B, C, ...) and output (B, C or more, ...) of one video in one guidance context.
+
+    Channels of the output beyond those of the input, such as a predicted variance, are held as they were.
+    """
+
+    def __init__(self, store: TensorStore) -> None:
+        self._store = store
+        self._kept: tuple[KeptTensor, KeptTensor] | None = None
+        self._measured: list[Tensor] = []
+
+    def store(self, latents: Tensor, output: Tensor) -> None:
+        """Keep the input and output of a computed step, and measure them against those before."""
+        paired = output[:, : latents.shape[1]]
+        self._measured = [magnitude(paired) / paired.numel()]
+        if self._kept is not None:
+            before = self._kept[0].fetch(), self._kept[1].fetch()[:, : latents.shape[1]]
+            changes = zip(before, (latents, paired), strict=True)
+            self._measured += [absolute_change(a, b) / b.numel() for a, b in changes]
+        self._kept = self._store.keep(own(latents), exact=True), self._store.keep(own(output), exact=True)
+
+    def add(self, latents: Tensor) -> Tensor:
+        """The output of a reused step: its input plus the last output - input, in the output's dtype."""
+        last_latents, last_output = (kept.fetch() for kept in self._kept)
+        paired, others = last_output.split([latents.shape[1], last_output.shape[1] - latents.shape[1]], dim=1)
+        moved = latents.to(paired.dtype) + (paired - last_latents.to(paired.dtype))
+        return torch.cat([moved, others], dim=1)
+
+    def read_change(self) -> OutputChange:
+        """What the last `store` measured; the host waits for the device."""
+        magnitude_, *changes = torch.stack(self._measured).tolist()
+        return OutputChange(*(changes or (None, None)), magnitude_)
+
+    @property
+    def kept(self) -> list[KeptTensor]:
+        """What is held now."""
+        return list(self._kept or ())

@@ -1,0 +1,57 @@
+"""What a policy may look at before the blocks are computed: how a signal of the model changed."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from adacache.distance import absolute_change, magnitude
+from adacache.policies.base import SignalChange
+from adacache.storage import KeptTensor, TensorStore
+
+
+class SignalMeter:
+    """Compares a signal with that of the step before, or of the last computed step, and keeps it for the next time.
+
+    A signal has any shape, the same throughout a run. It is kept exactly as it came, whatever the store narrows.
+    """
+
+    def __init__(self, reference: Literal["previous", "computed"], store: TensorStore) -> None:
+        self._reference = reference
+        self._store = store
+        self._kept: KeptTensor | None = None
+
+    def measure(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
+        """mean|signal - reference| and mean|reference| as 0-dim tensors; None where there is no reference yet."""
+        if self._kept is None:
+            return None
+        reference = self._kept.fetch()
+        return absolute_change(reference, signal) / signal.numel(), magnitude(reference) / signal.numel()
+
+    def settle(self, signal: Tensor, computed: bool) -> None:
+        """Keep the signal of a step, now that it is known whether it is `computed`, if it is to be a reference."""
+        if computed or self._reference == "previous":
+            self._kept = self._store.keep(own(signal), exact=True)
+
+    def free(self) -> None:
+        """Let go of the reference."""
+        self._kept = None
+
+    @property
+    def kept(self) -> list[KeptTensor]:
+        """What is held now."""
+        return [] if self._kept is None else [self._kept]
+
+
+def read_changes(measured: Sequence[tuple[Tensor, Tensor] | None]) -> list[SignalChange | None]:
+    """What meters measured, as plain numbers; the host waits for the device once."""
+    scalars = [scalar for pair in measured if pair is not None for scalar in pair]
+    numbers = iter(torch.stack(scalars).tolist() if scalars else [])
+    return [None if pair is None else SignalChange(next(numbers), next(numbers)) for pair in measured]
+
+
+def own(tensor: Tensor) -> Tensor:
+    """The tensor without its autograd graph, copied where it is a part of a larger one: that would be kept alive."""
+    tensor = tensor.detach()
+    return tensor if tensor.nbytes == tensor.untyped_storage().nbytes() else tensor.clone()
