@@ -1,0 +1,146 @@
+"""What TeaCache and MagCache have to know about a model, measured in runs that reuse nothing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adacache.controller import StepController
+from adacache.policies.static import StaticScheduleConfig
+
+DEGREE = 4  # of TeaCache's polynomial, as published
+
+
+@dataclass(frozen=True)
+class PolicyCalibration:
+    """Constants of two policies for one model, number of steps and video size.
+
+    Attributes:
+        num_steps, num_videos: of the runs they were measured in.
+        teacache_coefficients: highest power first; from the relative change of the first block's modulated input
+            between neighboring steps to that of the model's output.
+        teacache_r2: share of the output change's variance that the polynomial explains; near 0 it says nothing.
+        magcache_ratios: one for every step but the first: the mean over tokens and videos of |r_t| / |r_(t-1)|, with r
+            the residual of the stack of blocks.
+        magcache_spread: their standard deviation over videos, mean over steps.
+    """
+
+    num_steps: int
+    num_videos: int
+    teacache_coefficients: tuple[float, ...]
+    teacache_r2: float
+    magcache_ratios: tuple[float, ...]
+    magcache_spread: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` reads them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises: TypeError when something is missing or unknown.
+        """
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+class SignalRecorder(StepController):
+    """Computes every step and measures, per video, what the policies are fitted to. For neighboring steps:
+
+    Attributes:
+        input_changes, output_changes: per step but the first (videos,) relative L1 changes of the modulated input and
+            of the model's output.
+        ratios: per step but the first (videos,) mean ratios of the residual's token norms.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        super().__init__(StaticScheduleConfig(tuple(range(num_steps))))
+        self.input_changes: list[np.ndarray] = []
+        self.output_changes: list[np.ndarray] = []
+        self.ratios: list[np.ndarray] = []
+        self._num_samples = 1
+        self._previous: dict[str, Tensor] = {}
+
+    @contextmanager
+    def run(self, num_steps: int, num_samples: int = 1) -> Iterator[StepController]:
+        """As `StepController.run`; forgets the run before."""
+        self.input_changes, self.output_changes, self.ratios = [], [], []
+        self._num_samples = num_samples
+        self._previous = {}
+        try:
+            with super().run(num_steps, num_samples) as controller:
+                yield controller
+        finally:
+            self._previous = {}
+
+    def stack(
+        self,
+        hidden_states: Tensor,
+        run_blocks: Callable[..., Tensor],
+        tokens_per_frame: int,
+        context: str = "default",
+        signals: Mapping[str, Callable[[], Tensor]] | None = None,
+    ) -> Tensor:
+        """As `StepController.stack`; waits for the device.
+
+        Raises: RuntimeError when the model offers no "modulated_input".
+        """
+        if "modulated_input" not in (signals or {}):
+            raise RuntimeError("the model offers no signal 'modulated_input', to which TeaCache would be fitted")
+        signal = signals["modulated_input"]()
+        output = super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
+        self._note(self.input_changes, f"{context} input", signal, self._relative_changes)
+        self._note(self.ratios, f"{context} norms", (output - hidden_states).float().norm(dim=-1), self._mean_ratios)
+        return output
+
+    def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
+        """As `StepController.output`; waits for the device."""
+        self._note(self.output_changes, f"{context} output", output[:, : latents.shape[1]], self._relative_changes)
+        return super().output(latents, output, context)
+
+    def _note(
+        self, results: list[np.ndarray], name: str, current: Tensor, compare: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        if name in self._previous:
+            results.append(compare(self._previous[name], current).double().cpu().numpy())
+        self._previous[name] = current.detach()
+
+    def _by_video(self, tensor: Tensor) -> Tensor:
+        """(B, ...) -> (videos, numbers): row r of a batch belongs to video r % num_samples."""
+        return tensor.float().unflatten(0, (-1, self._num_samples)).movedim(1, 0).flatten(1)
+
+    def _relative_changes(self, previous: Tensor, current: Tensor) -> Tensor:
+        before, after = self._by_video(previous), self._by_video(current)
+        return (before - after).abs().sum(1) / before.abs().sum(1)
+
+    def _mean_ratios(self, previous: Tensor, current: Tensor) -> Tensor:
+        return self._by_video(current / previous.clamp_min(torch.finfo(previous.dtype).tiny)).mean(1)
+
+
+def fit_policies(inputs: np.ndarray, outputs: np.ndarray, ratios: np.ndarray) -> PolicyCalibration:
+    """Constants from measurements (videos, steps - 1) each, as `SignalRecorder` makes them.
+
+    Raises: ValueError with fewer measurements than the polynomial has coefficients, or with NaN.
+    """
+    if inputs.size <= DEGREE or not all(np.isfinite(values).all() for values in (inputs, outputs, ratios)):
+        raise ValueError(
+            f"{inputs.size} measurements do not fit a polynomial of degree {DEGREE}, or some are not finite; "
+            "run more steps or videos"
+        )
+    x, y = inputs.ravel(), outputs.ravel()
+    coefficients = np.polyfit(x, y, DEGREE)
+    residual = y - np.polyval(coefficients, x)
+    variance = float(np.var(y))
+    return PolicyCalibration(
+        num_steps=inputs.shape[1] + 1,
+        num_videos=len(inputs),
+        teacache_coefficients=tuple(float(value) for value in coefficients),
+        teacache_r2=1 - float(np.mean(residual**2)) / variance if variance else 0.0,
+        magcache_ratios=tuple(float(value) for value in ratios.mean(0)),
+        magcache_spread=float(ratios.std(0).mean()),
+    )
