@@ -1,0 +1,43 @@
+"""The command that measures what TeaCache and MagCache need, on the bundled model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, str(ROOT / "scripts/fit_policies.py")]
+
+
+def test_what_it_prints_can_stand_in_a_config(tmp_path):
+    output = tmp_path / "fit.json"
+    call = [*COMMAND, "configs/mini/sample.py", "--clips", "2", "--batch-size", "2", "--output", str(output)]
+    steps = ["--cfg-options", "scheduler.num_sampling_steps=6"]
+    done = subprocess.run([*call, *steps], cwd=ROOT, capture_output=True, text=True, check=True)
+    fit = json.loads(output.read_text())
+    assert (fit["num_steps"], fit["num_videos"], len(fit["magcache_ratios"])) == (6, 2, 5)
+    assert all(0.5 < ratio < 2 for ratio in fit["magcache_ratios"])
+    printed = [line for line in done.stdout.splitlines() if line.startswith("cache = ")]
+    caches = [eval(line.removeprefix("cache = "), {"dict": dict}) for line in printed]  # noqa: S307
+    assert [cache["policy"] for cache in caches] == ["teacache", "magcache"]
+    assert caches[0]["coefficients"] == pytest.approx(fit["teacache_coefficients"], rel=1e-6)
+    assert caches[1]["ratios"] == pytest.approx(fit["magcache_ratios"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["configs/mini/sampl.py"], "did you mean 'configs/mini/sample.py'"),
+        (["configs/mini/sample.py", "--clips", "0"], "--clips is 0"),
+        (["configs/mini/sample.py", "--prompt-path", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_wrong_calls_end_in_one_sentence(arguments, message):
+    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
