@@ -24,7 +24,8 @@ class BranchCache:
         """`compute()`, or what it gave the last time that it was called."""
         key = (context, site)
         self.num_asked += 1
-        if key in self._kept and not self._policy.computes(site, step_index, timestep):
+        computes = self._policy.computes(site, step_index, timestep)  # asked of every step: it may note the time
+        if key in self._kept and not computes:
             return self._kept[key].fetch()
         self.num_computed += 1
         self._kept.pop(key, None)  # before its successor is there

@@ -1,0 +1,95 @@
+"""EasyCache: how far the output will have moved is read off the input, at the rate of the last computed steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from adacache.options import ReuseOptions
+from adacache.policies.base import Decision, OutputChange, OutputPolicy, SignalChange
+from adacache.validation import check_count, check_positive
+
+
+@dataclass(frozen=True)
+class EasyCacheConfig(ReuseOptions):
+    """The model's output is taken to move in proportion to its input; where it would move too far, it is computed.
+
+    With the input x (noisy latents) and the output v of the last two computed steps, k = mean|v - v'| / mean|x - x'|.
+    A step is expected to change the output by k * mean|x - x of the step before| / mean|v|, relative to the last
+    computed v. These changes are added up since the last computed step, this step's included; a step is reused while
+    the sum is below `threshold`. The first `warmup` steps and the last one are always computed, and so are those
+    before k is known, which takes two computed steps.
+
+    A reused step skips the model: its output is x plus the last computed v - x. There is no residual to bridge, so
+    that `bridge` stays at "hold".
+
+    Raises: ValueError in one sentence that names the option.
+    Source: arXiv:2507.02860, EasyCache, and the authors' code for HunyuanVideo (`easycache_sample_video.py`), whose
+    rules these are, the last step's included. Their code for Wan, which has two guidance branches, measures the
+    conditional one and decides for both; here branches that are batched are measured together.
+    """
+
+    label: ClassVar[str] = "EasyCache"
+
+    threshold: float = 0.025
+    warmup: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("threshold", self.threshold)
+        check_count("warmup", self.warmup)
+        if self.bridge.kind != "hold":
+            raise ValueError(
+                f"bridge '{self.bridge.kind}' does not go with EasyCache, which reuses the model's output "
+                "instead of a residual; leave bridge out"
+            )
+
+    def make_policy(self, num_steps: int) -> EasyCachePolicy:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when that is no number of steps.
+        """
+        self.validate(num_steps)
+        return EasyCachePolicy(self.threshold, self.warmup, num_steps)
+
+
+class EasyCachePolicy(OutputPolicy):
+    """The policy of an `EasyCacheConfig`."""
+
+    signal: ClassVar[str] = "latents"
+    reference: ClassVar[Literal["previous", "computed"]] = "previous"
+
+    def __init__(self, threshold: float, warmup: int, num_steps: int) -> None:
+        self._threshold = threshold
+        self._warmup = warmup
+        self._last_step = num_steps - 1
+        self._rate: float | None = None  # k
+        self._output_magnitude = 0.0
+        self._sum = 0.0
+
+    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
+        """Add the expected change of the output, and compute unless the sum is below the threshold.
+
+        `distance` is the expected change, None while k is not known; `value` is the sum, None where the step is
+        computed whatever it is.
+        """
+        distance = self._expected_change(change)
+        if distance is None or step_index < self._warmup or step_index == self._last_step:
+            self._sum = 0.0
+            return Decision(True, distance)
+        compared = self._sum + distance
+        reused = compared < self._threshold  # false for NaN
+        self._sum = compared if reused else 0.0
+        return Decision(not reused, distance, compared)
+
+    def observe_output(self, step_index: int, change: OutputChange) -> None:
+        """Take k and mean|v| from a computed step. An input that stood still says nothing about k."""
+        self._rate = change.output_difference / change.input_difference if change.input_difference else None
+        self._output_magnitude = change.output_magnitude
+
+    def _expected_change(self, change: SignalChange | None) -> float | None:
+        if change is None or self._rate is None:
+            return None
+        moved = self._rate * change.difference
+        return moved / self._output_magnitude if self._output_magnitude else math.inf

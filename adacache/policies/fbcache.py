@@ -1,0 +1,61 @@
+"""FBCache: the first block is computed at every step, and says whether the others are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from adacache.options import ReuseOptions
+from adacache.policies.base import Decision, SignalChange, SignalPolicy
+from adacache.validation import check_positive
+
+
+@dataclass(frozen=True)
+class FBCacheConfig(ReuseOptions):
+    """The less the first block's residual changed since the last computed step, the safer is the reuse of the rest.
+
+    At every step the first block runs, and its residual r (output - input) is compared with r' of the last computed
+    step: mean|r - r'| / mean|r'|. Up to `threshold` the other blocks are skipped and what they added at that step is
+    added again; above it they run. No step is forced: the first has nothing to be compared with, and the last may be
+    reused. A reused step costs one block.
+
+    Raises: ValueError in one sentence that names the option.
+    Source: first block cache of ParaAttention and diffusers (`FirstBlockCacheConfig`). Two things differ. In diffusers
+    guidance branches decide apart; here one decision serves them all. And there a change that is NaN, as where
+    residuals overflowed, lets the step be reused; here it is computed.
+    """
+
+    label: ClassVar[str] = "FBCache"
+
+    threshold: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("threshold", self.threshold)
+
+    def make_policy(self, num_steps: int) -> FBCachePolicy:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when that is no number of steps.
+        """
+        self.validate(num_steps)
+        return FBCachePolicy(self.threshold)
+
+
+class FBCachePolicy(SignalPolicy):
+    """The policy of an `FBCacheConfig`; it remembers nothing, the reference is the last computed step's."""
+
+    signal: ClassVar[str] = "first_block"
+    reference: ClassVar[Literal["previous", "computed"]] = "computed"
+    is_head: ClassVar[bool] = True
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
+        """Compute unless the change is at most the threshold; `distance` and `value` are both the change."""
+        if change is None:
+            return Decision(True)
+        distance = change.relative
+        reused = distance <= self._threshold  # false for NaN
+        return Decision(not reused, distance, distance)

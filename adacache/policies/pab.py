@@ -1,0 +1,146 @@
+"""PAB, Pyramid Attention Broadcast: single branches are reused, cross-attention longest, spatial attention shortest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from adacache.options import ReuseOptions
+from adacache.policies.base import BranchPolicy
+from adacache.sites import Site
+from adacache.validation import check_count, is_finite, is_list, whole_numbers
+
+
+@dataclass(frozen=True)
+class PABConfig(ReuseOptions):
+    """Nothing is measured: every kind of branch is computed at an interval of its own, the same for all videos.
+
+    Times are the flow's, 1000 for noise down to 0; steps are 0-based.
+
+    Attention: `spatial` and `temporal` are the intervals of self-attention in the two streams, `cross` that of
+    cross-attention in both. Where the time lies between the two of `window`, both excluded, a branch is computed at
+    the steps that its interval divides; outside of the window at every step. An interval of 1 reuses nothing.
+
+    MLPs of the blocks `mlp_blocks` of both streams: for each of the times `mlp_times`, the first step at or below it
+    computes them, and the next `mlp_hold` steps add the same again, unless another hold begins there. No times turn
+    this off.
+
+    At the first step everything is computed, whatever its time. The stack runs at every step, so that `bridge` stays
+    at "hold".
+
+    Raises: ValueError in one sentence that names the option.
+    Source: arXiv:2408.12588, PAB, and its code in VideoSys, with the options for Open-Sora as defaults. Two things
+    differ. There a hold begins only where a listed time *is* the integer timestep of a step. Open-Sora's move with
+    resolution, length and number of steps, and only at 480p with 51 frames and 30 steps all three are hit; other
+    settings hit fewer or none, without a message. "The first step at or below" gives the same steps there, and as many
+    holds everywhere else. And the window is compared with the time itself, not with its integer part.
+    """
+
+    label: ClassVar[str] = "PAB"
+
+    spatial: int = 2
+    temporal: int = 4
+    cross: int = 6
+    window: tuple[float, float] = (450.0, 930.0)
+    mlp_times: tuple[float, ...] = (864.0, 788.0, 676.0)
+    mlp_hold: int = 2
+    mlp_blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("spatial", "temporal", "cross", "mlp_hold"):
+            check_count(name, getattr(self, name))
+        object.__setattr__(self, "window", _read_window(self.window))
+        object.__setattr__(self, "mlp_times", _read_times(self.mlp_times))
+        blocks = whole_numbers("mlp_blocks", self.mlp_blocks, minimum=0)
+        object.__setattr__(self, "mlp_blocks", tuple(sorted(set(blocks))))
+        if self.bridge.kind != "hold":
+            raise ValueError(
+                f"bridge '{self.bridge.kind}' does not go with PAB, which adds what a branch gave once more as it is; "
+                "leave bridge out"
+            )
+
+    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
+        """Raises: ValueError when `num_steps` is no number of steps, or the model lacks one of the `mlp_blocks`."""
+        super().validate(num_steps, num_blocks)
+        if num_blocks is not None and self.mlp_times and self.mlp_blocks[-1] >= num_blocks:
+            raise ValueError(
+                f"mlp_blocks {list(self.mlp_blocks)} do not fit a model of {num_blocks} blocks; give indices in "
+                f"0..{num_blocks - 1}, or no mlp_times to compute all MLPs"
+            )
+
+    def make_policy(self, num_steps: int) -> PABPolicy:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when that is no number of steps.
+        """
+        self.validate(num_steps)
+        return PABPolicy(self)
+
+
+class PABPolicy(BranchPolicy):
+    """The policy of a `PABConfig`.
+
+    Which step is the first at or below a listed time depends on the steps before it, whose times are not known
+    beforehand. So the earliest such step that was asked about is noted for each time. Steps come in order, and noting
+    one twice changes nothing.
+    """
+
+    def __init__(self, config: PABConfig) -> None:
+        self._config = config
+        self._intervals = {"spatial": config.spatial, "temporal": config.temporal, "cross": config.cross}
+        self._hold_begins: dict[float, int] = {}  # listed time -> the step
+
+    def computes(self, site: Site, step_index: int, timestep: float) -> bool:
+        """Whether neither the branch's interval nor a hold reuses it at this step."""
+        self._note(step_index, timestep)
+        if not self.keeps(site):
+            return True
+        # Step 0 is divided by every interval and lies in no hold: there is nothing yet to add again.
+        if site.part == "mlp":
+            return not self._is_held(step_index)
+        low, high = self._config.window
+        return not low < timestep < high or step_index % self._interval(site) == 0
+
+    def keeps(self, site: Site) -> bool:
+        """Attention with an interval above 1, and the MLPs that are held."""
+        if site.part == "mlp":
+            return bool(self._config.mlp_times) and site.block in self._config.mlp_blocks
+        return self._interval(site) > 1
+
+    def _interval(self, site: Site) -> int:
+        return self._intervals["cross" if site.part == "cross" else site.stream]
+
+    def _note(self, step_index: int, timestep: float) -> None:
+        for time in self._config.mlp_times:
+            if timestep <= time:
+                self._hold_begins[time] = min(step_index, self._hold_begins.get(time, step_index))
+
+    def _is_held(self, step_index: int) -> bool:
+        begins = self._hold_begins.values()
+        return step_index not in begins and any(0 < step_index - begin <= self._config.mlp_hold for begin in begins)
+
+
+def _read_window(value: Any) -> tuple[float, float]:
+    """Raises: ValueError unless it is two ascending times."""
+    if not is_list(value) or len(value) != 2 or not all(map(is_finite, value)) or not value[0] < value[1]:
+        raise ValueError(f"window must be a low and a high time of the flow such as (450, 930), got {value!r}")
+    return float(value[0]), float(value[1])
+
+
+def _read_times(value: Any) -> tuple[float, ...]:
+    """The times in the order in which the flow passes them, each once.
+
+    Raises: ValueError unless it is a list of numbers, which may be empty.
+    """
+    if not is_list(value) or not all(map(is_finite, value)):
+        raise ValueError(f"mlp_times must be a list of times of the flow such as (864, 788, 676), got {value!r}")
+    return tuple(sorted({float(time) for time in value}, reverse=True))
+
+
+# By their names in the paper: the intervals of spatial, temporal and cross-attention.
+PRESETS: Mapping[str, PABConfig] = MappingProxyType(
+    {"PAB246": PABConfig(2, 4, 6), "PAB357": PABConfig(3, 5, 7), "PAB579": PABConfig(5, 7, 9)}
+)

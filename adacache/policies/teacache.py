@@ -1,0 +1,118 @@
+"""TeaCache: the change of the first block's input, scaled by a polynomial, adds up until a step has to be computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+from adacache.options import ReuseOptions
+from adacache.policies.base import Decision, SignalChange, SignalPolicy
+from adacache.validation import check_choice, check_positive, is_finite, is_list
+
+MAX_COEFFICIENTS = 8
+
+# Source: the TeaCache repository, one set per model, highest power first. Those of CogVideoX were fitted to the change
+# of the time embedding, not to that of the modulated input.
+PUBLISHED: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {
+        "open-sora": (217.546007, -118.329252, 26.8662585, -0.0459364272, 0.0484426240),
+        "latte": (-2464.34137, 308.044764, 80.7447667, -4.11385132, 0.111001402),
+        "open-sora-plan-v1.1": (205943.668, -14875.9286, 306.085986, 1.31418080, 0.00239658469),
+        "cogvideox-2b": (-31.0658903, 25.4732368, -5.92380459, 1.75769064, -0.00361568434),
+        "cogvideox-5b": (-1538.80483, 843.202495, -134.363087, 7.97131516, -0.0523162339),
+        "ltx-video": (21.4700694, -12.8016453, 2.31279151, 0.792487521, 0.00969274326),
+        "mochi": (-3512.41319, 811.675948, -60.9400215, 2.42429681, 0.00305291719),
+        "hunyuan-video": (733.226126, -401.131952, 67.5869174, -3.14987800, 0.0961237896),
+    }
+)
+
+
+@dataclass(frozen=True)
+class TeaCacheConfig(ReuseOptions):
+    """How much the model's output will have changed is estimated at every step, from the first block's input.
+
+    x is the relative change of that block's normalized input, modulated with the timestep's shift and scale, since the
+    step before: mean|current - before| / mean|before|. A polynomial p makes of it what the output is expected to
+    change by. p(x) is added up since the last computed step, this step's included; a step is reused while the sum is
+    below `threshold`. The first and the last step are always computed. The published thresholds are 0.1 ("slow") and
+    0.2 ("fast").
+
+    `coefficients` are those of p, 1 to 8 numbers with the highest power first, or the name of a model of `PUBLISHED`.
+    They belong to a model; another one needs its own, fitted to runs without reuse.
+
+    Raises: ValueError in one sentence that names the option.
+    Source: arXiv:2411.19108, TeaCache, and the authors' code. Two things differ. p(x) below 0 counts as 0: beyond the
+    range it was fitted on, p can turn negative (Latte's above x = 0.237, Mochi's above 0.144), and as published a
+    *large* change then lowers the sum and puts the next computation off. And there all videos of a batch are measured
+    together, here only with schedule="batch".
+    """
+
+    label: ClassVar[str] = "TeaCache"
+
+    coefficients: tuple[float, ...]
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "coefficients", _read_coefficients(self.coefficients))
+        check_positive("threshold", self.threshold)
+
+    def make_policy(self, num_steps: int) -> TeaCachePolicy:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when that is no number of steps.
+        """
+        self.validate(num_steps)
+        return TeaCachePolicy(self.coefficients, self.threshold, num_steps)
+
+
+class TeaCachePolicy(SignalPolicy):
+    """The policy of a `TeaCacheConfig`."""
+
+    signal: ClassVar[str] = "modulated_input"
+    reference: ClassVar[Literal["previous", "computed"]] = "previous"
+
+    def __init__(self, coefficients: Sequence[float], threshold: float, num_steps: int) -> None:
+        self._coefficients = tuple(coefficients)
+        self._threshold = threshold
+        self._last_step = num_steps - 1
+        self._sum = 0.0
+
+    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
+        """Add what the change is worth, and compute unless the sum is below the threshold.
+
+        `distance` is x, `value` the sum, None where the step is computed whatever it is.
+        """
+        distance = None if change is None else change.relative
+        if distance is None or step_index in (0, self._last_step):
+            self._sum = 0.0
+            return Decision(True, distance)
+        compared = self._sum + self._expected_change(distance)
+        reused = compared < self._threshold
+        self._sum = compared if reused else 0.0
+        return Decision(not reused, distance, compared)
+
+    def _expected_change(self, x: float) -> float:
+        """max(p(x), 0), infinite where the change is no number: there nothing may be reused."""
+        if not math.isfinite(x):
+            return math.inf
+        total = 0.0
+        for coefficient in self._coefficients:
+            total = total * x + coefficient
+        return max(total, 0.0)
+
+
+def _read_coefficients(value: Any) -> tuple[float, ...]:
+    """Raises: ValueError for an unknown model, or what is no list of 1 to 8 finite numbers."""
+    if isinstance(value, str):
+        check_choice("coefficients", value, PUBLISHED)
+        return PUBLISHED[value]
+    if not is_list(value) or not 1 <= len(value) <= MAX_COEFFICIENTS or not all(map(is_finite, value)):
+        raise ValueError(
+            f"coefficients must be a list of 1 to {MAX_COEFFICIENTS} finite numbers, highest power first, "
+            f"or the name of a model ({', '.join(PUBLISHED)}), got {value!r}"
+        )
+    return tuple(float(coefficient) for coefficient in value)
