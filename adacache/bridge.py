@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from adacache.validation import check_choice, check_keys, check_positive, check_weight
+from adacache.validation import check_choice, check_keys, check_positive, check_weight, is_whole
 
-KINDS = ("hold", "linear", "fitted")
+KINDS = ("hold", "linear", "fitted", "taylor")
+HIGHEST_ORDER = 4
 
 
 @dataclass(frozen=True)
 class BridgeConfig:
-    """What a reused step adds: the last residual, or the last one and a share of its latest change.
+    """What a reused step adds: the last residual, or what the last ones let expect.
 
     With r1 the residual of the last computed step, r0 that of the one before, and `ratio` = (steps since the last) /
     (steps between the two), the reused residual is r1 + weight * min(ratio, max_ratio) * (r1 - r0).
@@ -21,15 +22,19 @@ class BridgeConfig:
     - "fitted": at every computed step the weight is measured anew, for every video: the least-squares share of the
       previous extrapolation that came true, between 0 and 1. Residuals that turned get weight 0, which is "hold".
       `weight` serves as long as fewer than three steps were computed.
+    - "taylor": instead of the above, the Taylor series of the given `order` about the last computed step, with divided
+      differences of the last order + 1 residuals as derivatives. Order 0 is "hold", order 1 is "linear" with weight 1
+      and nothing to limit the ratio; `weight` and `max_ratio` have no part in it.
 
-    "hold" keeps one residual, the others two.
+    "hold" keeps one residual, "taylor" order + 1, the others two.
 
     Raises: ValueError for values outside of these.
     """
 
-    kind: Literal["hold", "linear", "fitted"] = "hold"
+    kind: Literal["hold", "linear", "fitted", "taylor"] = "hold"
     weight: float = 0.3
     max_ratio: float = 1.0
+    order: int = 1
 
     def __post_init__(self) -> None:
         check_choice("bridge kind", self.kind, KINDS)
@@ -37,6 +42,8 @@ class BridgeConfig:
         if self.weight > 1:
             raise ValueError(f"bridge weight must lie between 0 and 1, got {self.weight!r}")
         check_positive("bridge max_ratio", self.max_ratio)
+        if not is_whole(self.order) or not 0 <= self.order <= HIGHEST_ORDER:
+            raise ValueError(f"bridge order must be a whole number from 0 to {HIGHEST_ORDER}, got {self.order!r}")
 
     @classmethod
     def from_value(cls, value: Any) -> "BridgeConfig":
@@ -60,4 +67,4 @@ class BridgeConfig:
     @property
     def num_residuals(self) -> int:
         """How many residuals of each guidance context it keeps."""
-        return 1 if self.kind == "hold" else 2
+        return {"hold": 1, "taylor": self.order + 1}.get(self.kind, 2)

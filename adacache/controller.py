@@ -156,8 +156,9 @@ class StepController:
     def nbytes(self) -> int:
         """Bytes of the tensors held now, 0 outside of a run.
 
-        Counted in hidden states: one for the bridge "hold", two for the others; one more for a metric block
-        ("ca-mlp": two). Every further metric block adds to that, and every further context the bridge's.
+        Counted in hidden states: one for the bridge "hold", two for the others (order + 1 for "taylor"); one more
+        for a metric block ("ca-mlp": two) or for a signal. Every further metric block adds to that, and every further
+        context the bridge's. Policies that reuse single branches hold one for each, those that reuse the output none.
         `adacache.memory` says it beforehand.
         """
         return sum(self.memory.values())

@@ -10,16 +10,13 @@ from adacache.trace import Trace
 def surprises(trace: Trace, config: PolicyConfig) -> list[str]:
     """What a user of `config` (a policy's config) would not expect of this complete run, one sentence each.
 
-    A run that reused nothing has only paid for its cache; one that computed other steps than a schedule lists was
-    driven by something else.
+    A run that reused nothing, neither a step nor a branch, has only paid for its cache; one that computed other steps
+    than a schedule lists was driven by something else.
     """
     found = []
-    if trace.records and not trace.num_reused:
-        cause = (
-            "the thresholds of its codebook are too small for this model, or the run is too short"
-            if isinstance(config, AdaCacheConfig)
-            else "its schedule computes every step"
-        )
+    shares = [record.computed_share for record in trace.records if record.computed_share is not None]
+    if trace.records and not trace.num_reused and all(share == 1 for share in shares):
+        cause = "its ranges and its window of times leave no branch to reuse" if shares else _why_no_step(config)
         found.append(f"no step of {trace.num_steps} was reused: the cache saved nothing; {cause}")
     if isinstance(config, StaticScheduleConfig) and list(config.computed_steps) != trace.computed_steps:
         found.append(
@@ -28,3 +25,11 @@ def surprises(trace: Trace, config: PolicyConfig) -> list[str]:
     if isinstance(config, HybridConfig) and trace.num_computed > config.budget:
         found.append(f"{trace.num_computed} steps were computed, but max_steps_computed is {config.budget}")
     return found
+
+
+def _why_no_step(config: PolicyConfig) -> str:
+    if isinstance(config, AdaCacheConfig):
+        return "the thresholds of its codebook are too small for this model, or the run is too short"
+    if hasattr(config, "threshold"):
+        return "its threshold is too small for this model, or the run is too short"
+    return "its schedule computes every step"

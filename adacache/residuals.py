@@ -1,5 +1,9 @@
 """The residuals that a video's computed steps leave to its reused ones."""
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,11 +54,10 @@ class ResidualHistory:
                 f"{_describe(hidden_states)}; start a new run when the shape of the latents changes"
             )
         last = kept.fetch()
-        if len(self._kept) == 1:
-            return hidden_states + last
-        before_step, before = self._kept[0][0], self._kept[0][1].fetch()
-        ratio = self._ratio(step_index - last_step, last_step - before_step)
-        return hidden_states + last + (last - before) * _like(self._weights[-1] * ratio, last)
+        result = hidden_states + last
+        for (_, earlier), share in zip(self._kept[:-1], self._shares(step_index), strict=True):
+            result = result + (last - earlier.fetch()) * _like(share, last)
+        return result
 
     def read_weights(self) -> list[float]:
         """The bridge's weight after every stored residual."""
@@ -62,9 +65,20 @@ class ResidualHistory:
         numbers = iter(torch.stack(fitted).tolist() if fitted else [])
         return [next(numbers) if isinstance(weight, Tensor) else weight for weight in self._weights]
 
+    def _shares(self, step_index: int) -> list[Tensor | float]:
+        """For each residual before the last one: how much of the change since then a reused step adds."""
+        steps = [step for step, _ in self._kept]
+        if self._bridge.kind == "taylor":
+            # All coefficients sum to 1, so those of earlier residuals can stand for changes, which are small: in
+            # bfloat16 they lose less than the residuals themselves would.
+            return [-coefficient for coefficient in taylor_coefficients(steps, step_index)[:-1]]
+        if len(steps) == 1:
+            return []
+        return [self._weights[-1] * self._ratio(step_index - steps[-1], steps[-1] - steps[-2])]
+
     def _weight(self, step_index: int, residual: Tensor) -> Tensor | float:
         """How much of the latest change a reused step adds, with `residual` as the latest one."""
-        if self._bridge.kind == "hold" or not self._kept:
+        if self._bridge.kind in ("hold", "taylor") or not self._kept:
             return 0.0
         if self._bridge.kind == "linear" or len(self._kept) < 2:
             return self._bridge.weight
@@ -88,6 +102,24 @@ class ResidualHistory:
     def nbytes(self) -> int:
         """Bytes held now."""
         return sum(residual.nbytes for residual in self.kept)
+
+
+def taylor_coefficients(steps: Sequence[int], step_index: int) -> list[float]:
+    """What the residuals of computed `steps` are multiplied with to forecast that of `step_index`; they sum to 1.
+
+    The forecast is the sum of D^k (step_index - last)^k / k! over k below the number of `steps`, which ascend. D^0 is
+    a step's residual; D^k is the change of D^(k-1) since the computed step before, divided by the steps between the
+    two. Where these are unequal the higher D^k are those of the source, not Newton's divided differences.
+
+    Source: arXiv:2503.06923, TaylorSeer; for computed steps at unequal distances the implementation in diffusers.
+    """
+    gaps = np.diff(steps)
+    differences = np.eye(len(steps))  # a row for each step: D^k as coefficients of all residuals
+    forecast = differences[-1]
+    for k in range(1, len(steps)):
+        differences = np.diff(differences, axis=0) / gaps[k - 1 :, None]  # the first k steps have none
+        forecast = forecast + differences[-1] * (step_index - steps[-1]) ** k / math.factorial(k)
+    return forecast.tolist()
 
 
 def _like(weight: Tensor | float, residual: Tensor) -> Tensor | float:

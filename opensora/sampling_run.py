@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
 from adacache.outcome import surprises
+from adacache.policies.registry import config_to_dict
 from adacache.risk import change_risk
 from adacache.trace import SummaryRow, Trace, summary_table
 from opensora.config.schema import SampleConfig
@@ -169,7 +170,7 @@ def _write_records(folder: Path, stem: str, result: SampleResult, frames: np.nda
 def _plain(config: SampleConfig) -> dict[str, Any]:
     """The config as JSON values."""
     entries = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    entries["cache"] = config.cache.to_dict() if config.cache else None
+    entries["cache"] = config_to_dict(config.cache) if config.cache else None
     return {
         name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in entries.items()
     }

@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Calibrate, write the results, and check that the target can be met."""
     from adacache.bridge import BridgeConfig
+    from adacache.calibration.simulation import SIMULATED
     from adacache.calibration.target import TARGETS, Target
+    from adacache.validation import check_choice
     from opensora.calibration.clips import split_clips
     from opensora.calibration.output import SNIPPET
     from opensora.config.file import find_config
@@ -72,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
     wishes = ((name, getattr(options, name)) for name in TARGETS)
     try:
         target = Target(*next(((name, value) for name, value in wishes if value is not None), DEFAULT_TARGET))
+        check_choice("bridge", options.bridge, SIMULATED)
         bridge = BridgeConfig(options.bridge, weight=0.5)
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error

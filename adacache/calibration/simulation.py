@@ -7,6 +7,7 @@ import numpy as np
 from adacache.bridge import BridgeConfig
 from adacache.calibration.recording import Recording
 
+SIMULATED = ("hold", "linear", "fitted")
 FLOOR_DB = 80.0  # nothing is told apart beyond
 
 
@@ -17,9 +18,15 @@ class Simulation:
     computed. Errors between two computed steps point the same way and add up; those of different gaps are taken as
     independent. What an error does to the end of the run is its step's gain. How errors change the later trajectory
     is left out, so the figures rank schedules; they do not promise decibels.
+
+    Raises: ValueError for a bridge that is not simulated.
     """
 
     def __init__(self, recording: Recording, bridge: BridgeConfig) -> None:
+        if bridge.kind not in SIMULATED:
+            raise ValueError(
+                f"schedules under the bridge '{bridge.kind}' cannot be searched; take {', '.join(SIMULATED)}"
+            )
         self.num_steps = recording.num_steps
         self._gram = recording.gram
         self._amplitudes = np.sqrt(recording.gains)

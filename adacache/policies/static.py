@@ -1,10 +1,12 @@
 """A schedule written down beforehand: the control that an adaptive policy has to beat."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from adacache.bridge import BridgeConfig
 from adacache.options import ReuseOptions
@@ -53,15 +55,37 @@ class StaticScheduleConfig(ReuseOptions):
     def from_trace(cls, path: str | os.PathLike[str]) -> "StaticScheduleConfig":
         """The schedule of a recorded run, bridged as that run was.
 
-        Raises: OSError when the file cannot be read; ValueError when it holds no trace, or only a part of one.
+        Raises: OSError when the file cannot be read; ValueError when it holds no trace, only a part of one, or one of
+        reused branches.
         """
         trace = Trace.load(path)
         if len(trace.records) != trace.num_steps:
             raise ValueError(
                 f"{path} holds {len(trace.records)} of {trace.num_steps} steps; replay the trace of a complete run"
             )
+        if any(record.computed_share not in (None, 1) for record in trace.records):
+            raise ValueError(f"{path} is of a policy that reused single branches; a list of steps cannot repeat that")
         bridge = trace.metadata.get("bridge", BridgeConfig())
         return cls(tuple(trace.computed_steps), trace.num_steps, bridge=bridge)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **options: Any) -> "StaticScheduleConfig":
+        """The schedule in a JSON file: a trace, as in `from_trace`, or an object of the options of this class.
+
+        Of the latter only `computed_steps` is needed. `options` count more than what the file says.
+
+        Raises: OSError when the file cannot be read; ValueError when it holds neither, or an option is wrong.
+        """
+        data = _read_object(path)
+        if "records" in data:
+            own = cls.from_trace(path)
+        else:
+            try:
+                # The name is there where a config was written as `policies.registry` does it.
+                own = cls.from_dict({key: data[key] for key in data if (key, data[key]) != ("policy", "static")})
+            except ValueError as error:
+                raise ValueError(f"{path} holds no schedule: {error}") from error
+        return cls.from_dict({**own.to_dict(), **options})
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Raises: ValueError when it was made for another number of steps, or a step or a block lies outside."""
@@ -123,3 +147,14 @@ class StaticSchedule:
             motion_score=fmean(motions) if motions else None,
             rate=self._rate_in_force,
         )
+
+
+def _read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Raises: ValueError unless the file holds a JSON object that lists the steps of a run or of a schedule."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(data, dict) or data.keys().isdisjoint(("records", "computed_steps")):
+        raise ValueError(f"{path} holds no schedule; give a trace, or a JSON object with a list of computed_steps")
+    return data

@@ -1,19 +1,18 @@
-"""The cache part of a config: our ``cache`` dict, or the official AdaCache options inside ``model``."""
+"""The cache part of a config: our ``cache`` dict of any policy, or the official AdaCache options inside ``model``."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from opensora.config.reading import Source
 from opensora.config.schema import OFFICIAL_CACHE_KEYS
+from opensora.config.target import find_calibration
 from opensora.utils.errors import one_line
 
 if TYPE_CHECKING:
-    from adacache.config import AdaCacheConfig
-    from adacache.policies.hybrid import HybridConfig
+    from adacache.options import ReuseOptions
     from adacache.policies.static import StaticScheduleConfig
 
 logger = logging.getLogger(__name__)
@@ -28,13 +27,13 @@ def split_model_entries(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 def read_cache(
     official: Mapping[str, Any], cache: Any, num_steps: int | None, depth: int | None, source: Source
-) -> AdaCacheConfig | StaticScheduleConfig | HybridConfig | None:
+) -> ReuseOptions | None:
     """The cache configuration of a run, or None when every step is computed.
 
     Args:
         official: official options from ``model``; ``do_cache`` switches them on.
-        cache: the top-level ``cache`` entry in our own keys; with ``computed_steps`` it is a static schedule,
-            and with any option that only a hybrid one has, that.
+        cache: the top-level ``cache`` entry in our own keys: options of the policy that it names, else of the one that
+            they fit, see ``adacache.policies.registry``. A static schedule may be in a ``file`` instead.
         num_steps: the scheduler's number of steps, which MoReg's range must fit; None where something else will decide
             when steps are computed, so that this configuration has to fit no run.
         depth: number of spatial-temporal block pairs of the model, if known.
@@ -55,7 +54,7 @@ def read_cache(
     section, entries = ("model", {"do_cache": False, **official}) if official else ("cache", cache)
 
     try:
-        config = _policy_of(entries).from_dict(entries)
+        config = _read_policy(entries, source)
         if config is not None and num_steps is not None:
             config.validate(num_steps, depth)
     except (ValueError, TypeError) as error:
@@ -65,16 +64,30 @@ def read_cache(
     return config
 
 
-def _policy_of(entries: Mapping[str, Any]) -> type[AdaCacheConfig | StaticScheduleConfig | HybridConfig]:
-    """The class whose options these are."""
-    from adacache.config import AdaCacheConfig
-    from adacache.policies.hybrid import HybridConfig
+def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | None:
+    """The config that the entries describe, with the schedule of their file if they name one.
+
+    Raises:
+        ValueError, TypeError: what is wrong with the entries or the file.
+    """
+    from adacache.policies.registry import config_from_dict
     from adacache.policies.static import StaticScheduleConfig
 
-    if "computed_steps" not in entries:
-        return AdaCacheConfig
-    hybrid, static = ({field.name for field in fields(cls)} for cls in (HybridConfig, StaticScheduleConfig))
-    return HybridConfig if (hybrid - static).intersection(entries) else StaticScheduleConfig
+    if entries.get("policy") != "static" or "file" not in entries:
+        return config_from_dict(entries)
+    if "computed_steps" in entries:
+        raise ValueError("file and computed_steps exclude each other; give one of them")
+    file = entries["file"]
+    if not isinstance(file, str) or not file:
+        raise ValueError(f"file must be the path of a schedule (.json), got {file!r}")
+    path = find_calibration(file, source.path)
+    if path is None:
+        raise ValueError(f"there is no file {file}")
+    try:
+        options = {key: value for key, value in entries.items() if key not in ("policy", "file")}
+        return StaticScheduleConfig.from_file(path, **options)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:

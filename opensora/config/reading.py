@@ -40,8 +40,7 @@ def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: 
     """
     fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in given}
     check_names(entries, fields, source, section)
-    caches = ("AdaCacheConfig", "HybridConfig", "StaticScheduleConfig")
-    hints = get_type_hints(cls, localns=dict.fromkeys(caches, object))
+    hints = get_type_hints(cls)
     values = {}
     for name, field in fields.items():
         key = f"{section}.{name}" if section else name

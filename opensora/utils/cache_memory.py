@@ -150,7 +150,7 @@ def _fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
     fixes = ["cache.cache_device='cpu'"] if on_gpu else []
     if ELEMENT_BYTES[cache.cache_dtype or config.dtype] > ELEMENT_BYTES["bf16"]:
         fixes.append("cache.cache_dtype='bf16'")
-    if cache.bridge.num_residuals > 1:
+    if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # that one belongs to its policy
         fixes.append("cache.bridge='hold'")
     return [*fixes, "a smaller batch_size or video"]
 

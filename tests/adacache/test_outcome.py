@@ -1,7 +1,10 @@
 import pytest
 
 from adacache import AdaCacheConfig, StepRecord, Trace
+from adacache.options import ReuseOptions
 from adacache.outcome import surprises
+from adacache.policies.fixed import FixedIntervalConfig
+from adacache.policies.magcache import MagCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 
 
@@ -16,7 +19,13 @@ def test_a_run_as_asked_surprises_nobody():
 
 
 @pytest.mark.parametrize(
-    ("config", "cause"), [(AdaCacheConfig(), "thresholds"), (StaticScheduleConfig((0, 1, 2)), "computes every step")]
+    ("config", "cause"),
+    [
+        (AdaCacheConfig(), "the thresholds of its codebook are too small"),
+        (StaticScheduleConfig((0, 1, 2)), "its schedule computes every step"),
+        (FixedIntervalConfig(1), "its schedule computes every step"),
+        (MagCacheConfig([1, 1]), "its threshold is too small for this model"),
+    ],
 )
 def test_a_run_that_never_reused_says_so(config, cause):
     (sentence,) = surprises(trace("###"), config)
@@ -26,3 +35,11 @@ def test_a_run_that_never_reused_says_so(config, cause):
 def test_a_run_that_computed_other_steps_than_listed_says_so():
     (sentence,) = surprises(trace("#.#."), StaticScheduleConfig((0, 1)))
     assert sentence == "steps [0, 2] were computed, but the schedule lists [0, 1]"
+
+
+@pytest.mark.parametrize(("shares", "surprise"), [([1.0, 0.5, 1.0], False), ([1.0, 1.0, 1.0], True)])
+def test_where_single_branches_are_reused_every_step_counts_as_computed(shares, surprise):
+    records = [StepRecord(i, None, True, computed_share=share) for i, share in enumerate(shares)]
+    sentences = surprises(Trace(len(shares), records), ReuseOptions())
+    assert len(sentences) == surprise
+    assert all("no step of 3 was reused" in sentence and "no branch" in sentence for sentence in sentences)

@@ -1,10 +1,13 @@
+import math
+
 import pytest
 import torch
 
 from adacache.bridge import BridgeConfig
-from adacache.residuals import ResidualHistory
+from adacache.residuals import ResidualHistory, taylor_coefficients
 
 HOLD, LINEAR, FITTED = (BridgeConfig(kind, weight=0.5) for kind in ("hold", "linear", "fitted"))
+TAYLOR = [BridgeConfig("taylor", order=order) for order in range(5)]
 
 
 def history(bridge: BridgeConfig, *stored: tuple[int, list[float]]) -> ResidualHistory:
@@ -32,7 +35,7 @@ def test_hold_keeps_the_latest_residual_whatever_came_before():
 
 
 def test_a_bridge_holds_as_long_as_there_is_one_residual():
-    for bridge in (LINEAR, FITTED):
+    for bridge in (LINEAR, FITTED, *TAYLOR):
         assert reused(history(bridge, (0, [3.0, 4.0])), 5) == [3.0, 4.0]
 
 
@@ -87,8 +90,61 @@ def test_the_fit_is_made_in_float32_and_the_result_keeps_the_dtype():
     assert kept.add(3, torch.zeros(4, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("bridge", "before", "after"), [(HOLD, 0, 1), (LINEAR, 2, 2), (FITTED, 2, 2)])
-def test_memory_is_one_residual_or_two_also_while_the_next_is_computed(bridge, before, after):
+def test_taylor_of_first_order_follows_the_slope_without_a_limit():
+    kept = history(TAYLOR[1], (0, [7.0, 7.0]), (1, [1.0, 2.0]), (5, [5.0, 2.0]))  # a change of 4 and 0 over 4 steps
+    assert reused(kept, 6) == [5 + 1, 2.0]
+    assert reused(kept, 30) == [5 + 25, 2.0]
+
+
+def test_taylor_of_second_order_bends_the_slope_by_its_own_change():
+    # Residuals 0, 1, 9 at steps 0, 1, 3: D1 is 1 at step 1 and 8 / 2 = 4 at step 3, where D2 is (4 - 1) / 2 = 1.5.
+    kept = history(TAYLOR[2], (0, [0.0, 5.0]), (1, [1.0, 5.0]), (3, [9.0, 5.0]))
+    assert reused(kept, 4) == [9 + 4 * 1 + 1.5 * 1 / 2, 5.0]
+    assert reused(kept, 5) == [9 + 4 * 2 + 1.5 * 4 / 2, 5.0]
+    # In residuals: D1 = (r3 - r1) / 2 and D2 = r3 / 4 - 3/4 r1 + r0 / 2, so that step 4 gets
+    assert taylor_coefficients([0, 1, 3], 4) == [0.25, -0.5 - 0.375, 1 + 0.5 + 0.125]
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_taylor_with_two_residuals_knows_no_more_than_a_slope(order):
+    assert reused(history(TAYLOR[order], (0, [1.0, 2.0]), (4, [5.0, 2.0])), 6) == [5 + 2, 2.0]
+
+
+def test_taylor_of_order_zero_holds():
+    assert reused(history(TAYLOR[0], (0, [1.0, 2.0]), (2, [5.0, 5.0])), 7) == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_taylor_coefficients_are_those_of_differences_that_are_updated_step_by_step(order):
+    residuals = torch.randn(20, generator=torch.Generator().manual_seed(order), dtype=torch.float64)
+    kept, differences, last = ResidualHistory(TAYLOR[order]), [], 0
+    for step in range(20):
+        if step in (0, 1, 2, 4, 9, 12):
+            updated = [residuals[step]]
+            for k, old in enumerate(differences[:order]):
+                updated.append((updated[k] - old) / (step - last))
+            differences, last = updated, step
+            kept.store(step, residuals[step : step + 1])
+        else:
+            series = sum(d * (step - last) ** k / math.factorial(k) for k, d in enumerate(differences))
+            forecast = kept.add(step, torch.zeros(1, dtype=torch.float64))
+            assert forecast.item() == pytest.approx(series.item(), rel=1e-9)
+
+
+def test_taylor_keeps_the_dtype_and_loses_little_of_what_hardly_changes():
+    kept = ResidualHistory(TAYLOR[2])
+    for step, value in enumerate((256.0, 258.0, 260.0)):  # next to each other in bfloat16
+        kept.store(step, torch.full((4,), value, dtype=torch.bfloat16))
+    forecast = kept.add(4, torch.zeros(4, dtype=torch.bfloat16))
+    assert forecast.dtype == torch.bfloat16
+    assert forecast.tolist() == [264.0] * 4
+
+
+TAYLOR_MEMORY = [(TAYLOR[0], 0, 1), (TAYLOR[1], 2, 2), (TAYLOR[2], 3, 3)]
+
+
+@pytest.mark.parametrize(("bridge", "before", "after"), [(HOLD, 0, 1), (LINEAR, 2, 2), (FITTED, 2, 2), *TAYLOR_MEMORY])
+def test_memory_is_what_the_bridge_needs_also_while_the_next_is_computed(bridge, before, after):
     kept = history(bridge, (0, [1.0, 2.0]), (1, [2.0, 3.0]), (2, [2.0, 3.0]))
     one = 2 * 4
     assert kept.nbytes == after * one
@@ -106,3 +162,15 @@ def test_graphs_are_not_kept_alive():
     kept = ResidualHistory(HOLD)
     kept.store(0, torch.ones(3, requires_grad=True) * 2)
     assert not kept.add(1, torch.zeros(3)).requires_grad
+
+
+def test_bridges_of_older_files_have_no_order():
+    older = {"kind": "fitted", "weight": 0.5, "max_ratio": 1.0}
+    assert BridgeConfig.from_value(older) == BridgeConfig("fitted", weight=0.5)
+    assert BridgeConfig.from_value(TAYLOR[3].to_dict()) == TAYLOR[3]
+
+
+@pytest.mark.parametrize("order", [-1, 5, 1.0, True, None])
+def test_a_wrong_order_is_refused(order):
+    with pytest.raises(ValueError, match="bridge order must be a whole number from 0 to 4, got"):
+        BridgeConfig("taylor", order=order)

@@ -1,11 +1,13 @@
 """A schedule written down beforehand is followed to the letter."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from adacache import StepController, StepRecord, Trace
+from adacache import BridgeConfig, StepController, StepRecord, Trace
 from adacache.policies.base import Measurement
+from adacache.policies.registry import config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 
 
@@ -120,3 +122,62 @@ def test_a_schedule_of_another_step_count_is_refused():
 def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="static schedule option"):
         StaticScheduleConfig.from_dict({"computed_steps": [0], "thresholds": [1]})
+
+
+def written(path, content):
+    """A JSON file, or one with this text."""
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_a_schedule_is_read_from_a_trace_or_from_an_object(tmp_path):
+    path = recorded(tmp_path / "trace.json")
+    assert StaticScheduleConfig.from_file(path) == StaticScheduleConfig.from_trace(path)
+    listed = written(tmp_path / "steps.json", {"computed_steps": [0, 1, 4]})
+    assert StaticScheduleConfig.from_file(listed) == StaticScheduleConfig((0, 1, 4))
+    config = StaticScheduleConfig((0, 2), 5, metric="s-attn", bridge=BridgeConfig("linear", 0.5))
+    for name, content in (("plain.json", config.to_dict()), ("named.json", config_to_dict(config))):
+        assert StaticScheduleConfig.from_file(written(tmp_path / name, content)) == config
+
+
+def test_what_is_said_beside_a_file_counts_more(tmp_path):
+    trace = Trace(4, [StepRecord(i, None, i != 2) for i in range(4)], {"bridge": {"kind": "fitted"}})
+    trace.save(tmp_path / "trace.json")
+    listed = written(tmp_path / "steps.json", {"computed_steps": [0, 1, 3], "bridge": "fitted"})
+    for path in (tmp_path / "trace.json", listed):
+        assert StaticScheduleConfig.from_file(path).bridge.kind == "fitted"
+        config = StaticScheduleConfig.from_file(path, bridge="linear", cache_dtype="bf16")
+        assert (config.computed_steps, config.bridge.kind, config.cache_dtype) == ((0, 1, 3), "linear", "bf16")
+        with pytest.raises(ValueError, match="unknown static schedule option 'brige', did you mean 'bridge'"):
+            StaticScheduleConfig.from_file(path, brige="linear")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[0, 1", "is no JSON file: "),
+        ([0, 1, 4], "holds no schedule; give a trace, or a JSON object with a list of computed_steps"),
+        ({"metadata": {}}, "holds no schedule; give a trace"),  # of a video without a cache
+        ({"computed_steps": [1, 2]}, "holds no schedule: computed_steps must ascend from 0"),
+        ({"computed_steps": [0], "brige": 1}, "holds no schedule: unknown static schedule option 'brige'"),
+        ({"computed_steps": [0], "policy": "fixed"}, "holds no schedule: unknown static schedule option 'policy'"),
+        ({"records": 5}, "holds no trace"),
+        ({"num_steps": 30, "records": [], "metadata": {}}, "holds 0 of 30 steps"),
+    ],
+)
+def test_a_file_without_a_schedule_is_named(tmp_path, content, message):
+    path = written(tmp_path / "schedule.json", content)
+    with pytest.raises(ValueError, match=f"schedule.json {message}"):
+        StaticScheduleConfig.from_file(path)
+
+
+def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        StaticScheduleConfig.from_file(tmp_path / "nothing.json")
+
+
+def test_a_trace_of_reused_branches_is_no_list_of_steps(tmp_path):
+    trace = Trace(2, [StepRecord(0, 1000.0, True), StepRecord(1, 500.0, True, computed_share=0.5)])
+    trace.save(tmp_path / "pab.json")
+    with pytest.raises(ValueError, match="reused single branches; a list of steps cannot repeat that"):
+        StaticScheduleConfig.from_trace(tmp_path / "pab.json")

@@ -374,3 +374,90 @@ def test_a_trace_that_cannot_be_replayed_is_named(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(MINI, {"replay": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("cache", "name"),
+    [
+        ({"policy": "adacache", "codebook": "fast30", "metric_blocks": [2]}, "AdaCacheConfig"),
+        ({"policy": "static", "computed_steps": [0, 5]}, "StaticScheduleConfig"),
+        ({"policy": "hybrid", "computed_steps": [0, 5], "metric_blocks": [2]}, "HybridConfig"),
+        ({"policy": "fixed", "interval": 3, "bridge": "fitted"}, "FixedIntervalConfig"),
+        ({"policy": "magcache", "ratios": [0.99] * 29}, "MagCacheConfig"),
+        ({"policy": "taylorseer", "interval": 4, "order": 2}, "TaylorSeerConfig"),
+        ({"policy": "teacache", "coefficients": [1.0, 0.0]}, "TeaCacheConfig"),
+        ({"policy": "fbcache", "threshold": 0.1}, "FBCacheConfig"),
+        ({"policy": "easycache", "warmup": 3}, "EasyCacheConfig"),
+        ({"policy": "pab", "spatial": 3, "mlp_blocks": [0, 1]}, "PABConfig"),
+    ],
+)
+def test_a_config_names_its_policy(cache, name):
+    config = load_config(MINI, cfg_options={f"cache.{key}": value for key, value in cache.items()}).cache
+    assert type(config).__name__ == name
+    for key in set(cache) - {"policy", "bridge", "codebook"}:
+        value = getattr(config, key)
+        assert (list(value) if isinstance(value, tuple) else value) == cache[key]
+
+
+@pytest.mark.parametrize(
+    ("cache", "words"),
+    [
+        ({"policy": "tailorseer"}, "policy 'tailorseer' is unknown, did you mean 'taylorseer'?"),
+        ({"policy": 3}, "policy 3 is unknown, (valid: adacache, static, hybrid, fixed, magcache, taylorseer, "),
+        ({"policy": "fixed", "intervall": 3}, "unknown fixed interval option 'intervall', did you mean 'interval'?"),
+        ({"policy": "fixed", "interval": 0}, "interval must be a whole number >= 1, got 0"),
+        ({"policy": "magcache"}, "policy 'magcache' needs ratios"),
+        ({"policy": "taylorseer", "bridge": "hold"}, "bridge 'hold' does not go with TaylorSeer"),
+        ({"policy": "static"}, "policy 'static' needs computed_steps"),
+        ({"policy": "static", "computed_steps": [0, 30]}, "computed_steps reach to 30"),
+        ({"policy": "static", "file": "a.json", "computed_steps": [0]}, "file and computed_steps exclude each other"),
+        ({"policy": "static", "file": 5}, "file must be the path of a schedule (.json), got 5"),
+        ({"policy": "static", "file": "no_such.json"}, "there is no file no_such.json"),
+        ({"policy": "fixed", "file": "a.json"}, "unknown fixed interval option 'file'"),
+    ],
+)
+def test_mistakes_about_a_policy_are_told(cache, words):
+    message = error_of(MINI, cfg_options={f"cache.{key}": value for key, value in cache.items()})
+    assert message.startswith("command line: cache: ") and words in message
+
+
+def config_beside(folder: Path, cache: str) -> Path:
+    """A config in ``folder``, the mini one but for its cache."""
+    path = folder / "config.py"
+    path.write_text(f"_base_ = ['{MINI}']\ncache = {cache}\n")
+    return path
+
+
+def test_a_schedule_file_is_found_beside_the_config_or_from_the_root(tmp_path, monkeypatch):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "root").mkdir()
+    config = config_beside(tmp_path / "config", "dict(policy='static', file='schedule.json', cache_device='cpu')")
+    monkeypatch.setattr("opensora.utils.files.REPO_ROOT", tmp_path / "root")
+    assert "cache: there is no file schedule.json" in error_of(config)
+    (tmp_path / "root/schedule.json").write_text('{"computed_steps": [0, 3], "bridge": "fitted"}')
+    assert load_config(config).cache.computed_steps == (0, 3)
+    (tmp_path / "config/schedule.json").write_text('{"computed_steps": [0, 1, 2], "bridge": "fitted"}')
+    cache = load_config(config).cache
+    assert (cache.computed_steps, cache.bridge.kind, cache.cache_device) == ((0, 1, 2), "fitted", "cpu")
+    assert load_config(config, cfg_options={"cache.bridge": "linear"}).cache.bridge.kind == "linear"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[0, 1]", "schedule.json holds no schedule; give a trace"),
+        ("{", "schedule.json is no JSON file"),
+        ('{"computed_steps": [0, 40]}', "computed_steps reach to 40"),
+        ('{"computed_steps": [0, 4], "num_sampling_steps": 50}', "made for 50 sampling steps, but the run has 30"),
+    ],
+)
+def test_a_schedule_file_that_does_not_fit_is_told(tmp_path, text, words):
+    (tmp_path / "schedule.json").write_text(text)
+    message = error_of(config_beside(tmp_path, "dict(policy='static', file='schedule.json')"))
+    assert "cache: " in message and words in message
+
+
+def test_a_folder_is_no_schedule_file(tmp_path):
+    (tmp_path / "schedules").mkdir()
+    config = config_beside(tmp_path, f"dict(policy='static', file='{tmp_path / 'schedules'}')")
+    assert "cannot read" in error_of(config) and "Is a directory" in error_of(config)

@@ -1,0 +1,43 @@
+"""Every n-th step is computed: the plain control that any cleverness has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adacache.options import ReuseOptions
+from adacache.policies.static import StaticSchedule
+from adacache.validation import check_count
+
+
+@dataclass(frozen=True)
+class FixedIntervalConfig(ReuseOptions):
+    """The first `warmup` steps are computed, and from the last of them on every `interval`-th; 1 computes all.
+
+    No other step is forced, the last one neither, which most methods compute: what a forced step is worth is a part of
+    what this control is there to show.
+
+    Raises: ValueError in one sentence that names the option.
+    """
+
+    label: ClassVar[str] = "fixed interval"
+
+    interval: int = 2
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("interval", self.interval)
+        check_count("warmup", self.warmup)
+
+    def planned_steps(self, num_steps: int) -> tuple[int, ...]:
+        """The steps that a run of `num_steps` computes, 0-based."""
+        return (*range(min(self.warmup, num_steps)), *range(self.warmup - 1 + self.interval, num_steps, self.interval))
+
+    def make_policy(self, num_steps: int) -> StaticSchedule:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when that is no number of steps.
+        """
+        self.validate(num_steps)
+        return StaticSchedule(self.planned_steps(num_steps), num_steps)

@@ -1,0 +1,93 @@
+"""MagCache: residuals are reused as long as their magnitude, measured once for all videos, hardly changes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adacache.options import ReuseOptions
+from adacache.policies.static import StaticSchedule
+from adacache.validation import check_count, check_positive, is_finite, is_list
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MagCacheConfig(ReuseOptions):
+    """A schedule that follows from how the magnitude of a model's residuals changes over the steps.
+
+    `ratios` has one number for every step but the first: the magnitude of that step's residual over that of the step
+    before, mean over tokens and over videos sampled without reuse. They belong to a model and to a number of steps; a
+    run of another number takes the nearest ones, by fraction of the run.
+
+    The first `retention` of the steps (a fraction, rounded, one step at least) are computed. Of the steps that follow,
+    the product of the ratios since the last computed step, this step's included, says what is left of the magnitude,
+    and |1 - product| is the error of reusing the residual as it is. A step is reused where the sum of these errors
+    since the last computed step is at most `threshold` and at most `max_skips` steps in a row are.
+
+    Raises: ValueError in one sentence that names the option.
+    Source: arXiv:2506.09045, MagCache, and its implementation in diffusers, which this one follows. The authors' code
+    for Open-Sora differs from their paper: it takes the square root of the ratios and adds up 1 - product with its
+    sign, so that growing residuals hide the error of shrinking ones. Its threshold is the one that is the default here.
+    """
+
+    label: ClassVar[str] = "MagCache"
+
+    ratios: tuple[float, ...]
+    threshold: float = 0.12
+    max_skips: int = 3
+    retention: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_list(self.ratios) or not self.ratios or not all(is_finite(r) and r > 0 for r in self.ratios):
+            raise ValueError(
+                "ratios must be a list of finite numbers above 0, one for every step but the first, "
+                f"got {self.ratios!r}"
+            )
+        object.__setattr__(self, "ratios", tuple(float(ratio) for ratio in self.ratios))
+        check_positive("threshold", self.threshold)
+        check_count("max_skips", self.max_skips)
+        if not is_finite(self.retention) or not 0 <= self.retention <= 1:
+            raise ValueError(f"retention must be a fraction of the run between 0 and 1, got {self.retention!r}")
+
+    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
+        """Warn about ratios of another number of steps.
+
+        Raises: ValueError when `num_steps` is no number of steps.
+        """
+        super().validate(num_steps, num_blocks)
+        if len(self.ratios) != num_steps - 1:
+            logger.warning(
+                "The ratios were measured with %d sampling steps, this run has %d: the nearest ones are taken, but "
+                "magnitudes change by another amount per step, so expect another speed and fidelity.",
+                len(self.ratios) + 1,
+                num_steps,
+            )
+
+    def planned_steps(self, num_steps: int) -> tuple[int, ...]:
+        """The steps that a run of `num_steps` computes, 0-based."""
+        retained = max(1, int(self.retention * num_steps + 0.5))
+        computed = list(range(min(retained, num_steps)))
+        product, error, skips = 1.0, 0.0, 0
+        for step in range(retained, num_steps):
+            product *= self._ratio(step, num_steps)
+            error += abs(1 - product)
+            skips += 1
+            if error > self.threshold or skips > self.max_skips:
+                computed.append(step)
+                product, error, skips = 1.0, 0.0, 0
+        return tuple(computed)
+
+    def make_policy(self, num_steps: int) -> StaticSchedule:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when that is no number of steps.
+        """
+        check_count("num_steps", num_steps)
+        return StaticSchedule(self.planned_steps(num_steps), num_steps)
+
+    def _ratio(self, step: int, num_steps: int) -> float:
+        """The ratio of a step after the first; in a run of as many steps as they were measured with, its own."""
+        return self.ratios[max(0, round(step * len(self.ratios) / (num_steps - 1)) - 1)]

@@ -1,0 +1,86 @@
+"""All policies by the names they have in configs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any
+
+from adacache.options import ReuseOptions
+from adacache.validation import check_choice
+
+
+class _Policies(Mapping[str, type[ReuseOptions]]):
+    """Config classes by name; a module is imported when its class is asked for, as most runs have one policy."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = dict(places)  # "module:class"
+
+    def __getitem__(self, name: str) -> type[ReuseOptions]:
+        module, class_name = self._places[name].split(":")
+        return getattr(import_module(module), class_name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name_of(self, config: object) -> str | None:
+        """The name of a config's class, which need not be imported for that; None when it is none of these."""
+        place = f"{type(config).__module__}:{type(config).__qualname__}"
+        return next((name for name, known in self._places.items() if known == place), None)
+
+
+POLICIES = _Policies(
+    {
+        "adacache": "adacache.config:AdaCacheConfig",
+        "static": "adacache.policies.static:StaticScheduleConfig",
+        "hybrid": "adacache.policies.hybrid:HybridConfig",
+        "fixed": "adacache.policies.fixed:FixedIntervalConfig",
+        "magcache": "adacache.policies.magcache:MagCacheConfig",
+        "taylorseer": "adacache.policies.taylorseer:TaylorSeerConfig",
+        "teacache": "adacache.policies.teacache:TeaCacheConfig",
+        "fbcache": "adacache.policies.fbcache:FBCacheConfig",
+        "easycache": "adacache.policies.easycache:EasyCacheConfig",
+        "pab": "adacache.policies.pab:PABConfig",
+    }
+)
+
+
+def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
+    """The config of the policy that `options` name under "policy"; the other entries are its own options.
+
+    Without a name, options with `computed_steps` are a static schedule, or a hybrid one where any of them is only
+    that one's; all others are AdaCache's. The official AdaCache option `do_cache=False` gives None: no caching.
+
+    Raises: ValueError for an unknown policy, an unknown option, a missing one, or a wrong value.
+    """
+    own = {key: value for key, value in options.items() if key != "policy"}
+    name = options["policy"] if "policy" in options else _unnamed_policy(own)
+    check_choice("policy", name, POLICIES)
+    cls = POLICIES[name]
+    known = {field.name: field for field in fields(cls)}
+    missing = [key for key, field in known.items() if field.default is MISSING and key not in own]
+    if missing and known.keys() >= own.keys():  # else it may be the unknown one that is missing, in another spelling
+        raise ValueError(f"policy '{name}' needs {', '.join(missing)}")
+    return cls.from_dict(own)
+
+
+def config_to_dict(config: ReuseOptions) -> dict[str, Any]:
+    """A policy's name and options as plain values; `config_from_dict` reads them back.
+
+    Raises: ValueError when the policy has no name, as one that was defined elsewhere.
+    """
+    name = POLICIES.name_of(config)
+    if name is None:
+        raise ValueError(f"{type(config).__name__} is none of the policies {', '.join(POLICIES)}")
+    return {"policy": name, **config.to_dict()}
+
+
+def _unnamed_policy(options: Mapping[str, Any]) -> str:
+    if "computed_steps" not in options:
+        return "adacache"
+    hybrid, static = ({field.name for field in fields(POLICIES[name])} for name in ("hybrid", "static"))
+    return "hybrid" if (hybrid - static).intersection(options) else "static"
