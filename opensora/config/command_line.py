@@ -159,6 +159,9 @@ def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
 def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--num-sampling-steps", type=int, metavar="N", help="denoising steps")
+    group.add_argument(
+        "--solver", metavar="NAME", help="euler, adams or midpoint; the model is called once per step by all of them"
+    )
     group.add_argument("--cfg-scale", type=float, metavar="X", help="strength of classifier-free guidance")
     group.add_argument("--seed", type=int, metavar="N", help="prompt i is sampled with seed N + i")
     group.add_argument("--batch-size", type=int, metavar="N", help="prompts sampled together")

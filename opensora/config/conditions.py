@@ -19,7 +19,10 @@ _NAMES = {
     "image_size": "image size (height, width)",
     "num_frames": "number of frames",
     "cfg_scale": "guidance scale",
+    "solver": "solver",
 }
+
+_UNSAID = {"solver": "euler"}  # what a calibration was made for that does not name the condition
 
 
 def conditions_of(config: SampleConfig) -> dict[str, Any]:
@@ -28,16 +31,18 @@ def conditions_of(config: SampleConfig) -> dict[str, Any]:
         "image_size": [config.height, config.width],
         "num_frames": config.num_frames,
         "cfg_scale": config.scheduler.cfg_scale,
+        "solver": config.scheduler.solver,
     }
 
 
 def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
     """Which condition ``config`` does not meet, in words; None when it meets all that it can be asked."""
+    made_for = {**_UNSAID, **conditions}
     for key, value in conditions_of(config).items():
-        if key not in conditions:
+        if key not in made_for:
             return f"it does not say for which {_NAMES[key]} it was made"
-        if conditions[key] != value:
-            return f"it was made for {_NAMES[key]} {conditions[key]}, this run has {value}"
+        if made_for[key] != value:
+            return f"it was made for {_NAMES[key]} {made_for[key]}, this run has {value}"
     return None
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from opensora.utils.errors import ConfigError
 
-# Upstream's flags that set an entry of a section; every other flag sets the top-level entry of its own name.
+# Flags that set an entry of a section; every other flag sets the top-level entry of its own name.
 _TARGETS = {
     "num_sampling_steps": "scheduler.num_sampling_steps",
+    "solver": "scheduler.solver",
     "cfg_scale": "scheduler.cfg_scale",
     "ckpt_path": "model.from_pretrained",
     "flash_attn": "model.enable_flash_attn",

@@ -6,12 +6,9 @@ Source: the keys and defaults of Open-Sora v1.2's inference configs and ``script
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from adacache.config import AdaCacheConfig
-    from adacache.policies.hybrid import HybridConfig
-    from adacache.policies.static import StaticScheduleConfig
+from adacache.options import ReuseOptions
 
 
 def at_least(minimum: float, default: Any = MISSING) -> Any:
@@ -59,6 +56,7 @@ class SchedulerConfig:
     use_discrete_timesteps: bool = False
     num_timesteps: int = at_least(1, 1000)
     base_resolution: int = at_least(1, 512 * 512)  # pixels of an image whose timesteps the transform keeps
+    solver: Literal["euler", "adams", "midpoint"] = "euler"  # the model is called once per step by all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ class SampleConfig:
     vae: VAEConfig
     text_encoder: TextEncoderConfig
     scheduler: SchedulerConfig
-    cache: AdaCacheConfig | StaticScheduleConfig | HybridConfig | None
+    cache: ReuseOptions | None  # the config of a policy
     height: int = at_least(8)  # pixels
     width: int = at_least(8)
     num_frames: int = at_least(1)

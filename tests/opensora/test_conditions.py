@@ -9,7 +9,7 @@ import pytest
 from adacache.calibration.calibration import Calibration
 from opensora.config import load_config
 from opensora.config.conditions import conditions_of, fingerprint, mismatch
-from opensora.utils.errors import WeightsError
+from opensora.utils.errors import ConfigError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs/mini/sample.py"
@@ -97,8 +97,8 @@ def test_the_bundled_calibration_was_made_for_the_bundled_model_and_config():
 
 
 def test_what_a_config_says_about_itself():
-    config = load_config(MINI, {"image_size": [64, 96], "num_frames": 34, "cfg_scale": 3})
-    assert conditions_of(config) == {"image_size": [64, 96], "num_frames": 34, "cfg_scale": 3.0}
+    config = load_config(MINI, {"image_size": [64, 96], "num_frames": 34, "cfg_scale": 3, "solver": "adams"})
+    assert conditions_of(config) == {"image_size": [64, 96], "num_frames": 34, "cfg_scale": 3.0, "solver": "adams"}
     assert mismatch({**conditions_of(config), "model": "whatever it is"}, config) is None
 
 
@@ -108,6 +108,7 @@ def test_what_a_config_says_about_itself():
         ({"image_size": [64, 96]}, "it was made for image size (height, width) [64, 64], this run has [64, 96]"),
         ({"num_frames": 34}, "it was made for number of frames 17, this run has 34"),
         ({"cfg_scale": 4.5}, "it was made for guidance scale 5.0, this run has 4.5"),
+        ({"solver": "midpoint"}, "it was made for solver euler, this run has midpoint"),
     ],
 )
 def test_a_run_under_another_condition_is_told_which(changed, message):
@@ -125,3 +126,17 @@ def test_a_calibration_that_does_not_say_is_told_so(name):
     conditions = conditions_of(config)
     del conditions[name]
     assert mismatch(conditions, config).startswith("it does not say for which ")
+
+
+def test_a_calibration_that_names_no_solver_was_made_with_euler_steps():
+    conditions = conditions_of(load_config(MINI))
+    del conditions["solver"]
+    assert mismatch(conditions, load_config(MINI)) is None
+    message = "it was made for solver euler, this run has adams"
+    assert mismatch(conditions, load_config(MINI, {"solver": "adams"})) == message
+
+
+def test_a_target_is_refused_with_a_solver_that_was_not_calibrated():
+    message = "does not fit: it was made for solver euler, this run has adams; run scripts/calibrate.py"
+    with pytest.raises(ConfigError, match=message):
+        load_config(MINI, {"solver": "adams", "speedup": 2.0})

@@ -1,4 +1,4 @@
-"""Sampling with rectified flow: Euler steps from noise to video under classifier-free guidance.
+"""Sampling with rectified flow: steps from noise to video under classifier-free guidance.
 
 Source: Open-Sora v1.2, ``opensora/schedulers/rf/__init__.py``.
 """
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.rf.frame_mask import FrameMask
+from opensora.schedulers.rf.solvers import make_solver
 from opensora.schedulers.rf.timesteps import BASE_RESOLUTION, timestep_transform
 
 if TYPE_CHECKING:
@@ -40,11 +41,12 @@ class RFLOW:
     """Rectified-flow sampler.
 
     Attributes:
-        num_sampling_steps: Euler steps; the one place that says how many there are.
+        num_sampling_steps: steps, with one call of the model each; the one place that says how many there are.
         cfg_scale: guidance scale; 1 follows the prompt without amplification.
         use_timestep_transform: shift the timesteps by the size of the video.
         use_discrete_timesteps: round the timesteps before the transform.
         base_resolution: pixels of an image that the transform leaves as it is; what the model was trained with.
+        solver: "euler", "adams" or "midpoint", see ``opensora.schedulers.rf.solvers``.
     """
 
     def __init__(
@@ -55,15 +57,18 @@ class RFLOW:
         use_discrete_timesteps: bool = False,
         use_timestep_transform: bool = False,
         base_resolution: int = BASE_RESOLUTION,
+        solver: str = "euler",
     ):
         if num_sampling_steps < 1:
             raise ValueError(f"num_sampling_steps is {num_sampling_steps}; sampling needs at least one step")
+        make_solver(solver, num_sampling_steps)  # refuses an unknown name before a run does
         self.num_sampling_steps = num_sampling_steps
         self.num_timesteps = num_timesteps
         self.cfg_scale = cfg_scale
         self.use_discrete_timesteps = use_discrete_timesteps
         self.use_timestep_transform = use_timestep_transform
         self.base_resolution = base_resolution
+        self.solver = solver
 
     def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None) -> list[Tensor]:
         """The times of all steps, each (B,) float32, descending from ``num_timesteps``.
@@ -119,6 +124,7 @@ class RFLOW:
         timesteps = self.timesteps(len(z), device, size)
         plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once: the device is not waited for in every step
         frame_mask = None if mask is None else FrameMask(mask, self.num_timesteps)
+        solver = make_solver(self.solver, self.num_sampling_steps)
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
             x_mask = None if frame_mask is None else frame_mask.generated.repeat(2, 1)
@@ -139,11 +145,15 @@ class RFLOW:
             for i, t in enumerate(timesteps):
                 if controller is not None:
                     controller.begin_step(i, plain_times[i])
+                restart = None
                 if frame_mask is not None:
+                    before = frame_mask.generated
                     z = frame_mask.begin_step(z, t, generator)
+                    # A frame that joins has no past, and it changes what the model makes of its video's other frames.
+                    restart = (frame_mask.generated & ~before).any(1).view(-1, 1, 1, 1, 1)
                 following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
                 dt = (t - following) / self.num_timesteps
-                z = z + velocity(z, t) * dt.view(-1, 1, 1, 1, 1)
+                z = solver.step(z, velocity(z, t), dt.view(-1, 1, 1, 1, 1), restart)
                 if frame_mask is not None:
                     z = frame_mask.end_step(z)
                 if not torch.isfinite(z).all():

@@ -130,6 +130,7 @@ def test_the_saved_file_holds_what_it_was_made_for(made, pipe):
         "image_size": [32, 48],
         "num_frames": 17,
         "cfg_scale": 5.0,
+        "solver": "euler",
     }
     assert made.calibration.details["search_prompts"] == [clip.prompt for clip in SEARCH]
     assert set(made.calibration.details["held_out_prompts"]) == {clip.prompt for clip in HELD_OUT}
