@@ -15,6 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["adacache*", "opensora*"]),
+    package_data={"opensora.bench.report": [f"**/*.{ending}" for ending in ("html", "j2", "css", "js")]},
     # colossalai is never listed: its pins contradict these. See requirements-colossalai.txt.
     install_requires=[
         "torch>=2.6",
@@ -31,6 +32,8 @@ setup(
         "matplotlib>=3.8",
         "pillow>=10",
         "tqdm>=4.66",
+        "pytorch-msssim>=1.0",
+        "jinja2>=3.1",
         "psutil>=5.9",
         "setuptools<82",  # mmengine imports pkg_resources, which newer ones no longer have
     ],

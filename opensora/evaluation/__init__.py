@@ -1,0 +1,1 @@
+"""How close sampled videos are to others, and what they are worth by themselves: metrics, pairs of folders, reports."""

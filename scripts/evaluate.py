@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Measure how close sampled videos are to reference videos of the same names, e.g. cached ones to uncached ones.
+
+Reads the lossless *.frames.npz that sampling with --save-frames True keeps if both sides have them, else mp4 or png.
+Prints PSNR, SSIM, MS-SSIM and flicker per video and on average with 95 % intervals; of the mini model's videos also the
+caption check, and LPIPS and ColorVideoVDP where the packages lpips and cvvdp are installed.
+
+Exit code: 0 if every video was compared, 1 if some were not (they are listed with the reason), 2 for an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from opensora.config.command_line import OneLineParser  # noqa: E402
+from opensora.evaluation.metric_info import METRICS  # noqa: E402
+
+EXIT_INCOMPLETE = 1
+
+
+def build_parser() -> OneLineParser:
+    """The flags of this command."""
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("reference", type=Path, metavar="DIR_REFERENCE", help="folder of the reference videos")
+    parser.add_argument("samples", type=Path, metavar="DIR_SAMPLES", help="folder of the videos to measure")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the results, as .json or .csv")
+    parser.add_argument("--without", nargs="+", default=[], choices=METRICS, metavar="METRIC", help=", ".join(METRICS))
+    parser.add_argument(
+        "--export", nargs=2, metavar=("vbench", "FOLDER"), help="copy the samples to a folder that VBench can evaluate"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = build_parser()
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.export and options.export[0] != "vbench":
+        parser.error(f"--export knows 'vbench' only, got '{options.export[0]}'")
+    from opensora.utils.errors import run_command
+
+    return run_command(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, print, write, export."""
+    from opensora.evaluation.evaluate import evaluate
+    from opensora.evaluation.output import check_format, remarks, table, write
+    from opensora.utils.errors import ConfigError
+    from opensora.utils.files import make_output_folder
+
+    if options.output:
+        check_format(options.output)
+        try:
+            make_output_folder(options.output.parent)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("--save-dir", "--output")) from error
+    evaluation = evaluate(options.reference, options.samples, without=options.without)
+    print(table(evaluation))
+    if text := remarks(evaluation):
+        print(f"\n{text}")
+    if options.output:
+        write(evaluation, options.output)
+        print(f"wrote {options.output}")
+    complete = not evaluation.not_compared
+    if options.export:
+        complete &= export(options.samples, Path(options.export[1]))
+    return 0 if complete else EXIT_INCOMPLETE
+
+
+def export(samples: Path, folder: Path) -> bool:
+    """Copy the samples for VBench and say what was left out; whether it was nothing."""
+    from opensora.evaluation.vbench import export_vbench
+
+    exported = export_vbench(samples, folder)
+    print(f"copied {len(exported.prompts)} videos to {folder}/videos and wrote {folder}/prompts.json")
+    for note in exported.notes:
+        print(f"note: {note}")
+    for clip in exported.left_out:
+        print(f"not exported: {clip.name} has {clip.reason}")
+    return not exported.left_out
+
+
+if __name__ == "__main__":
+    sys.exit(main())

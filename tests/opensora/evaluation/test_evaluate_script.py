@@ -1,0 +1,69 @@
+"""The command: its exit codes and what it prints."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from scripts import evaluate
+
+CLIP = np.full((2, 48, 48, 3), 100, np.uint8)
+QUICK = ["--without", "lpips", "cvvdp"]
+
+
+@pytest.fixture
+def folders(save):
+    reference = save("reference", "x", CLIP, "video", "npz", prompt="a dog")
+    return reference, save("samples", "x", CLIP + np.uint8(1), "video", "npz", prompt="a dog")
+
+
+def test_it_prints_writes_and_exports(folders, tmp_path, capsys):
+    output, exported = tmp_path / "out" / "results.json", tmp_path / "vbench"
+    arguments = [*map(str, folders), *QUICK, "--output", str(output), "--export", "vbench", str(exported)]
+    assert evaluate.main(arguments) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[2].split()[:2] == ["x", "48.13"] and f"wrote {output}" in told.out
+    assert f"copied 1 videos to {exported}/videos" in told.out
+    assert "comparing: 100%" in told.err
+    assert json.loads(output.read_text())["mean"]["psnr"]["mean"] == pytest.approx(48.13, abs=0.01)
+    assert (exported / "videos" / "a dog-0.mp4").is_file()
+
+
+def test_a_clip_that_was_not_compared_shows_in_the_exit_code(folders, save, tmp_path, capsys):
+    save("reference", "y", CLIP)
+    assert evaluate.main([*map(str, folders), *QUICK, "--output", str(tmp_path / "results.csv")]) == 1
+    told = capsys.readouterr().out
+    assert "48.13" in told and f"y: missing in {folders[1]}" in told
+    assert (tmp_path / "results.csv").is_file()
+
+
+def test_a_clip_that_was_not_exported_shows_in_the_exit_code(folders, save, tmp_path, capsys):
+    for folder in ("reference", "samples"):
+        save(folder, "y", CLIP, prompt="no video")
+    assert evaluate.main([*map(str, folders), *QUICK, "--export", "vbench", str(tmp_path / "vbench")]) == 1
+    assert "not exported: y has no mp4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{0}"], "the following arguments are required: DIR_SAMPLES"),
+        (["{0}", "{1}x"], "no folder at"),
+        (["{0}", "{1}/.."], "no clips in"),
+        (["{0}", "{1}", "--output", "results.txt"], "written as .json or .csv, not as 'results.txt'"),
+        (["{0}", "{1}", "--output", "{0}/x.json/y.json"], "choose another one with --output"),
+        (["{0}", "{1}", "--export", "coco", "out"], "--export knows 'vbench' only, got 'coco'"),
+        (["{0}", "{1}", "--without", "fid"], "invalid choice: 'fid'"),
+        (["{0}", "{1}", "--outptu", "x.json"], "did you mean '--output'?"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(folders, capsys, arguments, message):
+    try:
+        code = evaluate.main([argument.format(*folders) for argument in arguments])
+    except SystemExit as exit:
+        code = exit.code
+    stderr = capsys.readouterr().err
+    assert code == 2
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and message in stderr
