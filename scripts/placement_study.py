@@ -34,6 +34,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from adacache.calibration.calibration import Calibration
+    from opensora.bench.tuning import adacache_at
     from opensora.calibration.clips import Clip
     from opensora.calibration.runs import Runner
     from opensora.config.conditions import fingerprint
@@ -64,7 +65,7 @@ def main() -> None:
     )
     with tqdm(desc="clips", unit="clip") as bar:
         runner = Runner(pipe, BATCH, bar.update)
-        tuned = {count: study.adacache_at(runner, pipe.cache, training, count) for count in study.COUNTS}
+        tuned = {count: adacache_at(runner, pipe.cache, training, count) for count in study.COUNTS}
         schedules = {count: study.schedules_of(runner, policy, training) for count, policy in tuned.items()}
         references = {"uncached": runner.exact_frames(clips)}
         with runner.steps(MANY_STEPS):

@@ -21,27 +21,12 @@ from opensora.mini.study.placement import (
     differences,
     markdown,
     plot,
-    scaled_codebook,
-    tune_codebook,
 )
 from opensora.pipeline import SamplingPipeline
 
 
 def outcome(name: str, to_uncached: list[float]) -> Outcome:
     return Outcome(name, 10, {}, "", to_uncached, [30.0] * len(to_uncached), [10] * len(to_uncached))
-
-
-def test_the_published_codebook_scales():
-    assert scaled_codebook(6, 1.0).rates == (6, 5, 4, 3, 2, 1)
-    assert scaled_codebook(3, 0.5).rates == (3, 2, 2, 2, 1, 1)
-    assert scaled_codebook(3, 0.5).thresholds == pytest.approx((0.04, 0.08, 0.12, 0.16, 0.20))
-
-
-def test_tuning_finds_the_factor_that_gives_the_count():
-    # A model whose steps fall with the thresholds: 16 steps at 0.05, 8 at 0.1 ...
-    codebook, steps = tune_codebook(lambda codebook: 0.8 / codebook.thresholds[0], longest=6, count=10)
-    assert steps == pytest.approx(10, abs=0.15)
-    assert codebook.thresholds[0] == pytest.approx(0.08, abs=0.002)
 
 
 def test_differences_are_paired_and_over_prompts():

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adacache import AdaCacheConfig, BridgeConfig, Codebook, StepController
+from adacache import AdaCacheConfig, BridgeConfig, StepController
 from adacache.atomic import atomic_path
 from adacache.calibration.calibration import Calibration
-from adacache.codebook import PRESETS
 from adacache.policies.base import PolicyConfig
 from opensora.calibration.clips import Clip
 from opensora.calibration.runs import Quality, Runner
@@ -29,11 +27,7 @@ BRIDGES = {
     "linear 1, half the gap": BridgeConfig("linear", 1.0, max_ratio=0.5),
     "fitted": BridgeConfig("fitted", 0.5),
 }
-# Longest holds of the codebooks that are tuned to each number of computed steps; the better of the two is taken.
-LONGEST_HOLDS = {8: (8, 10), 10: (6, 8), 12: (5, 6), 15: (4, 5), 20: (3, 4)}
 BASELINE = "AdaCache, hold"
-TUNING_ROUNDS = 8
-CLOSE_ENOUGH = 0.15  # steps
 DRAWN = {
     "AdaCache, hold": ("#c8642b", "o"),
     "AdaCache, fitted": ("#c8642b", "s"),
@@ -55,46 +49,6 @@ class Outcome:
     to_uncached: list[float]
     to_exact: list[float]
     computed: list[int]
-
-
-def scaled_codebook(longest: int, factor: float) -> Codebook:
-    """The published fast codebook with its holds scaled to ``longest`` and its thresholds by ``factor``."""
-    fast = PRESETS["fast30"]
-    rates = tuple(max(1, round(rate * longest / fast.rates[0])) for rate in fast.rates)
-    return Codebook(tuple(threshold * factor for threshold in fast.thresholds), rates)
-
-
-def tune_codebook(mean_steps: Callable[[Codebook], float], longest: int, count: int) -> tuple[Codebook, float]:
-    """The factor at which a codebook computes ``count`` steps on average, by bisection; and what it does compute."""
-    low, high = 0.02, 8.0
-    best: tuple[Codebook, float] | None = None
-    for _ in range(TUNING_ROUNDS):
-        factor = math.sqrt(low * high)
-        codebook = scaled_codebook(longest, factor)
-        steps = mean_steps(codebook)
-        if best is None or abs(steps - count) < abs(best[1] - count):
-            best = (codebook, steps)
-        if abs(steps - count) < CLOSE_ENOUGH:
-            break
-        low, high = (factor, high) if steps > count else (low, factor)
-    return best
-
-
-def adacache_at(runner: Runner, base: AdaCacheConfig, clips: Sequence[Clip], count: int) -> AdaCacheConfig:
-    """AdaCache as the paper has it, tuned on ``clips`` to ``count`` computed steps on average.
-
-    Of several longest holds the one with the smaller mean log error of the latents is taken.
-    """
-    exact = _latents(runner, None, clips)[0]
-
-    def run(codebook: Codebook) -> tuple[np.ndarray, float]:
-        latents, counts = _latents(runner, replace(base, codebook=codebook, bridge="hold", moreg=None), clips)
-        return np.log(np.square(latents - exact).reshape(len(clips), -1).mean(1)), float(np.mean(counts))
-
-    tuned = [tune_codebook(lambda codebook: run(codebook)[1], longest, count) for longest in LONGEST_HOLDS[count]]
-    near = [codebook for codebook, steps in tuned if abs(steps - count) < 0.5] or [tuned[0][0]]
-    best = min(near, key=lambda codebook: run(codebook)[0].mean())
-    return replace(base, codebook=best, bridge="hold", moreg=None)
 
 
 def combinations(
@@ -223,20 +177,6 @@ def _run(
         return runner.quality(policy, clips, reference)
     with runner.steps(count):
         return Quality.of(runner.exact_frames(clips), reference)
-
-
-def _latents(runner: Runner, policy: PolicyConfig | None, clips: Sequence[Clip]) -> tuple[np.ndarray, list[int]]:
-    """Final latents of all clips, and their numbers of computed steps."""
-    controller = None if policy is None else StepController(policy)
-    latents: list[np.ndarray] = []
-    counts: list[int] = []
-
-    def collect(batch: Any) -> None:
-        latents.append(batch.cpu().numpy())
-        counts.extend([] if controller is None else [trace.num_computed for trace in controller.traces])
-
-    runner.sample(clips, controller, collect)
-    return np.concatenate(latents), counts
 
 
 def schedules_of(runner: Runner, policy: PolicyConfig, clips: Sequence[Clip]) -> list[list[int]]:

@@ -1,0 +1,1 @@
+"""A fair comparison of policies: the same prompts and seeds, one process, equal compute."""

@@ -1,0 +1,115 @@
+"""Reading a bench folder: bench.json checked, its videos as data URIs, and what of it the page's scripts get."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BENCH_FILE = "bench.json"
+REFERENCES = ("uncached", "exact")
+_DIGITS = 6  # significant ones; more are not measured, and the page shows fewer
+_PARTS = {
+    "title": str,
+    "command": str,
+    "machine": Mapping,
+    "setting": Mapping,
+    "left_out": Sequence,
+    "metrics": Sequence,
+    "baseline": str,
+    "policies": Sequence,
+    "points": Sequence,
+    "references": Sequence,
+    "showcase": Sequence,
+}
+
+
+def load_bench(folder: Path) -> dict[str, Any]:
+    """The content of a folder's bench.json; NaN and infinities, which browsers cannot read, become None.
+
+    Raises: FileNotFoundError if there is none; ValueError if it is not what the bench writes.
+    """
+    path = folder / BENCH_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {BENCH_FILE} in '{folder}'; scripts/bench.py writes one")
+    try:
+        bench = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not JSON ({error}); let scripts/bench.py write it again") from error
+    problem = _problem(bench)
+    if problem:
+        raise ValueError(f"'{path}' is not of a bench: {problem}")
+    return bench
+
+
+def load_videos(folder: Path, bench: Mapping[str, Any]) -> dict[str, str]:
+    """File name -> data URI of every video of the showcase that is there."""
+    names = {video["file"] for scene in bench["showcase"] for video in scene["videos"]}
+    paths = {name: folder / name for name in sorted(names)}
+    return {name: _data_uri(path) for name, path in paths.items() if path.is_file()}
+
+
+def page_data(bench: Mapping[str, Any]) -> dict[str, Any]:
+    """The bench as the page's scripts read it: rounded, and the steps of a video as columns, which is far shorter."""
+    showcase = [
+        {**scene, "videos": [{**video, "steps": _columns(video.get("steps") or [])} for video in scene["videos"]]}
+        for scene in bench["showcase"]
+    ]
+    return _rounded({**bench, "showcase": showcase})
+
+
+def _problem(bench: Any) -> str | None:
+    """What keeps the content from being a bench, or None."""
+    if not isinstance(bench, Mapping):
+        return "it holds no object"
+    for key, kind in _PARTS.items():
+        if not isinstance(bench.get(key), kind):
+            return f"'{key}' is missing or of the wrong type"
+    try:
+        return _problem_in_parts(bench)
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"an entry lacks something ({error!r})"
+
+
+def _problem_in_parts(bench: Mapping[str, Any]) -> str | None:
+    names = {policy["name"] for policy in bench["policies"]}
+    if not bench["metrics"] or not bench["points"]:
+        return "it has no metrics or no points"
+    if bench["baseline"] not in names:
+        return f"the baseline '{bench['baseline']}' is not among the policies"
+    shown = [video for scene in bench["showcase"] for video in scene["videos"]]
+    strangers = _strangers(bench["points"], names) or _strangers(shown, names | set(REFERENCES))
+    if strangers:
+        return f"'{strangers[0]}' is not among the policies"
+    for point in bench["points"]:
+        for key, estimate in [*point["values"].items(), *(point.get("gain") or {}).items()]:
+            if estimate is not None and not {"mean", "low", "high"} <= set(estimate):
+                return f"'{key}' of '{point['policy']}' at {point['budget']} steps has no mean and interval"
+    return None
+
+
+def _strangers(entries: Iterable[Mapping[str, Any]], names: set[str]) -> list[str]:
+    return [entry["policy"] for entry in entries if entry["policy"] not in names]
+
+
+def _data_uri(path: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """A list of records as lists by key; a key that is None everywhere is left out."""
+    keys = dict.fromkeys(key for step in steps for key in step)
+    columns = {key: [step.get(key) for step in steps] for key in keys}
+    return {key: column for key, column in columns.items() if any(value is not None for value in column)}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(entry) for entry in value]
+    return value

@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Compare cache policies at equal compute: `python scripts/bench.py configs/bench/mini.py`; --help lists the flags."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# A checkout that is not installed works, too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from opensora.bench.command import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Make the page of a bench again: index.html from the bench.json and the videos of its folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def main() -> None:
+    """Read the folder, write the page, say where it is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="output folder of scripts/bench.py")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+
+    from opensora.bench.report import render
+
+    try:
+        page = render(options.folder)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()
