@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from opensora.bench.costs import Costs
 from opensora.bench.log import BenchLog
@@ -24,6 +22,7 @@ from opensora.bench.output import LOG, TUNED, origin, write_bench
 from opensora.bench.plan import BenchPlan
 from opensora.bench.points import references
 from opensora.bench.policy_options import check_options
+from opensora.bench.progress import counting, ticking
 from opensora.bench.quantities import EXACT_SUFFIX
 from opensora.bench.run import BenchRun, Work, seconds_left
 from opensora.bench.sampler import Sampler
@@ -118,7 +117,7 @@ class Bench:
             seconds(scope) / 60,
             sentence or "",
         )
-        with _ticking("videos", missing) as finished:
+        with ticking("videos", missing) as finished:
             run = BenchRun(self._work, self._sampler, self._meter, costs, self._timesteps, finished)
             in_time = run.run(deadline)
         if not in_time:
@@ -146,7 +145,7 @@ class Bench:
             "clips": [dataclasses.astuple(clip) for clip in self._tuning_clips],
         }
         file = TunedFile(self._folder / TUNED, tuned_on)
-        with _counting("tuning") as finished:
+        with counting("tuning") as finished:
 
             def make_runner() -> Runner:
                 return Runner(self._sampler.pipe, self.plan.batch_size, finished)
@@ -169,7 +168,7 @@ class Bench:
         def measure(frames: np.ndarray, clip: Clip) -> None:
             self._meter.quality(frames, clip.prompt, [Reference(frames), Reference(frames, EXACT_SUFFIX)])
 
-        with _ticking("warming up") as finished:
+        with ticking("warming up") as finished:
             return warm_up(self._sampler, work.points, work.clips[0].clip, measure, finished)
 
     @cached_property
@@ -220,32 +219,3 @@ class Bench:
             },
             "left_out": [*self._left_out, *self._meter.notes],
         }
-
-
-@contextmanager
-def _counting(what: str) -> Iterator[Callable[[int], object]]:
-    """A function that is told how many clips are finished; a bar appears with the first of them."""
-    bars: list[tqdm] = []
-
-    def finished(count: int) -> None:
-        if not bars:
-            bars.append(tqdm(desc=what, unit="clip"))
-        bars[0].update(count)
-
-    try:
-        yield finished
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-@contextmanager
-def _ticking(what: str, total: int | None = None) -> Iterator[Callable[[str], object]]:
-    """A function that is called after every video with the name of its policy, for a bar."""
-    with tqdm(desc=what, total=total, unit="video") as bar:
-
-        def finished(policy: str) -> None:
-            bar.set_postfix_str(policy, refresh=False)
-            bar.update()
-
-        yield finished

@@ -145,7 +145,13 @@ def read_plan(path: str | os.PathLike[str]) -> BenchPlan:
         ConfigError: the file is missing or unreadable, or an entry is unknown, of the wrong type or out of range.
     """
     file = find_config(path)
-    return plan_from_dict(read_config_file(file).to_dict(), str(file))
+    entries = read_config_file(file).to_dict()
+    if "scheduler" in entries and "policies" not in entries:
+        raise ConfigError(
+            f"{file} is a sampling config, not the plan of a bench; give it with --sample, as in "
+            f"'python scripts/bench.py configs/bench/mini.py --sample {file}'"
+        )
+    return plan_from_dict(entries, str(file))
 
 
 def plan_from_dict(entries: Mapping[str, Any], path: str = "bench") -> BenchPlan:

@@ -15,7 +15,7 @@ from opensora.bench.report.findings import Findings
 
 PAGE_FILE = "index.html"
 _PARTS = Path(__file__).with_name("page")
-_STYLES = ("page.css", "chart.css", "showcase.css")
+_STYLES = ("colors.css", "page.css", "controls.css", "chart.css", "forest.css", "showcase.css", "table.css")
 # One module is made of them, so that each file uses what those before it define.
 _SCRIPTS = (
     "dom.js",
@@ -24,6 +24,7 @@ _SCRIPTS = (
     "markers.js",
     "scale.js",
     "labels.js",
+    "points.js",
     "chart.js",
     "legend.js",
     "forest.js",

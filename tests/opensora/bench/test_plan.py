@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from opensora.bench.plan import plan_from_dict, read_plan
+from opensora.bench.policy_options import calibrated_schedule
+from opensora.bench.setting import load_sample_config
 from opensora.utils.errors import ConfigError
 
 
@@ -70,7 +73,9 @@ def test_what_a_plan_needs_is_missed(entries, key):
         ({"title": "T", "settings": [{"interval": 2}]}, "settings need cache=dict(policy=...)"),
         ({"title": "T", "settings": {"interval": 2}}, "settings must be a list of dicts"),
         ({"title": "T", "steps": True, "cache": {}}, "steps=True computes every step; leave cache out"),
-        ({"title": "T", "tune": "calibrated", "solver": "adams"}, "solver goes with steps=True"),
+        ({"title": "T", "settings": [{"policy": "fixed"}], "solver": "adams"}, "solver goes with steps=True"),
+        ({"title": "T", "steps": True, "calibration": "c.json"}, "calibration goes with tune='calibrated'"),
+        ({"title": "T", "steps": True, "further_budgets": (0,)}, "further_budgets must be numbers from 1"),
         ({"title": "T", "tune": "calibrated", "fallbacks": [{}]}, "fallbacks go with tune='threshold'"),
         ({"title": "T", "tune": "calibrated", "bounds": (1, 0.1)}, "bounds must be two thresholds above 0, ascending"),
         ("fast", "policies.new must be a dict, got 'fast'"),
@@ -115,3 +120,28 @@ def test_showcase_budgets_are_among_the_budgets(entries):
     assert plan_from_dict(entries).showcase_budgets == (7,)
     assert plan_from_dict({**entries, "showcase_budgets": (5, 6)}).showcase_budgets == (5,)
     assert plan_from_dict({**entries, "showcase_budgets": (6,)}).showcase_budgets == (7,)
+
+
+def test_a_sampling_config_is_no_plan():
+    with pytest.raises(ConfigError, match="is a sampling config, not the plan of a bench; give it with --sample"):
+        read_plan("configs/sample.py")
+
+
+def test_another_solver_and_calibration_go_with_calibrated_schedules_only():
+    policies = {"adacache": {"title": "AdaCache", "tune": "codebook", "cache": {"policy": "adacache"}}}
+    for option, message in (
+        ({"solver": "adams"}, "solver goes with steps=True or tune='calibrated'"),
+        ({"calibration": "calibration.json"}, "calibration goes with tune='calibrated'"),
+    ):
+        entries = {"sample": "configs/mini/sample.py", "policies": {"adacache": policies["adacache"] | option}}
+        with pytest.raises(ConfigError, match=message):
+            plan_from_dict(entries | {"budgets": [8]})
+
+
+def test_the_second_order_preset_is_calibrated_for_its_solver():
+    plan = read_plan("configs/bench/mini.py")
+    config = load_sample_config(plan)
+    policy = next(policy for policy in plan.policies if policy.name == "calibrated_adams")
+    assert len(calibrated_schedule(config, policy, 12).computed_steps) == 12
+    with pytest.raises(ConfigError, match="was made for solver adams, this run has euler"):
+        calibrated_schedule(config, replace(policy, solver=None), 12)

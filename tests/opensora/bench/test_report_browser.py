@@ -329,6 +329,8 @@ def test_another_prompt_and_another_budget(opened):
 
 def test_differences_are_those_of_the_same_frame(opened):
     """What is drawn is eight times the difference of the two videos' own pixels, at several frames."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     driver = opened(prefers_reduced_motion="reduce")
     scroll_to(driver, "#videos")
     wait_until(driver, "[...document.querySelectorAll('video')].every(video => video.readyState >= 2)")
@@ -342,28 +344,33 @@ def test_differences_are_those_of_the_same_frame(opened):
         )
         wait_until(driver, f"document.querySelector('.scrub output').textContent === 'frame {frame + 1} of 17'")
         wait_until(driver, "[...document.querySelectorAll('video')].every(video => !video.seeking)")
-        driver.execute_async_script("setTimeout(arguments[0], 100)")
-        shown, expected = driver.execute_script(
-            """
-            const read = (source, width, height) => {
-              const canvas = Object.assign(document.createElement("canvas"), { width, height });
-              const context = canvas.getContext("2d");
-              context.drawImage(source, 0, 0, width, height);
-              return context.getImageData(0, 0, width, height).data;
-            };
-            const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-            const video = document.querySelector(".card[data-policy='pab'] video");
-            const canvas = document.querySelector(".card[data-policy='pab'] canvas");
-            const [width, height] = [video.videoWidth, video.videoHeight];
-            const uncached = document.querySelector(".card[data-policy='uncached'] video");
-            const [own, other] = [video, uncached].map((node) => read(node, width, height));
-            const amplified = (value, index) => Math.min(255, 8 * Math.abs(value - other[index]));
-            const expected = [...own].map((value, index) => (index % 4 === 3 ? 255 : amplified(value, index)));
-            return [mean([...read(canvas, width, height)]), mean(expected)];
-            """
-        )
-        assert shown == pytest.approx(expected, abs=2)
+        shown, expected = WebDriverWait(driver, PATIENCE, ignored_exceptions=[AssertionError]).until(equal_means)
         assert expected > 70  # a quarter of all values is the opacity, 255
+
+
+def equal_means(driver: Any) -> tuple[float, float]:
+    """Means of what is drawn and of what should be, which have to become equal once the frame is painted."""
+    shown, expected = driver.execute_script(
+        """
+        const read = (source, width, height) => {
+          const canvas = Object.assign(document.createElement("canvas"), { width, height });
+          const context = canvas.getContext("2d");
+          context.drawImage(source, 0, 0, width, height);
+          return context.getImageData(0, 0, width, height).data;
+        };
+        const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+        const video = document.querySelector(".card[data-policy='pab'] video");
+        const canvas = document.querySelector(".card[data-policy='pab'] canvas");
+        const [width, height] = [video.videoWidth, video.videoHeight];
+        const uncached = document.querySelector(".card[data-policy='uncached'] video");
+        const [own, other] = [video, uncached].map((node) => read(node, width, height));
+        const amplified = (value, index) => Math.min(255, 8 * Math.abs(value - other[index]));
+        const expected = [...own].map((value, index) => (index % 4 === 3 ? 255 : amplified(value, index)));
+        return [mean([...read(canvas, width, height)]), mean(expected)];
+        """
+    )
+    assert shown == pytest.approx(expected, abs=2)
+    return shown, expected
 
 
 def test_dark_and_light(opened):

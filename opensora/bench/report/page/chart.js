@@ -30,8 +30,12 @@ class Panel {
     this.marks = this.visiblePoints();
     const label = `${this.metric.title} against ${this.cost.title}. Arrow keys walk along the marks.`;
     this.root = svg("svg", {
-      class: state.intervals ? "chart with-intervals" : "chart", role: "group", "aria-label": label,
-      viewBox: `0 0 ${this.width} ${this.height}`, width: this.width, height: this.height,
+      class: state.intervals ? "chart with-intervals" : "chart",
+      role: "group",
+      "aria-label": label,
+      viewBox: `0 0 ${this.width} ${this.height}`,
+      width: this.width,
+      height: this.height,
     });
     this.setScales();
     this.obstacles = []; // boxes that names have to keep off
@@ -42,15 +46,27 @@ class Panel {
 
   visiblePoints() {
     return bench.points
-      .filter((point) => !state.hidden.has(point.policy) && point.values[this.cost.key] && point.values[this.metric.key])
-      .map((point) => ({ point, policy: policies.get(point.policy), x: point.values[this.cost.key].mean, y: point.values[this.metric.key] }));
+      .filter(
+        (point) => !state.hidden.has(point.policy) && point.values[this.cost.key] && point.values[this.metric.key],
+      )
+      .map((point) => ({
+        point,
+        policy: policies.get(point.policy),
+        x: point.values[this.cost.key].mean,
+        y: point.values[this.metric.key],
+      }));
   }
 
   setScales() {
     const uncached = this.uncached();
     const ys = this.marks.flatMap(({ y, policy }) => (state.intervals || policy.strong ? [y.low, y.high] : [y.mean]));
     if (uncached) ys.push(uncached.mean);
-    const xDomain = this.marks.length ? extent(this.marks.map((mark) => mark.x), 0.06) : [0, 1];
+    const xDomain = this.marks.length
+      ? extent(
+          this.marks.map((mark) => mark.x),
+          0.06,
+        )
+      : [0, 1];
     const yDomain = ys.length ? extent(ys, 0.05) : [0, 1];
     const headroom = HEADROOM * (yDomain[1] - yDomain[0]);
     if (this.metric.better === "lower") yDomain[0] -= headroom;
@@ -72,17 +88,27 @@ class Panel {
     const group = svg("g", { "aria-hidden": "true" });
     for (const value of this.yTicks.values) {
       const y = this.yScale(value);
-      group.append(svg("line", { class: "grid", x1: MARGIN.left, x2: this.right, y1: y, y2: y }),
-        svg("text", { x: MARGIN.left - 9, y: y + 4.5, "text-anchor": "end" }, fixed(value, this.yTicks.digits)));
+      group.append(
+        svg("line", { class: "grid", x1: MARGIN.left, x2: this.right, y1: y, y2: y }),
+        svg("text", { x: MARGIN.left - 9, y: y + 4.5, "text-anchor": "end" }, fixed(value, this.yTicks.digits)),
+      );
     }
     group.append(svg("line", { class: "axis", x1: MARGIN.left, x2: this.right, y1: this.bottom, y2: this.bottom }));
     for (const value of this.xTicks.values) {
       const x = this.xScale(value);
-      group.append(svg("line", { class: "axis", x1: x, x2: x, y1: this.bottom, y2: this.bottom + 5 }),
-        svg("text", { x, y: this.bottom + 20, "text-anchor": "middle" }, fixed(value, this.xTicks.digits)));
+      group.append(
+        svg("line", { class: "axis", x1: x, x2: x, y1: this.bottom, y2: this.bottom + 5 }),
+        svg("text", { x, y: this.bottom + 20, "text-anchor": "middle" }, fixed(value, this.xTicks.digits)),
+      );
     }
-    group.append(svg("text", { x: this.right, y: this.height - 6, "text-anchor": "end" }, axisTitle(this.cost)),
-      svg("text", { x: 0, y: 14 }, `${withParentheses(this.metric.title, this.metric.unit)}, ${compareText(this.metric)}`));
+    group.append(
+      svg("text", { x: this.right, y: this.height - 6, "text-anchor": "end" }, axisTitle(this.cost)),
+      svg(
+        "text",
+        { x: 0, y: 14 },
+        `${withParentheses(this.metric.title, this.metric.unit)}, ${compareText(this.metric)}`,
+      ),
+    );
     return group;
   }
 
@@ -90,7 +116,9 @@ class Panel {
     const uncached = this.uncached();
     if (!uncached) return [];
     const y = this.yScale(uncached.mean);
-    const band = [uncached.high, uncached.low].map((value) => Math.min(this.bottom, Math.max(MARGIN.top, this.yScale(value))));
+    const band = [uncached.high, uncached.low].map((value) =>
+      Math.min(this.bottom, Math.max(MARGIN.top, this.yScale(value))),
+    );
     // Below the line where there is no room above it.
     const labelY = y - MARGIN.top < 22 ? y + 17 : y - 7;
     const value = withUnit(valueText(this.metric, uncached.mean), this.metric.unit);
@@ -99,7 +127,13 @@ class Panel {
     const width = labelWidth(text);
     this.obstacles.push(boxOf(left + width, labelY, width));
     return [
-      svg("rect", { class: "reference-band", x: MARGIN.left, width: this.right - MARGIN.left, y: band[0], height: Math.max(0, band[1] - band[0]) }),
+      svg("rect", {
+        class: "reference-band",
+        x: MARGIN.left,
+        width: this.right - MARGIN.left,
+        y: band[0],
+        height: Math.max(0, band[1] - band[0]),
+      }),
       svg("line", { class: "reference", x1: MARGIN.left, x2: this.right, y1: y, y2: y }),
       svg("text", { class: "label", x: left, y: labelY }, text),
     ];
@@ -110,7 +144,8 @@ class Panel {
     const cheap = this.cost.better === "higher" ? -1 : 1;
     const good = this.metric.better === "lower" ? -1 : 1;
     const slack = SLACK * (this.right - MARGIN.left);
-    const isBeaten = (mark) => this.marks.some((other) => good * other.y.mean > good * mark.y.mean && cheap * (other.left - mark.left) <= slack);
+    const isBeaten = (mark) =>
+      this.marks.some((other) => good * other.y.mean > good * mark.y.mean && cheap * (other.left - mark.left) <= slack);
     return this.marks.filter((mark) => !isBeaten(mark)).sort((a, b) => a.left - b.left);
   }
 
@@ -127,8 +162,13 @@ class Panel {
       const marks = this.marks.filter((mark) => mark.policy === policy).sort((a, b) => a.x - b.x);
       if (!marks.length) continue;
       const curve = marks.map((mark) => `${mark.left.toFixed(1)},${mark.top.toFixed(1)}`).join("L");
-      const group = svg("g", { class: policy.strong ? "series strong" : "series", "data-policy": policy.name, "--color": policy.color },
-        svg("path", { class: "curve", d: `M${curve}` }), marks.map((mark) => this.whisker(mark)), marks.map((mark) => this.mark(mark, front.has(mark))));
+      const group = svg(
+        "g",
+        { class: policy.strong ? "series strong" : "series", "data-policy": policy.name, "--color": policy.color },
+        svg("path", { class: "curve", d: `M${curve}` }),
+        marks.map((mark) => this.whisker(mark)),
+        marks.map((mark) => this.mark(mark, front.has(mark))),
+      );
       groups.push(group);
     }
     // Emphasized ones on top, labels last.
@@ -138,32 +178,54 @@ class Panel {
   }
 
   whisker({ left, y }) {
-    const [low, high] = [y.low, y.high].map((value) => Math.min(this.bottom, Math.max(MARGIN.top, this.yScale(value))).toFixed(1));
-    return svg("path", { class: "whisker", d: `M${left - 3},${low}H${left + 3}M${left},${low}V${high}M${left - 3},${high}H${left + 3}` });
+    const [low, high] = [y.low, y.high].map((value) =>
+      Math.min(this.bottom, Math.max(MARGIN.top, this.yScale(value))).toFixed(1),
+    );
+    return svg("path", {
+      class: "whisker",
+      d: `M${left - 3},${low}H${left + 3}M${left},${low}V${high}M${left - 3},${high}H${left + 3}`,
+    });
   }
 
   mark(mark, onFront) {
     const rows = markRows(mark, this.cost, this.metric, onFront);
     mark.rows = rows;
     mark.title = pointTitle(mark.point);
-    mark.node = svg("g", {
-      class: "mark", transform: `translate(${mark.left.toFixed(1)},${mark.top.toFixed(1)})`, tabindex: "-1", role: "img",
-      "aria-label": `${mark.title}: ${rows.map((row) => row.join(" ")).join("; ")}`, onfocus: () => this.select(mark), onblur: () => this.select(null),
-      onkeydown: (event) => this.walk(event, mark),
-    }, svg("circle", { class: "halo", r: 10 }), svg("path", { d: markerPath(mark.policy) }));
+    mark.node = svg(
+      "g",
+      {
+        class: "mark",
+        transform: `translate(${mark.left.toFixed(1)},${mark.top.toFixed(1)})`,
+        tabindex: "-1",
+        role: "img",
+        "aria-label": `${mark.title}: ${rows.map((row) => row.join(" ")).join("; ")}`,
+        onfocus: () => this.select(mark),
+        onblur: () => this.select(null),
+        onkeydown: (event) => this.walk(event, mark),
+      },
+      svg("circle", { class: "halo", r: 10 }),
+      svg("path", { d: markerPath(mark.policy) }),
+    );
     if (mark === this.marks[0]) mark.node.setAttribute("tabindex", "0");
     return mark.node;
   }
 
   /** The names of the emphasized curves; those of the others are shown while they are pointed at. */
   label(groups) {
-    const marksOf = (group) => this.marks.filter((mark) => mark.policy.name === group.dataset.policy).sort((a, b) => a.x - b.x);
+    const marksOf = (group) =>
+      this.marks.filter((mark) => mark.policy.name === group.dataset.policy).sort((a, b) => a.x - b.x);
     const frame = { left: MARGIN.left, right: this.right + MARGIN.right, top: MARGIN.top - 8, bottom: this.bottom };
-    const write = (group, { x, y }, name) => group.append(svg("text", { class: name, x, y, "text-anchor": "end" }, policies.get(group.dataset.policy).title));
-    const [strong, others] = [true, false].map((isStrong) => groups.filter((group) => group.classList.contains("strong") === isStrong));
+    const write = (group, { x, y }, name) =>
+      group.append(svg("text", { class: name, x, y, "text-anchor": "end" }, policies.get(group.dataset.policy).title));
+    const [strong, others] = [true, false].map((isStrong) =>
+      groups.filter((group) => group.classList.contains("strong") === isStrong),
+    );
     const curve = (group) => [policies.get(group.dataset.policy).title, marksOf(group)];
-    placeLabels(strong.map(curve), this.marks, frame, this.obstacles).forEach((place, index) => write(strong[index], place, "label series-label"));
-    for (const group of others) write(group, placeLabels([curve(group)], [], frame, [])[0], "label series-label on-demand");
+    placeLabels(strong.map(curve), this.marks, frame, this.obstacles).forEach((place, index) =>
+      write(strong[index], place, "label series-label"),
+    );
+    for (const group of others)
+      write(group, placeLabels([curve(group)], [], frame, [])[0], "label series-label on-demand");
   }
 
   select(mark) {
@@ -191,7 +253,9 @@ class Panel {
     this.root.addEventListener("pointermove", find);
     this.root.addEventListener("pointerdown", find);
     // A finger that is lifted leaves, too; what it pointed at stays.
-    this.root.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") this.select(null); });
+    this.root.addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse") this.select(null);
+    });
   }
 
   walk(event, mark) {
@@ -203,7 +267,9 @@ class Panel {
     let next = own[own.indexOf(mark) + move[1]];
     if (move[0]) {
       const name = names[(names.indexOf(mark.policy.name) + move[0] + names.length) % names.length];
-      next = this.marks.filter((other) => other.policy.name === name).reduce((a, b) => (Math.abs(a.x - mark.x) <= Math.abs(b.x - mark.x) ? a : b));
+      next = this.marks
+        .filter((other) => other.policy.name === name)
+        .reduce((a, b) => (Math.abs(a.x - mark.x) <= Math.abs(b.x - mark.x) ? a : b));
     }
     if (!next) return;
     mark.node.setAttribute("tabindex", "-1");
@@ -212,35 +278,13 @@ class Panel {
   }
 }
 
-function pointTitle(point) {
-  const title = policies.get(point.policy).title;
-  return point.budget === null ? title : `${title}, budget ${point.budget}`;
-}
-
-function markRows({ point }, cost, metric, onFront) {
-  const keys = [...new Set([cost.key, "compute", "denoise_seconds", "speedup"])].filter((key) => point.values[key]);
-  const rows = estimateRows(metric.title, metric, point.values[metric.key]);
-  const gain = point.policy === bench.baseline ? null : point.gain?.[metric.key];
-  if (gain) rows.push(...estimateRows(`over ${baseline.title}`, metric, gain, gainNumber));
-  rows.push(...keys.map((key) => [quantities.get(key).title, withUnit(valueText(quantities.get(key), point.values[key].mean), quantities.get(key).unit)]));
-  if (onFront) rows.push(["Pareto front", "yes"]);
-  return rows;
-}
-
-function axisTitle(cost) {
-  const names = {
-    compute: "Compute, in equivalent steps (by FLOPs)", computed_steps: "Computed steps", denoise_seconds: "Denoising time, seconds",
-    speedup: "Speedup over uncached (×)",
-  };
-  return names[cost.key] ?? withUnit(cost.title, cost.unit);
-}
-
 /** Bring a policy's curves forward in all charts; null ends it. */
 function highlight(name) {
   for (const { root } of panels) {
     if (!root) continue;
     if (name === null) delete root.dataset.active;
     else root.dataset.active = name;
-    for (const series of root.querySelectorAll(".series")) series.classList.toggle("active", series.dataset.policy === name);
+    for (const series of root.querySelectorAll(".series"))
+      series.classList.toggle("active", series.dataset.policy === name);
   }
 }

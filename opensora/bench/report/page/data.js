@@ -30,13 +30,15 @@ function computeOf(point) {
 function styledPolicies() {
   let ours = 0;
   let others = 0;
-  return new Map(bench.policies.map((policy, index) => {
-    const isBaseline = policy.name === bench.baseline;
-    let color = "var(--base)";
-    if (policy.ours) color = `var(--ours-${ours++ % OURS_COLORS})`;
-    else if (!isBaseline) color = `var(--other-${others++ % OTHER_COLORS})`;
-    return [policy.name, { ...policy, color, marker: index, strong: Boolean(policy.ours) || isBaseline }];
-  }));
+  return new Map(
+    bench.policies.map((policy, index) => {
+      const isBaseline = policy.name === bench.baseline;
+      let color = "var(--base)";
+      if (policy.ours) color = `var(--ours-${ours++ % OURS_COLORS})`;
+      else if (!isBaseline) color = `var(--other-${others++ % OTHER_COLORS})`;
+      return [policy.name, { ...policy, color, marker: index, strong: Boolean(policy.ours) || isBaseline }];
+    }),
+  );
 }
 
 function referenceTitle(name) {
@@ -60,7 +62,8 @@ function estimateText(quantity, estimate, write = valueText) {
 /** An estimate as rows of a tooltip. */
 function estimateRows(title, quantity, estimate, write = valueText) {
   const rows = [[title, withUnit(write(quantity, estimate.mean), quantity.unit)]];
-  if (estimate.low !== estimate.high) rows.push(["95 % interval", `${write(quantity, estimate.low)} to ${write(quantity, estimate.high)}`]);
+  if (estimate.low !== estimate.high)
+    rows.push(["95 % interval", `${write(quantity, estimate.low)} to ${write(quantity, estimate.high)}`]);
   return rows;
 }
 
@@ -80,10 +83,19 @@ function compareText(quantity) {
 function budgetOf(point) {
   if (point.budget !== null || point.reference) return point.budget;
   const compute = computeOf(point);
-  return budgets.reduce((best, budget) => (Math.abs(budget - compute) < Math.abs(best - compute) ? budget : best), budgets[0]);
+  return budgets.reduce(
+    (best, budget) => (Math.abs(budget - compute) < Math.abs(best - compute) ? budget : best),
+    budgets[0],
+  );
 }
 
-const state = { metric: metrics[0].key, compute: "compute", time: "denoise_seconds", hidden: new Set(), intervals: false };
+const state = {
+  metric: metrics[0].key,
+  compute: "compute",
+  time: "denoise_seconds",
+  hidden: new Set(),
+  intervals: false,
+};
 const listeners = [];
 
 function listen(listener) {
@@ -97,8 +109,14 @@ function change(patch) {
 
 /** A drop-down list of the metric; all of them show the same choice. */
 function metricField(label) {
-  const { field, select } = selectField(label, metrics.map((metric) => [metric.key, metric.title]), state.metric,
-    (metric) => change({ metric }));
-  listen(() => { select.value = state.metric; });
+  const { field, select } = selectField(
+    label,
+    metrics.map((metric) => [metric.key, metric.title]),
+    state.metric,
+    (metric) => change({ metric }),
+  );
+  listen(() => {
+    select.value = state.metric;
+  });
   return field;
 }

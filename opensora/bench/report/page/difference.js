@@ -4,6 +4,7 @@
 const DOUBLINGS = 3;
 const AMPLIFICATION = 2 ** DOUBLINGS;
 const MAX_SIDE = 256; // pixels; kept frames of larger videos are scaled down
+const FRAME_PATIENCE = 3000; // milliseconds
 const canShowDifferences = "requestVideoFrameCallback" in HTMLVideoElement.prototype;
 
 function frameAt(time, video) {
@@ -26,7 +27,10 @@ class Differences {
     const count = bench.setting.num_frames;
     for (let index = 0; index < count; index++) {
       await showFrame(video, index);
-      const frame = html("canvas", { width: Math.round(video.videoWidth * scale), height: Math.round(video.videoHeight * scale) });
+      const frame = html("canvas", {
+        width: Math.round(video.videoWidth * scale),
+        height: Math.round(video.videoHeight * scale),
+      });
       frame.getContext("2d").drawImage(video, 0, 0, frame.width, frame.height);
       this.frames.push(frame);
     }
@@ -35,7 +39,8 @@ class Differences {
   paint(canvas, video, index) {
     const frame = this.frames[index];
     if (!frame || video.readyState < 2) return;
-    if (canvas.width !== frame.width || canvas.height !== frame.height) Object.assign(canvas, { width: frame.width, height: frame.height });
+    if (canvas.width !== frame.width || canvas.height !== frame.height)
+      Object.assign(canvas, { width: frame.width, height: frame.height });
     const context = canvas.getContext("2d");
     context.globalCompositeOperation = "copy";
     context.drawImage(frame, 0, 0);
@@ -46,15 +51,17 @@ class Differences {
   }
 }
 
-/** Go to a frame and wait until it is the one that is drawn, which may be a moment after the seek has ended. */
-async function showFrame(video, index) {
-  const presented = new Promise((resolve) => {
-    video.requestVideoFrameCallback(resolve);
-    setTimeout(resolve, SEEK_PATIENCE);
+/** Go to a frame and wait until it is the one that is drawn, which may be a while after the seek has ended. */
+function showFrame(video, index) {
+  return new Promise((resolve) => {
+    const check = (_, frame) => {
+      if (frameAt(frame.mediaTime, video) === index) resolve();
+      else video.requestVideoFrameCallback(check);
+    };
+    video.requestVideoFrameCallback(check);
+    setTimeout(resolve, FRAME_PATIENCE);
+    video.currentTime = ((index + 0.5) / bench.setting.num_frames) * video.duration;
   });
-  video.currentTime = ((index + 0.5) / bench.setting.num_frames) * video.duration;
-  await once(video, "seeked", false);
-  await presented;
 }
 
 /** Keep a card's canvas up to date with its video while `source()` gives differences; returns what draws it anew. */

@@ -58,7 +58,7 @@ function selectField(label, options, value, changed) {
 
 /** A row of radio buttons; options are [value, text]. */
 function segments(label, options, value, changed, hideLabel = false) {
-  const name = `segments-${label}-${segments.count = (segments.count ?? 0) + 1}`;
+  const name = `segments-${label}-${(segments.count = (segments.count ?? 0) + 1)}`;
   const row = html("div", { class: "segments" });
   for (const [key, text] of options) {
     const input = html("input", { type: "radio", name, value: key, onchange: () => changed(key) });

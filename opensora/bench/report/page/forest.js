@@ -5,13 +5,20 @@ const FOREST_NAMES = 3; // of ticks that fit; of more, every other one is named
 
 function buildForest(host, controls) {
   let selected = budgets[Math.floor(budgets.length / 2)];
-  const choice = segments("Budget", budgets.map((budget) => [budget, String(budget)]), selected, (budget) => {
-    selected = budget;
-    draw();
-  });
+  const choice = segments(
+    "Budget",
+    budgets.map((budget) => [budget, String(budget)]),
+    selected,
+    (budget) => {
+      selected = budget;
+      draw();
+    },
+  );
   choice.classList.add("only-narrow");
   controls.append(metricField("Quality"), choice);
-  listen((patch) => { if ("metric" in patch) draw(); });
+  listen((patch) => {
+    if ("metric" in patch) draw();
+  });
   draw();
 
   function draw() {
@@ -21,38 +28,75 @@ function buildForest(host, controls) {
       host.replaceChildren(html("p", { class: "notice" }, `There are no differences in ${metric.title}.`));
       return;
     }
-    const gains = rows.flatMap((row) => row.points).map((point) => point.gain?.[metric.key]).filter(Boolean);
+    const gains = rows
+      .flatMap((row) => row.points)
+      .map((point) => point.gain?.[metric.key])
+      .filter(Boolean);
     const domain = extent([0, ...gains.flatMap((gain) => [gain.low, gain.high])], 0.04);
     const place = linear(domain, [0, 100]);
     const marks = ticks(...domain, FOREST_TICKS);
     const shown = (budget) => ({ "data-budget": budget, class: budget === selected ? "selected" : "" });
-    const head = html("tr", {}, html("th", { class: "name", scope: "col" }, "Policy"),
-      budgets.map((budget) => html("th", { scope: "col", ...shown(budget) }, `${budget} steps`)));
-    const body = rows.map(({ policy, points }) => html("tr", { class: policy.ours ? "ours" : "", "--color": policy.color },
-      html("th", { class: "name", scope: "row" }, policy.title),
-      budgets.map((budget) => {
-        const cells = points.filter((point) => budgetOf(point) === budget).map((point) => forestCell(point, metric, place, marks));
-        return html("td", shown(budget), cells.length ? cells : html("div", { class: "row" }, html("span", { class: "off" }, MISSING)));
-      })));
-    const axis = budgets.map((budget) => html("td", shown(budget), html("div", { class: "row" }, forestAxis(marks, place))));
+    const head = html(
+      "tr",
+      {},
+      html("th", { class: "name", scope: "col" }, "Policy"),
+      budgets.map((budget) => html("th", { scope: "col", ...shown(budget) }, `${budget} steps`)),
+    );
+    const body = rows.map(({ policy, points }) =>
+      html(
+        "tr",
+        { class: policy.ours ? "ours" : "", "--color": policy.color },
+        html("th", { class: "name", scope: "row" }, policy.title),
+        budgets.map((budget) => {
+          const cells = points
+            .filter((point) => budgetOf(point) === budget)
+            .map((point) => forestCell(point, metric, place, marks));
+          return html(
+            "td",
+            shown(budget),
+            cells.length ? cells : html("div", { class: "row" }, html("span", { class: "off" }, MISSING)),
+          );
+        }),
+      ),
+    );
+    const axis = budgets.map((budget) =>
+      html("td", shown(budget), html("div", { class: "row" }, forestAxis(marks, place))),
+    );
     const side = metric.better === "lower" ? `← better than ${baseline.title}` : `better than ${baseline.title} →`;
-    host.replaceChildren(html("table", { class: "forest" },
-      html("caption", { class: "caption", style: "caption-side: bottom; text-align: left; padding-top: 8px" },
-        `${withParentheses(metric.title, metric.unit)}: difference to ${baseline.title}, the vertical line; ${side}`),
-      html("thead", {}, head), html("tbody", {}, body), html("tfoot", {}, html("tr", {}, html("td", { class: "name" }), axis))));
+    host.replaceChildren(
+      html(
+        "table",
+        { class: "forest" },
+        html(
+          "caption",
+          { class: "caption", style: "caption-side: bottom; text-align: left; padding-top: 8px" },
+          `${withParentheses(metric.title, metric.unit)}: difference to ${baseline.title}, the vertical line; ${side}`,
+        ),
+        html("thead", {}, head),
+        html("tbody", {}, body),
+        html("tfoot", {}, html("tr", {}, html("td", { class: "name" }), axis)),
+      ),
+    );
   }
 }
 
 /** Policies with their points, the largest mean gain first; the baseline is the zero line. */
 function forestRows(metric) {
   const good = metric.better === "lower" ? -1 : 1;
-  const rows = [...policies.values()].filter((policy) => policy.name !== bench.baseline).map((policy) => {
-    const points = bench.points.filter((point) => point.policy === policy.name);
-    const gains = points.map((point) => point.gain?.[metric.key]).filter(Boolean).map((gain) => gain.mean);
-    return { policy, points, mean: gains.length ? gains.reduce((a, b) => a + b) / gains.length : null };
-  });
+  const rows = [...policies.values()]
+    .filter((policy) => policy.name !== bench.baseline)
+    .map((policy) => {
+      const points = bench.points.filter((point) => point.policy === policy.name);
+      const gains = points
+        .map((point) => point.gain?.[metric.key])
+        .filter(Boolean)
+        .map((gain) => gain.mean);
+      return { policy, points, mean: gains.length ? gains.reduce((a, b) => a + b) / gains.length : null };
+    });
   if (rows.every((row) => row.mean === null)) return [];
-  return rows.sort((a, b) => (b.mean === null ? -Infinity : good * b.mean) - (a.mean === null ? -Infinity : good * a.mean) || 0);
+  return rows.sort(
+    (a, b) => (b.mean === null ? -Infinity : good * b.mean) - (a.mean === null ? -Infinity : good * a.mean) || 0,
+  );
 }
 
 function placed(node, left) {
@@ -65,7 +109,11 @@ function forestAxis(marks, place) {
   const zero = marks.values.findIndex((value) => Math.abs(value) < 1e-9);
   const stride = marks.values.length > FOREST_NAMES ? 2 : 1;
   const named = marks.values.filter((_, index) => (index - zero) % stride === 0);
-  return html("div", { class: "plot", "aria-hidden": "true" }, named.map((value) => placed(html("span", {}, signed(value, marks.digits)), place(value))));
+  return html(
+    "div",
+    { class: "plot", "aria-hidden": "true" },
+    named.map((value) => placed(html("span", {}, signed(value, marks.digits)), place(value))),
+  );
 }
 
 function forestCell(point, metric, place, marks) {
@@ -80,13 +128,31 @@ function forestCell(point, metric, place, marks) {
   const rows = [...estimateRows("Difference", metric, gain, gainNumber), ["Compute", `${fixed(compute, 1)} steps`]];
   const bar = placed(html("i", { class: "bar" }), place(gain.low));
   bar.style.width = `${place(gain.high) - place(gain.low)}%`;
-  const plot = html("div", {
-    class: "plot", tabindex: "0", role: "img", "aria-label": `${pointTitle(point)}: ${text}`,
-    onpointerenter: () => show(), onpointerdown: () => show(), onpointerleave: () => hideTooltip(plot), onfocus: () => show(), onblur: () => hideTooltip(plot),
-  }, marks.values.map((value) => placed(html("i", { class: "tick" }), place(value))), placed(html("i", { class: "zero" }), place(0)),
-  bar, placed(html("i", { class: unclear ? "dot unclear" : "dot" }), place(gain.mean)));
+  const plot = html(
+    "div",
+    {
+      class: "plot",
+      tabindex: "0",
+      role: "img",
+      "aria-label": `${pointTitle(point)}: ${text}`,
+      onpointerenter: () => show(),
+      onpointerdown: () => show(),
+      onpointerleave: () => hideTooltip(plot),
+      onfocus: () => show(),
+      onblur: () => hideTooltip(plot),
+    },
+    marks.values.map((value) => placed(html("i", { class: "tick" }), place(value))),
+    placed(html("i", { class: "zero" }), place(0)),
+    bar,
+    placed(html("i", { class: unclear ? "dot unclear" : "dot" }), place(gain.mean)),
+  );
   const show = () => showTooltip(plot, pointTitle(point), rows);
   const interval = html("small", {}, ` ${gainNumber(metric, gain.low)} to ${gainNumber(metric, gain.high)}`);
-  return html("div", { class: "row" }, plot, html("span", { class: "amount" }, gainNumber(metric, gain.mean), interval),
-    away ? html("span", { class: "away" }, away) : null);
+  return html(
+    "div",
+    { class: "row" },
+    plot,
+    html("span", { class: "amount" }, gainNumber(metric, gain.mean), interval),
+    away ? html("span", { class: "away" }, away) : null,
+  );
 }

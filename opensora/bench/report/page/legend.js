@@ -4,23 +4,50 @@ function buildLegend(host) {
   const buttons = new Map();
   const list = html("ul", { class: "legend" });
   for (const policy of policies.values()) {
-    const button = html("button", {
-      type: "button", class: policy.strong ? "strong" : "", "aria-pressed": "true", title: policy.about,
-      onclick: () => toggle(policy.name), onpointerenter: () => highlight(policy.name), onpointerleave: () => highlight(null),
-    }, swatch(policy), policy.title);
+    const button = html(
+      "button",
+      {
+        type: "button",
+        class: policy.strong ? "strong" : "",
+        "aria-pressed": "true",
+        title: policy.about,
+        onclick: () => toggle(policy.name),
+        onpointerenter: () => highlight(policy.name),
+        onpointerleave: () => highlight(null),
+      },
+      swatch(policy),
+      policy.title,
+    );
     buttons.set(policy.name, button);
     list.append(html("li", {}, button));
   }
   const strong = policyNames.filter((name) => policies.get(name).strong);
   list.append(
-    html("li", {}, html("button", { type: "button", class: "plain", onclick: () => change({ hidden: new Set() }) }, "Show all")),
-    html("li", {}, html("button", {
-      type: "button", class: "plain", onclick: () => change({ hidden: new Set(policyNames.filter((name) => !strong.includes(name))) }),
-    }, "Only ours and the baseline")),
+    html(
+      "li",
+      {},
+      html("button", { type: "button", class: "plain", onclick: () => change({ hidden: new Set() }) }, "Show all"),
+    ),
+    html(
+      "li",
+      {},
+      html(
+        "button",
+        {
+          type: "button",
+          class: "plain",
+          onclick: () => change({ hidden: new Set(policyNames.filter((name) => !strong.includes(name))) }),
+        },
+        "Only ours and the baseline",
+      ),
+    ),
   );
-  const key = html("p", { class: "chart-key" },
+  const key = html(
+    "p",
+    { class: "chart-key" },
     html("span", {}, html("i", { class: "front-key" }), "Pareto front: no mark has more quality for less"),
-    html("span", {}, html("i", { class: "reference-key" }), "the uncached video itself, where the metric has one"));
+    html("span", {}, html("i", { class: "reference-key" }), "the uncached video itself, where the metric has one"),
+  );
   host.append(list, key);
   listen(() => {
     for (const [name, button] of buttons) button.setAttribute("aria-pressed", String(!state.hidden.has(name)));

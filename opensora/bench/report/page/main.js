@@ -1,8 +1,14 @@
 // Puts the parts into the page.
 
 buildQualityControls(part("quality-controls"));
-buildPanelTitle(part("compute-title"), "Against compute", "compute", [["compute", "FLOPs"], ["computed_steps", "Steps"]]);
-buildPanelTitle(part("time-title"), "Against time", "time", [["denoise_seconds", "Seconds"], ["speedup", "Speedup"]]);
+buildPanelTitle(part("compute-title"), "Against compute", "compute", [
+  ["compute", "FLOPs"],
+  ["computed_steps", "Steps"],
+]);
+buildPanelTitle(part("time-title"), "Against time", "time", [
+  ["denoise_seconds", "Seconds"],
+  ["speedup", "Speedup"],
+]);
 new Panel(part("compute-chart"), "compute").draw();
 new Panel(part("time-chart"), "time").draw();
 buildLegend(part("legend"));

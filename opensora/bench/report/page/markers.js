@@ -43,6 +43,16 @@ function markerPath(policy) {
 }
 
 function swatch(policy) {
-  return svg("svg", { class: policy.strong ? "swatch strong" : "swatch", width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true", "--color": policy.color },
-    svg("path", { d: markerPath(policy) }));
+  return svg(
+    "svg",
+    {
+      class: policy.strong ? "swatch strong" : "swatch",
+      width: 14,
+      height: 14,
+      viewBox: "-7 -7 14 14",
+      "aria-hidden": "true",
+      "--color": policy.color,
+    },
+    svg("path", { d: markerPath(policy) }),
+  );
 }

@@ -1,4 +1,4 @@
-// Several videos on one clock: they start together, what drifts is pulled back, and at the end all begin again together.
+// Several videos on one clock: they start together, what drifts is pulled back, and at the end all begin again.
 
 const DRIFT = 0.012; // seconds; beyond it a video runs faster or slower for a while
 const JUMP = 0.15; // seconds; beyond it a video is set to the clock's time
@@ -25,6 +25,7 @@ class Player {
     this.videos = videos;
     await Promise.all(videos.map((video) => once(video, "loadeddata", video.readyState >= 2)));
     if (turn !== this.turn) return;
+    this.videos = videos.filter((video) => !video.error);
     if (this.wanted) this.start(0);
     else this.seek(0);
   }
@@ -76,20 +77,22 @@ class Player {
     if (turn !== this.turn) return;
     try {
       await Promise.all(this.videos.map((video) => video.play()));
-    } catch {
-      // The browser does not let it play without a click, or a pause came between.
-      if (turn === this.turn) this.wanted = false;
+    } catch (error) {
+      // Interrupted ones are begun again; else the browser does not let it play without a click, or cannot.
+      if (turn === this.turn && error.name !== "AbortError") this.wanted = false;
     }
     if (turn === this.turn) this.isStarting = false;
     this.changed();
   }
 
   async align(time) {
-    await Promise.all(this.videos.map((video) => {
-      if (Math.abs(video.currentTime - time) < 1e-4) return null;
-      video.currentTime = time;
-      return once(video, "seeked", false);
-    }));
+    await Promise.all(
+      this.videos.map((video) => {
+        if (Math.abs(video.currentTime - time) < 1e-4) return null;
+        video.currentTime = time;
+        return once(video, "seeked", false);
+      }),
+    );
   }
 
   keepInStep() {
@@ -97,6 +100,11 @@ class Player {
     const time = this.time;
     if (time >= this.duration - 0.005 || this.videos[0].ended) {
       this.start(0);
+      return;
+    }
+    // The browser may pause videos by itself, such as in a tab in the background.
+    if (this.videos.some((video) => video.paused && !video.ended)) {
+      this.start(time);
       return;
     }
     for (const video of this.videos.slice(1)) {

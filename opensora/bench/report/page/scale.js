@@ -11,7 +11,10 @@ function ticks(low, high, count) {
   const step = niceStep(high - low || 1, count);
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
-  const digits = Math.max(0, [0, 1, 2, 3, 4, 5, 6].find((n) => Math.abs(step * 10 ** n - Math.round(step * 10 ** n)) < 1e-6) ?? 6);
+  const digits = Math.max(
+    0,
+    [0, 1, 2, 3, 4, 5, 6].find((n) => Math.abs(step * 10 ** n - Math.round(step * 10 ** n)) < 1e-6) ?? 6,
+  );
   return { digits, values: Array.from({ length: last - first + 1 }, (_, index) => (first + index) * step) };
 }
 

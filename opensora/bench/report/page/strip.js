@@ -9,7 +9,9 @@ function buildStrip(video, title, color) {
   if (!count) return null;
   const computed = steps.computed.filter(Boolean).length;
   const strip = html("div", {
-    class: count > DENSE ? "strip dense" : "strip", role: "group", "--cell": color,
+    class: count > DENSE ? "strip dense" : "strip",
+    role: "group",
+    "--cell": color,
     "aria-label": `Schedule of ${title}: ${computed} of ${count} steps computed. Arrow keys walk along it.`,
   });
   for (let at = 0; at < count; at++) strip.append(buildCell(steps, at));
@@ -23,7 +25,9 @@ function buildStrip(video, title, color) {
   };
   strip.addEventListener("pointermove", point);
   strip.addEventListener("pointerdown", point);
-  strip.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") select(null); });
+  strip.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") select(null);
+  });
   return strip;
 
   function select(cell) {
@@ -43,7 +47,13 @@ function buildCell(steps, at) {
   const isPartial = share !== null && share > 0 && share < 1;
   const kind = isPartial ? "partial" : steps.computed[at] ? "computed" : "reused";
   const label = [stepTitle(steps, at), ...stepRows(steps, at).map((row) => row.join(" "))].join("; ");
-  return html("span", { class: `cell ${kind}`, role: "img", tabindex: at === 0 ? "0" : "-1", "aria-label": label, "--share": isPartial ? `${100 * share}%` : null });
+  return html("span", {
+    class: `cell ${kind}`,
+    role: "img",
+    tabindex: at === 0 ? "0" : "-1",
+    "aria-label": label,
+    "--share": isPartial ? `${100 * share}%` : null,
+  });
 }
 
 function walkStrip(event, strip) {

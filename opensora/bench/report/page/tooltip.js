@@ -16,7 +16,10 @@ function showTooltip(owner, title, rows) {
 function placeTooltip() {
   const box = tooltipOwner.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = tooltip;
-  const left = Math.min(Math.max(8, box.left + box.width / 2 - width / 2), document.documentElement.clientWidth - width - 8);
+  const left = Math.min(
+    Math.max(8, box.left + box.width / 2 - width / 2),
+    document.documentElement.clientWidth - width - 8,
+  );
   const above = box.top - height - 12;
   tooltip.style.transform = `translate(${Math.round(left)}px, ${Math.round(above < 8 ? box.bottom + 12 : above)}px)`;
 }
@@ -27,10 +30,22 @@ function hideTooltip(owner = tooltipOwner) {
   tooltip.hidden = true;
 }
 
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTooltip(); });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") hideTooltip();
+});
 // A finger that is lifted hides nothing, so a tap anywhere else does.
-document.addEventListener("pointerdown", (event) => {
-  if (tooltipOwner && !event.target.closest(".chart, .strip, .plot")) hideTooltip();
-}, { capture: true });
+document.addEventListener(
+  "pointerdown",
+  (event) => {
+    if (tooltipOwner && !event.target.closest(".chart, .strip, .plot")) hideTooltip();
+  },
+  { capture: true },
+);
 // Focus scrolls to what it is on, and the tooltip goes along.
-document.addEventListener("scroll", () => { if (tooltipOwner?.isConnected) placeTooltip(); }, { passive: true, capture: true });
+document.addEventListener(
+  "scroll",
+  () => {
+    if (tooltipOwner?.isConnected) placeTooltip();
+  },
+  { passive: true, capture: true },
+);
