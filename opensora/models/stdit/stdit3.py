@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -234,10 +235,17 @@ class STDiT3(PretrainedModel):
         hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
         _, frames, tokens_per_frame, _ = hidden_states.shape
 
-        def conditions(rows: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
-            # The controller asks for a part of the batch where only some videos are due; `rows` are its indices.
-            text, text_mask = self._embed_text(*_take(rows, y.to(dtype), _per_row(mask, len(y))))
-            return text, text_mask, self._modulation(*_take(rows, t, t0, x_mask))
+        @cache
+        def modulation() -> Tensor:
+            return self._modulation(t, t0, x_mask)
+
+        @cache
+        def conditions() -> tuple[Tensor, Tensor | None, Tensor]:
+            return *self._embed_text(y.to(dtype), mask), modulation()
+
+        def conditions_of(rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+            text = self._embed_text(*_take(rows, y.to(dtype), _per_row(mask, len(y))))
+            return *text, self._modulation(*_take(rows, t, t0, x_mask))
 
         begun: list[Tensor] = []  # what the first block gave, where a policy wanted to see it
 
@@ -246,16 +254,17 @@ class STDiT3(PretrainedModel):
             return (begun[0] - hidden_states).flatten(1, 2)
 
         def modulated_input() -> Tensor:
-            block = self.spatial_blocks[0]
-            shift, scale = block.modulation_rows(self._modulation(t, t0, x_mask))[:2]
+            shift, scale = self.spatial_blocks[0].modulation_rows(modulation())[:2]
             return modulate(hidden_states, shift, scale)
 
         def run_blocks(tokens: Tensor, rows: Tensor | None = None) -> Tensor:
-            given = conditions(rows)
+            # The controller asks for a part of the batch where only some videos are due; `rows` are its indices.
+            given = conditions() if rows is None else conditions_of(rows)
             rope = self.rope.tables(frames)
             h = tokens.unflatten(1, (frames, tokens_per_frame))
             for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
-                h = _take(rows, begun[0])[0] if begun and i == 0 else spatial(h, *given, None, controller)
+                # Taken out of the list, so that nobody holds it while the other blocks run.
+                h = _take(rows, begun.pop())[0] if begun and i == 0 else spatial(h, *given, None, controller)
                 h = temporal(h, *given, rope, controller)
             return h.flatten(1, 2)
 
