@@ -5,9 +5,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from adacache.policies.base import BranchPolicy
-from adacache.signals import own
 from adacache.sites import Site
-from adacache.storage import KeptTensor, TensorStore
+from adacache.storage import KeptTensor, TensorStore, standalone
 
 
 class BranchCache:
@@ -20,18 +19,17 @@ class BranchCache:
         self.num_asked = 0
         self.num_computed = 0
 
-    def run(self, context: str, site: Site, step_index: int, timestep: float, compute: Callable[[], Tensor]) -> Tensor:
+    def run(self, context: str, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         """`compute()`, or what it gave the last time that it was called."""
         key = (context, site)
         self.num_asked += 1
-        computes = self._policy.computes(site, step_index, timestep)  # asked of every step: it may note the time
-        if key in self._kept and not computes:
+        if key in self._kept and not self._policy.computes(site):
             return self._kept[key].fetch()
         self.num_computed += 1
         self._kept.pop(key, None)  # before its successor is there
         residual = compute()
         if self._policy.keeps(site):
-            self._kept[key] = self._store.keep(own(residual))
+            self._kept[key] = self._store.keep(standalone(residual))
         return residual
 
     def free(self) -> None:

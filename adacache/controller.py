@@ -101,7 +101,8 @@ class StepController:
         `signals` are what a policy may want to see before it decides, (B, ...) with the rows of the hidden states:
         "latents", the model's input; "modulated_input", the first block's normalized and modulated input;
         "first_block", the residual of the first block, which `run_blocks` then need not compute again. Only the one
-        that the policy goes by is called, at most once and before `run_blocks`.
+        that the policy goes by is called, at most once and before `run_blocks`. It is kept by reference: do not change
+        it in place afterwards.
 
         Raises: RuntimeError outside of a run, when called twice, or without the policy's signal; ValueError when the
         shape changed during the run, or the rows do not belong to the run's number of videos.

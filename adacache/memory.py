@@ -38,18 +38,22 @@ def estimate_cache_bytes(
     num_elements: int,
     dtype: Literal["fp32", "bf16", "fp16"],
     num_contexts: int = 1,
-    num_blocks: int = 1,
-    num_latents: int = 0,
+    num_blocks: int | None = None,
+    num_latents: int | None = None,
 ) -> CacheBytes:
     """The largest `StepController.nbytes` of a run, reached once the bridge has as many computed steps as it keeps.
 
     That holds between steps and while blocks run, of a computed step and of any batch. Whether its videos share one
     schedule makes no difference, as each keeps its own rows. A computed step never adds to it: "hold" lets go of the
-    old residual before the blocks run, the other bridges of the oldest when they are given a new one. Not counted are
-    temporaries: those of measuring and fitting, several times a hidden state for a moment; the first of the two
-    parts of "ca-mlp" until the second is there; with cache_device="cpu" the residuals that a reused step brings back
-    to the device, when no blocks of that video run. Pinned memory is allocated in powers of two, so that up to twice
-    as much of it may be taken, and up to one more buffer for every tensor.
+    old residual before the blocks run, the other bridges of the oldest when they are given a new one. Where the signal
+    is the head of the residual (`SignalPolicy.is_head`), the promise is an upper bound: heads live only while the
+    blocks of a step run and `nbytes` leaves them out, but one for every context is counted here.
+
+    Not counted are temporaries: those of measuring and fitting, several times a hidden state for a moment; the first
+    of the two parts of "ca-mlp" until the second is there; with cache_device="cpu" the residuals that a reused step
+    brings back to the device, when no blocks of that video run, and those of single branches, which come back one by
+    one while the blocks run. Pinned memory is allocated in powers of two, so that up to twice as much of it may be
+    taken, and up to one more buffer for every tensor.
 
     Args:
         num_steps: sampling steps of the run.
@@ -57,23 +61,27 @@ def estimate_cache_bytes(
             batched.
         dtype: of the hidden states.
         num_contexts: guidance branches that run one after another; the first of them is measured.
-        num_blocks: per stream (the model's depth); only policies of single branches need it.
+        num_blocks: per stream (the model's depth); only policies that reuse single branches need it.
         num_latents: numbers in the model's input of one context; only policies that reuse its output need it. The
             output is taken to have twice as many, as with a predicted variance, and to be float32.
 
-    Raises: ValueError when the config does not fit `num_steps`.
+    Raises: ValueError when the config does not fit `num_steps`, or without one of the two that its policy needs.
     """
     reuse = config if isinstance(config, ReuseOptions) else ReuseOptions()
     policy = config.make_policy(num_steps)
     if isinstance(policy, OutputPolicy):
+        if num_latents is None:
+            raise ValueError("the memory of a policy that reuses the model's output needs num_latents")
         # For each context an input and an output, and one input more of the measured one.
         latents = num_latents * ELEMENT_BYTES[dtype]
         outputs = 2 * num_latents * ELEMENT_BYTES["fp32"]
         return CacheBytes(num_contexts, outputs, num_contexts + 1, latents)
     if isinstance(policy, BranchPolicy):
+        if num_blocks is None:
+            raise ValueError("the memory of a policy that reuses single branches needs num_blocks")
         num_residuals, num_observed = len(_kept_sites(policy, num_blocks)), 0
     else:
-        num_residuals, num_observed = reuse.bridge.num_residuals, _num_observed(policy)
+        num_residuals, num_observed = reuse.bridge.num_residuals, _num_observed(policy, num_contexts)
     return CacheBytes(
         num_residuals=num_residuals * num_contexts,
         residual_bytes=num_elements * ELEMENT_BYTES[reuse.cache_dtype or dtype],
@@ -82,11 +90,12 @@ def estimate_cache_bytes(
     )
 
 
-def _num_observed(policy: Policy | SignalPolicy) -> int:
-    """How many hidden states measurements are compared with."""
+def _num_observed(policy: Policy | SignalPolicy, num_contexts: int) -> int:
+    """How many hidden states measurements are compared with, and heads of the residual that are held."""
     if not isinstance(policy, SignalPolicy):
         return len(policy.observed_sites)
-    return 1 if policy.signal in HIDDEN_STATE_SIGNALS else 0
+    heads = num_contexts if policy.is_head else 0
+    return heads + (policy.signal in HIDDEN_STATE_SIGNALS)
 
 
 def _kept_sites(policy: BranchPolicy, num_blocks: int) -> list[Site]:

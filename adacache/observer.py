@@ -10,7 +10,7 @@ from adacache.distance import relative_change
 from adacache.motion import motion_score
 from adacache.policies.base import Measurement
 from adacache.sites import Site, SiteGroup
-from adacache.storage import KeptTensor, TensorStore
+from adacache.storage import KeptTensor, TensorStore, standalone
 
 
 class _Pending(NamedTuple):
@@ -65,9 +65,7 @@ class ResidualObserver:
             previous = self._previous.pop(group).fetch()
             motion = motion_score(current, self._tokens_per_frame, self._strides) if self._strides else None
             self._pending.append(_Pending(site, relative_change(previous, current), motion))
-        # A part of a batch would keep all of it alive.
-        is_whole = current.nbytes == current.untyped_storage().nbytes()
-        self._previous[group] = self._store.keep(current if is_whole else current.clone(), exact=True)
+        self._previous[group] = self._store.keep(standalone(current), exact=True)
 
     def end_forward(self) -> None:
         """Raises: RuntimeError when the forward pass did not come by every observed site."""

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from adacache.distance import absolute_change, magnitude
 from adacache.policies.base import OutputChange
-from adacache.signals import own
 from adacache.storage import KeptTensor, TensorStore
 
 
@@ -21,14 +20,18 @@ class OutputHistory:
         self._measured: list[Tensor] = []
 
     def store(self, latents: Tensor, output: Tensor) -> None:
-        """Keep the input and output of a computed step, and measure them against those before."""
+        """Keep copies of a computed step's input and output, and measure them against those before.
+
+        They are small, and loops may well change them in place.
+        """
+        latents, output = latents.detach(), output.detach()
         paired = output[:, : latents.shape[1]]
         self._measured = [magnitude(paired) / paired.numel()]
         if self._kept is not None:
             before = self._kept[0].fetch(), self._kept[1].fetch()[:, : latents.shape[1]]
             changes = zip(before, (latents, paired), strict=True)
             self._measured += [absolute_change(a, b) / b.numel() for a, b in changes]
-        self._kept = self._store.keep(own(latents), exact=True), self._store.keep(own(output), exact=True)
+        self._kept = self._store.keep(latents.clone(), exact=True), self._store.keep(output.clone(), exact=True)
 
     def add(self, latents: Tensor) -> Tensor:
         """The output of a reused step: its input plus the last output - input, in the output's dtype."""
@@ -39,8 +42,8 @@ class OutputHistory:
 
     def read_change(self) -> OutputChange:
         """What the last `store` measured; the host waits for the device."""
-        magnitude_, *changes = torch.stack(self._measured).tolist()
-        return OutputChange(*(changes or (None, None)), magnitude_)
+        output_magnitude, *changes = torch.stack(self._measured).tolist()
+        return OutputChange(*(changes or (None, None)), output_magnitude)
 
     @property
     def kept(self) -> list[KeptTensor]:

@@ -27,6 +27,7 @@ class RunState:
         self._num_steps = tracks[0].trace.num_steps
         self._step = -1
         self._clock: StepClock | None = None  # needs a device, known from the first hidden states
+        self._is_timed = False  # whether this step's time has begun
         self._running: str | None = None  # context whose blocks run
         self._measured: list[Track] = []  # only while the blocks of the observed context run
         self._observed_context: str | None = None
@@ -42,8 +43,11 @@ class RunState:
                 f"call it once for each of 0..{self._num_steps - 1}, in this order"
             )
         self._check_model_called()
+        for track in self.tracks:
+            track.check_step(timestep)
         self._contexts.clear()
         self._outputs.clear()
+        self._is_timed = False
         self._step = step_index
         timestep = None if timestep is None else float(timestep)
         for track in self.tracks:
@@ -59,6 +63,7 @@ class RunState:
     ) -> Tensor:
         self._enter(context, hidden_states)
         self._decide(context, signals, len(hidden_states))
+        self._contexts.add(context)
         due = [index for index, track in enumerate(self.tracks) if track.computing]
         if len(due) == len(self.tracks):
             return self._compute(due, hidden_states, run_blocks, (), tokens_per_frame, context)
@@ -80,9 +85,16 @@ class RunState:
             )
         if context in self._outputs:
             raise RuntimeError(f"controller.output was called twice in step {self._step} for context '{context}'")
-        self._outputs.add(context)
         if not isinstance(self.tracks[0], OutputTrack):
+            self._outputs.add(context)
             return output
+        if len(latents) != len(output) or len(latents) % self.num_samples or latents.shape[1] > output.shape[1]:
+            raise ValueError(
+                f"controller.output got latents of shape {tuple(latents.shape)} and an output of shape "
+                f"{tuple(output.shape)} for {self.num_samples} samples; it needs the same rows in both, and at least "
+                "as many channels in the output"
+            )
+        self._outputs.add(context)
         observed = context == self._observed_context
         parts = zip(self._split(latents), self._split(output), strict=True)
         return _interleave([track.replace_output(context, x, out, observed) for (_, track, x), (_, _, out) in parts])
@@ -213,14 +225,18 @@ class RunState:
             )
         self._observed_context = self._observed_context or context
         if not self._contexts:
-            self._clock = self._clock or StepClock(hidden_states.device)
-            self._clock.mark()
+            self._begin_time(hidden_states.device)
             if self.tracks[0].signal is not None and context != self._observed_context:
                 raise RuntimeError(
                     f"context '{context}' came before '{self._observed_context}' in step {self._step}; a policy that "
                     "goes by a signal needs them in the same order at every step"
                 )
-        self._contexts.add(context)
+
+    def _begin_time(self, device: torch.device) -> None:
+        if not self._is_timed:
+            self._clock = self._clock or StepClock(device)
+            self._clock.mark()
+            self._is_timed = True
 
     def _check_model_called(self) -> None:
         if self._step < 0:

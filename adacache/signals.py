@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adacache.distance import absolute_change, magnitude
+from adacache.distance import change_terms
 from adacache.policies.base import SignalChange
-from adacache.storage import KeptTensor, TensorStore
+from adacache.storage import KeptTensor, TensorStore, standalone
 
 
 class SignalMeter:
@@ -23,16 +23,19 @@ class SignalMeter:
         self._kept: KeptTensor | None = None
 
     def measure(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
-        """mean|signal - reference| and mean|reference| as 0-dim tensors; None where there is no reference yet."""
+        """mean|signal - reference| and mean|reference| as 0-dim tensors; None where there is no reference yet.
+
+        Raises: ValueError when the signal's shape changed.
+        """
         if self._kept is None:
             return None
-        reference = self._kept.fetch()
-        return absolute_change(reference, signal) / signal.numel(), magnitude(reference) / signal.numel()
+        difference, magnitude = change_terms(self._kept.fetch(), signal.detach())
+        return difference / signal.numel(), magnitude / signal.numel()
 
     def settle(self, signal: Tensor, computed: bool) -> None:
         """Keep the signal of a step, now that it is known whether it is `computed`, if it is to be a reference."""
         if computed or self._reference == "previous":
-            self._kept = self._store.keep(own(signal), exact=True)
+            self._kept = self._store.keep(standalone(signal), exact=True)
 
     def free(self) -> None:
         """Let go of the reference."""
@@ -49,9 +52,3 @@ def read_changes(measured: Sequence[tuple[Tensor, Tensor] | None]) -> list[Signa
     scalars = [scalar for pair in measured if pair is not None for scalar in pair]
     numbers = iter(torch.stack(scalars).tolist() if scalars else [])
     return [None if pair is None else SignalChange(next(numbers), next(numbers)) for pair in measured]
-
-
-def own(tensor: Tensor) -> Tensor:
-    """The tensor without its autograd graph, copied where it is a part of a larger one: that would be kept alive."""
-    tensor = tensor.detach()
-    return tensor if tensor.nbytes == tensor.untyped_storage().nbytes() else tensor.clone()

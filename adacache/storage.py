@@ -133,6 +133,12 @@ class TensorStore:
         return self._transfers[device]
 
 
+def standalone(tensor: Tensor) -> Tensor:
+    """The tensor without its autograd graph, copied where it is a part of a larger one: that would be kept alive."""
+    tensor = tensor.detach()
+    return tensor if tensor.nbytes == tensor.untyped_storage().nbytes() else tensor.clone()
+
+
 def _convert(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is None or dtype == tensor.dtype:
         return tensor

@@ -16,14 +16,14 @@ from adacache.atomic import atomic_path
 class StepRecord:
     """One sampling step.
 
-    `index` is 0-based, `timestep` the scheduler's value. Of a computed step, `value` was compared with the
-    codebook's thresholds, `distance` is the same before motion regularization (relative change per step, mean
-    over the metric blocks), and `rate` the number of steps until the next computation. `milliseconds` run
-    from this step's call of the model's blocks to the next step's (the last one's to the end of the run); videos of
-    a batch with schedules of their own share the time of a step among those that computed it. `bridge_weight` is the
-    share of the latest change that a fitted bridge adds to the steps that follow, `computed_share` that of the branches
-    that were computed, of policies that reuse single ones. Policies that go by a signal have `distance` and `value` at
-    reused steps, too. None: not measured at this step.
+    `index` is 0-based, `timestep` the scheduler's value. Of a computed step, `value` was compared with the codebook's
+    thresholds, `distance` is the same before motion regularization (relative change per step, mean over the metric
+    blocks; policies that go by a signal say themselves what theirs are), and `rate` the number of steps until the next
+    computation. `milliseconds` run from this step's call of the model's blocks to the next step's (the last one's to
+    the end of the run); videos of a batch with schedules of their own share the time of a step among those that
+    computed it. `bridge_weight` is the share of the latest change that a fitted bridge adds to the steps that follow,
+    `computed_share` that of the branches that were computed, of policies that reuse single ones. Policies that go by a
+    signal have `distance` and `value` at reused steps, too. None: not measured at this step.
     """
 
     index: int
@@ -71,12 +71,14 @@ class Trace:
     def estimated_speedup(self) -> float | None:
         """Time of this run, had all its steps been computed, over its actual time; None without times.
 
-        A reused step is taken to cost the median computed step otherwise. The median, as the first step often
+        None, too, where single branches were reused: no step says what a whole one takes. A reused step is taken to
+        cost the median computed step otherwise. The median, as the first step often
         warms up the device: its mean would promise more than caching gave.
         """
         computed = [record.milliseconds for record in self.records if record.computed]
         reused = [record.milliseconds for record in self.records if not record.computed]
-        if not computed or None in computed or None in reused:
+        in_parts = any(record.computed_share not in (None, 1) for record in self.records)
+        if not computed or in_parts or None in computed or None in reused:
             return None
         actual = sum(computed) + sum(reused)
         return (sum(computed) + len(reused) * median(computed)) / actual if actual > 0 else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
 from adacache.codebook import Codebook
-from adacache.trace import StepRecord, Trace
+from adacache.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,13 +33,15 @@ def plot_trace(
     codebook: Codebook | None = None,
     title: str | None = None,
     frames: Any = None,
+    threshold: float | None = None,
 ) -> None:
     """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
 
     The distance that was compared, or else only measured, is drawn over the step index, against the thresholds of
-    `codebook` and their rates if that is given; below come the motion score and the weight of a fitted bridge, where
-    there are any, and a strip of computed and reused steps. `frames`, the (F, H, W, 3) uint8 video, adds a film of
-    some of its frames on top. The file appears complete or not at all.
+    `codebook` and their rates if that is given, or against the one `threshold` of a policy by signals; below come the
+    motion score and the weight of a fitted bridge, where there are any, and a strip of computed and reused steps.
+    `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears complete or not
+    at all.
 
     Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
     """
@@ -53,7 +55,7 @@ def plot_trace(
     film = None if frames is None else _film(frames)
     width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
     film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
-    was_measured = any(_distance(record) is not None for record in trace.records)  # few static schedules do
+    was_measured = any(r.distance is not None or r.value is not None for r in trace.records)  # few static ones do
     has_motion = any(record.motion_score is not None for record in trace.records)
     has_bridge = any(record.bridge_weight is not None for record in trace.records)
 
@@ -80,7 +82,7 @@ def plot_trace(
         axes["film"].set_anchor("W")
         axes["film"].set_axis_off()
     if was_measured:
-        _draw_distance(axes["distance"], trace, codebook)
+        _draw_distance(axes["distance"], trace, codebook, threshold)
     if has_motion:
         _draw_motion(axes["motion"], trace)
     if has_bridge:
@@ -105,16 +107,22 @@ def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, heig
     figure.text(left, 1 - 0.49 / height, "  ·  ".join(facts), size=9.5, color=FAINT, va="top")
 
 
-def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None) -> None:
-    measured = [(r.index, _distance(r)) for r in trace.records]
+def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None, threshold: float | None) -> None:
+    # What was compared with thresholds; else, where a policy only measures, the distance.
+    compared = any(record.value is not None for record in trace.records)
+    measured = [(r.index, r.value if compared else r.distance) for r in trace.records]
     measured = [(step, value) for step, value in measured if value is not None and not math.isnan(value)]
     thresholds = codebook.thresholds if codebook else ()
     top = _axis_top([value for _, value in measured], thresholds)
     regularized = _is_regularized(trace)
-    _style(axes, trace, "distance × motion" if regularized else "distance per step")
+    by_signal = any(record.distance is not None for record in trace.records if not record.computed)
+    _style(axes, trace, "compared value" if by_signal else "distance × motion" if regularized else "distance per step")
     axes.set_ylim(0, top)
     if codebook:
         _draw_rates(axes, codebook, top)
+    elif threshold is not None and threshold < top:
+        axes.axhline(threshold, color=FAINT, lw=0.6, ls=(0, (4, 3)), zorder=1)
+        _note_at_right(axes, "threshold", threshold)
 
     inside = [(step, value) for step, value in measured if value <= top]
     beyond = [(step, value) for step, value in measured if value > top]
@@ -158,11 +166,6 @@ def _draw_motion(axes: "Axes", trace: Trace) -> None:
     axes.margins(y=0.2)
 
 
-def _distance(record: StepRecord) -> float | None:
-    """What was compared with thresholds; else, where a policy only measures, the distance."""
-    return record.distance if record.value is None else record.value
-
-
 def _is_regularized(trace: Trace) -> bool:
     """Whether motion scores are factors of the distance, 1 being neutral, and not only measured."""
     return any(record.motion_score is not None and record.value is not None for record in trace.records)
@@ -188,8 +191,10 @@ def _note_at_right(axes: "Axes", text: str, y: float) -> None:
 
 def _draw_strip(axes: "Axes", trace: Trace) -> None:
     _style(axes, trace, None)
-    for steps, color in ((trace.computed_steps, COMPUTED), (trace.reused_steps, REUSED)):
-        axes.bar(steps, [1] * len(steps), width=0.78, color=color, lw=0)
+    steps = [record.index for record in trace.records]
+    shares = [record.computed if record.computed_share is None else record.computed_share for record in trace.records]
+    axes.bar(steps, [1] * len(steps), width=0.78, color=REUSED, lw=0)
+    axes.bar(steps, [float(share) for share in shares], width=0.78, color=COMPUTED, lw=0)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)

@@ -32,6 +32,9 @@ class Track:
         self._store = store
         self._histories: dict[str, ResidualHistory] = {}  # by guidance context
 
+    def check_step(self, timestep: float | None) -> None:
+        """Raises: ValueError when a step cannot begin this way; nothing has changed then."""
+
     def begin_step(self, step_index: int, timestep: float | None) -> None:
         """A new step begins; waits for the measurements of the computed step before it."""
         raise NotImplementedError

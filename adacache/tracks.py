@@ -26,6 +26,8 @@ class SignalTrack(Track):
         self._meter = SignalMeter(policy.reference, store)
         self._begun: tuple[int, float | None] = (0, None)
         self._head: dict[str, Tensor] = {}  # by context, while a step lasts
+        if policy.is_head:
+            self.trace.metadata["reuses"] = "tail"
 
     def begin_step(self, step_index: int, timestep: float | None) -> None:
         """Nothing is decided yet."""
@@ -84,7 +86,8 @@ class OutputTrack(SignalTrack):
     def __init__(self, policy: OutputPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
         super().__init__(policy, bridge, num_steps, store)
         self._outputs: dict[str, OutputHistory] = {}
-        self._awaits_readout = False
+        self._measured: OutputHistory | None = None  # of the observed context, until it is read
+        self.trace.metadata["reuses"] = "output"
 
     def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
         """The stack leaves nothing behind."""
@@ -98,21 +101,23 @@ class OutputTrack(SignalTrack):
         if not self.computing:
             self._check_known(context, self._outputs)
             return self._outputs[context].add(latents)
-        self._outputs.setdefault(context, OutputHistory(self._store)).store(latents, output)
-        self._awaits_readout |= observed
+        history = self._outputs.setdefault(context, OutputHistory(self._store))
+        history.store(latents, output)
+        if observed:
+            self._measured = history
         return output
 
     def settle(self) -> None:
         """See `Track`."""
-        if self._awaits_readout:
-            self._awaits_readout = False
-            first = next(iter(self._outputs.values()))  # the observed context
-            self._policy.observe_output(self._step, first.read_change())
+        measured, self._measured = self._measured, None
+        if measured is not None:
+            self._policy.observe_output(self._step, measured.read_change())
 
     def free(self) -> None:
         """See `Track`."""
         super().free()
         self._outputs.clear()
+        self._measured = None
 
     @property
     def kept(self) -> list[KeptTensor]:
@@ -128,21 +133,26 @@ class BranchTrack(Track):
 
     def __init__(self, policy: BranchPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
         super().__init__(bridge, num_steps, store)
+        self._policy = policy
         self._cache = BranchCache(policy, store)
+        self.trace.metadata["reuses"] = "branches"
 
-    def begin_step(self, step_index: int, timestep: float | None) -> None:
+    def check_step(self, timestep: float | None) -> None:
         """Raises: ValueError without a timestep, by which these policies decide."""
         if timestep is None:
             raise ValueError(
                 "a policy of branches goes by the flow's time; pass it: controller.begin_step(index, timestep)"
             )
+
+    def begin_step(self, step_index: int, timestep: float | None) -> None:
+        """Tell the policy the time; the stack will run."""
+        self._policy.begin_step(step_index, timestep)
         self._begin_record(StepRecord(step_index, timestep, True))
         self._cache.num_asked = self._cache.num_computed = 0
 
     def branch(self, context: str, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         """What a branch adds to the hidden states, computed or reused."""
-        record = self.trace.records[-1]
-        return self._cache.run(context, site, record.index, record.timestep, compute)
+        return self._cache.run(context, site, compute)
 
     def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
         """The stack leaves nothing behind; count its branches."""

@@ -156,7 +156,8 @@ def _write_records(folder: Path, stem: str, result: SampleResult, frames: np.nda
         result.trace.save(json_path, **metadata)
         picture = folder / f"{stem}.trace.png"  # an image sample is itself a png
         codebook = getattr(config.cache, "codebook", None)  # a static schedule has none
-        plot_trace(result.trace, picture, codebook=codebook, title=result.prompt.text, frames=frames)
+        threshold = getattr(config.cache, "threshold", None)  # of policies that go by a signal
+        plot_trace(result.trace, picture, codebook, result.prompt.text, frames, threshold)
     if config.save_frames:
         import numpy as np
 

@@ -31,9 +31,11 @@ def number(value: float | None) -> str:
 def show(path: Path) -> str:
     """A line per step and a summary."""
     trace = Trace.load(path)
+    in_parts = any(record.computed_share is not None for record in trace.records)
+    branches = f" {'branches':>9}" if in_parts else ""
     lines = [
         f"{'step':>4} {'timestep':>9} {'':<8} {'distance':>9} {'value':>9} {'motion':>9} "
-        f"{'bridge':>6} {'rate':>5} {'ms':>8}"
+        f"{'bridge':>6} {'rate':>5} {'ms':>8}{branches}"
     ]
     for record in trace.records:
         timestep = "-" if record.timestep is None else f"{record.timestep:.1f}"
@@ -43,6 +45,7 @@ def show(path: Path) -> str:
             f"{'-' if record.bridge_weight is None else f'{record.bridge_weight:.2f}':>6} "
             f"{'-' if record.rate is None else record.rate:>5} "
             f"{'-' if record.milliseconds is None else f'{record.milliseconds:.1f}':>8}"
+            + (f" {record.computed_share:>9.0%}" if record.computed_share is not None else "")
         )
     speedup = trace.estimated_speedup
     lines.append(f"{strip(trace)}  {trace.num_computed} of {trace.num_steps} steps computed")
@@ -59,7 +62,7 @@ def draw(path: Path, output: Path | None) -> str:
     cache = (trace.metadata.get("config") or {}).get("cache") or {}
     codebook = Codebook.from_value(cache["codebook"]) if "codebook" in cache else None
     output = output or path.with_suffix(".trace.png")
-    plot_trace(trace, output, codebook=codebook, title=trace.metadata.get("prompt"))
+    plot_trace(trace, output, codebook, trace.metadata.get("prompt"), threshold=cache.get("threshold"))
     return f"wrote {output}"
 
 

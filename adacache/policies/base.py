@@ -132,10 +132,14 @@ class BranchPolicy(ABC):
     """Decides for each residual branch of each block, by step and time alone; the stack itself always runs."""
 
     @abstractmethod
-    def computes(self, site: Site, step_index: int, timestep: float) -> bool:
-        """Whether a branch is computed, or what it added at its last computation is added again.
+    def begin_step(self, step_index: int, timestep: float) -> None:
+        """A step begins; `timestep` is the scheduler's, 1000 for noise down to 0."""
 
-        `timestep` is the scheduler's, 1000 for noise down to 0. Asking changes nothing.
+    @abstractmethod
+    def computes(self, site: Site) -> bool:
+        """Whether a branch is computed in this step, or what it added at its last computation is added again.
+
+        Asking changes nothing. A branch that was never computed is, whatever the answer.
         """
 
     @abstractmethod

@@ -22,7 +22,7 @@ class EasyCacheConfig(ReuseOptions):
     before k is known, which takes two computed steps.
 
     A reused step skips the model: its output is x plus the last computed v - x. There is no residual to bridge, so
-    that `bridge` stays at "hold".
+    that `bridge` stays at "hold", and `cache_dtype` at None.
 
     Raises: ValueError in one sentence that names the option.
     Source: arXiv:2507.02860, EasyCache, and the authors' code for HunyuanVideo (`easycache_sample_video.py`), whose
@@ -43,6 +43,11 @@ class EasyCacheConfig(ReuseOptions):
             raise ValueError(
                 f"bridge '{self.bridge.kind}' does not go with EasyCache, which reuses the model's output "
                 "instead of a residual; leave bridge out"
+            )
+        if self.cache_dtype is not None:
+            raise ValueError(
+                f"cache_dtype '{self.cache_dtype}' does not go with EasyCache, which keeps no residuals but a few "
+                "latents as they are; leave cache_dtype out"
             )
 
     def make_policy(self, num_steps: int) -> EasyCachePolicy:

@@ -20,9 +20,10 @@ class FBCacheConfig(ReuseOptions):
     reused. A reused step costs one block.
 
     Raises: ValueError in one sentence that names the option.
-    Source: first block cache of ParaAttention and diffusers (`FirstBlockCacheConfig`). Two things differ. In diffusers
-    guidance branches decide apart; here one decision serves them all. And there a change that is NaN, as where
-    residuals overflowed, lets the step be reused; here it is computed.
+    Source: first block cache of ParaAttention and diffusers (`FirstBlockCacheConfig`). Three things differ. In
+    diffusers guidance branches decide apart; here one decision serves them all. There all videos of a batch are
+    measured together, here only with schedule="batch". And there a change that is NaN, as where residuals overflowed,
+    lets the step be reused; here it is computed.
     """
 
     label: ClassVar[str] = "FBCache"

@@ -34,8 +34,9 @@ class PABConfig(ReuseOptions):
     Source: arXiv:2408.12588, PAB, and its code in VideoSys, with the options for Open-Sora as defaults. Two things
     differ. There a hold begins only where a listed time *is* the integer timestep of a step. Open-Sora's move with
     resolution, length and number of steps, and only at 480p with 51 frames and 30 steps all three are hit; other
-    settings hit fewer or none, without a message. "The first step at or below" gives the same steps there, and as many
-    holds everywhere else. And the window is compared with the time itself, not with its integer part.
+    settings hit fewer or none, without a message. "The first step at or below" gives the same steps there, and holds at
+    all other settings, too; listed times that one step passes together begin one. And the window is compared with the
+    time itself, not with its integer part.
     """
 
     label: ClassVar[str] = "PAB"
@@ -83,26 +84,32 @@ class PABConfig(ReuseOptions):
 class PABPolicy(BranchPolicy):
     """The policy of a `PABConfig`.
 
-    Which step is the first at or below a listed time depends on the steps before it, whose times are not known
-    beforehand. So the earliest such step that was asked about is noted for each time. Steps come in order, and noting
-    one twice changes nothing.
+    Which step is the first at or below a listed time shows when it comes: the times of later ones are not known before.
     """
 
     def __init__(self, config: PABConfig) -> None:
         self._config = config
         self._intervals = {"spatial": config.spatial, "temporal": config.temporal, "cross": config.cross}
         self._hold_begins: dict[float, int] = {}  # listed time -> the step
+        self._step = 0
+        self._timestep = 0.0
 
-    def computes(self, site: Site, step_index: int, timestep: float) -> bool:
+    def begin_step(self, step_index: int, timestep: float) -> None:
+        """Note the step, and the holds that begin with it."""
+        self._step, self._timestep = step_index, timestep
+        for time in self._config.mlp_times:
+            if timestep <= time:
+                self._hold_begins.setdefault(time, step_index)
+
+    def computes(self, site: Site) -> bool:
         """Whether neither the branch's interval nor a hold reuses it at this step."""
-        self._note(step_index, timestep)
         if not self.keeps(site):
             return True
         # Step 0 is divided by every interval and lies in no hold: there is nothing yet to add again.
         if site.part == "mlp":
-            return not self._is_held(step_index)
+            return not self._is_held()
         low, high = self._config.window
-        return not low < timestep < high or step_index % self._interval(site) == 0
+        return not low < self._timestep < high or self._step % self._interval(site) == 0
 
     def keeps(self, site: Site) -> bool:
         """Attention with an interval above 1, and the MLPs that are held."""
@@ -113,14 +120,9 @@ class PABPolicy(BranchPolicy):
     def _interval(self, site: Site) -> int:
         return self._intervals["cross" if site.part == "cross" else site.stream]
 
-    def _note(self, step_index: int, timestep: float) -> None:
-        for time in self._config.mlp_times:
-            if timestep <= time:
-                self._hold_begins[time] = min(step_index, self._hold_begins.get(time, step_index))
-
-    def _is_held(self, step_index: int) -> bool:
-        begins = self._hold_begins.values()
-        return step_index not in begins and any(0 < step_index - begin <= self._config.mlp_hold for begin in begins)
+    def _is_held(self) -> bool:
+        since = [self._step - begin for begin in self._hold_begins.values()]
+        return 0 not in since and any(steps <= self._config.mlp_hold for steps in since)
 
 
 def _read_window(value: Any) -> tuple[float, float]:

@@ -56,15 +56,19 @@ class StaticScheduleConfig(ReuseOptions):
         """The schedule of a recorded run, bridged as that run was.
 
         Raises: OSError when the file cannot be read; ValueError when it holds no trace, only a part of one, or one of
-        reused branches.
+        a policy that reused something else than the stack.
         """
         trace = Trace.load(path)
         if len(trace.records) != trace.num_steps:
             raise ValueError(
                 f"{path} holds {len(trace.records)} of {trace.num_steps} steps; replay the trace of a complete run"
             )
-        if any(record.computed_share not in (None, 1) for record in trace.records):
-            raise ValueError(f"{path} is of a policy that reused single branches; a list of steps cannot repeat that")
+        reuses = trace.metadata.get("reuses", "stack")
+        if reuses != "stack":
+            raise ValueError(
+                f"{path} is of a policy that reused the model's {reuses}; a list of steps repeats only what reuses the "
+                "whole stack"
+            )
         bridge = trace.metadata.get("bridge", BridgeConfig())
         return cls(tuple(trace.computed_steps), trace.num_steps, bridge=bridge)
 

@@ -46,7 +46,8 @@ class TeaCacheConfig(ReuseOptions):
     Raises: ValueError in one sentence that names the option.
     Source: arXiv:2411.19108, TeaCache, and the authors' code. Two things differ. p(x) below 0 counts as 0: beyond the
     range it was fitted on, p can turn negative (Latte's above x = 0.237, Mochi's above 0.144), and as published a
-    *large* change then lowers the sum and puts the next computation off. And there all videos of a batch are measured
+    *large* change then lowers the sum and puts the next computation off. At 0 it only counts as none, which is still
+    wrong: a polynomial says nothing beyond its range. And there all videos of a batch are measured
     together, here only with schedule="batch".
     """
 

@@ -22,7 +22,7 @@ _NAMES = {
     "solver": "solver",
 }
 
-_UNSAID = {"solver": "euler"}  # what a calibration was made for that does not name the condition
+_DEFAULT_CONDITIONS = {"solver": "euler"}  # what a calibration was made for that does not name the condition
 
 
 def conditions_of(config: SampleConfig) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def conditions_of(config: SampleConfig) -> dict[str, Any]:
 
 def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
     """Which condition ``config`` does not meet, in words; None when it meets all that it can be asked."""
-    made_for = {**_UNSAID, **conditions}
+    made_for = {**_DEFAULT_CONDITIONS, **conditions}
     for key, value in conditions_of(config).items():
         if key not in made_for:
             return f"it does not say for which {_NAMES[key]} it was made"

@@ -12,8 +12,11 @@ from adacache.policies.base import BranchPolicy
 class CrossEverySecond(BranchPolicy):
     """Cross-attention is computed at even steps below time 900, everything else always."""
 
-    def computes(self, site: Site, step_index: int, timestep: float) -> bool:
-        return site.part != "cross" or step_index % 2 == 0 or timestep >= 900
+    def begin_step(self, step_index: int, timestep: float) -> None:
+        self.computes_cross = step_index % 2 == 0 or timestep >= 900
+
+    def computes(self, site: Site) -> bool:
+        return site.part != "cross" or self.computes_cross
 
     def keeps(self, site: Site) -> bool:
         return site.part == "cross"
@@ -83,3 +86,18 @@ def test_without_a_time_it_is_refused():
     controller = StepController(Config())
     with pytest.raises(ValueError, match="goes by the flow's time; pass it"), controller.run(2):
         controller.begin_step(0)
+
+
+def test_a_refused_step_can_begin_again():
+    controller = StepController(Config())
+    with controller.run(1):
+        with pytest.raises(ValueError, match="pass it"):
+            controller.begin_step(0)
+        controller.begin_step(0, 800)
+        assert model(torch.ones(1, 1, 1), controller).item() == 22
+
+
+def test_no_speedup_is_told_where_steps_ran_in_part():
+    _, controller = run([800, 700, 600], [1, 2, 3])
+    assert controller.trace.estimated_speedup is None
+    assert controller.trace.metadata["reuses"] == "branches"

@@ -254,3 +254,63 @@ def test_memory_is_a_signal_and_a_residual_or_three_latents():
             controller.begin_step(0)
             TwoBlocks()(torch.ones(2, 1, 1), controller)
             assert controller.nbytes == tensors * 2 * 4
+
+
+def test_the_observed_context_is_the_one_that_is_told_whatever_comes_out_first():
+    config = Config(WholeModel)
+    controller = StepController(config)
+    with controller.run(2):
+        for step in range(2):
+            controller.begin_step(step)
+            inputs = {"cond": torch.full((1, 1, 1), 2.0), "uncond": torch.full((1, 1, 1), 17.0)}
+            for context, x in inputs.items():
+                controller.stack(x, lambda h: 2 * h, 1, context, {"latents": lambda x=x: x})
+            for context in ("uncond", "cond"):
+                controller.output(inputs[context], 3 * inputs[context], context)
+    assert config.made[0].outputs == [(None, None, 6.0)]
+
+
+def test_what_is_reused_stands_in_the_trace():
+    for policy, reuses in ((ByThreshold, None), (ByHead, "tail"), (WholeModel, "output")):
+        _, _, traces = run(Config(policy), [[1.0]])
+        assert traces[0].metadata.get("reuses") == reuses
+
+
+def test_a_signal_of_another_shape_is_refused():
+    controller = StepController(Config(ByThreshold))
+    with pytest.raises(ValueError, match="start a new run when the shape of the latents changes"), controller.run(2):
+        for step, tokens in enumerate((4, 6)):
+            x = torch.ones(1, tokens, 2)
+            controller.begin_step(step)
+            controller.stack(x, lambda h: h + 1, 1, signals={"modulated_input": lambda x=x: x})
+
+
+@pytest.mark.parametrize(
+    ("latents", "output"), [((1, 2, 3), (2, 2, 3)), ((3, 2, 3), (3, 2, 3)), ((2, 2, 3), (2, 1, 3))]
+)
+def test_an_output_that_does_not_fit_is_refused(latents, output):
+    controller = StepController(Config(WholeModel))
+    with pytest.raises(ValueError, match="needs the same rows in both"), controller.run(1, 2):
+        controller.begin_step(0)
+        controller.stack(torch.ones(2, 1, 1), lambda h: h + 1, 1, signals={"latents": lambda: torch.ones(2, 1, 1)})
+        controller.output(torch.ones(latents), torch.ones(output))
+
+
+def test_a_refused_signal_can_be_given_again():
+    controller = StepController(Config(ByThreshold))
+    with controller.run(1):
+        controller.begin_step(0)
+        with pytest.raises(RuntimeError, match="the model offers none"):
+            controller.stack(torch.ones(1, 1, 1), lambda h: h + 1, 1)
+        assert TwoBlocks()(torch.ones(1, 1, 1), controller).item() == -4
+
+
+def test_a_loop_may_change_latents_and_outputs_in_place():
+    controller, z = StepController(Config(WholeModel)), torch.full((1, 1, 1), 1.0)
+    with controller.run(2):
+        for step in range(2):
+            controller.begin_step(step)
+            out = TwoBlocks()(z, controller)
+            assert out.item() == (-4.0 if step == 0 else 1.25 - 5.0)
+            z.fill_(1.25)
+            out.zero_()

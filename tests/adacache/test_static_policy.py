@@ -176,8 +176,9 @@ def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):
         StaticScheduleConfig.from_file(tmp_path / "nothing.json")
 
 
-def test_a_trace_of_reused_branches_is_no_list_of_steps(tmp_path):
-    trace = Trace(2, [StepRecord(0, 1000.0, True), StepRecord(1, 500.0, True, computed_share=0.5)])
-    trace.save(tmp_path / "pab.json")
-    with pytest.raises(ValueError, match="reused single branches; a list of steps cannot repeat that"):
-        StaticScheduleConfig.from_trace(tmp_path / "pab.json")
+@pytest.mark.parametrize("reuses", ["tail", "output", "branches"])
+def test_a_trace_of_what_is_not_the_stack_is_no_list_of_steps(reuses, tmp_path):
+    trace = Trace(2, [StepRecord(0, 1000.0, True), StepRecord(1, 500.0, True)], {"reuses": reuses})
+    trace.save(tmp_path / "trace.json")
+    with pytest.raises(ValueError, match=f"reused the model's {reuses}; a list of steps repeats only"):
+        StaticScheduleConfig.from_trace(tmp_path / "trace.json")

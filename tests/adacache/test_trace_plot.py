@@ -96,3 +96,22 @@ def test_wrong_input_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="xyz"):
         plot_trace(trace(), tmp_path / "trace.xyz")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_policy_by_signals_is_drawn_with_its_threshold_and_values_at_reused_steps(tmp_path):
+    records = [
+        StepRecord(0, 1000.0, True),
+        StepRecord(1, 900.0, False, distance=0.1, value=0.1),
+        StepRecord(2, 800.0, True, distance=0.2, value=0.3),
+        StepRecord(3, 700.0, True, distance=0.2),
+    ]
+    for name, threshold in (("plain", None), ("threshold", 0.2)):
+        plot_trace(Trace(4, records), tmp_path / f"{name}.svg", threshold=threshold)
+    assert "threshold" in (tmp_path / "threshold.svg").read_text()
+    assert "threshold" not in (tmp_path / "plain.svg").read_text()
+
+
+def test_steps_that_ran_in_part_are_filled_in_part(tmp_path):
+    for share in (1.0, 0.25):
+        plot_trace(Trace(1, [StepRecord(0, 500.0, True, computed_share=share)]), tmp_path / f"{share}.png")
+    assert (tmp_path / "1.0.png").read_bytes() != (tmp_path / "0.25.png").read_bytes()
