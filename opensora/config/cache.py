@@ -73,7 +73,7 @@ def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | N
     from adacache.policies.registry import config_from_dict
     from adacache.policies.static import StaticScheduleConfig
 
-    if entries.get("policy") != "static" or "file" not in entries:
+    if entries.get("policy", "static") != "static" or "file" not in entries:
         return config_from_dict(entries)
     if "computed_steps" in entries:
         raise ValueError("file and computed_steps exclude each other; give one of them")
