@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     wishes = ((name, getattr(options, name)) for name in TARGETS)
     try:
         target = Target(*next(((name, value) for name, value in wishes if value is not None), DEFAULT_TARGET))
-        check_choice("bridge", options.bridge, SIMULATED)
+        check_choice("bridge kind", options.bridge, SIMULATED)
         bridge = BridgeConfig(options.bridge, weight=0.5)
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error
@@ -90,10 +90,7 @@ def run(options: argparse.Namespace) -> int:
     search, held_out = split_clips(
         [prompt.text for prompt in read_prompts(config)], options.search_clips, options.held_out_clips, config.seed
     )
-    try:
-        folder = make_output_folder(options.output)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("--save-dir", "--output")) from error
+    folder = make_output_folder(options.output, "--output")
 
     from tqdm import tqdm
 

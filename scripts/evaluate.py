@@ -14,12 +14,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from opensora.config.command_line import OneLineParser  # noqa: E402
 from opensora.evaluation.metric_info import METRICS  # noqa: E402
+
+if TYPE_CHECKING:
+    from opensora.evaluation.vbench import VBenchExport
 
 EXIT_INCOMPLETE = 1
 
@@ -51,18 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare, print, write, export."""
+    """Export, compare, print, write."""
     from opensora.evaluation.evaluate import evaluate
     from opensora.evaluation.output import check_format, remarks, table, write
-    from opensora.utils.errors import ConfigError
+    from opensora.evaluation.vbench import export_vbench
     from opensora.utils.files import make_output_folder
 
     if options.output:
         check_format(options.output)
-        try:
-            make_output_folder(options.output.parent)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("--save-dir", "--output")) from error
+        make_output_folder(options.output.parent, "--output")
+    # Before the comparison, which takes long: a folder that is refused is to be refused at once.
+    exported = export_vbench(options.samples, Path(options.export[1])) if options.export else None
     evaluation = evaluate(options.reference, options.samples, without=options.without)
     print(table(evaluation))
     if text := remarks(evaluation):
@@ -71,16 +74,14 @@ def run(options: argparse.Namespace) -> int:
         write(evaluation, options.output)
         print(f"wrote {options.output}")
     complete = not evaluation.not_compared
-    if options.export:
-        complete &= export(options.samples, Path(options.export[1]))
+    if exported:
+        complete &= tell_export(exported)
     return 0 if complete else EXIT_INCOMPLETE
 
 
-def export(samples: Path, folder: Path) -> bool:
-    """Copy the samples for VBench and say what was left out; whether it was nothing."""
-    from opensora.evaluation.vbench import export_vbench
-
-    exported = export_vbench(samples, folder)
+def tell_export(exported: VBenchExport) -> bool:
+    """Say what was copied for VBench and what was left out; whether the latter was nothing."""
+    folder = exported.folder
     print(f"copied {len(exported.prompts)} videos to {folder}/videos and wrote {folder}/prompts.json")
     for note in exported.notes:
         print(f"note: {note}")

@@ -61,10 +61,7 @@ def run(options: argparse.Namespace) -> int:
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
     prompts = [prompt.text for prompt in read_prompts(config)]
-    try:
-        make_output_folder(options.output.parent)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("--save-dir", "--output")) from error
+    make_output_folder(options.output.parent, "--output")
 
     from tqdm import tqdm
 

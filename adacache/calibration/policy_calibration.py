@@ -50,7 +50,10 @@ class PolicyCalibration:
 
 
 class SignalRecorder(StepController):
-    """Computes every step and measures, per video, what the policies are fitted to. For neighboring steps:
+    """Computes every step and measures, per video, what the policies are fitted to.
+
+    Where guidance branches run one after another, only the context that came first in the run is measured. For
+    neighboring steps:
 
     Attributes:
         input_changes, output_changes: per step but the first (videos,) relative L1 changes of the modulated input and
@@ -64,6 +67,7 @@ class SignalRecorder(StepController):
         self.output_changes: list[np.ndarray] = []
         self.ratios: list[np.ndarray] = []
         self._num_samples = 1
+        self._observed_context: str | None = None
         self._previous: dict[str, Tensor] = {}
 
     @contextmanager
@@ -71,6 +75,7 @@ class SignalRecorder(StepController):
         """As `StepController.run`; forgets the run before."""
         self.input_changes, self.output_changes, self.ratios = [], [], []
         self._num_samples = num_samples
+        self._observed_context = None
         self._previous = {}
         try:
             with super().run(num_steps, num_samples) as controller:
@@ -92,15 +97,19 @@ class SignalRecorder(StepController):
         """
         if "modulated_input" not in (signals or {}):
             raise RuntimeError("the model offers no signal 'modulated_input', to which TeaCache would be fitted")
+        self._observed_context = self._observed_context or context
+        if context != self._observed_context:
+            return super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
         signal = signals["modulated_input"]()
         output = super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
-        self._note(self.input_changes, f"{context} input", signal, self._relative_changes)
-        self._note(self.ratios, f"{context} norms", (output - hidden_states).float().norm(dim=-1), self._mean_ratios)
+        self._note(self.input_changes, "input", signal, self._relative_changes)
+        self._note(self.ratios, "norms", (output - hidden_states).float().norm(dim=-1), self._mean_ratios)
         return output
 
     def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
         """As `StepController.output`; waits for the device."""
-        self._note(self.output_changes, f"{context} output", output[:, : latents.shape[1]], self._relative_changes)
+        if context == self._observed_context:
+            self._note(self.output_changes, "output", output[:, : latents.shape[1]], self._relative_changes)
         return super().output(latents, output, context)
 
     def _note(
@@ -125,12 +134,18 @@ class SignalRecorder(StepController):
 def fit_policies(inputs: np.ndarray, outputs: np.ndarray, ratios: np.ndarray) -> PolicyCalibration:
     """Constants from measurements (videos, steps - 1) each, as `SignalRecorder` makes them.
 
-    Raises: ValueError with fewer measurements than the polynomial has coefficients, or with NaN.
+    Raises: ValueError with fewer measurements than the polynomial has coefficients, with NaN, or where all inputs are
+    the same.
     """
     if inputs.size <= DEGREE or not all(np.isfinite(values).all() for values in (inputs, outputs, ratios)):
         raise ValueError(
             f"{inputs.size} measurements do not fit a polynomial of degree {DEGREE}, or some are not finite; "
             "run more steps or videos"
+        )
+    if np.ptp(inputs) == 0:
+        raise ValueError(
+            f"all {inputs.size} measured changes of the input are {inputs.flat[0]:g}, to which no polynomial can be "
+            "fitted; run more steps or other videos"
         )
     x, y = inputs.ravel(), outputs.ravel()
     coefficients = np.polyfit(x, y, DEGREE)

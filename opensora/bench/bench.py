@@ -71,10 +71,7 @@ class Bench:
         command: str,
     ) -> None:
         check_options(plan, config)
-        try:
-            self._folder = make_output_folder(folder)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("--save-dir", "--output")) from error
+        self._folder = make_output_folder(folder, "--output")
         self.plan = plan
         self._prompts = prompts
         self._tuning_clips = tuning_clips(tuning, plan.tuning_clips)

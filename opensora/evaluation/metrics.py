@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -36,7 +37,7 @@ class Metrics:
         """The metrics of ``opensora.evaluation.metric_info`` by key.
 
         What cannot be computed has no key: SSIM of frames below 11 pixels, MS-SSIM below 33, flicker of a single
-        frame, optional metrics that are not installed.
+        frame, optional metrics that are not installed, or fail or are not finite.
 
         Args:
             frames: the sample, (F, H, W, 3) uint8.
@@ -83,12 +84,17 @@ class Metrics:
         return values
 
     def _optional_value(self, key: str, frames: np.ndarray, reference: np.ndarray, fps: float) -> float | None:
+        """None for what the metric of another package cannot compute: it must not end a run, nor spoil its means."""
         try:
-            return self._optional[key](frames, reference, fps)
-        except Exception as error:  # a metric of another package must not end a run
-            count, height, width = frames.shape[:3]
-            self._note(f"{METRICS[key].title} is left out of clips of {count} x {height} x {width}: {one_line(error)}")
-            return None
+            value = self._optional[key](frames, reference, fps)
+            if math.isfinite(value):
+                return value
+            reason = f"it is {value}"
+        except Exception as error:
+            reason = one_line(error)
+        count, height, width = frames.shape[:3]
+        self._note(f"{METRICS[key].title} is left out of clips of {count} x {height} x {width}: {reason}")
+        return None
 
     def _wanted(self, key: str) -> bool:
         return key not in self._without

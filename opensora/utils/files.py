@@ -22,8 +22,11 @@ def find_path(path: str | os.PathLike[str]) -> Path | None:
     return None
 
 
-def make_output_folder(folder: str | os.PathLike[str]) -> Path:
+def make_output_folder(folder: str | os.PathLike[str], flag: str = "--save-dir") -> Path:
     """Create ``folder`` if needed and prove that files can be written into it.
+
+    Args:
+        flag: of the command line, with which another folder is chosen; the message names it.
 
     Raises:
         ConfigError: the folder cannot be created or written to.
@@ -36,6 +39,6 @@ def make_output_folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise ConfigError(
-            f"cannot write to the output folder '{folder}' ({reason}); choose another one with --save-dir"
+            f"cannot write to the output folder '{folder}' ({reason}); choose another one with {flag}"
         ) from error
     return folder

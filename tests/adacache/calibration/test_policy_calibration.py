@@ -43,6 +43,20 @@ def test_a_recorder_starts_anew_with_every_run_and_keeps_no_tensors():
     assert recorder._previous == {}
 
 
+def test_of_guidance_branches_that_run_apart_only_the_first_is_measured():
+    recorder = SignalRecorder(3)
+    with recorder.run(3):
+        for step in range(3):
+            recorder.begin_step(step, 0.0)
+            for context, growth in (("cond", 2.0), ("uncond", 5.0)):
+                x = torch.full((1, 1, 1), growth**step)
+                signals = {"modulated_input": lambda x=x: x}
+                recorder.output(x, recorder.stack(x, lambda h: 2 * h, 1, context, signals), context)
+    # Each step doubles the input, the output and the residual of the first one.
+    for changes, expected in ((recorder.input_changes, 1), (recorder.output_changes, 1), (recorder.ratios, 2)):
+        assert [change.tolist() for change in changes] == [[expected]] * 2
+
+
 def test_a_model_without_the_signal_is_refused():
     recorder = SignalRecorder(1)
     with pytest.raises(RuntimeError, match="offers no signal 'modulated_input'"), recorder.run(1):
@@ -70,5 +84,7 @@ def test_where_nothing_explains_the_output_r2_says_so():
 def test_too_little_to_fit_is_refused():
     with pytest.raises(ValueError, match="4 measurements do not fit a polynomial of degree 4"):
         fit_policies(np.ones((1, 4)), np.ones((1, 4)), np.ones((1, 4)))
+    with pytest.raises(ValueError, match="all 12 measured changes of the input are 0.5"):
+        fit_policies(np.full((3, 4), 0.5), np.ones((3, 4)), np.ones((3, 4)))
     with pytest.raises(ValueError, match="some are not finite"):
         fit_policies(np.ones((3, 4)), np.full((3, 4), np.nan), np.ones((3, 4)))

@@ -46,6 +46,16 @@ def test_a_clip_that_was_not_exported_shows_in_the_exit_code(folders, save, tmp_
     assert "not exported: y has no mp4" in capsys.readouterr().out
 
 
+def test_an_export_folder_that_is_refused_is_refused_before_anything_is_compared(folders, tmp_path, capsys):
+    taken = tmp_path / "vbench" / "videos"
+    taken.mkdir(parents=True)
+    (taken / "another.mp4").write_bytes(b"")
+    assert evaluate.main([*map(str, folders), *QUICK, "--export", "vbench", str(taken.parent)]) == 2
+    told = capsys.readouterr()
+    assert "holds other files, e.g. 'another.mp4'" in told.err and "comparing" not in told.err
+    assert told.out == "" and [path.name for path in taken.iterdir()] == ["another.mp4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

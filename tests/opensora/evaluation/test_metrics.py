@@ -56,6 +56,15 @@ def test_small_frames_say_what_became_of_their_metrics(metrics):
     assert len(metrics.notes) == 4  # each once: the fourth is that of MS-SSIM at 10 x 10
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_optional_metric_that_is_not_finite_is_left_out_and_noted_once(monkeypatch, value):
+    monkeypatch.setattr("opensora.evaluation.metrics.load_optional", lambda keys: ({"lpips": lambda *_: value}, None))
+    metrics = Metrics(without=["cvvdp", "ssim", "ms_ssim"])
+    for _ in range(2):
+        assert metrics.compare(flat(1, side=16), flat(1, side=16)).keys() == {"psnr", "flicker"}
+    assert metrics.notes == [f"LPIPS is left out of clips of 2 x 16 x 16: it is {value}"]
+
+
 def test_metrics_can_be_left_out():
     chosen = Metrics(without=["lpips", "cvvdp", "ms_ssim", "flicker", "psnr"])
     assert chosen.compare(flat(1), flat(1)).keys() == {"ssim"}
