@@ -49,6 +49,9 @@ def show(path: Path) -> str:
         )
     speedup = trace.estimated_speedup
     lines.append(f"{strip(trace)}  {trace.num_computed} of {trace.num_steps} steps computed")
+    if in_parts:
+        computed = sum(1 if r.computed_share is None else r.computed_share for r in trace.records)
+        lines.append(f"of their branches as many as of {computed:.1f} steps")
     if speedup is not None:
         lines.append(f"estimated speedup of the blocks {speedup:.2f}x")
     return "\n".join(lines)

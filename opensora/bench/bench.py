@@ -214,5 +214,12 @@ class Bench:
                 "tuning_clips": self.plan.tuning_clips,
                 "budgets": sorted({point.budget for point in self._work.points} & set(self.plan.budgets)),
             },
-            "left_out": [*self._left_out, *self._meter.notes],
+            "left_out": [*self._left_out, *_few_prompts(clips), *self._meter.notes],
         }
+
+
+def _few_prompts(clips: Sequence[BenchClip]) -> list[str]:
+    """A sentence where intervals over prompts say nothing."""
+    if len({clip.prompt_index for clip in clips}) > 1:
+        return []
+    return ["One prompt gives no interval: those that are shown have no width and mean nothing."]

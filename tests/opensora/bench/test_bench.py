@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from opensora.bench.bench import _few_prompts
 from opensora.bench.command import main
 from opensora.bench.costs import Costs, StepCosts
 from opensora.bench.log import BenchLog
@@ -190,3 +191,10 @@ def test_references_are_not_compared_with_themselves(tmp_path):
     assert (exact["compute"], uncached["compute"]) == (20.0, 10.0)
     steps = work.log.get(work.clips[0], work.points[0]).values
     assert {"psnr", "psnr_exact"} <= steps.keys()
+
+
+def test_one_prompt_is_said_to_give_no_interval():
+    assert _few_prompts(bench_clips(["a"], 2)) == [
+        "One prompt gives no interval: those that are shown have no width and mean nothing."
+    ]
+    assert _few_prompts(bench_clips(["a", "b"], 1)) == []
