@@ -1,7 +1,7 @@
 """The step controller: a policy's decisions, applied to the blocks of a model."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -70,16 +70,27 @@ class StepController:
             if self._run is run:
                 self._run = None
 
-    def begin_step(self, step_index: int, timestep: float | None = None) -> None:
+    def begin_step(
+        self,
+        step_index: int,
+        timestep: float | None = None,
+        generated_frames: Sequence[Sequence[bool]] | None = None,
+    ) -> None:
         """Decide about one step; steps come as 0, 1, ..., num_steps - 1.
 
         `timestep` is the scheduler's value, for the trace and for policies of branches. Give a plain number: to read
         one from a GPU tensor would make every step wait for the device.
 
-        Raises: ValueError when a step is left out or repeated; RuntimeError outside of a run, or when the
-        model did not call `stack` in the step before.
+        `generated_frames` says for each video of the batch, and each of its frames, whether it takes part in this
+        step, True, or is held as it was given, False; None where all take part. Give plain bools, for the same reason.
+        What is measured is measured over frames that take part: held ones hardly change. Where other frames take part
+        than in the step before, as one that is edited from a later time on, the step is computed for that video and
+        nothing from before is reused. With one schedule for a batch (schedule="batch") it is computed for all videos.
+
+        Raises: ValueError when a step is left out or repeated, or `generated_frames` are not as they should be;
+        RuntimeError outside of a run, or when the model did not call `stack` in the step before.
         """
-        self._active("begin_step").begin_step(step_index, timestep)
+        self._active("begin_step").begin_step(step_index, timestep, generated_frames)
 
     def stack(
         self,
@@ -98,14 +109,15 @@ class StepController:
         the other: each context has its own residuals, the decision is shared, and only the context that came first
         in the run is measured.
 
-        `signals` are what a policy may want to see before it decides, (B, ...) with the rows of the hidden states:
+        `signals` are what a policy may want to see before it decides, with the rows of the hidden states:
         "latents", the model's input; "modulated_input", the first block's normalized and modulated input;
         "first_block", the residual of the first block, which `run_blocks` then need not compute again. Only the one
         that the policy goes by is called, at most once and before `run_blocks`. It is kept by reference: do not change
-        it in place afterwards.
+        it in place afterwards. All have their frames in order in dimension 1, as (B, T, ...) or as tokens frame by
+        frame (B, N, ...), so that frames that are held can be left out; latents (B, C, T, H, W) are given transposed.
 
         Raises: RuntimeError outside of a run, when called twice, or without the policy's signal; ValueError when the
-        shape changed during the run, or the rows do not belong to the run's number of videos.
+        shape changed during the run, or the rows or frames do not belong to the run's videos.
         """
         run = self._active("stack")
         return run.stack(hidden_states, run_blocks, tokens_per_frame, context, signals or {})
@@ -113,10 +125,10 @@ class StepController:
     def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
         """What the model returns: `output`, or at a step that reuses the whole model what replaces it.
 
-        `latents` (B, C, ...) are the model's input and `output` (B, C or more, ...) what its last layer made of the
-        result of `stack`. Only policies that reuse the output need this call; for others it changes nothing.
+        `latents` (B, C, T, ...) are the model's input and `output` (B, C or more, T, ...) what its last layer made of
+        the result of `stack`. Only policies that reuse the output need this call; for others it changes nothing.
 
-        Raises: RuntimeError outside of a run, twice in a step, or before `stack`.
+        Raises: RuntimeError outside of a run, twice in a step, or before `stack`; ValueError where the two do not fit.
         """
         return self._active("output").output(latents, output, context)
 

@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 
 from adacache.distance import absolute_change, magnitude, ratio
+from adacache.frames import FrameSet
 
 
-def motion_score(residual: Tensor, tokens_per_frame: int, strides: Sequence[int]) -> Tensor | None:
+def motion_score(
+    residual: Tensor, tokens_per_frame: int, strides: Sequence[int], frames: FrameSet | None = None
+) -> Tensor | None:
     """The relative difference of frames: 0 for a still residual, at most 1; a 0-dim float32 tensor.
 
     `residual` is (B, N, C) with its tokens frame by frame (N = frames * tokens_per_frame). For every stride,
     frames that lie so far apart are compared, sum|later - earlier| / (sum|later| + sum|earlier|); the score
     is the mean over the strides. Strides that leave no pair of frames are left out. With none left, as for an
     image, there is no motion to speak of and the answer is None (the official code divides 0 by 0 there).
+
+    Of videos that are given in part, only pairs of `frames` count of which both are generated: held ones stand still
+    because they are held.
 
     Raises: ValueError when the tokens do not make whole frames.
     Source: arXiv:2411.02397, Motion Regularization (motion score).
@@ -26,8 +32,19 @@ def motion_score(residual: Tensor, tokens_per_frame: int, strides: Sequence[int]
             "pass (B, N, C) residuals with N = frames * tokens_per_frame"
         )
     scores = []
-    for shift in (stride * tokens_per_frame for stride in strides):
-        if shift < num_tokens:
-            later, earlier = residual[:, shift:], residual[:, :-shift]  # (B, N - shift, C) each
+    for stride in strides:
+        pairs = _pairs(residual, stride, tokens_per_frame, frames or FrameSet())
+        if pairs is not None:
+            later, earlier = pairs
             scores.append(ratio(absolute_change(later, earlier), magnitude(later) + magnitude(earlier)))
     return torch.stack(scores).mean() if scores else None
+
+
+def _pairs(residual: Tensor, stride: int, tokens_per_frame: int, frames: FrameSet) -> tuple[Tensor, Tensor] | None:
+    """Later and earlier frames that lie `stride` apart, of one shape; None where there are none."""
+    if frames.videos is not None:
+        return frames.take_pairs(residual, stride)
+    shift = stride * tokens_per_frame
+    if shift >= residual.shape[1]:
+        return None
+    return residual[:, shift:], residual[:, :-shift]  # (B, N - shift, C) each

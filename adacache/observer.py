@@ -7,10 +7,18 @@ import torch
 from torch import Tensor
 
 from adacache.distance import relative_change
+from adacache.frames import FrameSet
 from adacache.motion import motion_score
 from adacache.policies.base import Measurement
 from adacache.sites import Site, SiteGroup
 from adacache.storage import KeptTensor, TensorStore, standalone
+
+
+class _Previous(NamedTuple):
+    """What a computed step leaves for the next one: a residual, and the frames that took part."""
+
+    residual: KeptTensor
+    frames: FrameSet
 
 
 class _Pending(NamedTuple):
@@ -28,23 +36,32 @@ class ResidualObserver:
     copy. A `store` may move it, but not narrow it: rounding would add to every distance, most to the small ones that
     long reuse rests on, and the schedule of a video should not depend on how its memory is saved. Distances stay on
     the device until `read_out`, so that a forward pass is never interrupted to wait for a number.
+
+    Distances are of frames that were generated in both of the compared steps, motion of those that are in the later
+    one: a frame that is held hardly changes, and would make the others seem calmer than they are. Where there is no
+    such frame, nothing is measured.
     """
 
     def __init__(self, observed_sites: tuple[SiteGroup, ...], store: TensorStore | None = None) -> None:
         self._groups = observed_sites
         self._store = store or TensorStore()
         self._group_of: dict[Site, SiteGroup] = {site: group for group in observed_sites for site in group}
-        self._previous: dict[SiteGroup, KeptTensor] = {}
+        self._previous: dict[SiteGroup, _Previous] = {}
         self._parts: dict[SiteGroup, list[Tensor]] = {}
         self._pending: list[_Pending] = []
         self._complete: set[SiteGroup] = set()
         self._tokens_per_frame = 1
         self._strides: tuple[int, ...] = ()
+        self._frames = FrameSet()
 
-    def begin_forward(self, tokens_per_frame: int, strides: tuple[int, ...]) -> None:
-        """Get ready for one computed forward pass; `strides` are empty where motion is not measured."""
+    def begin_forward(self, tokens_per_frame: int, strides: tuple[int, ...], frames: FrameSet | None = None) -> None:
+        """Get ready for one computed forward pass; `strides` are empty where motion is not measured.
+
+        `frames` are those that take part in this step, None for all.
+        """
         self._tokens_per_frame = tokens_per_frame
         self._strides = strides
+        self._frames = frames or FrameSet()
         self._parts.clear()
         self._complete.clear()
 
@@ -62,10 +79,15 @@ class ResidualObserver:
         self._complete.add(group)
         if group in self._previous:
             # Not prefetched: it would take up the device's memory through all of the blocks before this one.
-            previous = self._previous.pop(group).fetch()
-            motion = motion_score(current, self._tokens_per_frame, self._strides) if self._strides else None
-            self._pending.append(_Pending(site, relative_change(previous, current), motion))
-        self._previous[group] = self._store.keep(standalone(current), exact=True)
+            previous = self._previous.pop(group)
+            self._compare(site, previous.residual.fetch(), current, previous.frames.common(self._frames))
+        self._previous[group] = _Previous(self._store.keep(standalone(current), exact=True), self._frames)
+
+    def _compare(self, site: Site, previous: Tensor, current: Tensor, in_both: FrameSet) -> None:
+        if in_both.is_empty:
+            return
+        motion = motion_score(current, self._tokens_per_frame, self._strides, self._frames) if self._strides else None
+        self._pending.append(_Pending(site, relative_change(in_both.take(previous), in_both.take(current)), motion))
 
     def end_forward(self) -> None:
         """Raises: RuntimeError when the forward pass did not come by every observed site."""
@@ -96,7 +118,7 @@ class ResidualObserver:
     @property
     def kept(self) -> list[KeptTensor]:
         """What is held now for the next computed step."""
-        return list(self._previous.values())
+        return [previous.residual for previous in self._previous.values()]
 
     @property
     def nbytes(self) -> int:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from adacache.distance import absolute_change, magnitude
+from adacache.frames import FrameSet
 from adacache.policies.base import OutputChange
 from adacache.storage import KeptTensor, TensorStore
 
@@ -19,19 +20,29 @@ class OutputHistory:
         self._kept: tuple[KeptTensor, KeptTensor] | None = None
         self._measured: list[Tensor] = []
 
-    def store(self, latents: Tensor, output: Tensor) -> None:
+    def store(self, latents: Tensor, output: Tensor, frames: FrameSet | None = None) -> None:
         """Keep copies of a computed step's input and output, and measure them against those before.
 
-        They are small, and loops may well change them in place.
+        They are small, and loops may well change them in place. Only `frames`, in dimension 2, are measured.
         """
         latents, output = latents.detach(), output.detach()
-        paired = output[:, : latents.shape[1]]
-        self._measured = [magnitude(paired) / paired.numel()]
-        if self._kept is not None:
-            before = self._kept[0].fetch(), self._kept[1].fetch()[:, : latents.shape[1]]
-            changes = zip(before, (latents, paired), strict=True)
-            self._measured += [absolute_change(a, b) / b.numel() for a, b in changes]
+        frames = frames or FrameSet()
+        self._measured = [] if frames.is_empty else self._measure(latents, output, frames)
         self._kept = self._store.keep(latents.clone(), exact=True), self._store.keep(output.clone(), exact=True)
+
+    def _measure(self, latents: Tensor, output: Tensor, frames: FrameSet) -> list[Tensor]:
+        """Mean magnitude of the output, and mean changes of input and output where there are earlier ones."""
+
+        def generated(tensor: Tensor) -> Tensor:
+            paired = tensor[:, : latents.shape[1]]
+            return paired if frames.videos is None else frames.take(paired.transpose(1, 2))
+
+        current = [generated(tensor) for tensor in (latents, output)]
+        means = [magnitude(current[1]) / current[1].numel()]
+        if self._kept is not None:
+            before = [generated(kept.fetch()) for kept in self._kept]
+            means += [absolute_change(a, b) / b.numel() for a, b in zip(before, current, strict=True)]
+        return means
 
     def add(self, latents: Tensor) -> Tensor:
         """The output of a reused step: its input plus the last output - input, in the output's dtype."""
@@ -40,8 +51,10 @@ class OutputHistory:
         moved = latents.to(paired.dtype) + (paired - last_latents.to(paired.dtype))
         return torch.cat([moved, others], dim=1)
 
-    def read_change(self) -> OutputChange:
-        """What the last `store` measured; the host waits for the device."""
+    def read_change(self) -> OutputChange | None:
+        """What the last `store` measured, None where there was no frame to measure; the host waits for the device."""
+        if not self._measured:
+            return None
         output_magnitude, *changes = torch.stack(self._measured).tolist()
         return OutputChange(*(changes or (None, None)), output_magnitude)
 

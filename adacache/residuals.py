@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adacache.bridge import BridgeConfig
+from adacache.frames import FrameSet
 from adacache.storage import KeptTensor, TensorStore
 
 
@@ -29,10 +30,18 @@ class ResidualHistory:
         if self._bridge.num_residuals == 1:
             self._kept.clear()
 
-    def store(self, step_index: int, residual: Tensor) -> None:
-        """Keep the residual of a computed step; its autograd graph is let go."""
+    def forget(self) -> None:
+        """Let go of all residuals; the next one is bridged as the first of a run."""
+        self._kept.clear()
+
+    def store(self, step_index: int, residual: Tensor, frames: FrameSet | None = None) -> None:
+        """Keep the residual of a computed step; its autograd graph is let go.
+
+        A weight is fitted to `frames` only (None for all), which must be the same since the last `forget`: what is
+        added to the others is of no use.
+        """
         residual = residual.detach()
-        self._weights.append(self._weight(step_index, residual))
+        self._weights.append(self._weight(step_index, residual, frames or FrameSet()))
         while len(self._kept) >= self._bridge.num_residuals:  # never one too many
             self._kept.pop(0)
         self._kept.append((step_index, self._store.keep(residual)))
@@ -76,15 +85,15 @@ class ResidualHistory:
             return []
         return [self._weights[-1] * self._ratio(step_index - steps[-1], steps[-1] - steps[-2])]
 
-    def _weight(self, step_index: int, residual: Tensor) -> Tensor | float:
+    def _weight(self, step_index: int, residual: Tensor, frames: FrameSet) -> Tensor | float:
         """How much of the latest change a reused step adds, with `residual` as the latest one."""
         if self._bridge.kind in ("hold", "taylor") or not self._kept:
             return 0.0
         if self._bridge.kind == "linear" or len(self._kept) < 2:
             return self._bridge.weight
-        (before_step, before), (last_step, last) = ((step, kept.fetch()) for step, kept in self._kept)
+        (before_step, before), (last_step, last) = ((step, frames.take(kept.fetch())) for step, kept in self._kept)
         predicted = self._ratio(step_index - last_step, last_step - before_step) * (last - before).float()
-        actual = (residual - last).float()
+        actual = (frames.take(residual) - last).float()
         power = predicted.square().sum()
         # No change at all is no slope either.
         share = torch.where(power > 0, (actual * predicted).sum() / power, torch.zeros_like(power))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adacache.clock import StepClock
+from adacache.frames import read_frames
 from adacache.signals import read_changes
 from adacache.sites import Site
 from adacache.storage import KeptTensor
@@ -26,6 +27,7 @@ class RunState:
         self.num_samples = num_samples
         self._num_steps = tracks[0].trace.num_steps
         self._step = -1
+        self._num_frames: int | None = None  # of every video, once the caller said which are generated
         self._clock: StepClock | None = None  # needs a device, known from the first hidden states
         self._is_timed = False  # whether this step's time has begun
         self._running: str | None = None  # context whose blocks run
@@ -34,7 +36,9 @@ class RunState:
         self._contexts: set[str] = set()  # that called the stack in this step
         self._outputs: set[str] = set()  # contexts that showed their output in this step
 
-    def begin_step(self, step_index: int, timestep: float | None) -> None:
+    def begin_step(
+        self, step_index: int, timestep: float | None, generated_frames: Sequence[Sequence[bool]] | None
+    ) -> None:
         expected = self._step + 1
         if step_index != expected or expected >= self._num_steps:
             wanted = f"step {expected}" if expected < self._num_steps else "the end of the run"
@@ -45,13 +49,16 @@ class RunState:
         self._check_model_called()
         for track in self.tracks:
             track.check_step(timestep)
+        frames = read_frames(generated_frames, self.num_samples, self._num_frames)
+        if generated_frames is not None:
+            self._num_frames = len(generated_frames[0])
         self._contexts.clear()
         self._outputs.clear()
         self._is_timed = False
         self._step = step_index
         timestep = None if timestep is None else float(timestep)
-        for track in self.tracks:
-            track.begin_step(step_index, timestep)
+        for index, track in enumerate(self.tracks):
+            track.begin_step(step_index, timestep, frames if len(self.tracks) == 1 else frames.of_video(index))
 
     def stack(
         self,
@@ -62,6 +69,7 @@ class RunState:
         signals: Mapping[str, Callable[[], Tensor]],
     ) -> Tensor:
         self._enter(context, hidden_states)
+        self._check_frames(hidden_states.shape[1], tokens_per_frame)
         self._decide(context, signals, len(hidden_states))
         self._contexts.add(context)
         due = [index for index, track in enumerate(self.tracks) if track.computing]
@@ -93,6 +101,11 @@ class RunState:
                 f"controller.output got latents of shape {tuple(latents.shape)} and an output of shape "
                 f"{tuple(output.shape)} for {self.num_samples} samples; it needs the same rows in both, and at least "
                 "as many channels in the output"
+            )
+        if self._num_frames is not None and latents.shape[2] != self._num_frames:
+            raise ValueError(
+                f"controller.output got latents of shape {tuple(latents.shape)}, but dimension 2 must hold the "
+                f"{self._num_frames} frames of which begin_step was told"
             )
         self._outputs.add(context)
         observed = context == self._observed_context
@@ -231,6 +244,13 @@ class RunState:
                     f"context '{context}' came before '{self._observed_context}' in step {self._step}; a policy that "
                     "goes by a signal needs them in the same order at every step"
                 )
+
+    def _check_frames(self, num_tokens: int, tokens_per_frame: int) -> None:
+        if self._num_frames is not None and num_tokens != self._num_frames * tokens_per_frame:
+            raise ValueError(
+                f"hidden states of {num_tokens} tokens, {tokens_per_frame} per frame, are not of the "
+                f"{self._num_frames} frames that generated_frames lists; give begin_step one bool per frame"
+            )
 
     def _begin_time(self, device: torch.device) -> None:
         if not self._is_timed:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adacache.distance import change_terms
+from adacache.frames import FrameSet
 from adacache.policies.base import SignalChange
 from adacache.storage import KeptTensor, TensorStore, standalone
 
@@ -14,7 +15,8 @@ from adacache.storage import KeptTensor, TensorStore, standalone
 class SignalMeter:
     """Compares a signal with that of the step before, or of the last computed step, and keeps it for the next time.
 
-    A signal has any shape, the same throughout a run. It is kept exactly as it came, whatever the store narrows.
+    A signal has any shape, the same throughout a run, with the frames of videos in dimension 1. It is kept exactly as
+    it came, whatever the store narrows.
     """
 
     def __init__(self, reference: Literal["previous", "computed"], store: TensorStore) -> None:
@@ -22,15 +24,19 @@ class SignalMeter:
         self._store = store
         self._kept: KeptTensor | None = None
 
-    def measure(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
-        """mean|signal - reference| and mean|reference| as 0-dim tensors; None where there is no reference yet.
+    def measure(self, signal: Tensor, frames: FrameSet | None = None) -> tuple[Tensor, Tensor] | None:
+        """mean|signal - reference| and mean|reference| over `frames` (None for all), as 0-dim tensors.
+
+        None where there is no reference yet, or no frame to compare.
 
         Raises: ValueError when the signal's shape changed.
         """
-        if self._kept is None:
+        frames = frames or FrameSet()
+        if self._kept is None or frames.is_empty:
             return None
-        difference, magnitude = change_terms(self._kept.fetch(), signal.detach())
-        return difference / signal.numel(), magnitude / signal.numel()
+        current = frames.take(signal.detach())
+        difference, magnitude = change_terms(frames.take(self._kept.fetch()), current)
+        return difference / current.numel(), magnitude / current.numel()
 
     def settle(self, signal: Tensor, computed: bool) -> None:
         """Keep the signal of a step, now that it is known whether it is `computed`, if it is to be a reference."""

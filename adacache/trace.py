@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,7 +23,9 @@ class StepRecord:
     the end of the run); videos of a batch with schedules of their own share the time of a step among those that
     computed it. `bridge_weight` is the share of the latest change that a fitted bridge adds to the steps that follow,
     `computed_share` that of the branches that were computed, of policies that reuse single ones. Policies that go by a
-    signal have `distance` and `value` at reused steps, too. None: not measured at this step.
+    signal have `distance` and `value` at reused steps, too. None: not measured at this step. `joined` says that other
+    frames took part than in the step before, for which nothing could be reused; where a trace is of several videos,
+    in any of them.
     """
 
     index: int
@@ -37,6 +39,7 @@ class StepRecord:
     milliseconds: float | None = None
     bridge_weight: float | None = None
     computed_share: float | None = None
+    joined: bool = False
 
 
 @dataclass
@@ -106,7 +109,9 @@ class Trace:
         Raises: ValueError when `data` is not a trace.
         """
         names = [field.name for field in fields(StepRecord)]
-        optional = {field.name for field in fields(StepRecord) if field.default is None}  # older files have fewer
+        optional = {
+            field.name for field in fields(StepRecord) if field.default is not MISSING
+        }  # older files have fewer
         if isinstance(data, Mapping) and "records" not in data:
             raise ValueError("it lists no steps, as of a run without a cache")
         try:

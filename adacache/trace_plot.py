@@ -39,9 +39,9 @@ def plot_trace(
 
     The distance that was compared, or else only measured, is drawn over the step index, against the thresholds of
     `codebook` and their rates if that is given, or against the one `threshold` of a policy by signals; below come the
-    motion score and the weight of a fitted bridge, where there are any, and a strip of computed and reused steps.
-    `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears complete or not
-    at all.
+    motion score and the weight of a fitted bridge, where there are any, and a strip of computed and reused steps, with
+    a diamond where frames joined. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The
+    file appears complete or not at all.
 
     Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
     """
@@ -195,6 +195,8 @@ def _draw_strip(axes: "Axes", trace: Trace) -> None:
     shares = [record.computed if record.computed_share is None else record.computed_share for record in trace.records]
     axes.bar(steps, [1] * len(steps), width=0.78, color=REUSED, lw=0)
     axes.bar(steps, [float(share) for share in shares], width=0.78, color=COMPUTED, lw=0)
+    joined = [record.index for record in trace.records if record.joined]
+    axes.plot(joined, [0.5] * len(joined), "D", color="white", ms=4, zorder=3)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)

@@ -1,10 +1,12 @@
 """One schedule within a run: its decisions, residuals and trace."""
 
+from collections.abc import Collection
 from dataclasses import asdict, replace
 
 from torch import Tensor
 
 from adacache.bridge import BridgeConfig
+from adacache.frames import FrameSet
 from adacache.observer import ResidualObserver
 from adacache.policies.base import Policy
 from adacache.residuals import ResidualHistory
@@ -17,7 +19,10 @@ class Track:
     """What belongs to one video of a run, or to all of them where they share one schedule.
 
     Every tensor it is given holds the rows of its videos only. Here is what all kinds of policies need: residuals of
-    the stack are kept at computed steps and added at reused ones. How a step comes to be computed is up to the kind.
+    the stack are kept at computed steps and added at reused ones. How a step comes to be computed is up to the kind,
+    except where other frames take part than in the step before: it is computed then, and what steps before it left
+    behind is not reused. A residual of the time when a frame was held knows nothing of the noise it joined with, and
+    frames look at each other.
 
     Attributes:
         signal: name of what has to be measured before it is known whether a step is computed; None if nothing.
@@ -31,13 +36,29 @@ class Track:
         self._bridge = bridge
         self._store = store
         self._histories: dict[str, ResidualHistory] = {}  # by guidance context
+        self._frames = FrameSet()  # that take part in this step
+        self._joined = False  # whether they are others than in the step before
 
     def check_step(self, timestep: float | None) -> None:
         """Raises: ValueError when a step cannot begin this way; nothing has changed then."""
 
-    def begin_step(self, step_index: int, timestep: float | None) -> None:
+    def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet) -> None:
         """A new step begins; waits for the measurements of the computed step before it."""
+        self.settle()
+        self._joined = bool(self.trace.records) and frames != self._frames
+        if self._joined:
+            self._forget(frames)
+        self._frames = frames
+        self._decide_early(step_index, timestep)
+
+    def _decide_early(self, step_index: int, timestep: float | None) -> None:
+        """Decide about the step as far as it can be told when it begins."""
         raise NotImplementedError
+
+    def _forget(self, frames: FrameSet) -> None:
+        """Drop what cannot be reused now that other `frames` take part."""
+        for history in self._histories.values():
+            history.forget()
 
     def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
         """Get ready for the computed blocks of one context; only an `observed` one is measured."""
@@ -56,7 +77,7 @@ class Track:
 
         Raises: RuntimeError when the context has none; ValueError when it has another shape or dtype.
         """
-        self._check_known(context, self._histories)
+        self._check_known(context, [name for name, history in self._histories.items() if history.kept])
         return self._histories[context].add(self._step, hidden_states)
 
     def settle(self) -> None:
@@ -90,9 +111,9 @@ class Track:
 
     def _store_residual(self, context: str, residual: Tensor) -> None:
         history = self._histories.setdefault(context, ResidualHistory(self._bridge, self._store))
-        history.store(self._step, residual)
+        history.store(self._step, residual, self._frames)
 
-    def _check_known(self, context: str, stored: dict[str, object]) -> None:
+    def _check_known(self, context: str, stored: Collection[str]) -> None:
         if context not in stored:
             known = ", ".join(f"'{name}'" for name in stored) or "nothing"
             raise RuntimeError(
@@ -114,16 +135,16 @@ class StepTrack(Track):
         self._observer = ResidualObserver(policy.observed_sites, store)
         self._awaits_readout = False
 
-    def begin_step(self, step_index: int, timestep: float | None) -> None:
+    def _decide_early(self, step_index: int, timestep: float | None) -> None:
         """Decide; residuals of a reused step travel while the model embeds its input."""
-        self.settle()
-        self._begin_record(StepRecord(step_index, timestep, self._policy.should_compute(step_index)))
+        compute = self._policy.should_compute(step_index) or self._joined
+        self._begin_record(StepRecord(step_index, timestep, compute, joined=self._joined))
 
     def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
         """Also get ready to measure."""
         super().begin_forward(context, tokens_per_frame, observed)
         if observed:
-            self._observer.begin_forward(tokens_per_frame, self._policy.motion_strides(self._step))
+            self._observer.begin_forward(tokens_per_frame, self._policy.motion_strides(self._step), self._frames)
 
     def observe(self, site: Site, residual: Tensor) -> None:
         """Measure a branch's residual if its site is of interest."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from adacache.branches import BranchCache
 from adacache.bridge import BridgeConfig
+from adacache.frames import FrameSet
 from adacache.outputs import OutputHistory
 from adacache.policies.base import BranchPolicy, OutputPolicy, Policy, SignalChange, SignalPolicy
 from adacache.signals import SignalMeter
@@ -29,24 +30,35 @@ class SignalTrack(Track):
         if policy.is_head:
             self.trace.metadata["reuses"] = "tail"
 
-    def begin_step(self, step_index: int, timestep: float | None) -> None:
+    def _decide_early(self, step_index: int, timestep: float | None) -> None:
         """Nothing is decided yet."""
-        self.settle()
         self._begun = (step_index, timestep)
         self._head.clear()
 
+    def _forget(self, frames: FrameSet) -> None:
+        """Also what the signal would be compared with: the policy is told of no change, as at the first step."""
+        super()._forget(frames)
+        self._meter.free()
+
     def measure(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Compare the signal of the observed context with its reference, on the device."""
-        return self._meter.measure(signal)
+        """Compare the signal of the observed context with its reference, on the device.
+
+        Raises: ValueError when frames are held and the signal's do not stand in dimension 1.
+        """
+        if self._frames.videos is not None and signal.shape[1] % len(self._frames.videos[0]):
+            raise ValueError(
+                f"the signal '{self.signal}' has shape {tuple(signal.shape)}, but dimension 1 must hold the "
+                f"{len(self._frames.videos[0])} frames, or their tokens frame by frame, where some frames are held"
+            )
+        return self._meter.measure(signal, self._frames)
 
     def decide(self, signal: Tensor, change: SignalChange | None) -> None:
         """Let the policy decide about the step."""
         index, timestep = self._begun
         decision = self._policy.decide(index, change)
-        self._meter.settle(signal, decision.compute)
-        self._begin_record(
-            StepRecord(index, timestep, decision.compute, distance=decision.distance, value=decision.value)
-        )
+        compute = decision.compute or self._joined
+        self._meter.settle(signal, compute)
+        self._begin_record(StepRecord(index, timestep, compute, decision.distance, decision.value, joined=self._joined))
 
     def take_head(self, context: str, signal: Tensor) -> None:
         """Note a signal that is the first part of this step's residual."""
@@ -89,6 +101,11 @@ class OutputTrack(SignalTrack):
         self._measured: OutputHistory | None = None  # of the observed context, until it is read
         self.trace.metadata["reuses"] = "output"
 
+    def _forget(self, frames: FrameSet) -> None:
+        """Also inputs and outputs."""
+        super()._forget(frames)
+        self._outputs.clear()
+
     def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
         """The stack leaves nothing behind."""
 
@@ -102,7 +119,7 @@ class OutputTrack(SignalTrack):
             self._check_known(context, self._outputs)
             return self._outputs[context].add(latents)
         history = self._outputs.setdefault(context, OutputHistory(self._store))
-        history.store(latents, output)
+        history.store(latents, output, self._frames)
         if observed:
             self._measured = history
         return output
@@ -110,8 +127,9 @@ class OutputTrack(SignalTrack):
     def settle(self) -> None:
         """See `Track`."""
         measured, self._measured = self._measured, None
-        if measured is not None:
-            self._policy.observe_output(self._step, measured.read_change())
+        change = None if measured is None else measured.read_change()
+        if change is not None:
+            self._policy.observe_output(self._step, change)
 
     def free(self) -> None:
         """See `Track`."""
@@ -128,7 +146,8 @@ class OutputTrack(SignalTrack):
 class BranchTrack(Track):
     """The track of a `BranchPolicy`: the stack runs at every step, some of its branches do not.
 
-    A step counts as computed; the share of its branches that were computed stands in the trace.
+    A step counts as computed; the share of its branches that were computed stands in the trace. Where other frames take
+    part in some videos of a batch, branches are computed for all, but new only for these.
     """
 
     def __init__(self, policy: BranchPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
@@ -144,11 +163,15 @@ class BranchTrack(Track):
                 "a policy of branches goes by the flow's time; pass it: controller.begin_step(index, timestep)"
             )
 
-    def begin_step(self, step_index: int, timestep: float | None) -> None:
+    def _decide_early(self, step_index: int, timestep: float | None) -> None:
         """Tell the policy the time; the stack will run."""
         self._policy.begin_step(step_index, timestep)
-        self._begin_record(StepRecord(step_index, timestep, True))
+        self._begin_record(StepRecord(step_index, timestep, True, joined=self._joined))
         self._cache.num_asked = self._cache.num_computed = 0
+
+    def _forget(self, frames: FrameSet) -> None:
+        """What branches added to the videos that other frames take part in."""
+        self._cache.forget(frames.differs(self._frames))
 
     def branch(self, context: str, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         """What a branch adds to the hidden states, computed or reused."""

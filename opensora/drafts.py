@@ -21,7 +21,7 @@ from opensora.utils.run_prompts import NumberedPrompt
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from opensora.sampling_run import SampleResult
+    from opensora.sampling.result import SampleResult
 
 SHEET_FRAMES = 6  # per draft
 FRAME_BOX = (192, 144)  # pixels that a frame of the sheet fits into
@@ -30,6 +30,7 @@ FONT_SIZE = 14
 MARGIN = 16
 IMAGES_PER_ROW = 5  # where a draft is a single frame
 MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
+SAMPLE_SEED_OFFSET = 2**20  # between samples of one prompt, so that they share no noise with those of other prompts
 MAX_STRIPS = 24  # in one sheet; with more drafts, every prompt has its own
 
 # Entries of a draft run that its final run must not repeat, as flags or by --cfg-options.
@@ -57,7 +58,11 @@ def _samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[Nu
     if config.draft is not None:
         return [replace(prompt, seed=prompt.seed + i) for prompt in prompts for i in range(config.draft)]
     if config.final is None:
-        return list(prompts)
+        return [
+            replace(prompt, number=k, seed=prompt.seed + k * SAMPLE_SEED_OFFSET)
+            for prompt in prompts
+            for k in range(config.num_sample)
+        ]
     chosen = [parse_seed(text) for text in config.final]
     known = [prompt.index for prompt in prompts]
     for index, seed in chosen:

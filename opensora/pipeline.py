@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,27 +17,19 @@ from adacache import StepController, Trace
 from adacache.policies.base import PolicyConfig
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
-from opensora.config.target import check_calibrated_model
 from opensora.datasets.video_io import to_uint8
-from opensora.models.checkpoint import read_config
+from opensora.load_models import load_models
 from opensora.models.stdit.stdit3 import STDiT3
-from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
 from opensora.models.vae.vae import VideoAutoencoderPipeline
-from opensora.registry import MODELS, SCHEDULERS, build_module
-from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
-from opensora.utils.compiler import check_compiler
-from opensora.utils.conditioning import apply_mask_strategy
-from opensora.utils.device import check_device
+from opensora.prompts.captions import prepare_captions
+from opensora.registry import SCHEDULERS, build_module
+from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError, TextEncoder
+from opensora.utils.conditioning import append_generated, append_latents, apply_mask_strategy
 from opensora.utils.errors import ConfigError
 from opensora.utils.multi_resolution import prepare_multi_resolution_info
-from opensora.utils.prompts import append_score_to_prompts
-from opensora.utils.weights import locate_weights
-
-logger = logging.getLogger(__name__)
 
 EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class SamplingError(ValueError):
@@ -52,8 +42,10 @@ class SamplingOutput:
 
     Attributes:
         videos: one (F, H, W, 3) uint8 array per prompt.
-        latents: (B, 4, T, H', W') float32, before decoding.
-        traces: one per prompt (the same where a batch shares one schedule); None without a cache.
+        latents: (B, 4, T, H', W') float32, before decoding; of several loops those of all clips, one after the other.
+        traces: one per prompt (the same where a batch shares one schedule); None without a cache. Of several loops
+            the first one's.
+        later_traces: those of the following loops, a list like ``traces`` for each.
         seconds: time of the whole batch, text encoding to decoding.
     """
 
@@ -61,6 +53,7 @@ class SamplingOutput:
     latents: Tensor
     traces: list[Trace | None]
     seconds: float
+    later_traces: list[list[Trace | None]] = field(default_factory=list)
 
 
 class SamplingPipeline:
@@ -89,14 +82,23 @@ class SamplingPipeline:
                 raise ConfigError(f"cache: {error}") from error
         self.model = model
         self.vae = vae
-        self.text_encoder = GuidedTextEncoder(text_encoder, model.y_embedder)
+        if not isinstance(text_encoder, GuidedTextEncoder):
+            text_encoder = GuidedTextEncoder(text_encoder, model.y_embedder)
+        self.text_encoder = text_encoder
         self.scheduler = scheduler
         self.config = config
         self.cache = cache
 
     @classmethod
-    def from_config(cls, config: SampleConfig | Mapping[str, Any] | str | os.PathLike[str]) -> Self:
+    def from_config(
+        cls,
+        config: SampleConfig | Mapping[str, Any] | str | os.PathLike[str],
+        text_encoder: TextEncoder | None = None,
+    ) -> Self:
         """Load the models that a config names: a typed one, its entries, or the path of a config file.
+
+        Args:
+            text_encoder: takes the place of the config's, which is then not loaded.
 
         Raises:
             ConfigError: the config cannot be used, its device does not exist, nothing can be compiled for it, or its
@@ -108,47 +110,19 @@ class SamplingPipeline:
             config = config_from_dict(config)
         elif not isinstance(config, SampleConfig):
             config = load_config(config)
-        device = check_device(config.device)
-        if config.compile:
-            check_compiler(device)
-        config = locate_weights(config).downloaded().applied_to(config)
-        check_calibrated_model(config)
-        dtype = DTYPES[config.dtype]
-        sections = {name: vars(getattr(config, name)) for name in ("model", "vae", "text_encoder", "scheduler")}
-        text_dtype = DTYPES[config.text_encoder.dtype]
-        cls._check_text_fits(config)
-        VideoAutoencoderPipeline.check_pretrained(config.vae.from_pretrained)
-        started = time.monotonic()
-        logger.info("loading transformer (%s)", config.model.from_pretrained)
-        model = build_module(sections["model"], MODELS, dtype=dtype, device=device)
-        if config.compile:
-            logger.info("compiling the transformer: the first steps take longer")
-            model.compile_branches()
-        logger.info("loading autoencoder (%s)", config.vae.from_pretrained)
-        vae = build_module(sections["vae"], MODELS, dtype=dtype, device=device)
-        logger.info("loading text encoder (%s)", config.text_encoder.from_pretrained)
-        text_encoder = build_module(sections["text_encoder"], MODELS, dtype=text_dtype, device=device)
-        logger.info("loaded in %.1f s", time.monotonic() - started)
-        scheduler = build_module(sections["scheduler"], SCHEDULERS)
-        return cls(model, vae, text_encoder, scheduler, config, config.cache)
+        models = load_models(config, with_text_encoder=text_encoder is None)
+        config = models.config
+        scheduler = build_module(vars(config.scheduler), SCHEDULERS)
+        return cls(models.model, models.vae, text_encoder or models.text_encoder, scheduler, config, config.cache)
 
-    @staticmethod
-    def _check_text_fits(config: SampleConfig) -> None:
-        """Refuse a text encoder whose tokens the transformer cannot read."""
-        qk_norm = {} if config.model.qk_norm is None else {"qk_norm": config.model.qk_norm}
-        model = STDiT3.check_pretrained(config.model.from_pretrained, **qk_norm)
-        text = config.text_encoder
-        if text.model_max_length != model.model_max_length:
-            raise ConfigError(
-                f"text_encoder.model_max_length is {text.model_max_length}, but the transformer in "
-                f"{config.model.from_pretrained} reads {model.model_max_length} tokens; set it to that"
-            )
-        width = read_config(Path(text.from_pretrained)).get("d_model")
-        if width != model.caption_channels:
-            raise ConfigError(
-                f"the text encoder in {text.from_pretrained} has features of width {width}, but the transformer in "
-                f"{config.model.from_pretrained} reads {model.caption_channels}; they do not belong together"
-            )
+    def with_config(self, config: SampleConfig) -> Self:
+        """The same loaded models under other settings of sampling: size, steps, guidance, cache, loops.
+
+        Raises:
+            ConfigError: the cache does not fit the number of steps or the model's depth.
+        """
+        scheduler = build_module(vars(config.scheduler), SCHEDULERS)
+        return type(self)(self.model, self.vae, self.text_encoder, scheduler, config, config.cache)
 
     def __call__(
         self,
@@ -173,11 +147,25 @@ class SamplingPipeline:
         """
         started = time.monotonic()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        controller = None if self.cache is None else StepController(self.cache)
-        latents = self.sample_latents(prompts, seed, progress, references, mask_strategies, controller)
-        videos = self.decode(latents, progress)
-        traces = [None] * len(prompts) if controller is None else controller.traces
-        return SamplingOutput(videos, latents, traces, time.monotonic() - started)
+        references = [list(latents) for latents in references or [[]] * len(prompts)]
+        strategies = list(mask_strategies or [])
+        clips: list[list[np.ndarray]] = [[] for _ in prompts]
+        all_latents, traces = [], []
+        for loop in range(self.config.loop):
+            controller = None if self.cache is None else StepController(self.cache)
+            latents = self.sample_latents(prompts, seed, progress, references, strategies, controller, loop)
+            videos = self.decode(latents, progress)
+            given_latents, given_frames = self._carried_over() if loop else (0, 0)
+            all_latents.append(latents[:, :, given_latents:])
+            for parts, video in zip(clips, videos, strict=True):
+                parts.append(video[given_frames:])
+            traces.append([None] * len(prompts) if controller is None else controller.traces)
+            if loop + 1 < self.config.loop:
+                strategies = strategies or [""] * len(prompts)
+                references, strategies = self._continued(latents, videos, references, strategies, loop + 1)
+        videos = [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in clips]
+        seconds = time.monotonic() - started
+        return SamplingOutput(videos, torch.cat(all_latents, dim=2), traces[0], seconds, traces[1:])
 
     @torch.no_grad()
     def sample_latents(
@@ -188,11 +176,13 @@ class SamplingPipeline:
         references: Sequence[Sequence[Tensor]] | None = None,
         mask_strategies: Sequence[str] | None = None,
         controller: StepController | None = None,
+        loop: int = 0,
     ) -> Tensor:
-        """Latents (B, 4, T, H', W') float32 of one video per prompt, with the arguments of a call.
+        """Latents (B, 4, T, H', W') float32 of one clip per prompt, with the arguments of a call.
 
         Args:
             controller: decides which steps are computed; without one all are, whatever ``cache`` says.
+            loop: which clip of a long video; it decides about text, noise and the entries of mask strategies.
 
         Raises:
             SamplingError: as for a call.
@@ -200,16 +190,15 @@ class SamplingPipeline:
         if not prompts:
             raise SamplingError("no prompts were given; pass at least one")
         config = self.config
-        if seed is None or isinstance(seed, Integral):
-            first = config.seed if seed is None else int(seed)
-            seed = [first + i for i in range(len(prompts))]
-        if len(seed) != len(prompts):
-            raise SamplingError(f"got {len(seed)} seeds for {len(prompts)} prompts; give one seed per prompt, or one")
-        z = self._noise(seed)
+        seeds = self._seeds(seed, len(prompts))
+        z = self._noise(seeds, loop)
         if any(references or []) and not mask_strategies:
             raise SamplingError("references were given, but no mask_strategies that say where they go")
+        align = config.align if config.compat or config.vae.micro_frame_size else None
         try:
-            mask = apply_mask_strategy(z, references or [[]] * len(prompts), mask_strategies or [], loop_i=0)
+            mask = apply_mask_strategy(
+                z, references or [[]] * len(prompts), mask_strategies or [], loop, align, config.compat
+            )
         except ValueError as error:
             raise SamplingError(str(error)) from error
         try:
@@ -217,13 +206,14 @@ class SamplingPipeline:
                 self.model,
                 self.text_encoder,
                 z,
-                self._captions(prompts),
+                self._captions(prompts, loop),
                 self.model.device,
                 additional_args=self.size_arguments(len(prompts)),
                 mask=mask,
                 progress=self._shows(progress),
                 controller=controller,
-                generator=torch.Generator(z.device).manual_seed(int(seed[0]) + EDIT_SEED_OFFSET),
+                generator=[torch.Generator().manual_seed(int(seed) + (loop + 1) * EDIT_SEED_OFFSET) for seed in seeds],
+                compat=config.compat,
             )
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error
@@ -235,10 +225,19 @@ class SamplingPipeline:
         Raises:
             SamplingError: pixels are NaN or infinite.
         """
-        decoded = self.vae.decode(latents, self.config.num_frames, self._shows(progress))
-        if not torch.isfinite(decoded).all():
-            raise SamplingError(f"decoding gave NaN or infinite pixels in {self.config.dtype}; try dtype bf16 or fp32")
-        return [to_uint8(video) for video in decoded]
+        config = self.config
+        videos, done = np.empty(0, np.uint8), 0
+        for chunk in self.vae.decode_chunks(latents, config.num_frames, self._shows(progress)):
+            if not torch.isfinite(chunk).all():
+                raise SamplingError(f"decoding gave NaN or infinite pixels in {config.dtype}; try dtype bf16 or fp32")
+            # Sides that are no multiple of the autoencoder's factor were sampled up to the next one.
+            chunk = chunk[..., : config.height, : config.width]
+            if not done:
+                videos = np.empty((len(chunk), config.num_frames, *chunk.shape[3:], 3), np.uint8)
+            for video, pixels in zip(videos, chunk, strict=True):
+                video[done : done + chunk.shape[2]] = to_uint8(pixels)
+            done += chunk.shape[2]
+        return list(videos)
 
     def size_arguments(self, batch: int) -> dict[str, Tensor]:
         """Height, width, number of frames and frame rate of the config's video, (batch,) each, for the model."""
@@ -254,34 +253,86 @@ class SamplingPipeline:
         )
 
     @torch.no_grad()
-    def encode_reference(self, frames: np.ndarray) -> Tensor:
-        """Latents (4, t, H', W') of a clip (F, H, W, 3) uint8, as ``references`` wants them.
+    def encode_reference(self, frames: np.ndarray | Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (4, t, H', W') of a clip, (F, H, W, 3) uint8 or (3, F, H, W) in [-1, 1], for ``references``.
 
         The mean of the autoencoder's posterior is taken, so that the same frames always give the same latents. An
         image is encoded as the first frame of a clip at rest: the temporal autoencoder normalizes over all frames of
         a chunk, so that a lone frame's latent differs from the one a clip begins with.
+
+        With ``compat`` a sample of the posterior is drawn from ``generator``, and an image is encoded alone.
         """
-        is_image = len(frames) == 1
+        if isinstance(frames, np.ndarray):
+            frames = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
+        height, width = frames.shape[2:]
+        factor = self.vae.spatial_vae.downsample
+        # Sides that are no multiple of the autoencoder's factor go up to the next one, as the noise does.
+        frames = torch.nn.functional.pad(frames, (0, -width % factor, 0, -height % factor), mode="replicate")
+        compat = self.config.compat
+        is_image = frames.shape[1] == 1 and not compat
         if is_image:
-            frames = frames.repeat(self.vae.config.micro_frame_size or 1, axis=0)
-        video = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
-        latents = self.vae.encode(video[None].to(self.model.device), sample_posterior=False)[0]
+            frames = frames.expand(-1, self.vae.config.micro_frame_size or 1, -1, -1)
+        latents = self.vae.encode(frames[None].to(self.model.device), sample_posterior=compat, generator=generator)[0]
         return latents[:, :1] if is_image else latents
 
     def _shows(self, progress: bool | None) -> bool:
         return self.config.verbose > 0 if progress is None else progress
 
-    def _captions(self, prompts: Sequence[str]) -> list[str]:
-        config = self.config
-        scored = append_score_to_prompts(
-            list(prompts), aes=config.aes, flow=config.flow, camera_motion=config.camera_motion
-        )
-        return [text_preprocessing(prompt) for prompt in scored]
+    def _seeds(self, seed: int | Sequence[int] | None, count: int) -> Sequence[int]:
+        """One seed per prompt.
 
-    def _noise(self, seeds: Sequence[int]) -> Tensor:
-        """One seed, one noise (B, C, T, H, W): drawn on the CPU, so that it is the same on every device."""
+        Raises:
+            SamplingError: another number of seeds.
+        """
+        if seed is None or isinstance(seed, Integral):
+            first = self.config.seed if seed is None else int(seed)
+            return [first + i for i in range(count)]
+        if len(seed) != count:
+            raise SamplingError(f"got {len(seed)} seeds for {count} prompts; give one seed per prompt, or one")
+        return seed
+
+    def _captions(self, prompts: Sequence[str], loop: int) -> list[str]:
+        """What the text encoder reads about one loop."""
         config = self.config
-        size = self.vae.get_latent_size([config.num_frames, config.height, config.width])
-        shape = (self.vae.out_channels, *size)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+        scores = (config.aes, config.flow, config.camera_motion)
+        return [prepare_captions(prompt, *scores, loop + 1)[loop] for prompt in prompts]
+
+    def _carried_over(self) -> tuple[int, int]:
+        """Latent frames and frames at the beginning of a clip that are the end of the one before."""
+        latents = self.config.condition_frame_length
+        chunk = self.vae.config.micro_frame_size or self.config.num_frames
+        return latents, latents // self.vae.latent_frames(chunk) * chunk
+
+    def _continued(
+        self,
+        latents: Tensor,
+        videos: Sequence[np.ndarray],
+        references: list[list[Tensor]],
+        strategies: list[str],
+        loop: int,
+    ) -> tuple[list[list[Tensor]], list[str]]:
+        """References and mask strategies under which clip ``loop`` begins with the end of the one before.
+
+        Its latents are taken over as they are. With ``compat`` they are decoded and encoded again, as upstream does,
+        which loses a little in every loop.
+        """
+        length, edit = self.config.condition_frame_length, self.config.condition_frame_edit
+        if not self.config.compat:
+            return append_latents(latents, references, strategies, loop, length, edit)
+        pixels = torch.stack([torch.from_numpy(video).movedim(-1, 0).float() / 127.5 - 1 for video in videos])
+        return append_generated(self.vae, pixels.to(self.model.device), references, strategies, loop, length, edit)
+
+    def _noise(self, seeds: Sequence[int], loop: int) -> Tensor:
+        """One seed, one noise (B, C, T, H, W): drawn on the CPU, so that it is the same on every device."""
+        config, factor = self.config, self.vae.spatial_vae.downsample
+        height, width = config.height, config.width
+        if not config.compat:  # upstream rounds down, and the video gets smaller than asked for
+            height, width = (-(-side // factor) * factor for side in (height, width))
+        shape = (self.vae.out_channels, *self.vae.get_latent_size([config.num_frames, height, width]))
+        noise = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(int(seed))
+            for _ in range(loop + 1):  # every clip of a video goes on in its stream
+                drawn = torch.randn(shape, generator=generator)
+            noise.append(drawn)
         return torch.stack(noise).to(self.model.device, self.model.dtype)

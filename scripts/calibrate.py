@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from opensora.config.loading import load_config
     from opensora.utils.errors import ConfigError
     from opensora.utils.files import make_output_folder
-    from opensora.utils.run_prompts import read_prompts
+    from opensora.utils.run_prompts import plain_texts
 
     wishes = ((name, getattr(options, name)) for name in TARGETS)
     try:
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
         raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
     search, held_out = split_clips(
-        [prompt.text for prompt in read_prompts(config)], options.search_clips, options.held_out_clips, config.seed
+        plain_texts(config), options.search_clips, options.held_out_clips, config.seed
     )
     folder = make_output_folder(options.output, "--output")
 

@@ -55,12 +55,12 @@ def run(options: argparse.Namespace) -> int:
     from opensora.config.loading import load_config
     from opensora.utils.errors import ConfigError
     from opensora.utils.files import make_output_folder
-    from opensora.utils.run_prompts import read_prompts
+    from opensora.utils.run_prompts import plain_texts
 
     off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
-    prompts = [prompt.text for prompt in read_prompts(config)]
+    prompts = plain_texts(config)
     make_output_folder(options.output.parent, "--output")
 
     from tqdm import tqdm

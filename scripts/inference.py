@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,7 +17,7 @@ from opensora.config.command_line import parse_arguments  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run the command and return its exit code: 1 where some of the samples failed, 2 where nothing was begun."""
     from opensora.utils.errors import run_command
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -25,49 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: sample(config_path, flags, cfg_options, arguments))
 
 
-def sample(config_path: str, flags: dict, cfg_options: dict, arguments: Sequence[str]) -> int:
+def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any], arguments: Sequence[str]) -> int:
     """Check everything that can be checked without torch, then sample all prompts.
 
-    ``arguments`` are those that the others were parsed from, for the command that a draft run suggests.
+    ``arguments`` are those that the others were parsed from, for the ledger and the command that drafts suggest.
     """
     set_log_level(flags["verbose"])
-    from opensora.config.loading import load_config
-    from opensora.drafts import final_command, planned_samples, write_overview
-    from opensora.utils.files import make_output_folder
-    from opensora.utils.run_prompts import read_prompts
-    from opensora.utils.weights import locate_weights
+    from opensora.sampling.command import prepare, report, run
 
-    config = load_config(config_path, flags, cfg_options)
-    set_log_level(config.verbose)
-    prompts = planned_samples(config, read_prompts(config))
-    weights = locate_weights(config)
-    make_output_folder(config.save_dir)
-
-    from opensora.utils.cache_memory import check_cache_memory
-    from opensora.utils.compiler import check_compiler
-    from opensora.utils.device import check_device
-
-    device = check_device(config.device)
-    if config.compile:
-        check_compiler(device)
-    weights = weights.downloaded()
-    check_cache_memory(weights.applied_to(config), len(prompts), device)
-
-    from opensora.sampling_run import results_table, sample_all
-
-    results = []
-    try:
-        for result in sample_all(config, prompts, weights):
-            results.append(result)
-    finally:
-        # Also after an interrupt or an error: what is finished is kept.
-        if results:
-            print(results_table(results))
-        if results and config.draft:
-            sheets = ", ".join(map(str, write_overview(results)))
-            print(f"look at {sheets}, then render what you choose; the drafts of least risk would be\n")
-            print(final_command(arguments, results))
-    return 0
+    prepared = prepare(config_path, flags, cfg_options)
+    set_log_level(prepared.config.verbose)
+    with prepared.open_session() as session:
+        try:
+            run(session, arguments)
+        finally:
+            # Also after an interrupt or an error: what is finished is kept.
+            report(session, arguments)
+    return 1 if session.failed else 0
 
 
 def set_log_level(verbose: int | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from adacache.codebook import Codebook  # noqa: E402
-from adacache.trace import Trace  # noqa: E402
+from adacache.trace import StepRecord, Trace  # noqa: E402
 
 COMPUTED, REUSED = "#", "."
 
@@ -28,6 +28,11 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def decision(record: StepRecord) -> str:
+    """What happened in a step; "joined" where it was computed as other frames took part than before."""
+    return "reused" if not record.computed else "joined" if record.joined else "computed"
+
+
 def show(path: Path) -> str:
     """A line per step and a summary."""
     trace = Trace.load(path)
@@ -40,7 +45,7 @@ def show(path: Path) -> str:
     for record in trace.records:
         timestep = "-" if record.timestep is None else f"{record.timestep:.1f}"
         lines.append(
-            f"{record.index:>4} {timestep:>9} {'computed' if record.computed else 'reused':<8} "
+            f"{record.index:>4} {timestep:>9} {decision(record):<8} "
             f"{number(record.distance):>9} {number(record.value):>9} {number(record.motion_score):>9} "
             f"{'-' if record.bridge_weight is None else f'{record.bridge_weight:.2f}':>6} "
             f"{'-' if record.rate is None else record.rate:>5} "

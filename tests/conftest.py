@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Not the user's own folder of encoded prompts; commands that tests start inherit it.
+_TEXT_CACHE = tempfile.TemporaryDirectory(prefix="text-cache-")
+os.environ["OPENSORA_TEXT_CACHE"] = _TEXT_CACHE.name
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -68,3 +68,10 @@ def test_mistakes_are_told_in_one_line(traces, tmp_path):
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert message in done.stderr
+
+
+def test_show_tells_where_frames_joined(tmp_path):
+    records = [StepRecord(0, None, True), StepRecord(1, None, False), StepRecord(2, None, True, joined=True)]
+    Trace(3, records).save(tmp_path / "a.json")
+    lines = run("show", tmp_path / "a.json").stdout.splitlines()
+    assert [line.split()[2] for line in lines[1:4]] == ["computed", "reused", "joined"]

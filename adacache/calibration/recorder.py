@@ -1,6 +1,6 @@
 """A controller that keeps a sketch of every residual it sees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,9 +35,14 @@ class ResidualRecorder(StepController):
         with super().run(num_steps, num_samples) as controller:
             yield controller
 
-    def begin_step(self, step_index: int, timestep: float | None = None) -> None:
+    def begin_step(
+        self,
+        step_index: int,
+        timestep: float | None = None,
+        generated_frames: Sequence[Sequence[bool]] | None = None,
+    ) -> None:
         """As `StepController.begin_step`."""
-        super().begin_step(step_index, timestep)
+        super().begin_step(step_index, timestep, generated_frames)
         self._steps.append([])
 
     def stack(

@@ -33,7 +33,8 @@ class AdaCachePolicy:
 
     A step is computed when it lies exactly `rate` steps behind the last computed one. The first and the last
     two are always computed; so is the second, as nothing can be compared before it. The rates found at the
-    last two have nothing left to decide.
+    last two have nothing left to decide. Where a step is computed for another reason, as frames joined, its distance
+    counts by the steps that lie between, and where there was nothing to compare, the next step is computed.
 
     Raises: ValueError when the MoReg window does not fit `num_steps`.
     Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization, and the official code for what the
@@ -71,9 +72,11 @@ class AdaCachePolicy:
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
         """Weigh the measurements of a computed step; the last one decides the rate."""
+        # As upstream, the rate in force where a forced step cut the interval short.
+        rate_in_force = self.rate if step_index in self._forced else step_index - self._last_computed
         self._last_computed = step_index
         self.observations = []
-        rate_in_force, total = self.rate, 0.0
+        total = 0.0
         for count, measured in enumerate(measurements, start=1):
             per_step = measured.distance / rate_in_force
             total += per_step
@@ -83,6 +86,7 @@ class AdaCachePolicy:
             self.rate = self._codebook.rate(value)
             self.observations.append(Observation(measured.site, per_step, mean, score, gradient, value, self.rate))
         if not self.observations:
+            self.rate = 1
             return Report(rate=self.rate)
         last = self.observations[-1]
         return Report(

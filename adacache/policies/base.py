@@ -55,7 +55,11 @@ class Policy(Protocol):
         ...
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
-        """Take note of a computed step; `measurements` are in execution order, none at the first one."""
+        """Take note of a computed step; `measurements` are in execution order, none at the first one.
+
+        A step is computed without having been asked for where other frames take part than before. There are no
+        measurements either where no frame was generated in this step and the computed one before.
+        """
         ...
 
 
@@ -101,14 +105,19 @@ class SignalPolicy(ABC):
 
     @abstractmethod
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:
-        """Whether the blocks are computed at this step; asked once per step, `change` is None at the first."""
+        """Whether the blocks are computed at this step; asked once per step.
+
+        `change` is None where there is nothing to compare with: at the first step, and where other frames take part
+        than before. The step must be computed then, and what was added up starts anew. It is None, too, as long as no
+        frame is generated.
+        """
 
 
 class OutputChange(NamedTuple):
     """Means over elements, at a computed step: of the model's input and output, to those of the computed step before.
 
-    `input_difference` is mean|x - x'|, `output_difference` mean|out - out'|, both None at the first computed step;
-    `output_magnitude` is mean|out|.
+    `input_difference` is mean|x - x'|, `output_difference` mean|out - out'|, both None at the first computed step and
+    where other frames take part than before; `output_magnitude` is mean|out|. Of frames that are generated.
     """
 
     input_difference: float | None
@@ -119,8 +128,9 @@ class OutputChange(NamedTuple):
 class OutputPolicy(SignalPolicy):
     """Reuses the whole model instead of its blocks: a reused step's output is its input plus the last output - input.
 
-    It is told about every computed step before it decides about the next one. The input, and the output's channels up
-    to the input's, are what `StepController.output` gets; its `signal` is mostly "latents".
+    It is told about every computed step, if a frame is generated in it, before it decides about the next one. The
+    input, and the output's channels up to the input's, are what `StepController.output` gets; its `signal` is mostly
+    "latents".
     """
 
     @abstractmethod

@@ -174,7 +174,7 @@ class HybridPolicy:
         motion = fmean(scores) / config.expected_motion[step_index] if scores else None
         if motion is not None and self._is_early(step_index):
             self._early_motion.append(motion)
-        if not measurements:  # the first step
+        if not measurements:  # at the first step, or where no frame was generated before
             self._next = self._choose(step_index, 1.0)
             return Report(rate=self._next - step_index)
         distance = fmean(item.distance for item in measurements)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +129,12 @@ class StaticSchedule:
     ) -> None:
         self.observed_sites = observed_sites
         self._strides = motion_strides
-        self._rates = {
-            step: end - step for step, end in zip(computed_steps, [*computed_steps[1:], num_steps], strict=True)
-        }
-        self._rate_in_force = 1
+        self._planned = (*computed_steps, num_steps)
+        self._last_computed = -1
 
     def should_compute(self, step_index: int) -> bool:
         """Whether the step is on the list."""
-        return step_index in self._rates
+        return step_index in self._planned
 
     def motion_strides(self, step_index: int) -> tuple[int, ...]:
         """The configured strides, the same at every step."""
@@ -143,13 +142,14 @@ class StaticSchedule:
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
         """Report how many steps the residual of this one serves, and the means of what was measured."""
-        rate_in_force, self._rate_in_force = self._rate_in_force, self._rates[step_index]
+        interval, self._last_computed = step_index - self._last_computed, step_index
         distances = [item.distance for item in measurements]
         motions = [item.motion for item in measurements if item.motion is not None]
         return Report(
-            distance=fmean(distances) / rate_in_force if distances else None,
+            distance=fmean(distances) / interval if distances else None,
             motion_score=fmean(motions) if motions else None,
-            rate=self._rate_in_force,
+            # The next one of the list also where this step is not on it, but was computed as frames joined.
+            rate=self._planned[bisect_right(self._planned, step_index)] - step_index,
         )
 
 

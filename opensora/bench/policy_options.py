@@ -46,7 +46,7 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
     """
     source = Source(plan.path)
     steps = config.scheduler.num_sampling_steps
-    depth = model_depth(config.model.from_pretrained, config.model.type)
+    depth = model_depth(config.model.from_pretrained, config.model.type, config.weights_dir)
     stand_in = PolicyCalibration(steps, 1, (1.0, 0.0), 1.0, (1.0,) * (steps - 1), 0.0)
     for policy in plan.policies:
         for options in _variants(policy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,10 +56,15 @@ class WatchedController(StepController):
             yield controller
             self._note()
 
-    def begin_step(self, step_index: int, timestep: float | None = None) -> None:
+    def begin_step(
+        self,
+        step_index: int,
+        timestep: float | None = None,
+        generated_frames: Sequence[Sequence[bool]] | None = None,
+    ) -> None:
         """As ``StepController.begin_step``."""
         self._note()
-        super().begin_step(step_index, timestep)
+        super().begin_step(step_index, timestep, generated_frames)
 
     def _note(self) -> None:
         self.most_bytes = max(self.most_bytes, self.nbytes)

@@ -15,7 +15,7 @@ from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.utils.errors import ConfigError
 from opensora.utils.files import find_path
-from opensora.utils.run_prompts import read_prompts
+from opensora.utils.run_prompts import plain_texts
 
 SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
 TUNING_SHARE = 3  # of a config's own prompts, every third at the end is kept for tuning
@@ -122,4 +122,4 @@ def _read(config: SampleConfig, path: str | None) -> list[str]:
         if find_path(path) is None:
             raise ConfigError(f"prompts: there is no file '{path}'")
         config = dataclasses.replace(config, prompt=None, prompt_path=path, start_index=0, end_index=None)
-    return list(dict.fromkeys(prompt.text for prompt in read_prompts(config)))
+    return list(dict.fromkeys(plain_texts(config)))

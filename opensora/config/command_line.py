@@ -89,6 +89,7 @@ def build_parser() -> OneLineParser:
     _add_sampling_flags(parser)
     _add_output_flags(parser)
     _add_reference_flags(parser)
+    _add_memory_flags(parser)
     return parser
 
 
@@ -109,7 +110,9 @@ def _add_switch(group: Any, flag: str, text: str) -> None:
 def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts")
     group.add_argument("--prompt", nargs="+", metavar="TEXT", help="one or more prompts")
-    group.add_argument("--prompt-path", metavar="FILE", help="text file with one prompt per line")
+    group.add_argument(
+        "--prompt-path", metavar="FILE", help="one prompt per line, or .jsonl with settings of their own for each"
+    )
     group.add_argument("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")
     group.add_argument("--end-index", type=int, metavar="N", help="prompt of the file to stop before")
     group.add_argument(
@@ -117,7 +120,11 @@ def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--flow", type=float, metavar="SCORE", help="motion score appended to the prompts")
     group.add_argument("--camera-motion", metavar="TEXT", help="camera motion appended to the prompts")
-    _add_switch(group, "--llm-refine", "rewrite prompts with a language model (not available)")
+    _add_switch(group, "--llm-refine", "rewrite prompts with the language model at --llm-endpoint")
+    group.add_argument(
+        "--llm-endpoint", metavar="URL", help="OpenAI-compatible server, such as http://localhost:8000/v1"
+    )
+    group.add_argument("--llm-model", metavar="NAME", help="the model to ask for there (key: OPENAI_API_KEY)")
 
 
 def _add_video_flags(parser: argparse.ArgumentParser) -> None:
@@ -171,7 +178,7 @@ def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", metavar="TYPE", help="bf16, fp16 or fp32")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: CUDA when there is one)")
     _add_switch(group, "--compile", "compile the transformer: slower first steps, faster others")
-    group.add_argument("--ckpt-path", metavar="PATH", help="folder or hub repository of the diffusion transformer")
+    group.add_argument("--ckpt-path", metavar="PATH", help="folder, weight file or hub repository of the transformer")
     _add_switch(group, "--flash-attn", "accepted for existing scripts; PyTorch's attention is always used")
     _add_switch(group, "--layernorm-kernel", "accepted for existing scripts; PyTorch's layer norm is always used")
     group.add_argument(
@@ -189,15 +196,48 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     _add_switch(group, "--logdate-dir", "write into a subfolder named by date and time")
     group.add_argument("--sample-name", metavar="NAME", help="start of the file names (default: sample)")
     _add_switch(group, "--prompt-as-path", "name files by their prompt")
-    _add_switch(group, "--save-frames", "also keep the exact frames, as .frames.npz")
-    group.add_argument("--num-sample", type=int, metavar="N", help="samples per prompt (only 1 is available)")
-    _add_switch(group, "--watermark", "watermark the videos (not available)")
+    group.add_argument(
+        "--num-sample", type=int, metavar="N", help="videos per prompt; the k-th has a seed 1048576 * k further on"
+    )
+    _add_switch(group, "--resample", "sample again what the folder holds already")
+    group.add_argument(
+        "--save-frames", nargs="?", const="npz", type=_frames_kind, metavar="KIND", help="exact frames too: npz or png"
+    )
+    group.add_argument("--preview", metavar="KIND", help="also an animated picture: webp or apng")
+    _add_switch(group, "--contact-sheet", "also one picture of all videos of the run")
+    group.add_argument("--crf", type=int, metavar="N", help="quality of the mp4, 0 (best) to 51 (smallest)")
+    _add_switch(group, "--watermark", "write watermark_text into a corner of the videos")
+    group.add_argument("--watermark-text", metavar="TEXT", help="what the watermark says (default: AI generated)")
+    group.add_argument(
+        "--from-sidecar", metavar="FILE", help="make the video of this .json again; other flags change what they name"
+    )
     group.add_argument("--verbose", type=int, metavar="N", help="0 quiet, 1 progress, 2 debug messages")
 
 
+def _frames_kind(text: str) -> str | bool:
+    """npz, png, or a boolean as upstream's other switches."""
+    return text if text in ("npz", "png") else text_to_bool(text)
+
+
 def _add_reference_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("references (not available)")
-    group.add_argument("--loop", type=int, metavar="N", help="clips that continue each other (only 1 is available)")
+    group = parser.add_argument_group("references: images and videos to start from, end with, continue or edit")
+    group.add_argument(
+        "--reference-path",
+        nargs="+",
+        metavar="PATH",
+        help="one per prompt (a.png;b.png for two), one for all, or a folder whose files are named like the samples",
+    )
+    group.add_argument(
+        "--mask-strategy", nargs="+", metavar="TEXT", help="where they go, one per prompt or one for all (see docs)"
+    )
+    group.add_argument("--loop", type=int, metavar="N", help="clips that continue each other")
     group.add_argument("--condition-frame-length", type=int, metavar="N", help="latent frames carried over by a loop")
-    group.add_argument("--reference-path", nargs="+", metavar="PATH", help="images or videos to start from")
-    group.add_argument("--mask-strategy", nargs="+", metavar="TEXT", help="where the references go")
+    group.add_argument("--condition-frame-edit", type=float, metavar="X", help="their edit ratio, 0 keeps them")
+    _add_switch(group, "--compat", "repeat what Open-Sora v1.2 gets wrong")
+
+
+def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("weights and memory")
+    group.add_argument("--weights-dir", metavar="DIR", help="folder of downloaded weights (see scripts/weights.py)")
+    group.add_argument("--text-cache", metavar="DIR", help="folder of encoded prompts; off keeps none")
+    _add_switch(group, "--low-memory", "tiled decoding, text encoder in 16 bits, cache in CPU memory, one at a time")

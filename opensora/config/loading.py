@@ -12,11 +12,11 @@ from typing import Any
 from opensora.config.cache import read_cache, read_replay, split_model_entries
 from opensora.config.draft import apply_mode, replaces_cache, seed_texts
 from opensora.config.file import find_config, read_config_file
-from opensora.config.overrides import dotted_overrides, merge_into_file
+from opensora.config.low_memory import with_low_memory
+from opensora.config.overrides import dotted_overrides, merge_into_file, without_alternatives
 from opensora.config.reading import Source, check_names, read_fields
 from opensora.config.schema import (
     NO_EFFECT,
-    NOT_AVAILABLE,
     OFFICIAL_CACHE_KEYS,
     ModelConfig,
     SampleConfig,
@@ -27,6 +27,7 @@ from opensora.config.schema import (
 from opensora.config.target import with_memory_options
 from opensora.config.video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
 from opensora.utils.errors import ConfigError
+from opensora.utils.prompts import WINDOW_LATENTS
 
 __all__ = ["ConfigError", "SampleConfig", "config_from_dict", "load_config"]
 
@@ -38,6 +39,8 @@ _SECTIONS = {
     "text_encoder": TextEncoderConfig,
     "scheduler": SchedulerConfig,
 }
+_MAX_CRF = 51  # of H.264 with 8 bits
+_NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}
 _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 
 
@@ -45,6 +48,8 @@ def load_config(
     path: str | os.PathLike[str],
     overrides: Mapping[str, Any] | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    line: Mapping[str, Any] | None = None,
+    line_name: str = "prompt",
 ) -> SampleConfig:
     """Read a config file (ours, Open-Sora's, or the official AdaCache's) and validate it.
 
@@ -54,15 +59,37 @@ def load_config(
         overrides: values of upstream's flags by name (``num_sampling_steps``, ``resolution``, ...); a flag that
             is None is not set.
         cfg_options: values by dotted config key (``scheduler.cfg_scale``).
+        line: what one prompt asks for by the names of flags; it wins over all of the above.
+        line_name: what errors about those values begin with.
 
     Raises:
         ConfigError: the file is missing or unreadable, or an entry is unknown, of the wrong type or out of range.
     """
     file = find_config(path)
     config = read_config_file(file)
-    given = dotted_overrides(overrides, cfg_options)
+    given, by_hand = dotted_overrides(overrides, cfg_options), "command line"
+    if line:
+        of_line = dotted_overrides(line, None)
+        given, by_hand = without_alternatives(given, of_line) | of_line, line_name
     entries = merge_into_file(config, given, str(file))
-    return config_from_dict(entries, Source(str(file), frozenset(given)))
+    return config_from_dict(entries, Source(str(file), frozenset(given), by_hand))
+
+
+def config_from_entries(
+    entries: Mapping[str, Any],
+    path: str,
+    overrides: Mapping[str, Any] | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> SampleConfig:
+    """As ``load_config``, of entries that did not come from a config file.
+
+    Args:
+        path: what errors call their origin.
+    """
+    from mmengine.config import Config
+
+    given = dotted_overrides(overrides, cfg_options)
+    return config_from_dict(merge_into_file(Config(dict(entries)), given, path), Source(path, frozenset(given)))
 
 
 def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -> SampleConfig:
@@ -72,9 +99,8 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         ConfigError: an entry is unknown, of the wrong type or out of range.
     """
     source = source or Source("config")
-    entries = _without_helper_variables(entries, source)
-    _refuse_unavailable(entries, source)
-    known = {*SampleConfig.__dataclass_fields__, *NOT_AVAILABLE, *NO_EFFECT[""], *SIZE_KEYS}
+    entries = with_low_memory(_without_helper_variables(entries, source), source)
+    known = {*SampleConfig.__dataclass_fields__, *NO_EFFECT[""], *SIZE_KEYS}
     check_names(entries, known - {"height", "width", "path"}, source)
 
     sections = {name: _section_entries(entries.pop(name, None), name, source) for name in _SECTIONS}
@@ -88,7 +114,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         for name, cls in _SECTIONS.items()
     }
     steps, cache_entry = built["scheduler"].num_sampling_steps, entries.pop("cache", None)
-    depth = _model_depth(built["model"])
+    depth = _model_depth(built["model"], entries.get("weights_dir"))
     replay = entries.get("replay")
     replaced = replay is not None or replaces_cache(entries)
     cache = read_cache(official_cache, cache_entry, None if replaced else steps, depth, source)
@@ -104,6 +130,10 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         entries["dtype"] = _DTYPE_NAMES.get(entries["dtype"], entries["dtype"])
     if isinstance(entries.get("prompt"), str):
         entries["prompt"] = [entries["prompt"]]
+    for name in ("reference_path", "mask_strategy"):
+        entries[name] = _as_texts(entries.get(name))
+    # Upstream's files leave these open by None.
+    entries |= {name: default for name, default in _NONE_MEANS.items() if name in entries and entries[name] is None}
     entries["final"] = seed_texts(entries.get("final"))
     result = read_fields(SampleConfig, _without_effectless(entries, ""), source, path=source.path, cache=cache, **built)
     _check_together(result, source)
@@ -135,19 +165,17 @@ def _without_effectless(entries: Mapping[str, Any], section: str) -> dict[str, A
     return {key: value for key, value in entries.items() if key not in NO_EFFECT[section]}
 
 
-def _refuse_unavailable(entries: dict[str, Any], source: Source) -> None:
-    for key, (off_values, what) in NOT_AVAILABLE.items():
-        value = entries.pop(key, None)
-        if isinstance(value, tuple):
-            value = list(value)
-        if not any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in off_values):
-            raise source.error(key, f"{key}={value!r}: {what} is not available; remove '{key}'")
+def _as_texts(entry: Any) -> Any:
+    """A single text as a list of one; upstream's empty ones as None."""
+    if entry in ("", [], [""], (), ("",)):
+        return None
+    return [entry] if isinstance(entry, str) else entry
 
 
-def _model_depth(model: ModelConfig) -> int | None:
+def _model_depth(model: ModelConfig, weights_dir: Any) -> int | None:
     from opensora.utils.weights import model_depth
 
-    return model_depth(model.from_pretrained, model.type)
+    return model_depth(model.from_pretrained, model.type, weights_dir if isinstance(weights_dir, str) else None)
 
 
 def _check_together(config: SampleConfig, source: Source) -> None:
@@ -164,8 +192,43 @@ def _check_together(config: SampleConfig, source: Source) -> None:
             "end_index",
             f"end_index ({config.end_index}) must be above start_index ({config.start_index})",
         )
+    if config.condition_frame_edit > 1:
+        raise source.error("condition_frame_edit", f"condition_frame_edit is {config.condition_frame_edit}, above 1")
+    if config.crf > _MAX_CRF:
+        raise source.error("crf", f"crf must be at most {_MAX_CRF}, got {config.crf}")
+    if config.llm_refine and not (config.llm_endpoint and config.llm_model):
+        missing = "llm_model" if config.llm_endpoint else "llm_endpoint"
+        raise source.error(
+            ("llm_refine", missing),
+            f"llm_refine needs {missing}; set llm_endpoint='http://HOST:PORT/v1' and llm_model to what it serves",
+        )
+    _check_loops(config, source)
     if config.sample_name is not None and Path(config.sample_name).name != config.sample_name:
         raise source.error(
             "sample_name",
             f"sample_name must be a file name, got '{config.sample_name}'; folders go to save_dir",
+        )
+
+
+def _check_loops(config: SampleConfig, source: Source) -> None:
+    """A clip that goes on has to end with a whole chunk of the autoencoder, and must not consist of it alone."""
+    if config.loop == 1:
+        return
+    chunk, latents = config.vae.micro_frame_size or config.num_frames, config.align or WINDOW_LATENTS
+    if config.num_frames % chunk or config.num_frames < 2:
+        raise source.error(
+            ("loop", "num_frames"),
+            f"loop={config.loop} needs clips of whole chunks of {chunk} frames, got num_frames={config.num_frames}",
+        )
+    if config.condition_frame_length % latents:
+        raise source.error(
+            "condition_frame_length",
+            f"condition_frame_length is {config.condition_frame_length}; a loop takes over whole chunks, multiples of "
+            f"{latents} latent frames",
+        )
+    if config.condition_frame_length >= config.num_frames // chunk * latents:
+        raise source.error(
+            ("condition_frame_length", "num_frames", "loop"),
+            f"condition_frame_length={config.condition_frame_length} leaves nothing to generate in clips of "
+            f"{config.num_frames} frames ({config.num_frames // chunk * latents} latent ones); set a larger num_frames",
         )

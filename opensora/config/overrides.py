@@ -32,6 +32,7 @@ _ALTERNATIVES = {
     "replay": (*_STRENGTHS, *_MODES),
     "draft": ("final", "replay", "num_sample"),
     "final": ("draft", "replay", "num_sample"),
+    "num_sample": ("draft", "final"),
 }
 
 
@@ -55,6 +56,12 @@ def dotted_overrides(overrides: Mapping[str, Any] | None, cfg_options: Mapping[s
             if key in given and other in given and None not in (given[key], given[other]):
                 raise ConfigError(f"command line: {key} and {other} exclude each other; give one of them")
     return given
+
+
+def without_alternatives(given: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` values of a run without those that the overrides of one prompt's ``line`` say in another way."""
+    retired = {other for name in line for other in _ALTERNATIVES.get(name, ())}
+    return {key: value for key, value in given.items() if key not in retired}
 
 
 def merge_into_file(config: Any, given: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -20,12 +20,13 @@ class Source:
 
     path: str
     from_command_line: frozenset[str] = frozenset()  # dotted keys
+    by_hand: str = "command line"  # what a value that is not from the file comes from
 
     def error(self, keys: str | tuple[str, ...], message: str) -> ConfigError:
         """A ConfigError that starts with the place where the blamed key (or one of several) was set."""
         keys = (keys,) if isinstance(keys, str) else keys
         set_by_hand = any(f"{name}.".startswith(f"{key}.") for name in self.from_command_line for key in keys)
-        return ConfigError(f"{'command line' if set_by_hand else self.path}: {message}")
+        return ConfigError(f"{self.by_hand if set_by_hand else self.path}: {message}")
 
 
 def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: str = "", **given: Any) -> Any:

@@ -20,7 +20,7 @@ def at_least(minimum: float, default: Any = MISSING) -> Any:
 class ModelConfig:
     """The diffusion transformer."""
 
-    from_pretrained: str  # folder or Hugging Face repository
+    from_pretrained: str  # folder, weight file or Hugging Face repository
     type: Literal["STDiT3-XL/2", "STDiT3"] = "STDiT3-XL/2"
     qk_norm: bool | None = None  # None: as the checkpoint says
 
@@ -33,6 +33,8 @@ class VAEConfig:
     type: Literal["OpenSoraVAE_V1_2"] = "OpenSoraVAE_V1_2"
     micro_frame_size: int | None = at_least(1, 17)  # frames per temporal chunk
     micro_batch_size: int | None = at_least(1, 4)  # frames per pass of the 2-D autoencoder
+    tiling: bool = False  # decode in overlapping tiles: less memory, a little more time
+    tile_size: int | None = at_least(8, None)  # latents per side of a tile; None: what fits the published autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class TextEncoderConfig:
     type: Literal["t5"] = "t5"
     model_max_length: int = at_least(1, 300)  # tokens
     dtype: Literal["bf16", "fp16", "fp32"] = "fp32"
+    quantize: Literal["int8"] | None = None  # 8-bit weights
+    stream: bool = False  # one layer at a time on the device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,7 @@ class SampleConfig:
     min_psnr: float | None = None  # target: dB to the video without reuse, mean over videos
     draft: int | None = at_least(1, None)  # videos per prompt, with seeds that count up, under a strong cache
     final: tuple[str, ...] | None = None  # seeds to render again under a weak cache, "SEED" or "PROMPT_INDEX:SEED"
+    num_sample: int = at_least(1, 1)  # videos per prompt
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA when there is one, else the CPU
     compile: bool = False  # torch.compile the transformer's residual branches; the first steps take longer
@@ -96,10 +101,29 @@ class SampleConfig:
     aes: float | None = None  # aesthetic score appended to the prompts
     flow: float | None = None  # motion score
     camera_motion: str | None = None
+    llm_refine: bool = False  # rewrite prompts with a language model before they are encoded
+    llm_endpoint: str | None = None  # base address of an OpenAI-compatible server, such as http://localhost:8000/v1
+    llm_model: str | None = None  # the model that is asked for there
+    reference_path: tuple[str, ...] | None = None  # one per prompt ("a.png;b.mp4" for several), or one folder or file
+    mask_strategy: tuple[str, ...] | None = None  # where references go, one per prompt or one for all
+    loop: int = at_least(1, 1)  # clips that continue each other
+    condition_frame_length: int = at_least(1, 5)  # latent frames that a clip takes over from the one before
+    condition_frame_edit: float = at_least(0, 0.0)  # their edit ratio: 0 keeps them as they are
+    align: int | None = at_least(1, 5)  # latent frames of a chunk of the autoencoder; conditions begin at multiples
+    compat: bool = False  # repeat what Open-Sora v1.2 gets wrong, see docs/sampling.md
     save_dir: str = "samples"
     logdate_dir: bool = False  # write into a subfolder named by date and time
     sample_name: str | None = None
-    save_frames: bool = False  # also keep the exact frames, as .frames.npz
+    save_frames: Literal["npz", "png"] | bool = False  # also keep the exact frames; True is "npz"
+    crf: int = at_least(0, 18)  # of the mp4: 0 best, 51 smallest
+    preview: Literal["webp", "apng"] | None = None  # also an animated picture
+    contact_sheet: bool = False  # one picture of all videos of the run
+    watermark: bool = False
+    watermark_text: str = "AI generated"
+    resample: bool = False  # sample again what is finished already
+    weights_dir: str | None = None  # folder of downloaded weights, searched before the hub's cache
+    text_cache: str | None = None  # folder of encoded prompts, "off" for none; None: the user's cache folder
+    low_memory: bool = False  # tiled decoding, text encoder in 16 bits, cache in CPU memory, one video at a time
     verbose: int = at_least(0, 1)  # 0 quiet, 1 progress bars, 2 debug messages
 
 
@@ -109,18 +133,7 @@ NO_EFFECT: dict[str, frozenset[str]] = {
     "vae": frozenset({"force_huggingface", "local_files_only", "cache_dir"}),
     "text_encoder": frozenset({"local_files_only", "shardformer", "cache_dir"}),
     "scheduler": frozenset(),
-    # They shape the conditioning on references and loops, which is not available.
-    "": frozenset({"condition_frame_length", "condition_frame_edit", "align"}),
-}
-
-# Upstream features that are not available: key -> (values that leave it off, what it would do).
-NOT_AVAILABLE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "loop": ((None, 1), "extending a video over several loops"),
-    "reference_path": ((None, "", [], [""]), "conditioning on a reference image or video"),
-    "mask_strategy": ((None, "", [], [""]), "conditioning on a reference image or video"),
-    "llm_refine": ((None, False), "rewriting prompts with a language model"),
-    "num_sample": ((None, 1), "several samples per prompt"),
-    "watermark": ((None, False), "watermarking"),
+    "": frozenset(),
 }
 
 # The official AdaCache options as they stand, flat, inside ``model``.

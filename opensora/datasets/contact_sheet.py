@@ -38,17 +38,18 @@ def film(frames: np.ndarray, count: int, box: tuple[int, int] | None = None, gap
         box: (width, height) in pixels that every frame is scaled to fit, up or down; None keeps its size.
         gap: white pixels between frames.
     """
+    chosen = spread(frames, count)
+    return side_by_side(chosen if box is None else scaled_into(chosen, box), gap)
+
+
+def scaled_into(frames: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """Frames (F, H, W, 3) uint8 as large as a ``box`` of (width, height) pixels allows, their shape kept."""
     from PIL import Image
 
-    chosen = spread(frames, count)
-    if box is not None:
-        height, width = chosen.shape[1:3]
-        scale = min(box[0] / width, box[1] / height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        chosen = np.stack(
-            [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in chosen]
-        )
-    return side_by_side(chosen, gap)
+    height, width = frames.shape[1:3]
+    scale = min(box[0] / width, box[1] / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames])
 
 
 def grid(
@@ -60,7 +61,7 @@ def grid(
     """
     from PIL import Image, ImageDraw
 
-    font, bold, line = _font(font_size), _font(font_size, bold=True), round(1.3 * font_size)
+    font, bold, line = sans_font(font_size), sans_font(font_size, bold=True), round(1.3 * font_size)
     width = max(strip.image.shape[1] for strip in strips) + 3 * PADDING
     text_height = text_lines * line + PADDING
     height = max(strip.image.shape[0] for strip in strips) + text_height + font_size // 2
@@ -103,7 +104,7 @@ def _label(strip: Strip, font: FreeTypeFont, width: float) -> list[tuple[float, 
     return pieces + [(0.0, len(lines) + row, text, FAINT) for row, text in enumerate(_wrap(strip.note, font, width))]
 
 
-def _font(size: int, bold: bool = False) -> FreeTypeFont:
+def sans_font(size: int, bold: bool = False) -> FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and knows more alphabets than Pillow's own font."""
     import matplotlib
     from PIL import ImageFont

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adacache.atomic import atomic_path
+from adacache.film import spread
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +21,14 @@ VIDEO_SUFFIX = ".mp4"
 IMAGE_SUFFIX = ".png"
 
 _MAX_CRF = 51  # of x264 with 8 bits
-_MAX_RATE_DENOMINATOR = 1001  # exact for 24, 30000/1001 and their like; mp4 wants small numbers
+_MAX_RATE_DENOMINATOR = 1001  # mp4 wants small numbers
 _BT709 = 1  # matrix, primaries and transfer have the same number in ITU-T H.273
 _LIMITED_RANGE = 1
-# Pixels. In smaller frames x264's placing of B-frames depends on what was in memory before, and so the file would.
-_TINY = 128
+# The same frames give the same file in every process. By default x264's output depends on the number of cores, and
+# through its fast routines for macroblock trees on what was in memory before (MALLOC_PERTURB_ shows it).
+# cpu-independent takes the plain routines, which costs no time that can be measured; frame threads make smaller
+# files than the slice threads that PyAV sets.
+_X264_OPTIONS = {"preset": "medium", "threads": "4", "thread_type": "frame", "x264-params": "cpu-independent=1"}
 # What read_video calls the frame rate of an image: the value that means "image" to the model.
 _IMAGE_FPS = 120.0
 
@@ -54,14 +58,16 @@ def write_video(
     """Write uint8 frames (T, H, W, 3) as an H.264 mp4, or as a png if T is 1, and return the path written.
 
     The path gets the ending that fits the frames (an .mp4 or .png it has is replaced), and missing folders
-    are made. The file appears only when it is complete, in place of an older one. `crf` is 0 (best) to 51
-    (smallest). H.264 wants even sides: an odd one is extended by its last row or column.
+    are made. The file appears only when it is complete, in place of an older one; the same frames give the same
+    bytes. `crf` is 0 (best) to 51 (smallest); at 18 hardly an eye sees a difference. Frames of any size can be
+    written, but the colors of an mp4 come in blocks of 2 x 2 pixels: an odd side is extended by its last row or
+    column, so that the file is one pixel wider or higher than the frames.
 
     Raises: ValueError for frames, an fps or a crf that cannot be written; OSError if the disk refuses.
     """
-    array = _as_frames(frames)
-    rate = _as_rate(fps)
-    if not isinstance(crf, int) or not 0 <= crf <= _MAX_CRF:
+    array = checked_frames(frames)
+    rate = as_rate(fps)
+    if not isinstance(crf, int) or isinstance(crf, bool) or not 0 <= crf <= _MAX_CRF:
         raise ValueError(f"crf must be a whole number from 0 (best) to {_MAX_CRF} (smallest), got {crf!r}")
     target = _with_suffix(Path(path), IMAGE_SUFFIX if len(array) == 1 else VIDEO_SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,18 +79,25 @@ def write_video(
     return target
 
 
-def read_video(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
+def read_video(path: str | os.PathLike[str], count: int | None = None) -> tuple[np.ndarray, float]:
     """Frames (T, H, W, 3) uint8 and frames per second of a video; of a png, one frame and 120 (`IMG_FPS`).
+
+    With `count`, up to so many evenly spaced frames, the first and the last among them: a long video then needs no
+    more memory than a short one.
 
     Raises: FileNotFoundError if there is no such file; ValueError if it cannot be read as a video.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no video file at '{path}'")
-    return _read_png(path) if path.suffix.lower() == IMAGE_SUFFIX else _read_av(path)
+    return _read_png(path) if path.suffix.lower() == IMAGE_SUFFIX else _read_av(path, count)
 
 
-def _as_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
+def checked_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 as an array.
+
+    Raises: ValueError for anything else, also for none.
+    """
     if not hasattr(frames, "detach"):
         frames = np.asarray(frames)
     dtype, shape = str(frames.dtype).removeprefix("torch."), tuple(frames.shape)
@@ -96,7 +109,11 @@ def _as_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
     return frames if isinstance(frames, np.ndarray) else frames.detach().cpu().numpy()
 
 
-def _as_rate(fps: float | Fraction) -> Fraction:
+def as_rate(fps: float | Fraction) -> Fraction:
+    """Frames per second as a fraction of small numbers: exact for 24, 30000/1001 and their like.
+
+    Raises: ValueError for what is no positive number.
+    """
     try:
         rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
     except (TypeError, ValueError, OverflowError):  # not a number, NaN, infinity
@@ -124,9 +141,7 @@ def _write_mp4(path: Path, frames: np.ndarray, rate: Fraction, crf: int) -> None
 
     height, width = frames.shape[1:3]
     padding = ((0, height % 2), (0, width % 2), (0, 0))
-    options = {"crf": str(crf), "preset": "medium"}
-    if min(height, width) < _TINY:
-        options["bf"] = "0"
+    options = _X264_OPTIONS | {"crf": str(crf)}
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height = width + width % 2, height + height % 2
@@ -151,7 +166,7 @@ def _read_png(path: Path) -> tuple[np.ndarray, float]:
         raise ValueError(f"cannot read '{path}' as an image: {error}") from error
 
 
-def _read_av(path: Path) -> tuple[np.ndarray, float]:
+def _read_av(path: Path, count: int | None) -> tuple[np.ndarray, float]:
     import av
 
     try:
@@ -159,10 +174,16 @@ def _read_av(path: Path) -> tuple[np.ndarray, float]:
             if not container.streams.video:
                 raise ValueError(f"'{path}' holds no video stream")
             stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            total = stream.frames  # 0 in files that do not tell
+            kept = set(spread(np.arange(total), count).tolist()) if count and total else None
+            frames = [
+                frame.to_ndarray(format="rgb24")
+                for number, frame in enumerate(container.decode(stream))
+                if kept is None or number in kept
+            ]
             rate = stream.average_rate
     except av.error.FFmpegError as error:
         raise ValueError(f"cannot read '{path}' as a video: {error.strerror}") from error
     if not frames or not rate:
         raise ValueError(f"'{path}' holds no video frames, or does not tell their rate")
-    return np.stack(frames), float(rate)
+    return np.stack(frames) if count is None else spread(np.stack(frames), count), float(rate)

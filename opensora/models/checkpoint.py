@@ -1,4 +1,7 @@
-"""Loading and saving models in the Hugging Face layout: a folder with ``config.json`` and safetensors weights."""
+"""Loading and saving models: config and weights in any layout of ``opensora.utils.weights.layout``.
+
+Models are saved in the Hugging Face layout, a folder with ``config.json`` and ``model.safetensors``.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from adacache.atomic import atomic_path
 from opensora.utils.errors import WeightsError
-from opensora.utils.safetensors_header import read_safetensors_shapes
+from opensora.utils.files import find_path
+from opensora.utils.weights import layout
+from opensora.utils.weights.download import download
+from opensora.utils.weights.layout import CONFIG_NAME
+from opensora.utils.weights.locate import Piece, find_piece
+from opensora.utils.weights.tensor_files import load_tensors, read_shapes
 
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
+
+# Constants that some versions of the training code kept among the weights; they are computed here.
+# Source: Open-Sora, PositionEmbedding2D; the package rotary_embedding_torch.
+COMPUTED_TENSORS = frozenset({"pos_embed.inv_freq", "rope.dummy", "rope.cached_freqs"})
 
 
 class CheckpointError(ValueError):
@@ -26,86 +36,93 @@ class CheckpointError(ValueError):
 
 
 def locate(path_or_repo: str | os.PathLike[str]) -> Path:
-    """Folder that holds the checkpoint: a local one as it is, otherwise the cached snapshot of a hub repository.
+    """Folder or file that holds the checkpoint: a local one as it is, otherwise the snapshot of a hub repository.
 
     Raises:
-        CheckpointError: neither a folder nor a repository that can be fetched.
+        CheckpointError: neither on this machine nor a repository that can be fetched.
     """
-    folder = Path(path_or_repo)
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-
+    wanted = os.fspath(path_or_repo)
+    if (given := find_path(wanted)) is not None:
+        return given
     try:
-        return Path(snapshot_download(str(path_or_repo), allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the hub client's own errors and its transport's have no common base
-        raise CheckpointError(
-            f"'{path_or_repo}' is neither a folder nor a repository the hub could deliver ({type(error).__name__})"
-        ) from error
+        piece = find_piece("model", wanted)
+        if piece.is_complete:
+            return piece.path
+        if piece.repo is None:
+            raise CheckpointError(f"'{wanted}' is neither a folder, a weight file nor the name of a hub repository")
+        return download([Piece("model", wanted)])["model"]
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The model's ``config.json`` as a dict.
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint as a dict.
+
+    It is empty, which stands for the published sizes, for a weight file or training checkpoint without one.
 
     Raises:
         CheckpointError: the file is missing or not JSON.
     """
-    path = folder / CONFIG_NAME
+    file = layout.config_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no {CONFIG_NAME}; a checkpoint folder needs one") from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        if file is None and layout.may_lack_config(path):
+            return {}
+        return json.loads((file or path / CONFIG_NAME).read_text(encoding="utf-8"))
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path} holds no {CONFIG_NAME}; a checkpoint folder needs one") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """All safetensors files of a checkpoint, single or sharded.
+def weight_files(path: Path) -> list[Path]:
+    """All weight files of a checkpoint, single or sharded.
 
     Raises:
         CheckpointError: no weights, or a shard that the index names is missing.
     """
-    if (folder / WEIGHTS_NAME).is_file():
-        return [folder / WEIGHTS_NAME]
-    index = folder / INDEX_NAME
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is not a readable list of weight files; download it again") from error
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {', '.join(missing)}")
-        return [folder / name for name in names]
-    raise CheckpointError(f"{folder} holds neither {WEIGHTS_NAME} nor {INDEX_NAME}")
+    try:
+        files = layout.weight_files(path)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
+    if not files:
+        raise CheckpointError(f"{path} holds no weights: {' or '.join(layout.gaps(path, 'model'))}")
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{path} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}")
+    return files
 
 
 def check_fits(model: nn.Module, files: Sequence[Path]) -> None:
-    """Compare names and shapes in the headers of ``files`` with ``model``, which may live on the meta device.
+    """Compare names and shapes of the tensors in ``files`` with ``model``, which may live on the meta device.
 
     Only headers are read, so that a wrong checkpoint of many gigabytes is refused at once.
 
     Raises:
         CheckpointError: a file is damaged, or names the first tensors that are missing, unexpected or misshapen.
     """
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            found.update({name: shape for name, (_, shape) in read_safetensors_shapes(file).items()})
-        except WeightsError as error:
-            raise CheckpointError(str(error)) from error
+    try:
+        found = read_shapes(files)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    source = f"{files[0].parent} does not fit {type(model).__name__}"
+    file = files[0]
+    is_one_of_many = file.name.startswith(tuple(Path(name).stem for name in layout.FOLDER_WEIGHTS))
+    source = f"{file.parent if is_one_of_many else file} does not fit {type(model).__name__}"
     missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected]
+    unknown = [name for name in found if name not in expected and name not in COMPUTED_TENSORS]
+    has_config = layout.config_file(file) is not None
+    hint = "" if has_config else f"; without a {CONFIG_NAME} beside it, it has to be of the published sizes"
     if missing or unknown:
         what = [f"lacks {', '.join(missing[:3])}"] if missing else []
         what += [f"has unknown {', '.join(unknown[:3])}"] if unknown else []
         counts = f"{len(missing)} missing, {len(unknown)} unknown of {len(expected)} tensors"
-        raise CheckpointError(f"{source}: it {' and '.join(what)} ({counts})")
+        raise CheckpointError(f"{source}: it {' and '.join(what)} ({counts}){hint}")
+    asks = f"its {CONFIG_NAME} asks for" if has_config else "the published model has"
     for name, shape in expected.items():
         if found[name] != shape:
-            raise CheckpointError(f"{source}: {name} has shape {found[name]}, its config.json asks for {shape}")
+            raise CheckpointError(f"{source}: {name} has shape {found[name]}, {asks} {shape}{hint}")
 
 
 def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -116,6 +133,13 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
     with atomic_path(folder / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensors(files: Sequence[Path]) -> dict[str, Tensor]:
+    try:
+        return load_tensors(files)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
 
 
 class PretrainedModel(nn.Module):
@@ -139,7 +163,7 @@ class PretrainedModel(nn.Module):
         device: torch.device | str | None = None,
         **overrides: Any,
     ) -> Self:
-        """Load a model in evaluation mode from a folder or a hub repository.
+        """Load a model in evaluation mode from a folder, a weight file or a hub repository.
 
         Args:
             dtype: floating-point type of the weights; None keeps the stored one.
@@ -148,9 +172,9 @@ class PretrainedModel(nn.Module):
         Raises:
             CheckpointError: the folder, its config.json or its weights are missing, damaged or do not fit.
         """
-        folder = locate(path_or_repo)
-        model, files = cls._fitting(folder, overrides)
-        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        model, files = cls._fitting(locate(path_or_repo), overrides)
+        expected = model.state_dict()
+        weights = {name: tensor for name, tensor in _tensors(files).items() if name in expected}
         model.load_state_dict(weights, assign=True)
         return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
@@ -165,16 +189,17 @@ class PretrainedModel(nn.Module):
         return model.config
 
     @classmethod
-    def _fitting(cls, folder: Path, overrides: Mapping[str, Any]) -> tuple[Self, list[Path]]:
+    def _fitting(cls, path: Path, overrides: Mapping[str, Any]) -> tuple[Self, list[Path]]:
         """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
+        values = {**read_config(path), **overrides}
         try:
-            config = cls.config_class.from_dict({**read_config(folder), **overrides})
+            config = cls.config_class.from_dict(values)
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / CONFIG_NAME} cannot be used: {error}") from error
+            raise CheckpointError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
         # Nothing is initialized only to be overwritten: the weights are assigned to it.
         with torch.device("meta"):
             model = cls(config)
-        files = weight_files(folder)
+        files = weight_files(path)
         check_fits(model, files)
         return model, files
 

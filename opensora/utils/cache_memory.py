@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.options import ELEMENT_BYTES
 from opensora.config.schema import SampleConfig
+from opensora.memory.free import free_in_cpu_memory, free_memory
+from opensora.memory.shapes import ModelShapes, read_shapes
+from opensora.memory.units import size_text
 from opensora.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
-
-_GUIDANCE_HALVES = 2  # rows per video: with and without its prompt
-# Of the published autoencoder, whose config.json does not name them.
-_PIXELS_PER_LATENT = 8
-_FRAMES_PER_LATENT = 4
-_MEMINFO = Path("/proc/meminfo")
 
 
 def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.device) -> None:
@@ -36,81 +30,43 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
         device: the one the transformer will run on.
 
     Raises:
-        ConfigError: the cache does not fit; the message names the options that make it smaller.
-        CheckpointError: a ``config.json`` is missing or not JSON.
+        ConfigError: the cache does not fit, and the message names the options that make it smaller; or a
+            ``config.json`` cannot be used.
     """
     if config.cache is None:
         return
-    sizes = model_sizes(config, min(config.batch_size, num_prompts))
-    if sizes is None:
-        return
-    steps = config.scheduler.num_sampling_steps
-    estimate = estimate_cache_bytes(
-        config.cache, steps, sizes.hidden_states, config.dtype, num_blocks=sizes.depth, num_latents=sizes.latents
-    )
+    estimate = cache_bytes(config, read_shapes(config), min(config.batch_size, num_prompts))
     on_gpu = device.type == "cuda" and config.cache.cache_device == "model"
     where = "on the GPU" if on_gpu else "in CPU memory"
     logger.info("cache: %s %s", describe(estimate), where)
-    free = _free_on_gpu(device) if on_gpu else free_in_cpu_memory()
+    free = free_memory(device) if on_gpu else free_in_cpu_memory()
     if free is not None and estimate.total > free:
         fixes = " or ".join(_fixes(config, on_gpu))
-        wanted = f"{_size(estimate.total)} {where}"
-        raise ConfigError(f"cache: it would hold {wanted}, where {_size(free)} are free; less is taken by {fixes}")
+        wanted = f"{size_text(estimate.total)} {where}"
+        raise ConfigError(f"cache: it would hold {wanted}, where {size_text(free)} are free; less is taken by {fixes}")
 
 
-@dataclass(frozen=True)
-class ModelSizes:
-    """Numbers in the transformer's hidden states (2 * batch, tokens, channels), in its input, and its depth."""
-
-    hidden_states: int
-    latents: int
-    depth: int
-
-
-def hidden_state_elements(config: SampleConfig, batch: int) -> int | None:
-    """``ModelSizes.hidden_states`` of a config."""
-    sizes = model_sizes(config, batch)
-    return None if sizes is None else sizes.hidden_states
-
-
-def model_sizes(config: SampleConfig, batch: int) -> ModelSizes | None:
-    """The sizes that a cache depends on; None for a config.json without sense.
-
-    Such a one is reported by the model that is built from it.
+def hidden_state_elements(config: SampleConfig, batch: int) -> int:
+    """Numbers in the transformer's hidden states (2 * batch, tokens, channels).
 
     Raises:
-        CheckpointError: a ``config.json`` is missing or not JSON.
+        ConfigError: a ``config.json`` of the models cannot be used.
     """
-    from opensora.models.checkpoint import read_config
-    from opensora.models.stdit.config import STDiT3Config
+    return read_shapes(config).num_hidden_states(config, batch)
 
-    vae = read_config(Path(config.vae.from_pretrained))
-    values = read_config(Path(config.model.from_pretrained))
-    try:
-        model = STDiT3Config.from_dict(values)
-        frames, height, width = latent_size(config, vae)
-        _, rows, columns = model.patch_size
-        tokens = frames * -(-height // rows) * -(-width // columns)
-        videos = _GUIDANCE_HALVES * batch
-        latents = videos * model.in_channels * frames * height * width
-        return ModelSizes(videos * tokens * model.hidden_size, latents, model.depth)
-    except (AttributeError, TypeError, ValueError):
+
+def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheBytes | None:
+    """The largest cache of a run in batches of ``batch``; None without one."""
+    if config.cache is None:
         return None
-
-
-def latent_size(config: SampleConfig, vae: dict[str, Any]) -> tuple[int, int, int]:
-    """Frames, height and width of one video's latents under an autoencoder with this ``config.json``.
-
-    Like ``VideoAutoencoderPipeline.get_latent_size``, without building one.
-    """
-    widths = ((vae.get("vae_2d") or {}).get("autoencoder_kl") or {}).get("block_out_channels")
-    pixels = _PIXELS_PER_LATENT if widths is None else 2 ** (len(widths) - 1)
-    halvings = (vae.get("vae_temporal") or {}).get("temporal_downsample")
-    per_latent = _FRAMES_PER_LATENT if halvings is None else 2 ** sum(halvings)
-    chunk = config.vae.micro_frame_size or config.num_frames
-    full, rest = divmod(config.num_frames, chunk)
-    frames = full * -(-chunk // per_latent) + -(-rest // per_latent)
-    return frames, config.height // pixels, config.width // pixels
+    return estimate_cache_bytes(
+        config.cache,
+        config.scheduler.num_sampling_steps,
+        shapes.num_hidden_states(config, batch),
+        config.dtype,
+        num_blocks=shapes.transformer.depth,
+        num_latents=shapes.num_latents(config, batch),
+    )
 
 
 def describe(estimate: CacheBytes) -> str:
@@ -119,29 +75,11 @@ def describe(estimate: CacheBytes) -> str:
     if not estimate.total:
         return "no tensors"
     groups[estimate.observed_bytes] = groups.get(estimate.observed_bytes, 0) + estimate.num_observed
-    sizes = [(count, _size(nbytes)) for nbytes, count in groups.items() if count]
+    sizes = [(count, size_text(nbytes)) for nbytes, count in groups.items() if count]
     (first, size), *others = sizes
     parts = [f"{first} tensor{'s' if first > 1 else ''} of {size}", *(f"{count} of {size}" for count, size in others)]
     text = " + ".join(parts)
-    return text if first == 1 and not others else f"{text} = {_size(estimate.total)}"
-
-
-def free_in_cpu_memory() -> int | None:
-    """Bytes that new allocations can take without swapping; None where the system does not say."""
-    try:
-        lines = _MEMINFO.read_text(encoding="ascii").splitlines() if _MEMINFO.is_file() else []
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _free_on_gpu(device: torch.device) -> int:
-    import torch
-
-    return torch.cuda.mem_get_info(device)[0]
+    return text if first == 1 and not others else f"{text} = {size_text(estimate.total)}"
 
 
 def _fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
@@ -153,8 +91,3 @@ def _fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
     if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # that one belongs to its policy
         fixes.append("cache.bridge='hold'")
     return [*fixes, "a smaller batch_size or video"]
-
-
-def _size(nbytes: int) -> str:
-    """GB with two decimals, or MB where that would be nothing."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e7 else f"{nbytes / 1e6:.2f} MB"

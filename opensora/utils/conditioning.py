@@ -1,9 +1,6 @@
 """Conditioning on references: which latent frames are given instead of sampled.
 
-A mask strategy is a text of entries separated by ";", each
-"loop,ref_id,ref_start,target_start,length,edit_ratio" with defaults 0,0,0,0,1,0. In loop `loop`, `length`
-latent frames of reference `ref_id` from `ref_start` on are put at `target_start`; negative starts count from
-the end. `edit_ratio` is 0 to keep the frames, 1 to sample them freely.
+Where they go is said by mask strategies, see `opensora.utils.mask_strategy`.
 
 Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
 """
@@ -13,16 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-
-class MaskEntry(NamedTuple):
-    """One entry of a mask strategy; starts and length in latent frames."""
-
-    loop: int = 0
-    ref_id: int = 0
-    ref_start: int = 0
-    target_start: int = 0
-    length: int = 1
-    edit_ratio: float = 0.0
+from opensora.utils.mask_strategy import MaskEntry, parse_mask_strategy
 
 
 class VideoEncoder(Protocol):
@@ -39,29 +27,6 @@ class _Placement(NamedTuple):
     target_start: int
     length: int
     edit_ratio: float
-
-
-def parse_mask_strategy(mask_strategy: str | None) -> list[MaskEntry]:
-    """The entries of a mask strategy, none for "" or None.
-
-    Raises: ValueError if an entry is empty, too long or not made of numbers, or a number is out of range.
-    """
-    return [_parse_entry(text, mask_strategy) for text in mask_strategy.split(";")] if mask_strategy else []
-
-
-def _parse_entry(text: str, mask_strategy: str) -> MaskEntry:
-    fields = text.split(",")
-    names = ",".join(MaskEntry._fields)
-    error = f"mask strategy '{mask_strategy}': entry '{text}' must be one to six numbers {names}"
-    if len(fields) > len(MaskEntry._fields):
-        raise ValueError(f"{error}, got {len(fields)}")
-    try:
-        entry = MaskEntry(*(int(field) for field in fields[:5]), *(float(field) for field in fields[5:]))
-    except ValueError:
-        raise ValueError(f"{error}, whole but for the last") from None
-    if entry.loop < 0 or entry.ref_id < 0 or entry.length < 1 or not 0 <= entry.edit_ratio <= 1:
-        raise ValueError(f"{error}, with loop and ref_id from 0, length from 1 and edit_ratio between 0 and 1")
-    return entry
 
 
 def find_nearest_point(value: int, point: int, max_value: int) -> int:
@@ -81,12 +46,14 @@ def apply_mask_strategy(
     mask_strategys: Sequence[str | None],
     loop_i: int,
     align: int | None = None,
+    compat: bool = False,
 ) -> torch.Tensor | None:
     """Copy reference latents into `z` in place and return the mask [B, T]: 1 is sampled, 0 is given.
 
     `z` is [B, C, T, H, W] and `refs_x[b]` holds the references of sample b, each [C, t, H, W]. `align` moves
-    the starts to multiples of the latent frames per window. Without strategies (an empty list) there is no
-    mask: None.
+    the starts of entries that fill a window to multiples of its latent frames, as the autoencoder decodes windows
+    one by one. `compat` moves those of shorter entries, too, as upstream does, so that "the last frame" of five
+    becomes the first. Without strategies (an empty list) there is no mask: None.
 
     Raises: ValueError if a strategy names a reference or a frame that does not exist; `z` is unchanged then.
     """
@@ -99,7 +66,7 @@ def apply_mask_strategy(
         )
     placements = [
         [
-            _place(entry, strategy, refs or (), z, align)
+            _place(entry, strategy, refs or (), z, align if compat or entry.length >= (align or 0) else None)
             for entry in parse_mask_strategy(strategy)
             if entry.loop == loop_i
         ]
@@ -169,9 +136,28 @@ def append_generated(
         )
     latents = vae.encode(generated_video)  # (B, C, t, H', W')
     new_refs = [[*(refs or ()), ref] for refs, ref in zip(refs_x, latents, strict=True)]
-    n = condition_frame_length
-    new_strategies = [
-        (f"{strategy};" if strategy else "") + f"{loop_i},{len(refs) - 1},-{n},0,{n},{condition_frame_edit}"
-        for strategy, refs in zip(mask_strategy, new_refs, strict=True)
+    return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)
+
+
+def append_latents(
+    latents: torch.Tensor,
+    refs_x: Sequence[Sequence[torch.Tensor]],
+    mask_strategy: Sequence[str],
+    loop_i: int,
+    condition_frame_length: int,
+    condition_frame_edit: float,
+) -> tuple[list[list[torch.Tensor]], list[str]]:
+    """As `append_generated`, from the `latents` [B, C, T, H, W] of the clip: its end is taken over as it is."""
+    ends = latents[:, :, -condition_frame_length:]
+    new_refs = [[*refs, end] for refs, end in zip(refs_x, ends, strict=True)]
+    return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)
+
+
+def _continued(
+    strategies: Sequence[str | None], refs: Sequence[Sequence[torch.Tensor]], loop: int, length: int, edit: float
+) -> list[str]:
+    """Mask strategies by which the last reference of every sample ends up at the beginning of a loop."""
+    return [
+        (f"{strategy};" if strategy else "") + f"{loop},{len(own) - 1},-{length},0,{length},{edit}"
+        for strategy, own in zip(strategies, refs, strict=True)
     ]
-    return new_refs, new_strategies

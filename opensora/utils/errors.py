@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
+EXIT_TERMINATED = 143  # and for SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; the run ends as it does on Ctrl-C."""
 
 
 class ConfigError(ValueError):
@@ -32,8 +39,16 @@ def one_line(error: BaseException) -> str:
 
 def run_command(task: Callable[[], int]) -> int:
     """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace."""
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     try:
         return task()
+    except Terminated:
+        print("terminated; what is finished is kept", file=sys.stderr)
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

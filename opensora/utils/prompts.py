@@ -8,38 +8,23 @@ of this prompt. No function here changes its arguments.
 Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
 """
 
-import json
+import math
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+
+from opensora.prompts.file_names import safe_stem
+from opensora.prompts.strict_json import decode_all
 
 # One temporal window of the autoencoder: 17 frames become 5 latent frames.
 WINDOW_FRAMES = 17
 WINDOW_LATENTS = 5
 
-_SEGMENT_MARKER = re.compile(r"\|(\d+)\|")
+_SEGMENT_MARKER = re.compile(r"\|([0-9]{1,9})\|")
+_START_OF_MARKER = re.compile(r"\|[0-9]{1,9}\Z")  # becomes a marker in front of a "|"
 _PROMPT_SETTINGS = ("reference_path", "mask_strategy")
-_UNSAFE_IN_FILE_NAMES = re.compile(r"[\\/\x00-\x1f]")
 _MAX_PROMPT_IN_FILE_NAME = 50
-
-
-def load_prompts(path: str | os.PathLike[str]) -> list[str]:
-    """The prompts of a UTF-8 text file, one per line, stripped; blank lines are skipped.
-
-    Raises: FileNotFoundError if there is no such file; ValueError if it is not UTF-8 text or holds no prompt.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no prompt file at '{path}': give a text file with one prompt per line")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"prompt file '{path}' is not UTF-8 text ({error.reason}): save it as UTF-8") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError(f"prompt file '{path}' holds no prompt: write one prompt per line")
-    return prompts
+_MAX_PROMPT_IN_MESSAGE = 200
 
 
 def extract_json_from_prompts(
@@ -50,8 +35,7 @@ def extract_json_from_prompts(
     A setting in a prompt wins over the one given for it in `reference` or `mask_strategy`.
 
     Raises: ValueError if the lists differ in length, or the braces of a prompt do not hold one JSON object
-    with no
-        other keys than reference_path and mask_strategy, both text.
+    with no other keys than reference_path and mask_strategy, both text.
     """
     if not len(prompts) == len(reference) == len(mask_strategy):
         raise ValueError(
@@ -70,18 +54,26 @@ def extract_json_from_prompts(
 
 def _parse_settings(prompt: str, text: str) -> dict[str, str]:
     try:
-        settings = json.loads(text)
-    except json.JSONDecodeError as error:
+        settings = decode_all(text)
+    except ValueError as error:
         raise ValueError(
-            f"what follows '{{' in prompt {prompt!r} is not one JSON object ({error}): "
+            f"what follows '{{' in prompt {_quoted(prompt)} is not one JSON object ({error}): "
             "end the prompt with a single object, or write it without braces"
         ) from error
     for key, value in settings.items():
         if key not in _PROMPT_SETTINGS:
-            raise ValueError(f"unknown setting {key!r} in prompt {prompt!r}: use {' or '.join(_PROMPT_SETTINGS)}")
+            raise ValueError(
+                f"unknown setting {key!r} in prompt {_quoted(prompt)}: use {' or '.join(_PROMPT_SETTINGS)}"
+            )
         if not isinstance(value, str):
-            raise ValueError(f"setting {key!r} in prompt {prompt!r} must be text in quotes, got {value!r}")
+            raise ValueError(f"setting {key!r} in prompt {_quoted(prompt)} must be text in quotes, got {value!r}")
     return settings
+
+
+def _quoted(prompt: str) -> str:
+    """The prompt for a message: in quotes, on one line, and cut if it is long."""
+    short = prompt if len(prompt) <= _MAX_PROMPT_IN_MESSAGE else prompt[: _MAX_PROMPT_IN_MESSAGE - 3] + "..."
+    return repr(short)
 
 
 def split_prompt(prompt_text: str) -> tuple[list[str], list[int] | None]:
@@ -101,21 +93,38 @@ def split_prompt(prompt_text: str) -> tuple[list[str], list[int] | None]:
 def merge_prompt(text_list: Sequence[str], loop_idx_list: Sequence[int] | None = None) -> str:
     """The inverse of `split_prompt`.
 
-    Raises: ValueError if there is not one text per loop index, or not exactly one text without loop indices.
+    Raises: ValueError if there is not one text per loop index, or not exactly one text without loop indices;
+    if the indices do not start at 0 and ascend; or if a text has a |i| marker of its own.
     """
     expected = 1 if loop_idx_list is None else len(loop_idx_list)
-    if len(text_list) != expected:
-        raise ValueError(f"got {len(text_list)} prompt texts for loop indices {loop_idx_list}: expected {expected}")
+    if len(text_list) != expected or not expected:
+        raise ValueError(
+            f"got {len(text_list)} prompt texts for loop indices {loop_idx_list}: expected {expected or 1}"
+        )
     if loop_idx_list is None:
+        if text_list[0].startswith("|0|"):
+            raise ValueError(f"prompt {_quoted(text_list[0])} has |i| markers: give its segments and their loops")
         return text_list[0]
-    return "".join(f"|{loop}|{text}" for loop, text in zip(loop_idx_list, text_list, strict=True))
+    if loop_idx_list[0] != 0:
+        raise ValueError(f"the first segment of a prompt must start at loop 0, got loops {[*loop_idx_list]}")
+    _check_ascending(loop_idx_list, " ".join(text_list))
+    merged = ""
+    for loop, text in zip(loop_idx_list, text_list, strict=True):
+        if _SEGMENT_MARKER.search(text):
+            raise ValueError(f"the text of a segment cannot have |i| markers of its own, got {_quoted(text)}")
+        # The end of the text before and the "|" of this marker must not make another marker.
+        merged += " " if _START_OF_MARKER.search(merged) else ""
+        merged += f"|{loop}|{text}"
+    return merged
 
 
 def extract_prompts_loop(prompts: Sequence[str], num_loop: int) -> list[str]:
     """The text of each prompt in loop `num_loop` (0-based): that of the last segment started by then.
 
-    Raises: ValueError if the loops of a prompt do not ascend.
+    Raises: ValueError if the loops of a prompt do not ascend, or `num_loop` is negative.
     """
+    if num_loop < 0:
+        raise ValueError(f"loops count from 0, got {num_loop}")
     return [_text_of_loop(prompt, num_loop) for prompt in prompts]
 
 
@@ -132,9 +141,13 @@ def _segments(prompt: str) -> list[tuple[int, str]] | None:
         return None
     pieces = _SEGMENT_MARKER.split(prompt)[1:]  # loop, text, loop, text, ...
     loops = [int(loop) for loop in pieces[::2]]
-    if any(later <= earlier for earlier, later in zip(loops, loops[1:], strict=False)):
-        raise ValueError(f"the |i| markers of prompt {prompt!r} must ascend, got {loops}")
+    _check_ascending(loops, prompt)
     return list(zip(loops, pieces[1::2], strict=True))
+
+
+def _check_ascending(loops: Sequence[int], prompt: str) -> None:
+    if any(later <= earlier for earlier, later in zip(loops, loops[1:], strict=False)):
+        raise ValueError(f"the |i| markers of prompt {_quoted(prompt)} must ascend, got {[*loops]}")
 
 
 def append_score_to_prompts(
@@ -147,7 +160,12 @@ def append_score_to_prompts(
 
     `aes` is the aesthetic score (about 4 to 7, higher is prettier) and `flow` the motion score (0 is still,
     higher moves more). A score whose marker ("motion score:") a prompt already has is left to the prompt.
+
+    Raises: ValueError if a score is not finite.
     """
+    for name, score in (("aes", aes), ("flow", flow)):
+        if score is not None and not math.isfinite(score):
+            raise ValueError(f"{name} must be a finite number, got {score}")
     suffixes = []
     if aes is not None:
         suffixes.append(("aesthetic score:", f"{aes:.1f}"))
@@ -172,7 +190,8 @@ def get_save_path_name(
 ) -> str:
     """Path of a sample without its ending: `sample_0003`, or the start of the prompt; `-k` if one of several.
 
-    Path separators and control characters of a prompt become "_", so that every file stays in `save_dir`.
+    Characters of a name that a file system refuses or that lead elsewhere become "_", and what is too long is
+    cut (see `safe_stem`), so that every file stays in `save_dir` and can be copied to another system.
 
     Raises: ValueError if the part the name is made of (sample_idx, prompt or k) is missing.
     """
@@ -181,13 +200,12 @@ def get_save_path_name(
         raise ValueError(f"get_save_path_name needs {name_source} when prompt_as_path is {prompt_as_path}")
     if num_sample != 1 and k is None:
         raise ValueError(f"get_save_path_name needs k, the number of the sample, when num_sample is {num_sample}")
+    tail = "" if num_sample == 1 else f"-{k}"
     if prompt_as_path:
-        name = (sample_name or "") + _UNSAFE_IN_FILE_NAMES.sub("_", prompt[:_MAX_PROMPT_IN_FILE_NAME])
+        stem = safe_stem((sample_name or "") + prompt[:_MAX_PROMPT_IN_FILE_NAME], tail)
     else:
-        name = f"{'sample' if sample_name is None else sample_name}_{sample_idx:04d}"
-    if num_sample != 1:
-        name = f"{name}-{k}"
-    return os.path.join(save_dir, name)
+        stem = safe_stem("sample" if sample_name is None else sample_name, f"_{sample_idx:04d}{tail}")
+    return os.path.join(save_dir, stem)
 
 
 def dframe_to_frame(num: int) -> int:

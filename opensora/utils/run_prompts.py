@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from opensora.config.schema import SampleConfig
+from opensora.prompts.files import PromptLine, read_prompt_file
 from opensora.utils.errors import ConfigError
 from opensora.utils.files import find_path
-from opensora.utils.prompts import extract_json_from_prompts, load_prompts, split_prompt
+from opensora.utils.prompts import extract_json_from_prompts, merge_prompt, split_prompt
 
 
 @dataclass(frozen=True)
@@ -16,60 +19,125 @@ class NumberedPrompt:
     """A prompt, its place in the list or file, and the seed of its noise.
 
     The place decides its file name, and its usual seed: neither depends on the other prompts of the run.
+
+    Attributes:
+        text: without settings; where it starts with |0| and has several segments, each is for the loops from i on.
+        number: which of several samples of this prompt it is.
+        overrides: what the prompt's own settings or its line in a file say about this sample only.
+        line: of the prompt file, counted from 1; None for a prompt of a list.
+        problem: why the prompt cannot be sampled, in one sentence.
     """
 
     index: int
     text: str
     seed: int
+    number: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    line: int | None = None
+    problem: str | None = None
 
 
 def read_prompts(config: SampleConfig) -> list[NumberedPrompt]:
     """The prompts from ``start_index`` up to, not including, ``end_index``.
 
-    A prompt's index is its line among the non-blank ones of the file; a list counts from ``start_index``.
+    A prompt's index is its place among the prompts of the file; a list counts from ``start_index``. One that cannot be
+    used is there with its ``problem``.
 
     Raises:
-        ConfigError: no prompt, a blank one, or one with a feature that is not available.
+        ConfigError: there is no prompt, or the file cannot be read.
     """
     if config.prompt is not None:
         # Upstream slices files only; for a list, start_index is the number of the first sample.
-        prompts = list(enumerate((text.strip() for text in config.prompt), start=config.start_index))
+        prompts = [PromptLine(i, 0, text.strip(), {}) for i, text in enumerate(config.prompt, config.start_index)]
         if not prompts:
             raise ConfigError('the prompt list is empty; give at least one, such as --prompt "a red circle"')
     elif config.prompt_path is not None:
         prompts = _read_file(config)
     else:
         raise ConfigError("no prompts; give --prompt TEXT ... or --prompt-path FILE")
-    return [NumberedPrompt(index, _checked(index, text), config.seed + index) for index, text in prompts]
+    return [_numbered(prompt, config) for prompt in prompts]
 
 
-def _read_file(config: SampleConfig) -> list[tuple[int, str]]:
-    """Numbers and texts of the chosen prompts."""
+def plain_texts(config: SampleConfig) -> list[str]:
+    """The texts of ``read_prompts`` for a command that samples clips from nothing but text.
+
+    Raises:
+        ConfigError: as ``read_prompts``, or a prompt cannot be used, has settings, or extends over loops.
+    """
+    prompts = read_prompts(config)
+    check_any_usable([prompt for prompt in prompts if prompt.problem] or prompts)
+    for prompt in prompts:
+        if prompt.overrides or config.loop > 1 or split_prompt(prompt.text)[1] is not None:
+            raise ConfigError(
+                f"prompt {prompt.index}: settings of single prompts, references and loops are for sampling only; "
+                "give plain texts"
+            )
+    return [prompt.text for prompt in prompts]
+
+
+def check_any_usable(prompts: Sequence[NumberedPrompt]) -> None:
+    """Refuse a run of which no prompt can be sampled.
+
+    Raises:
+        ConfigError: with the first one's problem.
+    """
+    if all(prompt.problem for prompt in prompts):
+        raise ConfigError(prompts[0].problem)
+
+
+def _read_file(config: SampleConfig) -> list[PromptLine]:
     path = find_path(config.prompt_path) or Path(config.prompt_path)
     try:
-        texts = load_prompts(path)
+        lines = read_prompt_file(path)
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    chosen = list(enumerate(texts))[config.start_index : config.end_index]
+    chosen = lines[config.start_index : config.end_index]
     if not chosen:
         raise ConfigError(
-            f"prompt file '{path}' holds {len(texts)} prompts, none from start_index {config.start_index} on"
+            f"prompt file '{path}' holds {len(lines)} prompts, none from start_index {config.start_index} on"
         )
     return chosen
 
 
-def _checked(index: int, prompt: str) -> str:
-    """The prompt without empty settings and segment markers, which ask for nothing."""
+def _numbered(prompt: PromptLine, config: SampleConfig) -> NumberedPrompt:
+    """The prompt with its JSON taken for overrides, or with its problem."""
+    index, line = prompt.number, prompt.line or None
     try:
-        [text], references, strategies = extract_json_from_prompts([prompt], [""], [""])
-        segments, _ = split_prompt(text)
+        text, overrides = _split(index, prompt.text, prompt.overrides, config.loop)
+        seed = _seed(index, overrides.pop("seed", None), config)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if any(references + strategies):
-        raise ConfigError(f"prompt {index}: conditioning on a reference is not available; remove the {{...}}")
-    if len(segments) > 1:
-        raise ConfigError(f"prompt {index}: extending over several loops is not available; keep one |i| segment")
-    text = segments[0].strip()
-    if not text:
-        raise ConfigError(f"prompt {index} is empty; describe what the video should show")
-    return text
+        return NumberedPrompt(index, prompt.text, config.seed + index, line=line, problem=str(error))
+    return NumberedPrompt(index, text, seed, overrides=overrides, line=line)
+
+
+def _split(index: int, prompt: str, given: Mapping[str, Any], loops: int) -> tuple[str, dict[str, Any]]:
+    """The text without markers that ask for nothing, and the overrides.
+
+    Raises:
+        ValueError: what is wrong with the prompt.
+    """
+    [text], [reference], [strategy] = extract_json_from_prompts([prompt], [""], [""])
+    segments, starts = split_prompt(text)
+    segments = [segment.strip() for segment in segments]
+    if not all(segments):
+        where = "" if len(segments) == 1 else f" in segment |{starts[segments.index('')]}|"
+        raise ConfigError(f"prompt {index} is empty{where}; describe what the video should show")
+    overrides = {name: value for name, value in given.items() if value is not None}
+    for name, value in {"reference_path": reference, "mask_strategy": strategy}.items():
+        if value:
+            overrides[name] = value
+    loops = overrides.get("loop", loops)
+    if len(segments) > 1 and isinstance(loops, int) and starts[-1] >= loops:
+        raise ConfigError(
+            f"prompt {index}: its segment |{starts[-1]}| is for loop {starts[-1]}, but loops are counted from 0 and "
+            f"there {'is' if loops == 1 else 'are'} {loops}; set --loop {starts[-1] + 1}"
+        )
+    return segments[0] if len(segments) == 1 else merge_prompt(segments, starts), overrides
+
+
+def _seed(index: int, own: Any, config: SampleConfig) -> int:
+    if own is None:
+        return config.seed + index
+    if not isinstance(own, int) or isinstance(own, bool) or own < 0:
+        raise ConfigError(f"prompt {index}: seed must be a whole number from 0, got {own!r}")
+    return own

@@ -117,3 +117,13 @@ def test_risks_have_a_column_where_there_are_any():
         "a.mp4            8/30      1.0               60%  0.0413",
         "b.mp4            8/30      1.0               60%       -",
     ]
+
+
+def test_a_join_survives_a_file_and_older_files_know_of_none(tmp_path):
+    joined = Trace(2, [StepRecord(0, None, True), StepRecord(1, None, True, joined=True)])
+    joined.save(tmp_path / "trace.json")
+    assert [record.joined for record in Trace.load(tmp_path / "trace.json").records] == [False, True]
+    data = joined.to_dict()
+    for record in data["records"]:
+        del record["joined"]
+    assert [record.joined for record in Trace.from_dict(data).records] == [False, False]

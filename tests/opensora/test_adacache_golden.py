@@ -47,6 +47,7 @@ def sample(case: dict, model: STDiT3, inputs: dict, controller: StepController |
         mask=inputs.get(f"{group}.z_mask"),
         progress=False,
         controller=controller,
+        compat=True,  # the reference lets held frames count
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,9 @@ import torch
 from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config import load_config
-from opensora.models.checkpoint import read_config
 from opensora.pipeline import SamplingPipeline
 from opensora.utils import cache_memory
-from opensora.utils.cache_memory import check_cache_memory, describe, free_in_cpu_memory, hidden_state_elements
+from opensora.utils.cache_memory import check_cache_memory, describe, hidden_state_elements
 from opensora.utils.errors import ConfigError
 from opensora.utils.psnr import psnr
 from scripts import inference
@@ -95,28 +93,6 @@ def test_residuals_kept_in_bf16_take_half_the_memory_and_leave_the_video_as_it_i
         assert not torch.equal(narrow.latents, full.latents)
 
 
-@pytest.mark.parametrize("frames", [1, 4, 17, 18, 34, 51, 60])
-@pytest.mark.parametrize("chunk", [17, None])
-def test_latents_have_the_size_that_the_autoencoder_gives_them(pipe, config, frames, chunk, monkeypatch):
-    monkeypatch.setattr(pipe.vae, "config", replace(pipe.vae.config, micro_frame_size=chunk))
-    config = replace(config, num_frames=frames, height=66, width=100, vae=replace(config.vae, micro_frame_size=chunk))
-    size = cache_memory.latent_size(config, read_config(Path(config.vae.from_pretrained)))
-    assert list(size) == pipe.vae.get_latent_size([frames, 66, 100])
-
-
-def test_latents_of_the_published_autoencoder_have_their_size(config, golden):
-    """Its config.json names neither of the factors."""
-    table = json.loads((golden / "vae/latent_sizes.json").read_text())["table"]
-    for row in table:
-        if None in row["input"]:  # sizes left open concern training only
-            continue
-        frames, height, width = row["input"]
-        video = replace(config, num_frames=frames, height=height, width=width)
-        assert list(cache_memory.latent_size(video, {"vae_2d": {}})) == row["latent"]
-        unchunked = replace(video, vae=replace(config.vae, micro_frame_size=None))
-        assert list(cache_memory.latent_size(unchunked, {})) == row["latent_nochunk"]
-
-
 def test_hidden_states_are_counted_with_both_guidance_halves(pipe, config):
     sizes = []
     hook = pipe.model.spatial_blocks[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].numel()))
@@ -148,7 +124,7 @@ def test_the_estimate_in_words(estimate, text):
     ],
 )
 def test_the_log_says_how_much_and_where(config, caplog, monkeypatch, device, options, where):
-    monkeypatch.setattr(cache_memory, "_free_on_gpu", lambda device: 10**9)
+    monkeypatch.setattr(cache_memory, "free_memory", lambda device: 10**9)
     config = replace(config, cache=replace(config.cache, **options), batch_size=4)
     with caplog.at_level(logging.INFO, "opensora"):
         check_cache_memory(config, 3, device)  # the run has fewer prompts than a batch may have
@@ -166,7 +142,7 @@ def test_the_log_says_how_much_and_where(config, caplog, monkeypatch, device, op
     ],
 )
 def test_too_little_memory_is_refused_with_what_would_help(config, monkeypatch, device, options, fixes):
-    monkeypatch.setattr(cache_memory, "_free_on_gpu", lambda device: 1000)
+    monkeypatch.setattr(cache_memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(cache_memory, "free_in_cpu_memory", lambda: 1000)
     config = replace(config, cache=replace(config.cache, **options))
     with pytest.raises(
@@ -186,24 +162,14 @@ def test_the_command_refuses_before_a_model_is_loaded(monkeypatch, capsys, tmp_p
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: cache: it would hold 0.16 MB in CPU memory")
 
 
-def test_nothing_is_said_without_a_cache_or_about_a_config_json_without_sense(config, caplog, tmp_path):
-    (tmp_path / "config.json").write_text('{"hidden_size": "wide"}')
-    senseless = replace(config, model=replace(config.model, from_pretrained=str(tmp_path)))
+def test_nothing_is_said_without_a_cache(config, caplog):
     with caplog.at_level(logging.INFO, "opensora"):
         check_cache_memory(replace(config, cache=None), 1, CPU)
-        check_cache_memory(senseless, 1, CPU)
     assert not caplog.messages
 
 
-def test_free_memory_is_what_the_system_says(monkeypatch, tmp_path):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  4000 kB\nMemFree:  10 kB\nMemAvailable:   300 kB\n")
-    monkeypatch.setattr(cache_memory, "_MEMINFO", meminfo)
-    assert free_in_cpu_memory() == 300 * 1024
-    meminfo.write_text("MemTotal:  4000 kB\n")
-    monkeypatch.setattr(cache_memory.os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
-    assert free_in_cpu_memory() == 7 * 4096
-    monkeypatch.setattr(cache_memory, "_MEMINFO", tmp_path / "nowhere")  # as on a system without it
-    assert free_in_cpu_memory() == 7 * 4096
-    monkeypatch.delattr(cache_memory.os, "sysconf")
-    assert free_in_cpu_memory() is None
+def test_a_config_json_without_sense_is_named(config, tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": "wide"}')
+    senseless = replace(config, model=replace(config.model, from_pretrained=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"config.json cannot be used: "):
+        check_cache_memory(senseless, 1, CPU)

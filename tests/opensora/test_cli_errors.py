@@ -102,7 +102,7 @@ CASES = {
         ["configs/mini/sample_adacache_moreg.py", "--cfg-options", "cache.moreg.window=(4,31)"],
         ["cache: ", "30"],
     ),
-    "a feature that is not available": ([MINI, "--reference-path", "a.png"], ["reference_path", "not available"]),
+    "a reference that is not there": ([MINI, "--prompt", "x", "--reference-path", "a.png"], ["'a.png'", "not exist"]),
     "no drafts": ([MINI, "--draft", "0"], ["draft must be at least 1, got 0"]),
     "a part of a draft": ([MINI, "--draft", "1.5"], ["--draft", "'1.5'"]),
     "final of no seed": ([MINI, "--final"], ["--final"]),

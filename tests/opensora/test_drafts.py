@@ -19,7 +19,7 @@ from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import read_video, write_video
 from opensora.drafts import final_command, planned_samples, write_overview
-from opensora.sampling_run import SampleResult
+from opensora.sampling.result import SampleResult
 from opensora.utils.errors import ConfigError
 from opensora.utils.psnr import psnr
 from opensora.utils.run_prompts import NumberedPrompt, read_prompts

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from opensora.config.conditions import fingerprint
 from opensora.config.loading import load_config
-from opensora.utils import hub
 from opensora.utils.errors import WeightsError
-from opensora.utils.safetensors_header import check_safetensors, read_safetensors_shapes
-from opensora.utils.weights import locate_weights, model_depth
+from opensora.utils.weights import download, hub, locate_weights, model_depth, weight_files
+from opensora.utils.weights.layout import describe_format, needed_files
+from opensora.utils.weights.locate import Piece, find_piece
+from opensora.utils.weights.safetensors_header import check_safetensors, read_safetensors_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +44,12 @@ def config(tmp_path):
         {"ckpt_path": str(tmp_path / "transformer")},
         {"vae.from_pretrained": str(tmp_path / "vae"), "text_encoder.from_pretrained": str(tmp_path / "text")},
     )
+
+
+def with_sources(config, weights_dir=None, **sources):
+    """``config`` with other places of weights."""
+    sections = {name: replace(getattr(config, name), from_pretrained=str(path)) for name, path in sources.items()}
+    return replace(config, weights_dir=weights_dir and str(weights_dir), **sections)
 
 
 def message_of(config) -> str:
@@ -115,13 +125,124 @@ def test_a_text_encoder_may_come_as_torch_files(config, tmp_path):
     locate_weights(config)
 
 
+def test_an_unreadable_list_of_shards_is_named(config, tmp_path):
+    folder = tmp_path / "transformer"
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text("[")
+    assert f"{folder} lacks a readable model.safetensors.index.json" in message_of(config)
+
+
+def test_a_torch_file_that_is_cut_off_is_refused_without_torch(config, tmp_path):
+    folder = tmp_path / "text"
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:
+        file.writestr("archive/data.pkl", b"x" * 1000)
+    locate_weights(config)
+    (folder / "pytorch_model.bin").write_bytes((folder / "pytorch_model.bin").read_bytes()[:500])
+    assert "pytorch_model.bin is corrupt or truncated (its end is missing)" in message_of(config)
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert "it is empty" in message_of(config)
+
+
+def test_a_text_encoder_in_torch_shards(config, tmp_path):
+    folder = tmp_path / "text"
+    (folder / "model.safetensors").unlink()
+    names = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+    (folder / names[0]).write_bytes(b"anything")
+    assert message_of(config).endswith(f"{folder} lacks {names[1]}")
+    (folder / names[1]).write_bytes(b"anything")
+    locate_weights(config)
+
+
+def test_a_weight_file_alone_is_found_and_has_to_be_one(config, tmp_path):
+    file = tmp_path / "transformer/model.safetensors"
+    assert locate_weights(with_sources(config, model=file)).model == str(file)
+    (tmp_path / "notes.txt").write_text("x")
+    message = message_of(with_sources(config, model=tmp_path / "notes.txt", text_encoder=file))
+    assert "notes.txt' is no weight file" in message and "text_encoder.from_pretrained=" in message
+    assert "is a file; give the folder" in message
+
+
+def test_training_checkpoints_need_no_config(config, tmp_path):
+    folder = tmp_path / "epoch0-global_step10"
+    folder.mkdir()
+    (folder / "ema.pt").write_bytes(b"averaged")
+    assert weight_files(folder) == [folder / "ema.pt"] and describe_format(folder) == "torch (.pt), training checkpoint"
+    shard = folder / "model/pytorch_model-00001.bin"
+    shard.parent.mkdir()
+    shard.write_bytes(b"shard")
+    (folder / "model/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": shard.name}}))
+    assert weight_files(folder) == [shard]
+    assert locate_weights(with_sources(config, model=folder)).model == str(folder)
+    assert message_of(with_sources(config, model=folder / "model")).endswith("model lacks config.json")
+    (folder / "running_states.json").write_text("{}")
+    assert locate_weights(with_sources(config, model=folder / "model")).model == str(folder / "model")
+    assert "lacks" in message_of(with_sources(config, text_encoder=folder))
+    assert fingerprint(folder) == fingerprint(folder / "model") == fingerprint(shard)
+
+
+@pytest.mark.parametrize(
+    "place", ["owner/tiny", "tiny", "models--owner--tiny/snapshots/abc", "models--owner--tiny/snapshots/def"]
+)
+def test_a_folder_of_weights_is_searched_for_repositories(config, tmp_path, place):
+    folder = make_folder(tmp_path / "weights" / place)
+    config = with_sources(config, tmp_path / "weights", model="owner/tiny")
+    assert locate_weights(config).model == str(folder)
+    assert model_depth("owner/tiny", "STDiT3", config.weights_dir) == 3
+
+
+def test_the_folder_of_weights_is_asked_before_the_cache_and_a_complete_copy_wins(config, tmp_path, monkeypatch):
+    snapshot = make_folder(tmp_path / "snapshot")
+    monkeypatch.setattr(hub, "cached_file", lambda repo, file: str(snapshot / file))
+    folder = make_folder(tmp_path / "weights/tiny")
+    config = with_sources(config, tmp_path / "weights", model="owner/tiny")
+    assert locate_weights(config).model == str(folder)
+    (folder / "model.safetensors").unlink()
+    assert locate_weights(config).model == str(snapshot)
+    (snapshot / "model.safetensors").unlink()
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    weights = locate_weights(config)
+    assert weights.to_download == ("model",) and weights.weights_dir == str(tmp_path / "weights")
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    assert f"{folder} lacks model.safetensors or" in message_of(config)
+
+
+def test_the_snapshot_of_main_comes_first(config, tmp_path):
+    storage = tmp_path / "weights/models--owner--tiny"
+    for commit in ("abc", "def", "fed"):
+        make_folder(storage / "snapshots" / commit)
+    (storage / "refs").mkdir()
+    (storage / "refs/main").write_text("def")
+    config = with_sources(config, tmp_path / "weights", model="owner/tiny")
+    assert locate_weights(config).model == str(storage / "snapshots/def")
+
+
+def test_a_file_in_the_folder_of_weights_is_found_by_its_name(config, tmp_path):
+    folder = make_folder(tmp_path / "weights")
+    (folder / "model.safetensors").rename(folder / "tuned.safetensors")
+    config = with_sources(config, folder, model="tuned.safetensors")
+    assert locate_weights(config).model == str(folder / "tuned.safetensors")
+
+
+def test_damaged_missing_and_unreachable_pieces_come_in_one_message(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    damaged = tmp_path / "transformer/model.safetensors"
+    damaged.write_bytes(b"short")
+    config = with_sources(config, tmp_path / "none", vae="owner/absent", text_encoder="./nowhere")
+    message = message_of(config)
+    for words in (f"weights_dir '{tmp_path / 'none'}' is no folder", f"{damaged} is corrupt", "vae owner/absent"):
+        assert words in message
+    assert "'./nowhere' (text_encoder)" in message and "or complete cached copy" in message
+
+
 def test_unreachable_repositories_are_named_with_size_and_remedy(monkeypatch):
     monkeypatch.setattr(hub, "cached_file", lambda repo, file: None)
     monkeypatch.setattr(hub, "is_reachable", lambda: False)
     message = message_of(load_config(ROOT / "configs/sample.py"))
     for word in ("hpcai-tech/OpenSora-STDiT-v3 (4.8 GB)", "hpcai-tech/OpenSora-VAE-v1.2 (1.6 GB)"):
         assert word in message
-    for word in ("DeepFloyd/t5-v1_1-xxl (19 GB)", "hf download", "from_pretrained", "configs/mini/"):
+    for word in ("DeepFloyd/t5-v1_1-xxl (19 GB)", "scripts/weights.py download", "--weights-dir", "configs/mini/"):
         assert word in message
 
 
@@ -202,3 +323,54 @@ def test_an_absurd_header_length_is_refused_without_reading_it(tmp_path):
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     with pytest.raises(WeightsError, match="header is cut off"):
         check_safetensors(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["model.safetensors", "pytorch_model.bin", "flax_model.msgpack"], ["model.safetensors"]),
+        (
+            ["model.safetensors.index.json", "model-1-of-1.safetensors", "model.fp16-1-of-1.safetensors"],
+            ["model.safetensors.index.json", "model-1-of-1.safetensors"],
+        ),
+        (["pytorch_model.bin.index.json", "a.bin"], ["pytorch_model.bin.index.json", "a.bin"]),
+        (["README.md", "onnx/model.safetensors"], []),
+    ],
+)
+def test_only_what_is_read_is_downloaded(names, expected):
+    small = ["config.json", "spiece.model", "tokenizer_config.json"]
+    assert sorted(needed_files([*small, *names], "text_encoder")) == sorted(small + expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(None, "size unknown"), (7, "7 B"), (999, "999 B"), (381048, "381 kB"), (1_573e6, "1.6 GB"), (19.05e9, "19 GB")],
+)
+def test_sizes_in_words(size, text):
+    assert hub.size_text(size) == text
+
+
+def test_a_disk_that_is_full_refuses_the_download(monkeypatch, tmp_path):
+    files = [hub.RepoFile("config.json", 10, None), hub.RepoFile("model.safetensors", 4_800_000_000, None)]
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(hub, "repo_files", lambda repo: files)
+    monkeypatch.setattr(download, "free_space", lambda folder: 1_200_000_000)
+    with pytest.raises(WeightsError, match=r"4\.8 GB are needed in .*weights, where 1\.2 GB are free; .*--weights-dir"):
+        download.download([Piece("model", "owner/tiny")], tmp_path / "weights")
+
+
+def test_repositories_of_the_same_name_get_folders_of_their_own(tmp_path):
+    pieces = [Piece("model", "a/tiny"), Piece("vae", "b/tiny"), Piece("text_encoder", "b/text")]
+    folders = [download.target_folder(piece, pieces, tmp_path) for piece in pieces]
+    assert folders == [tmp_path / "a/tiny", tmp_path / "b/tiny", tmp_path / "text"]
+
+
+def test_a_part_of_a_piece_is_completed_where_it_is(tmp_path):
+    folder = make_folder(tmp_path / "owner/tiny")
+    (folder / "model.safetensors").unlink()
+    piece = find_piece("model", "owner/tiny", tmp_path)
+    assert download.target_folder(piece, [piece], tmp_path) == folder
+    snapshot = make_folder(tmp_path / "models--owner--other/snapshots/abc")
+    (snapshot / "model.safetensors").unlink()
+    piece = find_piece("model", "owner/other", tmp_path)
+    assert download.target_folder(piece, [piece], tmp_path) == tmp_path / "other"

@@ -272,7 +272,11 @@ class STDiT3(PretrainedModel):
         if controller is None:
             tokens = run_blocks(tokens)
         else:
-            signals = {"latents": lambda: x, "first_block": first_block, "modulated_input": modulated_input}
+            signals = {
+                "latents": lambda: x.transpose(1, 2),  # frames first
+                "first_block": first_block,
+                "modulated_input": modulated_input,
+            }
             tokens = controller.stack(tokens, run_blocks, tokens_per_frame, signals=signals)
         out = self.final_layer(tokens.unflatten(1, (frames, tokens_per_frame)), t, t0, x_mask)
         out = self._unpatchify(out, size).float()

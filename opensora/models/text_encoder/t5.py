@@ -8,15 +8,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from opensora.models.checkpoint import CheckpointError
 from opensora.models.layers.embeddings import CaptionEmbedder
+from opensora.models.text_encoder.t5_loading import load_t5
 from opensora.registry import MODELS
+
+
+class CaptionEncoder(Protocol):
+    """Whatever turns prompts into features."""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``y`` (B, 1, L, caption_channels) and the token ``mask`` (B, L)."""
 
 
 @MODELS.register_module("t5")
@@ -27,9 +33,11 @@ class T5Encoder:
         from_pretrained: folder or hub repository with a T5 encoder and its tokenizer.
         model_max_length: tokens per prompt; longer prompts are cut, shorter ones padded.
         dtype: floating-point type of the weights; upstream runs float32 whatever the video model's.
+        quantize, stream: how the weights are held, see ``load_t5``; streaming changes no result.
 
     Raises:
         CheckpointError: the files are missing, damaged or do not fit their config.json.
+        ConfigError: there is no room for what streaming needs.
     """
 
     def __init__(
@@ -38,26 +46,11 @@ class T5Encoder:
         model_max_length: int = 300,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        quantize: str | None = None,
+        stream: bool = False,
         **ignored: Any,
     ):
-        from transformers import AutoTokenizer, T5EncoderModel
-
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(from_pretrained)
-            self.model, found = T5EncoderModel.from_pretrained(
-                from_pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise CheckpointError(f"the text encoder in {from_pretrained} cannot be loaded: {reason}") from error
-        # transformers would go on with random weights in their place.
-        unfit = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
-        if unfit:
-            raise CheckpointError(
-                f"the text encoder in {from_pretrained} does not fit its config.json: {len(unfit)} tensors are missing "
-                f"or of another shape, such as {sorted(unfit)[0]}"
-            )
-        self.model.to(device).eval()
+        self.tokenizer, self.model = load_t5(from_pretrained, dtype, device, quantize, stream)
         self.model_max_length = model_max_length
 
     @torch.no_grad()
@@ -80,11 +73,11 @@ class GuidedTextEncoder:
     """A text encoder together with the features of the empty caption, which belong to the video model.
 
     Attributes:
-        encoder: anything with ``encode(prompts)``.
+        encoder: T5 itself, or what it made of the prompts before (``PreparedText``).
         caption_embedder: ``STDiT3.y_embedder``, whose buffer (L, caption_channels) is the empty caption.
     """
 
-    encoder: T5Encoder
+    encoder: CaptionEncoder
     caption_embedder: CaptionEmbedder
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:

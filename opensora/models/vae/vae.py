@@ -6,19 +6,20 @@ Source: Open-Sora v1.2, ``opensora/models/vae/vae.py`` (OpenSoraVAE_V1_2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from opensora.models.checkpoint import PretrainedModel
+from opensora.models.vae.tiled_spatial import check_tiles
+from opensora.models.vae.tiling import TilingConfig
+from opensora.models.vae.vae_spatial import SpatialVAE
 from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
 from opensora.registry import MODELS
-
-SPATIAL_SCALING_FACTOR = 0.18215  # upstream's; the SDXL config's own 0.13025 is not used
 
 # The 2-D autoencoder of the published checkpoint, whose config.json only names the repository it came from.
 SDXL_AUTOENCODER_KL = {
@@ -82,50 +83,24 @@ class VideoAutoencoderConfig:
         }
 
 
-class SpatialVAE(nn.Module):
-    """diffusers' AutoencoderKL applied to every frame, a few frames at a time."""
-
-    def __init__(self, autoencoder_kl: dict[str, Any], micro_batch_size: int | None):
-        super().__init__()
-        from diffusers import AutoencoderKL
-
-        self.module = AutoencoderKL(**autoencoder_kl)
-        self.micro_batch_size = micro_batch_size
-        self.downsample = 2 ** (len(self.module.config.block_out_channels) - 1)
-
-    def _micro_batches(self, frames: Tensor) -> tuple[Tensor, ...]:
-        return frames.split(self.micro_batch_size or len(frames))
-
-    def encode(self, video: Tensor, sample_posterior: bool, generator: torch.Generator | None) -> Tensor:
-        """(B, 3, F, 8H, 8W) -> (B, 4, F, H, W), scaled."""
-        frames = video.transpose(1, 2).flatten(0, 1)  # (B * F, 3, 8H, 8W)
-        latents = []
-        for batch in self._micro_batches(frames):
-            posterior = self.module.encode(batch).latent_dist
-            latents.append(posterior.sample(generator) if sample_posterior else posterior.mode())
-        x = torch.cat(latents) * SPATIAL_SCALING_FACTOR
-        return x.unflatten(0, (len(video), -1)).transpose(1, 2)
-
-    def decode(self, x: Tensor, progress: bool = False) -> Tensor:
-        """(B, 4, F, H, W) -> (B, 3, F, 8H, 8W)."""
-        frames = x.transpose(1, 2).flatten(0, 1) / SPATIAL_SCALING_FACTOR
-        batches = tqdm(self._micro_batches(frames), desc="decoding", disable=not progress, leave=False)
-        video = torch.cat([self.module.decode(batch).sample for batch in batches])
-        return video.unflatten(0, (len(x), -1)).transpose(1, 2)
-
-
 class VideoAutoencoderPipeline(PretrainedModel):
     """Videos to normalized latents and back.
 
     Chunks of ``micro_frame_size`` frames are independent of each other, so a longer clip needs no more memory
     in the temporal part than one chunk, and its beginning decodes to the same frames as the shorter clip.
+
+    Args:
+        tiling: how frames are cut while they are encoded and decoded; None does it in one piece. The result is the
+            same up to rounding (``layerwise`` says why). It is kept as the attribute ``tiling``, which may be changed
+            at any time and which each call can override.
     """
 
     config_class = VideoAutoencoderConfig
     config: VideoAutoencoderConfig
 
-    def __init__(self, config: VideoAutoencoderConfig):
+    def __init__(self, config: VideoAutoencoderConfig, tiling: TilingConfig | None = None):
         super().__init__(config)
+        self.tiling = tiling
         self.spatial_vae = SpatialVAE(config.autoencoder_kl, config.micro_batch_size)
         self.temporal_vae = VAETemporal(config.temporal)
         self.register_buffer("scale", torch.tensor(config.scale).view(1, -1, 1, 1, 1))
@@ -137,24 +112,51 @@ class VideoAutoencoderPipeline(PretrainedModel):
         return self.config.temporal.embed_dim
 
     @torch.no_grad()
-    def encode(self, x: Tensor, sample_posterior: bool = True, generator: torch.Generator | None = None) -> Tensor:
+    def encode(
+        self,
+        x: Tensor,
+        sample_posterior: bool = True,
+        generator: torch.Generator | None = None,
+        tiling: TilingConfig | None = None,
+    ) -> Tensor:
         """(B, 3, F, 8H, 8W) in [-1, 1] -> normalized latents (B, 4, T, H, W).
 
         Args:
             sample_posterior: draw from both posteriors as upstream does; False takes their means.
+            tiling: instead of ``self.tiling``.
         """
-        x = self.spatial_vae.encode(x.to(self.dtype), sample_posterior, generator)
+        tiling = tiling or self.tiling
+        x = self.spatial_vae.encode(x.to(self.dtype), sample_posterior, generator, tiling)
         chunks = x.split(self.config.micro_frame_size or x.shape[2], dim=2)
-        posteriors = (self.temporal_vae.encode(chunk) for chunk in chunks)
+        posteriors = (self.temporal_vae.encode(chunk, tiling) for chunk in chunks)
         z = torch.cat([p.sample(generator) if sample_posterior else p.mode() for p in posteriors], dim=2)
         return (z - self.shift) / self.scale
 
-    @torch.no_grad()
-    def decode(self, z: Tensor, num_frames: int, progress: bool = False) -> Tensor:
+    def decode(self, z: Tensor, num_frames: int, progress: bool = False, tiling: TilingConfig | None = None) -> Tensor:
         """Normalized latents (B, 4, T, H, W) -> (B, 3, num_frames, 8H, 8W), about [-1, 1].
 
+        Args and errors: as ``decode_chunks``, whose pieces are put into one tensor.
+        """
+        video: Tensor | None = None
+        done = 0
+        for piece in self.decode_chunks(z, num_frames, progress, tiling):
+            if video is None:  # one copy of the video; concatenating all pieces would need two
+                video = piece.new_empty(*piece.shape[:2], num_frames, *piece.shape[3:])
+            video[:, :, done : done + piece.shape[2]] = piece
+            done += piece.shape[2]
+        return video
+
+    def decode_chunks(
+        self, z: Tensor, num_frames: int, progress: bool = False, tiling: TilingConfig | None = None
+    ) -> Iterator[Tensor]:
+        """Normalized latents (B, 4, T, H, W) -> pieces (B, 3, f, 8H, 8W) of the video, in order.
+
+        A piece is what the spatial autoencoder decodes at once: ``micro_batch_size`` frames of each video, or one in
+        tiles. Nothing of it is kept, so that memory does not grow with the length of the clip.
+
         Args:
-            progress: show a bar; nearly all of the time goes into single frames, so it counts those.
+            progress: show a bar; nearly all of the time goes into single frames, so it counts those of the clip.
+            tiling: instead of ``self.tiling``.
 
         Raises:
             ValueError: the number of latent frames does not belong to ``num_frames``.
@@ -162,17 +164,26 @@ class VideoAutoencoderPipeline(PretrainedModel):
         expected = self.latent_frames(num_frames)
         if z.shape[2] != expected:
             raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
+        return self._decode_chunks(z, num_frames, progress, tiling or self.tiling)
+
+    @torch.no_grad()
+    def _decode_chunks(
+        self, z: Tensor, num_frames: int, progress: bool, tiling: TilingConfig | None
+    ) -> Iterator[Tensor]:
+        frames_at_once = self.spatial_vae.frames_at_once(z, tiling) or num_frames
+        chunks = self._temporal_chunks(z, num_frames, tiling)
+        with tqdm(total=num_frames, desc="decoding", unit="frame", disable=not progress, leave=False) as bar:
+            for x in _regrouped(chunks, frames_at_once):
+                yield self.spatial_vae.decode(x, tiling)
+                bar.update(x.shape[2])
+
+    def _temporal_chunks(self, z: Tensor, num_frames: int, tiling: TilingConfig | None) -> Iterator[Tensor]:
+        """The spatial autoencoder's latents (B, 4, f, H, W), chunk after chunk."""
         z = z.to(self.dtype) * self.scale + self.shift
         frames_per_chunk = self.config.micro_frame_size or num_frames
-        chunks = z.split(self.temporal_vae.latent_frames(frames_per_chunk), dim=2)
-        x = torch.cat(
-            [
-                self.temporal_vae.decode(chunk, min(frames_per_chunk, num_frames - i * frames_per_chunk))
-                for i, chunk in enumerate(chunks)
-            ],
-            dim=2,
-        )
-        return self.spatial_vae.decode(x, progress)
+        for i, chunk in enumerate(z.split(self.temporal_vae.latent_frames(frames_per_chunk), dim=2)):
+            frames = min(frames_per_chunk, num_frames - i * frames_per_chunk)
+            yield self.temporal_vae.decode(chunk, frames, tiling)
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip of ``num_frames`` frames."""
@@ -187,6 +198,18 @@ class VideoAutoencoderPipeline(PretrainedModel):
         return [self.latent_frames(frames), height // factor, width // factor]
 
 
+def _regrouped(chunks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
+    """The same (B, C, F, H, W) in pieces of ``frames`` frames, the last one of what is left."""
+    rest: Tensor | None = None
+    for chunk in chunks:
+        rest = chunk if rest is None else torch.cat([rest, chunk], dim=2)
+        while rest.shape[2] >= frames:
+            yield rest[:, :, :frames]
+            rest = rest[:, :, frames:]
+    if rest is not None and rest.shape[2]:
+        yield rest
+
+
 @MODELS.register_module("OpenSoraVAE_V1_2")
 def open_sora_vae_v1_2(
     from_pretrained: str,
@@ -194,13 +217,29 @@ def open_sora_vae_v1_2(
     micro_batch_size: int | None = 4,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    tiling: bool = False,
+    tile_size: int | None = None,
     **ignored: Any,
 ) -> VideoAutoencoderPipeline:
-    """Upstream's registered constructor; training-only options are ignored."""
-    return VideoAutoencoderPipeline.from_pretrained(
+    """Upstream's registered constructor; training-only options are ignored.
+
+    Args:
+        tiling: encode and decode in tiles (``VideoAutoencoderPipeline.tiling``).
+        tile_size: their rows and columns in latents; None takes the default of ``TilingConfig``.
+
+    Raises:
+        ValueError: ``tile_size`` is not a positive integer, or the autoencoder cannot be tiled.
+        CheckpointError: as ``from_pretrained``.
+    """
+    tiles = TilingConfig(**({} if tile_size is None else {"tile_size": tile_size})) if tiling else None
+    vae = VideoAutoencoderPipeline.from_pretrained(
         from_pretrained,
         dtype=dtype,
         device=device,
         micro_frame_size=micro_frame_size,
         micro_batch_size=micro_batch_size,
     )
+    if tiles is not None:
+        check_tiles(vae.spatial_vae.module)
+    vae.tiling = tiles
+    return vae

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opensora.models.vae.tiled_temporal import decode_features, encode_features
+from opensora.models.vae.tiling import TilingConfig
+
 LOGVAR_RANGE = (-30.0, 20.0)
 
 
@@ -212,12 +215,20 @@ class VAETemporal(nn.Module):
         """Zero frames put in front so that the count divides by the temporal factor."""
         return -num_frames % self.config.time_factor
 
-    def encode(self, x: Tensor) -> DiagonalGaussian:
+    def encode(self, x: Tensor, tiling: TilingConfig | None = None) -> DiagonalGaussian:
         """(B, C, F, H, W) 2-D latents -> posterior with T = latent_frames(F)."""
         x = F.pad(x, (0, 0, 0, 0, self.padding(x.shape[2]), 0))
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(x)))
+        if tiling is not None and tiling.divides(*x.shape[-2:]):
+            features = torch.cat([encode_features(self.encoder, one, tiling.tile_size) for one in x.split(1)])
+        else:
+            features = self.encoder(x)
+        return DiagonalGaussian.from_moments(self.quant_conv(features))
 
-    def decode(self, z: Tensor, num_frames: int) -> Tensor:
+    def decode(self, z: Tensor, num_frames: int, tiling: TilingConfig | None = None) -> Tensor:
         """(B, C', T, H, W) -> (B, C, num_frames, H, W); the frames of the front padding are dropped."""
-        x = self.decoder(self.post_quant_conv(z))
+        z = self.post_quant_conv(z)
+        if tiling is not None and tiling.divides(*z.shape[-2:]):
+            x = torch.cat([decode_features(self.decoder, one, tiling.tile_size) for one in z.split(1)])
+        else:
+            x = self.decoder(z)
         return x[:, :, self.padding(num_frames) :]

@@ -99,7 +99,8 @@ class RFLOW:
         guidance_scale: float | None = None,
         progress: bool = True,
         controller: StepController | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        compat: bool = False,
     ) -> Tensor:
         """Turn noise into latents of videos.
 
@@ -109,12 +110,16 @@ class RFLOW:
             mask: (B, T), 1 = generate, 0 = keep, in between = strength of an edit.
             guidance_scale: replaces ``cfg_scale``.
             controller: step cache; None computes every step.
-            generator: source of the noise that edited frames receive.
+            generator: source of the noise that edited frames receive: one for each video, so that no video depends on
+                the others of its batch, or one for all, as upstream.
+            compat: cache as upstream does under a mask: frames that are held count in what is measured, and residuals
+                of the time before a frame joined are reused after it.
 
         Returns:
             Latents like ``z``, float32.
 
         Raises:
+            ValueError: there is not one generator for each video.
             NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
         """
         guidance_scale = self.cfg_scale if guidance_scale is None else guidance_scale
@@ -123,7 +128,7 @@ class RFLOW:
         y = torch.cat([text["y"], text_encoder.null(len(prompts))])
         timesteps = self.timesteps(len(z), device, size)
         plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once: the device is not waited for in every step
-        frame_mask = None if mask is None else FrameMask(mask, self.num_timesteps)
+        frame_mask = None if mask is None else FrameMask(mask, timesteps, self.num_timesteps, generator)
         solver = make_solver(self.solver, self.num_sampling_steps)
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
@@ -144,13 +149,14 @@ class RFLOW:
         with bar, nullcontext() if controller is None else controller.run(self.num_sampling_steps, len(z)):
             for i, t in enumerate(timesteps):
                 if controller is not None:
-                    controller.begin_step(i, plain_times[i])
+                    told = {} if frame_mask is None or compat else {"generated_frames": frame_mask.generated_frames[i]}
+                    controller.begin_step(i, plain_times[i], **told)
                 restart = None
                 if frame_mask is not None:
-                    before = frame_mask.generated
-                    z = frame_mask.begin_step(z, t, generator)
+                    z = frame_mask.begin_step(z, t)
                     # A frame that joins has no past, and it changes what the model makes of its video's other frames.
-                    restart = (frame_mask.generated & ~before).any(1).view(-1, 1, 1, 1, 1)
+                    joining = frame_mask.joining_videos
+                    restart = None if joining is None else joining.view(-1, 1, 1, 1, 1)
                 following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
                 dt = (t - following) / self.num_timesteps
                 z = solver.step(z, velocity(z, t), dt.view(-1, 1, 1, 1, 1), restart)

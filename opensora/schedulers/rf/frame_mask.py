@@ -5,6 +5,8 @@ Source: Open-Sora v1.2, ``opensora/schedulers/rf/__init__.py`` (RFLOW.sample wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,33 +17,77 @@ class FrameMask:
     """Progress of one masked sampling run.
 
     A frame of strength m joins the denoising once the time has fallen to m * num_timesteps: it then receives the
-    noise of that time. Until then it stays as it was given.
+    noise of that time. Until then it stays as it was given. Who takes part when is known before the first step and
+    read from the device then, once.
 
     Args:
         strength: (B, T), 1 = generated from the start, 0 = never changed.
+        timesteps: of all steps, (B,) each.
+        generator: source of the noise. One torch.Generator, or None for torch's own, draws for the whole batch as
+            upstream does; a sequence has one for each video, whose noise then depends on nothing else.
+
+    Attributes:
+        generated: (B, T) bool, frames that take part in the current step.
+        generated_frames: the same for every step as plain bools, [step][video][frame].
+
+    Raises:
+        ValueError: there is not one generator for each video.
     """
 
-    def __init__(self, strength: Tensor, num_timesteps: int):
-        self.num_timesteps = num_timesteps
-        self.strength = strength
-        self.generated = strength == 1  # (B, T), frames that take part in the current step
+    def __init__(
+        self,
+        strength: Tensor,
+        timesteps: Sequence[Tensor],
+        num_timesteps: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ):
+        if isinstance(generator, Sequence) and len(generator) != len(strength):
+            raise ValueError(f"got {len(generator)} generators for {len(strength)} videos; give each video its own")
+        self._num_timesteps = num_timesteps
+        self._generator = generator
+        # A frame of strength 1 takes part from the start, even where rounding puts the first time above the noise's.
+        begun = strength == 1
+        steps = (strength * num_timesteps >= torch.stack(list(timesteps))[:, :, None]) | begun  # (steps, B, T)
+        self._steps = steps
+        self._joining = steps & ~torch.cat([begun[None], steps[:-1]])
+        self.generated_frames: list[list[list[bool]]] = steps.tolist()
+        self._joins: list[list[bool]] = self._joining.any(2).tolist()  # [step][video]
+        self.generated = begun
+        self._step = -1
         self._given: Tensor | None = None
 
-    def begin_step(self, z: Tensor, t: Tensor, generator: torch.Generator | None) -> Tensor:
-        """``z`` (B, C, T, H, W) with noise on the frames that join at time ``t`` (B,)."""
+    def begin_step(self, z: Tensor, t: Tensor) -> Tensor:
+        """``z`` (B, C, T, H, W) with noise on the frames that join at time ``t`` (B,) of the next step."""
+        self._step += 1
         self._given = z
-        # Drawn in every step, whether used or not: the random stream must not depend on the mask.
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-        noisy = add_noise(z, noise, t, self.num_timesteps)
-        generated = self.strength * self.num_timesteps >= t[:, None]
-        joining = generated & ~self.generated
-        self.generated = generated
-        return torch.where(self._per_latent(joining), noisy, z)
+        self.generated = self._steps[self._step]
+        noise = self._noise(z)
+        if noise is None:
+            return z
+        return torch.where(_per_latent(self._joining[self._step]), add_noise(z, noise, t, self._num_timesteps), z)
 
     def end_step(self, z: Tensor) -> Tensor:
         """Put frames that did not take part back to what they were before the step."""
-        return torch.where(self._per_latent(self.generated), z, self._given)
+        return torch.where(_per_latent(self.generated), z, self._given)
 
-    @staticmethod
-    def _per_latent(frames: Tensor) -> Tensor:
-        return frames[:, None, :, None, None]
+    @property
+    def joining_videos(self) -> Tensor | None:
+        """(B,) bool, the videos of which a frame joins in this step; None where there is none."""
+        return self._joining[self._step].any(1) if any(self._joins[self._step]) else None
+
+    def _noise(self, z: Tensor) -> Tensor | None:
+        """Noise shaped like ``z``, None where no frame needs it.
+
+        Drawn in every step, whether used or not: the random stream must not depend on the mask.
+        """
+        joins = self._joins[self._step]
+        if not isinstance(self._generator, Sequence):
+            noise = torch.randn(z.shape, generator=self._generator, device=z.device, dtype=z.dtype)
+            return noise if any(joins) else None
+        # In float32, so that the stream is the same for every dtype of the latents.
+        drawn = [torch.randn(z.shape[1:], generator=own, device=own.device) for own in self._generator]
+        return torch.stack(drawn).to(z.device, z.dtype, non_blocking=True) if any(joins) else None
+
+
+def _per_latent(frames: Tensor) -> Tensor:
+    return frames[:, None, :, None, None]

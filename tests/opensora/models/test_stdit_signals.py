@@ -87,7 +87,7 @@ def test_signals_are_what_their_names_say(model, inputs):
     model(**inputs, controller=controller)
     handle.remove()
     hidden_states, _, _, modulation, _, _, output = caught[0]
-    assert torch.equal(controller.seen["latents"], inputs["x"])
+    assert torch.equal(controller.seen["latents"], inputs["x"].transpose(1, 2))  # frames first
     assert torch.equal(controller.latents, inputs["x"])
     assert torch.equal(controller.seen["first_block"], (output - hidden_states).flatten(1, 2))
     assert controller.seen["first_block"].shape == controller.hidden_states.shape

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from opensora.utils.conditioning import (
     append_generated,
+    append_latents,
     apply_mask_strategy,
     find_nearest_point,
     parse_mask_strategy,
@@ -52,10 +53,24 @@ def test_apply(case):
     name = case["name"]
     z = INPUTS[f"{name}.z"].clone()
     refs = [[INPUTS[f"{name}.ref{b}.{j}"] for j in range(len(lengths))] for b, lengths in enumerate(case["refs"])]
-    mask = apply_mask_strategy(z, refs, case["mask_strategys"], case["loop_i"], align=case["align"])
+    mask = apply_mask_strategy(z, refs, case["mask_strategys"], case["loop_i"], case["align"], compat=True)
     assert torch.equal(mask, OUTPUTS[f"{name}.mask"])
     assert mask.dtype == torch.float32
     assert torch.equal(z, OUTPUTS[f"{name}.z"])  # in place
+
+
+def test_alignment_moves_entries_that_fill_a_window_and_upstream_all():
+    """ "The last frame" stays the last one, unless it has to be upstream's."""
+    ref = torch.arange(1.0, 11).view(1, 10, 1, 1)  # (C, t, H, W)
+
+    def given(strategy: str, compat: bool) -> list[int]:
+        z = torch.zeros(1, 1, 10, 1, 1)
+        apply_mask_strategy(z, [[ref]], [strategy], 0, 5, compat)
+        return z.flatten().int().tolist()
+
+    assert given("0,0,0,-1,1", compat=False) == [0] * 9 + [1]
+    assert given("0,0,0,-1,1", compat=True) == [0] * 5 + [1] + [0] * 4
+    assert given("0,0,-4,-3,5", compat=False) == given("0,0,-4,-3,5", compat=True) == [0] * 5 + [6, 7, 8, 9, 10]
 
 
 def test_apply_without_strategies_gives_no_mask():
@@ -145,6 +160,14 @@ def test_the_next_clip_starts_with_the_end_of_the_last():
     mask = apply_mask_strategy(z, refs, strategies, 1)
     assert z.flatten().tolist() == [2, 3, 0, 0]
     assert mask.tolist() == [[0, 0, 1, 1]]
+
+
+def test_append_latents_hands_on_the_end_of_the_clip():
+    latents = torch.arange(10.0).view(1, 1, 10, 1, 1)
+    first = torch.zeros(1, 3, 1, 1)
+    refs, strategies = append_latents(latents, [[first]], ["0"], 2, 5, 0.25)
+    assert refs[0][0] is first and refs[0][1].flatten().tolist() == [5, 6, 7, 8, 9]
+    assert strategies == ["0;2,1,-5,0,5,0.25"]
 
 
 def test_append_generated_needs_one_list_per_sample():

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.utils.prompts import (
@@ -15,13 +17,15 @@ from opensora.utils.prompts import (
     extract_json_from_prompts,
     extract_prompts_loop,
     get_save_path_name,
-    load_prompts,
     merge_prompt,
     split_prompt,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tables"
 REFERENCE = json.loads((GOLDEN / "prompts.json").read_text())
+SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+
+syntax = st.text() | st.text('|0123 {}":,ab')  # any text, and what looks like markers and settings
 
 
 @pytest.mark.parametrize("row", REFERENCE["extract_json_from_prompts"])
@@ -44,11 +48,16 @@ def test_extract_json(row):
         ('x {"foo": "1"}', "unknown setting 'foo' .* use reference_path or mask_strategy"),
         ('x {"mask_strategy": "0"} y', "not one JSON object"),
         ("a {red} cat", "not one JSON object"),
+        ('x {"mask_strategy": "0", "mask_strategy": "1"}', "key 'mask_strategy' is given twice"),
+        ('x {"mask_strategy": ' + "[" * 100_000, "nested too deeply"),
+        ('x {"mask_strategy": ' + "1" * 5000 + "}", "a number of 5000 digits is too long"),
+        ('x {"mask_strategy": NaN}', "NaN is not a number"),
     ],
 )
 def test_extract_json_says_what_is_wrong(prompt, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         extract_json_from_prompts([prompt], [""], [""])
+    assert len(str(error.value)) < 500  # however long the prompt
 
 
 def test_extract_json_needs_lists_of_one_length():
@@ -84,6 +93,23 @@ def test_merge_prompt_loses_no_text(texts, loops):  # the reference drops or ove
         merge_prompt(texts, loops)
 
 
+def test_merge_prompt_is_read_back():  # the reference makes a marker of the end of a text and the next "|"
+    assert merge_prompt(["a|1", "b"], [0, 2]) == "|0|a|1 |2|b"
+    for texts, loops, message in [
+        (["a", "b"], [1, 2], "must start at loop 0"),
+        (["a", "b"], [0, 0], "must ascend"),
+        (["a |1| b"], [0], "cannot have .* markers"),
+        (["|0|a"], None, "has .* markers"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            merge_prompt(texts, loops)
+
+
+def test_only_short_ascii_numbers_are_markers():
+    assert split_prompt("|0|a|٣|b") == (["a|٣|b"], [0])
+    assert split_prompt(f"|0|a|{'9' * 5000}|b")[1] == [0]
+
+
 @pytest.mark.parametrize("row", REFERENCE["append_score_to_prompts"])
 def test_append_score(row):
     row = dict(row)
@@ -101,6 +127,17 @@ def test_extract_prompts_loop(row):
 def test_extract_prompts_loop_of_a_batch():
     assert extract_prompts_loop(["|0|a | x|1|b", "plain"], 0) == ["a | x", "plain"]
     assert extract_prompts_loop(["|0|a | x|1|b", "plain"], 1) == ["b", "plain"]
+
+
+def test_loops_count_from_0():
+    with pytest.raises(ValueError, match="loops count from 0, got -1"):
+        extract_prompts_loop(["|0|a"], -1)
+
+
+@pytest.mark.parametrize("scores", [{"aes": float("nan")}, {"flow": float("inf")}])
+def test_scores_are_finite(scores):
+    with pytest.raises(ValueError, match=f"{next(iter(scores))} must be a finite number"):
+        append_score_to_prompts(["x"], **scores)
 
 
 @pytest.mark.parametrize("row", REFERENCE["pipeline"])
@@ -123,6 +160,7 @@ def test_save_path(row):
 def test_save_path_of_a_prompt_stays_in_the_folder_and_short():
     assert get_save_path_name("out", prompt="/etc/../x\ny", prompt_as_path=True) == "out/_etc_.._x_y"
     assert get_save_path_name("out", prompt="c" * 300, prompt_as_path=True) == "out/" + "c" * 50
+    assert get_save_path_name("out", "n" * 300, 7) == "out/" + "n" * 195 + "_0007"
 
 
 @pytest.mark.parametrize(
@@ -147,25 +185,65 @@ def test_dframe_to_frame(num, expected):
             dframe_to_frame(num)
 
 
-def test_load_prompts_skips_blank_lines(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_bytes("\ufeff a cat \r\n\r\n   \nein Vögelchen".encode())
-    assert load_prompts(path) == ["a cat", "ein Vögelchen"]
-    assert load_prompts(str(path)) == ["a cat", "ein Vögelchen"]
+@SETTINGS
+@given(syntax.map(lambda text: f"|0|{text}") | syntax)
+def test_any_prompt_is_split_and_merged_again_or_refused(prompt):
+    try:
+        texts, loops = split_prompt(prompt)
+    except ValueError as error:
+        assert "must ascend" in str(error)
+        with pytest.raises(ValueError, match="must ascend"):
+            extract_prompts_loop([prompt], 0)
+        return
+    assert split_prompt(merge_prompt(texts, loops)) == (texts, loops)
+    for i, loop in enumerate(loops or [0]):
+        assert [text.strip() for text in extract_prompts_loop([prompt], loop)] == [texts[i].strip()]
+    assert extract_prompts_loop([prompt], (loops or [0])[-1] + 1) == extract_prompts_loop([prompt], (loops or [0])[-1])
 
 
-def test_load_prompts_refuses_what_holds_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no prompt file at '.*none\.txt'"):
-        load_prompts(tmp_path / "none.txt")
-    with pytest.raises(FileNotFoundError, match="no prompt file at"):
-        load_prompts(tmp_path)
-    path = tmp_path / "empty.txt"
-    path.write_text(" \n\n")
-    with pytest.raises(ValueError, match="holds no prompt"):
-        load_prompts(path)
-    path.write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match="is not UTF-8 text"):
-        load_prompts(path)
+@SETTINGS
+@given(
+    st.lists(syntax, min_size=1, max_size=3), st.lists(st.integers(0, 10**9 - 1), min_size=1, max_size=3) | st.none()
+)
+def test_what_merges_is_split_into_the_same_texts(texts, loops):
+    try:
+        merged = merge_prompt(texts, loops)
+    except ValueError:
+        return
+    stripped = texts if loops is None else [text.strip() for text in texts]
+    assert split_prompt(merged) == (stripped, loops)
+
+
+@SETTINGS
+@given(syntax, syntax, syntax)
+def test_any_settings_are_read(text, path, strategy):
+    text = text.replace("{", "")
+    prompt = text + json.dumps({"reference_path": path, "mask_strategy": strategy})
+    assert extract_json_from_prompts([prompt], ["r"], ["m"]) == ([text], [path], [strategy])
+    assert extract_json_from_prompts([text], ["r"], ["m"]) == ([text], ["r"], ["m"])
+
+
+@SETTINGS
+@given(syntax)
+def test_any_prompt_has_settings_or_is_refused(prompt):
+    try:
+        [text], _, _ = extract_json_from_prompts([prompt], [""], [""])
+    except ValueError as error:
+        assert "{" in prompt and str(error).isascii() or "prompt" in str(error)
+    else:
+        assert prompt.startswith(text) and "{" not in text
+
+
+finite = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@SETTINGS
+@given(syntax, finite, finite, st.none() | syntax)
+def test_scores_are_appended_once(prompt, aes, flow, motion):
+    [scored] = append_score_to_prompts([prompt], aes, flow, motion)
+    assert scored.startswith(prompt)
+    if motion is None or "score:" not in motion:
+        assert append_score_to_prompts([scored], aes, flow, motion) == [scored]
 
 
 def test_import_is_light():

@@ -44,24 +44,24 @@ def _read_header(path: Path) -> dict[str, dict[str, Any]]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _MAX_HEADER):
-                raise _damaged(path, "its header is cut off")
+                raise damaged(path, "its header is cut off")
             header = json.loads(file.read(length))
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         if isinstance(error, WeightsError):
             raise
-        raise _damaged(path, "its header is not JSON") from error
+        raise damaged(path, "its header is not JSON") from error
     tensors = _tensor_entries(header, path)
     expected = _LENGTH_BYTES + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
     if size != expected:
-        raise _damaged(path, f"it has {size} bytes instead of {expected}")
+        raise damaged(path, f"it has {size} bytes instead of {expected}")
     return tensors
 
 
 def _tensor_entries(header: Any, path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a table of tensors")
+        raise damaged(path, "its header is not a table of tensors")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     for name, entry in tensors.items():
         try:
@@ -71,9 +71,10 @@ def _tensor_entries(header: Any, path: Path) -> dict[str, dict[str, Any]]:
         except (KeyError, TypeError, ValueError):
             valid = False
         if not valid:
-            raise _damaged(path, f"the entry of tensor '{name}' contradicts itself")
+            raise damaged(path, f"the entry of tensor '{name}' contradicts itself")
     return tensors
 
 
-def _damaged(path: Path, detail: str) -> WeightsError:
+def damaged(path: Path, detail: str) -> WeightsError:
+    """The error of a weight file that is not whole."""
     return WeightsError(f"{path} is corrupt or truncated ({detail}); download or copy it again")

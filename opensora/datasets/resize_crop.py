@@ -1,0 +1,55 @@
+"""Frames resized until they cover a target size, then cropped at their center: what references go through.
+
+Images and videos differ in filter and rounding, as in the data pipeline that the model was trained with.
+
+Source: opensora/datasets/utils.py (Open-Sora v1.2), resize_crop_to_fill for images and ResizeCrop for videos.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+
+def crop_image(image: Image.Image, height: int, width: int) -> torch.Tensor:
+    """(3, 1, height, width) float32 in [-1, 1] of an RGB image: bicubic, with the antialiasing of Pillow."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    cover_height, cover_width = _cover(image.height, image.width, height, width)
+    image = image.resize((cover_width, cover_height), Image.Resampling.BICUBIC)
+    top, left = round((cover_height - height) / 2.0), round((cover_width - width) / 2.0)
+    image = image.crop((left, top, left + width, top + height))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[:, None]  # (3, 1, height, width)
+    return _normalized(pixels.float().div_(255)).contiguous()
+
+
+def crop_frame(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """(3, height, width) float32 in [-1, 1] of a video frame (H, W, 3) uint8: bilinear, without antialiasing."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.tensor(frame).permute(2, 0, 1)[None].float().div_(255)  # (1, 3, H, W)
+    cover = _cover(*frame.shape[:2], height, width)
+    pixels = interpolate(pixels, size=cover, mode="bilinear", align_corners=False)
+    top, left = (cover[0] - height) // 2, (cover[1] - width) // 2  # rounded down, other than for images
+    # The copy lets go of what is cut off.
+    return _normalized(pixels[0, :, top : top + height, left : left + width].clone())
+
+
+def _cover(source_height: int, source_width: int, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of the source's proportions, one side equal to the target's and the other at least as long."""
+    by_height, by_width = height / source_height, width / source_width
+    if by_height > by_width:
+        return height, max(width, round(source_width * by_height))
+    return max(height, round(source_height * by_width)), width
+
+
+def _normalized(pixels: torch.Tensor) -> torch.Tensor:
+    """[0, 1] to [-1, 1], in place."""
+    return pixels.sub_(0.5).div_(0.5)

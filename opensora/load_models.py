@@ -1,0 +1,92 @@
+"""Loading the three models of a config, after proving that they belong together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensora.config.schema import SampleConfig
+from opensora.config.target import check_calibrated_model
+from opensora.models.checkpoint import read_config
+from opensora.models.stdit.stdit3 import STDiT3
+from opensora.models.text_encoder.options import check_text_options
+from opensora.models.text_encoder.t5 import T5Encoder
+from opensora.models.vae.vae import VideoAutoencoderPipeline
+from opensora.registry import MODELS, build_module
+from opensora.utils.compiler import check_compiler
+from opensora.utils.device import check_device
+from opensora.utils.dtypes import DTYPES
+from opensora.utils.errors import ConfigError
+from opensora.utils.weights import locate_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """What a pipeline is made of; ``config`` names the folders they came from."""
+
+    config: SampleConfig
+    model: STDiT3
+    vae: VideoAutoencoderPipeline
+    text_encoder: T5Encoder | None
+
+
+def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedModels:
+    """Load what ``config`` names; without the text encoder, that one is only checked.
+
+    Raises:
+        ConfigError: the device does not exist, nothing can be compiled for it, the pieces do not belong together, or
+            the target was calibrated with other weights.
+        WeightsError: weights are missing, unreachable or damaged.
+        CheckpointError: a checkpoint does not fit its model.
+    """
+    device = check_device(config.device)
+    if config.compile:
+        check_compiler(device)
+    config = locate_weights(config).downloaded().applied_to(config)
+    check_text_options(config)
+    check_calibrated_model(config)
+    check_models(config)
+    dtype = DTYPES[config.dtype]
+    started = time.monotonic()
+    logger.info("loading transformer (%s)", config.model.from_pretrained)
+    model = build_module(vars(config.model), MODELS, dtype=dtype, device=device)
+    if config.compile:
+        logger.info("compiling the transformer: the first steps take longer")
+        model.compile_branches()
+    logger.info("loading autoencoder (%s)", config.vae.from_pretrained)
+    vae = build_module(vars(config.vae), MODELS, dtype=dtype, device=device)
+    text_encoder = None
+    if with_text_encoder:
+        logger.info("loading text encoder (%s)", config.text_encoder.from_pretrained)
+        text_dtype = DTYPES[config.text_encoder.dtype]
+        text_encoder = build_module(vars(config.text_encoder), MODELS, dtype=text_dtype, device=device)
+    logger.info("loaded in %.1f s", time.monotonic() - started)
+    return LoadedModels(config, model, vae, text_encoder)
+
+
+def check_models(config: SampleConfig) -> None:
+    """Prove that the checkpoints in the folders of ``config`` fit their models and each other; no weights are read.
+
+    Raises:
+        ConfigError: a text encoder whose tokens the transformer cannot read.
+        CheckpointError: a checkpoint does not fit its model.
+    """
+    qk_norm = {} if config.model.qk_norm is None else {"qk_norm": config.model.qk_norm}
+    model = STDiT3.check_pretrained(config.model.from_pretrained, **qk_norm)
+    VideoAutoencoderPipeline.check_pretrained(config.vae.from_pretrained)
+    text = config.text_encoder
+    if text.model_max_length != model.model_max_length:
+        raise ConfigError(
+            f"text_encoder.model_max_length is {text.model_max_length}, but the transformer in "
+            f"{config.model.from_pretrained} reads {model.model_max_length} tokens; set it to that"
+        )
+    width = read_config(Path(text.from_pretrained)).get("d_model")
+    if width != model.caption_channels:
+        raise ConfigError(
+            f"the text encoder in {text.from_pretrained} has features of width {width}, but the transformer in "
+            f"{config.model.from_pretrained} reads {model.caption_channels}; they do not belong together"
+        )

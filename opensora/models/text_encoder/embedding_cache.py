@@ -1,0 +1,156 @@
+"""Encoded captions on disk, so that a caption is encoded once and not in every run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from adacache.atomic import atomic_path
+
+logger = logging.getLogger(__name__)
+
+OFF = "off"
+SIZE_LIMIT = 2 * 1000**3  # bytes; of the published encoder some 4000 captions of 30 tokens
+_FORMAT = 1  # part of the names: files of another format are never read
+_OWN_FILE = re.compile(r"\.?[0-9a-f]{64}\.safetensors(\.\w+\.tmp)?")  # the last part: left by a killed run
+
+
+@dataclass(frozen=True)
+class EncodedCaption:
+    """What a text encoder made of one caption, up to its last real token.
+
+    What the encoder says about padding is not kept: the transformer never attends to it.
+
+    Attributes:
+        y: (tokens, caption_channels) on the CPU, in the encoder's dtype.
+        mask: (tokens,) integers, non-zero at real tokens.
+    """
+
+    y: Tensor
+    mask: Tensor
+
+    @classmethod
+    def trimmed(cls, y: Tensor, mask: Tensor) -> Self:
+        """From what an encoder gives, (L, caption_channels) and (L,) on any device."""
+        mask = mask.cpu()
+        real = mask.nonzero()
+        tokens = int(real.max()) + 1 if len(real) else 0
+        return cls(y[:tokens].cpu().clone(), mask[:tokens].clone())
+
+    def padded(self, length: int) -> tuple[Tensor, Tensor]:
+        """``y`` (length, caption_channels) and ``mask`` (length,), zero at padding."""
+        missing = length - len(self.mask)
+        return F.pad(self.y, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))
+
+
+class EmbeddingCache:
+    """A folder with one file per caption and encoder; several runs may use it at once.
+
+    A folder that cannot be written costs one warning and the time to encode again, never a run.
+
+    Args:
+        folder: made when the first caption is kept.
+        key: tells apart what different encoders make of a caption, see ``cache_key.encoder_key``.
+    """
+
+    def __init__(self, folder: Path, key: str):
+        self.folder = folder
+        self.key = key
+        self._writable = True
+
+    def path(self, caption: str) -> Path:
+        """The file of ``caption``, which need not exist."""
+        name = hashlib.sha256("\0".join((str(_FORMAT), self.key, caption)).encode("utf-8", "surrogatepass"))
+        return self.folder / f"{name.hexdigest()}.safetensors"
+
+    def get(self, caption: str) -> EncodedCaption | None:
+        """What was kept of ``caption``; None when there is nothing, or nothing that can be read."""
+        path = self.path(caption)
+        try:
+            encoded = _read(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            logger.debug("text: %s is not used: %s", path, error)
+            return None
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            os.utime(path)  # what was used last is removed last
+        return encoded
+
+    def put(self, caption: str, encoded: EncodedCaption) -> None:
+        """Keep ``encoded``, in place of what there was."""
+        if not self._writable:
+            return
+        tensors = {"y": encoded.y, "mask": encoded.mask, "checksum": _checksum(encoded)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.path(caption)) as temporary:
+                temporary.write_bytes(save(tensors))
+        except OSError as error:
+            self._writable = False
+            logger.warning(
+                "WARNING encoded captions are not kept, as %s cannot be written (%s); set text_cache to another "
+                "folder, or to 'off'",
+                self.folder,
+                (error.strerror or type(error).__name__).lower(),
+            )
+
+    def prune(self, limit: int = SIZE_LIMIT) -> None:
+        """Remove what was not used for longest until the folder takes ``limit`` bytes at most."""
+        try:
+            files = [(path, path.stat()) for path in self.folder.iterdir() if _OWN_FILE.fullmatch(path.name)]
+            excess = sum(status.st_size for _, status in files) - limit
+            for path, status in sorted(files, key=lambda file: file[1].st_mtime):
+                if excess <= 0:
+                    break
+                path.unlink(missing_ok=True)
+                excess -= status.st_size
+        except OSError as error:  # also another run that prunes at the same time
+            logger.debug("text: %s was not pruned: %s", self.folder, error)
+
+
+def cache_folder(text_cache: str | None) -> Path | None:
+    """The folder that the config entry ``text_cache`` names; None means that nothing is kept.
+
+    Without an entry it is $OPENSORA_TEXT_CACHE, else ``opensora-adacache/text`` in $XDG_CACHE_HOME or ~/.cache.
+    """
+    chosen = text_cache or os.environ.get("OPENSORA_TEXT_CACHE")
+    if chosen == OFF:
+        return None
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None
+    return Path(base) / "opensora-adacache" / "text"
+
+
+def _read(data: bytes) -> EncodedCaption:
+    """Raises: SafetensorError, KeyError or ValueError for what ``EmbeddingCache.put`` did not write."""
+    tensors = load(data)
+    encoded = EncodedCaption(tensors["y"], tensors["mask"])
+    if not torch.equal(_checksum(encoded), tensors["checksum"]):
+        raise ValueError("its checksum is wrong")
+    return encoded
+
+
+def _checksum(encoded: EncodedCaption) -> Tensor:
+    """(1,) int64: bytes that changed on the disk would change the video and nothing would tell."""
+    value = 0
+    for tensor in (encoded.y, encoded.mask):
+        value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy(), value)
+    return torch.tensor([value])

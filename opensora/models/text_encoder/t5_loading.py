@@ -1,0 +1,134 @@
+"""Loading T5: whole, with 8-bit weights, or streamed from disk weight by weight."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from opensora.models.checkpoint import CheckpointError
+from opensora.utils.errors import ConfigError
+from opensora.utils.weights import weight_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+
+def load_t5(
+    source: str | os.PathLike[str],
+    dtype: torch.dtype,
+    device: torch.device | str | None = None,
+    quantize: str | None = None,
+    stream: bool = False,
+) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+    """The tokenizer and the encoder, in evaluation mode on ``device`` (None: the CPU).
+
+    Args:
+        source: a folder, for which no network is used, or a hub repository.
+        quantize: "int8" keeps the weights of linear layers in 8 bits with a scale per row.
+        stream: the weights of the blocks stay on disk; each is on ``device`` only while it is used.
+
+    Raises:
+        CheckpointError: files are missing, damaged or do not fit their config.json.
+        ConfigError: streaming needs a copy of the weights, and there is no room for it.
+    """
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    device = "cpu" if device is None else str(device)
+    local = Path(source).is_dir()
+    options: dict[str, Any] = {}
+    with ExitStack() as cleaning:
+        if stream:
+            copies = _folder_for_copies(Path(source))
+            cleaning.callback(shutil.rmtree, copies, ignore_errors=True)
+            options |= {"device_map": _streamed(device), "offload_folder": copies}
+        with _load_errors(source):
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            if quantize == "int8":
+                options["quantization_config"] = _int8()
+            model, found = T5EncoderModel.from_pretrained(
+                source,
+                dtype=dtype,
+                local_files_only=local,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+        _check_complete(source, found)
+        weakref.finalize(model, cleaning.pop_all().close)
+    return tokenizer, (model if stream else model.to(device)).eval()
+
+
+def release_memory(device: torch.device | str) -> None:
+    """Give the memory of deleted models back to the device or the system."""
+    gc.collect()  # hooks of streamed models and quantized weights hang in reference cycles
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    # glibc keeps freed blocks below its threshold (up to 32 MB), which most of a quantized or streamed T5 may be.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _streamed(device: str) -> dict[str, str]:
+    """Only what is small stays on ``device``, which also tells where the blocks are computed."""
+    return {
+        "shared": device,
+        "encoder.embed_tokens": device,
+        "encoder.final_layer_norm": device,
+        "encoder.block": "disk",
+    }
+
+
+def _folder_for_copies(source: Path) -> Path:
+    """A new temporary folder; weights that are not safetensors are copied there before they can be streamed."""
+    files = [file for file in weight_files(source) if file.suffix != ".safetensors" and file.is_file()]
+    needed = sum(file.stat().st_size for file in files)
+    folder = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"text_encoder.stream copies the .bin weights in {source} first, {needed / 1e9:.1f} GB, but {folder} has "
+            f"{free / 1e9:.1f} GB left; set TMPDIR to a folder with room, or store the weights as safetensors"
+        )
+    return Path(tempfile.mkdtemp(prefix="opensora-t5-", dir=folder))
+
+
+def _int8() -> Any:
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def _check_complete(source: str | os.PathLike[str], found: Mapping[str, Collection[Any]]) -> None:
+    # transformers would go on with random weights in their place.
+    unfit = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+    if unfit:
+        raise CheckpointError(
+            f"the text encoder in {source} does not fit its config.json: {len(unfit)} tensors are missing "
+            f"or of another shape, such as {sorted(unfit)[0]}"
+        )
+
+
+@contextmanager
+def _load_errors(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever transformers raises for files it cannot read, as one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"the text encoder in {source} cannot be loaded: {reason}") from error

@@ -1,0 +1,189 @@
+"""Convolutions, group norms and residual blocks computed tile by tile, one layer after the other.
+
+The usual tiling of an autoencoder decodes overlapping tiles on their own and blends them. Every tile then has group
+norms of its own statistics, hence a brightness of its own, and blending only smooths the steps between them. Here all
+tiles pass one layer before any passes the next: statistics are those of the whole frame, each convolution reads what
+it needs around its tile, and the result is that of the whole frame up to rounding. There are no seams to hide, no
+overlap is computed twice, and tiles may be small. What stays in memory is the input and the output of one layer (with
+the untiled modules: three to four such maps and the temporaries of all frames of a micro batch); whoever decodes tiles
+one by one keeps less of very large frames.
+
+Feature maps are (B, C, ..., H, W); rows and columns are tiled, a time dimension is not. Nothing here records gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from opensora.models.vae.tiling import Window, windows
+
+_MARGIN = 1  # pixels that a kernel of three reads beyond its own
+
+Layer = Callable[[Tensor], Tensor]
+
+
+class FeatureMap(Protocol):
+    """A map that gives any window of itself."""
+
+    height: int
+    width: int
+
+    def read(self, window: Window) -> Tensor:
+        """The window's values, (B, C, ..., rows, columns)."""
+        ...
+
+
+class Stored:
+    """A map in memory."""
+
+    def __init__(self, values: Tensor):
+        self.values = values
+        self.height, self.width = values.shape[-2:]
+
+    def read(self, window: Window) -> Tensor:
+        return self.values[..., *window.slices]
+
+
+class Computed:
+    """A layer's output that is computed anew for each window: for maps too large to be kept.
+
+    Args:
+        upscale: rows of the output for each row of ``source``.
+    """
+
+    def __init__(self, source: FeatureMap, layer: Layer, upscale: int = 1):
+        self.source, self.layer, self.upscale = source, layer, upscale
+        self.height, self.width = source.height * upscale, source.width * upscale
+
+    def read(self, window: Window) -> Tensor:
+        return local(self.layer, self.source, window, upscale=self.upscale)
+
+
+def local(layer: Layer, source: FeatureMap, window: Window, *, upscale: int = 1, downscale: int = 1) -> Tensor:
+    """One window of the output of a layer whose outputs see no further than one pixel (of the coarser side).
+
+    The layer runs on a larger window, of which the rim, spoiled by the layer's own padding, is cut off. Where the
+    rim is missing, at the edges of the frame, that padding is the right one.
+    """
+    read = window.enlarged(downscale).reduced(upscale).grown(_MARGIN * downscale, source.height, source.width)
+    made = read.enlarged(upscale).reduced(downscale)
+    return layer(source.read(read))[..., *window.within(made).slices]
+
+
+def store(height: int, width: int, tile: int, compute: Callable[[Window], Tensor]) -> Stored:
+    """The map whose windows ``compute`` gives."""
+    values: Tensor | None = None
+    for window in windows(height, width, tile):
+        part = compute(window)
+        if values is None:
+            values = part.new_empty(*part.shape[:-2], height, width)
+        values[..., *window.slices] = part
+        del part  # not to be kept while the next one is computed
+    return Stored(values)
+
+
+def convolve(layer: Layer, source: FeatureMap, tile: int, *, upscale: int = 1, downscale: int = 1) -> Stored:
+    """All of a layer's output; ``tile`` counts rows and columns of that output."""
+    height, width = source.height * upscale // downscale, source.width * upscale // downscale
+    return store(height, width, tile, lambda w: local(layer, source, w, upscale=upscale, downscale=downscale))
+
+
+class Statistics:
+    """Mean and variance of the channel groups of a map, gathered window by window.
+
+    Source: the parallel algorithm of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances", 1979.
+    """
+
+    def __init__(self, norm: nn.GroupNorm):
+        self.norm = norm
+        self.count = 0
+        self.mean: Tensor | float = 0.0  # (B, groups) once there are values
+        self.squares: Tensor | float = 0.0  # sum of squared deviations, (B, groups)
+
+    def add(self, part: Tensor) -> Tensor:
+        """Count the values of a window, which are returned as they are."""
+        values = part.to(_accurate(part)).unflatten(1, (self.norm.num_groups, -1)).flatten(2)
+        mean = values.mean(2, keepdim=True)
+        squares = (values - mean).square_().sum(2)
+        mean, count = mean.squeeze(2), values.shape[2]
+        total = self.count + count
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (count / total)
+        self.squares = self.squares + squares + shift.square() * (self.count * count / total)
+        self.count = total
+        return part
+
+    def normalization(self, activation: Layer) -> Layer:
+        """What maps a window to its activated group norm."""
+        deviation = (self.squares / self.count + self.norm.eps).rsqrt()
+        channels = self.norm.num_channels // self.norm.num_groups
+        deviation = deviation.repeat_interleave(channels, 1)  # (B, C)
+        mean = self.mean.repeat_interleave(channels, 1)
+        scale = deviation * self.norm.weight.to(deviation.dtype)
+        shift = self.norm.bias.to(deviation.dtype) - mean * scale
+
+        def apply(part: Tensor) -> Tensor:
+            shape = (*scale.shape, *[1] * (part.ndim - 2))
+            return activation(torch.addcmul(shift.view(shape), part, scale.view(shape)).to(part.dtype))
+
+        return apply
+
+
+def statistics(norm: nn.GroupNorm, source: FeatureMap, tile: int) -> Statistics:
+    """The statistics of a whole map."""
+    gathered = Statistics(norm)
+    for window in windows(source.height, source.width, tile):
+        gathered.add(source.read(window))
+    return gathered
+
+
+def normalized_convolution(
+    norm: nn.GroupNorm, activation: Layer, convolution: Layer, source: FeatureMap, tile: int
+) -> Stored:
+    """``convolution(activation(norm(source)))``."""
+    normalize = statistics(norm, source, tile).normalization(activation)
+    return convolve(lambda part: convolution(normalize(part)), source, tile)
+
+
+@dataclass(frozen=True)
+class ResidualLayers:
+    """The layers of a residual block; ``shortcut`` (1x1, where channels change) may be None."""
+
+    norm1: nn.GroupNorm
+    conv1: nn.Module
+    norm2: nn.GroupNorm
+    conv2: nn.Module
+    shortcut: nn.Module | None
+    activation: Layer
+
+
+def residual_block(layers: ResidualLayers, source: FeatureMap, tile: int) -> Stored:
+    """A residual block of ``source``. A stored source without a shortcut is overwritten with the result.
+
+    Its peak is the source, one map of the hidden and, with a shortcut, one of the output channels.
+    """
+    before = Statistics(layers.norm1)
+    if layers.shortcut is None and isinstance(source, Stored):
+        result = source
+        before = statistics(layers.norm1, source, tile)
+    else:
+        shortcut = layers.shortcut or nn.Identity()
+        # A computed source is read here for both at once.
+        result = store(source.height, source.width, tile, lambda w: shortcut(before.add(source.read(w))))
+    normalize = before.normalization(layers.activation)
+    hidden = convolve(lambda part: layers.conv1(normalize(part)), source, tile)
+    normalize = statistics(layers.norm2, hidden, tile).normalization(layers.activation)
+    for window in windows(result.height, result.width, tile):
+        result.values[..., *window.slices] += local(lambda part: layers.conv2(normalize(part)), hidden, window)
+    return result
+
+
+def _accurate(values: Tensor) -> torch.dtype:
+    """At least float32, in which group norms are computed for 16-bit features too."""
+    return torch.promote_types(values.dtype, torch.float32)

@@ -1,0 +1,189 @@
+"""One question to an OpenAI-compatible chat endpoint, with the standard library alone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from opensora.utils.errors import ConfigError, one_line
+
+_MAX_BYTES = 1_000_000  # of an answer
+_MAX_WAIT = 5.0  # seconds that an endpoint can ask us to wait before the retry
+_SAMPLING_OPTIONS = {"temperature": 0, "seed": 0}
+
+
+class ChatError(Exception):
+    """A question without a usable answer; the message says why in a few words."""
+
+
+class _Failure(Exception):
+    """One request that failed.
+
+    Args:
+        status: of HTTP; None when there was no answer.
+        wait: seconds to wait before a retry; None when a retry cannot help.
+    """
+
+    def __init__(self, reason: str, status: int | None = None, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.status, self.wait = reason, status, wait
+
+
+class ChatEndpoint:
+    """A language model behind HTTP.
+
+    Args:
+        url: base of the API, such as ``http://localhost:8000/v1``.
+        api_key: sent as a bearer token; never part of a message.
+        timeout: seconds for an answer, and for each silence within it.
+        retry_wait: seconds before the one retry after 429, 5xx or a broken connection, unless the endpoint names its
+            own.
+
+    Raises:
+        ConfigError: the URL, the model, the key or a time cannot be used.
+    """
+
+    def __init__(self, url: str, model: str, api_key: str | None, timeout: float, retry_wait: float) -> None:
+        self._url = _completions_url(url)
+        if not model.strip():
+            raise ConfigError("llm_model is empty; name the model that the endpoint serves")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError("the API key holds characters that cannot be sent; check OPENAI_API_KEY")
+        if not timeout > 0 or not retry_wait >= 0:
+            raise ConfigError(f"timeout must be above 0 and retry_wait at least 0, got {timeout} and {retry_wait}")
+        self._model, self._api_key, self._timeout, self._retry_wait = model, api_key, timeout, retry_wait
+        # A proxy of the environment does not lead to this machine.
+        is_local = urllib.parse.urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
+        proxies = [urllib.request.ProxyHandler({})] if is_local else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *proxies)
+        self._options: dict[str, Any] = dict(_SAMPLING_OPTIONS)  # emptied when the endpoint does not accept them
+
+    def ask(self, system: str, user: str) -> str:
+        """The text of the answer.
+
+        Raises:
+            ChatError: no connection, no answer in time, a refusal, or an answer that is no chat completion.
+        """
+        try:
+            try:
+                return self._request(system, user)
+            except _Failure as failure:
+                if failure.status in (400, 422) and self._options:
+                    self._options = {}  # some models take no temperature or seed
+                elif failure.wait is not None:
+                    time.sleep(failure.wait)
+                else:
+                    raise
+                return self._request(system, user)
+        except _Failure as failure:
+            raise ChatError(self._without_key(failure.reason)) from None
+
+    def _request(self, system: str, user: str) -> str:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        body = {"model": self._model, "messages": messages, "stream": False, **self._options}
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")
+        deadline = time.monotonic() + self._timeout
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                data = _read(response, deadline)
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._no_answer(error) from error
+        return _content(data)
+
+    def _refusal(self, error: urllib.error.HTTPError) -> _Failure:
+        with error:
+            if 300 <= error.code < 400:
+                return _Failure(f"HTTP {error.code}: it redirects elsewhere, which is not followed", error.code)
+            wait = None
+            if error.code == 429 or error.code >= 500:
+                asked = error.headers.get("Retry-After", "")
+                wait = min(float(asked), _MAX_WAIT) if asked.isascii() and asked.isdigit() else self._retry_wait
+            return _Failure(f"HTTP {error.code} {error.reason}{_detail(error)}".rstrip(), error.code, wait)
+
+    def _no_answer(self, error: Exception) -> _Failure:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, TimeoutError):
+            return _Failure(f"no answer within {self._timeout:g} s")
+        if isinstance(cause, ConnectionRefusedError):
+            return _Failure("the connection was refused; is the endpoint running?")
+        if isinstance(cause, socket.gaierror):
+            return _Failure("its host is not known")
+        if isinstance(cause, ConnectionResetError | BrokenPipeError | http.client.IncompleteRead):
+            return _Failure("the connection broke off", wait=self._retry_wait)
+        return _Failure(one_line(cause) if isinstance(cause, Exception) else str(cause))
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._api_key, "...") if self._api_key else text
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A POST that is redirected becomes a GET, and the key would go to another host."""
+
+    def redirect_request(self, *args: Any) -> None:
+        """Follow nothing, which makes an HTTPError of the redirect."""
+
+
+def _completions_url(url: str) -> str:
+    base = url.strip().rstrip("/").removesuffix("/chat/completions")
+    try:
+        parts = urllib.parse.urlsplit(base)
+        is_usable = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        )
+        is_usable = is_usable and base.isascii() and base.isprintable() and " " not in base
+    except ValueError:  # of .port
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(f"llm_endpoint must be a URL such as http://localhost:8000/v1, got '{url}'")
+    if parts.username is not None:
+        raise ConfigError("llm_endpoint holds a user name or key; put the key into OPENAI_API_KEY instead")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"llm_endpoint must be the base of the API, without '?' and '#', got '{url}'")
+    return f"{base}/chat/completions"
+
+
+def _read(response: Any, deadline: float) -> bytes:
+    """The body. A socket's own timeout would let it drip in for ever."""
+    data = b""
+    while chunk := response.read1(65_536):
+        data += chunk
+        if len(data) > _MAX_BYTES:
+            raise _Failure("the answer is longer than a megabyte")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    if response.length:  # announced but not sent, which read1 does not mind
+        raise http.client.IncompleteRead(data, response.length)
+    return data
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    """What an OpenAI-compatible endpoint says about a refusal, if it is short."""
+    try:
+        message = json.loads(error.read(10_000))["error"]["message"]
+        return f" ({' '.join(message.split())[:150]})"
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+
+
+def _content(data: bytes) -> str:
+    """The text in a chat completion."""
+    try:
+        content = json.loads(data)["choices"][0]["message"]["content"]
+    except (ValueError, RecursionError) as error:
+        raise _Failure("the answer is not JSON") from error
+    except (LookupError, TypeError) as error:
+        raise _Failure("the answer is not a chat completion") from error
+    if not isinstance(content, str):
+        raise _Failure("the answer holds no text")
+    return content

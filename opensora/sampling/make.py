@@ -1,0 +1,148 @@
+"""From planned samples to frames: one batch at a time, a bad sample failing alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from opensora.config.schema import SampleConfig
+from opensora.datasets.references import read_reference
+from opensora.sampling.plan import PlannedSample
+from opensora.sampling.records import Sampled
+from opensora.utils.errors import message_for_the_user
+from opensora.utils.mask_strategy import parse_mask_strategy
+
+if TYPE_CHECKING:
+    from opensora.pipeline import SamplingPipeline
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_SEED_OFFSET = 2**40  # where compat draws references at random, not as sampling does
+MAX_ENCODED = 8  # references whose latents are kept for the samples that follow
+
+
+class Failure(str):
+    """Why a sample could not be made, in one sentence."""
+
+
+class Maker:
+    """Loaded models, and what the text encoder reads about every sample.
+
+    Args:
+        pipe: with the settings of ``config``, the run's; for samples that set something for themselves others are made
+            of the same models.
+        captions: by file stem, one text per loop.
+        texts: by file stem, the prompts that they were prepared from.
+    """
+
+    def __init__(
+        self,
+        pipe: SamplingPipeline,
+        config: SampleConfig,
+        texts: Mapping[str, str],
+        captions: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._pipes = {config: pipe}
+        self._texts = texts
+        self._captions = captions
+        self._encoded: dict[tuple[str, int, str, SampleConfig], torch.Tensor] = {}
+
+    def make(self, batch: Sequence[PlannedSample]) -> dict[str, Sampled | Failure]:
+        """What became of every sample of a batch, by file stem.
+
+        What is wrong with one of them is found by sampling each alone.
+
+        Raises:
+            Exception: a bug, or an error of the machine that others would meet, too.
+        """
+        config = batch[0].config
+        if config not in self._pipes:
+            self._pipes[config] = next(iter(self._pipes.values())).with_config(config)
+        pipe = self._pipes[config]
+        results: dict[str, Sampled | Failure] = {}
+        references = {}
+        for sample in batch:
+            try:
+                references[sample.stem] = self._references(pipe, sample)
+            except (ValueError, RuntimeError, OSError) as error:
+                results[sample.stem] = _failure(error)
+        ready = [sample for sample in batch if sample.stem in references]
+        if not ready:
+            return results
+        try:
+            results |= self._sample(pipe, ready, references)
+        except (ValueError, RuntimeError) as error:
+            failure = _failure(error)
+            _release_memory()
+            if len(ready) == 1:
+                results[ready[0].stem] = failure
+            else:
+                logger.warning("WARNING: a batch failed (%s); its samples are tried one by one", failure)
+                for sample in ready:
+                    results |= self.make([sample])
+        return results
+
+    def _sample(
+        self,
+        pipe: SamplingPipeline,
+        batch: Sequence[PlannedSample],
+        references: Mapping[str, Sequence[torch.Tensor]],
+    ) -> dict[str, Sampled | Failure]:
+        conditioned = any(references[sample.stem] for sample in batch)
+        output = pipe(
+            [self._texts[sample.stem] for sample in batch],
+            seed=[sample.prompt.seed for sample in batch],
+            references=[references[sample.stem] for sample in batch] if conditioned else None,
+            mask_strategies=[sample.mask_strategy for sample in batch] if conditioned else None,
+        )
+        by_loop = [output.traces, *output.later_traces]
+        return {
+            sample.stem: Sampled(
+                output.videos[i],
+                self._texts[sample.stem],
+                [traces[i] for traces in by_loop],
+                list(self._captions[sample.stem]),
+                output.seconds / len(batch),
+            )
+            for i, sample in enumerate(batch)
+        }
+
+    def _references(self, pipe: SamplingPipeline, sample: PlannedSample) -> list[torch.Tensor]:
+        """The latents of a sample's references; those of files that several samples share are encoded once."""
+        config, latents = sample.config, []
+        for number, info in enumerate(sample.references):
+            key = (str(info.path), number, sample.mask_strategy, config)
+            if key not in self._encoded or config.compat:
+                frames = read_reference(info.path, config.height, config.width)
+                chunk = config.vae.micro_frame_size or 1
+                # Chunks are counted from the first frame; the last one is to be whole where it is what is wanted.
+                if info.kind == "video" and not config.compat and _counts_from_end(sample.mask_strategy, number):
+                    frames = frames[:, frames.shape[1] % chunk if frames.shape[1] > chunk else 0 :]
+                seed = sample.prompt.seed + REFERENCE_SEED_OFFSET + number
+                if len(self._encoded) >= MAX_ENCODED:
+                    self._encoded.clear()
+                self._encoded[key] = pipe.encode_reference(frames, torch.Generator().manual_seed(seed))
+            latents.append(self._encoded[key])
+        return latents
+
+
+def _counts_from_end(mask_strategy: str, reference: int) -> bool:
+    """Whether all that a mask strategy takes of a reference is counted from its end."""
+    starts = [entry.ref_start for entry in parse_mask_strategy(mask_strategy) if entry.ref_id == reference]
+    return all(start < 0 for start in starts)
+
+
+def _failure(error: Exception) -> Failure:
+    """The sentence about an error that one sample may have alone; others are raised again."""
+    message = message_for_the_user(error)
+    if message is None:
+        raise error
+    return Failure(message)
+
+
+def _release_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

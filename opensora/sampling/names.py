@@ -1,0 +1,33 @@
+"""File names of samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from opensora.config.schema import SampleConfig
+from opensora.utils.prompts import get_save_path_name
+from opensora.utils.run_prompts import NumberedPrompt
+
+
+def file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[str]:
+    """File names without suffix, one per sample.
+
+    Prompts that begin alike get their index appended; several samples of a prompt get their number, drafts and finals
+    their seed. A name that the prompt's own line sets is taken as it is.
+    """
+    own = {prompt.index: prompt.overrides.get("name") for prompt in prompts}
+    bases = {
+        prompt.index: own[prompt.index]
+        or get_save_path_name("", config.sample_name, prompt.index, prompt.text, prompt_as_path=config.prompt_as_path)
+        for prompt in prompts
+    }
+    counts = Counter(base.casefold() for base in bases.values())  # some file systems do not tell case apart
+    bases = {index: base if counts[base.casefold()] == 1 else f"{base}_{index:04d}" for index, base in bases.items()}
+    return [f"{bases[prompt.index]}{_ending(config, prompt)}" for prompt in prompts]
+
+
+def _ending(config: SampleConfig, prompt: NumberedPrompt) -> str:
+    if config.draft is not None or config.final is not None:
+        return f"_seed{prompt.seed}"
+    return "" if config.num_sample == 1 else f"-{prompt.number}"

@@ -1,0 +1,42 @@
+"""What became of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adacache.trace import SummaryRow, Trace, summary_table
+from opensora.utils.run_prompts import NumberedPrompt
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What one prompt became under one seed.
+
+    ``trace`` is None when every step was computed without a controller; of several loops it is the first one's.
+    ``risk`` (``change_risk``) is there for drafts only. ``files`` are all that was written, the video among them.
+    """
+
+    prompt: NumberedPrompt
+    video: Path
+    num_steps: int
+    seconds: float
+    trace: Trace | None
+    risk: float | None = None
+    files: tuple[Path, ...] = ()
+
+    def summary_row(self) -> SummaryRow:
+        """This sample's line of the final table."""
+        saving = None if self.trace is None else self.trace.estimated_saving
+        return SummaryRow(self.video.name, self.num_computed, self.num_steps, self.seconds, saving, self.risk)
+
+    @property
+    def num_computed(self) -> int:
+        """How many steps were computed."""
+        return self.num_steps if self.trace is None else self.trace.num_computed
+
+
+def results_table(results: Sequence[SampleResult]) -> str:
+    """The table a run ends with: video, computed steps, seconds, estimated saving; of drafts also the risk."""
+    return summary_table([result.summary_row() for result in results])

@@ -1,0 +1,172 @@
+"""One run of the sampling command, from a plan to files, with the ledger kept on the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adacache.outcome import surprises
+from adacache.risk import change_risk
+from adacache.trace import Trace
+from opensora.config.schema import SampleConfig
+from opensora.sampling.batches import make_batches
+from opensora.sampling.identity import config_hash, plain_config, sample_identity, weight_fingerprints
+from opensora.sampling.ledger import Ledger
+from opensora.sampling.plan import PlannedSample
+from opensora.sampling.records import Sampled, wanted_files, write_sample
+from opensora.sampling.refining import refined_texts
+from opensora.sampling.result import SampleResult
+from opensora.sampling.versions import versions
+from opensora.utils.weights import WeightPaths
+
+logger = logging.getLogger(__name__)
+
+
+def output_folder(config: SampleConfig) -> Path:
+    """``save_dir``, or its subfolder named by the present date and time; therein ``drafts`` or ``final`` for these."""
+    folder = Path(config.save_dir).expanduser()
+    if config.logdate_dir:
+        folder /= time.strftime("%Y-%m-%d_%H-%M-%S")
+    if config.draft:
+        return folder / "drafts"
+    return folder / "final" if config.final else folder
+
+
+@dataclass
+class Session:
+    """The samples of a run and what is known about them.
+
+    Attributes:
+        weights: all on this machine.
+        pending: stems of the samples that have to be made.
+        failed: stem -> why it could not be made.
+        results: of finished samples, those of earlier runs among them, by stem.
+    """
+
+    config: SampleConfig
+    samples: Sequence[PlannedSample]
+    weights: WeightPaths
+    ledger: Ledger
+    pending: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    results: dict[str, SampleResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._fingerprints = weight_fingerprints(self.weights)
+        self._identities: dict[str, str] = {}
+        for sample in self.samples:
+            if sample.problem is not None:
+                continue
+            identity = sample_identity(sample, self._fingerprints)
+            self._identities[sample.stem] = identity
+            wanted = wanted_files(sample.stem, sample.config)
+            if not self.config.resample and self.ledger.is_done(sample.stem, identity, wanted):
+                self.results[sample.stem] = _finished(self.ledger.folder, sample, wanted)
+            else:
+                self.pending.add(sample.stem)
+
+    def begin(self, command: Sequence[str]) -> None:
+        """Enter the run and its samples into the ledger; samples with a problem have failed already."""
+        about = {"config_hash": config_hash(self.config), "config": plain_config(self.config)}
+        self.ledger.begin_run(command=list(command), versions=versions(), **about)
+        for sample in self.samples:
+            if sample.problem is not None:
+                self.ledger.plan(sample, "", config_hash(sample.config), [])
+                self._fail(sample.stem, sample.problem)
+            elif sample.stem in self.pending:
+                wanted = wanted_files(sample.stem, sample.config)
+                self.ledger.plan(sample, self._identities[sample.stem], config_hash(sample.config), wanted)
+        self.ledger.save()
+
+    def sample(self) -> Iterator[SampleResult]:
+        """Make what is pending; yields each result once its files are written.
+
+        Raises:
+            ConfigError: the device does not exist, or memory does not suffice.
+            CheckpointError: a checkpoint does not fit its model.
+            OSError: the disk refuses; what is finished is kept.
+        """
+        from opensora.models.text_encoder.prepared_text import encode_captions
+        from opensora.pipeline import SamplingPipeline
+        from opensora.prompts.captions import prepare_captions
+        from opensora.sampling.make import Failure, Maker
+        from opensora.utils.device import check_device, limit_threads
+
+        config = self.weights.applied_to(self.config)
+        batches = [batch for batch in make_batches(self.samples) if any(s.stem in self.pending for s in batch)]
+        chosen = [sample for batch in batches for sample in batch]
+        if not chosen:
+            return
+        texts = refined_texts(chosen, self.ledger)
+        captions = {
+            sample.stem: prepare_captions(
+                texts[sample.stem],
+                *(sample.config.aes, sample.config.flow, sample.config.camera_motion),
+                sample.config.loop,
+            )
+            for sample in chosen
+        }
+        device = check_device(config.device)
+        every = [caption for sample in chosen for caption in captions[sample.stem]]
+        text_encoder = encode_captions(config, every, device, config.verbose > 0)
+        pipe = SamplingPipeline.from_config(config, text_encoder)
+        limit_threads(pipe.model)
+        if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
+            logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")
+        maker = Maker(pipe, self.config, texts, captions)
+        about = {"versions": versions(), "device": str(device), "weights": self._fingerprints}
+        numbers = {sample.stem: number for number, sample in enumerate(self.samples, start=1)}
+        for batch in batches:
+            due = [sample.stem for sample in batch if sample.stem in self.pending]
+            first, last = numbers[batch[0].stem], numbers[batch[-1].stem]
+            prompts = " | ".join(dict.fromkeys(texts[sample.stem] for sample in batch))
+            logger.info(
+                "video %s of %d: %s", first if first == last else f"{first} to {last}", len(self.samples), prompts
+            )
+            self.ledger.start(due)
+            made = maker.make(batch)
+            for sample in batch:
+                if sample.stem not in due:
+                    continue
+                outcome = made[sample.stem]
+                if isinstance(outcome, Failure):
+                    self._fail(sample.stem, outcome)
+                else:
+                    yield self._write(sample, outcome, about)
+
+    def _write(self, sample: PlannedSample, sampled: Sampled, about: Mapping[str, object]) -> SampleResult:
+        """Write one sample's files and enter them into the ledger."""
+        trace = sampled.traces[0]
+        risk = change_risk(trace) if self.config.draft and trace else None
+        extra = {"risk": risk} if self.config.draft else {}
+        video, files = write_sample(self.ledger.folder, sample, sampled, {**extra, **about})
+        self.ledger.finish(sample.stem, files, sampled.seconds)
+        steps = sample.config.scheduler.num_sampling_steps
+        result = SampleResult(sample.prompt, video, steps, sampled.seconds, trace, risk, tuple(files))
+        self.results[sample.stem] = result
+        self.pending.discard(sample.stem)
+        logger.info("wrote %s", video)
+        for trace in sampled.traces:
+            for surprise in [] if trace is None else surprises(trace, sample.config.cache):
+                logger.warning("WARNING %s: %s", video.name, surprise)
+        return result
+
+    def _fail(self, stem: str, why: str) -> None:
+        self.pending.discard(stem)
+        self.failed[stem] = str(why)
+        self.ledger.fail(stem, str(why))
+        logger.warning("WARNING %s cannot be made: %s", stem, why)
+
+
+def _finished(folder: Path, sample: PlannedSample, wanted: Sequence[str]) -> SampleResult:
+    """The result of a sample that an earlier run finished, read from its sidecar."""
+    path = folder / f"{sample.stem}.json"
+    metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    trace = Trace.load(path) if sample.config.cache is not None else None
+    files = tuple(folder / name for name in wanted)
+    steps = sample.config.scheduler.num_sampling_steps
+    return SampleResult(sample.prompt, files[0], steps, metadata["seconds"], trace, metadata.get("risk"), files)

@@ -1,0 +1,90 @@
+"""Making a video again from the JSON file that lies beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opensora.config.loading import config_from_entries
+from opensora.config.schema import SampleConfig
+from opensora.datasets.references import check_reference, sha256_of
+from opensora.sampling.names import file_stems
+from opensora.sampling.plan import PlannedSample
+from opensora.utils.errors import ConfigError
+from opensora.utils.mask_strategy import check_mask_strategy
+from opensora.utils.run_prompts import NumberedPrompt
+
+# Entries that have done their work: what they asked for stands in others.
+_DONE = (
+    *("path", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr", "draft", "final"),
+    *("prompt_path", "reference_path", "mask_strategy", "llm_refine"),
+)
+_REPRODUCED = "reproduced"  # subfolder beside the sidecar, unless another folder is given
+
+
+def read_sidecar(
+    path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, Any]
+) -> tuple[SampleConfig, list[PlannedSample]]:
+    """The config and the one sample that a sidecar describes, with the values of the command line over it.
+
+    Raises:
+        ConfigError: the file is no sidecar, a reference has changed, or a value cannot be used.
+    """
+    metadata = _load(Path(path).expanduser())
+    entries = {name: value for name, value in metadata["config"].items() if name not in _DONE}
+    entries["image_size"] = [entries.pop("height"), entries.pop("width")]
+    text = metadata.get("refined", metadata["prompt"])  # a language model asked again might answer otherwise
+    entries |= {"prompt": [text], "num_sample": 1, "start_index": 0, "end_index": None}
+    entries |= {"logdate_dir": False, "resample": False, "save_dir": str(Path(path).parent / _REPRODUCED)}
+    if flags.get("seed") is not None:
+        metadata["seed"] = flags["seed"]
+    config = config_from_entries(entries, path, flags, cfg_options)
+    text = config.prompt[0] if config.prompt else text
+    prompt = NumberedPrompt(metadata.get("prompt_index", 0), text, metadata["seed"])
+    return config, [
+        PlannedSample(prompt, file_stems(config, [prompt])[0], config, *_references(metadata, config, path))
+    ]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The sidecar's ``metadata``.
+
+    Raises:
+        ConfigError: it cannot be read or lacks something.
+    """
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        missing = [name for name in ("prompt", "seed", "config") if name not in metadata]
+        if missing or not isinstance(metadata["config"], dict):
+            raise ValueError(f"it lacks {' and '.join(missing) or 'a config'}")
+        if not {"height", "width", "model"} <= metadata["config"].keys():
+            raise ValueError("its config is not complete")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{path} is not the .json of a sampled video: {reason}") from error
+    return metadata
+
+
+def _references(metadata: Mapping[str, Any], config: SampleConfig, path: str) -> tuple[tuple[Any, ...], str]:
+    """The references of the sample and where they go; those of the command line count, if there are any.
+
+    Raises:
+        ConfigError: a reference is missing or not the file that it was.
+    """
+    if config.reference_path is not None:
+        raise ConfigError("--from-sidecar brings its own references; leave out --reference-path")
+    infos = []
+    for reference in metadata.get("references", ()):
+        infos.append(check_reference(reference["path"]))
+        if sha256_of(Path(reference["path"])) != reference["sha256"]:
+            raise ConfigError(f"{reference['path']} is not the file any more that {path} was made with")
+    strategy = config.mask_strategy[0] if config.mask_strategy else metadata.get("mask_strategy", "")
+    try:
+        check_mask_strategy(strategy, len(infos))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return tuple(infos), strategy

@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""List, verify and download weights: `python scripts/weights.py list`; --help lists the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# A checkout that is not installed works, too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from opensora.utils.weights.command import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

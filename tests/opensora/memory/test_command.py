@@ -1,0 +1,57 @@
+"""720p, 2 seconds, in 24 GB: by arithmetic, as no such card is at hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from opensora.memory.command import CARD, card_bytes, main
+from opensora.memory.estimate import estimate_stages
+
+PUBLISHED = "../sample_adacache.py"
+HIDDEN_STATE = 2 * 15 * 45 * 80 * 1152 * 2  # bytes: both guidance halves, 54,000 tokens, bf16
+
+
+@pytest.mark.parametrize("flags", [{}, {"low_memory": True}], ids=str)
+def test_720p_2s_fits_24_gb(mini, flags):
+    config = mini(PUBLISHED, **flags)
+    assert (config.height, config.width, config.num_frames, config.dtype) == (720, 1280, 51, "bf16")
+    for stage in estimate_stages(config, 1):
+        assert card_bytes(stage.total) < CARD
+        # Kernels may take as much as all tensors for themselves, as convolutions in another memory format do.
+        if stage.name != "text":
+            assert card_bytes(stage.total + stage.activations) < CARD
+
+
+def test_low_memory_fits_12_gb(mini):
+    config = mini(PUBLISHED, low_memory=True)
+    assert all(card_bytes(stage.total) < 12_000_000_000 for stage in estimate_stages(config, 1))
+
+
+def test_the_numbers_can_be_worked_out_by_hand(mini):
+    stages = {stage.name: stage for stage in estimate_stages(mini(PUBLISHED), 1)}
+    assert stages["denoise"].cache == 2 * HIDDEN_STATE  # a residual, and one that is measured
+    # Before the MLP's second layer: its hidden activations before and after the GELU, and a few hidden states.
+    assert 2 * 4 * HIDDEN_STATE < stages["denoise"].activations < 2 * 4 * HIDDEN_STATE + 6 * HIDDEN_STATE
+    # The last level of the decoder starts with four frames of 256 channels at full size: normalized, activated, ...
+    feature_map = 4 * 256 * 720 * 1280 * 2
+    assert 2 * feature_map < stages["decode"].activations < 4 * feature_map
+
+
+def test_the_command_prints_both_tables(capsys):
+    assert main(["configs/sample_adacache.py"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "configs/sample_adacache.py: 720 x 1280 pixels, 51 frames, batches of 1, bf16"
+    assert lines[1].split() == ["GB", "weights", "activations", "cache", "total", "on", "a", "card"]
+    assert lines[2].split()[:2] == ["text", "19.05"]
+    assert "with --low-memory:" in lines
+    assert sum(line.endswith("fits 24 GB") for line in lines) == 2
+
+
+def test_what_does_not_fit_is_said(capsys):
+    assert main(["configs/sample_adacache.py", "--num-frames", "16s", "--batch-size", "4"]) == 0
+    assert capsys.readouterr().out.count("does not fit 24 GB") == 2
+
+
+def test_bad_flags_end_with_one_sentence(capsys):
+    assert main(["configs/sample_adacache.py", "--ckpt-path", "some/model"]) == 2
+    assert capsys.readouterr().err.startswith("error: model.from_pretrained='some/model' is not on this machine")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from opensora.memory import report
+from opensora.memory.estimate import StageEstimate
+from opensora.memory.report import check_memory, estimate_line, fixes
+from opensora.utils.errors import ConfigError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets what is free, and what the stages of a run take."""
+
+    def set_up(free, **totals):
+        monkeypatch.setattr(report, "free_memory", lambda device: free)
+        stages = [StageEstimate(name, total // 4, total - total // 4) for name, total in totals.items()]
+        if stages:
+            monkeypatch.setattr(report, "estimate_stages", lambda *arguments: stages)
+
+    return set_up
+
+
+def test_the_line_before_a_run():
+    stages = [StageEstimate("text", 19 * GB, GB // 10), StageEstimate("denoise", 3 * GB, 2 * GB, GB // 2)]
+    assert estimate_line(stages, 24 * GB, "cuda") == (
+        "memory, estimated: text 19.10 GB (weights 19.00 GB, activations 0.10 GB), denoise 5.50 GB (weights 3.00 GB, "
+        "activations 2.00 GB, cache 0.50 GB); 24.00 GB are free on the GPU"
+    )
+    assert estimate_line(stages[:1], None, "cpu").endswith("activations 0.10 GB)")
+
+
+def test_a_run_is_logged_and_its_batch_is_no_larger_than_its_videos(mini, caplog):
+    config = mini(batch_size=8)
+    with caplog.at_level(logging.INFO, "opensora"):
+        few = check_memory(config, 1, CPU)
+        many = check_memory(config, 100, CPU)
+    assert caplog.messages[0].startswith("memory, estimated: text ")
+    assert " are free in CPU memory" in caplog.messages[0]
+    assert 7 < many[1].activations / few[1].activations < 9
+
+
+def test_what_cannot_fit_on_a_gpu_is_refused(mini, machine):
+    machine(8 * GB, text=19 * GB, denoise=6 * GB)
+    with pytest.raises(ConfigError) as caught:
+        check_memory(mini(), 1, GPU)
+    assert str(caught.value) == (
+        "memory: text would take 19.00 GB on the GPU, where 8.00 GB are free; less is taken with "
+        "text_encoder.dtype='bf16' or text_encoder.quantize='int8' or text_encoder.stream=True or --low-memory"
+    )
+
+
+def test_what_may_not_fit_is_warned_of(mini, machine, caplog):
+    machine(20 * GB, text=19 * GB)
+    check_memory(mini(), 1, GPU)
+    assert caplog.messages == [
+        "WARNING memory: text may not fit, as fragmentation comes on top; less is taken with "
+        "text_encoder.dtype='bf16' or text_encoder.quantize='int8' or text_encoder.stream=True or --low-memory"
+    ]
+
+
+def test_on_the_cpu_too_little_is_only_warned_of(mini, machine, caplog):
+    machine(GB, decode=2 * GB)
+    check_memory(mini(), 1, CPU)
+    assert caplog.messages == [
+        "WARNING memory: decode would take 2.00 GB in CPU memory, where 1.00 GB are free; less is taken with "
+        "vae.tiling=True or vae.micro_batch_size=1 or --low-memory or a lower resolution"
+    ]
+
+
+def test_nothing_is_refused_where_the_system_says_nothing(mini, machine, caplog):
+    machine(None, text=10**15)
+    check_memory(mini(), 1, CPU)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "expected"),
+    [
+        ("denoise", {"batch_size": 2}, ["dtype='bf16'", "--low-memory", "batch_size=1", "a lower resolution"]),
+        ("decode", {"low_memory": True}, ["a lower resolution"]),
+        ("text", {"low_memory": True}, ["text_encoder.quantize='int8'", "text_encoder.stream=True"]),
+    ],
+)
+def test_only_what_is_not_done_yet_is_proposed(mini, stage, options, expected):
+    found = fixes(mini(**options), StageEstimate(stage, 1, 1))
+    assert [fix for fix in found if fix != "fewer frames"] == expected
+
+
+def test_a_cache_on_the_gpu_can_go_elsewhere(mini):
+    config = mini()
+    stage = StageEstimate("denoise", 1, 1, 1)
+    assert "cache.cache_device='cpu'" in fixes(config, stage)
+    elsewhere = replace(config, cache=replace(config.cache, cache_device="cpu"))
+    assert "cache.cache_device='cpu'" not in fixes(elsewhere, stage)

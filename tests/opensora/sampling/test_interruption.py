@@ -1,0 +1,67 @@
+"""A run that is killed, terminated or interrupted, and goes on: the same files as one that was left in peace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+STEMS = [f"sample_{i:04d}" for i in range(3)]
+PROMPTS = ["a still red star", "a blue circle moving fast to the right", "a growing white square"]
+ARGUMENTS = [
+    *("configs/mini/sample_adacache.py", "--prompt", *PROMPTS, "--num-sampling-steps", "6", "--batch-size", "2"),
+    *("--save-frames", "--preview", "webp", "--seed", "3"),
+]
+BYTES = [f"{stem}{suffix}" for stem in STEMS for suffix in (".mp4", ".frames.npz", ".preview.webp")]
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in BYTES}
+
+
+def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bytes(tmp_path):
+    command = [sys.executable, "tests/support/killed_runs.py", str(tmp_path), "20", "7", *ARGUMENTS]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["kills"] == 20
+    assert len(set(report["done_at_kill"])) > 1, "all kills hit the same moment"
+    whole = read(tmp_path / "whole")
+    for folder in map(Path, report["finished"]):
+        assert read(folder) == whole
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert [manifest["samples"][stem]["status"] for stem in STEMS] == ["done"] * 3
+        assert not list(folder.glob(".*.tmp")) and not (folder / "replaced").exists()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, code):
+    command = [sys.executable, "scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "30", "--batch-size", "1"]
+    command += ["--save-dir", str(tmp_path / "out")]
+    run = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    second = tmp_path / "out/sample_0001.mp4"
+    deadline = time.monotonic() + 120
+    while not second.is_file() and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.01)
+    run.send_signal(signum)
+    stdout, stderr = run.communicate(timeout=60)
+    assert run.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert "sample_0000.mp4" in stdout  # the table of what is finished
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["runs"][-1]["outcome"] == "interrupted"
+    assert "running" not in {sample["status"] for sample in manifest["samples"].values()}
+    again = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "samples are in" in again.stderr and "video 1 of 3" not in again.stderr
+    assert len(json.loads((tmp_path / "out/manifest.json").read_text())["runs"]) == 2
