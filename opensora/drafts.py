@@ -19,16 +19,8 @@ from opensora.utils.files import REPO_ROOT
 from opensora.utils.run_prompts import NumberedPrompt
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from opensora.sampling.result import SampleResult
 
-SHEET_FRAMES = 6  # per draft
-FRAME_BOX = (192, 144)  # pixels that a frame of the sheet fits into
-FRAME_GAP = 3
-FONT_SIZE = 14
-MARGIN = 16
-IMAGES_PER_ROW = 5  # where a draft is a single frame
 MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
 SAMPLE_SEED_OFFSET = 2**20  # between samples of one prompt, so that they share no noise with those of other prompts
 MAX_STRIPS = 24  # in one sheet; with more drafts, every prompt has its own
@@ -130,26 +122,17 @@ def _entry(result: SampleResult) -> dict[str, Any]:
 
 def _save(by_prompt: Sequence[Sequence[SampleResult]], path: Path) -> Path:
     from opensora.datasets.contact_sheet import save_sheet
+    from opensora.datasets.run_sheet import MARGIN, prompt_grid
 
-    save_sheet([_grid(drafts) for drafts in by_prompt], path, MARGIN)
+    save_sheet([prompt_grid(drafts, [_note(draft) for draft in drafts]) for drafts in by_prompt], path, MARGIN)
     return path
 
 
-def _grid(drafts: Sequence[SampleResult]) -> Image:
-    from opensora.datasets.contact_sheet import Strip, film, grid
-    from opensora.datasets.video_io import read_video
+def _note(draft: SampleResult) -> str:
+    from opensora.datasets.run_sheet import steps_note
 
-    strips, is_video = [], False
-    for draft in drafts:
-        frames, _ = read_video(draft.video)
-        is_video = is_video or len(frames) > 1
-        risk = "no risk measured" if draft.risk is None else f"risk {draft.risk:.4f}"
-        note = f"{risk}, {draft.num_computed} of {draft.num_steps} steps"
-        strips.append(Strip(film(frames, SHEET_FRAMES, FRAME_BOX, FRAME_GAP), f"seed {draft.prompt.seed}", note=note))
-    per_row = 1 if is_video else min(IMAGES_PER_ROW, len(strips))
-    first = drafts[0].prompt
-    heading = f"{first.index}: {first.text}"
-    return grid(strips, per_row, text_lines=1 if is_video else 3, font_size=FONT_SIZE, heading=heading)
+    risk = "no risk measured" if draft.risk is None else f"risk {draft.risk:.4f}"
+    return f"{risk}, {steps_note(draft)}"
 
 
 def _without_draft_flags(arguments: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from opensora.utils.errors import one_line, suggest
+from opensora.utils.errors import one_line, shortened, suggest
 from opensora.utils.files import find_path
 
 DEFAULT_CONFIG = "configs/mini/sample_adacache.py"
@@ -18,7 +18,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with ``message``."""
-        self.exit(2, f"error: command line: {message} (--help lists the flags)\n")
+        self.exit(2, f"error: command line: {shortened(message, 400)} (--help lists the flags)\n")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Parse, and name the nearest flag for one that does not exist."""
@@ -216,7 +216,12 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def _frames_kind(text: str) -> str | bool:
     """npz, png, or a boolean as upstream's other switches."""
-    return text if text in ("npz", "png") else text_to_bool(text)
+    if text in ("npz", "png"):
+        return text
+    try:
+        return text_to_bool(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"expected npz, png, True or False, got '{text}'") from error
 
 
 def _add_reference_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -123,6 +124,8 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
 
     height, width = resolve_size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
     entries |= {"height": height, "width": width}
+    if source.from_command_line & set(SIZE_KEYS):
+        source = dataclasses.replace(source, from_command_line=source.from_command_line | {"height", "width"})
     entries["num_frames"] = resolve_num_frames(entries.get("num_frames"), source)
     if entries.get("save_fps") is None:
         entries["save_fps"] = default_save_fps(entries)
@@ -194,6 +197,10 @@ def _check_together(config: SampleConfig, source: Source) -> None:
         )
     if config.condition_frame_edit > 1:
         raise source.error("condition_frame_edit", f"condition_frame_edit is {config.condition_frame_edit}, above 1")
+    if config.watermark and not config.watermark_text.strip():
+        raise source.error(
+            ("watermark", "watermark_text"), "watermark_text is empty; give it a word, or leave the watermark out"
+        )
     if config.crf > _MAX_CRF:
         raise source.error("crf", f"crf must be at most {_MAX_CRF}, got {config.crf}")
     if config.llm_refine and not (config.llm_endpoint and config.llm_model):
@@ -203,7 +210,9 @@ def _check_together(config: SampleConfig, source: Source) -> None:
             f"llm_refine needs {missing}; set llm_endpoint='http://HOST:PORT/v1' and llm_model to what it serves",
         )
     _check_loops(config, source)
-    if config.sample_name is not None and Path(config.sample_name).name != config.sample_name:
+    if config.sample_name is not None and (
+        config.sample_name == ".." or Path(config.sample_name).name != config.sample_name
+    ):
         raise source.error(
             "sample_name",
             f"sample_name must be a file name, got '{config.sample_name}'; folders go to save_dir",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from opensora.utils.errors import ConfigError, suggest
+from opensora.utils.errors import ConfigError, shortened, suggest
 
 _NOUNS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
@@ -46,7 +46,8 @@ def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: 
     for name, field in fields.items():
         key = f"{section}.{name}" if section else name
         if name in entries:
-            values[name] = read_value(entries[name], hints[name], key, source, field.metadata.get("minimum"))
+            limits = field.metadata.get("minimum"), field.metadata.get("maximum")
+            values[name] = read_value(entries[name], hints[name], key, source, *limits)
         elif field.default is dataclasses.MISSING:
             raise source.error(key, f"'{key}' is missing; it must be {describe(hints[name])}")
     return cls(**values, **given)
@@ -62,22 +63,26 @@ def check_names(entries: Mapping[str, Any], known: Iterable[str], source: Source
             raise source.error(key, f"unknown key '{name}'{where}; {suggest(name, known)}")
 
 
-def read_value(value: Any, hint: Any, key: str, source: Source, minimum: float | None = None) -> Any:
+def read_value(
+    value: Any, hint: Any, key: str, source: Source, minimum: float | None = None, maximum: float | None = None
+) -> Any:
     """``value`` as ``hint`` wants it (an int may stand for a float, a list for a tuple).
 
     Raises:
-        ConfigError: another type, an unlisted choice, or a number below ``minimum``.
+        ConfigError: another type, an unlisted choice, or a number below ``minimum`` or above ``maximum``.
     """
     for option in _options(hint):
         matches, converted = _convert(value, option)
         if not matches:
             continue
         if minimum is not None and converted is not None and converted < minimum:
-            raise source.error(key, f"{key} must be at least {minimum}, got {value!r}")
+            raise source.error(key, f"{key} must be at least {minimum}, got {shortened(value)}")
+        if maximum is not None and converted is not None and converted > maximum:
+            raise source.error(key, f"{key} must be at most {maximum}, got {shortened(value)}")
         return converted
     choices = [choice for option in _options(hint) if get_origin(option) is Literal for choice in get_args(option)]
     hint_text = f"; {suggest(value, choices)}" if isinstance(value, str) and choices else ""
-    raise source.error(key, f"{key} must be {describe(hint)}, got {value!r}{hint_text}")
+    raise source.error(key, f"{key} must be {describe(hint)}, got {shortened(repr(value))}{hint_text}")
 
 
 def describe(hint: Any) -> str:

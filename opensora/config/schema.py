@@ -10,10 +10,14 @@ from typing import Any, Literal
 
 from adacache.options import ReuseOptions
 
+# Far beyond what anybody samples: above them there is a slip of the hand, which would eat the memory first.
+MAX_SIDE = 16_384  # pixels
+MAX_SAMPLES = 10_000  # of one prompt
 
-def at_least(minimum: float, default: Any = MISSING) -> Any:
-    """A dataclass field whose numbers must not be smaller than ``minimum``."""
-    return field(default=default, metadata={"minimum": minimum})
+
+def at_least(minimum: float, default: Any = MISSING, at_most: float | None = None) -> Any:
+    """A dataclass field whose numbers must not be smaller than ``minimum``, nor larger than ``at_most``."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": at_most})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +37,8 @@ class VAEConfig:
     type: Literal["OpenSoraVAE_V1_2"] = "OpenSoraVAE_V1_2"
     micro_frame_size: int | None = at_least(1, 17)  # frames per temporal chunk
     micro_batch_size: int | None = at_least(1, 4)  # frames per pass of the 2-D autoencoder
-    tiling: bool = False  # decode in overlapping tiles: less memory, a little more time
-    tile_size: int | None = at_least(8, None)  # latents per side of a tile; None: what fits the published autoencoder
+    tiling: bool = False  # encode and decode in tiles: an eighth of the memory at 720p, the same pixels up to rounding
+    tile_size: int | None = at_least(1, None)  # latents per side of a tile; None: 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class SchedulerConfig:
     """The rectified-flow sampler; the one place that knows the number of steps."""
 
     type: Literal["rflow"] = "rflow"
-    num_sampling_steps: int = at_least(1, 10)
+    num_sampling_steps: int = at_least(1, 10, at_most=10_000)
     cfg_scale: float = at_least(0, 4.0)
     use_timestep_transform: bool = False
     use_discrete_timesteps: bool = False
@@ -73,12 +77,12 @@ class SampleConfig:
     text_encoder: TextEncoderConfig
     scheduler: SchedulerConfig
     cache: ReuseOptions | None  # the config of a policy
-    height: int = at_least(8)  # pixels
-    width: int = at_least(8)
-    num_frames: int = at_least(1)
-    fps: int = at_least(1, 24)  # what the model is told
+    height: int = at_least(8, at_most=MAX_SIDE)  # pixels
+    width: int = at_least(8, at_most=MAX_SIDE)
+    num_frames: int = at_least(1, at_most=1_000_000)
+    fps: int = at_least(1, 24, at_most=1000)  # what the model is told
     frame_interval: int = at_least(1, 1)
-    save_fps: int = at_least(1)  # what the mp4 plays at
+    save_fps: int = at_least(1, at_most=1000)  # what the mp4 plays at
     seed: int = at_least(0, 1024)
     batch_size: int = at_least(1, 1)
     replay: str | None = None  # trace (.json) of a run whose computed steps are repeated; it replaces the cache
@@ -86,9 +90,9 @@ class SampleConfig:
     speedup: float | None = None  # target: denoising so many times as fast as with every step computed
     max_steps_computed: int | None = None  # target: computed steps of a video
     min_psnr: float | None = None  # target: dB to the video without reuse, mean over videos
-    draft: int | None = at_least(1, None)  # videos per prompt, with seeds that count up, under a strong cache
+    draft: int | None = at_least(1, None, at_most=MAX_SAMPLES)  # videos per prompt, with seeds that count up, under a strong cache
     final: tuple[str, ...] | None = None  # seeds to render again under a weak cache, "SEED" or "PROMPT_INDEX:SEED"
-    num_sample: int = at_least(1, 1)  # videos per prompt
+    num_sample: int = at_least(1, 1, at_most=MAX_SAMPLES)  # videos per prompt
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA when there is one, else the CPU
     compile: bool = False  # torch.compile the transformer's residual branches; the first steps take longer
@@ -106,7 +110,7 @@ class SampleConfig:
     llm_model: str | None = None  # the model that is asked for there
     reference_path: tuple[str, ...] | None = None  # one per prompt ("a.png;b.mp4" for several), or one folder or file
     mask_strategy: tuple[str, ...] | None = None  # where references go, one per prompt or one for all
-    loop: int = at_least(1, 1)  # clips that continue each other
+    loop: int = at_least(1, 1, at_most=10_000)  # clips that continue each other
     condition_frame_length: int = at_least(1, 5)  # latent frames that a clip takes over from the one before
     condition_frame_edit: float = at_least(0, 0.0)  # their edit ratio: 0 keeps them as they are
     align: int | None = at_least(1, 5)  # latent frames of a chunk of the autoencoder; conditions begin at multiples

@@ -95,7 +95,9 @@ def _read_pngs(folder: Path) -> np.ndarray:
     files = sorted(folder.glob("*.png"))
     expected = [f"{number:05d}.png" for number in range(len(files))]
     if not files or [file.name for file in files] != expected:
-        raise ValueError(f"'{folder}' is to hold 00000.png and so on without a gap, but it holds {len(files)} png files")
+        raise ValueError(
+            f"'{folder}' is to hold 00000.png and so on without a gap, but it holds {len(files)} png files"
+        )
     frames = []
     for file in files:
         try:

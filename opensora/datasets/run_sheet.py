@@ -53,9 +53,7 @@ def write_run_sheet(path: Path, results: Sequence[SampleResult]) -> Path:
 def prompt_grid(results: Sequence[SampleResult], notes: Sequence[str], heading: str | None = None) -> Image:
     """The samples of one prompt, each with its seed and a note, under the prompt or another ``heading``."""
     first = results[0].prompt
-    strips = [
-        _strip(result, f"seed {result.prompt.seed}", note) for result, note in zip(results, notes, strict=True)
-    ]
+    strips = [_strip(result, f"seed {result.prompt.seed}", note) for result, note in zip(results, notes, strict=True)]
     return _grid_of(results, strips, 3, f"{first.index}: {first.text}" if heading is None else heading)
 
 

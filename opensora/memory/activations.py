@@ -78,9 +78,8 @@ def reference_activations(config: SampleConfig, shapes: ModelShapes) -> int:
     chunk = torch.empty(1, channels, min(shapes.vae.micro_frame_size or frames, frames), rows, columns, device="meta")
     spatial = peak_live_bytes(lambda: vae.spatial_vae.encode(clip, False, None, tiling))
     temporal = peak_live_bytes(lambda: vae.temporal_vae.encode(chunk.to(dtype), tiling))
-    copies = {torch.float32, dtype}  # as it is given, and as the autoencoder wants it; then once more, frame by frame
-    per_number = sum(copy.itemsize for copy in copies) + dtype.itemsize
-    return frames * pixels * per_number + max(spatial, temporal)
+    copies = {torch.float32, dtype}  # as the clip is given, and as the autoencoder wants it
+    return frames * pixels * sum(copy.itemsize for copy in copies) + max(spatial, temporal)
 
 
 def tiling_of(config: SampleConfig) -> TilingConfig | None:

@@ -43,7 +43,7 @@ class StageEstimate:
 def estimate_stages(
     config: SampleConfig, batch: int, device: Literal["cuda", "cpu"] = "cuda", text: bool = True
 ) -> list[StageEstimate]:
-    """The stages of a run in batches of ``batch`` videos; a second or two, with the libraries that the run needs anyway.
+    """The stages of a run in batches of ``batch`` videos; found in a second or two, with tiles in two or three.
 
     Args:
         config: models may be folders, files or published repositories; weights need not be there for the latter.

@@ -2,8 +2,9 @@
 
 On CUDA that is what PyTorch's tensors held at most (``max_memory_allocated``), the very number that is estimated. The
 CPU has no such counter. There the largest resident memory of the process during a stage is read, and what was resident
-before the first model was loaded is taken off: Python, PyTorch and the libraries are some 0.3 to 0.6 GB that no
-setting of the run changes. What a stage leaves behind counts in the next ones, among it blocks that the C library keeps.
+before the first model was loaded is taken off: Python, PyTorch and the libraries, which no setting of the run changes
+(0.4 GB once the estimate was made). What a stage leaves behind counts in the next ones, among it freed blocks that the
+C library keeps: tens of MB that come and go.
 """
 
 from __future__ import annotations

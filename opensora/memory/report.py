@@ -63,7 +63,7 @@ _WHERE = {"cuda": "on the GPU", "cpu": "in CPU memory"}
 
 
 def estimate_line(stages: Sequence[StageEstimate], free: int | None, device: str) -> str:
-    """As in "memory, estimated: text 19.14 GB, denoise 6.71 GB (weights 3.20 GB, ...); 24.00 GB are free on the GPU"."""
+    """As in "memory, estimated: text 19.14 GB, denoise 6.71 GB (weights 3.20 GB, ...); 24.00 GB are free..."."""
     available = "" if free is None else f"; {size_text(free)} are free {_WHERE[device]}"
     return f"memory, estimated: {', '.join(map(_describe, stages))}{available}"
 

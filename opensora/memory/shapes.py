@@ -92,7 +92,7 @@ def read_shapes(config: SampleConfig) -> ModelShapes:
 
 
 def _read(config: SampleConfig, section: str, build: Callable[[dict[str, Any]], Any]) -> Any:
-    """What ``build`` makes of a piece's ``config.json``; without one it is given nothing and knows what was published."""
+    """What ``build`` makes of a piece's ``config.json``, or of nothing, from which it makes the published one."""
     wanted = getattr(config, section).from_pretrained
     piece = find_piece(section, wanted, config.weights_dir)
     file = piece.path and config_file(piece.path)

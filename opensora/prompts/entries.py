@@ -62,10 +62,10 @@ def read_entry(entry: Any, fail: Callable[[str], ConfigError]) -> tuple[str, dic
     overrides: dict[str, Any] = {}
     for written, value in entry.items():
         if written not in known:
-            raise fail(f"unknown key '{written}'; {suggest(written, known)}")
+            raise fail(f"unknown key {written!r}; {suggest(written, known)}")
         key = ALIASES.get(written, written)
         if key in overrides:
-            raise fail(f"'{written}' and '{key}' are the same; give one of them")
+            raise fail(f"{written!r} and {key!r} are the same; give one of them")
         if key != PROMPT_KEY:
             overrides[key] = _READERS[key](key, value, fail) if key in _READERS else value
     return _checked_prompt(entry[PROMPT_KEY], fail), overrides
@@ -90,7 +90,7 @@ def _text(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
 def _name(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
     text = _text(key, value, fail)
     if safe_stem(text) != text:
-        raise fail(f"name '{text}' cannot be a file name everywhere; '{safe_stem(text)}' can")
+        raise fail(f"name {text!r} cannot be a file name everywhere; {safe_stem(text)!r} can")
     return text
 
 

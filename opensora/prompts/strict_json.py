@@ -46,7 +46,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for key, value in pairs:
         if key in entries:
-            raise ValueError(f"key '{key}' is given twice")
+            raise ValueError(f"key {key!r} is given twice")
         entries[key] = value
     return entries
 

@@ -67,14 +67,14 @@ class Maker:
         for sample in batch:
             try:
                 references[sample.stem] = self._references(pipe, sample)
-            except (ValueError, RuntimeError, OSError) as error:
+            except (ValueError, RuntimeError, OSError, MemoryError) as error:
                 results[sample.stem] = _failure(error)
         ready = [sample for sample in batch if sample.stem in references]
         if not ready:
             return results
         try:
             results |= self._sample(pipe, ready, references)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
             failure = _failure(error)
             _release_memory()
             if len(ready) == 1:

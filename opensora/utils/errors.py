@@ -37,6 +37,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shortened(text: object, length: int = 200) -> str:
+    """``text`` for a message, cut in the middle when it is longer than ``length`` characters."""
+    text = str(text)
+    half = (length - 3) // 2
+    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
+
+
 def run_command(task: Callable[[], int]) -> int:
     """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace."""
     def terminate(*_: object) -> None:
@@ -52,7 +59,7 @@ def run_command(task: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         message = message_for_the_user(error)
         if message is None:
             raise
@@ -67,9 +74,16 @@ def message_for_the_user(error: Exception) -> str | None:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; finished videos are kept"
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the device ran out of memory; try a lower resolution, fewer frames, or text_encoder.dtype=bf16"
+    if _is_out_of_memory(error):
+        return "the device ran out of memory; try --low-memory, a lower resolution, or fewer frames"
     # Their modules import torch; an error of theirs exists only if they are loaded.
     helpful = [("opensora.models.checkpoint", "CheckpointError"), ("opensora.pipeline", "SamplingError")]
     known = tuple(getattr(sys.modules[module], name) for module, name in helpful if module in sys.modules)
     return str(error) if isinstance(error, known) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch (which on the CPU says so in words only) or NumPy found no room."""
+    words = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_named or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from opensora.utils.errors import ConfigError
+from opensora.utils.errors import ConfigError, one_line, shortened
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,9 +16,12 @@ def find_path(path: str | os.PathLike[str]) -> Path | None:
     if not os.fspath(path):
         return None
     for base in (Path(), REPO_ROOT):
-        candidate = base / Path(path).expanduser()
-        if candidate.exists():
-            return candidate
+        try:
+            candidate = base / Path(path).expanduser()
+            if candidate.exists():
+                return candidate
+        except (OSError, ValueError, RuntimeError):  # a name that is too long, has a NUL, or "~nobody"
+            return None
     return None
 
 
@@ -31,14 +34,14 @@ def make_output_folder(folder: str | os.PathLike[str], flag: str = "--save-dir")
     Raises:
         ConfigError: the folder cannot be created or written to.
     """
-    folder = Path(folder).expanduser()
     try:
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL; RuntimeError: "~nobody"
+        reason = (getattr(error, "strerror", None) or one_line(error)).lower()
         raise ConfigError(
-            f"cannot write to the output folder '{folder}' ({reason}); choose another one with {flag}"
+            f"cannot write to the output folder '{shortened(folder)}' ({reason}); choose another one with {flag}"
         ) from error
     return folder

@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -33,17 +34,39 @@ def fork_run(arguments: list[str]) -> int:
     return child
 
 
-def wait(child: int, seconds: float | None) -> int | None:
-    """The exit code of a child; None if it was killed after ``seconds``."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while deadline is None or time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG if deadline else 0)
+def wait(child: int, is_time: Callable[[], bool] | None = None) -> int | None:
+    """The exit code of a child; None if it was killed, as soon as ``is_time``."""
+    while is_time is None or not is_time():
+        done, status = os.waitpid(child, os.WNOHANG if is_time else 0)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None
+
+
+def moment(numbers: random.Random, folder: Path, num_files: int, duration: float) -> Callable[[], bool]:
+    """When to kill: some time after the start, or a little after some more of the files are there, finished or not."""
+    if numbers.random() < 0.3:
+        return after(numbers.uniform(0, duration))
+    now = len(list(folder.glob("*"))) if folder.is_dir() else 0
+    wanted = numbers.randint(now, max(now, num_files - 1)) + 1
+    delay = numbers.uniform(0, 0.05)
+    ready: list[Callable[[], bool]] = []
+
+    def is_time() -> bool:
+        if not ready and folder.is_dir() and len(os.listdir(folder)) >= wanted:
+            ready.append(after(delay))
+        return bool(ready) and ready[0]()
+
+    return is_time
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Whether ``seconds`` from now have passed."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
 
 
 def main() -> None:
@@ -57,15 +80,15 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in ("cold", "whole"):  # the first one fills the caches of text and files
         started = time.monotonic()
-        assert wait(fork_run([*arguments, "--save-dir", str(folder / name)]), None) == 0
+        assert wait(fork_run([*arguments, "--save-dir", str(folder / name)])) == 0
         duration = time.monotonic() - started
-    moments = random.Random(seed)
+    numbers, num_files = random.Random(seed), len(os.listdir(folder / "whole"))
     finished, hit, states = [], 0, []
     while hit < kills:
         target = folder / f"run_{len(finished)}"
         while True:
-            allowed = moments.uniform(0.3, 1.0) * duration if hit < kills else None  # before, nothing is written
-            code = wait(fork_run([*arguments, "--save-dir", str(target)]), allowed)
+            kill = moment(numbers, target, num_files, duration) if hit < kills else None
+            code = wait(fork_run([*arguments, "--save-dir", str(target)]), kill)
             if code is not None:
                 assert code == 0, code
                 break

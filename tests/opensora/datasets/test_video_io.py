@@ -1,6 +1,9 @@
 """Writing and reading videos: how lossy, odd sizes, bad input, and no file left behind by a failure."""
 
 import os
+import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from safetensors.torch import load_file
 from opensora.datasets import video_io
 from opensora.datasets.video_io import read_video, to_uint8, write_video
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "tables"
+ROOT = Path(__file__).resolve().parents[3]
+GOLDEN = ROOT / "tests/golden/tables"
 
 
 def gradient(num_frames: int, height: int, width: int) -> np.ndarray:
@@ -62,6 +66,60 @@ def test_smaller_crf_is_closer(tmp_path):
         read, _ = read_video(write_video(tmp_path / f"{crf}", frames, 24, crf=crf))
         errors.append(mean_error(read, frames))
     assert errors[0] < 2 < 10 < errors[1]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (3, 5), (8, 8), (8, 9), (9, 64), (127, 129)])
+@pytest.mark.parametrize("num_frames", [2, 51])
+def test_any_size_can_be_written(tmp_path, size, num_frames):
+    height, width = size
+    read, _ = read_video(write_video(tmp_path / "a", gradient(num_frames, height, width), 24))
+    assert read.shape == (num_frames, height + height % 2, width + width % 2, 3)
+
+
+@pytest.mark.parametrize("fps", [0.1, 1 / 3, 1, 7.77, 12.5, 60, 59.94, 240, 1000])
+def test_slow_and_fast_rates(tmp_path, fps):
+    for num_frames in (2, 51):
+        read, read_fps = read_video(write_video(tmp_path / "a", gradient(num_frames, 16, 16), fps))
+        assert len(read) == num_frames
+        assert read_fps == pytest.approx(fps, rel=1e-4)
+
+
+def noise(num_frames: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+WRITE_NOISE = """
+import sys
+import numpy as np
+from opensora.datasets.video_io import write_video
+num_frames, height, width = map(int, sys.argv[2:])
+frames = np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+write_video(sys.argv[1], frames, 24)
+"""
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(51, 64, 64), (20, 130, 140), pytest.param((51, 480, 854), marks=pytest.mark.slow)],
+)
+def test_the_bytes_depend_on_the_frames_only(tmp_path, shape):
+    expected = write_video(tmp_path / "here", noise(*shape), 24).read_bytes()
+    # Other processes, with freshly allocated memory full of other bytes, and one of them on a single core.
+    first_core = f"taskset --cpu-list {min(os.sched_getaffinity(0))} " if shutil.which("taskset") else ""
+    for number, (prefix, filling) in enumerate([("", 0), ("", 85), (first_core, 255)]):
+        file = tmp_path / f"{number}.mp4"
+        command = [*prefix.split(), sys.executable, "-c", WRITE_NOISE, str(file), *map(str, shape)]
+        subprocess.run(command, check=True, env=os.environ | {"MALLOC_PERTURB_": str(filling)}, cwd=ROOT)
+        assert file.read_bytes() == expected
+
+
+def test_a_few_frames_of_a_video_are_those_of_the_whole(tmp_path):
+    path = write_video(tmp_path / "a", gradient(20, 32, 32), 24)
+    whole, fps = read_video(path)
+    few, few_fps = read_video(path, count=3)
+    assert (few == whole[[0, 10, 19]]).all() and few_fps == fps
+    assert (read_video(path, count=99)[0] == whole).all()
+    assert read_video(write_video(tmp_path / "b", gradient(1, 32, 32), 24), count=3)[0].shape == (1, 32, 32, 3)
 
 
 @pytest.mark.parametrize("height, width", [(33, 48), (32, 47), (33, 47)])
@@ -137,7 +195,7 @@ def test_wrong_fps_is_refused(tmp_path, fps):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("crf", [-1, 52, "18", 18.0, None])
+@pytest.mark.parametrize("crf", [-1, 52, "18", 18.0, None, True])
 def test_wrong_crf_is_refused(tmp_path, crf):
     with pytest.raises(ValueError, match="crf must be a whole number from 0"):
         write_video(tmp_path / "a", gradient(2, 16, 16), 24, crf=crf)

@@ -33,7 +33,7 @@ def test_every_segment_has_the_scores_and_loops_read_the_last_that_started():
 
 def test_a_marker_that_cleaning_uncovers_is_text():
     bar = "%25EF%25BD%259C"  # a full-width "|", escaped twice
-    assert prepare_captions(f"|0| a {bar}1{bar} b", None, None, None, 2) == ["a |1| b"] * 2
+    assert prepare_captions(f"|0| a {bar}%2531{bar} b", None, None, None, 2) == ["a |1| b"] * 2
 
 
 def test_a_prompt_of_which_nothing_is_left_is_reported(caplog):

@@ -78,6 +78,7 @@ def test_references(tmp_path):
     [
         ('{"prompt": "x", "sed": 1}', "unknown key 'sed'; did you mean 'seed'?"),
         ('{"prompt": "x", "step": 1}', "unknown key 'step'; did you mean 'steps'?"),
+        ('{"prompt": "x", "a\\nb": 1}', r"unknown key 'a\\nb'"),
         ('{"promt": "x"}', "the object has no 'prompt'"),
         ('{"seed": 1}', "the object has no 'prompt'"),
         ('{"prompt": "  "}', "the prompt is empty"),
@@ -209,7 +210,7 @@ def check_outcome(path):
     try:
         lines = read_prompt_file(path)
     except ConfigError as error:
-        assert str(path) in str(error)
+        assert str(path) in str(error) and "\n" not in str(error)
         return
     assert lines and [line.number for line in lines] == list(range(len(lines)))
     for line in lines:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 STEMS = [f"sample_{i:04d}" for i in range(3)]
 PROMPTS = ["a still red star", "a blue circle moving fast to the right", "a growing white square"]
 ARGUMENTS = [
-    *("configs/mini/sample_adacache.py", "--prompt", *PROMPTS, "--num-sampling-steps", "6", "--batch-size", "2"),
+    *("configs/mini/sample.py", "--prompt", *PROMPTS, "--num-sampling-steps", "6", "--batch-size", "2"),
     *("--save-frames", "--preview", "webp", "--seed", "3"),
 ]
 BYTES = [f"{stem}{suffix}" for stem in STEMS for suffix in (".mp4", ".frames.npz", ".preview.webp")]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from opensora.utils.conditioning import (
@@ -41,6 +43,29 @@ def test_no_strategy_has_no_entries():
 def test_parse_refuses(text):
     with pytest.raises(ValueError, match="mask strategy"):
         parse_mask_strategy(text)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text() | st.text("0123456789,;.-+_e naif"))
+def test_any_strategy_is_parsed_or_refused(text):
+    try:
+        entries = parse_mask_strategy(text)
+    except ValueError as error:
+        assert str(error).startswith(f"mask strategy '{text}'")
+        return
+    assert len(entries) == (text.count(";") + 1 if text else 0)
+    assert all(e.loop >= 0 and e.ref_id >= 0 and e.length >= 1 and 0 <= e.edit_ratio <= 1 for e in entries)
+    assert parse_mask_strategy(";".join(",".join(map(str, entry)) for entry in entries)) == entries
+
+
+whole = st.integers(0, 50)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(whole, whole, st.integers(), st.integers(), st.integers(1), st.floats(0, 1)), max_size=4))
+def test_written_strategies_are_parsed(entries):
+    text = ";".join(",".join(map(str, entry)) for entry in entries)
+    assert parse_mask_strategy(text) == entries
 
 
 @pytest.mark.parametrize("arguments, expected", PROMPTS["find_nearest_point"])

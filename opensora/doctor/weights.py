@@ -1,0 +1,61 @@
+"""Which weights are on this machine, whole, and fit the model."""
+
+from __future__ import annotations
+
+from opensora.doctor.finding import Finding, ok, problem, warning
+
+PUBLISHED = "configs/sample_adacache.py"
+_DOWNLOAD = "python scripts/weights.py download"
+
+
+def check_weights(config_path: str, required: bool) -> list[Finding]:
+    """Every piece that a config names; of its files little more than the headers is read.
+
+    Args:
+        required: whether a missing piece is a problem where it cannot be downloaded; else it is never one.
+    """
+    from opensora.config.loading import load_config
+    from opensora.utils.errors import ConfigError, WeightsError
+    from opensora.utils.weights.layout import PIECES
+    from opensora.utils.weights.locate import find_piece
+
+    try:
+        config = load_config(config_path)
+    except ConfigError as error:
+        if required:
+            return [problem(str(error), f"correct {config_path}, or give another config")]
+        return [ok(f"{config_path} is not part of this installation, so no weights were looked for")]
+    findings = []
+    for name, label in PIECES.items():
+        wanted = getattr(config, name).from_pretrained
+        try:
+            piece = find_piece(name, wanted, config.weights_dir)
+        except WeightsError as error:
+            findings.append(problem(f"{label}: {error}", f"correct {name}.from_pretrained in {config_path}"))
+            continue
+        findings += _check_piece(piece, label, required)
+    return findings
+
+
+def _check_piece(piece, label: str, required: bool) -> list[Finding]:
+    from opensora.utils.weights import hub
+    from opensora.utils.weights.verify import check_piece
+
+    if not piece.is_complete and piece.repo is not None:
+        text = f"{label} {piece.wanted} is not (completely) on this machine"
+        if not required:
+            return [warning(text, f"run: {_DOWNLOAD}, if you want the published model")]
+        if hub.is_reachable():
+            return [warning(f"{text} and will be downloaded", f"run: {_DOWNLOAD} CONFIG to have it before")]
+        fix = f"run: {_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, and copy DIR here"
+        return [problem(f"{text}, and {hub.why_unreachable()}", fix)]
+    findings = []
+    for found in check_piece(piece):
+        text = f"{label} {piece.wanted}: {found.text}"
+        if not found.is_bad:
+            findings.append(ok(text))
+        elif piece.repo is None:
+            findings.append(problem(text, f"copy {piece.wanted} anew, or restore it from the repository"))
+        else:
+            findings.append(problem(text, f"delete {piece.path} and run: {_DOWNLOAD}"))
+    return findings

@@ -1,0 +1,119 @@
+"""Contact sheets of a run: what is on them, several of them, and samples that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opensora.datasets import run_sheet
+from opensora.datasets.run_sheet import MAX_STRIPS, prompt_grid, steps_note, write_run_sheet
+from opensora.datasets.video_io import write_video
+from opensora.sampling.result import SampleResult
+from opensora.utils.run_prompts import NumberedPrompt
+
+
+def sample(folder: Path, index: int, seed: int = 1, num_frames: int = 4, prompt: str = "a cat") -> SampleResult:
+    """A gray video, or image, of one shade per seed."""
+    frames = np.full((num_frames, 36, 48, 3), 40 * seed % 200, np.uint8)
+    video = write_video(folder / f"{index}_{seed}", frames, 8)
+    return SampleResult(NumberedPrompt(index, prompt, seed), video, 30, 1.0, None)
+
+
+@pytest.fixture
+def labels(monkeypatch) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """(heading, number of columns, texts with their notes) of every grid that is drawn."""
+    drawn = []
+    draw = run_sheet.grid
+
+    def record(strips, per_row, text_lines, font_size, heading):
+        drawn.append((heading, per_row, [(strip.text, strip.note) for strip in strips]))
+        return draw(strips, per_row, text_lines, font_size, heading)
+
+    monkeypatch.setattr(run_sheet, "grid", record)
+    return drawn
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_a_sheet_has_a_strip_per_sample_under_its_prompt(tmp_path, labels):
+    results = [sample(tmp_path, 0, 5), sample(tmp_path, 1, 6, prompt="a dog"), sample(tmp_path, 0, 7)]
+    path = write_run_sheet(tmp_path / "contact_sheet.png", results)
+    note = "30 of 30 steps"
+    assert labels == [
+        ("0: a cat", 1, [("seed 5", note), ("seed 7", note)]),
+        ("1: a dog", 1, [("seed 6", note)]),
+    ]
+    assert path == tmp_path / "contact_sheet.png"
+    width, height = size(path)
+    assert width > 4 * 192 and height > 3 * 144  # four frames side by side, three strips
+
+
+def test_frames_are_spread_over_the_video(tmp_path):
+    frames = np.stack([np.full((144, 192, 3), 10 * t, np.uint8) for t in range(21)])
+    video = write_video(tmp_path / "a", frames, 8)
+    result = SampleResult(NumberedPrompt(0, "a", 1), video, 30, 1.0, None)
+    picture = np.asarray(prompt_grid([result], [""]))
+    middles = picture[-40, 96::195, 0][:6]  # of each of six frames
+    assert middles == pytest.approx([0, 40, 80, 120, 160, 200], abs=4)
+
+
+def test_images_share_rows_with_their_prompts(tmp_path, labels):
+    results = [sample(tmp_path, index, num_frames=1) for index in range(7)]
+    path = write_run_sheet(tmp_path / "contact_sheet.png", results)
+    (heading, per_row, texts) = labels[0]
+    assert (heading, per_row, len(labels)) == ("", 5, 1)
+    assert texts[2] == ("2: seed 1, 30 of 30 steps", "a cat")
+    assert size(path)[1] < 3 * 250  # two rows
+
+
+def test_several_images_of_a_prompt_share_a_row(tmp_path, labels):
+    results = [sample(tmp_path, index, seed, num_frames=1) for index in range(2) for seed in (1, 2)]
+    write_run_sheet(tmp_path / "contact_sheet.png", results)
+    assert [(heading, per_row) for heading, per_row, _ in labels] == [("0: a cat", 2), ("1: a cat", 2)]
+
+
+def test_many_samples_go_on_in_other_sheets(tmp_path, labels):
+    one = sample(tmp_path, 0)
+    results = [SampleResult(NumberedPrompt(i, "x", 1), one.video, 30, 1.0, None) for i in range(MAX_STRIPS + 2)]
+    write_run_sheet(tmp_path / "sheet.png", results)
+    assert sorted(path.name for path in tmp_path.glob("sheet*")) == ["sheet.png", "sheet_2.png"]
+    assert labels[0][0] == "(sheet 1 of 2) 0: x" and labels[1][0] == "1: x"
+    assert labels[MAX_STRIPS][0] == f"(sheet 2 of 2) {MAX_STRIPS}: x"
+
+
+def test_a_prompt_is_kept_on_one_sheet_if_it_fits(tmp_path, labels):
+    one = sample(tmp_path, 0)
+    groups = [(0, MAX_STRIPS - 1), (1, 2), (2, MAX_STRIPS + 1)]
+    results = [
+        SampleResult(NumberedPrompt(i, "x", seed), one.video, 30, 1.0, None)
+        for i, count in groups
+        for seed in range(count)
+    ]
+    write_run_sheet(tmp_path / "sheet.png", results)
+    assert [len(texts) for _, _, texts in labels] == [MAX_STRIPS - 1, 2, MAX_STRIPS, 1]
+
+
+def test_sheets_of_an_older_longer_run_are_removed(tmp_path):
+    for name in ("sheet_2.png", "sheet_13.png", "sheet_x.png", "other_2.png"):
+        (tmp_path / name).write_bytes(b"")
+    write_run_sheet(tmp_path / "sheet.png", [sample(tmp_path, 0)])
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["other_2.png", "sheet.png", "sheet_x.png"]
+
+
+def test_a_video_that_cannot_be_read_has_a_gray_box(tmp_path, labels):
+    missing, broken = (sample(tmp_path, index) for index in (0, 1))
+    missing.video.unlink()
+    broken.video.write_bytes(b"text")
+    path = write_run_sheet(tmp_path / "sheet.png", [missing, broken])
+    assert [texts[0][0] for _, _, texts in labels] == ["seed 1: cannot read 0_1.mp4", "seed 1: cannot read 1_1.mp4"]
+    assert size(path)[0] > 192
+
+
+def test_the_note_says_what_was_computed(tmp_path):
+    assert steps_note(sample(tmp_path, 0)) == "30 of 30 steps"
