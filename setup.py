@@ -37,5 +37,5 @@ setup(
         "psutil>=5.9",
         "setuptools<82",  # mmengine imports pkg_resources, which newer ones no longer have
     ],
-    extras_require={"dev": ["pytest>=8", "ruff"]},
+    extras_require={"dev": ["pytest>=8", "hypothesis>=6.100", "ruff"]},
 )

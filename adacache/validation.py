@@ -14,7 +14,12 @@ def is_whole(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """True for real numbers other than infinities and NaN; True and False are not numbers here."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def is_list(value: Any) -> bool:

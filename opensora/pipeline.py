@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Self
@@ -19,6 +20,7 @@ from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
 from opensora.load_models import load_models
+from opensora.memory.measure import StageMeter
 from opensora.models.stdit.stdit3 import STDiT3
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
 from opensora.models.vae.vae import VideoAutoencoderPipeline
@@ -131,6 +133,7 @@ class SamplingPipeline:
         progress: bool | None = None,
         references: Sequence[Sequence[Tensor]] | None = None,
         mask_strategies: Sequence[str] | None = None,
+        meter: StageMeter | None = None,
     ) -> SamplingOutput:
         """Sample one video per prompt.
 
@@ -141,6 +144,7 @@ class SamplingPipeline:
             references: per prompt, the latents (4, t, H', W') of the frames it is given; see ``encode_reference``.
             mask_strategies: per prompt, where its references go, as ``opensora.utils.conditioning`` reads it:
                 "0,0,0,0,1,0" starts the video with the first latent frame of reference 0.
+            meter: notes the memory of the stages "denoise" and "decode".
 
         Raises:
             SamplingError: the latents became NaN or infinite, no prompts were given, or references do not fit.
@@ -151,10 +155,13 @@ class SamplingPipeline:
         strategies = list(mask_strategies or [])
         clips: list[list[np.ndarray]] = [[] for _ in prompts]
         all_latents, traces = [], []
+        stage = nullcontext if meter is None else meter.stage
         for loop in range(self.config.loop):
             controller = None if self.cache is None else StepController(self.cache)
-            latents = self.sample_latents(prompts, seed, progress, references, strategies, controller, loop)
-            videos = self.decode(latents, progress)
+            with stage("denoise"):
+                latents = self.sample_latents(prompts, seed, progress, references, strategies, controller, loop)
+            with stage("decode"):
+                videos = self.decode(latents, progress)
             given_latents, given_frames = self._carried_over() if loop else (0, 0)
             all_latents.append(latents[:, :, given_latents:])
             for parts, video in zip(clips, videos, strict=True):

@@ -40,6 +40,7 @@ _SECTIONS = {
     "text_encoder": TextEncoderConfig,
     "scheduler": SchedulerConfig,
 }
+_MAX_STEPS = 10_000
 _MAX_CRF = 51  # of H.264 with 8 bits
 _NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}
 _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
@@ -194,6 +195,11 @@ def _check_together(config: SampleConfig, source: Source) -> None:
         raise source.error(
             "end_index",
             f"end_index ({config.end_index}) must be above start_index ({config.start_index})",
+        )
+    if config.scheduler.num_sampling_steps > _MAX_STEPS:
+        raise source.error(
+            ("num_sampling_steps", "scheduler.num_sampling_steps"),
+            f"scheduler.num_sampling_steps must be at most {_MAX_STEPS}, got {config.scheduler.num_sampling_steps}",
         )
     if config.condition_frame_edit > 1:
         raise source.error("condition_frame_edit", f"condition_frame_edit is {config.condition_frame_edit}, above 1")

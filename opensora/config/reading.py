@@ -60,7 +60,7 @@ def check_names(entries: Mapping[str, Any], known: Iterable[str], source: Source
         if name not in known:
             key = f"{section}.{name}" if section else str(name)
             where = f" in '{section}'" if section else ""
-            raise source.error(key, f"unknown key '{name}'{where}; {suggest(name, known)}")
+            raise source.error(key, f"unknown key {str(name)!r}{where}; {suggest(name, known)}")
 
 
 def read_value(
@@ -119,7 +119,10 @@ def _convert(value: Any, option: Any) -> tuple[bool, Any]:
     if option is bool or isinstance(value, bool):
         return option is bool and isinstance(value, bool), value
     if option is float:
-        usable = isinstance(value, int | float) and math.isfinite(value)
+        try:
+            usable = isinstance(value, int | float) and math.isfinite(value)
+        except OverflowError:  # an int beyond all floats
+            usable = False
         return usable, float(value) if usable else value
     return isinstance(value, option), value
 

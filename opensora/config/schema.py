@@ -90,7 +90,9 @@ class SampleConfig:
     speedup: float | None = None  # target: denoising so many times as fast as with every step computed
     max_steps_computed: int | None = None  # target: computed steps of a video
     min_psnr: float | None = None  # target: dB to the video without reuse, mean over videos
-    draft: int | None = at_least(1, None, at_most=MAX_SAMPLES)  # videos per prompt, with seeds that count up, under a strong cache
+    draft: int | None = at_least(
+        1, None, at_most=MAX_SAMPLES
+    )  # videos per prompt, with seeds that count up, under a strong cache
     final: tuple[str, ...] | None = None  # seeds to render again under a weak cache, "SEED" or "PROMPT_INDEX:SEED"
     num_sample: int = at_least(1, 1, at_most=MAX_SAMPLES)  # videos per prompt
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"

@@ -101,8 +101,11 @@ def timesteps_of(config: SampleConfig) -> tuple[float, ...]:
 
 def find_calibration(name: str, config_path: str) -> Path | None:
     """A calibration file, looked up beside the config file, from the working directory and the repository's root."""
-    beside = Path(config_path).parent / name
-    return beside if beside.is_file() else find_path(name)
+    try:
+        beside = Path(config_path).parent / name
+        return beside if beside.is_file() else find_path(name)
+    except OSError:  # a name that is too long
+        return None
 
 
 def _find(config: SampleConfig, target: str, source: Source) -> Path:

@@ -15,7 +15,7 @@ from opensora.doctor.finding import Finding, run_check
 from opensora.utils.errors import run_command
 
 EXIT_PROBLEM = 1
-_INDENT = " " * 9  # below the longest state, "problem", and two blanks
+_INDENT = " " * 11  # two blanks, the longest state ("warning"), and two more
 
 Check = Callable[[], list[Finding]]
 
@@ -48,11 +48,9 @@ def build_parser() -> OneLineParser:
 
 def diagnose(config: str | None, as_json: bool) -> int:
     """Print what all checks find, and return the exit code."""
-    _silence()
     found: dict[str, list[Finding]] = {}
     for title, checks in sections(config):
-        # Standard output is this report's; libraries may talk on the other one.
-        with contextlib.redirect_stdout(sys.stderr):
+        with _silence():
             found[title] = [finding for check in checks for finding in run_check(check)]
         if not as_json:
             _print_section(title, found[title])
@@ -90,10 +88,17 @@ def _write_reference() -> int:
     return 0
 
 
-def _silence() -> None:
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
     """Keep libraries from talking into the report; what they complain about is checked."""
-    warnings.simplefilter("ignore")
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _print_section(title: str, findings: Sequence[Finding]) -> None:

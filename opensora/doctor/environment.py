@@ -29,7 +29,10 @@ def check_threads() -> list[Finding]:
     if text is not None:
         counts = text.split(",")  # of nested levels
         if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
-            return [*findings, warning(f"OMP_NUM_THREADS={text!r} is no number and ignored", "run: unset OMP_NUM_THREADS")]
+            return [
+                *findings,
+                warning(f"OMP_NUM_THREADS={text!r} is no number and ignored", "run: unset OMP_NUM_THREADS"),
+            ]
         findings.append(ok(f"OMP_NUM_THREADS={text}"))
     if threads > cores:
         text = f"{threads} threads share {cores} cores, so that they wait for each other"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from opensora.doctor.finding import Finding, ok, problem, warning
+
+if TYPE_CHECKING:
+    from opensora.utils.weights.locate import Piece
 
 PUBLISHED = "configs/sample_adacache.py"
 _DOWNLOAD = "python scripts/weights.py download"
@@ -25,7 +30,7 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
         if required:
             return [problem(str(error), f"correct {config_path}, or give another config")]
         return [ok(f"{config_path} is not part of this installation, so no weights were looked for")]
-    findings = []
+    findings, absent = [], []
     for name, label in PIECES.items():
         wanted = getattr(config, name).from_pretrained
         try:
@@ -33,29 +38,39 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
         except WeightsError as error:
             findings.append(problem(f"{label}: {error}", f"correct {name}.from_pretrained in {config_path}"))
             continue
-        findings += _check_piece(piece, label, required)
-    return findings
+        if piece.is_complete or piece.repo is None:
+            findings += _check_files(piece, label)
+        else:
+            absent.append(f"{label} {wanted}")
+    return findings + ([_explain_absent(absent, required)] if absent else [])
 
 
-def _check_piece(piece, label: str, required: bool) -> list[Finding]:
+def _explain_absent(absent: list[str], required: bool) -> Finding:
+    """About hub repositories that are not, or not completely, on this machine."""
     from opensora.utils.weights import hub
+
+    text = f"not (completely) on this machine: {', '.join(absent)}"
+    if not required:
+        return warning(text, f"run: {_DOWNLOAD}, if you want the published model")
+    if hub.is_reachable():
+        return warning(f"{text}; the first run downloads it", f"run: {_DOWNLOAD} CONFIG to have it before")
+    fix = (
+        f"run: {_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, copy DIR here, and give --weights-dir DIR"
+    )
+    return problem(f"{text}, and {hub.why_unreachable()}", fix)
+
+
+def _check_files(piece: Piece, label: str) -> list[Finding]:
+    """Of a piece that is here, or should be in a folder of the user's own."""
     from opensora.utils.weights.verify import check_piece
 
-    if not piece.is_complete and piece.repo is not None:
-        text = f"{label} {piece.wanted} is not (completely) on this machine"
-        if not required:
-            return [warning(text, f"run: {_DOWNLOAD}, if you want the published model")]
-        if hub.is_reachable():
-            return [warning(f"{text} and will be downloaded", f"run: {_DOWNLOAD} CONFIG to have it before")]
-        fix = f"run: {_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, and copy DIR here"
-        return [problem(f"{text}, and {hub.why_unreachable()}", fix)]
     findings = []
     for found in check_piece(piece):
         text = f"{label} {piece.wanted}: {found.text}"
         if not found.is_bad:
             findings.append(ok(text))
         elif piece.repo is None:
-            findings.append(problem(text, f"copy {piece.wanted} anew, or restore it from the repository"))
+            findings.append(problem(text, f"copy {piece.wanted} anew, or correct {piece.name}.from_pretrained"))
         else:
             findings.append(problem(text, f"delete {piece.path} and run: {_DOWNLOAD}"))
     return findings

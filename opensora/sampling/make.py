@@ -10,6 +10,7 @@ import torch
 
 from opensora.config.schema import SampleConfig
 from opensora.datasets.references import read_reference
+from opensora.memory.measure import StageMeter
 from opensora.sampling.plan import PlannedSample
 from opensora.sampling.records import Sampled
 from opensora.utils.errors import message_for_the_user
@@ -44,10 +45,12 @@ class Maker:
         config: SampleConfig,
         texts: Mapping[str, str],
         captions: Mapping[str, Sequence[str]],
+        meter: StageMeter,
     ) -> None:
         self._pipes = {config: pipe}
         self._texts = texts
         self._captions = captions
+        self._meter = meter
         self._encoded: dict[tuple[str, int, str, SampleConfig], torch.Tensor] = {}
 
     def make(self, batch: Sequence[PlannedSample]) -> dict[str, Sampled | Failure]:
@@ -97,6 +100,7 @@ class Maker:
             seed=[sample.prompt.seed for sample in batch],
             references=[references[sample.stem] for sample in batch] if conditioned else None,
             mask_strategies=[sample.mask_strategy for sample in batch] if conditioned else None,
+            meter=self._meter,
         )
         by_loop = [output.traces, *output.later_traces]
         return {
@@ -124,7 +128,8 @@ class Maker:
                 seed = sample.prompt.seed + REFERENCE_SEED_OFFSET + number
                 if len(self._encoded) >= MAX_ENCODED:
                     self._encoded.clear()
-                self._encoded[key] = pipe.encode_reference(frames, torch.Generator().manual_seed(seed))
+                with self._meter.stage("references"):
+                    self._encoded[key] = pipe.encode_reference(frames, torch.Generator().manual_seed(seed))
             latents.append(self._encoded[key])
         return latents
 

@@ -38,7 +38,7 @@ def refined_texts(samples: Sequence[PlannedSample], ledger: Ledger) -> dict[str,
         if server not in refiners:
             refiners[server] = _refiner(*server)
         if (*server, prompt) not in asked:
-            asked[*server, prompt] = _ask(refiners[server], prompt)
+            asked[*server, prompt] = None if refiners[server].gave_up else _ask(refiners[server], prompt)
         refined = asked[*server, prompt]
         if refined is not None:
             texts[sample.stem] = refined

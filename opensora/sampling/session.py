@@ -90,7 +90,9 @@ class Session:
             CheckpointError: a checkpoint does not fit its model.
             OSError: the disk refuses; what is finished is kept.
         """
-        from opensora.models.text_encoder.prepared_text import encode_captions
+        from opensora.memory.measure import StageMeter
+        from opensora.memory.report import check_memory
+        from opensora.models.text_encoder.prepared_text import all_kept, encode_captions
         from opensora.pipeline import SamplingPipeline
         from opensora.prompts.captions import prepare_captions
         from opensora.sampling.make import Failure, Maker
@@ -112,12 +114,15 @@ class Session:
         }
         device = check_device(config.device)
         every = [caption for sample in chosen for caption in captions[sample.stem]]
-        text_encoder = encode_captions(config, every, device, config.verbose > 0)
+        check_memory(config, len(chosen), device, text=not all_kept(config, every, device))
+        meter = StageMeter(device)
+        with meter.stage("text"):
+            text_encoder = encode_captions(config, every, device, config.verbose > 0)
         pipe = SamplingPipeline.from_config(config, text_encoder)
         limit_threads(pipe.model)
         if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
             logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")
-        maker = Maker(pipe, self.config, texts, captions)
+        maker = Maker(pipe, self.config, texts, captions, meter)
         about = {"versions": versions(), "device": str(device), "weights": self._fingerprints}
         numbers = {sample.stem: number for number, sample in enumerate(self.samples, start=1)}
         for batch in batches:
@@ -136,7 +141,9 @@ class Session:
                 if isinstance(outcome, Failure):
                     self._fail(sample.stem, outcome)
                 else:
-                    yield self._write(sample, outcome, about)
+                    yield self._write(sample, outcome, {**about, "memory": meter.as_dict()})
+        if meter.line() is not None:
+            logger.info(meter.line())
 
     def _write(self, sample: PlannedSample, sampled: Sampled, about: Mapping[str, object]) -> SampleResult:
         """Write one sample's files and enter them into the ledger."""

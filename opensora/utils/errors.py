@@ -46,6 +46,7 @@ def shortened(text: object, length: int = 200) -> str:
 
 def run_command(task: Callable[[], int]) -> int:
     """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace."""
+
     def terminate(*_: object) -> None:
         raise Terminated
 

@@ -51,6 +51,15 @@ class PreparedText:
         return self.captions[prompt]
 
 
+def all_kept(config: SampleConfig, captions: Sequence[str], device: torch.device | str) -> bool:
+    """Whether ``encode_captions`` would find everything on disk and load no encoder."""
+    folder = cache_folder(config.text_cache)
+    if folder is None:
+        return False
+    cache = EmbeddingCache(folder, encoder_key(config.text_encoder, torch.device(device).type))
+    return all(cache.get(caption) is not None for caption in dict.fromkeys(captions))
+
+
 def encode_captions(
     config: SampleConfig, captions: Sequence[str], device: torch.device | str, progress: bool = True
 ) -> PreparedText:

@@ -34,7 +34,7 @@ class FakePipeline:
         self.config = config
         return self
 
-    def __call__(self, prompts, seed, references=None, mask_strategies=None):
+    def __call__(self, prompts, seed, references=None, mask_strategies=None, meter=None):
         for prompt in prompts:
             if prompt in self.errors:
                 raise self.errors[prompt]
