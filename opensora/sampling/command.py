@@ -143,14 +143,10 @@ def report(session: Session, arguments: Sequence[str]) -> None:
 def _announce(session: Session) -> None:
     count, done = len(session.samples), len(session.results)
     if done == count:
-        logger.info(
-            "all %d samples are in %s already; --resample makes them again", count, session.ledger.folder
-        ) if count > 1 else logger.info("it is in %s already; --resample makes it again", session.ledger.folder)
+        what, them = (f"all {count} samples are", "them") if count > 1 else ("it is", "it")
+        logger.info("%s in %s already; --resample makes %s again", what, session.ledger.folder, them)
     elif done:
         logger.info("%d of %d samples are in %s already", done, count, session.ledger.folder)
-    for sample in session.samples:
-        if sample.problem is not None:
-            logger.warning("WARNING %s will fail: %s", sample.stem, sample.problem)
 
 
 def _write_sheet(session: Session, results: Sequence[SampleResult]) -> Path:
