@@ -16,12 +16,11 @@ from opensora.config.draft import parse_seed
 from opensora.config.schema import SampleConfig
 from opensora.utils.errors import ConfigError
 from opensora.utils.files import REPO_ROOT
-from opensora.utils.run_prompts import NumberedPrompt
+from opensora.utils.run_prompts import MAX_SEED, NumberedPrompt
 
 if TYPE_CHECKING:
     from opensora.sampling.result import SampleResult
 
-MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
 SAMPLE_SEED_OFFSET = 2**20  # between samples of one prompt, so that they share no noise with those of other prompts
 MAX_STRIPS = 24  # in one sheet; with more drafts, every prompt has its own
 

@@ -87,9 +87,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"command line: {error}") from error
     if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
         raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
-    search, held_out = split_clips(
-        plain_texts(config), options.search_clips, options.held_out_clips, config.seed
-    )
+    search, held_out = split_clips(plain_texts(config), options.search_clips, options.held_out_clips, config.seed)
     folder = make_output_folder(options.output, "--output")
 
     from tqdm import tqdm

@@ -71,7 +71,7 @@ def load_config(
     config = read_config_file(file)
     given, by_hand = dotted_overrides(overrides, cfg_options), "command line"
     if line:
-        of_line = dotted_overrides(line, None)
+        of_line = dotted_overrides(line, None, line_name)
         given, by_hand = without_alternatives(given, of_line) | of_line, line_name
     entries = merge_into_file(config, given, str(file))
     return config_from_dict(entries, Source(str(file), frozenset(given), by_hand))

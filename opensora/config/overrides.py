@@ -36,8 +36,13 @@ _ALTERNATIVES = {
 }
 
 
-def dotted_overrides(overrides: Mapping[str, Any] | None, cfg_options: Mapping[str, Any] | None) -> dict[str, Any]:
+def dotted_overrides(
+    overrides: Mapping[str, Any] | None, cfg_options: Mapping[str, Any] | None, by_hand: str = "command line"
+) -> dict[str, Any]:
     """All command-line values by dotted config key; flags win over ``--cfg-options``, None means not set.
+
+    Args:
+        by_hand: what errors begin with.
 
     Raises:
         ConfigError: two values that exclude each other, or a second place for the number of steps.
@@ -54,7 +59,7 @@ def dotted_overrides(overrides: Mapping[str, Any] | None, cfg_options: Mapping[s
     for key, others in _ALTERNATIVES.items():
         for other in others:
             if key in given and other in given and None not in (given[key], given[other]):
-                raise ConfigError(f"command line: {key} and {other} exclude each other; give one of them")
+                raise ConfigError(f"{by_hand}: {key} and {other} exclude each other; give one of them")
     return given
 
 

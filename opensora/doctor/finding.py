@@ -45,6 +45,10 @@ def run_check(check: Callable[[], list[Finding]]) -> list[Finding]:
     """What ``check`` finds; a check that fails is itself a problem."""
     try:
         return check()
+    except ModuleNotFoundError as error:
+        return [
+            problem(f"this cannot be checked without the package {error.name}", "run: pip install -r requirements.txt")
+        ]
     except (Exception, SystemExit) as error:
         text = f"this could not be checked: {type(error).__name__}: {one_line(error)}"
         return [problem(text, "look at the other findings first; if they are all ok, please report this one as a bug")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,12 +10,15 @@ from opensora.config.schema import SampleConfig
 from opensora.utils.prompts import get_save_path_name
 from opensora.utils.run_prompts import NumberedPrompt
 
+# Stems whose files would be the ledger's and other files of a run, or those that belong to another sample.
+_TAKEN = re.compile(r"manifest|drafts.*|contact_sheet|.*\.(trace|frames|preview|loop\d+)", re.IGNORECASE | re.DOTALL)
+
 
 def file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[str]:
     """File names without suffix, one per sample.
 
     Prompts that begin alike get their index appended; several samples of a prompt get their number, drafts and finals
-    their seed. A name that the prompt's own line sets is taken as it is.
+    their seed. A name that the prompt's own line sets is taken as it is, unless other files of the run have it.
     """
     own = {prompt.index: prompt.overrides.get("name") for prompt in prompts}
     bases = {
@@ -23,7 +27,14 @@ def file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[
         for prompt in prompts
     }
     counts = Counter(base.casefold() for base in bases.values())  # some file systems do not tell case apart
-    bases = {index: base if counts[base.casefold()] == 1 else f"{base}_{index:04d}" for index, base in bases.items()}
+    seen: set[str] = set()
+    for index, base in bases.items():
+        is_free = counts[base.casefold()] == 1 and not _TAKEN.fullmatch(base)
+        stem = base if is_free else f"{base}_{index:04d}"
+        while stem.casefold() in seen:  # the index made a name that another prompt has
+            stem = f"{stem}_{index:04d}"
+        seen.add(stem.casefold())
+        bases[index] = stem
     return [f"{bases[prompt.index]}{_ending(config, prompt)}" for prompt in prompts]
 
 

@@ -47,10 +47,10 @@ def _spread(name: str, entries: Sequence[str], indices: Sequence[int]) -> dict[i
     if len(entries) <= 1:
         return dict.fromkeys(indices, *entries) if entries else {}
     if len(entries) != len(indices):
-        flag = f"--{name.replace('_', '-')}"
+        folder = ", or --reference-path FOLDER with files named like the samples" if name == "reference_path" else ""
         raise ConfigError(
             f"{name} has {len(entries)} entries for {len(indices)} prompts; give one per prompt (separate several of "
-            f"one prompt by ';'), one for all, or {flag} FOLDER with files named like the samples"
+            f"one prompt by ';') or one for all{folder}"
         )
     return dict(zip(indices, entries, strict=True))
 

@@ -12,9 +12,9 @@ from opensora.config.schema import SampleConfig
 from opensora.datasets.references import ReferenceInfo, check_reference, resolve_reference, split_references
 from opensora.sampling.names import file_stems
 from opensora.sampling.pairing import pair_references, pair_strategies
-from opensora.utils.errors import ConfigError
+from opensora.utils.errors import ConfigError, shortened
 from opensora.utils.files import find_path
-from opensora.utils.mask_strategy import check_mask_strategy, default_mask_strategy
+from opensora.utils.mask_strategy import check_mask_strategy, default_mask_strategy, parse_mask_strategy
 from opensora.utils.prompts import WINDOW_LATENTS
 from opensora.utils.run_prompts import NumberedPrompt, check_any_usable
 
@@ -113,6 +113,18 @@ def _conditions(
         if infos and not strategy:
             strategy = default_mask_strategy([info.kind == "video" for info in infos], own.align or WINDOW_LATENTS)
         check_mask_strategy(strategy, len(infos))
+        _check_loops(strategy, own.loop)
     except ValueError as error:
-        raise ConfigError(f"prompt {prompt.index}: {error}") from error
+        raise ConfigError(f"prompt {prompt.index}: {shortened(error, 500)}") from error
     return infos, strategy
+
+
+def _check_loops(strategy: str, loops: int) -> None:
+    """Raises: ConfigError: an entry of the mask strategy is for a loop that there is not."""
+    last = max((entry.loop for entry in parse_mask_strategy(strategy)), default=0)
+    if last >= loops:
+        there = "there is 1" if loops == 1 else f"there are {loops}"
+        raise ConfigError(
+            f"mask strategy '{strategy}' has an entry for loop {last}, but loops are counted from 0 and {there}; "
+            f"set --loop {last + 1}"
+        )

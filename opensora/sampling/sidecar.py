@@ -10,7 +10,6 @@ from typing import Any
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
 from opensora.datasets.references import check_reference, sha256_of
-from opensora.sampling.names import file_stems
 from opensora.sampling.plan import PlannedSample
 from opensora.utils.errors import ConfigError
 from opensora.utils.mask_strategy import check_mask_strategy
@@ -43,9 +42,8 @@ def read_sidecar(
     config = config_from_entries(entries, path, flags, cfg_options)
     text = config.prompt[0] if config.prompt else text
     prompt = NumberedPrompt(metadata.get("prompt_index", 0), text, metadata["seed"])
-    return config, [
-        PlannedSample(prompt, file_stems(config, [prompt])[0], config, *_references(metadata, config, path))
-    ]
+    stem = Path(str(metadata.get("video") or "sample")).stem
+    return config, [PlannedSample(prompt, stem, config, *_references(metadata, config, path))]
 
 
 def _load(path: Path) -> dict[str, Any]:

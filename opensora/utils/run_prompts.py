@@ -9,9 +9,11 @@ from typing import Any
 
 from opensora.config.schema import SampleConfig
 from opensora.prompts.files import PromptLine, read_prompt_file
-from opensora.utils.errors import ConfigError
+from opensora.utils.errors import ConfigError, shortened
 from opensora.utils.files import find_path
 from opensora.utils.prompts import extract_json_from_prompts, merge_prompt, split_prompt
+
+MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
 
 
 @dataclass(frozen=True)
@@ -140,4 +142,6 @@ def _seed(index: int, own: Any, config: SampleConfig) -> int:
         return config.seed + index
     if not isinstance(own, int) or isinstance(own, bool) or own < 0:
         raise ConfigError(f"prompt {index}: seed must be a whole number from 0, got {own!r}")
+    if own > MAX_SEED:
+        raise ConfigError(f"prompt {index}: seed {shortened(own)} is too large; the largest one is {MAX_SEED}")
     return own

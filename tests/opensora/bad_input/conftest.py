@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def finished(tmp_path_factory) -> Path:
     """The output folder of a run that is over."""
     folder = tmp_path_factory.mktemp("finished")
     prepare_folder(folder, None)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, process_restored():
         patch.chdir(folder)
         assert main([SMALL, "--verbose", "0"]) == 0
     return folder / OUT
@@ -36,11 +37,7 @@ def folder(tmp_path, monkeypatch, finished) -> Path:
 
 @pytest.fixture
 def run(folder, capsys, caplog) -> Iterator[Callable[[Sequence[str]], Outcome]]:
-    """Run the command; what it sets for its process is put back."""
-    names = ("opensora", "adacache")
-    levels = {name: logging.getLogger(name).level for name in names}
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
-    signal.signal(signal.SIGALRM, _hangs)
+    """Run the command."""
 
     def run_command(arguments: Sequence[str]) -> Outcome:
         capsys.readouterr()
@@ -55,11 +52,9 @@ def run(folder, capsys, caplog) -> Iterator[Callable[[Sequence[str]], Outcome]]:
         stdout, stderr = capsys.readouterr()
         return Outcome(code, stdout, stderr, caplog.text)
 
-    yield run_command
-    for number, handler in old.items():
-        signal.signal(number, handler)
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    with process_restored():
+        signal.signal(signal.SIGALRM, _hangs)
+        yield run_command
 
 
 @pytest.fixture
@@ -74,6 +69,20 @@ def check_case(run, folder) -> Callable[[Case], Outcome]:
         return outcome
 
     return run_case
+
+
+@contextmanager
+def process_restored() -> Iterator[None]:
+    """What the command sets for its process is put back afterwards."""
+    levels = {name: logging.getLogger(name).level for name in ("opensora", "adacache")}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _hangs(*_: object) -> None:

@@ -47,7 +47,9 @@ CASES = {
     "no steps": Case("--num-sampling-steps 0", ["scheduler.num_sampling_steps must be at least 1, got 0"]),
     "more steps than timesteps": Case("--num-sampling-steps 100000000", ["num_sampling_steps must be at most 10000"]),
     "no frame rate": Case("--fps 0", ["fps must be at least 1, got 0"]),
-    "a frame rate of 10**12": Case(f"--num-frames 17 --save-fps {10**12}", ["save_fps must be at most 1000, got", str(10**12)]),
+    "a frame rate of 10**12": Case(
+        f"--num-frames 17 --save-fps {10**12}", ["save_fps must be at most 1000, got", str(10**12)]
+    ),
     "NaN as guidance": Case("--cfg-scale nan", ["scheduler.cfg_scale must be a number, got nan"]),
     "infinite guidance": Case("--cfg-scale inf", ["scheduler.cfg_scale must be a number, got inf"]),
     "guidance of 1e300": Case("--cfg-scale 1e300", ["cfg_scale"], code=1),

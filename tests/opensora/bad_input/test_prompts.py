@@ -118,7 +118,7 @@ ONE_FAILS = {
     ),
     "a target without a calibration": of_lines(
         {"prompt": "a"}, {"prompt": "b", "speedup": 2},
-        words=("line 2", "calibration"), code=1, written=["sample_0000.png"],
+        words=("sample_0001", "calibration"), code=1, written=["sample_0000.png"],
     ),
     "a reference that is not there": of_lines(
         {"prompt": "a"}, {"prompt": "b", "reference_path": "no.png"},
@@ -139,9 +139,11 @@ NAMES = {
     "a device of Windows": ["CON"],
     "300 rockets": [EMOJI * 300],
     "equal but for case": ["A Cat", "a cat"],
-    "50,000 characters": ["a" * 50_000],
+    "50,000 characters": ["a red circle " * 4_000],
     "a flag": ["--seed=3"],
-    "a name of ours": ["manifest.json", ".manifest.lock"],
+    "names of the run": ["manifest", "contact_sheet", "Drafts", "manifest.json", ".manifest.lock"],
+    "a name of another sample's file": ["a", "a.trace", "a.loop1", "a.frames"],
+    "names that the numbers make": ["a", "A", "a_0000", "a_0001"],
 }
 
 
