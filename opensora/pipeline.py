@@ -20,6 +20,7 @@ from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
 from opensora.load_models import load_models
+from opensora.loops import carried_over, continued
 from opensora.memory.measure import StageMeter
 from opensora.models.stdit.stdit3 import STDiT3
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
@@ -27,9 +28,10 @@ from opensora.models.vae.vae import VideoAutoencoderPipeline
 from opensora.prompts.captions import prepare_captions
 from opensora.registry import SCHEDULERS, build_module
 from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError, TextEncoder
-from opensora.utils.conditioning import append_generated, append_latents, apply_mask_strategy
+from opensora.utils.conditioning import apply_mask_strategy
 from opensora.utils.errors import ConfigError
 from opensora.utils.multi_resolution import prepare_multi_resolution_info
+from opensora.utils.noise import draw_noise
 
 EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
 
@@ -139,7 +141,7 @@ class SamplingPipeline:
 
         Args:
             seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends
-                on its own seed only, unless a mask strategy edits frames or the cache has schedule="batch".
+                on its own seed only, unless the cache has schedule="batch".
             progress: show progress bars; None as the config's ``verbose`` says.
             references: per prompt, the latents (4, t, H', W') of the frames it is given; see ``encode_reference``.
             mask_strategies: per prompt, where its references go, as ``opensora.utils.conditioning`` reads it:
@@ -162,14 +164,16 @@ class SamplingPipeline:
                 latents = self.sample_latents(prompts, seed, progress, references, strategies, controller, loop)
             with stage("decode"):
                 videos = self.decode(latents, progress)
-            given_latents, given_frames = self._carried_over() if loop else (0, 0)
+            given_latents, given_frames = carried_over(self.config, self.vae) if loop else (0, 0)
             all_latents.append(latents[:, :, given_latents:])
             for parts, video in zip(clips, videos, strict=True):
                 parts.append(video[given_frames:])
             traces.append([None] * len(prompts) if controller is None else controller.traces)
             if loop + 1 < self.config.loop:
                 strategies = strategies or [""] * len(prompts)
-                references, strategies = self._continued(latents, videos, references, strategies, loop + 1)
+                references, strategies = continued(
+                    self.config, self.vae, latents, videos, references, strategies, loop + 1
+                )
         videos = [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in clips]
         seconds = time.monotonic() - started
         return SamplingOutput(videos, torch.cat(all_latents, dim=2), traces[0], seconds, traces[1:])
@@ -304,42 +308,11 @@ class SamplingPipeline:
         scores = (config.aes, config.flow, config.camera_motion)
         return [prepare_captions(prompt, *scores, loop + 1)[loop] for prompt in prompts]
 
-    def _carried_over(self) -> tuple[int, int]:
-        """Latent frames and frames at the beginning of a clip that are the end of the one before."""
-        latents = self.config.condition_frame_length
-        chunk = self.vae.config.micro_frame_size or self.config.num_frames
-        return latents, latents // self.vae.latent_frames(chunk) * chunk
-
-    def _continued(
-        self,
-        latents: Tensor,
-        videos: Sequence[np.ndarray],
-        references: list[list[Tensor]],
-        strategies: list[str],
-        loop: int,
-    ) -> tuple[list[list[Tensor]], list[str]]:
-        """References and mask strategies under which clip ``loop`` begins with the end of the one before.
-
-        Its latents are taken over as they are. With ``compat`` they are decoded and encoded again, as upstream does,
-        which loses a little in every loop.
-        """
-        length, edit = self.config.condition_frame_length, self.config.condition_frame_edit
-        if not self.config.compat:
-            return append_latents(latents, references, strategies, loop, length, edit)
-        pixels = torch.stack([torch.from_numpy(video).movedim(-1, 0).float() / 127.5 - 1 for video in videos])
-        return append_generated(self.vae, pixels.to(self.model.device), references, strategies, loop, length, edit)
-
     def _noise(self, seeds: Sequence[int], loop: int) -> Tensor:
-        """One seed, one noise (B, C, T, H, W): drawn on the CPU, so that it is the same on every device."""
+        """One seed, one noise, (B, C, T, H, W)."""
         config, factor = self.config, self.vae.spatial_vae.downsample
         height, width = config.height, config.width
         if not config.compat:  # upstream rounds down, and the video gets smaller than asked for
             height, width = (-(-side // factor) * factor for side in (height, width))
         shape = (self.vae.out_channels, *self.vae.get_latent_size([config.num_frames, height, width]))
-        noise = []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(int(seed))
-            for _ in range(loop + 1):  # every clip of a video goes on in its stream
-                drawn = torch.randn(shape, generator=generator)
-            noise.append(drawn)
-        return torch.stack(noise).to(self.model.device, self.model.dtype)
+        return draw_noise(seeds, shape, loop).to(self.model.device, self.model.dtype)

@@ -13,11 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from opensora.config.command_line import parse_arguments  # noqa: E402
 
+EXIT_FAILED = 1
+
 # Everything else is imported where it is used: --help and errors answer before torch could be loaded.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 1 where some of the samples failed, 2 where nothing was begun."""
+    """Run the command and return its exit code: 1 where samples failed or the machine refused to go on, 2 where nothing was begun."""
     from opensora.utils.errors import run_command
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -33,16 +35,23 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
     """
     set_log_level(flags["verbose"])
     from opensora.sampling.command import prepare, report, run
+    from opensora.utils.errors import message_for_the_user
 
     prepared = prepare(config_path, flags, cfg_options)
     set_log_level(prepared.config.verbose)
     with prepared.open_session() as session:
         try:
             run(session, arguments)
+        except Exception as error:
+            message = message_for_the_user(error)
+            if message is None or not session.begun:
+                raise
+            print(f"error: {message}", file=sys.stderr)
+            return EXIT_FAILED
         finally:
             # Also after an interrupt or an error: what is finished is kept.
             report(session, arguments)
-    return 1 if session.failed else 0
+    return EXIT_FAILED if session.failed else 0
 
 
 def set_log_level(verbose: int | None) -> None:

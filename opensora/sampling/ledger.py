@@ -15,17 +15,19 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from adacache.atomic import atomic_path
 from opensora.sampling.plan import PlannedSample
-from opensora.utils.errors import ConfigError
+from opensora.utils.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 REPLACED = "replaced"  # subfolder of videos whose place other settings took
+UNLISTED = "unlisted"  # subfolder therein for files that no run entered
 FORMAT = 1
 _LOCK = ".manifest.lock"
 
@@ -101,7 +103,7 @@ class Ledger:
         """
         old = self.entries.get(sample.stem)
         if old is None:
-            self._set_aside("unlisted", wanted)
+            self._set_aside(UNLISTED, wanted)
         elif old.identity != identity:
             self._set_aside(old.identity, old.files)
         prompt = sample.prompt
@@ -157,14 +159,16 @@ class Ledger:
             return
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or "format" not in content:
+                raise ValueError("it says no format")
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
             self.runs = list(content["runs"])
-            self.entries = {stem: Entry(**entry) for stem, entry in content["samples"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.entries = {stem: _read_entry(stem, entry) for stem, entry in content["samples"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
-                f"{path} is not a manifest of ours ({type(error).__name__}: {error}); move it away or choose another "
-                "folder with --save-dir"
+                f"{path} is not a manifest of ours ({one_line(error)}); move it away or choose another folder with "
+                "--save-dir"
             ) from error
 
     def _is_whole(self, name: str, about: Mapping[str, Any]) -> bool:
@@ -175,13 +179,27 @@ class Ledger:
 
     def _set_aside(self, identity: str, names: Iterable[str]) -> None:
         """Move files into a subfolder of ``replaced/``, named by what they were."""
+        names, folder = list(names), self.folder / REPLACED / identity
+        if identity == UNLISTED:  # whose files may differ each time
+            numbers = (folder.with_name(f"{identity}-{number}") for number in count(2))
+            folder = next(f for f in chain([folder], numbers) if not any((f / name).exists() for name in names))
         for name in names:
-            source, target = self.folder / name, self.folder / REPLACED / identity / name
+            source, target = self.folder / name, folder / name
             if not source.exists() or target.is_dir():  # a folder of frames that was set aside before is the same one
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
             logger.info("%s is of other settings; it was moved to %s", source, target)
+
+
+def _read_entry(stem: str, values: Any) -> Entry:
+    """Raises: ValueError, TypeError: ``values`` of a manifest are no sample."""
+    if not isinstance(values, dict):
+        raise ValueError(f"sample '{stem}' is no object")
+    entry = Entry(**values)
+    if not isinstance(entry.files, dict) or not all(isinstance(about, dict) for about in entry.files.values()):
+        raise ValueError(f"sample '{stem}' has no list of files")
+    return entry
 
 
 def _take_lock(folder: Path) -> int | None:

@@ -21,6 +21,7 @@ from opensora.sampling.records import Sampled, wanted_files, write_sample
 from opensora.sampling.refining import refined_texts
 from opensora.sampling.result import SampleResult
 from opensora.sampling.versions import versions
+from opensora.utils.errors import one_line
 from opensora.utils.weights import WeightPaths
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def output_folder(config: SampleConfig) -> Path:
     """``save_dir``, or its subfolder named by the present date and time; therein ``drafts`` or ``final`` for these."""
-    folder = Path(config.save_dir).expanduser()
+    folder = Path(config.save_dir)
     if config.logdate_dir:
         folder /= time.strftime("%Y-%m-%d_%H-%M-%S")
     if config.draft:
@@ -45,6 +46,7 @@ class Session:
         pending: stems of the samples that have to be made.
         failed: stem -> why it could not be made.
         results: of finished samples, those of earlier runs among them, by stem.
+        begun: whether one was being made already.
     """
 
     config: SampleConfig
@@ -54,6 +56,7 @@ class Session:
     pending: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     results: dict[str, SampleResult] = field(default_factory=dict)
+    begun: bool = False
 
     def __post_init__(self) -> None:
         self._fingerprints = weight_fingerprints(self.weights)
@@ -64,10 +67,12 @@ class Session:
             identity = sample_identity(sample, self._fingerprints)
             self._identities[sample.stem] = identity
             wanted = wanted_files(sample.stem, sample.config)
-            if not self.config.resample and self.ledger.is_done(sample.stem, identity, wanted):
-                self.results[sample.stem] = _finished(self.ledger.folder, sample, wanted)
-            else:
+            done = not self.config.resample and self.ledger.is_done(sample.stem, identity, wanted)
+            result = _finished(self.ledger.folder, sample, wanted) if done else None
+            if result is None:
                 self.pending.add(sample.stem)
+            else:
+                self.results[sample.stem] = result
 
     def begin(self, command: Sequence[str]) -> None:
         """Enter the run and its samples into the ledger; samples with a problem have failed already."""
@@ -132,6 +137,7 @@ class Session:
             logger.info(
                 "video %s of %d: %s", first if first == last else f"{first} to {last}", len(self.samples), prompts
             )
+            self.begun = True
             self.ledger.start(due)
             made = maker.make(batch)
             for sample in batch:
@@ -169,11 +175,17 @@ class Session:
         logger.warning("WARNING %s cannot be made: %s", stem, why)
 
 
-def _finished(folder: Path, sample: PlannedSample, wanted: Sequence[str]) -> SampleResult:
-    """The result of a sample that an earlier run finished, read from its sidecar."""
+def _finished(folder: Path, sample: PlannedSample, wanted: Sequence[str]) -> SampleResult | None:
+    """The result of a sample that an earlier run finished, read from its sidecar; None where that is damaged."""
     path = folder / f"{sample.stem}.json"
-    metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
-    trace = Trace.load(path) if sample.config.cache is not None else None
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        seconds, risk = float(metadata["seconds"]), metadata.get("risk")
+        trace = Trace.load(path) if sample.config.cache is not None else None
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("WARNING %s is damaged (%s); the sample is made again", path, one_line(error))
+        return None
     files = tuple(folder / name for name in wanted)
-    steps = sample.config.scheduler.num_sampling_steps
-    return SampleResult(sample.prompt, files[0], steps, metadata["seconds"], trace, metadata.get("risk"), files)
+    return SampleResult(
+        sample.prompt, files[0], sample.config.scheduler.num_sampling_steps, seconds, trace, risk, files
+    )

@@ -11,9 +11,9 @@ from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
 from opensora.datasets.references import check_reference, sha256_of
 from opensora.sampling.plan import PlannedSample
-from opensora.utils.errors import ConfigError
+from opensora.utils.errors import ConfigError, one_line, shortened
 from opensora.utils.mask_strategy import check_mask_strategy
-from opensora.utils.run_prompts import NumberedPrompt
+from opensora.utils.run_prompts import MAX_SEED, NumberedPrompt
 
 # Entries that have done their work: what they asked for stands in others.
 _DONE = (
@@ -53,18 +53,34 @@ def _load(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read or lacks something.
     """
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        metadata = content.get("metadata") if isinstance(content, dict) else None
+        if not isinstance(metadata, dict):
+            raise ValueError("it has no metadata")
         missing = [name for name in ("prompt", "seed", "config") if name not in metadata]
         if missing or not isinstance(metadata["config"], dict):
             raise ValueError(f"it lacks {' and '.join(missing) or 'a config'}")
         if not {"height", "width", "model"} <= metadata["config"].keys():
             raise ValueError("its config is not complete")
+        if not isinstance(metadata["seed"], int) or not 0 <= metadata["seed"] <= MAX_SEED:
+            raise ValueError(f"its seed is {metadata['seed']!r}")
+        if not all(isinstance(metadata.get(name, 0), int) for name in ("prompt_index", "number")):
+            raise ValueError("its prompt_index is no number")
+        if not isinstance(metadata.get("mask_strategy", ""), str) or not _are_references(metadata.get("references", [])):
+            raise ValueError("its references have no path and sha256 each")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"{path} is not the .json of a sampled video: {reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not the .json of a sampled video: {shortened(one_line(error))}") from error
     return metadata
+
+
+def _are_references(entries: Any) -> bool:
+    """Whether all of them are files with their hashes."""
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("path", "sha256"))
+        for entry in entries
+    )
 
 
 def _references(metadata: Mapping[str, Any], config: SampleConfig, path: str) -> tuple[tuple[Any, ...], str]:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.command_cases import OUT, Case, contents
+from support.command_cases import OUT, Case, check, contents
 
 
 def manifest(text: str):
@@ -72,13 +72,24 @@ def test_a_folder_that_another_run_writes_into_is_refused(check_case, folder):
         check_case(Case("--prompt b", ["another run is writing into out", "--save-dir"]))
 
 
-def test_a_damaged_sidecar_of_a_finished_sample_is_made_again(check_case, folder):
-    sidecar = folder / OUT / "sample_0000.json"
-    sidecar.write_bytes(b"\0" * sidecar.stat().st_size)
-    (folder / OUT / "sample_0000.png").unlink()
-    before = contents(folder)
-    check_case(Case("", code=0, written=["sample_0000.png", "sample_0000.json"]))
-    assert contents(folder).keys() > before.keys()
+@pytest.mark.parametrize("text", ["\0", "[]", "{}", '{"metadata": {"seconds": null}}'])
+def test_a_damaged_sidecar_of_a_finished_sample_is_made_again(run, folder, text):
+    sidecar, video = folder / OUT / "sample_0000.json", folder / OUT / "sample_0000.png"
+    finished = video.read_bytes()
+    sidecar.write_text(text.ljust(sidecar.stat().st_size))
+    outcome = run(["small.py"])
+    assert outcome.code == 0 and "sample_0000.json is damaged" in outcome.log, outcome
+    assert json.loads(sidecar.read_text())["metadata"]["prompt"] == "a red circle"
+    assert video.read_bytes() == finished
+
+
+def test_files_that_no_run_made_are_never_lost(check_case, folder):
+    for text in ("one", "two", "three"):
+        (folder / OUT / "manifest.json").unlink()
+        (folder / OUT / "sample_0000.png").write_text(text)
+        check_case(Case("", code=0, written=["sample_0000.png"]))
+    kept = [path.read_bytes() for path in (folder / OUT / "replaced").rglob("*.png")]
+    assert {b"one", b"two", b"three"} <= set(kept)
 
 
 def test_a_folder_in_the_place_of_a_video_is_refused_or_replaced(run, folder):
@@ -106,7 +117,7 @@ def test_a_disk_that_is_full_halfway_keeps_what_is_finished(check_case, folder, 
     from opensora.sampling import records
 
     monkeypatch.setattr(records, "write_video", full_after(1, records.write_video))
-    words = ["no space left on device", "finished videos are kept", "sample_0000.png"]
+    words = ["No space left on device", "finished videos are kept", "sample_0000.png"]
     case = Case("--prompt a b c --resample", words, 1, written=["sample_0000.png", "sample_0000.json"])
     outcome = check_case(case)
     assert outcome.stderr.count("error: ") == 1
@@ -117,15 +128,18 @@ def test_a_disk_that_is_full_halfway_keeps_what_is_finished(check_case, folder, 
     check_case(Case("--prompt a b c", ["1 of 3 samples are in out already"], 0, written=["sample_0002.png"]))
 
 
-def test_files_that_may_not_grow_leave_no_half_ones(check_case, folder):
-    """As on a full disk, but refused by the system itself; the encoded text cannot be kept either."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+def test_files_that_may_not_grow_leave_no_half_ones(run, check_case, folder):
+    """As on a full disk, but refused by the system itself."""
+    arguments = "--num-frames 17 --image-size 64 64 --crf 0"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = contents(folder)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, old[1]))
-        check_case(Case("--num-frames 17 --image-size 64 64 --crf 0", ["file too large", "finished videos are kept"], 1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        outcome = run(["small.py", *arguments.split()])
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    check_case(Case("--num-frames 17 --image-size 64 64 --crf 0", code=0, written=["sample_0000.mp4"]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    check(Case(arguments, ["File too large", "finished videos are kept"], 1), outcome, before, folder)
+    check_case(Case(arguments, code=0, written=["sample_0000.mp4"]))
 
 
 def test_an_encoded_text_that_cannot_be_kept_harms_nothing(check_case, folder):

@@ -33,8 +33,8 @@ def pretrained(**folders: object) -> list[str]:
     return ["--resample", "--cfg-options", *(f"{name}.from_pretrained={path}" for name, path in folders.items())]
 
 
-def damaged(piece: str, section: str, change: Callable[[Path], object], *words: str) -> Case:
-    return Case(pretrained(**{section: "w"}), words, given=copy_of(piece, change))
+def damaged(piece: str, section: str, change: Callable[[Path], object], *words: str, begun: bool = False) -> Case:
+    return Case(pretrained(**{section: "w"}), words, given=copy_of(piece, change), begun=begun)
 
 
 def sidecar(change: Callable[[dict], object], *words: str, code: int = 2) -> Case:
@@ -78,14 +78,15 @@ WEIGHT_CASES = {
     ),
     "no config.json": damaged("transformer", "model", lambda w: (w / "config.json").unlink(), "lacks config.json"),
     "a config.json of garbage": damaged("transformer", "model", text("config.json", "{"), "config.json"),
-    "a config.json that is a list": damaged("transformer", "model", text("config.json", "[]"), "config.json"),
     "a config.json of other sizes": damaged(
         "transformer", "model", text("config.json", '{"depth": 3, "hidden_size": 12}'), "w"
     ),
     "an encoder without tokenizer": damaged(
         "text_encoder", "text_encoder", lambda w: [path.unlink() for path in w.glob("*token*")], "text_encoder", "lacks"
     ),
-    "a tokenizer of garbage": damaged("text_encoder", "text_encoder", text("tokenizer.json", "{"), "tokenizer"),
+    "a tokenizer of garbage": damaged(
+        "text_encoder", "text_encoder", text("tokenizer.json", "{"), "text encoder in w cannot be loaded", begun=True
+    ),
     "an encoder's config of garbage": damaged("text_encoder", "text_encoder", text("config.json", "{"), "config.json"),
     "a transformer as text encoder": Case(pretrained(text_encoder=WEIGHTS / "transformer"), ["text_encoder"]),
     "model and vae swapped": Case(pretrained(model=WEIGHTS / "vae", vae=WEIGHTS / "transformer"), ["fit"]),
@@ -115,7 +116,7 @@ SIDECARS = {
     "references of text": sidecar(lambda about: about.update(references="a.png"), "references"),
     "references without a hash": sidecar(lambda about: about.update(references=[{"path": "a.png"}]), "references"),
     "a reference that is gone": sidecar(
-        lambda about: about.update(references=[{"path": "a.png", "sha256": ""}], mask_strategy="0"), code=2
+        lambda about: about.update(references=[{"path": "s.json.png", "sha256": ""}], mask_strategy="0"), "not exist"
     ),
     "a reference that has changed": Case(
         "--from-sidecar s.json", ["a.png is not the file any more that s.json was made with"], given=changed_reference

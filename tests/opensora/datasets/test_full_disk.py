@@ -6,6 +6,8 @@ Files are limited in size instead, which the operating system enforces in the sa
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -31,29 +33,30 @@ WRITERS = {
 }
 
 
-@pytest.fixture
-def full_disk():
-    """A function that sets the most bytes a file may have."""
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """The most bytes a file may have; only in the block, as pytest writes into a file, too, if its output goes there."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("limit", [0, 1000, 10_000])
-def test_a_full_disk_leaves_nothing(tmp_path, full_disk, name, limit):
-    full_disk(limit)
-    with pytest.raises(OSError) as caught:
+def test_a_full_disk_leaves_nothing(tmp_path, name, limit):
+    with full_disk(limit), pytest.raises(OSError) as caught:
         WRITERS[name](tmp_path / "a")
     assert caught.value.errno is not None
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("missing", [1, 1000])
-def test_an_mp4_is_not_taken_for_complete_if_its_last_bytes_are_missing(tmp_path, full_disk, missing):
+def test_an_mp4_is_not_taken_for_complete_if_its_last_bytes_are_missing(tmp_path, missing):
     path = write_video(tmp_path / "a", FRAMES, 24)
     whole = path.read_bytes()
-    full_disk(len(whole) - missing)
-    with pytest.raises(OSError):
+    with full_disk(len(whole) - missing), pytest.raises(OSError):
         write_video(tmp_path / "a", FRAMES, 24)
     assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
