@@ -19,7 +19,7 @@ EXIT_FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 1 where samples failed or the machine refused to go on, 2 where nothing was begun."""
+    """Run the command and return its exit code: 1 where not all samples could be made, 2 where nothing was begun."""
     from opensora.utils.errors import run_command
 
     arguments = sys.argv[1:] if arguments is None else arguments

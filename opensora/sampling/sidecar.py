@@ -66,7 +66,9 @@ def _load(path: Path) -> dict[str, Any]:
             raise ValueError(f"its seed is {metadata['seed']!r}")
         if not all(isinstance(metadata.get(name, 0), int) for name in ("prompt_index", "number")):
             raise ValueError("its prompt_index is no number")
-        if not isinstance(metadata.get("mask_strategy", ""), str) or not _are_references(metadata.get("references", [])):
+        if not isinstance(metadata.get("mask_strategy", ""), str) or not _are_references(
+            metadata.get("references", [])
+        ):
             raise ValueError("its references have no path and sha256 each")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 EXIT_TERMINATED = 143  # and for SIGTERM
+EXIT_PIPE = 141  # and for SIGPIPE
 
 
 class Terminated(KeyboardInterrupt):
@@ -53,7 +55,14 @@ def run_command(task: Callable[[], int]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
     try:
-        return task()
+        code = task()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nobody reads any more, as behind "| head"; what is left to print must not fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except Terminated:
         print("terminated; what is finished is kept", file=sys.stderr)
         return EXIT_TERMINATED

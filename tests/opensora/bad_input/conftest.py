@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.command_cases import OUT, SMALL, Case, Outcome, check, contents, prepare_folder
 
 from scripts.inference import main
+from support.command_cases import OUT, SMALL, Case, Outcome, check, contents, prepare_folder
 
 TIME_LIMIT = 30  # seconds of a case, after which it hangs
 

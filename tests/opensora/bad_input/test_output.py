@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from support.command_cases import OUT, Case, check, contents
 
 

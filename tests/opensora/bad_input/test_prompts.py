@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.command_cases import OUT, Case
 
 EMOJI = "\N{ROCKET}"
@@ -98,7 +99,8 @@ ONE_FAILS = {
         {"prompt": "a", "seed": "x"}, {"prompt": "b"}, words=("seed", "'x'"), code=1, written=["sample_0001.png"]
     ),
     "a seed of 2**64": of_lines(
-        {"prompt": "a", "seed": 2**64}, {"prompt": "b"}, words=("seed", "too large"), code=1, written=["sample_0001.png"]
+        {"prompt": "a", "seed": 2**64}, {"prompt": "b"},
+        words=("seed", "too large"), code=1, written=["sample_0001.png"],
     ),
     "a negative guidance": of_lines(
         {"prompt": "a"}, {"prompt": "b", "cfg_scale": -3},
@@ -132,18 +134,21 @@ ONE_FAILS = {
 
 # Nothing is wrong with these as names of files, however much they look like it.
 NAMES = {
-    "the parent folder": ["../../etc/passwd"],
-    "an absolute path": ["/abs/path"],
-    "two dots": [".."],
-    "one dot": ["."],
-    "a device of Windows": ["CON"],
-    "300 rockets": [EMOJI * 300],
-    "equal but for case": ["A Cat", "a cat"],
-    "50,000 characters": ["a red circle " * 4_000],
-    "a flag": ["--seed=3"],
-    "names of the run": ["manifest", "contact_sheet", "Drafts", "manifest.json", ".manifest.lock"],
-    "a name of another sample's file": ["a", "a.trace", "a.loop1", "a.frames"],
-    "names that the numbers make": ["a", "A", "a_0000", "a_0001"],
+    "hostile ones": [
+        "../../etc/passwd",
+        "/abs/path",
+        "..",
+        ".",
+        "CON",
+        "--seed=3",
+        EMOJI * 300,
+        "a red circle " * 4_000,
+        "manifest.json",
+        ".manifest.lock",
+    ],
+    "those of the run": ["manifest", "contact_sheet", "Drafts"],
+    "those of another sample": ["a", "a.trace", "a.loop1", "a.frames"],
+    "equal ones": ["A Cat", "a cat", "a cat_0000", "a cat_0001"],
 }
 
 

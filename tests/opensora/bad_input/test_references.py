@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.broken_media import (
     animation,
     clip,
@@ -97,7 +98,9 @@ REFUSED = {
     "zeros": reference("a.mp4", lambda path: path.write_bytes(bytes(1000)), "neither an image"),
     "a cut png": reference("a.png", lambda path: cut(image(path, (64, 64)), 0.5), "damaged or cut off"),
     "a cut jpg": reference("a.jpg", lambda path: cut(image(path, (64, 64)), 0.5), "damaged or cut off"),
-    "an mp4 cut in its index": reference("a.mp4", lambda path: cut(clip(path), 0.02), "reference 'a.mp4' holds no video"),
+    "an mp4 cut in its index": reference(
+        "a.mp4", lambda path: cut(clip(path), 0.02), "reference 'a.mp4' holds no video"
+    ),
     "an mp4 without its index": reference("a.mp4", lambda path: without_index(clip(path)), "cut off or damaged"),
     "an mp4 cut in half": reference(
         "a.mp4", lambda path: cut(clip(path), 0.5), "damaged after frame", more="--num-frames 17", code=1
@@ -106,7 +109,9 @@ REFUSED = {
     "sound": reference("a.mp4", sound, "holds only sound; give an image or a video"),
     "a svg": reference("a.svg", lambda path: path.write_text("<svg/>"), "neither an image"),
     "a playlist": reference("a.m3u8", lambda path: path.write_text("#EXTM3U\n/etc/passwd\n"), "neither an image"),
-    "a header of 100000 x 100000": reference("a.png", lambda path: png_header(path, 100_000, 100_000), "make it smaller"),
+    "a header of 100000 x 100000": reference(
+        "a.png", lambda path: png_header(path, 100_000, 100_000), "make it smaller"
+    ),
     "a header of 12000 x 10000": reference(
         "a.png", lambda path: png_header(path, 12_000, 10_000), "12000x10000", "more than 100 million"
     ),
@@ -144,15 +149,15 @@ AMONG = {
 }
 
 FINE = {
-    "a png named mp4": ("a.mp4", lambda path: image(path.with_suffix(".png")).rename(path)),
-    "one pixel": ("a.png", lambda path: image(path, (1, 1))),
-    "16 bits": ("a.png", lambda path: image(path, mode="I;16")),
-    "CMYK": ("a.jpg", lambda path: image(path, mode="CMYK")),
-    "one bit": ("a.png", lambda path: image(path, mode="1")),
+    "a png named mp4": ("picture.mp4", lambda path: image(path.with_suffix(".png")).rename(path)),
+    "one pixel": ("one.png", lambda path: image(path, (1, 1))),
+    "16 bits": ("16.png", lambda path: image(path, mode="I;16")),
+    "CMYK": ("cmyk.jpg", lambda path: image(path, mode="CMYK")),
+    "one bit": ("bit.png", lambda path: image(path, mode="1")),
     "an animated gif": ("a.gif", animation),
     "an animated webp": ("a.webp", animation),
     "a name with umlauts and spaces": ("ein Käfer (1).png", image),
-    "a video of two frames": ("a.mp4", lambda path: clip(path, 2)),
+    "a video of two frames": ("two.mp4", lambda path: clip(path, 2)),
     "a name like an option": ("--a.png", image),
 }
 
@@ -172,7 +177,14 @@ def test_one_bad_reference_fails_alone(check_case, case):
     assert "1 of 3 samples failed" in check_case(case).stdout
 
 
-@pytest.mark.parametrize(("name", "make"), FINE.values(), ids=FINE.keys())
-def test_odd_references_work(check_case, name, make):
-    arguments = ["--num-frames", "17", f"--reference-path=./{name}", "--mask-strategy", "0"]
-    check_case(Case(arguments, code=0, given=lambda folder: make(folder / name), written=["sample_0000.mp4"]))
+def test_odd_references_work(check_case):
+    """One prompt for each of them."""
+
+    def media(folder: Path) -> None:
+        for name, make in FINE.values():
+            make(folder / name)
+
+    arguments = ["--num-frames", "17", "--mask-strategy", "0", "--prompt", *["a red circle"] * len(FINE)]
+    arguments += ["--reference-path", *(f"./{name}" for name, _ in FINE.values())]
+    written = [f"sample_{number:04d}.mp4" for number in range(len(FINE))]
+    check_case(Case(arguments, code=0, given=media, written=written))

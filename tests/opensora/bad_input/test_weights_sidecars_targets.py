@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.broken_media import cut, image
 from support.command_cases import MINI, OUT, ROOT, Case
 
@@ -127,7 +128,7 @@ SIDECARS = {
 }  # fmt: skip
 
 LLM = {
-    "no URL": Case("--llm-refine --llm-model m --llm-endpoint localhost", ["llm_endpoint must be a URL", "'localhost'"]),
+    "no URL": Case("--llm-refine --llm-model m --llm-endpoint localhost", ["must be a URL such as", "'localhost'"]),
     "another protocol": Case("--llm-refine --llm-model m --llm-endpoint ftp://x/v1", ["llm_endpoint must be a URL"]),
     "no port": Case("--llm-refine --llm-model m --llm-endpoint http://x:99999", ["llm_endpoint must be a URL"]),
     "no endpoint": Case("--llm-refine --llm-model m", ["llm_refine needs llm_endpoint"]),
