@@ -26,9 +26,16 @@ from opensora.config.schema import (
     VAEConfig,
 )
 from opensora.config.target import with_memory_options
-from opensora.config.video import SIZE_KEYS, default_save_fps, resolve_num_frames, resolve_size
+from opensora.config.video import (
+    SIZE_KEYS,
+    default_save_fps,
+    frames_per_chunk,
+    latent_frames,
+    latents_per_chunk,
+    resolve_num_frames,
+    resolve_size,
+)
 from opensora.utils.errors import ConfigError
-from opensora.utils.prompts import WINDOW_LATENTS
 
 __all__ = ["ConfigError", "SampleConfig", "config_from_dict", "load_config"]
 
@@ -215,7 +222,7 @@ def _check_together(config: SampleConfig, source: Source) -> None:
             ("llm_refine", missing),
             f"llm_refine needs {missing}; set llm_endpoint='http://HOST:PORT/v1' and llm_model to what it serves",
         )
-    _check_loops(config, source)
+    _check_continuation(config, source)
     if config.sample_name is not None and (
         config.sample_name == ".." or Path(config.sample_name).name != config.sample_name
     ):
@@ -225,11 +232,11 @@ def _check_together(config: SampleConfig, source: Source) -> None:
         )
 
 
-def _check_loops(config: SampleConfig, source: Source) -> None:
+def _check_continuation(config: SampleConfig, source: Source) -> None:
     """A clip that goes on has to end with a whole chunk of the autoencoder, and must not consist of it alone."""
     if config.loop == 1:
         return
-    chunk, latents = config.vae.micro_frame_size or config.num_frames, config.align or WINDOW_LATENTS
+    chunk, latents = frames_per_chunk(config), latents_per_chunk(config)
     if config.num_frames % chunk or config.num_frames < 2:
         raise source.error(
             ("loop", "num_frames"),
@@ -241,9 +248,14 @@ def _check_loops(config: SampleConfig, source: Source) -> None:
             f"condition_frame_length is {config.condition_frame_length}; a loop takes over whole chunks, multiples of "
             f"{latents} latent frames",
         )
-    if config.condition_frame_length >= config.num_frames // chunk * latents:
+    if config.align is not None and config.align % latents:
+        raise source.error(
+            "align", f"align is {config.align}; with loops it has to be a multiple of a chunk's {latents} latent frames"
+        )
+    if config.condition_frame_length >= latent_frames(config.num_frames, config):
         raise source.error(
             ("condition_frame_length", "num_frames", "loop"),
             f"condition_frame_length={config.condition_frame_length} leaves nothing to generate in clips of "
-            f"{config.num_frames} frames ({config.num_frames // chunk * latents} latent ones); set a larger num_frames",
+            f"{config.num_frames} frames ({latent_frames(config.num_frames, config)} latent ones); set a larger "
+            "num_frames",
         )

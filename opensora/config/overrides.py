@@ -51,6 +51,8 @@ def dotted_overrides(
     for name, value in (overrides or {}).items():
         if value is not None:
             given[_TARGETS.get(name, name)] = value
+    if given.get("watermark_text") is not None:
+        given.setdefault("watermark", True)
     if "model.num_sampling_steps" in given:
         raise ConfigError(
             "command line: model.num_sampling_steps has no effect; set --num-sampling-steps "

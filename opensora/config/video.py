@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from opensora.config.reading import Source, read_value
+from opensora.config.schema import SampleConfig
 from opensora.datasets.aspect import get_image_size, get_num_frames
 from opensora.utils.errors import one_line
 
+_FRAMES_PER_LATENT = 4  # of the published temporal autoencoder, and of the bundled one
 SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")
 
 
@@ -49,6 +51,22 @@ def resolve_num_frames(num_frames: Any, source: Source) -> int:
         return get_num_frames(num_frames)
     except ValueError as error:
         raise source.error("num_frames", one_line(error)) from error
+
+
+def frames_per_chunk(config: SampleConfig) -> int:
+    """Frames that the autoencoder encodes and decodes together."""
+    return config.vae.micro_frame_size or config.num_frames
+
+
+def latents_per_chunk(config: SampleConfig) -> int:
+    """Latent frames of a whole chunk: 5 of 17 frames."""
+    return -(-frames_per_chunk(config) // _FRAMES_PER_LATENT)
+
+
+def latent_frames(num_frames: int, config: SampleConfig) -> int:
+    """Latent frames of a clip, chunk by chunk."""
+    full, rest = divmod(num_frames, frames_per_chunk(config))
+    return full * latents_per_chunk(config) + -(-rest // _FRAMES_PER_LATENT)
 
 
 def default_save_fps(entries: Mapping[str, Any]) -> int:

@@ -33,8 +33,8 @@ _RED = "#b91c1c"
 def write_run_sheet(path: Path, results: Sequence[SampleResult]) -> Path:
     """Write a sheet of all samples, prompt by prompt, as a PNG; returns ``path``.
 
-    More than ``MAX_STRIPS`` samples go on in ``STEM_2.png`` and so on, and each sheet says which one it is. Sheets that
-    an older, longer run left there are removed. A sample whose file cannot be read has a gray box in its place.
+    More than ``MAX_STRIPS`` samples go on in ``STEM.page2.png`` and so on, and each sheet says which one it is. Sheets
+    that an older, longer run left there are removed. A sample whose file cannot be read has a gray box in its place.
 
     Raises:
         OSError: the disk refuses.
@@ -44,7 +44,7 @@ def write_run_sheet(path: Path, results: Sequence[SampleResult]) -> Path:
         of = f" (sheet {number} of {len(pages)})" if len(pages) > 1 else ""
         save_sheet(list(_grids(page, of)), _page_path(path, number), MARGIN)
     for leftover in path.parent.glob("*.png"):
-        match = re.fullmatch(rf"{re.escape(path.stem)}_(\d+)\.png", leftover.name)
+        match = re.fullmatch(rf"{re.escape(path.stem)}\.page(\d+)\.png", leftover.name)
         if match and int(match[1]) > len(pages):
             leftover.unlink()
     return path
@@ -120,4 +120,4 @@ def _is_image(result: SampleResult) -> bool:
 
 
 def _page_path(path: Path, number: int) -> Path:
-    return path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return path if number == 1 else path.with_name(f"{path.stem}.page{number}{path.suffix}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
-from opensora.drafts import final_command, planned_samples, write_overview
+from opensora.drafts import final_command, write_overview
 from opensora.models.text_encoder.options import check_text_options
 from opensora.sampling.plan import PlannedSample, plan_samples
 from opensora.sampling.refining import check_endpoint
@@ -69,7 +69,7 @@ def prepare(config_path: str, flags: Mapping[str, Any], cfg_options: Mapping[str
         def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
             return load_config(config_path, flags, cfg_options, overrides, where)
 
-        samples = plan_samples(config, planned_samples(config, read_prompts(config)), line_config)
+        samples = plan_samples(config, read_prompts(config), line_config)
     for chosen in {id(sample.config): sample.config for sample in samples}.values():
         check_endpoint(chosen)
     check_text_options(config)
@@ -118,7 +118,8 @@ def check_machine(session: Session) -> None:
     device = check_device(config.device)
     if config.compile:
         check_compiler(device)
-    check_calibrated_model(config)
+    for chosen in {id(s.config): s.config for s in session.samples if s.stem in session.pending}.values():
+        check_calibrated_model(session.weights.applied_to(chosen))
     check_models(config)
     check_cache_memory(config, len(session.samples), device)
 
@@ -134,10 +135,18 @@ def report(session: Session, arguments: Sequence[str]) -> None:
         print(final_command(arguments, results))
     if results and session.config.contact_sheet:
         print(f"all of them: {_write_sheet(session, results)}")
+    plain = [sample.stem for sample in session.samples if _stayed_plain(session, sample.stem)]
+    if plain:
+        print(f"made of the plain prompt, as it could not be refined (--resample tries again): {', '.join(plain)}")
     if session.failed:
         print(f"{len(session.failed)} of {len(session.samples)} samples failed:")
         for stem, why in session.failed.items():
             print(f"  {stem}: {why}")
+
+
+def _stayed_plain(session: Session, stem: str) -> bool:
+    entry = session.ledger.entries.get(stem)
+    return stem in session.results and entry is not None and entry.unrefined
 
 
 def _announce(session: Session) -> None:

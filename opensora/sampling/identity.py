@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adacache.policies.registry import config_to_dict
 from opensora.config.conditions import fingerprint
 from opensora.config.schema import SampleConfig
-from opensora.datasets.references import sha256_of
 from opensora.sampling.plan import PlannedSample
 from opensora.utils.weights import WeightPaths
 
@@ -22,7 +20,19 @@ _NO_INFLUENCE = frozenset(
         *("path", "prompt", "prompt_path", "prompt_as_path", "start_index", "end_index", "reference_path"),
         *("mask_strategy", "save_dir", "logdate_dir", "sample_name", "save_frames", "preview", "contact_sheet"),
         *("verbose", "resample", "weights_dir", "text_cache", "low_memory", "batch_size", "device", "seed"),
-        *("num_sample", "draft", "final", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr"),
+        *(
+            "frame_interval",
+            "llm_endpoint",
+            "llm_model",
+            "num_sample",
+            "draft",
+            "final",
+            "calibration",
+            "replay",
+            "speedup",
+            "max_steps_computed",
+            "min_psnr",
+        ),
     }
 )
 
@@ -38,26 +48,36 @@ def plain_config(config: SampleConfig) -> dict[str, Any]:
 
 def config_hash(config: SampleConfig) -> str:
     """A hash of the entries that influence videos."""
-    return _hash({name: value for name, value in plain_config(config).items() if name not in _NO_INFLUENCE})
+    entries = {name: value for name, value in plain_config(config).items() if name not in _NO_INFLUENCE}
+    if not config.watermark:
+        del entries["watermark_text"]
+    if config.loop == 1:
+        del entries["condition_frame_length"], entries["condition_frame_edit"]
+    for section in ("model", "vae", "text_encoder"):  # whose weights have a hash of their own
+        entries[section] = {name: value for name, value in entries[section].items() if name != "from_pretrained"}
+    if entries["cache"]:
+        entries["cache"] = {name: value for name, value in entries["cache"].items() if name != "cache_device"}
+    return _hash(entries)
 
 
-def sample_identity(sample: PlannedSample, weights: Mapping[str, str]) -> str:
+def sample_identity(sample: PlannedSample, weights: Mapping[str, str], batch: Sequence[PlannedSample]) -> str:
     """A hash of everything that decides about one video but versions and hardware.
 
     Args:
         weights: fingerprints of the model's pieces.
 
-    Raises:
-        OSError: a reference cannot be read.
+        batch: the samples of its batch, for the case that they share a schedule.
     """
+    shared = getattr(sample.config.cache, "schedule", None) == "batch" and len(batch) > 1
     return _hash(
         {
             "prompt": sample.prompt.text,
             "seed": sample.prompt.seed,
             "config": config_hash(sample.config),
             "weights": dict(weights),
-            "references": [sha256_of(Path(info.path)) for info in sample.references],
+            "references": list(sample.reference_hashes),
             "mask_strategy": sample.mask_strategy,
+            "batch": [[mate.prompt.text, mate.prompt.seed] for mate in batch] if shared else None,
         }
     )
 

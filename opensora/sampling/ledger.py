@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,7 @@ REPLACED = "replaced"  # subfolder of videos whose place other settings took
 UNLISTED = "unlisted"  # subfolder therein for files that no run entered
 FORMAT = 1
 _LOCK = ".manifest.lock"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Entry:
         status: "waiting", "running", "done" or "failed".
         files: name -> {"bytes", "sha256"}.
         refined: the prompt as a language model rewrote it.
+        unrefined: whether it should have, and could not.
         seconds: from text to pixels, of its batch divided by the batch's size.
     """
 
@@ -53,6 +56,7 @@ class Entry:
     status: str = "waiting"
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     refined: str | None = None
+    unrefined: bool = False
     seconds: float | None = None
     started: str | None = None
     finished: str | None = None
@@ -72,9 +76,13 @@ class Ledger:
         self._lock = _take_lock(folder)
         self.runs: list[dict[str, Any]] = []
         self.entries: dict[str, Entry] = {}
-        self._load()
-        for leftover in folder.glob(".*.tmp"):  # of a killed run; nobody else writes here now
-            leftover.unlink(missing_ok=True)
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+        if self._lock is not None:  # so that nobody else writes here now
+            self._remove_leftovers()
 
     def begin_run(self, **about: Any) -> None:
         """Note that a command starts; ``about`` are JSON values."""
@@ -88,6 +96,13 @@ class Ledger:
                 entry.status = "waiting"
         self.runs[-1] |= {"finished": _now(), "outcome": outcome, **about}
         self.save()
+
+    def resampled(self) -> set[str]:
+        """What the last command had finished, if it sampled everything again and was interrupted in that."""
+        if not self.runs or not self.runs[-1].get("resample") or self.runs[-1].get("outcome") == "done":
+            return set()
+        last = len(self.runs) - 1
+        return {stem for stem, entry in self.entries.items() if entry.status == "done" and entry.run == last}
 
     def is_done(self, stem: str, identity: str, wanted: Sequence[str]) -> bool:
         """Whether the sample is there: the same one, with all ``wanted`` files at the sizes they were written with."""
@@ -105,13 +120,23 @@ class Ledger:
         if old is None:
             self._set_aside(UNLISTED, wanted)
         elif old.identity != identity:
-            self._set_aside(old.identity, old.files)
+            self._set_aside(old.identity or UNLISTED, dict.fromkeys([*old.files, *wanted]))
         prompt = sample.prompt
         self.entries[sample.stem] = Entry(
             prompt.text, prompt.seed, prompt.index, prompt.number, identity, config_hash, run=len(self.runs) - 1
         )
         if old is not None and old.identity == identity:
-            self.entries[sample.stem].refined = old.refined
+            # Until they are replaced by the same ones, they are there.
+            self.entries[sample.stem].files, self.entries[sample.stem].refined = old.files, old.refined
+
+    def note_problem(self, sample: PlannedSample, problem: str) -> None:
+        """Enter a sample that cannot be made as it is asked for now; one that is finished in its place stays."""
+        old = self.entries.get(sample.stem)
+        if old is None or old.status != "done":
+            prompt = sample.prompt
+            self.entries[sample.stem] = Entry(
+                prompt.text, prompt.seed, prompt.index, prompt.number, status="failed", error=problem, finished=_now()
+            )
 
     def start(self, stems: Sequence[str]) -> None:
         """The samples are being made now."""
@@ -171,10 +196,16 @@ class Ledger:
                 "--save-dir"
             ) from error
 
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed run had not finished writing, see ``atomic_path``."""
+        for leftover in self.folder.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(leftover.name) and leftover.is_file():
+                leftover.unlink(missing_ok=True)
+
     def _is_whole(self, name: str, about: Mapping[str, Any]) -> bool:
         path = self.folder / name
         if path.is_dir():
-            return True
+            return sum(1 for _ in path.iterdir()) == about.get("entries")
         return path.is_file() and path.stat().st_size == about.get("bytes")
 
     def _set_aside(self, identity: str, names: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from opensora.config.schema import SampleConfig
-from opensora.datasets.references import read_reference
+from opensora.datasets.references import read_reference, sha256_of
 from opensora.memory.measure import StageMeter
 from opensora.sampling.plan import PlannedSample
 from opensora.sampling.records import Sampled
-from opensora.utils.errors import message_for_the_user
-from opensora.utils.mask_strategy import parse_mask_strategy
+from opensora.sampling.reference_part import WHOLE, ReferencePart, part_of_reference
+from opensora.utils.errors import ConfigError, message_for_the_user
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
@@ -51,7 +52,7 @@ class Maker:
         self._texts = texts
         self._captions = captions
         self._meter = meter
-        self._encoded: dict[tuple[str, int, str, SampleConfig], torch.Tensor] = {}
+        self._encoded: dict[tuple[str, ReferencePart, SampleConfig], torch.Tensor] = {}
 
     def make(self, batch: Sequence[PlannedSample]) -> dict[str, Sampled | Failure]:
         """What became of every sample of a batch, by file stem.
@@ -61,10 +62,10 @@ class Maker:
         Raises:
             Exception: a bug, or an error of the machine that others would meet, too.
         """
-        config = batch[0].config
-        if config not in self._pipes:
-            self._pipes[config] = next(iter(self._pipes.values())).with_config(config)
-        pipe = self._pipes[config]
+        try:
+            pipe = self._pipe_of(batch[0].config)
+        except ValueError as error:
+            return dict.fromkeys((sample.stem for sample in batch), _failure(error))
         results: dict[str, Sampled | Failure] = {}
         references = {}
         for sample in batch:
@@ -76,17 +77,28 @@ class Maker:
         if not ready:
             return results
         try:
-            results |= self._sample(pipe, ready, references)
+            return results | self._sample(pipe, ready, references)
         except (ValueError, RuntimeError, MemoryError) as error:
             failure = _failure(error)
-            _release_memory()
-            if len(ready) == 1:
-                results[ready[0].stem] = failure
-            else:
-                logger.warning("WARNING: a batch failed (%s); its samples are tried one by one", failure)
-                for sample in ready:
-                    results |= self.make([sample])
+        # Not within the except block: the error holds on to the tensors of the batch.
+        del references
+        _release_memory()
+        if len(ready) == 1:
+            return {**results, ready[0].stem: failure}
+        logger.warning("WARNING: a batch failed (%s); its samples are tried one by one", failure)
+        for sample in ready:
+            results |= self.make([sample])
         return results
+
+    def _pipe_of(self, config: SampleConfig) -> SamplingPipeline:
+        """The models with the settings of ``config``.
+
+        Raises:
+            ConfigError: the cache does not fit the model.
+        """
+        if config not in self._pipes:
+            self._pipes[config] = next(iter(self._pipes.values())).with_config(config)
+        return self._pipes[config]
 
     def _sample(
         self,
@@ -115,29 +127,27 @@ class Maker:
         }
 
     def _references(self, pipe: SamplingPipeline, sample: PlannedSample) -> list[torch.Tensor]:
-        """The latents of a sample's references; those of files that several samples share are encoded once."""
+        """The latents of a sample's references; those of files that several samples share are encoded once.
+
+        Raises:
+            ConfigError: a file is not any more what it was when the run began, or cannot be read.
+        """
         config, latents = sample.config, []
-        for number, info in enumerate(sample.references):
-            key = (str(info.path), number, sample.mask_strategy, config)
+        for number, (info, digest) in enumerate(zip(sample.references, sample.reference_hashes, strict=True)):
+            part = part_of_reference(sample.mask_strategy, number, config) if info.kind == "video" else WHOLE
+            key = (digest, part, config)
             if key not in self._encoded or config.compat:
-                frames = read_reference(info.path, config.height, config.width)
-                chunk = config.vae.micro_frame_size or 1
-                # Chunks are counted from the first frame; the last one is to be whole where it is what is wanted.
-                if info.kind == "video" and not config.compat and _counts_from_end(sample.mask_strategy, number):
-                    frames = frames[:, frames.shape[1] % chunk if frames.shape[1] > chunk else 0 :]
-                seed = sample.prompt.seed + REFERENCE_SEED_OFFSET + number
+                if sha256_of(info.path) != digest:
+                    raise ConfigError(f"reference '{info.path}' was changed since the run began; start it again")
+                frames = read_reference(info.path, config.height, config.width, part.max_frames)
+                frames = frames[:, part.first_frame(frames.shape[1]) :]
                 if len(self._encoded) >= MAX_ENCODED:
                     self._encoded.clear()
+                generator = torch.Generator().manual_seed(sample.prompt.seed + REFERENCE_SEED_OFFSET + number)
                 with self._meter.stage("references"):
-                    self._encoded[key] = pipe.encode_reference(frames, torch.Generator().manual_seed(seed))
+                    self._encoded[key] = pipe.encode_reference(frames, generator)
             latents.append(self._encoded[key])
         return latents
-
-
-def _counts_from_end(mask_strategy: str, reference: int) -> bool:
-    """Whether all that a mask strategy takes of a reference is counted from its end."""
-    starts = [entry.ref_start for entry in parse_mask_strategy(mask_strategy) if entry.ref_id == reference]
-    return all(start < 0 for start in starts)
 
 
 def _failure(error: Exception) -> Failure:
@@ -149,5 +159,6 @@ def _failure(error: Exception) -> Failure:
 
 
 def _release_memory() -> None:
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -11,15 +11,24 @@ from opensora.utils.prompts import get_save_path_name
 from opensora.utils.run_prompts import NumberedPrompt
 
 # Stems whose files would be the ledger's and other files of a run, or those that belong to another sample.
-_TAKEN = re.compile(r"manifest|drafts.*|contact_sheet|.*\.(trace|frames|preview|loop\d+)", re.IGNORECASE | re.DOTALL)
+_TAKEN = re.compile(
+    r"manifest|drafts.*|contact_sheet|.*\.(trace|frames|preview|loop\d+|page\d+)", re.IGNORECASE | re.DOTALL
+)
 
 
-def file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[str]:
+def file_stems(
+    config: SampleConfig, samples: Sequence[NumberedPrompt], prompts: Sequence[NumberedPrompt] | None = None
+) -> list[str]:
     """File names without suffix, one per sample.
 
     Prompts that begin alike get their index appended; several samples of a prompt get their number, drafts and finals
     their seed. A name that the prompt's own line sets is taken as it is, unless other files of the run have it.
+
+    Args:
+        prompts: all that the list or file of the run has, so that a name does not depend on the chosen part; those of
+            the samples, where they are left out.
     """
+    prompts = samples if prompts is None else prompts
     own = {prompt.index: prompt.overrides.get("name") for prompt in prompts}
     bases = {
         prompt.index: own[prompt.index]
@@ -35,7 +44,7 @@ def file_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[
             stem = f"{stem}_{index:04d}"
         seen.add(stem.casefold())
         bases[index] = stem
-    return [f"{bases[prompt.index]}{_ending(config, prompt)}" for prompt in prompts]
+    return [f"{bases[prompt.index]}{_ending(config, prompt)}" for prompt in samples]
 
 
 def _ending(config: SampleConfig, prompt: NumberedPrompt) -> str:

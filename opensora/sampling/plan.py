@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from opensora.config.schema import SampleConfig
-from opensora.datasets.references import ReferenceInfo, check_reference, resolve_reference, split_references
+from opensora.config.video import latent_frames, latents_per_chunk
+from opensora.datasets.references import (
+    ReferenceInfo,
+    check_reference,
+    resolve_reference,
+    sha256_of,
+    split_references,
+)
+from opensora.drafts import planned_samples
 from opensora.sampling.names import file_stems
 from opensora.sampling.pairing import pair_references, pair_strategies
 from opensora.utils.errors import ConfigError, shortened
 from opensora.utils.files import find_path
-from opensora.utils.mask_strategy import check_mask_strategy, default_mask_strategy, parse_mask_strategy
-from opensora.utils.prompts import WINDOW_LATENTS
-from opensora.utils.run_prompts import NumberedPrompt, check_any_usable
+from opensora.utils.mask_strategy import check_mask_strategy, check_placement, default_mask_strategy
+from opensora.utils.run_prompts import NumberedPrompt, check_any_usable, whole_file
 
 # (overrides of one prompt, what errors about them begin with) -> the config of that prompt's samples.
 LineConfig = Callable[[Mapping[str, Any], str], SampleConfig]
@@ -32,6 +39,7 @@ class PlannedSample:
         stem: its files' names without suffix.
         config: the run's, with what the prompt's own line says.
         references: images and videos it is conditioned on.
+        reference_hashes: SHA-256 of their files.
         mask_strategy: where they go; "" without references.
         problem: why it cannot be sampled, in one sentence; None if it can.
     """
@@ -40,6 +48,7 @@ class PlannedSample:
     stem: str
     config: SampleConfig
     references: tuple[ReferenceInfo, ...] = ()
+    reference_hashes: tuple[str, ...] = ()
     mask_strategy: str = ""
     problem: str | None = None
 
@@ -50,24 +59,27 @@ def plan_samples(
     """The samples of a run, in order; one with a problem is among them as long as another one can be sampled.
 
     Args:
-        prompts: every prompt under every seed, see ``opensora.drafts.planned_samples``.
+        prompts: of the run, see ``read_prompts``.
         line_config: makes the config of a prompt with overrides.
 
     Raises:
         ConfigError: no sample at all can be made, or references and prompts do not pair up.
     """
-    stems = file_stems(config, prompts)
+    planned = planned_samples(config, prompts)
+    stems = file_stems(config, planned, prompts if config.prompt is not None else whole_file(config))
     references = pair_references(config, prompts)
     strategies = pair_strategies(config, prompts)
     known: dict[str, SampleConfig] = {}
     samples = []
-    for prompt, stem in zip(prompts, stems, strict=True):
+    for prompt, stem in zip(planned, stems, strict=True):
         sample = PlannedSample(prompt, stem, config, problem=prompt.problem)
         if sample.problem is None:
             try:
                 own = _config_of(prompt, config, line_config, known)
-                infos, strategy = _conditions(prompt, config, own, references, strategies)
-                sample = dataclasses.replace(sample, config=own, references=infos, mask_strategy=strategy)
+                infos, hashes, strategy = _conditions(prompt, config, own, references, strategies)
+                sample = dataclasses.replace(
+                    sample, config=own, references=infos, reference_hashes=hashes, mask_strategy=strategy
+                )
             except (ConfigError, ValueError) as error:
                 sample = dataclasses.replace(sample, problem=str(error))
         samples.append(sample)
@@ -96,8 +108,8 @@ def _conditions(
     own: SampleConfig,
     references: Mapping[int, str],
     strategies: Mapping[int, str],
-) -> tuple[tuple[ReferenceInfo, ...], str]:
-    """The checked references of one prompt and where they go.
+) -> tuple[tuple[ReferenceInfo, ...], tuple[str, ...], str]:
+    """The checked references of one prompt, their hashes, and where they go.
 
     Raises:
         ConfigError, ValueError: a reference is missing or cannot be read, or the strategy does not fit.
@@ -111,20 +123,11 @@ def _conditions(
     try:
         infos = tuple(check_reference(resolve_reference(text, folder)) for text in texts)
         if infos and not strategy:
-            strategy = default_mask_strategy([info.kind == "video" for info in infos], own.align or WINDOW_LATENTS)
+            strategy = default_mask_strategy([info.kind == "video" for info in infos], latents_per_chunk(own))
         check_mask_strategy(strategy, len(infos))
-        _check_loops(strategy, own.loop)
+        known = [latent_frames(info.frames, own) if info.frames else None for info in infos]
+        check_placement(strategy, latent_frames(own.num_frames, own), known, own.align, own.loop)
+        hashes = tuple(sha256_of(info.path) for info in infos)
     except ValueError as error:
         raise ConfigError(f"prompt {prompt.index}: {shortened(error, 500)}") from error
-    return infos, strategy
-
-
-def _check_loops(strategy: str, loops: int) -> None:
-    """Raises: ConfigError: an entry of the mask strategy is for a loop that there is not."""
-    last = max((entry.loop for entry in parse_mask_strategy(strategy)), default=0)
-    if last >= loops:
-        there = "there is 1" if loops == 1 else f"there are {loops}"
-        raise ConfigError(
-            f"mask strategy '{strategy}' has an entry for loop {last}, but loops are counted from 0 and {there}; "
-            f"set --loop {last + 1}"
-        )
+    return infos, hashes, strategy

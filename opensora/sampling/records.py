@@ -13,7 +13,6 @@ from adacache.trace import Trace
 from opensora.config.schema import SampleConfig
 from opensora.datasets.frames import frames_path, write_frames
 from opensora.datasets.preview import preview_path, write_preview
-from opensora.datasets.references import sha256_of
 from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX, write_video
 from opensora.sampling.identity import plain_config
 from opensora.sampling.plan import PlannedSample
@@ -46,7 +45,7 @@ def wanted_files(stem: str, config: SampleConfig) -> list[str]:
     is_image = config.num_frames == 1
     names = [f"{stem}{IMAGE_SUFFIX if is_image else VIDEO_SUFFIX}", f"{stem}.json"]
     for loop in range(config.loop if config.cache else 0):
-        names += [_trace_name(stem, loop), _picture_name(stem, loop)]
+        names += [trace_name(stem, loop), _picture_name(stem, loop)]
     if config.save_frames:
         names.append(frames_path(stem, _frames_kind(config)).name)
     if config.preview and not is_image:
@@ -94,7 +93,8 @@ def describe(sample: PlannedSample) -> dict[str, Any]:
     about = {"prompt": prompt.text, "seed": prompt.seed, "prompt_index": prompt.index, "number": prompt.number}
     if sample.references:
         about["references"] = [
-            {"path": str(Path(info.path).resolve()), "sha256": sha256_of(Path(info.path))} for info in sample.references
+            {"path": str(info.path.resolve()), "sha256": digest}
+            for info, digest in zip(sample.references, sample.reference_hashes, strict=True)
         ]
         about["mask_strategy"] = sample.mask_strategy
     return about
@@ -108,7 +108,7 @@ def _write_trace(
     metadata: Mapping[str, Any],
     frames: np.ndarray,
 ) -> list[Path]:
-    path = folder / _trace_name(sample.stem, loop)
+    path = folder / trace_name(sample.stem, loop)
     if trace is None:
         if loop:
             return []
@@ -127,7 +127,8 @@ def _write_trace(
     return [path, picture]
 
 
-def _trace_name(stem: str, loop: int) -> str:
+def trace_name(stem: str, loop: int) -> str:
+    """Where the trace of a loop is; the first one's is in the sidecar."""
     return f"{stem}.json" if loop == 0 else f"{stem}.loop{loop}.json"
 
 

@@ -40,12 +40,13 @@ def refined_texts(samples: Sequence[PlannedSample], ledger: Ledger) -> dict[str,
         if (*server, prompt) not in asked:
             asked[*server, prompt] = None if refiners[server].gave_up else _ask(refiners[server], prompt)
         refined = asked[*server, prompt]
+        if refined is None and entry is not None:
+            entry.unrefined = True
         if refined is not None:
             texts[sample.stem] = refined
             if entry is not None:
                 entry.refined = refined
-    if asked:
-        ledger.save()
+                ledger.save()  # an answer that is lost might come out otherwise
     return texts
 
 

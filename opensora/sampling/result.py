@@ -14,8 +14,9 @@ from opensora.utils.run_prompts import NumberedPrompt
 class SampleResult:
     """What one prompt became under one seed.
 
-    ``trace`` is None when every step was computed without a controller; of several loops it is the first one's.
-    ``risk`` (``change_risk``) is there for drafts only. ``files`` are all that was written, the video among them.
+    ``trace`` is None when every step was computed without a controller; of several loops it is the first one's, and
+    ``later_traces`` has the others. ``num_steps`` counts the steps of all loops. ``risk`` (``change_risk``) is there
+    for drafts only. ``files`` are all that was written, the video among them.
     """
 
     prompt: NumberedPrompt
@@ -25,16 +26,22 @@ class SampleResult:
     trace: Trace | None
     risk: float | None = None
     files: tuple[Path, ...] = ()
+    later_traces: tuple[Trace, ...] = ()
 
     def summary_row(self) -> SummaryRow:
         """This sample's line of the final table."""
-        saving = None if self.trace is None else self.trace.estimated_saving
+        savings = [trace.estimated_saving for trace in self._traces]
+        saving = sum(savings) / len(savings) if savings and None not in savings else None
         return SummaryRow(self.video.name, self.num_computed, self.num_steps, self.seconds, saving, self.risk)
 
     @property
     def num_computed(self) -> int:
         """How many steps were computed."""
-        return self.num_steps if self.trace is None else self.trace.num_computed
+        return sum(trace.num_computed for trace in self._traces) if self._traces else self.num_steps
+
+    @property
+    def _traces(self) -> tuple[Trace, ...]:
+        return () if self.trace is None else (self.trace, *self.later_traces)
 
 
 def results_table(results: Sequence[SampleResult]) -> str:

@@ -17,7 +17,7 @@ from opensora.sampling.batches import make_batches
 from opensora.sampling.identity import config_hash, plain_config, sample_identity, weight_fingerprints
 from opensora.sampling.ledger import Ledger
 from opensora.sampling.plan import PlannedSample
-from opensora.sampling.records import Sampled, wanted_files, write_sample
+from opensora.sampling.records import Sampled, trace_name, wanted_files, write_sample
 from opensora.sampling.refining import refined_texts
 from opensora.sampling.result import SampleResult
 from opensora.sampling.versions import versions
@@ -61,13 +61,17 @@ class Session:
     def __post_init__(self) -> None:
         self._fingerprints = weight_fingerprints(self.weights)
         self._identities: dict[str, str] = {}
+        self._batches = make_batches(self.samples)
+        batch_of = {sample.stem: batch for batch in self._batches for sample in batch}
+        resampled = self.ledger.resampled() if self.config.resample else None
         for sample in self.samples:
             if sample.problem is not None:
                 continue
-            identity = sample_identity(sample, self._fingerprints)
+            identity = sample_identity(sample, self._fingerprints, batch_of[sample.stem])
             self._identities[sample.stem] = identity
             wanted = wanted_files(sample.stem, sample.config)
-            done = not self.config.resample and self.ledger.is_done(sample.stem, identity, wanted)
+            may_stay = resampled is None or sample.stem in resampled
+            done = may_stay and self.ledger.is_done(sample.stem, identity, wanted)
             result = _finished(self.ledger.folder, sample, wanted) if done else None
             if result is None:
                 self.pending.add(sample.stem)
@@ -77,11 +81,16 @@ class Session:
     def begin(self, command: Sequence[str]) -> None:
         """Enter the run and its samples into the ledger; samples with a problem have failed already."""
         about = {"config_hash": config_hash(self.config), "config": plain_config(self.config)}
-        self.ledger.begin_run(command=list(command), versions=versions(), **about)
+        self.ledger.begin_run(command=list(command), versions=versions(), resample=self.config.resample, **about)
+        for stem in self.results if self.config.resample else ():
+            self.ledger.entries[stem].run = (
+                len(self.ledger.runs) - 1
+            )  # counts as made by this command, if it is cut short
         for sample in self.samples:
             if sample.problem is not None:
-                self.ledger.plan(sample, "", config_hash(sample.config), [])
-                self._fail(sample.stem, sample.problem)
+                self.failed[sample.stem] = sample.problem
+                self.ledger.note_problem(sample, sample.problem)
+                logger.warning("WARNING %s cannot be made: %s", sample.stem, sample.problem)
             elif sample.stem in self.pending:
                 wanted = wanted_files(sample.stem, sample.config)
                 self.ledger.plan(sample, self._identities[sample.stem], config_hash(sample.config), wanted)
@@ -104,7 +113,7 @@ class Session:
         from opensora.utils.device import check_device, limit_threads
 
         config = self.weights.applied_to(self.config)
-        batches = [batch for batch in make_batches(self.samples) if any(s.stem in self.pending for s in batch)]
+        batches = [batch for batch in self._batches if any(s.stem in self.pending for s in batch)]
         chosen = [sample for batch in batches for sample in batch]
         if not chosen:
             return
@@ -119,7 +128,9 @@ class Session:
         }
         device = check_device(config.device)
         every = [caption for sample in chosen for caption in captions[sample.stem]]
-        check_memory(config, len(chosen), device, text=not all_kept(config, every, device))
+        largest = max((sample.config for sample in chosen), key=lambda c: c.height * c.width * c.num_frames)
+        largest = self.weights.applied_to(largest)
+        check_memory(largest, len(chosen), device, text=not all_kept(config, every, device))
         meter = StageMeter(device)
         with meter.stage("text"):
             text_encoder = encode_captions(config, every, device, config.verbose > 0)
@@ -143,11 +154,12 @@ class Session:
             for sample in batch:
                 if sample.stem not in due:
                     continue
-                outcome = made[sample.stem]
+                outcome = made.pop(sample.stem)
                 if isinstance(outcome, Failure):
                     self._fail(sample.stem, outcome)
                 else:
                     yield self._write(sample, outcome, {**about, "memory": meter.as_dict()})
+                del outcome  # its frames, before the next batch is made
         if meter.line() is not None:
             logger.info(meter.line())
 
@@ -158,8 +170,10 @@ class Session:
         extra = {"risk": risk} if self.config.draft else {}
         video, files = write_sample(self.ledger.folder, sample, sampled, {**extra, **about})
         self.ledger.finish(sample.stem, files, sampled.seconds)
-        steps = sample.config.scheduler.num_sampling_steps
-        result = SampleResult(sample.prompt, video, steps, sampled.seconds, trace, risk, tuple(files))
+        later = tuple(trace for trace in sampled.traces[1:] if trace is not None)
+        result = SampleResult(
+            sample.prompt, video, _num_steps(sample), sampled.seconds, trace, risk, tuple(files), later
+        )
         self.results[sample.stem] = result
         self.pending.discard(sample.stem)
         logger.info("wrote %s", video)
@@ -181,11 +195,16 @@ def _finished(folder: Path, sample: PlannedSample, wanted: Sequence[str]) -> Sam
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
         seconds, risk = float(metadata["seconds"]), metadata.get("risk")
-        trace = Trace.load(path) if sample.config.cache is not None else None
+        loops = range(sample.config.loop if sample.config.cache is not None else 0)
+        traces = tuple(Trace.load(folder / trace_name(sample.stem, loop)) for loop in loops)
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("WARNING %s is damaged (%s); the sample is made again", path, one_line(error))
         return None
     files = tuple(folder / name for name in wanted)
-    return SampleResult(
-        sample.prompt, files[0], sample.config.scheduler.num_sampling_steps, seconds, trace, risk, files
-    )
+    first = traces[0] if traces else None
+    return SampleResult(sample.prompt, files[0], _num_steps(sample), seconds, first, risk, files, traces[1:])
+
+
+def _num_steps(sample: PlannedSample) -> int:
+    """Sampling steps of all its loops."""
+    return sample.config.scheduler.num_sampling_steps * sample.config.loop

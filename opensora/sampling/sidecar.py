@@ -9,7 +9,7 @@ from typing import Any
 
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
-from opensora.datasets.references import check_reference, sha256_of
+from opensora.datasets.references import ReferenceInfo, check_reference, sha256_of
 from opensora.sampling.plan import PlannedSample
 from opensora.utils.errors import ConfigError, one_line, shortened
 from opensora.utils.mask_strategy import check_mask_strategy
@@ -18,8 +18,9 @@ from opensora.utils.run_prompts import MAX_SEED, NumberedPrompt
 # Entries that have done their work: what they asked for stands in others.
 _DONE = (
     *("path", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr", "draft", "final"),
-    *("prompt_path", "reference_path", "mask_strategy", "llm_refine"),
+    *("prompt_path", "reference_path", "mask_strategy", "llm_refine", "low_memory"),
 )
+_NOT_OVER_A_SIDECAR = ("draft", "final", "num_sample", "prompt_path", "start_index", "end_index", "reference_path")
 _REPRODUCED = "reproduced"  # subfolder beside the sidecar, unless another folder is given
 
 
@@ -37,11 +38,16 @@ def read_sidecar(
     text = metadata.get("refined", metadata["prompt"])  # a language model asked again might answer otherwise
     entries |= {"prompt": [text], "num_sample": 1, "start_index": 0, "end_index": None}
     entries |= {"logdate_dir": False, "resample": False, "save_dir": str(Path(path).parent / _REPRODUCED)}
-    if flags.get("seed") is not None:
-        metadata["seed"] = flags["seed"]
+    given = {**cfg_options, **{name: value for name, value in flags.items() if value is not None}}
+    for name in _NOT_OVER_A_SIDECAR:
+        if given.get(name) is not None:
+            raise ConfigError(f"--from-sidecar makes one video again; leave out {name}")
     config = config_from_entries(entries, path, flags, cfg_options)
+    if config.prompt is not None and len(config.prompt) > 1:
+        raise ConfigError(f"--from-sidecar makes one video again, got {len(config.prompt)} prompts")
     text = config.prompt[0] if config.prompt else text
-    prompt = NumberedPrompt(metadata.get("prompt_index", 0), text, metadata["seed"])
+    seed = config.seed if "seed" in given else metadata["seed"]
+    prompt = NumberedPrompt(metadata.get("prompt_index", 0), text, seed)
     stem = Path(str(metadata.get("video") or "sample")).stem
     return config, [PlannedSample(prompt, stem, config, *_references(metadata, config, path))]
 
@@ -85,22 +91,23 @@ def _are_references(entries: Any) -> bool:
     )
 
 
-def _references(metadata: Mapping[str, Any], config: SampleConfig, path: str) -> tuple[tuple[Any, ...], str]:
-    """The references of the sample and where they go; those of the command line count, if there are any.
+def _references(
+    metadata: Mapping[str, Any], config: SampleConfig, path: str
+) -> tuple[tuple[ReferenceInfo, ...], tuple[str, ...], str]:
+    """The references of the sample, their hashes, and where they go; a strategy of the command line counts.
 
     Raises:
-        ConfigError: a reference is missing or not the file that it was.
+        ConfigError: a reference is missing or not the file that it was, or the strategy does not fit.
     """
-    if config.reference_path is not None:
-        raise ConfigError("--from-sidecar brings its own references; leave out --reference-path")
-    infos = []
+    infos, hashes = [], []
     for reference in metadata.get("references", ()):
         infos.append(check_reference(reference["path"]))
-        if sha256_of(Path(reference["path"])) != reference["sha256"]:
+        hashes.append(reference["sha256"])
+        if sha256_of(infos[-1].path) != hashes[-1]:
             raise ConfigError(f"{reference['path']} is not the file any more that {path} was made with")
     strategy = config.mask_strategy[0] if config.mask_strategy else metadata.get("mask_strategy", "")
     try:
         check_mask_strategy(strategy, len(infos))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return tuple(infos), strategy
+    return tuple(infos), tuple(hashes), strategy

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from opensora.utils.mask_strategy import MaskEntry, parse_mask_strategy
+from opensora.utils.mask_strategy import MaskEntry, find_nearest_point, parse_mask_strategy
 
 
 class VideoEncoder(Protocol):
@@ -27,17 +27,6 @@ class _Placement(NamedTuple):
     target_start: int
     length: int
     edit_ratio: float
-
-
-def find_nearest_point(value: int, point: int, max_value: int) -> int:
-    """`value` moved to a multiple of `point`: down, or up if nearer and not past the last whole block.
-
-    Within the last whole block there is no rounding up: of 10 frames in blocks of 5, the last (9) moves to 5.
-    """
-    block = value // point
-    if value % point > point / 2 and block < max_value // point - 1:
-        block += 1
-    return block * point
 
 
 def apply_mask_strategy(

@@ -75,3 +75,58 @@ def default_mask_strategy(are_videos: Sequence[bool], chunk: int) -> str:
     first = [f"0,0,-{chunk},0,{chunk}" if video else "0,0,0,0,1" for video in are_videos[:1]]
     last = [f"0,1,0,-{chunk},{chunk}" if video else "0,1,0,-1,1" for video in are_videos[1:]]
     return ";".join(first + last)
+
+
+def find_nearest_point(value: int, point: int, max_value: int) -> int:
+    """`value` moved to a multiple of `point`: down, or up if nearer and not past the last whole block.
+
+    Within the last whole block there is no rounding up: of 10 frames in blocks of 5, the last (9) moves to 5.
+    """
+    block = value // point
+    if value % point > point / 2 and block < max_value // point - 1:
+        block += 1
+    return block * point
+
+
+def check_placement(
+    mask_strategy: str, num_latents: int, reference_latents: Sequence[int | None], align: int | None, loops: int
+) -> None:
+    """Refuse a mask strategy with entries beyond the video, a reference or its loops, or that leaves nothing to make.
+
+    Args:
+        num_latents: latent frames of the video's clips.
+        reference_latents: of every reference; None where that is not known.
+        align: see `apply_mask_strategy`; entries shorter than that are not moved.
+
+    Raises: ValueError in one sentence.
+    """
+    given: dict[int, set[int]] = {}
+    for entry in parse_mask_strategy(mask_strategy):
+        if entry.loop >= loops:
+            there = "there is 1" if loops == 1 else f"there are {loops}"
+            raise ValueError(
+                f"mask strategy '{mask_strategy}' has an entry for loop {entry.loop}, but loops are counted from 0 and "
+                f"{there}; set --loop {entry.loop + 1}"
+            )
+        of_reference = reference_latents[entry.ref_id]
+        for start, count, what in (
+            (entry.target_start, num_latents, "the video has"),
+            (entry.ref_start, of_reference, f"reference {entry.ref_id} has"),
+        ):
+            if count is not None and not -count <= start < count:
+                raise ValueError(
+                    f"mask strategy '{mask_strategy}' begins at latent frame {start}, but {what} {count}; use a start "
+                    f"from {-count} to {count - 1}, or more frames"
+                )
+        start = entry.target_start % num_latents
+        if align is not None and entry.length >= align:
+            start = find_nearest_point(start, align, num_latents)
+        if entry.edit_ratio == 0:
+            length = entry.length if of_reference is None else min(entry.length, of_reference)
+            given.setdefault(entry.loop, set()).update(range(start, min(start + length, num_latents)))
+    for loop, frames in given.items():
+        if len(frames) == num_latents:
+            raise ValueError(
+                f"mask strategy '{mask_strategy}' gives all {num_latents} latent frames of loop {loop} and leaves "
+                "nothing to make; set a larger num_frames, or an edit ratio above 0"
+            )

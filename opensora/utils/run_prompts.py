@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,15 @@ def read_prompts(config: SampleConfig) -> list[NumberedPrompt]:
     else:
         raise ConfigError("no prompts; give --prompt TEXT ... or --prompt-path FILE")
     return [_numbered(prompt, config) for prompt in prompts]
+
+
+def whole_file(config: SampleConfig) -> list[NumberedPrompt]:
+    """All prompts of the config's file, those that are not chosen among them.
+
+    Raises:
+        ConfigError: as ``read_prompts``.
+    """
+    return read_prompts(replace(config, start_index=0, end_index=None))
 
 
 def plain_texts(config: SampleConfig) -> list[str]:

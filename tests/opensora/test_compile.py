@@ -161,7 +161,7 @@ def test_compiling_keeps_the_state_dict_and_is_not_done_unasked(golden):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_pipeline_compiles_when_the_config_says_so(monkeypatch, compiled):
-    monkeypatch.setattr("opensora.pipeline.check_compiler", lambda _: None)
+    monkeypatch.setattr("opensora.load_models.check_compiler", lambda _: None)
     pipe = SamplingPipeline.from_config(load_config(MINI, {"compile": compiled}))
     assert (pipe.model.temporal_blocks[0].branches is EAGER_BRANCHES) != compiled
 

@@ -35,7 +35,7 @@ WRITERS = {
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """The most bytes a file may have; only in the block, as pytest writes into a file, too, if its output goes there."""
+    """The most bytes a file may have; in the block only, as pytest's own output may go into a file, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

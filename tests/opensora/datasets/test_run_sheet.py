@@ -82,7 +82,7 @@ def test_many_samples_go_on_in_other_sheets(tmp_path, labels):
     one = sample(tmp_path, 0)
     results = [SampleResult(NumberedPrompt(i, "x", 1), one.video, 30, 1.0, None) for i in range(MAX_STRIPS + 2)]
     write_run_sheet(tmp_path / "sheet.png", results)
-    assert sorted(path.name for path in tmp_path.glob("sheet*")) == ["sheet.png", "sheet_2.png"]
+    assert sorted(path.name for path in tmp_path.glob("sheet*")) == ["sheet.page2.png", "sheet.png"]
     assert labels[0][0] == "(sheet 1 of 2) 0: x" and labels[1][0] == "1: x"
     assert labels[MAX_STRIPS][0] == f"(sheet 2 of 2) {MAX_STRIPS}: x"
 
@@ -100,10 +100,10 @@ def test_a_prompt_is_kept_on_one_sheet_if_it_fits(tmp_path, labels):
 
 
 def test_sheets_of_an_older_longer_run_are_removed(tmp_path):
-    for name in ("sheet_2.png", "sheet_13.png", "sheet_x.png", "other_2.png"):
+    for name in ("sheet.page2.png", "sheet.page13.png", "sheet.pagex.png", "sheet_0002.png"):
         (tmp_path / name).write_bytes(b"")
     write_run_sheet(tmp_path / "sheet.png", [sample(tmp_path, 0)])
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["other_2.png", "sheet.png", "sheet_x.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["sheet.pagex.png", "sheet.png", "sheet_0002.png"]
 
 
 def test_a_video_that_cannot_be_read_has_a_gray_box(tmp_path, labels):

@@ -14,7 +14,6 @@ from PIL import Image
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import write_video
-from opensora.drafts import planned_samples
 from opensora.sampling.batches import make_batches
 from opensora.sampling.plan import PlannedSample, plan_samples
 from opensora.utils.errors import ConfigError
@@ -30,7 +29,7 @@ def plan(**flags: Any) -> list[PlannedSample]:
     def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
         return load_config(MINI, flags, None, overrides, where)
 
-    return plan_samples(config, planned_samples(config, read_prompts(config)), line_config)
+    return plan_samples(config, read_prompts(config), line_config)
 
 
 def problem_of(**flags: Any) -> str:
@@ -89,7 +88,7 @@ def test_an_explicit_list_pairs_in_its_order_and_one_entry_is_for_all(images):
 def test_two_references_of_one_prompt_are_its_beginning_and_its_end(images, tmp_path):
     clip = write_video(tmp_path / "clip.mp4", np.zeros((20, 64, 64, 3), np.uint8), 8)
     image = images / "0007.png"
-    [sample] = plan(prompt=["a"], reference_path=[f"{clip};{image}"])
+    [sample] = plan(prompt=["a"], num_frames="34", reference_path=[f"{clip};{image}"])
     assert [info.kind for info in sample.references] == ["video", "image"]
     assert sample.mask_strategy == "0,0,-5,0,5;0,1,0,-1,1"
     [sample] = plan(prompt=["a"], reference_path=[f"{clip};{image}"], mask_strategy=["0,1"])
@@ -122,6 +121,30 @@ def test_a_strategy_that_cannot_be_followed_is_refused_before_anything_loads(ima
 
 def test_a_strategy_without_a_reference_is_refused():
     assert "0 are given" in problem_of(prompt=["a"], mask_strategy=["0"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({}, "leaves nothing to make; set a larger num_frames"),
+        ({"num_frames": "34", "mask_strategy": ["0,0,0,99,1"]}, "the video has 10"),
+        ({"num_frames": "34", "mask_strategy": ["0,0,-8,0,1"]}, "reference 0 has 6"),
+        ({"num_frames": "34", "mask_strategy": ["1,0"]}, "set --loop 2"),
+    ],
+)
+def test_a_strategy_that_does_not_fit_the_clip_is_refused(tmp_path, flags, words):
+    clip = write_video(tmp_path / "clip.mp4", np.zeros((20, 64, 64, 3), np.uint8), 8)
+    assert words in problem_of(prompt=["a"], reference_path=[str(clip)], **flags)
+
+
+def test_names_and_references_do_not_depend_on_the_chosen_part(tmp_path, images):
+    (tmp_path / "prompts.txt").write_text("same text\nsame text\nother\n")
+    file = {"prompt_path": str(tmp_path / "prompts.txt"), "prompt_as_path": True}
+    assert [s.stem for s in plan(**file)] == ["same text_0000", "same text_0001", "other"]
+    assert [s.stem for s in plan(**file, start_index=1)] == ["same text_0001", "other"]
+    two = [str(images / "sample_0000.png"), str(images / "0007.png")]
+    [sample] = plan(prompt=["a", "b"], reference_path=two, final=["1:7"])
+    assert sample.references[0].path.name == "0007.png"
 
 
 def test_three_references_need_a_strategy(images):
