@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,10 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def log_levels() -> Iterator[None]:
-    """What a command that runs within a test sets does not reach the next one."""
-    loggers = [logging.getLogger(name) for name in ("opensora", "adacache")]
-    before = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
+def log_levels() -> None:
+    """What a command that ran within another test or a fixture has set does not reach this one."""
+    for name in ("opensora", "adacache"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -46,8 +46,9 @@ def among_good_ones(name: str, make: Maker, *words: str) -> Case:
         image(folder / "a.png")
         make(folder / name)
 
-    arguments = ["--prompt", "a", "b", "c", "--resample", "--reference-path", "a.png", name, "a.png"]
-    return Case(arguments, words, 1, media, written=["sample_0000.png", "sample_0002.png"])
+    arguments = ["--prompt", "a", "b", "c", "--resample", "--num-frames", "34"]
+    arguments += ["--reference-path", "a.png", name, "a.png"]
+    return Case(arguments, words, 1, media, written=["sample_0000.mp4", "sample_0002.mp4"])
 
 
 def nothing(path: Path) -> None:
@@ -103,7 +104,7 @@ REFUSED = {
     ),
     "an mp4 without its index": reference("a.mp4", lambda path: without_index(clip(path)), "cut off or damaged"),
     "an mp4 cut in half": reference(
-        "a.mp4", lambda path: cut(clip(path), 0.5), "damaged after frame", more="--num-frames 17", code=1
+        "a.mp4", lambda path: cut(clip(path), 0.5), "damaged after frame", more="--num-frames 34", code=1
     ),
     "a video without frames": reference("a.mp4", video_without_frames, "'a.mp4' holds no"),
     "sound": reference("a.mp4", sound, "holds only sound; give an image or a video"),
@@ -135,9 +136,9 @@ STRATEGIES = {
     "of 5000 digits": strategy("9" * 5000, "mask strategy"),
     "for a third reference": strategy("0,2", "uses reference 2, counted from 0, but 2 are given"),
     "without references": Case("--mask-strategy 0", ["uses reference 0", "0 are given"]),
-    "beyond the reference": strategy("0,1,7,0,1", "ref_start", "is 7, but there are 5 latent frames", code=1),
-    "beyond the video": strategy("0,0,0,9,1", "target_start", "is 9, but there are 5 latent frames", code=1),
-    "before the video": strategy("0,0,0,-6,1", "target_start", "is -6", code=1),
+    "beyond the reference": strategy("0,1,7,0,1", "begins at latent frame 7, but reference 1 has 5"),
+    "beyond the video": strategy("0,0,0,9,1", "begins at latent frame 9, but the video has 5"),
+    "before the video": strategy("0,0,0,-6,1", "begins at latent frame -6", "from -5 to 4"),
     "beyond the loops": strategy("3,0,0,0,1", "an entry for loop 3", "there is 1", "--loop 4"),
 }
 

@@ -123,7 +123,7 @@ SIDECARS = {
         "--from-sidecar s.json", ["a.png is not the file any more that s.json was made with"], given=changed_reference
     ),
     "other references": Case(
-        "--from-sidecar out/sample_0000.json --reference-path a.png", ["brings its own references"],
+        "--from-sidecar out/sample_0000.json --reference-path a.png", ["leave out reference_path"],
     ),
 }  # fmt: skip
 
