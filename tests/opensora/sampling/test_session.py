@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from adacache.trace import StepRecord, Trace
 from opensora.datasets.video_io import read_video
@@ -33,6 +34,9 @@ class FakePipeline:
     def with_config(self, config):
         self.config = config
         return self
+
+    def encode_reference(self, frames, generator):
+        return None
 
     def __call__(self, prompts, seed, references=None, mask_strategies=None, meter=None):
         for prompt in prompts:
@@ -74,7 +78,9 @@ def run(tmp_path, monkeypatch):
     import opensora.models.text_encoder.prepared_text
     import opensora.pipeline
 
-    def run_config(name: str = "sample_adacache", errors: dict | None = None, **flags) -> Run:
+    def run_config(
+        name: str = "sample_adacache", errors: dict | None = None, config: str | None = None, **flags
+    ) -> Run:
         flags = {"prompt": ["a", "b", "c"], "save_dir": str(tmp_path / "out"), **flags}
         pipe = None
 
@@ -85,7 +91,7 @@ def run(tmp_path, monkeypatch):
 
         monkeypatch.setattr(opensora.pipeline, "SamplingPipeline", SimpleNamespace(from_config=from_config))
         monkeypatch.setattr(opensora.models.text_encoder.prepared_text, "encode_captions", lambda *arguments: None)
-        prepared = command.prepare(str(ROOT / f"configs/mini/{name}.py"), flags, {})
+        prepared = command.prepare(config or str(ROOT / f"configs/mini/{name}.py"), flags, {})
         error = None
         with prepared.open_session() as session:
             try:
@@ -301,3 +307,64 @@ def test_what_decides_about_a_video_is_in_its_identity_and_nothing_else(run):
     run(prompt=["a"])
     assert run(prompt=["a"], batch_size=2, verbose=2).calls == []
     assert len(run(prompt=["a"], num_sampling_steps=29, name="sample").calls) == 1
+
+
+def test_a_reference_that_is_gone_for_a_while_costs_no_finished_video(run, tmp_path):
+    image = tmp_path / "first.png"
+    Image.new("RGB", (64, 64)).save(image)
+    prompts = ["a", f"b {json.dumps({'reference_path': str(image)})}"]
+    first = run(prompt=prompts)
+    before = (first.folder / "sample_0001.mp4").read_bytes()
+    image.rename(tmp_path / "away.png")
+    without = run(prompt=prompts)
+    assert list(without.failed) == ["sample_0001"] and without.calls == []
+    assert without.statuses()["sample_0001"] == "done" and not (first.folder / "replaced").exists()
+    (tmp_path / "away.png").rename(image)
+    assert run(prompt=prompts).calls == []
+    assert (first.folder / "sample_0001.mp4").read_bytes() == before
+
+
+def test_a_reference_that_changes_during_the_run_fails_its_sample(run, tmp_path, monkeypatch):
+    import opensora.sampling.make as make
+
+    image = tmp_path / "first.png"
+    Image.new("RGB", (64, 64)).save(image)
+    monkeypatch.setattr(make, "sha256_of", lambda path: "another")
+    done = run(prompt=[f"a {json.dumps({'reference_path': str(image)})}", "b"])
+    assert list(done.failed) == ["sample_0000"] and "was changed" in done.failed["sample_0000"]
+    assert done.statuses()["sample_0001"] == "done"
+
+
+def test_what_is_finished_survives_an_interrupted_second_run_and_other_settings(run):
+    video = (run(prompt=["a"]).folder / "sample_0000.mp4").read_bytes()
+    interrupted = run(prompt=["a"], save_frames="npz", errors={"a": KeyboardInterrupt()})
+    assert isinstance(interrupted.error, KeyboardInterrupt)
+    run(prompt=["a"], cfg_scale=3.0)
+    [kept] = (interrupted.folder / "replaced").glob("*/sample_0000.mp4")
+    assert kept.read_bytes() == video
+
+
+def test_an_interrupted_resampling_goes_on(run):
+    run()
+    first = run(resample=True, errors={"b": KeyboardInterrupt()})
+    assert [prompts for prompts, _ in first.calls] == [["a"]]
+    second = run(resample=True, errors={"c": KeyboardInterrupt()})
+    assert [prompts for prompts, _ in second.calls] == [["b"]]
+    assert [prompts for prompts, _ in run(resample=True).calls] == [["c"]]
+    assert len(run(resample=True).calls) == 3
+
+
+def test_a_shared_schedule_makes_the_batch_a_part_of_the_identity(run, tmp_path):
+    path = tmp_path / "shared.py"
+    base = str(ROOT / "configs/mini/sample_adacache.py")
+    path.write_text(f"_base_ = {base!r}\ncache = dict(schedule='batch')\n")
+    shared = {"config": str(path), "prompt": ["a", "b"]}
+    assert len(run(**shared, batch_size=2).calls) == 1
+    assert run(**shared, batch_size=2).calls == []
+    assert len(run(**shared, batch_size=1).calls) == 2
+
+
+def test_the_table_counts_the_steps_of_all_loops(run):
+    row = run(prompt=["a"], num_frames="34", loop=2).results[0].summary_row()
+    assert row[1:3] == (6, 60)
+    assert run(prompt=["a"], num_frames="34", loop=2).results[0].summary_row()[1:3] == (6, 60)
