@@ -37,5 +37,9 @@ setup(
         "psutil>=5.9",
         "setuptools<82",  # mmengine imports pkg_resources, which newer ones no longer have
     ],
-    extras_require={"dev": ["pytest>=8", "hypothesis>=6.100", "ruff"]},
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff"],
+        "int8": ["torchao>=0.15"],  # text_encoder.quantize
+        "stream": ["accelerate>=1.1"],  # text_encoder.stream
+    },
 )
