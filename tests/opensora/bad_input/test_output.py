@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_halfway_keeps_what_is_finished(check_case, folder, 
     statuses = {stem: entry["status"] for stem, entry in read_manifest(folder)["samples"].items()}
     assert statuses == {"sample_0000": "done", "sample_0001": "waiting", "sample_0002": "waiting"}
     monkeypatch.undo()
-    os.chdir(folder)
+    monkeypatch.chdir(folder)
     check_case(Case("--prompt a b c", ["1 of 3 samples are in out already"], 0, written=["sample_0002.png"]))
 
 

@@ -45,7 +45,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(tmp_path, kills
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, code):
-    command = [sys.executable, "scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "30", "--batch-size", "1"]
+    command = [sys.executable, "scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "150", "--batch-size", "1"]
     command += ["--save-dir", str(tmp_path / "out")]
     run = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
