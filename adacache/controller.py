@@ -75,6 +75,7 @@ class StepController:
         step_index: int,
         timestep: float | None = None,
         generated_frames: Sequence[Sequence[bool]] | None = None,
+        restart: bool = False,
     ) -> None:
         """Decide about one step; steps come as 0, 1, ..., num_steps - 1.
 
@@ -87,10 +88,13 @@ class StepController:
         than in the step before, as one that is edited from a later time on, the step is computed for that video and
         nothing from before is reused. With one schedule for a batch (schedule="batch") it is computed for all videos.
 
+        `restart` says that another model runs from this step on, such as one for little noise after one for much: the
+        step is computed, and nothing from before is reused or measured against.
+
         Raises: ValueError when a step is left out or repeated, or `generated_frames` are not as they should be;
         RuntimeError outside of a run, or when the model did not call `stack` in the step before.
         """
-        self._active("begin_step").begin_step(step_index, timestep, generated_frames)
+        self._active("begin_step").begin_step(step_index, timestep, generated_frames, restart)
 
     def stack(
         self,
@@ -164,6 +168,16 @@ class StepController:
         Raises: RuntimeError before the first run.
         """
         return self.traces[0]
+
+    @property
+    def observed_sites(self) -> tuple[Site, ...]:
+        """The branches that the run's policy wants to see, each once; empty for policies that measure none.
+
+        For models whose blocks cannot call `branch` by themselves: only these need to be watched from outside.
+
+        Raises: RuntimeError outside of a run.
+        """
+        return self._active("observed_sites").tracks[0].observed_sites
 
     @property
     def nbytes(self) -> int:

@@ -37,7 +37,11 @@ class RunState:
         self._outputs: set[str] = set()  # contexts that showed their output in this step
 
     def begin_step(
-        self, step_index: int, timestep: float | None, generated_frames: Sequence[Sequence[bool]] | None
+        self,
+        step_index: int,
+        timestep: float | None,
+        generated_frames: Sequence[Sequence[bool]] | None,
+        restart: bool = False,
     ) -> None:
         expected = self._step + 1
         if step_index != expected or expected >= self._num_steps:
@@ -58,7 +62,8 @@ class RunState:
         self._step = step_index
         timestep = None if timestep is None else float(timestep)
         for index, track in enumerate(self.tracks):
-            track.begin_step(step_index, timestep, frames if len(self.tracks) == 1 else frames.of_video(index))
+            own_frames = frames if len(self.tracks) == 1 else frames.of_video(index)
+            track.begin_step(step_index, timestep, own_frames, restart)
 
     def stack(
         self,

@@ -26,9 +26,11 @@ class Track:
 
     Attributes:
         signal: name of what has to be measured before it is known whether a step is computed; None if nothing.
+        observed_sites: branches that are measured.
     """
 
     signal: str | None = None
+    observed_sites: tuple[Site, ...] = ()
 
     def __init__(self, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
         self.trace = Trace(num_steps, metadata={"bridge": bridge.to_dict()})
@@ -42,12 +44,15 @@ class Track:
     def check_step(self, timestep: float | None) -> None:
         """Raises: ValueError when a step cannot begin this way; nothing has changed then."""
 
-    def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet) -> None:
-        """A new step begins; waits for the measurements of the computed step before it."""
+    def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool = False) -> None:
+        """A new step begins; waits for the measurements of the computed step before it.
+
+        With `restart` it is computed by another model than before.
+        """
         self.settle()
-        self._joined = bool(self.trace.records) and frames != self._frames
+        self._joined = bool(self.trace.records) and (restart or frames != self._frames)
         if self._joined:
-            self._forget(frames)
+            self._forget(frames, restart)
         self._frames = frames
         self._decide_early(step_index, timestep)
 
@@ -55,8 +60,8 @@ class Track:
         """Decide about the step as far as it can be told when it begins."""
         raise NotImplementedError
 
-    def _forget(self, frames: FrameSet) -> None:
-        """Drop what cannot be reused now that other `frames` take part."""
+    def _forget(self, frames: FrameSet, restart: bool) -> None:
+        """Drop what cannot be reused now that other `frames` take part, or another model."""
         for history in self._histories.values():
             history.forget()
 
@@ -132,6 +137,7 @@ class StepTrack(Track):
     def __init__(self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
         super().__init__(bridge, num_steps, store)
         self._policy = policy
+        self.observed_sites = tuple(dict.fromkeys(site for group in policy.observed_sites for site in group))
         self._observer = ResidualObserver(policy.observed_sites, store)
         self._awaits_readout = False
 
@@ -139,6 +145,12 @@ class StepTrack(Track):
         """Decide; residuals of a reused step travel while the model embeds its input."""
         compute = self._policy.should_compute(step_index) or self._joined
         self._begin_record(StepRecord(step_index, timestep, compute, joined=self._joined))
+
+    def _forget(self, frames: FrameSet, restart: bool) -> None:
+        """Also what another model's residuals would be measured against."""
+        super()._forget(frames, restart)
+        if restart:
+            self._observer.free()
 
     def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
         """Also get ready to measure."""

@@ -35,9 +35,9 @@ class SignalTrack(Track):
         self._begun = (step_index, timestep)
         self._head.clear()
 
-    def _forget(self, frames: FrameSet) -> None:
+    def _forget(self, frames: FrameSet, restart: bool) -> None:
         """Also what the signal would be compared with: the policy is told of no change, as at the first step."""
-        super()._forget(frames)
+        super()._forget(frames, restart)
         self._meter.free()
 
     def measure(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -101,9 +101,9 @@ class OutputTrack(SignalTrack):
         self._measured: OutputHistory | None = None  # of the observed context, until it is read
         self.trace.metadata["reuses"] = "output"
 
-    def _forget(self, frames: FrameSet) -> None:
+    def _forget(self, frames: FrameSet, restart: bool) -> None:
         """Also inputs and outputs."""
-        super()._forget(frames)
+        super()._forget(frames, restart)
         self._outputs.clear()
 
     def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
@@ -169,9 +169,12 @@ class BranchTrack(Track):
         self._begin_record(StepRecord(step_index, timestep, True, joined=self._joined))
         self._cache.num_asked = self._cache.num_computed = 0
 
-    def _forget(self, frames: FrameSet) -> None:
+    def _forget(self, frames: FrameSet, restart: bool) -> None:
         """What branches added to the videos that other frames take part in."""
-        self._cache.forget(frames.differs(self._frames))
+        if restart:
+            self._cache.free()
+        else:
+            self._cache.forget(frames.differs(self._frames))
 
     def branch(self, context: str, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         """What a branch adds to the hidden states, computed or reused."""

@@ -40,9 +40,10 @@ class ResidualRecorder(StepController):
         step_index: int,
         timestep: float | None = None,
         generated_frames: Sequence[Sequence[bool]] | None = None,
+        restart: bool = False,
     ) -> None:
         """As `StepController.begin_step`."""
-        super().begin_step(step_index, timestep, generated_frames)
+        super().begin_step(step_index, timestep, generated_frames, restart)
         self._steps.append([])
 
     def stack(

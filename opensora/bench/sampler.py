@@ -61,10 +61,11 @@ class WatchedController(StepController):
         step_index: int,
         timestep: float | None = None,
         generated_frames: Sequence[Sequence[bool]] | None = None,
+        restart: bool = False,
     ) -> None:
         """As ``StepController.begin_step``."""
         self._note()
-        super().begin_step(step_index, timestep, generated_frames)
+        super().begin_step(step_index, timestep, generated_frames, restart)
 
     def _note(self) -> None:
         self.most_bytes = max(self.most_bytes, self.nbytes)

@@ -1,0 +1,1 @@
+"""One file for each family of models: a `FAMILY`, and where its facts come from."""

@@ -1,0 +1,133 @@
+"""What has to be known of a diffusers transformer to cache it: names and layouts, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from adacache.integrations.diffusers.residuals import AttentionResidual
+from adacache.sites import Stream
+
+# What the rows of a block's hidden states (rows, length, C) are: videos with all tokens, frame by frame; the frames of
+# the videos; or the places in a frame, each through all frames.
+Layout = Literal["videos", "frames", "places"]
+SPACE_AND_TIME: tuple[Stream, ...] = ("spatial", "temporal")
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """One `nn.ModuleList` of blocks.
+
+    Attributes:
+        name: of the transformer's attribute.
+        blocks: class names of the blocks in it.
+        residual: how to see what a block's self-attention adds, after its gate; None where it cannot be told apart.
+        layout: of the hidden states that its blocks take and give.
+        streams: what the self-attention works along; an attention over all tokens stands for both.
+    """
+
+    name: str
+    blocks: tuple[str, ...]
+    residual: AttentionResidual | None = None
+    layout: Layout = "videos"
+    streams: tuple[Stream, ...] = SPACE_AND_TIME
+
+
+@dataclass(frozen=True)
+class Family:
+    """A transformer class of diffusers.
+
+    Attributes:
+        name: as users know the models.
+        transformer: class name.
+        lists: all blocks, in the order in which the first blocks of the lists run.
+        rows: arguments of the forward that have a row, or several, for each video of a batch.
+        num_frames: (the transformer's config, arguments of the forward) -> frames of tokens in a video.
+        returns_text: whether blocks return hidden states and the text's, not only the first.
+        frames_dim, channels_dim: of the argument `hidden_states` and of the output.
+        bypass: arguments of the forward that leave out the blocks of all lists but the first one, where emptying
+            these lists is not enough.
+    """
+
+    name: str
+    transformer: str
+    lists: tuple[BlockList, ...]
+    rows: tuple[str, ...]
+    num_frames: Callable[[Any, Mapping[str, Any]], int]
+    returns_text: bool = False
+    frames_dim: int = 2
+    channels_dim: int = 1
+    bypass: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, transformer: nn.Module) -> None:
+        """Raises: ValueError when the blocks of `transformer` are not those of the family."""
+        for blocks in self.lists:
+            modules = getattr(transformer, blocks.name, None)
+            if not isinstance(modules, nn.ModuleList):
+                raise ValueError(
+                    f"{self.transformer} has no list of blocks '{blocks.name}'; this version of diffusers is not "
+                    "supported, see docs/diffusers.md"
+                )
+            unknown = {type(block).__name__ for block in modules} - set(blocks.blocks)
+            if unknown:
+                raise ValueError(
+                    f"the blocks in '{blocks.name}' of this {self.transformer} are {', '.join(sorted(unknown))}, but "
+                    f"AdaCache knows {', '.join(blocks.blocks)}; see docs/diffusers.md for adding a model"
+                )
+        if not len(getattr(transformer, self.lists[0].name)):
+            raise ValueError(f"this {self.transformer} has no blocks in '{self.lists[0].name}': nothing can be cached")
+
+    def num_blocks(self, transformer: nn.Module) -> int:
+        """How many blocks can be measured, per stream."""
+        return next(len(getattr(transformer, blocks.name)) for blocks in self.lists if blocks.residual is not None)
+
+
+def tokens_of(hidden_states: Tensor, layout: Layout, num_videos: int, num_frames: int) -> Tensor:
+    """Hidden states of a block as (B, T, S, C), frames apart; a view."""
+    if layout == "places":
+        return hidden_states.unflatten(0, (num_videos, -1)).transpose(1, 2)
+    if layout == "frames":
+        return hidden_states.unflatten(0, (num_videos, num_frames))
+    return hidden_states.unflatten(1, (num_frames, -1))
+
+
+def from_tokens(tokens: Tensor, hidden_states: Tensor, layout: Layout) -> Tensor:
+    """Tokens (B, N, C) in the layout and shape of `hidden_states`."""
+    if layout == "places":
+        num_frames = hidden_states.shape[1]
+        tokens = tokens.unflatten(1, (num_frames, -1)).transpose(1, 2)
+    return tokens.reshape(hidden_states.shape)
+
+
+@cache
+def known_families() -> Mapping[str, Family]:
+    """All families by the class name of their transformer; each file in `families` is one."""
+    from adacache.integrations.diffusers import families
+
+    modules = [import_module(f"{families.__name__}.{info.name}") for info in iter_modules(families.__path__)]
+    return {module.FAMILY.transformer: module.FAMILY for module in modules}
+
+
+def find_family(transformer: object) -> Family:
+    """The family of a transformer, whose class may be derived from a known one.
+
+    Raises: ValueError when it belongs to none.
+    """
+    known = known_families()
+    names = [cls.__name__ for cls in type(transformer).__mro__]
+    found = next((known[name] for name in names if name in known), None)
+    if found is None:
+        close = get_close_matches(names[0], known, 1)
+        raise ValueError(
+            f"AdaCache does not know the model {names[0]}; "
+            + (f"did you mean {close[0]}? " if close else "")
+            + f"known are {', '.join(sorted(known))}, and docs/diffusers.md says how to add one"
+        )
+    return found

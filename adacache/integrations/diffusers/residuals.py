@@ -1,0 +1,96 @@
+"""How to see, from outside, what the self-attention of a diffusers block adds to its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Take = Callable[[Callable[[], Tensor]], object]  # is handed a function that makes the residual
+
+
+class AttentionResidual(Protocol):
+    """A place in a block where the gated residual of its self-attention can be seen."""
+
+    def watch(self, block: nn.Module, take: Take) -> Sequence[RemovableHandle]:
+        """Call `take` in every forward pass of `block` until the handles are removed."""
+        ...
+
+
+@dataclass(frozen=True)
+class GatedByTable:
+    """attention * (row of the block's own table + row of the time's embedding).
+
+    Not the difference of hidden states before and after, which would lose digits in bfloat16.
+
+    Attributes:
+        argument, position: name and place of the time's embedding among the block's arguments. It is (B, 6 C),
+            (B, 6, C), or with an embedding for every token (B, N, 6 C) or (B, N, 6, C).
+        row: of the gate, of 6.
+        table: parameter (6, C) or (1, 6, C).
+    """
+
+    argument: str
+    position: int
+    row: int = 2
+    attention: str = "attn1"
+    table: str = "scale_shift_table"
+
+    def watch(self, block: nn.Module, take: Take) -> Sequence[RemovableHandle]:
+        embedding: list[Tensor] = []
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            embedding[:] = [kwargs[self.argument] if self.argument in kwargs else args[self.position]]
+
+        def look(_: nn.Module, args: tuple[Any, ...], attention: Tensor) -> None:
+            take(lambda: attention * self._gate(getattr(block, self.table), embedding.pop()))
+
+        attention = getattr(block, self.attention)
+        return [block.register_forward_pre_hook(note, with_kwargs=True), attention.register_forward_hook(look)]
+
+    def _gate(self, table: Tensor, embedding: Tensor) -> Tensor:
+        rows, width = table.shape[-2:]
+        of_time = embedding.reshape(len(embedding), -1, rows, width)[:, :, self.row]  # (B, 1 or N, C)
+        return table.reshape(rows, width)[self.row] + of_time
+
+
+@dataclass(frozen=True)
+class GatedByNorm:
+    """attention * gate, where the norm before the attention also gives the gate, (B, C) or (B, 1, C).
+
+    Attributes:
+        index: of the gate among what the norm returns.
+    """
+
+    index: int
+    norm: str = "norm1"
+    attention: str = "attn1"
+
+    def watch(self, block: nn.Module, take: Take) -> Sequence[RemovableHandle]:
+        gate: list[Tensor] = []
+
+        def note(_: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            gate[:] = [output[self.index]]
+
+        def look(_: nn.Module, args: tuple[Any, ...], attention: tuple[Tensor, ...]) -> None:
+            found = gate.pop()
+            take(lambda: attention[0] * (found[:, None] if found.ndim == 2 else found))  # not the text's part
+
+        norm, attention = getattr(block, self.norm), getattr(block, self.attention)
+        return [norm.register_forward_hook(note), attention.register_forward_hook(look)]
+
+
+@dataclass(frozen=True)
+class OutputOf:
+    """What a module of the block returns is the residual itself."""
+
+    module: str
+
+    def watch(self, block: nn.Module, take: Take) -> Sequence[RemovableHandle]:
+        def look(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            take(lambda: output)
+
+        return [getattr(block, self.module).register_forward_hook(look)]
