@@ -94,10 +94,13 @@ def weight_files(path: Path) -> list[Path]:
     return files
 
 
-def check_fits(model: nn.Module, files: Sequence[Path]) -> None:
+def check_fits(model: nn.Module, files: Sequence[Path], unused: frozenset[str] = COMPUTED_TENSORS) -> None:
     """Compare names and shapes of the tensors in ``files`` with ``model``, which may live on the meta device.
 
     Only headers are read, so that a wrong checkpoint of many gigabytes is refused at once.
+
+    Args:
+        unused: names that ``files`` may have beside those of the model.
 
     Raises:
         CheckpointError: a file is damaged, or names the first tensors that are missing, unexpected or misshapen.
@@ -111,7 +114,7 @@ def check_fits(model: nn.Module, files: Sequence[Path]) -> None:
     is_one_of_many = file.name.startswith(tuple(Path(name).stem for name in layout.FOLDER_WEIGHTS))
     source = f"{file.parent if is_one_of_many else file} does not fit {type(model).__name__}"
     missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected and name not in COMPUTED_TENSORS]
+    unknown = [name for name in found if name not in expected and name not in unused]
     has_config = layout.config_file(file) is not None
     hint = "" if has_config else f"; without a {CONFIG_NAME} beside it, it has to be of the published sizes"
     if missing or unknown:

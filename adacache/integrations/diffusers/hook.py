@@ -71,7 +71,11 @@ def install(cached: CachedForward, runs: Runs) -> None:
 def uninstall(transformer: nn.Module) -> None:
     """Leave a transformer as if it had never been hooked."""
     registry = transformer._diffusers_hook
+    offloading = transformer.forward if hasattr(transformer, "_hf_hook") else None
     registry.remove_hook(HOOK_NAME, recurse=False)
+    if offloading is not None:
+        # accelerate wrapped the hooked forward, and goes on with the one below.
+        transformer._old_forward, transformer.forward = transformer.forward, offloading
     if registry.hooks:
         return
     del transformer._diffusers_hook

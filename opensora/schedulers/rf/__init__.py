@@ -6,34 +6,21 @@ Source: Open-Sora v1.2, ``opensora/schedulers/rf/__init__.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.rf.frame_mask import FrameMask
 from opensora.schedulers.rf.solvers import make_solver
 from opensora.schedulers.rf.timesteps import BASE_RESOLUTION, timestep_transform
+from opensora.schedulers.steps import NonFiniteLatentsError, TextEncoder, steps_of_run
 
 if TYPE_CHECKING:
     from adacache import StepController
 
-
-class NonFiniteLatentsError(RuntimeError):
-    """Sampling produced NaN or infinite latents."""
-
-
-class TextEncoder(Protocol):
-    """What the sampler asks of a text encoder."""
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
-
-    def null(self, n: int) -> Tensor:
-        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+__all__ = ["RFLOW", "NonFiniteLatentsError", "TextEncoder"]
 
 
 @SCHEDULERS.register_module("rflow")
@@ -69,6 +56,11 @@ class RFLOW:
         self.use_timestep_transform = use_timestep_transform
         self.base_resolution = base_resolution
         self.solver = solver
+
+    @property
+    def num_model_calls(self) -> int:
+        """Calls of the model in a run: one per step, whatever the solver."""
+        return self.num_sampling_steps
 
     def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None) -> list[Tensor]:
         """The times of all steps, each (B,) float32, descending from ``num_timesteps``.
@@ -145,8 +137,7 @@ class RFLOW:
             cond, uncond = out[:, : z.shape[1]].chunk(2)
             return uncond + guidance_scale * (cond - uncond)
 
-        bar = tqdm(total=self.num_sampling_steps, desc="sampling", disable=not progress, leave=False)
-        with bar, nullcontext() if controller is None else controller.run(self.num_sampling_steps, len(z)):
+        with steps_of_run(self.num_model_calls, len(z), controller, progress) as steps:
             for i, t in enumerate(timesteps):
                 if controller is not None:
                     told = {} if frame_mask is None or compat else {"generated_frames": frame_mask.generated_frames[i]}
@@ -162,22 +153,5 @@ class RFLOW:
                 z = solver.step(z, velocity(z, t), dt.view(-1, 1, 1, 1, 1), restart)
                 if frame_mask is not None:
                     z = frame_mask.end_step(z)
-                if not torch.isfinite(z).all():
-                    raise NonFiniteLatentsError(
-                        f"latents became NaN or infinite in step {i + 1} of {self.num_sampling_steps} "
-                        f"(timestep {plain_times[i]:.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
-                    )
-                if controller is not None:
-                    traces = controller.traces
-                    bar.set_postfix(
-                        computed=_span([trace.num_computed for trace in traces]),
-                        reused=_span([trace.num_reused for trace in traces]),
-                        refresh=False,
-                    )
-                bar.update()
+                steps.end_step(z, plain_times[i])
         return z
-
-
-def _span(counts: Sequence[int]) -> str:
-    """The counts of a batch's videos in short: 5, or 4-6 where they differ."""
-    return f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"

@@ -1,0 +1,192 @@
+"""Latte, and Open-Sora-Plan v1.1.0, whose transformer is the same network: diffusers' class under this project's loop.
+
+Source: diffusers, ``LatteTransformer3DModel``; Open-Sora-Plan v1.1.0, ``LatteT2V``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from opensora.models.checkpoint import COMPUTED_TENSORS, CheckpointError, check_fits, locate, read_config, weight_files
+from opensora.models.latte.config import LatteConfig, OpenSoraPlanConfig
+from opensora.registry import MODELS
+from opensora.utils.errors import WeightsError
+from opensora.utils.weights import layout
+from opensora.utils.weights.tensor_files import load_tensors
+
+if TYPE_CHECKING:
+    from adacache import StepController
+
+__all__ = ["LatteConfig", "LatteModel", "OpenSoraPlanConfig", "OpenSoraPlanModel"]
+
+HIDDEN = -10_000.0  # added to attention to tokens that are masked; what diffusers takes, too
+
+
+class LatteModel(nn.Module):
+    """A Latte transformer in diffusers' format.
+
+    Attributes:
+        config: its sizes.
+        transformer: diffusers' model.
+    """
+
+    config_class: type[LatteConfig] = LatteConfig
+    unused_tensors: frozenset[str] = frozenset()  # of checkpoints
+
+    def __init__(self, config: LatteConfig) -> None:
+        from diffusers import LatteTransformer3DModel
+
+        super().__init__()
+        self.config = config
+        self.transformer = LatteTransformer3DModel(**config.arguments())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Load a model in evaluation mode from a folder, a weight file or a hub repository.
+
+        Args:
+            dtype: floating-point type of the weights; None keeps the stored one.
+
+        Raises:
+            CheckpointError: the folder, its config.json or its weights are missing, damaged or do not fit.
+        """
+        model, files = cls._fitting(locate(path_or_repo))
+        try:
+            weights = load_tensors(files)
+        except WeightsError as error:
+            raise CheckpointError(str(error)) from error
+        expected = model.transformer.state_dict()
+        model.transformer.load_state_dict({name: weights[name] for name in expected}, assign=True, strict=False)
+        model._make_positions()
+        return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+    @classmethod
+    def check_pretrained(cls, path_or_repo: str | os.PathLike[str]) -> LatteConfig:
+        """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
+
+        Raises:
+            CheckpointError: as ``from_pretrained``.
+        """
+        return cls._fitting(locate(path_or_repo))[0].config
+
+    @classmethod
+    def read_config(cls, values: Mapping[str, Any]) -> LatteConfig:
+        """The sizes that the entries of a config.json describe.
+
+        Raises:
+            ValueError: an entry asks for what this model cannot be.
+        """
+        return cls.config_class.from_dict(values)
+
+    @classmethod
+    def _fitting(cls, path: Path) -> tuple[Self, list[Path]]:
+        """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
+        try:
+            config = cls.read_config(read_config(path))
+            with torch.device("meta"):
+                model = cls(config)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
+        files = weight_files(path)
+        check_fits(model.transformer, files, COMPUTED_TENSORS | cls.unused_tensors)
+        return model, files
+
+    def _make_positions(self) -> None:
+        """Tables of positions are in no checkpoint, and a model without storage has none."""
+        from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
+
+        config = self.config
+        patches = PatchEmbed(
+            height=config.sample_size,
+            width=config.sample_size,
+            patch_size=config.patch_size,
+            in_channels=config.in_channels,
+            embed_dim=config.hidden_size,
+            interpolation_scale=max(config.sample_size // 64, 1),
+        )
+        self.transformer.pos_embed.pos_embed = patches.pos_embed
+        frames = torch.arange(config.video_length)[:, None] / config.time_scale
+        table = get_1d_sincos_pos_embed_from_grid(config.hidden_size, frames, output_type="pt")
+        self.transformer.temp_pos_embed = table.float()[None]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return next(self.parameters()).dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor,
+        mask: Tensor | None = None,
+        controller: StepController | None = None,
+    ) -> Tensor:
+        """Noise and its variance, (B, 8, T, H, W), in latents ``x`` (B, 4, T, H, W).
+
+        Args:
+            timestep: (B,), 999 for noise to 0.
+            y: features of captions, (B, L, caption_channels) or (B, 1, L, caption_channels).
+            mask: (B, L), non-zero at tokens to see; None: all.
+            controller: decides whether blocks are computed or reused.
+
+        Raises:
+            ValueError: latents of this size cannot be sampled.
+        """
+        num_frames, height, width = x.shape[2:]
+        self.config.check_size(num_frames, height, width)
+        arguments: dict[str, Any] = {
+            "hidden_states": x,
+            "timestep": timestep,
+            "encoder_hidden_states": y.flatten(1, -2),
+            "return_dict": False,
+        }
+        if mask is not None:
+            bias = (1 - (mask != 0).to(x.dtype)) * HIDDEN
+            # A row for each frame: diffusers hands it to its spatial blocks, for which frames are the batch.
+            arguments["encoder_attention_mask"] = bias[:, None].repeat_interleave(num_frames, dim=0)
+        if controller is None:
+            return self.transformer(**arguments)[0]
+        from adacache.integrations.diffusers.forward import CachedForward
+
+        return CachedForward(self.transformer)(controller, self.transformer.forward, "default", arguments)[0]
+
+
+class OpenSoraPlanModel(LatteModel):
+    """Open-Sora-Plan v1.1.0's transformer, from its own checkpoints."""
+
+    config_class = OpenSoraPlanConfig
+    unused_tensors = frozenset({"caption_projection.y_embedding"})  # an empty caption that sampling does not use
+
+
+@MODELS.register_module("Latte")
+def latte(from_pretrained: str, dtype: torch.dtype, device: torch.device | str, **ignored: Any) -> LatteModel:
+    """The model of a config's ``model`` section."""
+    return LatteModel.from_pretrained(from_pretrained, dtype=dtype, device=device)
+
+
+@MODELS.register_module("LatteT2V")
+def open_sora_plan(
+    from_pretrained: str, dtype: torch.dtype, device: torch.device | str, **ignored: Any
+) -> OpenSoraPlanModel:
+    """The model of a config's ``model`` section, of Open-Sora-Plan."""
+    return OpenSoraPlanModel.from_pretrained(from_pretrained, dtype=dtype, device=device)

@@ -1,0 +1,76 @@
+"""What every sampling loop does around its steps: a progress bar, and a look at whether the latents are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from adacache import StepController
+
+
+class NonFiniteLatentsError(RuntimeError):
+    """Sampling produced NaN or infinite latents."""
+
+
+class TextEncoder(Protocol):
+    """What a sampler asks of a text encoder."""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
+
+    def null(self, n: int) -> Tensor:
+        """Features of what ``n`` videos are guided away from, (n, 1, L, caption_channels)."""
+
+
+class StepsBar:
+    """Counts the steps of a run in a bar, and checks them."""
+
+    def __init__(self, bar: tqdm, controller: StepController | None) -> None:
+        self._bar = bar
+        self._done = 0  # a bar that is not shown does not count
+        self._controller = controller
+
+    def end_step(self, latents: Tensor, timestep: float) -> None:
+        """A step is done and gave ``latents``; with a cache, computed and reused steps are shown.
+
+        Raises:
+            NonFiniteLatentsError: names the step.
+        """
+        if not torch.isfinite(latents).all():
+            raise NonFiniteLatentsError(
+                f"latents became NaN or infinite in step {self._done + 1} of {self._bar.total} "
+                f"(timestep {timestep:.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
+            )
+        if self._controller is not None:
+            traces = self._controller.traces
+            self._bar.set_postfix(
+                computed=_span([trace.num_computed for trace in traces]),
+                reused=_span([trace.num_reused for trace in traces]),
+                refresh=False,
+            )
+        self._done += 1
+        self._bar.update()
+
+
+@contextmanager
+def steps_of_run(
+    num_steps: int, num_samples: int, controller: StepController | None, progress: bool
+) -> Iterator[StepsBar]:
+    """A run of ``controller``, if there is one, and a bar that is shown with ``progress``."""
+    with tqdm(total=num_steps, desc="sampling", disable=not progress, leave=False) as bar:
+        if controller is None:
+            yield StepsBar(bar, None)
+            return
+        with controller.run(num_steps, num_samples):
+            yield StepsBar(bar, controller)
+
+
+def _span(counts: Sequence[int]) -> str:
+    """The counts of a batch's videos in short: 5, or 4-6 where they differ."""
+    return f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"
