@@ -170,9 +170,8 @@ def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
     name = POLICIES.name_of(config)
     if name in _INSIDE:
         raise ValueError(f"policy '{name}' {_INSIDE[name]}, which models of diffusers do not show; choose another one")
-    blocks = getattr(config, "metric_blocks", None)
-    if blocks:
-        check_blocks_fit(blocks, num_blocks)
+    if getattr(config, "metric", None) is not None:
+        check_blocks_fit(config.metric_blocks, num_blocks)
         check_choice("metric of a diffusers model", config.metric, METRICS)
     return config
 

@@ -1,0 +1,204 @@
+"""What the cache does to pipelines of every family of diffusers, on tiny random models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from adacache import AdaCacheConfig
+from adacache.integrations.diffusers import apply_adacache
+from adacache.policies.static import StaticScheduleConfig
+from tests.support.tiny_pipelines import TINY, TinyPipeline
+
+STEPS = 8
+SCHEDULE = (0, 1, 3, 7)
+EVERY_STEP = StaticScheduleConfig(tuple(range(STEPS)))
+
+
+@pytest.fixture(params=list(TINY))
+def tiny(request) -> TinyPipeline:
+    return TINY[request.param]
+
+
+@pytest.fixture
+def pipe(tiny) -> Any:
+    return tiny.build()
+
+
+def transformers_of(pipe: Any) -> list[torch.nn.Module]:
+    found = [pipe.transformer, getattr(pipe, "transformer_2", None)]
+    return [transformer for transformer in found if transformer is not None]
+
+
+def assert_close(latents: Tensor, expected: Tensor) -> None:
+    """Equal up to rounding: untrained models have latents of any size."""
+    assert (latents - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+def adacache(pipe: Any, tiny: TinyPipeline) -> AdaCacheConfig:
+    """A codebook that lies amid what this random model measures, so that videos come to different schedules."""
+    with apply_adacache(pipe, AdaCacheConfig(codebook=[(1e-6, 2), (1, 1)], metric_blocks=(1,))) as handle:
+        tiny.run(pipe, steps=STEPS)
+    distances = sorted(record.distance for record in handle.trace.records if record.distance is not None)
+    between = [(a + b) / 2 for a, b in zip(distances, distances[1:], strict=False)]  # none lies on a threshold
+    low, high = between[len(between) // 3], between[2 * len(between) // 3]
+    return AdaCacheConfig(codebook=[(low, 3), (high, 2), (2 * high, 1)], metric_blocks=(1,))
+
+
+def test_a_removed_handle_leaves_everything_as_it_was(pipe, tiny):
+    plain = tiny.run(pipe)
+    models = transformers_of(pipe)
+    states = [copy.deepcopy(model.state_dict()) for model in models]
+    attributes = [set(vars(model)) for model in models]
+    handle = apply_adacache(pipe, StaticScheduleConfig((0, 1, 3)))
+    assert not torch.equal(tiny.run(pipe), plain)
+    handle.remove()
+    assert torch.equal(tiny.run(pipe), plain)
+    for model, state, names in zip(models, states, attributes, strict=True):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+        assert set(vars(model)) <= names | {"_diffusers_hook"}  # diffusers makes an empty one when it sets contexts
+        assert not getattr(getattr(model, "_diffusers_hook", None), "hooks", {})
+        assert model.forward.__func__ is type(model).forward
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_run_that_computes_every_step_is_the_plain_one(pipe, tiny):
+    plain = tiny.run(pipe, steps=STEPS)
+    with apply_adacache(pipe, EVERY_STEP) as handle:
+        assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
+    assert handle.trace.computed_steps == list(range(STEPS))
+
+
+@contextmanager
+def skipped_by_hand(pipe: Any, tiny: TinyPipeline, schedule: tuple[int, ...]) -> Iterator[list[bool]]:
+    """Runs every block, and in steps that are not in `schedule` replaces what the last one gives."""
+    residuals: dict[tuple[int, int], Tensor] = {}  # of each transformer and guidance half
+    inputs: list[Tensor] = []
+    calls: list[bool] = []  # whether each was computed
+    handles = []
+    for number, model in enumerate(transformers_of(pipe)):
+        first = getattr(model, tiny.lists[0])[0]
+        last = getattr(model, tiny.lists[-1])[-1]
+
+        def enter(_, args, kwargs):
+            inputs[:] = [kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]]
+
+        def leave(_, args, output, number=number):
+            hidden_states, *text = output if isinstance(output, tuple) else (output,)
+            start = inputs.pop()
+            if (
+                start.shape != hidden_states.shape
+            ):  # Latte ends with the frames of each place, not the places of each frame
+                videos = len(start) // hidden_states.shape[1]
+                start = start.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
+            step, half = divmod(len(calls), tiny.calls_per_step)
+            computed = step in schedule or (number, half) not in residuals
+            calls.append(computed)
+            if computed:
+                residuals[number, half] = hidden_states - start
+            result = start + residuals[number, half]
+            return (result, *text) if text else result
+
+        handles += [first.register_forward_pre_hook(enter, with_kwargs=True), last.register_forward_hook(leave)]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_leaving_out_the_stack_is_what_it_is_by_hand(pipe, tiny):
+    with skipped_by_hand(pipe, tiny, SCHEDULE) as calls:
+        by_hand = tiny.run(pipe, steps=STEPS)
+    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
+        latents = tiny.run(pipe, steps=STEPS)
+    assert handle.trace.computed_steps == [step for step in range(STEPS) if calls[step * tiny.calls_per_step]]
+    assert_close(latents, by_hand)
+
+
+def test_a_batch_of_two_is_two_single_runs(pipe, tiny):
+    config = adacache(pipe, tiny)
+    with apply_adacache(pipe, config) as handle:
+        singles = []
+        for seed in (0, 1):
+            latents = tiny.run(pipe, seed=seed, steps=STEPS)
+            singles.append((latents[0], handle.trace.computed_steps))
+        both = tiny.run(pipe, steps=STEPS, batch=2)
+        assert [trace.computed_steps for trace in handle.traces] == [steps for _, steps in singles]
+        for latents, (single, _) in zip(both, singles, strict=True):
+            assert_close(latents, single)
+
+
+def test_videos_of_a_batch_have_schedules_of_their_own():
+    """At least for some family the check above compares different ones."""
+    differ = []
+    for tiny in TINY.values():
+        pipe = tiny.build()
+        with apply_adacache(pipe, adacache(pipe, tiny)) as handle:
+            tiny.run(pipe, steps=STEPS, batch=2)
+        first, second = (trace.computed_steps for trace in handle.traces)
+        differ.append(first != second)
+    assert any(differ)
+
+
+def test_the_second_run_equals_the_first_also_after_an_exception(pipe, tiny):
+    def fail(pipe, step, timestep, tensors):
+        if step == 2:
+            raise KeyboardInterrupt
+        return tensors
+
+    with apply_adacache(pipe, adacache(pipe, tiny)) as handle:
+        first = tiny.run(pipe, steps=STEPS)
+        steps = handle.trace.computed_steps
+        assert torch.equal(tiny.run(pipe, steps=STEPS), first)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(pipe, seed=5, steps=STEPS, callback_on_step_end=fail)
+        assert torch.equal(tiny.run(pipe, steps=STEPS), first)
+        assert handle.trace.computed_steps == steps
+
+
+def test_steps_are_calls_of_the_transformer(pipe, tiny):
+    calls = []
+    hooks = [model.register_forward_pre_hook(lambda *_: calls.append(1)) for model in transformers_of(pipe)]
+    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
+        tiny.run(pipe, steps=STEPS)
+    assert handle.trace.num_steps * tiny.calls_per_step == len(calls)
+    assert [record.index for record in handle.trace.records] == list(range(STEPS))
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "calls"),
+    [(diffusers.PNDMScheduler, STEPS + 9), (diffusers.HeunDiscreteScheduler, 2 * STEPS - 1)],
+)
+def test_solvers_that_call_more_often_have_more_steps(scheduler, calls):
+    tiny = TINY["latte"]
+    pipe = tiny.build()
+    pipe.scheduler = scheduler()
+    plain = tiny.run(pipe, steps=STEPS)
+    with apply_adacache(pipe, StaticScheduleConfig((0, 1, 3))) as handle:
+        tiny.run(pipe, steps=STEPS)
+        assert handle.trace.num_steps == calls
+        assert handle.trace.computed_steps == [0, 1, 3]
+    assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
+
+
+def test_the_second_transformer_of_wan_starts_anew():
+    tiny = TINY["wan22"]
+    pipe = tiny.build()
+    with apply_adacache(pipe, StaticScheduleConfig((0, 1))) as handle:
+        tiny.run(pipe, steps=STEPS)
+    times = [record.timestep for record in handle.trace.records]
+    boundary = pipe.config.boundary_ratio * pipe.scheduler.config.num_train_timesteps
+    switch = next(index for index, time in enumerate(times) if time < boundary)
+    assert 1 < switch < STEPS - 1
+    assert handle.trace.computed_steps == [0, 1, switch]
+    assert handle.trace.records[switch].joined
