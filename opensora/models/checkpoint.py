@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
@@ -100,7 +101,7 @@ def check_fits(model: nn.Module, files: Sequence[Path], unused: frozenset[str] =
     Only headers are read, so that a wrong checkpoint of many gigabytes is refused at once.
 
     Args:
-        unused: names that ``files`` may have beside those of the model.
+        unused: names, or patterns such as "loss.*", that ``files`` may have beside those of the model.
 
     Raises:
         CheckpointError: a file is damaged, or names the first tensors that are missing, unexpected or misshapen.
@@ -114,7 +115,8 @@ def check_fits(model: nn.Module, files: Sequence[Path], unused: frozenset[str] =
     is_one_of_many = file.name.startswith(tuple(Path(name).stem for name in layout.FOLDER_WEIGHTS))
     source = f"{file.parent if is_one_of_many else file} does not fit {type(model).__name__}"
     missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected and name not in unused]
+    others = [name for name in found if name not in expected]
+    unknown = [name for name in others if not any(fnmatchcase(name, pattern) for pattern in unused)]
     has_config = layout.config_file(file) is not None
     hint = "" if has_config else f"; without a {CONFIG_NAME} beside it, it has to be of the published sizes"
     if missing or unknown:
@@ -148,10 +150,12 @@ def _tensors(files: Sequence[Path]) -> dict[str, Tensor]:
 class PretrainedModel(nn.Module):
     """A module that is built from a config object and travels as a checkpoint folder.
 
-    Subclasses set ``config_class``, whose ``from_dict`` / ``to_dict`` read and write ``config.json``.
+    Subclasses set ``config_class``, whose ``from_dict`` / ``to_dict`` read and write ``config.json``, and may add to
+    ``unused_tensors``, which checkpoints may have and the model has not.
     """
 
     config_class: type
+    unused_tensors: frozenset[str] = COMPUTED_TENSORS
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -203,7 +207,7 @@ class PretrainedModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         files = weight_files(path)
-        check_fits(model, files)
+        check_fits(model, files, cls.unused_tensors)
         return model, files
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

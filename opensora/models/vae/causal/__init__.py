@@ -1,0 +1,186 @@
+"""Open-Sora-Plan v1.1.0's causal autoencoder: 4 frames, 8 rows and 8 columns to a latent, the first frame alone.
+
+Source: Open-Sora-Plan v1.1.0, ``CausalVAEModelWrapper``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from opensora.models.checkpoint import PretrainedModel
+from opensora.models.vae.causal.coders import Decoder, Encoder
+from opensora.models.vae.causal.config import CausalVAEConfig
+from opensora.models.vae.causal.layers import CausalConv3d
+from opensora.models.vae.causal.tiling import (
+    FRAMES_PER_LATENT,
+    PIXELS_PER_LATENT,
+    CausalTiling,
+    decoding_side,
+    encoding_side,
+    in_tiles,
+    time_chunks,
+)
+from opensora.registry import MODELS
+
+__all__ = ["CausalTiling", "CausalVAE", "CausalVAEConfig"]
+
+SCALE = 0.18215  # latents are multiplied with it, so that they vary about as much as noise
+MAX_LOGVAR, MIN_LOGVAR = 20.0, -30.0
+
+
+class CausalVAE(PretrainedModel):
+    """The autoencoder, encoding and decoding whole or in tiles.
+
+    Attributes:
+        tiling: sizes of the tiles of what is larger than one; None: never in tiles. Norms of a tile know nothing of the
+            others, so that results differ a little; published videos were decoded in tiles of 256 pixels.
+    """
+
+    config_class = CausalVAEConfig
+    unused_tensors = PretrainedModel.unused_tensors | {"loss.*"}  # of training
+
+    def __init__(self, config: CausalVAEConfig, tiling: CausalTiling | None = None) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = CausalConv3d(2 * config.z_channels, 2 * config.embed_dim, 1)
+        self.post_quant_conv = CausalConv3d(config.embed_dim, config.z_channels, 1)
+        self.tiling = tiling
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of latents."""
+        return self.config.embed_dim
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent, along a side of a frame."""
+        return PIXELS_PER_LATENT
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip.
+
+        Raises:
+            ValueError: its frames are not 4 k + 1.
+        """
+        latents, rest = divmod(num_frames - 1, FRAMES_PER_LATENT)
+        if num_frames < 1 or rest:
+            below = max(1, num_frames - rest)
+            raise ValueError(
+                f"{num_frames} frames cannot be encoded: the first one stands alone, the others are taken by "
+                f"{FRAMES_PER_LATENT}; choose {below} or {below + FRAMES_PER_LATENT}"
+            )
+        return 1 + latents
+
+    def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
+        """(T, H', W') of a video's latents, from its (F, H, W).
+
+        Raises:
+            ValueError: its frames are not 4 k + 1.
+        """
+        frames, height, width = input_size
+        return [self.latent_frames(frames), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT]
+
+    @torch.no_grad()
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, 4, T, H', W') of the latents of videos (B, 3, F, H, W) in [-1, 1], unscaled.
+
+        Raises:
+            ValueError: another shape, frames that are not 4 k + 1, or sides that are no multiples of 8.
+        """
+        if x.ndim != 5 or x.shape[1] != 3:
+            raise ValueError(f"a video must be (B, 3, F, H, W), got {tuple(x.shape)}")
+        size = self.get_latent_size(x.shape[2:])
+        if x.shape[3] % PIXELS_PER_LATENT or x.shape[4] % PIXELS_PER_LATENT:
+            raise ValueError(
+                f"frames of {x.shape[3]} x {x.shape[4]} cannot be encoded; sides must be multiples of "
+                f"{PIXELS_PER_LATENT}"
+            )
+        x = x.to(self.device, self.dtype)
+        if self.tiling is None or self.tiling.covers(*size):
+            result = self._encode(x)
+        else:
+            chunks = time_chunks(x.shape[2], (self.tiling.tile_frames - 1) * FRAMES_PER_LATENT + 1)
+            side = encoding_side(self.tiling)
+            parts = [in_tiles(x[:, :, start:end], side, self._encode) for start, end in chunks]
+            # Every chunk but the first begins with the last frame of the one before.
+            result = torch.cat([part if i == 0 else part[:, :, 1:] for i, part in enumerate(parts)], dim=2)
+        mean, logvar = result.chunk(2, dim=1)
+        return mean, logvar.clamp(MIN_LOGVAR, MAX_LOGVAR)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Videos (B, 3, F, H, W) in [-1, 1] -> scaled latents (B, 4, T, H', W').
+
+        Args:
+            sample_posterior: draw from the posterior with ``generator`` instead of taking its mean.
+
+        Raises:
+            ValueError: as ``moments``.
+        """
+        mean, logvar = self.moments(x)
+        if sample_posterior:
+            noise = torch.randn(mean.shape, generator=generator).to(mean)
+            mean = mean + torch.exp(logvar / 2) * noise
+        return mean * SCALE
+
+    @torch.no_grad()
+    def decode_chunks(self, z: Tensor, num_frames: int, progress: bool = False) -> Iterator[Tensor]:
+        """Scaled latents (B, 4, T, H', W') -> pieces (B, 3, f, 8 H', 8 W') of the video, in order, float32.
+
+        Args:
+            progress: show a bar that counts tiles.
+
+        Raises:
+            ValueError: the number of latent frames does not belong to ``num_frames``.
+        """
+        expected = self.latent_frames(num_frames)
+        if z.ndim != 5 or z.shape[1] != self.out_channels:
+            raise ValueError(f"latents must be (B, {self.out_channels}, T, H, W), got {tuple(z.shape)}")
+        if z.shape[2] != expected:
+            raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
+        return self._decode_chunks(z, progress)
+
+    @torch.no_grad()
+    def _decode_chunks(self, z: Tensor, progress: bool) -> Iterator[Tensor]:
+        z = (z / SCALE).to(self.device, self.dtype)
+        if self.tiling is None or self.tiling.covers(*z.shape[2:]):
+            yield self._decode(z).float()
+            return
+        chunks = time_chunks(z.shape[2], self.tiling.tile_frames)
+        side = decoding_side(self.tiling)
+        tiles = len(chunks) * len(range(0, z.shape[3], side.step)) * len(range(0, z.shape[4], side.step))
+        with tqdm(total=tiles, desc="decoding", unit="tile", disable=not progress, leave=False) as bar:
+            for number, (start, end) in enumerate(chunks):
+                pixels = in_tiles(z[:, :, start:end], side, partial(self._decode, bar=bar))
+                yield (pixels if number == 0 else pixels[:, :, 1:]).float()
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self.quant_conv(self.encoder(x))
+
+    def _decode(self, z: Tensor, bar: tqdm | None = None) -> Tensor:
+        pixels = self.decoder(self.post_quant_conv(z))
+        if bar is not None:
+            bar.update()
+        return pixels
+
+
+@MODELS.register_module("CausalVAE")
+def causal_vae(
+    from_pretrained: str | Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    tiling: bool = False,
+    **ignored: Any,
+) -> CausalVAE:
+    """The autoencoder of a config's ``vae`` section."""
+    vae = CausalVAE.from_pretrained(from_pretrained, dtype=dtype, device=device)
+    vae.tiling = CausalTiling() if tiling else None
+    return vae

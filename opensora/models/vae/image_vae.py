@@ -1,0 +1,191 @@
+"""An image autoencoder of diffusers, frame by frame: what Latte decodes with.
+
+Source: diffusers, ``LattePipeline.decode_latents``, to which decoding is equal.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from opensora.models.checkpoint import CheckpointError, check_fits, locate, read_config, weight_files
+from opensora.registry import MODELS
+from opensora.utils.errors import WeightsError, one_line
+from opensora.utils.weights import layout
+from opensora.utils.weights.tensor_files import load_tensors
+
+CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+TEMPORAL_FRAMES = 14  # that a temporal decoder looks at together, as LattePipeline has it
+
+
+class ImageVAE(nn.Module):
+    """``AutoencoderKL``, or ``AutoencoderKLTemporalDecoder``, whose decoder smooths over neighboring frames.
+
+    Attributes:
+        module: diffusers' model.
+        micro_batch_size: frames encoded or decoded at a time; None: those of all videos. Neighbors change nothing but
+            with a temporal decoder, which therefore always takes 14 of one video.
+    """
+
+    def __init__(self, module: nn.Module, micro_batch_size: int | None = 4) -> None:
+        super().__init__()
+        self.module = module
+        self.micro_batch_size = micro_batch_size
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        *,
+        micro_batch_size: int | None = 4,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Load an autoencoder in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder, its config.json or its weights are missing, damaged or do not fit.
+        """
+        module, files = _fitting(locate(path_or_repo))
+        try:
+            weights = load_tensors(files)
+        except WeightsError as error:
+            raise CheckpointError(str(error)) from error
+        module.load_state_dict({name: weights[name] for name in module.state_dict()}, assign=True)
+        module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        return cls(module, micro_batch_size)
+
+    @classmethod
+    def check_pretrained(cls, path_or_repo: str | os.PathLike[str]) -> Any:
+        """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
+
+        Raises:
+            CheckpointError: as ``from_pretrained``.
+        """
+        return _fitting(locate(path_or_repo))[0].config
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of latents."""
+        return self.module.config.latent_channels
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent, along a side of a frame."""
+        return 2 ** (len(self.module.config.block_out_channels) - 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return next(self.parameters()).dtype
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip: every frame has one of its own."""
+        return num_frames
+
+    def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
+        """(T, H', W') of a video's latents, from its (F, H, W)."""
+        frames, height, width = input_size
+        return [frames, height // self.downsample, width // self.downsample]
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Videos (B, 3, F, H, W) in [-1, 1] -> scaled latents (B, 4, F, H', W').
+
+        Args:
+            sample_posterior: draw from the posterior with ``generator`` instead of taking its mean.
+
+        Raises:
+            ValueError: another shape, or sides that are no multiples of ``downsample``.
+        """
+        if x.ndim != 5 or x.shape[1] != 3:
+            raise ValueError(f"a video must be (B, 3, F, H, W), got {tuple(x.shape)}")
+        if x.shape[3] % self.downsample or x.shape[4] % self.downsample:
+            raise ValueError(
+                f"frames of {x.shape[3]} x {x.shape[4]} cannot be encoded; sides must be multiples of {self.downsample}"
+            )
+        frames = x.movedim(2, 1).flatten(0, 1).to(self.device, self.dtype)
+        latents = []
+        for part in frames.split(self.micro_batch_size or len(frames)):
+            posterior = self.module.encode(part).latent_dist
+            latents.append(posterior.sample(generator) if sample_posterior else posterior.mode())
+        return torch.cat(latents).unflatten(0, (len(x), -1)).movedim(1, 2) * self.module.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_chunks(self, z: Tensor, num_frames: int, progress: bool = False) -> Iterator[Tensor]:
+        """Scaled latents (B, 4, T, H', W') -> pieces (B, 3, f, H, W) of the video, in order.
+
+        Args:
+            progress: show a bar that counts frames.
+
+        Raises:
+            ValueError: the number of latent frames is not ``num_frames``.
+        """
+        if z.shape[2] != num_frames:
+            raise ValueError(f"{num_frames} frames have {num_frames} latent frames, got {z.shape[2]}")
+        return self._decode_chunks(z, progress)
+
+    @torch.no_grad()
+    def _decode_chunks(self, z: Tensor, progress: bool) -> Iterator[Tensor]:
+        size = (
+            TEMPORAL_FRAMES if self._is_temporal else max(1, (self.micro_batch_size or z.shape[2] * len(z)) // len(z))
+        )
+        z = (z / self.module.config.scaling_factor).to(self.device, self.dtype)
+        with tqdm(total=z.shape[2], desc="decoding", unit="frame", disable=not progress, leave=False) as bar:
+            for part in z.split(size, dim=2):
+                yield self._decode(part).float()
+                bar.update(part.shape[2])
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """Latents (B, 4, t, H', W') -> (B, 3, t, H, W)."""
+        if self._is_temporal:
+            videos = [self.module.decode(video.movedim(1, 0), num_frames=z.shape[2]).sample for video in z]
+            return torch.stack(videos).movedim(1, 2)
+        frames = self.module.decode(z.movedim(2, 1).flatten(0, 1)).sample
+        return frames.unflatten(0, (len(z), -1)).movedim(1, 2)
+
+    @property
+    def _is_temporal(self) -> bool:
+        return "num_frames" in inspect.signature(self.module.decode).parameters
+
+
+def _fitting(path: Path) -> tuple[nn.Module, list[Path]]:
+    """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
+    import diffusers
+
+    values = read_config(path)
+    name = values.get("_class_name", CLASSES[0])
+    if name not in CLASSES:
+        raise CheckpointError(f"{path} holds a {name}, not one of {', '.join(CLASSES)}")
+    try:
+        with torch.device("meta"):
+            module = getattr(diffusers, name).from_config(values)
+    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{layout.config_file(path) or path} cannot be used: {one_line(error)}") from error
+    files = weight_files(path)
+    check_fits(module, files)
+    return module, files
+
+
+@MODELS.register_module("AutoencoderKL")
+def image_vae(
+    from_pretrained: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    micro_batch_size: int | None = 4,
+    **ignored: Any,
+) -> ImageVAE:
+    """The autoencoder of a config's ``vae`` section."""
+    return ImageVAE.from_pretrained(from_pretrained, micro_batch_size=micro_batch_size, dtype=dtype, device=device)
