@@ -7,19 +7,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from opensora.config.kinds import kind_of
+from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
+from opensora.config.size_limits import check_size_limits
 from opensora.config.target import check_calibrated_model
 from opensora.models.checkpoint import read_config
-from opensora.models.stdit.stdit3 import STDiT3
 from opensora.models.text_encoder.options import check_text_options
 from opensora.models.text_encoder.t5 import T5Encoder
-from opensora.models.vae.vae import VideoAutoencoderPipeline
+from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import MODELS, build_module
 from opensora.utils.compiler import check_compiler
 from opensora.utils.device import check_device
 from opensora.utils.dtypes import DTYPES
 from opensora.utils.errors import ConfigError
 from opensora.utils.weights import locate_weights
+from opensora.utils.weights.fit import check_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +32,8 @@ class LoadedModels:
     """What a pipeline is made of; ``config`` names the folders they came from."""
 
     config: SampleConfig
-    model: STDiT3
-    vae: VideoAutoencoderPipeline
+    model: VideoModel
+    vae: VideoAutoencoder
     text_encoder: T5Encoder | None
 
 
@@ -72,14 +75,15 @@ def check_models(config: SampleConfig) -> None:
     """Prove that the checkpoints in the folders of ``config`` fit their models and each other; no weights are read.
 
     Raises:
-        ConfigError: a text encoder whose tokens the transformer cannot read.
+        ConfigError: a text encoder whose tokens the transformer cannot read, or a video of another length or size than
+            it makes.
         CheckpointError: a checkpoint does not fit its model.
     """
-    qk_norm = {} if config.model.qk_norm is None else {"qk_norm": config.model.qk_norm}
-    model = STDiT3.check_pretrained(config.model.from_pretrained, **qk_norm)
-    VideoAutoencoderPipeline.check_pretrained(config.vae.from_pretrained)
+    qk_norm = {} if getattr(config.model, "qk_norm", None) is None else {"qk_norm": config.model.qk_norm}
+    model = check_pretrained(config.model.type, config.model.from_pretrained, **qk_norm)
+    check_pretrained(config.vae.type, config.vae.from_pretrained)
     text = config.text_encoder
-    if text.model_max_length != model.model_max_length:
+    if kind_of(config.model.type).fixed_text_length and text.model_max_length != model.model_max_length:
         raise ConfigError(
             f"text_encoder.model_max_length is {text.model_max_length}, but the transformer in "
             f"{config.model.from_pretrained} reads {model.model_max_length} tokens; set it to that"
@@ -90,3 +94,4 @@ def check_models(config: SampleConfig) -> None:
             f"the text encoder in {text.from_pretrained} has features of width {width}, but the transformer in "
             f"{config.model.from_pretrained} reads {model.caption_channels}; they do not belong together"
         )
+    check_size_limits(config, Source(config.path))

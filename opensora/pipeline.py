@@ -22,12 +22,12 @@ from opensora.datasets.video_io import to_uint8
 from opensora.load_models import load_models
 from opensora.loops import carried_over, continued
 from opensora.memory.measure import StageMeter
-from opensora.models.stdit.stdit3 import STDiT3
-from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
-from opensora.models.vae.vae import VideoAutoencoderPipeline
+from opensora.models.text_encoder.guidance import with_guidance
+from opensora.models.text_encoder.t5 import CaptionEncoder
 from opensora.prompts.captions import prepare_captions
+from opensora.protocols import Sampler, VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
-from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError, TextEncoder
+from opensora.schedulers.rf import NonFiniteLatentsError, TextEncoder
 from opensora.utils.conditioning import apply_mask_strategy
 from opensora.utils.errors import ConfigError
 from opensora.utils.multi_resolution import prepare_multi_resolution_info
@@ -72,23 +72,21 @@ class SamplingPipeline:
 
     def __init__(
         self,
-        model: STDiT3,
-        vae: VideoAutoencoderPipeline,
-        text_encoder: T5Encoder,
-        scheduler: RFLOW,
+        model: VideoModel,
+        vae: VideoAutoencoder,
+        text_encoder: CaptionEncoder,
+        scheduler: Sampler,
         config: SampleConfig,
         cache: PolicyConfig | None = None,
     ):
         if cache is not None:
             try:
-                cache.validate(scheduler.num_sampling_steps, model.config.depth)
+                cache.validate(scheduler.num_model_calls, model.config.depth)
             except ValueError as error:
                 raise ConfigError(f"cache: {error}") from error
         self.model = model
         self.vae = vae
-        if not isinstance(text_encoder, GuidedTextEncoder):
-            text_encoder = GuidedTextEncoder(text_encoder, model.y_embedder)
-        self.text_encoder = text_encoder
+        self.text_encoder = with_guidance(text_encoder, model, config)
         self.scheduler = scheduler
         self.config = config
         self.cache = cache
@@ -205,13 +203,7 @@ class SamplingPipeline:
         z = self._noise(seeds, loop)
         if any(references or []) and not mask_strategies:
             raise SamplingError("references were given, but no mask_strategies that say where they go")
-        align = config.align if config.compat or config.vae.micro_frame_size else None
-        try:
-            mask = apply_mask_strategy(
-                z, references or [[]] * len(prompts), mask_strategies or [], loop, align, config.compat
-            )
-        except ValueError as error:
-            raise SamplingError(str(error)) from error
+        mask = self._apply_references(z, references or [[]] * len(prompts), mask_strategies or [], loop)
         try:
             return self.scheduler.sample(
                 self.model,
@@ -276,7 +268,7 @@ class SamplingPipeline:
         if isinstance(frames, np.ndarray):
             frames = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
         height, width = frames.shape[2:]
-        factor = self.vae.spatial_vae.downsample
+        factor = self.vae.downsample
         # Sides that are no multiple of the autoencoder's factor go up to the next one, as the noise does.
         frames = torch.nn.functional.pad(frames, (0, -width % factor, 0, -height % factor), mode="replicate")
         compat = self.config.compat
@@ -285,6 +277,23 @@ class SamplingPipeline:
             frames = frames.expand(-1, self.vae.config.micro_frame_size or 1, -1, -1)
         latents = self.vae.encode(frames[None].to(self.model.device), sample_posterior=compat, generator=generator)[0]
         return latents[:, :1] if is_image else latents
+
+    def _apply_references(
+        self, z: Tensor, references: Sequence[Sequence[Tensor]], mask_strategies: Sequence[str], loop: int
+    ) -> Tensor | None:
+        """Write references into the noise ``z``; the mask (B, T) of what is sampled, None where all is.
+
+        Raises:
+            SamplingError: the references do not fit.
+        """
+        if not mask_strategies:
+            return None
+        config = self.config
+        align = config.align if config.compat or config.vae.micro_frame_size else None
+        try:
+            return apply_mask_strategy(z, references, mask_strategies, loop, align, config.compat)
+        except ValueError as error:
+            raise SamplingError(str(error)) from error
 
     def _shows(self, progress: bool | None) -> bool:
         return self.config.verbose > 0 if progress is None else progress
@@ -310,7 +319,7 @@ class SamplingPipeline:
 
     def _noise(self, seeds: Sequence[int], loop: int) -> Tensor:
         """One seed, one noise, (B, C, T, H, W)."""
-        config, factor = self.config, self.vae.spatial_vae.downsample
+        config, factor = self.config, self.vae.downsample
         height, width = config.height, config.width
         if not config.compat:  # upstream rounds down, and the video gets smaller than asked for
             height, width = (-(-side // factor) * factor for side in (height, width))

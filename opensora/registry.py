@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from mmengine.registry import Registry
@@ -16,10 +17,20 @@ from opensora.utils.errors import suggest
 MODELS = Registry("model")
 SCHEDULERS = Registry("scheduler")
 
-# Modules that register something when imported; loaded on first use, so that importing this file stays cheap.
+# Modules and the names they register when imported; loaded when one of them is asked for, as each takes its time.
 _PROVIDERS = {
-    "model": ("opensora.models.stdit.stdit3", "opensora.models.vae.vae", "opensora.models.text_encoder.t5"),
-    "scheduler": ("opensora.schedulers.rf",),
+    "model": {
+        "opensora.models.stdit.stdit3": ("STDiT3", "STDiT3-XL/2"),
+        "opensora.models.latte": ("Latte", "LatteT2V"),
+        "opensora.models.vae.vae": ("OpenSoraVAE_V1_2",),
+        "opensora.models.vae.image_vae": ("AutoencoderKL",),
+        "opensora.models.vae.causal": ("CausalVAE",),
+        "opensora.models.text_encoder.t5": ("t5",),
+    },
+    "scheduler": {
+        "opensora.schedulers.rf": ("rflow",),
+        "opensora.schedulers.diffusion": ("ddim", "pndm", "euler", "heun"),
+    },
 }
 
 
@@ -31,9 +42,12 @@ def build_module(module: Mapping[str, Any], registry: Registry, **kwargs: Any) -
     """
     arguments = {**module, **kwargs}
     name = arguments.pop("type", None)
-    for provider in _PROVIDERS.get(registry.name, ()):
-        importlib.import_module(provider)
+    providers = _PROVIDERS.get(registry.name, {})
+    for module_name, names in providers.items():
+        if name in names:
+            importlib.import_module(module_name)
     builder = registry.get(name) if isinstance(name, str) else None
     if builder is None:
-        raise ValueError(f"unknown {registry.name} type {name!r}; {suggest(name, registry.module_dict)}")
+        known = sorted({*registry.module_dict, *chain.from_iterable(providers.values())})
+        raise ValueError(f"unknown {registry.name} type {name!r}; {suggest(name, known)}")
     return builder(**arguments)

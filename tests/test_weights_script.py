@@ -94,6 +94,75 @@ def test_download_verify_and_list(run, hub, tmp_path):
     assert again.returncode == 0 and len(hub.requests) == before
 
 
+SUBFOLDERS = ["--cfg-options", *(f"{name}.from_pretrained=owner/pipeline/{name}" for name in PIECES)]
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
+
+
+@pytest.fixture
+def pipeline(hub) -> dict[str, bytes]:
+    """The three pieces as folders of one repository, as pipelines of diffusers are laid out, with folders more."""
+    files = {"model_index.json": b"{}", "vae_other/config.json": b"{}", "vae_other/model.safetensors": b"not needed"}
+    for name, folder in PIECES.items():
+        for file in (ASSETS / folder).iterdir():
+            inside = "tokenizer" if file.name in TOKENIZER else name
+            files[f"{inside}/{file.name}"] = file.read_bytes()
+    hub.repos["owner/pipeline"] = files
+    return files
+
+
+@pytest.mark.parametrize("place", ["folder", "cache"])
+def test_pieces_in_folders_of_one_repository(run, hub, pipeline, tmp_path, place):
+    """The tokenizer comes along with the text encoder, and nothing else does."""
+    where = ["--weights-dir", str(tmp_path / "weights")] if place == "folder" else []
+    done = run("download", MINI, *where, *SUBFOLDERS)
+    assert done.returncode == 0, done.stderr
+    assert "transformer owner/pipeline/model: 4.7 MB to " in done.stdout and "11 MB in all" in done.stdout
+    top = tmp_path / "weights/pipeline"
+    if place == "cache":
+        top = next((tmp_path / "hub").glob("hub/models--owner--pipeline/snapshots/*"))
+    wanted = {name: data for name, data in pipeline.items() if name.split("/")[0] in {*PIECES, "tokenizer"}}
+    for name, data in wanted.items():
+        assert (top / name).read_bytes() == data
+    assert not (top / "vae_other").exists() and not (top / "model_index.json").exists()
+
+    offline = {"HF_HUB_OFFLINE": "1"}
+    verified = run("verify", MINI, *where, *SUBFOLDERS, **offline)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert "unchecked" not in verified.stdout and "fit T5EncoderModel" in verified.stdout
+    assert f"{'weights folder' if place == 'folder' else 'hub cache'} {top}/vae" in (
+        run("list", MINI, *where, *SUBFOLDERS, **offline).stdout
+    )
+
+    before = len(hub.requests)
+    assert run("download", MINI, *where, *SUBFOLDERS).returncode == 0 and len(hub.requests) == before
+    if place == "cache":
+        copied = run("download", MINI, "--weights-dir", str(tmp_path / "copy"), *SUBFOLDERS, **offline)
+        assert copied.returncode == 0, copied.stderr
+        assert (tmp_path / "copy/pipeline/tokenizer/tokenizer.json").read_bytes() == wanted["tokenizer/tokenizer.json"]
+        again = run("verify", MINI, "--weights-dir", str(tmp_path / "copy"), *SUBFOLDERS, **offline)
+        assert again.returncode == 0 and "all weights can be used" in again.stdout
+
+
+def test_a_folder_of_a_repository_is_mended_and_named(run, hub, pipeline, tmp_path):
+    folder = tmp_path / "weights"
+    assert run("download", MINI, "--weights-dir", str(folder), *SUBFOLDERS).returncode == 0
+    (folder / "pipeline/tokenizer/tokenizer.json").unlink()
+    (folder / "pipeline/vae/model.safetensors").write_bytes(b"cut off")
+    verified = run("verify", MINI, "--weights-dir", str(folder), *SUBFOLDERS)
+    assert verified.returncode == 1 and "not usable: autoencoder, text encoder" in verified.stdout
+    assert "text_encoder lacks tokenizer.json or spiece.model" in verified.stdout
+    done = run("download", MINI, "--weights-dir", str(folder), *SUBFOLDERS)
+    assert done.returncode == 0, done.stderr
+    assert run("verify", MINI, "--weights-dir", str(folder), *SUBFOLDERS).returncode == 0
+    missing = ["--cfg-options", "model.from_pretrained=owner/pipeline/nothing"]
+    assert_refused(
+        run("download", MINI, "--weights-dir", str(folder), *missing),
+        "owner/pipeline/nothing is not a folder of transformer weights: it holds none",
+    )
+    told = run("verify", MINI, "--weights-dir", str(folder), *missing, HF_HUB_OFFLINE="1")
+    assert "not on this machine" in told.stdout
+
+
 def test_a_transfer_that_breaks_off_goes_on_where_it_was(run, hub, tmp_path):
     # More than twice as large as the parts that the client writes.
     hub.repos["owner/tiny-vae"]["model.safetensors"] = save({"a": np.arange(6_000_000, dtype=np.float32)})

@@ -37,6 +37,7 @@ from opensora.bench.warmup import warm_up
 from opensora.calibration.clips import Clip
 from opensora.calibration.runs import Runner
 from opensora.config.conditions import fingerprint
+from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.config.target import timesteps_of
 from opensora.pipeline import SamplingPipeline
@@ -182,10 +183,12 @@ class Bench:
 
     @property
     def _num_steps(self) -> int:
-        return self._config.scheduler.num_sampling_steps
+        return num_model_calls(self._config.scheduler)
 
     def _timesteps(self, num_steps: int | None) -> Sequence[float]:
-        scheduler = dataclasses.replace(self._config.scheduler, num_sampling_steps=num_steps or self._num_steps)
+        scheduler = self._config.scheduler
+        if num_steps is not None:
+            scheduler = dataclasses.replace(scheduler, num_sampling_steps=num_steps)
         return timesteps_of(dataclasses.replace(self._config, scheduler=scheduler))
 
     def _details(self, clips: Sequence[BenchClip]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from opensora.models.stdit.stdit3 import EAGER_BRANCHES, STDiT3
@@ -21,14 +22,15 @@ _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _a
 
 
 @contextmanager
-def counted_flops(model: STDiT3) -> Iterator[list[int]]:
+def counted_flops(model: nn.Module) -> Iterator[list[int]]:
     """A list that gets the operations (two per multiply-add) of every call of the model.
 
     Matrix products, convolutions and attention count; what is done element by element does not. Nothing is compiled
     meanwhile: compiled kernels cannot be counted.
     """
     counts: list[int] = []
-    blocks = (*model.spatial_blocks, *model.temporal_blocks)
+    # Blocks of models of diffusers are never compiled here.
+    blocks = (*model.spatial_blocks, *model.temporal_blocks) if isinstance(model, STDiT3) else ()
     compiled = [block.branches for block in blocks]
     forward = model.forward
 

@@ -14,6 +14,7 @@ from opensora.bench.plan import BenchPlan
 from opensora.bench.policy_calibration import PolicyCalibration
 from opensora.bench.policy_plan import PolicyPlan
 from opensora.bench.tuning import scaled_codebook
+from opensora.config.model_calls import num_model_calls
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.config.target import apply_target, check_calibrated_model
@@ -45,7 +46,7 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
         ConfigError: names the policy of the plan.
     """
     source = Source(plan.path)
-    steps = config.scheduler.num_sampling_steps
+    steps = num_model_calls(config.scheduler)
     depth = model_depth(config.model.from_pretrained, config.model.type, config.weights_dir)
     stand_in = PolicyCalibration(steps, 1, (1.0, 0.0), 1.0, (1.0,) * (steps - 1), 0.0)
     for policy in plan.policies:
@@ -82,7 +83,9 @@ def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) ->
         ConfigError: there is no calibration, or one of something else.
         WeightsError: the model's folder holds no weights.
     """
-    scheduler = dataclasses.replace(config.scheduler, solver=policy.solver or config.scheduler.solver)
+    scheduler = config.scheduler
+    if policy.solver is not None:
+        scheduler = dataclasses.replace(scheduler, solver=policy.solver)
     calibration = policy.calibration or config.calibration
     target = dataclasses.replace(config, scheduler=scheduler, calibration=calibration, max_steps_computed=count)
     schedule: ReuseOptions = apply_target(target, Source(config.path)).cache

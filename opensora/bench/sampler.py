@@ -93,6 +93,8 @@ class Sampler:
         """
         self.prepare(clip)
         controller = None if point.cache is None else WatchedController(point.cache)
+        with self._scheduler_of(point):
+            num_steps = self.pipe.scheduler.num_model_calls
         knows_peak = self._watch.reset_peak()
         started = self._watch.now()
         latents = self.sample_latents(point, clip, controller)
@@ -104,7 +106,7 @@ class Sampler:
             frames=frames,
             denoise_seconds=denoised - started,
             decode_seconds=self._watch.now() - decoding,
-            num_steps=point.num_steps or self.pipe.scheduler.num_sampling_steps,
+            num_steps=num_steps,
             trace=None if controller is None else controller.trace,
             cache_bytes=0 if controller is None else controller.most_bytes,
             peak_bytes=peak,
@@ -125,10 +127,13 @@ class Sampler:
     def _scheduler_of(self, point: BenchPoint) -> Iterator[None]:
         """The number of steps and the solver of a point, for a while."""
         scheduler = self.pipe.scheduler
-        before = scheduler.num_sampling_steps, scheduler.solver
-        scheduler.num_sampling_steps = point.num_steps or before[0]
-        scheduler.solver = point.solver or before[1]
+        wanted = {"num_sampling_steps": point.num_steps, "solver": point.solver}
+        changed = {name: value for name, value in wanted.items() if value is not None}
+        before = {name: getattr(scheduler, name) for name in changed}
         try:
+            for name, value in changed.items():
+                setattr(scheduler, name, value)
             yield
         finally:
-            scheduler.num_sampling_steps, scheduler.solver = before
+            for name, value in before.items():
+                setattr(scheduler, name, value)

@@ -12,6 +12,7 @@ from typing import Any
 from opensora.bench.plan import BenchPlan
 from opensora.calibration.clips import Clip
 from opensora.config.loading import load_config
+from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.utils.errors import ConfigError
 from opensora.utils.files import find_path
@@ -51,7 +52,7 @@ def load_sample_config(plan: BenchPlan, device: str | None = None) -> SampleConf
     given = {key: value for key, value in plan.sample_options.items() if key.split(".")[0] not in _LEFT_ASIDE}
     config = load_config(plan.sample, {"device": device}, {**given, **dict.fromkeys(_LEFT_ASIDE)})
     config = dataclasses.replace(config, cache=None)  # the official code's options stand inside of the model's
-    steps = config.scheduler.num_sampling_steps
+    steps = num_model_calls(config.scheduler)
     most = max(plan.all_budgets, default=0)
     if most >= steps:
         raise ConfigError(f"budgets: {most} computed steps leave nothing to reuse, as {plan.sample} has {steps} steps")
@@ -109,7 +110,7 @@ def setting_of(config: SampleConfig, weights: str, plan: BenchPlan, machine: Map
         "scheduler": scheduler,
         "dtype": [config.dtype, config.text_encoder.dtype],
         "prompt scores": [config.aes, config.flow, config.camera_motion],
-        "autoencoder": [config.vae.micro_frame_size, config.vae.micro_batch_size],
+        "autoencoder": [getattr(config.vae, name, None) for name in ("micro_frame_size", "micro_batch_size")],
         "compile": config.compile,
         "exact steps": [plan.exact_steps, plan.exact_solver],
         "machine": {key: machine[key] for key in ("cpu", "threads", "gpu", "torch")},

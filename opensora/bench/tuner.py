@@ -21,6 +21,7 @@ from opensora.bench.tuned_file import TunedFile
 from opensora.bench.tuning import REACHED, Tried, best_codebook, final_latents, try_policy
 from opensora.calibration.clips import Clip
 from opensora.calibration.runs import Runner
+from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.utils.errors import ConfigError
 
@@ -49,7 +50,7 @@ class Tuner:
         self._make_runner = make_runner
         self._clips = clips
         self._file = file
-        self._num_steps = config.scheduler.num_sampling_steps
+        self._num_steps = num_model_calls(config.scheduler)
 
     def points(self) -> list[BenchPoint]:
         """All points in the plan's order; what cannot be met is noted in ``left_out``.

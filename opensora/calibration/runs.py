@@ -33,8 +33,8 @@ class Runner:
 
     @property
     def num_steps(self) -> int:
-        """Sampling steps of every run."""
-        return self.pipe.scheduler.num_sampling_steps
+        """Steps of every run as a cache counts them: calls of the model."""
+        return self.pipe.scheduler.num_model_calls
 
     def sample(
         self, clips: Sequence[Clip], controller: StepController | None, collect: Callable[[Tensor], None]
@@ -72,7 +72,7 @@ class Runner:
     @contextmanager
     def steps(self, num_steps: int) -> Iterator[None]:
         """Another number of sampling steps for a while."""
-        before, self.pipe.scheduler.num_sampling_steps = self.num_steps, num_steps
+        before, self.pipe.scheduler.num_sampling_steps = self.pipe.scheduler.num_sampling_steps, num_steps
         try:
             yield
         finally:

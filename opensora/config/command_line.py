@@ -113,6 +113,7 @@ def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt-path", metavar="FILE", help="one prompt per line, or .jsonl with settings of their own for each"
     )
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from (Latte, Open-Sora-Plan)")
     group.add_argument("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")
     group.add_argument("--end-index", type=int, metavar="N", help="prompt of the file to stop before")
     group.add_argument(
@@ -167,7 +168,7 @@ def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--num-sampling-steps", type=int, metavar="N", help="denoising steps")
     group.add_argument(
-        "--solver", metavar="NAME", help="euler, adams or midpoint; the model is called once per step by all of them"
+        "--solver", metavar="NAME", help="euler, adams or midpoint, of Open-Sora; the model is called once per step"
     )
     group.add_argument("--cfg-scale", type=float, metavar="X", help="strength of classifier-free guidance")
     group.add_argument("--seed", type=int, metavar="N", help="prompt i is sampled with seed N + i")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from opensora.config.model_calls import num_model_calls
 from opensora.config.reading import Source
 from opensora.config.target import apply_target, with_memory_options
 from opensora.utils.errors import ConfigError, one_line
@@ -56,7 +57,7 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
     if not has_target:
         if config.calibration is None:
             return replace(config, cache=_validated(_official(config, mode, depth), config, depth, source))
-        share, steps = (DRAFT_SHARE if mode == "draft" else FINAL_SHARE), config.scheduler.num_sampling_steps
+        share, steps = (DRAFT_SHARE if mode == "draft" else FINAL_SHARE), num_model_calls(config.scheduler)
         if steps <= LEAST_COMPUTED:
             return replace(config, cache=None)
         chosen = replace(config, max_steps_computed=min(steps, max(LEAST_COMPUTED, round(share * steps))))
@@ -136,7 +137,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
 def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, source: Source) -> PolicyConfig:
     """``cache``, whose metric comes from the config's own cache, which was not compared with the model."""
     try:
-        cache.validate(config.scheduler.num_sampling_steps, depth)
+        cache.validate(num_model_calls(config.scheduler), depth)
     except ValueError as error:
         raise source.error("cache", f"cache: {one_line(error)}") from error
     return cache

@@ -13,18 +13,14 @@ from typing import Any
 from opensora.config.cache import read_cache, read_replay, split_model_entries
 from opensora.config.draft import apply_mode, replaces_cache, seed_texts
 from opensora.config.file import find_config, read_config_file
+from opensora.config.kinds import check_entries, check_pieces, kind_of
 from opensora.config.low_memory import with_low_memory
+from opensora.config.model_calls import check_diffusion_options, num_model_calls
 from opensora.config.overrides import dotted_overrides, merge_into_file, without_alternatives
-from opensora.config.reading import Source, check_names, read_fields
-from opensora.config.schema import (
-    NO_EFFECT,
-    OFFICIAL_CACHE_KEYS,
-    ModelConfig,
-    SampleConfig,
-    SchedulerConfig,
-    TextEncoderConfig,
-    VAEConfig,
-)
+from opensora.config.reading import Source, check_names, read_fields, read_section
+from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS, LatteModelConfig, ModelConfig, SampleConfig
+from opensora.config.sections import SECTIONS
+from opensora.config.size_limits import check_size_limits
 from opensora.config.target import with_memory_options
 from opensora.config.video import (
     SIZE_KEYS,
@@ -41,12 +37,6 @@ __all__ = ["ConfigError", "SampleConfig", "config_from_dict", "load_config"]
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS = {
-    "model": ModelConfig,
-    "vae": VAEConfig,
-    "text_encoder": TextEncoderConfig,
-    "scheduler": SchedulerConfig,
-}
 _MAX_STEPS = 10_000
 _MAX_CRF = 51  # of H.264 with 8 bits
 _NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}
@@ -112,29 +102,29 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     known = {*SampleConfig.__dataclass_fields__, *NO_EFFECT[""], *SIZE_KEYS}
     check_names(entries, known - {"height", "width", "path"}, source)
 
-    sections = {name: _section_entries(entries.pop(name, None), name, source) for name in _SECTIONS}
+    sections = {name: _section_entries(entries.pop(name, None), name, source) for name in SECTIONS}
     sections["model"], official_cache = split_model_entries(sections["model"])
     # The official options repeat the number of steps here; the scheduler's own entry rules.
     repeated_steps = sections["model"].pop("num_sampling_steps", None)
     if repeated_steps is not None:
         sections["scheduler"].setdefault("num_sampling_steps", repeated_steps)
-    built = {
-        name: read_fields(cls, _without_effectless(sections[name], name), source, name)
-        for name, cls in _SECTIONS.items()
-    }
-    steps, cache_entry = built["scheduler"].num_sampling_steps, entries.pop("cache", None)
+    built = {name: read_section(name, _without_effectless(sections[name], name), source) for name in SECTIONS}
+    check_pieces(built, source)
+    check_diffusion_options(built["scheduler"], source)
+    calls, cache_entry = num_model_calls(built["scheduler"]), entries.pop("cache", None)
     depth = _model_depth(built["model"], entries.get("weights_dir"))
     replay = entries.get("replay")
     replaced = replay is not None or replaces_cache(entries)
-    cache = read_cache(official_cache, cache_entry, None if replaced else steps, depth, source)
+    cache = read_cache(official_cache, cache_entry, None if replaced else calls, depth, source)
     if replay is not None:
-        cache = with_memory_options(read_replay(replay, steps, source), cache)
+        cache = with_memory_options(read_replay(replay, calls, source), cache)
 
     height, width = resolve_size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
     entries |= {"height": height, "width": width}
     if source.from_command_line & set(SIZE_KEYS):
         source = dataclasses.replace(source, from_command_line=source.from_command_line | {"height", "width"})
-    entries["num_frames"] = resolve_num_frames(entries.get("num_frames"), source)
+    has_durations = kind_of(built["model"].type).has_durations
+    entries["num_frames"] = resolve_num_frames(entries.get("num_frames"), source, has_durations)
     if entries.get("save_fps") is None:
         entries["save_fps"] = default_save_fps(entries)
     if isinstance(entries.get("dtype"), str):
@@ -147,7 +137,9 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     entries |= {name: default for name, default in _NONE_MEANS.items() if name in entries and entries[name] is None}
     entries["final"] = seed_texts(entries.get("final"))
     result = read_fields(SampleConfig, _without_effectless(entries, ""), source, path=source.path, cache=cache, **built)
+    check_entries(result, source)
     _check_together(result, source)
+    check_size_limits(result, source)
     return apply_mode(result, source, depth)
 
 
@@ -183,7 +175,7 @@ def _as_texts(entry: Any) -> Any:
     return [entry] if isinstance(entry, str) else entry
 
 
-def _model_depth(model: ModelConfig, weights_dir: Any) -> int | None:
+def _model_depth(model: ModelConfig | LatteModelConfig, weights_dir: Any) -> int | None:
     from opensora.utils.weights import model_depth
 
     return model_depth(model.from_pretrained, model.type, weights_dir if isinstance(weights_dir, str) else None)
@@ -191,7 +183,7 @@ def _model_depth(model: ModelConfig, weights_dir: Any) -> int | None:
 
 def _check_together(config: SampleConfig, source: Source) -> None:
     """What no single entry can be blamed for."""
-    if config.scheduler.use_timestep_transform and config.multi_resolution is None:
+    if getattr(config.scheduler, "use_timestep_transform", False) and config.multi_resolution is None:
         raise source.error(
             "multi_resolution",
             "scheduler.use_timestep_transform needs the size of the video; set multi_resolution='STDiT2'",

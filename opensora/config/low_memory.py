@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from opensora.config.reading import Source
+from opensora.config.sections import SECTIONS, section_class
 
 # Section ("" for the top level) -> entries. What the command line sets otherwise stays as it is set there.
 _ENTRIES: dict[str, dict[str, Any]] = {
@@ -27,5 +28,11 @@ def with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, Any
         if not section:
             result |= chosen
         elif isinstance(result.get(section), Mapping):  # another value gets its own error
-            result[section] = {**result[section], **chosen}
+            result[section] = {**result[section], **_known(section, result[section], chosen)}
     return result
+
+
+def _known(section: str, entries: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``chosen`` that the section's type has."""
+    fields = section_class(section, entries).__dataclass_fields__ if section in SECTIONS else chosen
+    return {key: value for key, value in chosen.items() if key in fields}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from opensora.config.sections import SECTIONS, section_class, types_of
 from opensora.utils.errors import ConfigError, shortened, suggest
 
 _NOUNS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
@@ -51,6 +52,27 @@ def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: 
         elif field.default is dataclasses.MISSING:
             raise source.error(key, f"'{key}' is missing; it must be {describe(hints[name])}")
     return cls(**values, **given)
+
+
+def read_section(section: str, entries: Mapping[str, Any], source: Source) -> Any:
+    """Build the dataclass that the ``type`` of a section asks for; without one, that of the default type.
+
+    Raises:
+        ConfigError: as ``read_fields``, an unknown type, or an entry of another type.
+    """
+    classes = SECTIONS[section]
+    if "type" in entries:
+        known = tuple(name for cls in classes for name in types_of(cls))
+        read_value(entries["type"], Literal[known], f"{section}.type", source)
+    chosen = section_class(section, entries)
+    others = [cls for cls in classes if cls is not chosen]
+    for name in entries:
+        owners = [cls for cls in others if name in cls.__dataclass_fields__]
+        if name not in chosen.__dataclass_fields__ and owners:
+            types = " and ".join(f"'{owner}'" for cls in owners for owner in types_of(cls))
+            own = entries.get("type", types_of(chosen)[0])
+            raise source.error(f"{section}.{name}", f"{section}.{name} is an entry of type {types}, not of '{own}'")
+    return read_fields(chosen, entries, source, section)
 
 
 def check_names(entries: Mapping[str, Any], known: Iterable[str], source: Source, section: str = "") -> None:

@@ -5,66 +5,39 @@ Source: the keys and defaults of Open-Sora v1.2's inference configs and ``script
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from adacache.options import ReuseOptions
+from opensora.config.sections import (
+    CausalVAEConfig,
+    DiffusionSchedulerConfig,
+    ImageVAEConfig,
+    LatteModelConfig,
+    ModelConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    VAEConfig,
+    at_least,
+)
+
+__all__ = [
+    "NO_EFFECT",
+    "OFFICIAL_CACHE_KEYS",
+    "CausalVAEConfig",
+    "DiffusionSchedulerConfig",
+    "ImageVAEConfig",
+    "LatteModelConfig",
+    "ModelConfig",
+    "SampleConfig",
+    "SchedulerConfig",
+    "TextEncoderConfig",
+    "VAEConfig",
+]
 
 # Far beyond what anybody samples: above them there is a slip of the hand, which would eat the memory first.
 MAX_SIDE = 16_384  # pixels
 MAX_SAMPLES = 10_000  # of one prompt
-
-
-def at_least(minimum: float, default: Any = MISSING, at_most: float | None = None) -> Any:
-    """A dataclass field whose numbers must not be smaller than ``minimum``, nor larger than ``at_most``."""
-    return field(default=default, metadata={"minimum": minimum, "maximum": at_most})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The diffusion transformer."""
-
-    from_pretrained: str  # folder, weight file or Hugging Face repository
-    type: Literal["STDiT3-XL/2", "STDiT3"] = "STDiT3-XL/2"
-    qk_norm: bool | None = None  # None: as the checkpoint says
-
-
-@dataclass(frozen=True, kw_only=True)
-class VAEConfig:
-    """The autoencoder between pixels and latents."""
-
-    from_pretrained: str
-    type: Literal["OpenSoraVAE_V1_2"] = "OpenSoraVAE_V1_2"
-    micro_frame_size: int | None = at_least(1, 17)  # frames per temporal chunk
-    micro_batch_size: int | None = at_least(1, 4)  # frames per pass of the 2-D autoencoder
-    tiling: bool = False  # encode and decode in tiles: an eighth of the memory at 720p, the same pixels up to rounding
-    tile_size: int | None = at_least(1, None)  # latents per side of a tile; None: 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextEncoderConfig:
-    """The T5 encoder."""
-
-    from_pretrained: str
-    type: Literal["t5"] = "t5"
-    model_max_length: int = at_least(1, 300)  # tokens
-    dtype: Literal["bf16", "fp16", "fp32"] = "fp32"
-    quantize: Literal["int8"] | None = None  # 8-bit weights
-    stream: bool = False  # one layer at a time on the device
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchedulerConfig:
-    """The rectified-flow sampler; the one place that knows the number of steps."""
-
-    type: Literal["rflow"] = "rflow"
-    num_sampling_steps: int = at_least(1, 10, at_most=10_000)
-    cfg_scale: float = at_least(0, 4.0)
-    use_timestep_transform: bool = False
-    use_discrete_timesteps: bool = False
-    num_timesteps: int = at_least(1, 1000)
-    base_resolution: int = at_least(1, 512 * 512)  # pixels of an image whose timesteps the transform keeps
-    solver: Literal["euler", "adams", "midpoint"] = "euler"  # the model is called once per step by all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +45,10 @@ class SampleConfig:
     """Everything one sampling run needs, validated."""
 
     path: str  # the config file this was read from
-    model: ModelConfig
-    vae: VAEConfig
+    model: ModelConfig | LatteModelConfig
+    vae: VAEConfig | ImageVAEConfig | CausalVAEConfig
     text_encoder: TextEncoderConfig
-    scheduler: SchedulerConfig
+    scheduler: SchedulerConfig | DiffusionSchedulerConfig
     cache: ReuseOptions | None  # the config of a policy
     height: int = at_least(8, at_most=MAX_SIDE)  # pixels
     width: int = at_least(8, at_most=MAX_SIDE)
@@ -101,6 +74,7 @@ class SampleConfig:
     multi_resolution: Literal["STDiT2"] | None = None
     prompt: tuple[str, ...] | None = None
     prompt_path: str | None = None
+    negative_prompt: str = ""  # what videos are guided away from, by models without an empty caption of their own
     prompt_as_path: bool = False
     start_index: int = at_least(0, 0)
     end_index: int | None = at_least(0, None)

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opensora.config.model_calls import num_model_calls
 from opensora.config.reading import Source
+from opensora.config.sections import SchedulerConfig
 from opensora.utils.errors import one_line
 from opensora.utils.files import find_path
 
@@ -45,7 +47,7 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         schedule = target.resolve(calibration, timesteps_of(config))
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
-    count, steps = len(schedule.computed_steps), config.scheduler.num_sampling_steps
+    count, steps = len(schedule.computed_steps), num_model_calls(config.scheduler)
     # Beyond the measured counts the curve only repeats its ends: no figure is better than one that flatters.
     measured = [len(point.computed_steps) for point in calibration.measured]
     is_known = count < steps and measured[0] <= count <= measured[-1]
@@ -89,12 +91,15 @@ def check_calibrated_model(config: SampleConfig) -> None:
 
 
 def timesteps_of(config: SampleConfig) -> tuple[float, ...]:
-    """The scheduler's times of all steps of a run, descending."""
+    """The scheduler's times of all steps of a run (calls of the model), descending; some solvers come to one twice."""
+    from opensora.registry import SCHEDULERS, build_module
+
+    scheduler = build_module(vars(config.scheduler), SCHEDULERS)
+    if not isinstance(config.scheduler, SchedulerConfig):
+        return tuple(scheduler.timesteps())
     import torch
 
-    from opensora.schedulers.rf import RFLOW
-
-    scheduler = RFLOW(**{name: value for name, value in vars(config.scheduler).items() if name != "type"})
+    # Those of rectified flow depend on the size of the video.
     size = {name: torch.tensor([float(getattr(config, name))]) for name in ("height", "width", "num_frames")}
     return tuple(float(t[0]) for t in scheduler.timesteps(1, "cpu", size))
 
@@ -117,7 +122,12 @@ def _find(config: SampleConfig, target: str, source: Source) -> Path:
         )
     path = find_calibration(config.calibration, config.path)
     if path is None:
-        raise source.error("calibration", f"calibration: there is no file {config.calibration}")
+        folder = Path(config.calibration).parent
+        raise source.error(
+            "calibration",
+            f"calibration: there is no file {config.calibration}; 'python scripts/calibrate.py {config.path} --output "
+            f"{folder}' makes a calibration.json",
+        )
     return path
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from opensora.config.reading import Source, read_value
 from opensora.config.schema import SampleConfig
-from opensora.datasets.aspect import get_image_size, get_num_frames
+from opensora.datasets.aspect import NUM_FRAMES_MAP, get_image_size, get_num_frames
 from opensora.utils.errors import one_line
 
-_FRAMES_PER_LATENT = 4  # of the published temporal autoencoder, and of the bundled one
 SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")
 
 
@@ -38,15 +37,23 @@ def resolve_size(size: Mapping[str, Any], source: Source) -> tuple[int, int]:
         raise source.error(SIZE_KEYS, one_line(error)) from error
 
 
-def resolve_num_frames(num_frames: Any, source: Source) -> int:
+def resolve_num_frames(num_frames: Any, source: Source, has_durations: bool = True) -> int:
     """Number of frames of a duration name ("2s") or a number.
+
+    Args:
+        has_durations: whether durations have a meaning for the model.
 
     Raises:
         ConfigError: missing, or neither of the two.
     """
     if num_frames is None:
-        raise source.error("num_frames", "'num_frames' is missing; give a duration ('2s') or a number of frames")
+        forms = "a duration ('2s') or a number of frames" if has_durations else "a number of frames"
+        raise source.error("num_frames", f"'num_frames' is missing; give {forms}")
     read_value(num_frames, int | float | str, "num_frames", source)
+    if num_frames in NUM_FRAMES_MAP and not has_durations:
+        raise source.error(
+            "num_frames", f"num_frames={num_frames!r} is a duration of Open-Sora; give this model a number of frames"
+        )
     try:
         return get_num_frames(num_frames)
     except ValueError as error:
@@ -55,18 +62,17 @@ def resolve_num_frames(num_frames: Any, source: Source) -> int:
 
 def frames_per_chunk(config: SampleConfig) -> int:
     """Frames that the autoencoder encodes and decodes together."""
-    return config.vae.micro_frame_size or config.num_frames
+    return config.vae.frames_per_chunk(config.num_frames)
 
 
 def latents_per_chunk(config: SampleConfig) -> int:
     """Latent frames of a whole chunk: 5 of 17 frames."""
-    return -(-frames_per_chunk(config) // _FRAMES_PER_LATENT)
+    return config.vae.latent_frames(frames_per_chunk(config))
 
 
 def latent_frames(num_frames: int, config: SampleConfig) -> int:
-    """Latent frames of a clip, chunk by chunk."""
-    full, rest = divmod(num_frames, frames_per_chunk(config))
-    return full * latents_per_chunk(config) + -(-rest // _FRAMES_PER_LATENT)
+    """Latent frames of a clip."""
+    return config.vae.latent_frames(num_frames)
 
 
 def default_save_fps(entries: Mapping[str, Any]) -> int:

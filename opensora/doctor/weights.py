@@ -39,7 +39,7 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
             findings.append(problem(f"{label}: {error}", f"correct {name}.from_pretrained in {config_path}"))
             continue
         if piece.is_complete or piece.repo is None:
-            findings += _check_files(piece, label)
+            findings += _check_files(piece, getattr(config, name).type, label)
         else:
             absent.append(f"{label} {wanted}")
     return findings + ([_explain_absent(absent, required)] if absent else [])
@@ -60,12 +60,12 @@ def _explain_absent(absent: list[str], required: bool) -> Finding:
     return problem(f"{text}, and {hub.why_unreachable()}", fix)
 
 
-def _check_files(piece: Piece, label: str) -> list[Finding]:
+def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
     """Of a piece that is here, or should be in a folder of the user's own."""
     from opensora.utils.weights.verify import check_piece
 
     findings = []
-    for found in check_piece(piece):
+    for found in check_piece(piece, kind):
         text = f"{label} {piece.wanted}: {found.text}"
         if not found.is_bad:
             findings.append(ok(text))

@@ -1,4 +1,4 @@
-"""The most bytes that tensors besides weights hold in each stage, by running the models without storage.
+"""The most bytes that tensors besides weights hold in each stage of Open-Sora, by running the models without storage.
 
 The transformer runs at two pairs of blocks: a pair frees all it made but its output, so that more pairs take longer
 and no more memory. Kernels' own work space is not seen (``live_bytes``), and neither is what the step cache holds
@@ -13,7 +13,7 @@ import torch
 
 from opensora.config.schema import SampleConfig
 from opensora.memory.live_bytes import peak_live_bytes
-from opensora.memory.shapes import GUIDANCE_HALVES, ModelShapes
+from opensora.memory.shapes import GUIDANCE_HALVES, OpenSoraShapes
 from opensora.models.stdit import STDiT3
 from opensora.models.vae import TilingConfig, VideoAutoencoderPipeline
 from opensora.models.vae.memory import decode_activation_bytes
@@ -22,7 +22,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _DEPTH = 2
 
 
-def denoise_activations(config: SampleConfig, shapes: ModelShapes, batch: int) -> int:
+def denoise_activations(config: SampleConfig, shapes: OpenSoraShapes, batch: int) -> int:
     """Of one guided step of ``batch`` videos, with their latents and texts."""
     dtype = DTYPES[config.dtype]
     transformer = replace(shapes.transformer, depth=min(_DEPTH, shapes.transformer.depth))
@@ -47,7 +47,7 @@ def denoise_activations(config: SampleConfig, shapes: ModelShapes, batch: int) -
     return peak_live_bytes(step)
 
 
-def decode_activations(config: SampleConfig, shapes: ModelShapes, batch: int) -> int:
+def decode_activations(config: SampleConfig, shapes: OpenSoraShapes, batch: int) -> int:
     """Of the autoencoder's decoder for ``batch`` videos, with their latents and one piece that is being written."""
     frames, rows, columns = shapes.latent_size(config)
     pixels = 2 ** (len(shapes.vae.autoencoder_kl["block_out_channels"]) - 1)
@@ -61,7 +61,7 @@ def decode_activations(config: SampleConfig, shapes: ModelShapes, batch: int) ->
     return activations + latents + piece
 
 
-def reference_activations(config: SampleConfig, shapes: ModelShapes) -> int:
+def reference_activations(config: SampleConfig, shapes: OpenSoraShapes) -> int:
     """Of the autoencoder's encoder for a clip as long as the video, with its pixels.
 
     The halves work one after the other: the spatial one on a few frames at a time, the temporal one on a chunk.

@@ -53,18 +53,17 @@ def estimate_stages(
     Raises:
         ConfigError: the models' sizes are not known (``read_shapes``).
     """
-    from opensora.memory.activations import decode_activations, denoise_activations, reference_activations
+    from opensora.memory.activations import reference_activations
     from opensora.memory.text import text_bytes
-    from opensora.memory.weights import autoencoder_bytes, transformer_bytes
 
     shapes = read_shapes(config)
-    weights = transformer_bytes(config, shapes) + autoencoder_bytes(config, shapes)
+    weights = shapes.weight_bytes(config)
     cache = cache_bytes(config, shapes, batch)
     on_device = cache is not None and (device == "cpu" or config.cache.cache_device == "model")
     stages = [StageEstimate("text", *text_bytes(config, shapes))] if text else []
     if config.reference_path:
         stages.append(StageEstimate("references", weights, reference_activations(config, shapes)))
-    denoise = denoise_activations(config, shapes, batch)
+    denoise = shapes.denoise_activations(config, batch)
     stages.append(StageEstimate("denoise", weights, denoise, cache.total if on_device else 0))
-    stages.append(StageEstimate("decode", weights, decode_activations(config, shapes, batch)))
+    stages.append(StageEstimate("decode", weights, shapes.decode_activations(config, batch)))
     return stages

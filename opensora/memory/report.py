@@ -86,8 +86,10 @@ def _options(config: SampleConfig, stage: StageEstimate) -> list[str]:
     if stage.name == "denoise":
         options = ["cache.cache_device='cpu'"] if stage.cache and config.cache.cache_device == "model" else []
         return options + (["dtype='bf16'"] if config.dtype == "fp32" else [])
-    options = [] if config.vae.tiling else ["vae.tiling=True"]
-    return options + (["vae.micro_batch_size=1"] if config.vae.micro_batch_size != 1 and not config.vae.tiling else [])
+    vae = config.vae
+    tiling = getattr(vae, "tiling", None)  # None: it has no such option
+    options = ["vae.tiling=True"] if tiling is False else []
+    return options + (["vae.micro_batch_size=1"] if getattr(vae, "micro_batch_size", 1) != 1 and not tiling else [])
 
 
 def _sizes(config: SampleConfig, stage: StageEstimate) -> list[str]:

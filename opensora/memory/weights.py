@@ -13,7 +13,7 @@ from torch import nn
 
 from opensora.config.schema import SampleConfig
 from opensora.memory.activations import DTYPES
-from opensora.memory.shapes import ModelShapes
+from opensora.memory.shapes import OpenSoraShapes
 from opensora.models.stdit import STDiT3
 from opensora.models.vae import VideoAutoencoderPipeline
 
@@ -23,13 +23,13 @@ def held_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in {id(t): t for t in chain(model.parameters(), model.buffers())}.values())
 
 
-def transformer_bytes(config: SampleConfig, shapes: ModelShapes) -> int:
+def transformer_bytes(config: SampleConfig, shapes: OpenSoraShapes) -> int:
     """Of the transformer."""
     with torch.device("meta"):
         return held_bytes(STDiT3(shapes.transformer).to(DTYPES[config.dtype]))
 
 
-def autoencoder_bytes(config: SampleConfig, shapes: ModelShapes) -> int:
+def autoencoder_bytes(config: SampleConfig, shapes: OpenSoraShapes) -> int:
     """Of the autoencoder, both halves with encoder and decoder."""
     with torch.device("meta"):
         return held_bytes(VideoAutoencoderPipeline(shapes.vae).to(DTYPES[config.dtype]))

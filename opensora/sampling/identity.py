@@ -51,6 +51,8 @@ def config_hash(config: SampleConfig) -> str:
     entries = {name: value for name, value in plain_config(config).items() if name not in _NO_INFLUENCE}
     if not config.watermark:
         del entries["watermark_text"]
+    if not config.negative_prompt:
+        del entries["negative_prompt"]
     if config.loop == 1:
         del entries["condition_frame_length"], entries["condition_frame_edit"]
     for section in ("model", "vae", "text_encoder"):  # whose weights have a hash of their own

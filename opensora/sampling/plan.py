@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opensora.config.kinds import refuse
 from opensora.config.schema import SampleConfig
 from opensora.config.video import latent_frames, latents_per_chunk
 from opensora.datasets.references import (
@@ -121,6 +122,9 @@ def _conditions(
     if not isinstance(strategy, str):
         raise ConfigError(f"prompt {prompt.index}: mask_strategy must be text, got {strategy!r}")
     try:
+        for name, value in (("reference_path", texts), ("mask_strategy", strategy)):
+            if value:
+                refuse(own, name)
         infos = tuple(check_reference(resolve_reference(text, folder)) for text in texts)
         if infos and not strategy:
             strategy = default_mask_strategy([info.kind == "video" for info in infos], latents_per_chunk(own))

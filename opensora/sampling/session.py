@@ -12,6 +12,7 @@ from pathlib import Path
 from adacache.outcome import surprises
 from adacache.risk import change_risk
 from adacache.trace import Trace
+from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.sampling.batches import make_batches
 from opensora.sampling.identity import config_hash, plain_config, sample_identity, weight_fingerprints
@@ -106,6 +107,7 @@ class Session:
         """
         from opensora.memory.measure import StageMeter
         from opensora.memory.report import check_memory
+        from opensora.models.text_encoder.guidance import negative_prompts
         from opensora.models.text_encoder.prepared_text import all_kept, encode_captions
         from opensora.pipeline import SamplingPipeline
         from opensora.prompts.captions import prepare_captions
@@ -130,10 +132,11 @@ class Session:
         every = [caption for sample in chosen for caption in captions[sample.stem]]
         largest = max((sample.config for sample in chosen), key=lambda c: c.height * c.width * c.num_frames)
         largest = self.weights.applied_to(largest)
-        check_memory(largest, len(chosen), device, text=not all_kept(config, every, device))
+        negative = negative_prompts(config)
+        check_memory(largest, len(chosen), device, text=not all_kept(config, every, device, negative))
         meter = StageMeter(device)
         with meter.stage("text"):
-            text_encoder = encode_captions(config, every, device, config.verbose > 0)
+            text_encoder = encode_captions(config, every, device, config.verbose > 0, negative)
         pipe = SamplingPipeline.from_config(config, text_encoder)
         limit_threads(pipe.model)
         if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
@@ -206,5 +209,5 @@ def _finished(folder: Path, sample: PlannedSample, wanted: Sequence[str]) -> Sam
 
 
 def _num_steps(sample: PlannedSample) -> int:
-    """Sampling steps of all its loops."""
-    return sample.config.scheduler.num_sampling_steps * sample.config.loop
+    """Steps of all its loops: calls of the model."""
+    return num_model_calls(sample.config.scheduler) * sample.config.loop

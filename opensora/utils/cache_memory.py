@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.options import ELEMENT_BYTES
+from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.memory.free import free_in_cpu_memory, free_memory
 from opensora.memory.shapes import ModelShapes, read_shapes
@@ -61,10 +62,10 @@ def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheB
         return None
     return estimate_cache_bytes(
         config.cache,
-        config.scheduler.num_sampling_steps,
+        num_model_calls(config.scheduler),
         shapes.num_hidden_states(config, batch),
         config.dtype,
-        num_blocks=shapes.transformer.depth,
+        num_blocks=shapes.depth,
         num_latents=shapes.num_latents(config, batch),
     )
 

@@ -151,7 +151,11 @@ def error_of(path, overrides=None, cfg_options=None) -> str:
 
 
 NO_SAMPLING = ("_base_", "bench")  # folders of parts of configs, and of plans
-SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.py") if path.parent.name not in NO_SAMPLING)
+# Nobody can sample with them before they are calibrated: tests/opensora/config says what they answer.
+NOT_CALIBRATED = [ROOT / f"configs/{name}/sample_calibrated.py" for name in ("latte", "open_sora_plan")]
+SHIPPED = sorted(
+    path for path in ROOT.glob("configs/**/*.py") if path.parent.name not in NO_SAMPLING and path not in NOT_CALIBRATED
+)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))

@@ -12,31 +12,26 @@ from hypothesis import strategies as st
 from adacache.policies.registry import POLICIES
 from opensora.config.file import find_config, read_config_file
 from opensora.config.loading import SampleConfig, config_from_dict
-from opensora.config.schema import (
-    NO_EFFECT,
-    OFFICIAL_CACHE_KEYS,
-    ModelConfig,
-    SchedulerConfig,
-    TextEncoderConfig,
-    VAEConfig,
-)
+from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS
+from opensora.config.sections import SECTIONS, types_of
 from opensora.utils.errors import ConfigError
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 
-SECTIONS = {"model": ModelConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig, "scheduler": SchedulerConfig}
+SECTION_KEYS = {name: {key for cls in SECTIONS[name] for key in cls.__dataclass_fields__} for name in SECTIONS}
 TOP_LEVEL = {*SampleConfig.__dataclass_fields__, *NO_EFFECT[""], "resolution", "aspect_ratio", "image_size"}
 POLICY_KEYS = {name: sorted(cls.__dataclass_fields__) for name, cls in POLICIES.items()}
 CACHE_KEYS = sorted({"policy", "file"}.union(*POLICY_KEYS.values()))
 PLACES = (
     [(key,) for key in sorted(TOP_LEVEL)]
-    + [(section, key) for section, cls in SECTIONS.items() for key in sorted(cls.__dataclass_fields__)]
+    + [(section, key) for section, keys in SECTION_KEYS.items() for key in sorted(keys)]
     + [("model", key) for key in sorted(OFFICIAL_CACHE_KEYS)]
     + [("cache", key) for key in CACHE_KEYS]
 )
 
 # Paths that lead nowhere, words of the configs, and numbers that are none or too large for others.
 WORDS = ["", "..", "\0", "\ud800", "~nobody-of-this-name/x", "x" * 300, "2s", "720p", "9:16", "fast30", "adacache"]
+WORDS += [name for classes in SECTIONS.values() for cls in classes for name in types_of(cls)]
 WORDS += ["static", "pab", "teacache", "fbcache", "t-attn", "1024", "2:1024", "None", "{", "|0|a|0|b", "0,0,0,0,1,0"]
 texts = st.sampled_from(WORDS) | st.text(max_size=5)
 numbers = st.integers(-100, 100) | st.floats() | st.sampled_from([10**400, -(10**400), 2**31])
@@ -56,6 +51,12 @@ values = st.recursive(
 def mini() -> dict[str, Any]:
     """The entries of the mini model's config with a cache."""
     return read_config_file(find_config("configs/mini/sample_adacache.py")).to_dict()
+
+
+@pytest.fixture(scope="module", params=["mini/sample_adacache", "latte/sample", "open_sora_plan/sample"])
+def entries_of_a_model(request) -> dict[str, Any]:
+    """The same of every kind of model."""
+    return read_config_file(find_config(f"configs/{request.param}.py")).to_dict()
 
 
 def read(entries: dict[str, Any]) -> None:
@@ -82,17 +83,17 @@ def put(entries: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
 
 @SETTINGS
 @given(st.lists(st.tuples(st.sampled_from(PLACES), values), min_size=1, max_size=2))
-def test_any_value_of_any_entry(mini, changes):
-    entries = copy.deepcopy(mini)
+def test_any_value_of_any_entry(entries_of_a_model, changes):
+    entries = copy.deepcopy(entries_of_a_model)
     for place, value in changes:
         put(entries, place, value)
     read(entries)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=".".join)
-def test_every_entry_with_what_no_entry_expects(mini, place):
+def test_every_entry_with_what_no_entry_expects(entries_of_a_model, place):
     for value in (10**400, -1, float("nan"), "\0", "\ud800", "~nobody-of-this-name/x", "x" * 300, [[]], {0.5: {}}, b""):
-        entries = copy.deepcopy(mini)
+        entries = copy.deepcopy(entries_of_a_model)
         put(entries, place, value)
         read(entries)
 

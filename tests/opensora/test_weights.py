@@ -374,3 +374,77 @@ def test_a_part_of_a_piece_is_completed_where_it_is(tmp_path):
     (snapshot / "model.safetensors").unlink()
     piece = find_piece("model", "owner/other", tmp_path)
     assert download.target_folder(piece, [piece], tmp_path) == tmp_path / "other"
+
+
+FILES = ["model_index.json", "text/config.json", "text/model-1-of-1.safetensors", "text/model.safetensors.index.json"]
+FILES += ["tokenizer/spiece.model", "tokenizer/tokenizer_config.json", "tokenizer/notes.txt", "vae/config.json"]
+FILES += ["vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin", "vae/old/config.json"]
+
+
+@pytest.mark.parametrize(
+    ("piece", "folder", "expected"),
+    [
+        ("vae", "vae", ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]),
+        ("text_encoder", "text", [*FILES[1:6]]),
+        ("model", "", ["model_index.json"]),
+        ("model", "nothing", []),
+    ],
+)
+def test_a_folder_of_a_repository_and_a_tokenizer_beside_it(piece, folder, expected):
+    assert sorted(needed_files(FILES, piece, folder)) == sorted(expected)
+    own = [*FILES, "text/tokenizer.json"]
+    assert not any(name.startswith("tokenizer/") for name in needed_files(own, piece, folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("owner/repo", ("owner/repo", "")), ("owner/re.po/65x512x512", ("owner/re.po", "65x512x512"))],
+)
+def test_names_on_the_hub(name, parts):
+    assert hub.is_repo_name(name) and hub.split_name(name) == parts
+    for other in ("repo", "a/b/c/d", "/a/b", "a/b/", "../b/c", "a//c"):
+        assert not hub.is_repo_name(other)
+
+
+def test_a_folder_of_a_repository_is_found_in_every_place(tmp_path):
+    for place in ("repo/vae", "owner/repo/vae", "models--owner--repo/snapshots/abc/vae"):
+        folder = make_folder(tmp_path / place.replace("/", "_") / place)
+        piece = find_piece("vae", "owner/repo/vae", tmp_path / place.replace("/", "_"))
+        assert (piece.path, piece.place, piece.is_complete) == (folder, "weights folder", True)
+        assert (piece.repo, piece.repo_folder) == ("owner/repo", "vae")
+        assert piece.name_in_repo(folder / "config.json") == "vae/config.json"
+
+
+def test_a_folder_that_is_missing_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my/models").mkdir(parents=True)
+    assert find_piece("vae", "my/models/vae").repo is None
+    assert find_piece("vae", "other/models/vae").repo == "other/models"
+
+
+def test_folders_of_one_repository_stay_together(tmp_path):
+    pieces = [Piece("model", "a/tiny/65x512x512"), Piece("vae", "a/tiny/vae"), Piece("text_encoder", "a/text")]
+    folders = [download.target_folder(piece, pieces, tmp_path) for piece in pieces]
+    assert folders == [tmp_path / "tiny/65x512x512", tmp_path / "tiny/vae", tmp_path / "text"]
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "model.safetensors"])
+def test_weights_as_diffusers_names_them(tmp_path, name):
+    folder = make_folder(tmp_path / "vae")
+    (folder / "model.safetensors").rename(folder / name)
+    assert weight_files(folder) == [folder / name]
+    assert find_piece("vae", str(folder)).is_complete and len(fingerprint(folder)) == 16
+
+
+@pytest.mark.parametrize(
+    ("model_type", "entries", "depth"),
+    [
+        ("Latte", '{"num_layers": 2}', 2),
+        ("LatteT2V", '{"num_layers": 3}', 3),
+        ("Latte", "{}", 28),
+        ("STDiT3", "[]", None),
+    ],
+)
+def test_the_depth_is_read_where_the_type_keeps_it(tmp_path, model_type, entries, depth):
+    (tmp_path / "config.json").write_text(entries)
+    assert model_depth(str(tmp_path), model_type) == depth

@@ -75,8 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             self._describe("/".join(parts[2:4]), parts[4:], body)
-        elif len(parts) == 5 and parts[2] == "resolve":
-            self._deliver("/".join(parts[:2]), parts[4], body)
+        elif len(parts) >= 5 and parts[2] == "resolve":
+            self._deliver("/".join(parts[:2]), "/".join(parts[4:]), body)
         else:
             self._missing("RepoNotFound")
 

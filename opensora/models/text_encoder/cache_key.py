@@ -7,6 +7,7 @@ from pathlib import Path
 
 from opensora.config.conditions import fingerprint
 from opensora.config.schema import TextEncoderConfig
+from opensora.utils.weights.layout import tokenizer_folder
 
 _SMALL_FILES = (
     "config.json",
@@ -34,8 +35,9 @@ def encoder_key(text: TextEncoderConfig, device_type: str) -> str:
     digest = hashlib.sha256()
     settings = (fingerprint(folder), text.model_max_length, text.dtype, text.quantize, device_type)
     digest.update(repr(settings).encode())
-    for name in _SMALL_FILES:
-        file = folder / name
-        if file.is_file():
-            digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    for place in dict.fromkeys((folder, tokenizer_folder(folder) or folder)):
+        for name in _SMALL_FILES:
+            file = place / name
+            if file.is_file():
+                digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
     return digest.hexdigest()

@@ -30,9 +30,10 @@ _OWN_FILE = re.compile(r"\.?[0-9a-f]{64}\.safetensors(\.\w+\.tmp)?")  # the last
 
 @dataclass(frozen=True)
 class EncodedCaption:
-    """What a text encoder made of one caption, up to its last real token.
+    """What a text encoder made of one caption, up to its last real token, or with all padding (``whole``).
 
-    What the encoder says about padding is not kept: the transformer never attends to it.
+    What the encoder says about padding is mostly not kept: transformers do not attend to it. They do to that of a
+    negative prompt.
 
     Attributes:
         y: (tokens, caption_channels) on the CPU, in the encoder's dtype.
@@ -50,8 +51,13 @@ class EncodedCaption:
         tokens = int(real.max()) + 1 if len(real) else 0
         return cls(y[:tokens].cpu().clone(), mask[:tokens].clone())
 
+    @classmethod
+    def whole(cls, y: Tensor, mask: Tensor) -> Self:
+        """The same with what the encoder gives for padding."""
+        return cls(y.cpu().clone(), mask.cpu().clone())
+
     def padded(self, length: int) -> tuple[Tensor, Tensor]:
-        """``y`` (length, caption_channels) and ``mask`` (length,), zero at padding."""
+        """``y`` (length, caption_channels) and ``mask`` (length,), zero at padding unless that is kept."""
         missing = length - len(self.mask)
         return F.pad(self.y, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))
 

@@ -34,7 +34,7 @@ class PreparedText:
     length: int
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) and ``mask`` (B, L) on the CPU, both zero at padding.
+        """``y`` (B, 1, L, caption_channels) and ``mask`` (B, L) on the CPU, zero at padding that is not kept.
 
         Raises:
             LookupError: a prompt is not among the captions.
@@ -51,17 +51,25 @@ class PreparedText:
         return self.captions[prompt]
 
 
-def all_kept(config: SampleConfig, captions: Sequence[str], device: torch.device | str) -> bool:
+def all_kept(
+    config: SampleConfig, captions: Sequence[str], device: torch.device | str, whole: Sequence[str] = ()
+) -> bool:
     """Whether ``encode_captions`` would find everything on disk and load no encoder."""
-    folder = cache_folder(config.text_cache)
-    if folder is None:
+    caches = _caches(config, torch.device(device))
+    if caches is None:
         return False
-    cache = EmbeddingCache(folder, encoder_key(config.text_encoder, torch.device(device).type))
-    return all(cache.get(caption) is not None for caption in dict.fromkeys(captions))
+    trimmed = [caption for caption in dict.fromkeys(captions) if caption not in whole]
+    return all(caches[False].get(caption) is not None for caption in trimmed) and all(
+        caches[True].get(caption) is not None for caption in whole
+    )
 
 
 def encode_captions(
-    config: SampleConfig, captions: Sequence[str], device: torch.device | str, progress: bool = True
+    config: SampleConfig,
+    captions: Sequence[str],
+    device: torch.device | str,
+    progress: bool = True,
+    whole: Sequence[str] = (),
 ) -> PreparedText:
     """Encode ``captions``, each by itself, or take them from the folder that ``config.text_cache`` names.
 
@@ -72,34 +80,44 @@ def encode_captions(
         captions: as the encoder reads them, cleaned; repetitions cost nothing.
         device: where the encoder runs.
         progress: show a bar.
+        whole: captions of which is kept what the encoder says about padding, such as a negative prompt; they need not
+            be among ``captions``.
 
     Raises:
         CheckpointError, WeightsError: the encoder cannot be loaded.
         ConfigError: it gives NaN or infinity, or streaming it has no room.
     """
     text, device = config.text_encoder, torch.device(device)
-    wanted = list(dict.fromkeys(captions))
-    folder = cache_folder(config.text_cache)
-    cache = None if folder is None else EmbeddingCache(folder, encoder_key(text, device.type))
-    kept = {} if cache is None else {caption: cache.get(caption) for caption in wanted}
+    wanted = list(dict.fromkeys([*captions, *whole]))
+    caches = _caches(config, device)
+    kept = {} if caches is None else {caption: caches[caption in whole].get(caption) for caption in wanted}
     encoded = {caption: found for caption, found in kept.items() if found is not None}
     missing = [caption for caption in wanted if caption not in encoded]
     logger.info("text: %d captions, %d from the cache", len(wanted), len(encoded))
     if missing:
         try:
-            for caption, result in zip(missing, _encode(config, missing, device, progress), strict=True):
+            for caption, result in zip(missing, _encode(config, missing, device, progress, whole), strict=True):
                 encoded[caption] = result
-                if cache is not None:
-                    cache.put(caption, result)
+                if caches is not None:
+                    caches[caption in whole].put(caption, result)
         finally:
             release_memory(device)
-    if missing and cache is not None:
-        cache.prune()
+    if missing and caches is not None:
+        caches[False].prune()
     return PreparedText(encoded, text.model_max_length)
 
 
+def _caches(config: SampleConfig, device: torch.device) -> dict[bool, EmbeddingCache] | None:
+    """Where captions are kept, by whether it is with their padding; None if they are not."""
+    folder = cache_folder(config.text_cache)
+    if folder is None:
+        return None
+    key = encoder_key(config.text_encoder, device.type)
+    return {False: EmbeddingCache(folder, key), True: EmbeddingCache(folder, f"{key} whole")}
+
+
 def _encode(
-    config: SampleConfig, captions: Sequence[str], device: torch.device, progress: bool
+    config: SampleConfig, captions: Sequence[str], device: torch.device, progress: bool, whole: Sequence[str]
 ) -> Iterator[EncodedCaption]:
     """One after the other, so that no result depends on its neighbors; the encoder ends with the last one."""
     text = config.text_encoder
@@ -107,7 +125,8 @@ def _encode(
     encoder = build_module(vars(text), MODELS, dtype=DTYPES[text.dtype], device=device)
     for caption in tqdm(captions, desc="encoding text", disable=not progress, leave=False):
         encoded = encoder.encode([caption])
-        result = EncodedCaption.trimmed(encoded["y"][0, 0], encoded["mask"][0])
+        keep = EncodedCaption.whole if caption in whole else EncodedCaption.trimmed
+        result = keep(encoded["y"][0, 0], encoded["mask"][0])
         if not torch.isfinite(result.y).all():
             raise ConfigError(
                 f"the text encoder in {text.from_pretrained} gave NaN or infinity in {text.dtype} for '{caption}'; "

@@ -20,6 +20,7 @@ import torch
 from opensora.models.checkpoint import CheckpointError
 from opensora.utils.errors import ConfigError
 from opensora.utils.weights import weight_files
+from opensora.utils.weights.layout import tokenizer_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -35,7 +36,8 @@ def load_t5(
     """The tokenizer and the encoder, in evaluation mode on ``device`` (None: the CPU).
 
     Args:
-        source: a folder, for which no network is used, or a hub repository.
+        source: a folder, for which no network is used and whose tokenizer may be in the folder ``tokenizer`` beside it,
+            or a hub repository.
         quantize: "int8" keeps the weights of linear layers in 8 bits with a scale per row.
         stream: the weights of the blocks stay on disk; each is on ``device`` only while it is used.
 
@@ -54,7 +56,7 @@ def load_t5(
             cleaning.callback(shutil.rmtree, copies, ignore_errors=True)
             options |= {"device_map": _streamed(device), "offload_folder": copies}
         with _load_errors(source):
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(Path(source)) or source, local_files_only=local)
             if quantize == "int8":
                 options["quantization_config"] = _int8()
             model, found = T5EncoderModel.from_pretrained(

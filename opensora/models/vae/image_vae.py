@@ -59,8 +59,8 @@ class ImageVAE(nn.Module):
         except WeightsError as error:
             raise CheckpointError(str(error)) from error
         module.load_state_dict({name: weights[name] for name in module.state_dict()}, assign=True)
-        module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        return cls(module, micro_batch_size)
+        module.eval().requires_grad_(False)
+        return cls(module, micro_batch_size).to(device=device, dtype=dtype)
 
     @classmethod
     def check_pretrained(cls, path_or_repo: str | os.PathLike[str]) -> Any:

@@ -111,6 +111,11 @@ class VideoAutoencoderPipeline(PretrainedModel):
         """Latent channels."""
         return self.config.temporal.embed_dim
 
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent, along a side of a frame."""
+        return self.spatial_vae.downsample
+
     @torch.no_grad()
     def encode(
         self,
@@ -194,7 +199,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
     def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
         """[frames, height, width] of a video -> [T, H, W] of its latents (sides are floored)."""
         frames, height, width = input_size
-        factor = self.spatial_vae.downsample
+        factor = self.downsample
         return [self.latent_frames(frames), height // factor, width // factor]
 
 

@@ -4,6 +4,6 @@ Everything but reading tensors and comparing them with a model works without tor
 """
 
 from opensora.utils.weights.layout import weight_files
-from opensora.utils.weights.locate import WeightPaths, locate_weights, model_depth
+from opensora.utils.weights.locate import WeightPaths, local_config, locate_weights, model_depth
 
-__all__ = ["WeightPaths", "locate_weights", "model_depth", "weight_files"]
+__all__ = ["WeightPaths", "local_config", "locate_weights", "model_depth", "weight_files"]

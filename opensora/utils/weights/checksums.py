@@ -26,12 +26,18 @@ def recorded_checksum(file: Path) -> str | None:
         target = Path(os.readlink(file))
         if target.parent.name == "blobs" and is_checksum(target.name):
             return target.name
-    record = file.parent / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
-    try:
-        lines = record.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return lines[1].strip() if len(lines) > 1 and is_checksum(lines[1].strip()) else None
+    # Records are kept at the top of a download, which may be the folder around the file's.
+    records = (
+        top / ".cache" / "huggingface" / "download" / f"{file.relative_to(top)}.metadata"
+        for top in (file.parent, file.parent.parent)
+    )
+    for record in records:
+        try:
+            lines = record.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        return lines[1].strip() if len(lines) > 1 and is_checksum(lines[1].strip()) else None
+    return None
 
 
 def is_checksum(text: str | None) -> bool:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def list_weights(options: argparse.Namespace) -> int:
     """Print a line for each piece."""
-    wanted, weights_dir = _wanted(options)
+    wanted, weights_dir, _ = _wanted(options)
     rows = [("piece", "repository or path", "size", "found", "format")]
     for name, source in wanted.items():
         try:
@@ -78,13 +78,13 @@ def verify_weights(options: argparse.Namespace) -> int:
     """Print what was found about each piece."""
     from opensora.utils.weights.verify import Finding, check_checksums, check_piece
 
-    wanted, weights_dir = _wanted(options)
+    wanted, weights_dir, kinds = _wanted(options)
     pieces: list[Piece] = []
     findings: dict[str, list[Finding]] = {}
     for name, source in wanted.items():
         try:
             pieces.append(find_piece(name, source, weights_dir))
-            findings[name] = check_piece(pieces[-1])
+            findings[name] = check_piece(pieces[-1], kinds[name])
         except WeightsError as error:
             findings[name] = [Finding("damaged", str(error))]
     for name, more in ({} if options.quick else check_checksums(pieces)).items():
@@ -104,7 +104,7 @@ def download_weights(options: argparse.Namespace) -> int:
     from opensora.utils.weights.copying import cached_files, copy_from_cache
     from opensora.utils.weights.download import check_space, fetch, free_space, plan, root_folder, target_folder
 
-    wanted, weights_dir = _wanted(options)
+    wanted, weights_dir, _ = _wanted(options)
     pieces = [find_piece(name, source, weights_dir) for name, source in wanted.items()]
     problems, to_copy, to_fetch = [], [], []
     for piece in pieces:
@@ -149,8 +149,8 @@ def _not_downloadable(piece: Piece) -> str:
     return f"{what} is a folder of your own, which is not downloaded: {lacks}"
 
 
-def _wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None]:
-    """``from_pretrained`` of every piece, and the folder of weights."""
+def _wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None, dict[str, str]]:
+    """``from_pretrained`` of every piece, the folder of weights, and the ``type`` of every piece."""
     from opensora.config.loading import load_config
 
     config: Any = load_config(options.config, None, options.cfg_options)
@@ -159,7 +159,9 @@ def _wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None]:
         raise WeightsError(
             f"weights_dir '{weights_dir}' is no folder; correct it, or let the command download make and fill it"
         )
-    return {name: getattr(config, name).from_pretrained for name in PIECES}, weights_dir
+    sections = {name: getattr(config, name) for name in PIECES}
+    wanted = {name: section.from_pretrained for name, section in sections.items()}
+    return wanted, weights_dir, {name: section.type for name, section in sections.items()}
 
 
 def _row(piece: Piece) -> tuple[str, ...]:
@@ -177,10 +179,10 @@ def _size_on_hub(piece: Piece) -> int | None:
 
     if piece.repo is None:
         return None
-    if piece.repo in hub.KNOWN_SIZES or not hub.is_reachable():
-        return hub.KNOWN_SIZES.get(piece.repo)
+    if piece.wanted in hub.KNOWN_SIZES or not hub.is_reachable():
+        return hub.KNOWN_SIZES.get(piece.wanted)
     try:
         sizes = {file.name: file.size for file in hub.repo_files(piece.repo)}
     except WeightsError:
         return None
-    return sum(sizes[name] for name in needed_files(list(sizes), piece.name))
+    return sum(sizes[name] for name in needed_files(list(sizes), piece.name, piece.repo_folder))

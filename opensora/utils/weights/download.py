@@ -26,7 +26,7 @@ class Transfer:
     """What has to be fetched of one repository.
 
     Attributes:
-        folder: where its files go; None for the hub's cache.
+        folder: where the repository's files go; None for the hub's cache.
         files: all files of the piece.
         missing: those of them that are not there in their full size.
         damaged: those of ``missing`` that are there all the same.
@@ -44,7 +44,7 @@ class Transfer:
         return sum(file.size for file in self.missing)
 
     def __str__(self) -> str:
-        where = self.folder or "the hub's cache"
+        where = "the hub's cache" if self.folder is None else self.folder / self.piece.repo_folder
         rest = "" if len(self.missing) == len(self.files) else ", the rest is there"
         return f"{PIECES[self.piece.name]} {self.piece.wanted}: {hub.size_text(self.size)} to {where}{rest}"
 
@@ -123,25 +123,28 @@ def fetch(
 
 
 def _plan_one(piece: Piece, folder: Path | None) -> Transfer:
-    listed = {file.name: file for file in hub.repo_files(piece.wanted)}
-    files = [listed[name] for name in needed_files(list(listed), piece.name)]
+    """What to fetch of a piece into its ``folder``."""
+    top = folder.parent if folder is not None and piece.repo_folder else folder
+    listed = {file.name: file for file in hub.repo_files(piece.repo)}
+    files = [listed[name] for name in needed_files(list(listed), piece.name, piece.repo_folder)]
     if not any(file.name.endswith(FILE_SUFFIXES) for file in files):
-        raise WeightsError(f"{piece.wanted} is not a repository of {PIECES[piece.name]} weights: it holds none")
+        what = "a folder" if piece.repo_folder else "a repository"
+        raise WeightsError(f"{piece.wanted} is not {what} of {PIECES[piece.name]} weights: it holds none")
     missing, damaged = [], []
     for file in files:
-        path = _path_of(file.name, piece.wanted, folder)
+        path = _path_of(file.name, piece.repo, top)
         if path is None or not path.is_file():
             missing.append(file)
         elif file.name.endswith((*FILE_SUFFIXES, INDEX_SUFFIX)) and path.stat().st_size != file.size:
             missing.append(file)
             damaged.append(file)
-    return Transfer(piece, folder, tuple(files), tuple(missing), tuple(damaged))
+    return Transfer(piece, top, tuple(files), tuple(missing), tuple(damaged))
 
 
 def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    repo, name = transfer.piece.wanted, transfer.piece.name
+    wanted, repo, name = transfer.piece.wanted, transfer.piece.repo, transfer.piece.name
     try:
         for file in transfer.damaged:  # the client takes a file that exists for a whole one
             hf_hub_download(repo, file.name, local_dir=transfer.folder, force_download=True)
@@ -152,10 +155,11 @@ def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -
         raise WeightsError(hub.explain(error, repo)) from error
     short = [file.name for file in transfer.files if not (folder / file.name).is_file()]
     if short:
-        raise WeightsError(f"the download of {repo} is not complete, {', '.join(short)} are missing; run it again")
-    piece = find_piece(name, repo, weights_dir)
+        raise WeightsError(f"the download of {wanted} is not complete, {', '.join(short)} are missing; run it again")
+    piece = find_piece(name, wanted, weights_dir)
     if not piece.is_complete:
-        raise WeightsError(f"{repo} is not a repository of {PIECES[name]} weights: it lacks {', '.join(piece.gaps)}")
+        what = "a folder" if piece.repo_folder else "a repository"
+        raise WeightsError(f"{wanted} is not {what} of {PIECES[name]} weights: it lacks {', '.join(piece.gaps)}")
     problems = piece.damage()
     if problems:
         raise WeightsError("; ".join(problems))
@@ -176,11 +180,15 @@ def target_folder(piece: Piece, pieces: Sequence[Piece], weights_dir: str | os.P
     """
     if weights_dir is None:
         return None
-    if piece.place == "weights folder" and piece.path.parent.name != "snapshots":
-        return piece.path
-    name = piece.wanted.split("/")[-1]
-    is_alone = sum(other.wanted.split("/")[-1] == name for other in pieces) == 1
-    return root_folder(weights_dir) / (name if is_alone else piece.wanted)
+    inside = piece.repo_folder
+    if piece.place == "weights folder":
+        top = piece.path.parent if inside else piece.path
+        if top.parent.name != "snapshots":
+            return piece.path
+    name = piece.repo.split("/")[-1]
+    others = {other.repo for other in pieces if other.repo is not None} - {piece.repo}
+    is_alone = not any(other.split("/")[-1] == name for other in others)
+    return root_folder(weights_dir) / (name if is_alone else piece.repo) / inside
 
 
 def root_folder(weights_dir: str | os.PathLike[str] | None) -> Path:

@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 from opensora.utils.errors import one_line
 from opensora.utils.weights.layout import weight_files
 from opensora.utils.weights.tensor_files import read_shapes
 
+# What loads checkpoints of a type. Imported when asked for, as each takes its time.
+_CLASSES = {
+    "STDiT3-XL/2": "opensora.models.stdit:STDiT3",
+    "STDiT3": "opensora.models.stdit:STDiT3",
+    "Latte": "opensora.models.latte:LatteModel",
+    "LatteT2V": "opensora.models.latte:OpenSoraPlanModel",
+    "OpenSoraVAE_V1_2": "opensora.models.vae.vae:VideoAutoencoderPipeline",
+    "AutoencoderKL": "opensora.models.vae.image_vae:ImageVAE",
+    "CausalVAE": "opensora.models.vae.causal:CausalVAE",
+}
 _TIED = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names; files may hold either
 
 
-def check_fit(name: str, path: Path) -> str:
-    """The class whose tensors are all in the files of a piece, one of ``PIECES``.
+def check_fit(kind: str, path: Path) -> str:
+    """The class whose tensors are all in the files of a piece.
+
+    Args:
+        kind: the ``type`` of its section in a config.
 
     Raises:
         CheckpointError: tensors are missing, unknown or of another shape, or config.json cannot be used.
         WeightsError: a file is damaged.
     """
-    if name == "text_encoder":
+    if kind == "t5":
         return _check_t5(path)
-    from opensora.models.stdit import STDiT3
-    from opensora.models.vae.vae import VideoAutoencoderPipeline
+    check_pretrained(kind, path)
+    return model_class(kind).__name__
 
-    model = STDiT3 if name == "model" else VideoAutoencoderPipeline
-    model.check_pretrained(path)
-    return model.__name__
+
+def check_pretrained(kind: str, path: str | Path, **options: Any) -> Any:
+    """The config of a checkpoint, once it is clear that a transformer or autoencoder of type ``kind`` can load it.
+
+    Raises:
+        CheckpointError: as ``check_fit``.
+    """
+    return model_class(kind).check_pretrained(path, **options)
+
+
+def model_class(kind: str) -> Any:
+    """The class that loads checkpoints of type ``kind``."""
+    module, name = _CLASSES[kind].split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _check_t5(folder: Path) -> str:

@@ -16,7 +16,7 @@ from opensora.utils.errors import WeightsError, one_line
 
 _TIMEOUT = 2.0  # seconds, for a connection
 _ANSWER_TIMEOUT = 10.0  # seconds, for the list of a repository's files
-_REPO_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_REPO_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(\w[\w.-]*))?")
 _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TRUE = ("1", "ON", "YES", "TRUE")  # as the hub client reads its variables
 
@@ -38,8 +38,14 @@ class RepoFile:
 
 
 def is_repo_name(text: str) -> bool:
-    """Whether ``text`` can be a hub repository, OWNER/NAME."""
+    """Whether ``text`` can be a hub repository, OWNER/NAME, or a folder of one, OWNER/NAME/FOLDER."""
     return _REPO_NAME.fullmatch(text) is not None
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The repository and the folder in it, "" for its top, of a name that ``is_repo_name``."""
+    repo, folder = _REPO_NAME.fullmatch(text).groups()
+    return repo, folder or ""
 
 
 def size_text(size: int | None) -> str:

@@ -1,6 +1,8 @@
 """Which files make up a piece of the model, in every layout that can be read.
 
-- Hugging Face: a folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, single or sharded.
+- Hugging Face: a folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, single or sharded;
+  diffusers calls them ``diffusion_pytorch_model``. A text encoder's tokenizer may be in the folder ``tokenizer`` beside
+  its own, as in the repositories of diffusers' pipelines.
 - A single weight file, ``.safetensors``, ``.pt``, ``.pth`` or ``.bin``.
 - A training checkpoint of Open-Sora 1.x: a folder with ``model/`` (shards as ColossalAI writes them) and ``ema.pt``.
 The last two need no ``config.json``; without one they hold a model of the published sizes.
@@ -28,8 +30,13 @@ FOLDER_WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
 )
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
+_TOKENIZER_FOLDER = "tokenizer"
 # A training checkpoint.
 _SHARDS_FOLDER, _EMA_FILE, _STATES_FILE = "model", "ema.pt", "running_states.json"
 
@@ -69,6 +76,12 @@ def may_lack_config(path: Path) -> bool:
     return not is_folder_of_weights and bool(weight_files(path))
 
 
+def tokenizer_folder(path: Path) -> Path | None:
+    """The folder with the tokenizer of a text encoder's folder: itself, or its neighbor; None if neither holds one."""
+    folders = (path, path.parent / _TOKENIZER_FOLDER)
+    return next((folder for folder in folders if any((folder / name).is_file() for name in _TOKENIZERS)), None)
+
+
 def gaps(path: Path, piece: str) -> list[str]:
     """What ``path`` lacks to hold a piece, one of ``PIECES``.
 
@@ -88,28 +101,79 @@ def gaps(path: Path, piece: str) -> list[str]:
     if piece == "text_encoder":
         files = [file for file in files if file.parent == path and file.name != _EMA_FILE]
     if not files:
-        missing.append(" or ".join(FOLDER_WEIGHTS))
-    if piece == "text_encoder" and not any((path / name).is_file() for name in _TOKENIZERS):
+        missing.append(" or ".join(_single_names(piece)))
+    if piece == "text_encoder" and tokenizer_folder(path) is None:
         missing.append(" or ".join(_TOKENIZERS))
     return missing + [file.name for file in files if not file.is_file()]
 
 
-def needed_files(names: Sequence[str], piece: str) -> list[str]:
-    """The files of a hub repository that its piece consists of: small ones, and weights of the first kind there."""
-    top = [name for name in names if "/" not in name]
+def needed_files(names: Sequence[str], piece: str, folder: str = "") -> list[str]:
+    """The files of a hub repository that its piece consists of: small ones, and weights of the first kind there.
+
+    Args:
+        names: paths of all files.
+        folder: the one of the repository that holds the piece; "" for the top.
+    """
+    top = _in_folder(names, folder)
+    needed = _small_files(top, piece) + _weights(top)
+    if folder:
+        if piece == "text_encoder" and not any(name in top for name in _TOKENIZERS):
+            tokenizer = _small_files(_in_folder(names, _TOKENIZER_FOLDER), piece)
+            return [f"{folder}/{name}" for name in needed] + [f"{_TOKENIZER_FOLDER}/{name}" for name in tokenizer]
+        return [f"{folder}/{name}" for name in needed]
+    return needed
+
+
+def piece_files(path: Path, piece: str) -> list[Path]:
+    """The files of a piece in a folder (``needed_files``), those of a tokenizer beside it included."""
+    files = [path / name for name in needed_files([file.name for file in path.iterdir()], piece)]
+    for folder in _folders(path, piece)[1:]:
+        files += [folder / name for name in _small_files([file.name for file in folder.iterdir()], piece)]
+    return files
+
+
+def small_files(path: Path, piece: str) -> list[Path]:
+    """Configs, lists of weights and tokenizers in the folder of a piece, and in that of a tokenizer beside it."""
+    files = [file for folder in _folders(path, piece) for file in sorted(folder.iterdir())]
+    return [file for file in files if file.suffix == ".json" or file.name == "spiece.model"]
+
+
+def _folders(path: Path, piece: str) -> list[Path]:
+    tokenizer = tokenizer_folder(path) if piece == "text_encoder" else None
+    return [path] if tokenizer in (None, path) else [path, tokenizer]
+
+
+def _single_names(piece: str) -> list[str]:
+    """The names of weights in one file; transformers reads no others for a text encoder."""
+    names = [name for name in FOLDER_WEIGHTS if not name.endswith(INDEX_SUFFIX)]
+    return names[:2] if piece == "text_encoder" else names
+
+
+def _in_folder(names: Sequence[str], folder: str) -> list[str]:
+    """The names within one folder of a repository, without those further down."""
+    prefix = f"{folder}/" if folder else ""
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return [name for name in inside if "/" not in name]
+
+
+def _small_files(top: Sequence[str], piece: str) -> list[str]:
     needed = [name for name in top if name.endswith(".json") and not name.endswith(INDEX_SUFFIX)]
     if piece == "text_encoder":
         needed += [name for name in top if name == "spiece.model"]
+    return needed
+
+
+def _weights(top: Sequence[str]) -> list[str]:
     for name in FOLDER_WEIGHTS:
         if name not in top:
             continue
         if not name.endswith(INDEX_SUFFIX):
-            return [*needed, name]
+            return [name]
         stem, suffix = Path(name.removesuffix(INDEX_SUFFIX)).stem, Path(name.removesuffix(INDEX_SUFFIX)).suffix
         shards = [other for other in top if other.endswith(suffix)]
         # Other precisions may lie beside them; shards of any other name are taken all.
-        return [*needed, name, *([shard for shard in shards if fnmatch(shard, f"{stem}-*{suffix}")] or shards)]
-    return needed
+        return [name, *([shard for shard in shards if fnmatch(shard, f"{stem}-*{suffix}")] or shards)]
+    return []
 
 
 def describe_format(path: Path) -> str:

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from opensora.config.kinds import kind_of
 from opensora.config.schema import SampleConfig
 from opensora.utils.errors import WeightsError
 from opensora.utils.files import find_path
 from opensora.utils.weights import hub
 from opensora.utils.weights.layout import CONFIG_NAME, PIECES, config_file, gaps, weight_files
 from opensora.utils.weights.tensor_files import check_file
-
-_XL_2_DEPTH = 28
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Piece:
 
     Attributes:
         name: section of the config, one of ``PIECES``.
-        wanted: its ``from_pretrained``.
+        wanted: its ``from_pretrained``: a path, OWNER/REPOSITORY or OWNER/REPOSITORY/FOLDER.
         path: folder or file; None if there is none, or none that holds any of it.
         place: "folder" (named by the config itself), "weights folder" or "hub cache".
         gaps: what ``path`` lacks.
@@ -46,7 +46,18 @@ class Piece:
     @property
     def repo(self) -> str | None:
         """The hub repository it comes from; None for a folder or file that the config itself names."""
-        return self.wanted if self.place != "folder" and hub.is_repo_name(self.wanted) else None
+        return hub.split_name(self.wanted)[0] if self.place != "folder" and _is_hub_name(self.wanted) else None
+
+    @property
+    def repo_folder(self) -> str:
+        """The folder of that repository which holds it; "" for its top."""
+        return "" if self.repo is None else hub.split_name(self.wanted)[1]
+
+    def name_in_repo(self, file: Path) -> str:
+        """The name of one of its files in the repository."""
+        if not self.repo_folder:
+            return file.name
+        return f"{self.repo_folder if file.parent == self.path else file.parent.name}/{file.name}"
 
     def damage(self) -> list[str]:
         """One sentence for each weight file that is not whole; data is not read."""
@@ -155,17 +166,29 @@ def locate_weights(config: SampleConfig) -> WeightPaths:
 
 def model_depth(from_pretrained: str, model_type: str, weights_dir: str | os.PathLike[str] | None = None) -> int | None:
     """Number of spatial-temporal block pairs, if it is known without downloading or loading the model."""
-    default = _XL_2_DEPTH if model_type == "STDiT3-XL/2" else None
+    kind = kind_of(model_type)
+    depth = local_config(from_pretrained, weights_dir, search_cache=kind.default_depth is None).get(kind.depth_key)
+    return depth if isinstance(depth, int) else kind.default_depth
+
+
+def local_config(
+    from_pretrained: str, weights_dir: str | os.PathLike[str] | None = None, search_cache: bool = False
+) -> dict[str, Any]:
+    """The config.json of a piece on this machine; empty without one, and where it is damaged.
+
+    Args:
+        search_cache: whether the hub's cache is searched as well, whose client takes long to import.
+    """
     given = find_path(from_pretrained)
     paths = [given] if given else [path for _, path in _local_candidates(from_pretrained, weights_dir)]
-    if not paths and default is None:
+    if not paths and search_cache:
         paths = [path for _, path in _cached_candidates(from_pretrained)]
     config = next(filter(None, map(config_file, paths)), None)
     try:
-        depth = json.loads(config.read_text(encoding="utf-8")).get("depth") if config else None
-    except (OSError, ValueError, AttributeError):
-        depth = None  # a damaged config.json is reported when the model is built from it
-    return depth if isinstance(depth, int) else default
+        entries = json.loads(config.read_text(encoding="utf-8")) if config else {}
+    except (OSError, ValueError):
+        return {}  # it is reported when the model is built from it
+    return entries if isinstance(entries, dict) else {}
 
 
 def _local_candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iterator[tuple[str, Path]]:
@@ -175,15 +198,24 @@ def _local_candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -
         return
     paths = [folder / wanted]
     if hub.is_repo_name(wanted):
-        paths += [folder / wanted.split("/")[-1], *hub.snapshots(folder, wanted)]
+        repo, inside = hub.split_name(wanted)
+        paths += [path / inside for path in (folder / repo.split("/")[-1], *hub.snapshots(folder, repo))]
     yield from (("weights folder", path) for path in paths if path.exists())
 
 
 def _cached_candidates(wanted: str) -> Iterator[tuple[str, Path]]:
     """The same for the hub's cache."""
-    cached = hub.cached_file(wanted, CONFIG_NAME) if hub.is_repo_name(wanted) else None
+    if not hub.is_repo_name(wanted):
+        return
+    repo, inside = hub.split_name(wanted)
+    cached = hub.cached_file(repo, f"{inside}/{CONFIG_NAME}" if inside else CONFIG_NAME)
     if cached is not None:
         yield "hub cache", Path(cached).parent
+
+
+def _is_hub_name(wanted: str) -> bool:
+    """Whether ``wanted`` can be on the hub: not what would be in a folder that is on this machine."""
+    return hub.is_repo_name(wanted) and not (hub.split_name(wanted)[1] and _is_folder(hub.split_name(wanted)[0]))
 
 
 def _is_folder(path: str | os.PathLike[str]) -> bool:

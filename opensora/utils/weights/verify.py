@@ -11,7 +11,7 @@ from typing import Literal
 from opensora.utils.errors import WeightsError
 from opensora.utils.weights import hub
 from opensora.utils.weights.checksums import is_checksum, is_sha256, matches, recorded_checksum
-from opensora.utils.weights.layout import describe_format, weight_files
+from opensora.utils.weights.layout import describe_format, small_files, weight_files
 from opensora.utils.weights.locate import Piece
 from opensora.utils.weights.tensor_files import check_file
 
@@ -32,11 +32,15 @@ class Finding:
         return self.state in _BAD
 
 
-def check_piece(piece: Piece) -> list[Finding]:
-    """All but the checksums: whether the files are there, whole, and fit the model; little of them is read."""
+def check_piece(piece: Piece, kind: str) -> list[Finding]:
+    """All but the checksums: whether the files are there, whole, and fit the model; little of them is read.
+
+    Args:
+        kind: the ``type`` of the piece's section in the config.
+    """
     if not piece.is_complete:
         return [_missing(piece)]
-    findings = [Finding("damaged", text) for text in piece.damage()] + _check_json(piece.path)
+    findings = [Finding("damaged", text) for text in piece.damage()] + _check_json(piece)
     if findings:
         return findings
     size = hub.size_text(sum(file.stat().st_size for file in weight_files(piece.path)))
@@ -45,7 +49,7 @@ def check_piece(piece: Piece) -> list[Finding]:
     from opensora.utils.weights.fit import check_fit
 
     try:
-        findings.append(Finding("ok", f"names and shapes of all tensors fit {check_fit(piece.name, piece.path)}"))
+        findings.append(Finding("ok", f"names and shapes of all tensors fit {check_fit(kind, piece.path)}"))
     except (CheckpointError, WeightsError) as error:
         findings.append(Finding("damaged", str(error)))
     return findings
@@ -74,16 +78,18 @@ def _missing(piece: Piece) -> Finding:
     return Finding("missing", f"there is no folder or file '{piece.wanted}'; correct {piece.name}.from_pretrained")
 
 
-def _check_json(path: Path) -> list[Finding]:
+def _check_json(piece: Piece) -> list[Finding]:
     """Damaged small files of a folder: configs and tokenizers."""
     findings = []
-    for file in sorted(path.glob("*.json")) if path.is_dir() else []:
+    for file in small_files(piece.path, piece.name) if piece.path.is_dir() else []:
+        if file.suffix != ".json":
+            if not file.stat().st_size:
+                findings.append(Finding("damaged", f"{file} is empty; download or copy it again"))
+            continue
         try:
             json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             findings.append(Finding("damaged", f"{file} is not valid JSON; download or copy it again"))
-    if path.is_dir() and (path / "spiece.model").is_file() and not (path / "spiece.model").stat().st_size:
-        findings.append(Finding("damaged", f"{path / 'spiece.model'} is empty; download or copy it again"))
     return findings
 
 
@@ -91,9 +97,7 @@ def _checksums(piece: Piece) -> dict[Path, str | None]:
     """The files of a piece that exist and are whole, with what is known about their contents."""
     files = list(_whole(weight_files(piece.path)))
     if piece.path.is_dir():
-        files += [
-            file for file in sorted(piece.path.iterdir()) if file.suffix == ".json" or file.name == "spiece.model"
-        ]
+        files += small_files(piece.path, piece.name)
     known = {file: recorded_checksum(file) for file in files}
     if piece.repo is not None and not all(known.values()) and hub.is_reachable():
         try:
@@ -101,7 +105,7 @@ def _checksums(piece: Piece) -> dict[Path, str | None]:
         except WeightsError:
             return known  # its files are reported as unchecked
         for file in files:
-            online = listed.get(file.name)
+            online = listed.get(piece.name_in_repo(file))
             known[file] = known[file] or (online if is_checksum(online) else None)
     return known
 

@@ -1,0 +1,70 @@
+"""What ``SamplingPipeline`` asks of its models and of its sampler, whichever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from adacache import StepController
+    from opensora.schedulers.rf import TextEncoder
+
+
+class ModelConfig(Protocol):
+    """The sizes of a diffusion transformer."""
+
+    depth: int  # blocks per stream
+
+
+class VideoModel(Protocol):
+    """A diffusion transformer."""
+
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+
+
+class VideoAutoencoder(Protocol):
+    """An autoencoder between pixels (B, 3, F, H, W) in [-1, 1] and latents (B, C, T, H', W')."""
+
+    out_channels: int  # of latents
+    downsample: int  # pixels per latent, along a side
+
+    def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
+        """(T, H', W') of a video's latents, from its (F, H, W)."""
+
+    def decode_chunks(self, z: Tensor, num_frames: int, progress: bool = False) -> Iterator[Tensor]:
+        """The video, piece by piece in order, (B, 3, f, H, W) each."""
+
+    def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Latents of a video."""
+
+
+class Sampler(Protocol):
+    """A sampling loop from noise to latents."""
+
+    num_sampling_steps: int
+
+    @property
+    def num_model_calls(self) -> int:
+        """How often a run calls the model; more than its steps with some solvers."""
+
+    def sample(
+        self,
+        model: VideoModel,
+        text_encoder: TextEncoder,
+        z: Tensor,
+        prompts: Sequence[str],
+        device: torch.device | str,
+        additional_args: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        *,
+        progress: bool = True,
+        controller: StepController | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        compat: bool = False,
+    ) -> Tensor:
+        """Latents like the noise ``z``, float32."""

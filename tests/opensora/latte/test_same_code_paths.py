@@ -1,0 +1,135 @@
+"""Ledger, traces, replay, targets, calibration, evaluation and bench on Latte and Open-Sora-Plan."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adacache.trace import Trace
+from opensora.bench.plan import read_plan
+from opensora.config.loading import load_config
+from opensora.config.model_calls import num_model_calls
+from opensora.utils.errors import ConfigError
+from scripts import bench, calibrate, evaluate, inference
+from tests.support.tiny_latte import PROMPTS, latte_config, open_sora_plan_config, write_config
+
+ROOT = Path(__file__).resolve().parents[3]
+CACHE = {"codebook": [(0.4, 3), (0.8, 2), (9.0, 1)], "metric_blocks": (1,)}
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    logger = logging.getLogger("opensora")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
+def sample(config: Path, folder: Path, *arguments: str, code: int = 0) -> dict[str, np.ndarray]:
+    """Run the command; the frames of all videos by file name."""
+    flags = ["--save-frames", "--save-dir", str(folder), *arguments]
+    assert inference.main([str(config), *flags]) == code
+    return {path.name: np.load(path)["frames"] for path in sorted(folder.glob("*.frames.npz"))}
+
+
+def with_cache(config_file: Path, entries: dict, **cache) -> Path:
+    return write_config(config_file.with_name("cached.py"), {**entries, "cache": {**CACHE, **cache}})
+
+
+def test_the_command_samples_and_is_continued(tmp_path, config_file, entries):
+    cached = with_cache(config_file, entries)
+    frames = sample(cached, tmp_path / "out")
+    config = load_config(cached)
+    assert [video.shape for video in frames.values()] == [(config.num_frames, 64, 64, 3)] * 2
+    assert all(video.std() > 1 for video in frames.values())
+    traces = [Trace.load(path) for path in sorted((tmp_path / "out").glob("*[0-9].json"))]
+    assert [trace.num_steps for trace in traces] == [num_model_calls(config.scheduler)] * 2
+    assert all(trace.num_reused > 0 for trace in traces)
+    (tmp_path / "out" / "sample_0001.mp4").unlink()
+    before = (tmp_path / "out" / "sample_0000.mp4").stat().st_mtime_ns
+    again = sample(cached, tmp_path / "out")
+    assert (tmp_path / "out" / "sample_0000.mp4").stat().st_mtime_ns == before
+    assert all(np.array_equal(again[name], frames[name]) for name in frames)
+    ledger = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert len(ledger["runs"]) == 2
+
+
+def test_a_trace_is_replayed(tmp_path, config_file, entries):
+    cached = with_cache(config_file, entries)
+    frames = sample(cached, tmp_path / "out")
+    trace = f"{tmp_path}/out/sample_0000.json"
+    replayed = sample(config_file, tmp_path / "again", "--prompt", PROMPTS[0], "--cfg-options", f"replay={trace}")
+    assert np.array_equal(replayed["sample_0000.frames.npz"], frames["sample_0000.frames.npz"])
+
+
+def test_a_target_is_calibrated_and_met(tmp_path, config_file, capsys):
+    small = ["--search-clips=1", "--held-out-clips=1", "--candidates=1", "--output", str(tmp_path / "calibration")]
+    assert calibrate.main([str(config_file), *small, "--max-steps-computed", "5"]) == 0
+    calls = num_model_calls(load_config(config_file).scheduler)
+    assert f"computed of {calls}" in capsys.readouterr().out
+    sample(tmp_path / "calibration" / "calibrated.py", tmp_path / "out")
+    trace = Trace.load(tmp_path / "out" / "sample_0000.json")
+    assert (trace.num_steps, trace.num_computed) == (calls, 5)
+
+
+def test_a_calibration_of_another_solver_is_refused(tmp_path, latte_folder):
+    config = write_config(tmp_path / "ddim.py", latte_config(latte_folder))
+    small = ["--search-clips=1", "--held-out-clips=1", "--candidates=1", "--output", str(tmp_path / "calibration")]
+    assert calibrate.main([str(config), *small, "--max-steps-computed", "5"]) == 0
+    scheduler = {"type": "pndm", "num_sampling_steps": 6, "cfg_scale": 5.0}
+    target = {"calibration": str(tmp_path / "calibration" / "calibration.json"), "max_steps_computed": 5}
+    other = write_config(tmp_path / "pndm.py", latte_config(latte_folder, scheduler=scheduler, **target))
+    with pytest.raises(ConfigError, match="solver ddim, this run has pndm"):
+        load_config(other)
+
+
+def test_videos_are_evaluated(tmp_path, config_file, entries, capsys):
+    sample(config_file, tmp_path / "plain")
+    sample(with_cache(config_file, entries), tmp_path / "cached")
+    arguments = [str(tmp_path / "plain"), str(tmp_path / "cached"), "--output", str(tmp_path / "metrics.json")]
+    assert evaluate.main(arguments) == 0
+    assert "psnr" in (tmp_path / "metrics.json").read_text().lower()
+
+
+def test_policies_are_compared(tmp_path, latte_folder):
+    """The plan for the published weights, at a tiny size."""
+    plan = (ROOT / "configs/bench/latte.py").read_text()
+    for old, new in (
+        ('"mini.py"', repr(str(ROOT / "configs/bench/mini.py"))),
+        ("(13,)", "(1,)"),
+        ("budgets = (12, 16, 20, 25, 32)", "budgets = (5,)"),
+        ("exact_steps = 200", "exact_steps = 12"),
+        ("showcase_budgets = (20,)", "showcase_budgets = (5,)"),
+        ("tuning_clips = 4", "tuning_clips = 1"),
+    ):
+        assert old in plan
+        plan = plan.replace(old, new)
+    path = tmp_path / "plan.py"
+    path.write_text(plan)
+    config = write_config(tmp_path / "latte.py", latte_config(latte_folder, prompt=list(PROMPTS)))
+    policies = ["adacache", "fixed", "taylorseer", "easycache", "fewer_steps"]
+    arguments = [str(path), "--sample", str(config), "--prompts", "1", "--output", str(tmp_path / "bench")]
+    assert bench.main([*arguments, "--policies", *policies]) == 0
+    results = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert results["setting"]["solver"] == "ddim"
+    assert (tmp_path / "bench" / "index.html").is_file()
+
+
+def test_the_plan_names_only_policies_that_these_models_can_run():
+    plan = read_plan(ROOT / "configs/bench/latte.py")
+    assert plan.sample == "configs/latte/sample.py"
+    assert not {"pab", "teacache", "fbcache", "magcache"} & {policy.name for policy in plan.policies}
+
+
+def test_open_sora_plan_tiles_its_decoding(tmp_path, plan_folder):
+    """A side beyond 256 pixels; the tiny autoencoder is quick enough."""
+    tiled = {"type": "CausalVAE", "from_pretrained": f"{plan_folder}/vae", "tiling": True}
+    scheduler = {"type": "ddim", "num_sampling_steps": 2}
+    changes = {"vae": tiled, "image_size": (64, 272), "scheduler": scheduler, "prompt": [PROMPTS[0]]}
+    config = write_config(tmp_path / "config.py", open_sora_plan_config(plan_folder, **changes))
+    frames = sample(config, tmp_path / "out")["sample_0000.frames.npz"]
+    assert frames.shape == (17, 64, 272, 3)
