@@ -209,7 +209,7 @@ class SamplingPipeline:
                 self.model,
                 self.text_encoder,
                 z,
-                self._captions(prompts, loop),
+                self.captions(prompts, loop),
                 self.model.device,
                 additional_args=self.size_arguments(len(prompts)),
                 mask=mask,
@@ -311,7 +311,7 @@ class SamplingPipeline:
             raise SamplingError(f"got {len(seed)} seeds for {count} prompts; give one seed per prompt, or one")
         return seed
 
-    def _captions(self, prompts: Sequence[str], loop: int) -> list[str]:
+    def captions(self, prompts: Sequence[str], loop: int = 0) -> list[str]:
         """What the text encoder reads about one loop."""
         config = self.config
         scores = (config.aes, config.flow, config.camera_motion)

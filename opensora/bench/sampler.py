@@ -81,7 +81,6 @@ class Sampler:
     def __init__(self, pipe: SamplingPipeline) -> None:
         self.pipe = pipe
         self._watch = Stopwatch(pipe.model.device)
-        self._prepared: set[str] = set()  # prompts
         if not isinstance(pipe.text_encoder, CachedTextEncoder):
             pipe.text_encoder = CachedTextEncoder(pipe.text_encoder)
 
@@ -113,10 +112,9 @@ class Sampler:
         )
 
     def prepare(self, clip: Clip) -> None:
-        """See to it that the clip's text is encoded, so that no timed run has to: a run of one step does it."""
-        if clip.prompt not in self._prepared:
-            self.sample_latents(BenchPoint("text", num_steps=1), clip, None)
-            self._prepared.add(clip.prompt)
+        """See to it that the clip's text is encoded, so that no timed run has to."""
+        self.pipe.text_encoder.encode(self.pipe.captions([clip.prompt]))
+        self.pipe.text_encoder.null(1)
 
     def sample_latents(self, point: BenchPoint, clip: Clip, controller: StepController | None) -> Tensor:
         """Latents (1, 4, T, H', W') of a clip under a point's sampling steps and solver."""

@@ -19,6 +19,7 @@ class CachedTextEncoder:
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
         self._encoded: dict[str, dict[str, Tensor]] = {}
+        self._null: Tensor | None = None
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
@@ -30,4 +31,6 @@ class CachedTextEncoder:
 
     def null(self, n: int) -> Tensor:
         """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
-        return self._encoder.null(n)
+        if self._null is None:
+            self._null = self._encoder.null(1)
+        return self._null.expand(n, *self._null.shape[1:])
