@@ -12,6 +12,7 @@ lint=0
 "$PYTHON" -m ruff check . || lint=1
 "$PYTHON" -m ruff format --check . || lint=1
 
+# One process per core, each on one thread; a file's tests stay together, since they share what is slow to make.
 tests=0
-"$PYTHON" -m pytest "$@" || tests=$?
+"$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@" || tests=$?
 exit $((tests ? tests : lint))

@@ -28,8 +28,9 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def log_levels() -> None:
     """What a command that ran within another test or a fixture has set does not reach this one."""
-    for name in ("opensora", "adacache"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    for name in ("opensora", "adacache", *logging.root.manager.loggerDict):
+        if name.startswith(("opensora", "adacache")):
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 # Policies on Latte-1 at equal compute; needs its weights and a GPU. For the calibrated schedules run
-# python scripts/calibrate.py configs/latte/sample.py first, and set `calibration` with --cfg-options. Policies that look
-# into blocks, or reuse parts of them, are not among these: models of diffusers do not show their insides.
+# python scripts/calibrate.py configs/latte/sample.py first, and set `calibration` with --cfg-options. Policies that
+# look into blocks, or reuse parts of them, are not here: models of diffusers do not show their insides.
 _base_ = "mini.py"
 
 title = "Cache policies at equal compute, Latte-1"

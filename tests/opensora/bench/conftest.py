@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +53,3 @@ def write_plan(tmp_path) -> Callable[[dict[str, Any]], Path]:
         return path
 
     return write
-
-
-@pytest.fixture(autouse=True)
-def levels_of_loggers() -> Iterator[None]:
-    """The command sets them for its process, which here is that of all tests."""
-    loggers = [logging.getLogger(name) for name in ("opensora", "adacache", "opensora.config.target")]
-    before = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -19,15 +18,6 @@ MINI = "configs/mini/sample.py"
 # 8 clips: recorded, probed at 4 steps; every step, 4 and 5 of 6 steps computed.
 SMALL = ["--search-clips=1", "--held-out-clips=1", "--candidates=1", "--cfg-options", "scheduler.num_sampling_steps=6"]
 SIZE = "image_size=[32,48]"
-
-
-@pytest.fixture
-def log_levels():
-    """Put back what the command sets."""
-    logger = logging.getLogger("opensora")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 def test_a_target_out_of_reach_leaves_the_calibration_behind(tmp_path):
@@ -48,7 +38,7 @@ def test_a_target_out_of_reach_leaves_the_calibration_behind(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calibrated.py", "calibration.json", "calibration.png"]
 
 
-def test_the_config_it_writes_samples_what_was_calibrated(tmp_path, capsys, monkeypatch, log_levels):
+def test_the_config_it_writes_samples_what_was_calibrated(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     base = tmp_path / "base.py"  # with a size and a target of its own
     size = "image_size = None\nresolution = '144p'\naspect_ratio = '9:16'\n"
@@ -97,7 +87,7 @@ def test_the_config_it_writes_samples_what_was_calibrated(tmp_path, capsys, monk
         (f"{MINI} --output README.md/x", "choose another one with --output"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, message, capsys, monkeypatch, log_levels):
+def test_mistakes_are_told_in_one_line(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     try:
         code = calibrate.main(arguments.split())

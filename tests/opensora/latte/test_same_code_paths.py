@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,6 @@ from tests.support.tiny_latte import PROMPTS, latte_config, open_sora_plan_confi
 
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = {"codebook": [(0.4, 3), (0.8, 2), (9.0, 1)], "metric_blocks": (1,)}
-
-
-@pytest.fixture(autouse=True)
-def log_level():
-    logger = logging.getLogger("opensora")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 def sample(config: Path, folder: Path, *arguments: str, code: int = 0) -> dict[str, np.ndarray]:

@@ -48,7 +48,13 @@ def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, 
     command = [sys.executable, "scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "150", "--batch-size", "1"]
     command += ["--save-dir", str(tmp_path / "out")]
     run = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),  # a shell's background job ignores Ctrl+C
     )
     second = tmp_path / "out/sample_0001.mp4"
     deadline = time.monotonic() + 120
