@@ -20,10 +20,11 @@ setup(
     install_requires=[
         "torch>=2.6",
         "mmengine>=0.10.3",
-        "diffusers>=0.30",
+        "diffusers>=0.35.2",
         "transformers>=4.56",
         "av>=12",
         "numpy>=1.26",
+        "packaging>=23",
         "safetensors>=0.4.3",
         "sentencepiece>=0.2",
         "protobuf>=4",

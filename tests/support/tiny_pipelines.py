@@ -35,6 +35,10 @@ class TinyPipeline:
 
     def run(self, pipe: Any, seed: int = 0, steps: int = 6, batch: int = 1, **changes: Any) -> Tensor:
         """Final latents of `batch` videos with seeds that count up; no video depends on the others."""
+        return pipe(**{**self.arguments(seed, steps, batch), **changes}).frames
+
+    def arguments(self, seed: int = 0, steps: int = 6, batch: int = 1) -> dict[str, Any]:
+        """Those of the pipeline's call."""
         seeds = range(seed, seed + batch)
         text = {f"{half}prompt_embeds": self._text(seeds, offset) for half, offset in (("", 0), ("negative_", 1000))}
         if self.masks:
@@ -44,8 +48,7 @@ class TinyPipeline:
             for half, offset in (("", 2000), ("negative_", 3000)):
                 text[f"{half}pooled_prompt_embeds"] = torch.stack([_noise(s + offset, POOLED_WIDTH) for s in seeds])
         generators = [torch.Generator().manual_seed(s) for s in seeds]
-        call = {**self.call, **text, "num_inference_steps": steps, "generator": generators, "output_type": "latent"}
-        return pipe(**{**call, **changes}).frames
+        return {**self.call, **text, "num_inference_steps": steps, "generator": generators, "output_type": "latent"}
 
     def _text(self, seeds: range, offset: int) -> Tensor:
         return torch.stack([_noise(seed + offset, TEXT_TOKENS, TEXT_WIDTH) for seed in seeds])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from packaging.version import Version
 from torch import Tensor, nn
 
 from adacache.codebook import PRESETS
@@ -21,6 +22,7 @@ from adacache.validation import check_choice
 
 logger = logging.getLogger(__name__)
 
+OLDEST_DIFFUSERS = "0.35.2"  # the first whose hooks are told of guidance contexts, beside today's transformers
 METRICS = ("t-attn", "s-attn")  # what can be measured in a block of diffusers
 # Policies that look into a model, or reuse parts of a block.
 _INSIDE = {
@@ -107,7 +109,9 @@ def apply_adacache(
     Raises:
         ValueError: the model is not known, is cached already, or the config does not fit it.
         TypeError: `config` is none, or a transformer came without its scheduler.
+        RuntimeError: diffusers is older than `OLDEST_DIFFUSERS`.
     """
+    _check_diffusers()
     from adacache.integrations.diffusers.hook import check_no_other_cache, install, is_installed
 
     transformers = _transformers_of(pipe_or_transformer)
@@ -135,6 +139,17 @@ def apply_adacache(
     for forward in cached:
         install(forward, runs)
     return AdaCacheHandle(config, transformers, runs)
+
+
+def _check_diffusers() -> None:
+    """Raises: RuntimeError when the installed diffusers is too old."""
+    import diffusers
+
+    if Version(diffusers.__version__) < Version(OLDEST_DIFFUSERS):
+        raise RuntimeError(
+            f"AdaCache works with diffusers {OLDEST_DIFFUSERS} or newer, this is {diffusers.__version__}; "
+            "pip install --upgrade diffusers"
+        )
 
 
 def _transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:

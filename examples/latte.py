@@ -1,0 +1,21 @@
+"""Latte-1 with AdaCache: 16 frames of 512 x 512, DDIM.
+
+The first run downloads the weights; or give a folder with them: python examples/latte.py FOLDER
+"""
+
+import sys
+
+import torch
+from diffusers import LattePipeline
+from diffusers.utils import export_to_video
+
+from adacache.integrations.diffusers import apply_adacache
+
+model = sys.argv[1] if len(sys.argv) > 1 else "maxin-cn/Latte-1"
+device = "cuda" if torch.cuda.is_available() else "cpu"
+pipe = LattePipeline.from_pretrained(model, torch_dtype=torch.float16).to(device)
+handle = apply_adacache(pipe, "fast30")
+video = pipe("a red panda eats bamboo in the rain", num_inference_steps=50).frames[0]
+export_to_video(video, "latte.mp4", fps=8)
+print("computed steps:", handle.trace.computed_steps)
+handle.trace.save("latte.trace.json")

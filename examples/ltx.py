@@ -1,0 +1,23 @@
+"""LTX-Video with AdaCache: 97 frames of 480 x 704.
+
+The first run downloads the weights; or give a folder with them: python examples/ltx.py FOLDER
+"""
+
+import sys
+
+import torch
+from diffusers import LTXPipeline
+from diffusers.utils import export_to_video
+
+from adacache.integrations.diffusers import apply_adacache
+
+model = sys.argv[1] if len(sys.argv) > 1 else "Lightricks/LTX-Video"
+device = "cuda" if torch.cuda.is_available() else "cpu"
+pipe = LTXPipeline.from_pretrained(model, torch_dtype=torch.bfloat16).to(device)
+handle = apply_adacache(pipe, "fast30")
+video = pipe(
+    "a red panda eats bamboo in the rain", height=480, width=704, num_frames=97, num_inference_steps=50
+).frames[0]
+export_to_video(video, "ltx.mp4", fps=24)
+print("computed steps:", handle.trace.computed_steps)
+handle.trace.save("ltx.trace.json")

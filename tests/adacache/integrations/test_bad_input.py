@@ -1,0 +1,183 @@
+"""What `apply_adacache` refuses, and what it warns of."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from adacache import AdaCacheConfig
+from adacache.integrations.diffusers import apply_adacache
+from adacache.policies.static import StaticScheduleConfig
+from tests.support.tiny_pipelines import TINY
+
+TINY_LATTE = TINY["latte"]
+STATIC = StaticScheduleConfig((0, 1, 3))
+
+
+@pytest.fixture
+def pipe() -> Any:
+    return TINY_LATTE.build()
+
+
+def refused(pipe: Any, words: str, config: Any = STATIC, kind: type[Exception] = ValueError, **options: Any) -> None:
+    """It is, and leaves no hook behind."""
+    with pytest.raises(kind, match=words):
+        apply_adacache(pipe, config, **options)
+    for name in ("transformer", "transformer_2"):
+        registry = getattr(getattr(pipe, name, None), "_diffusers_hook", None)
+        assert registry is None or "adacache" not in registry.hooks
+
+
+def test_what_has_no_transformer(pipe):
+    refused(SimpleNamespace(unet=torch.nn.Linear(1, 1)), "SimpleNamespace has no transformer.*docs/diffusers.md")
+
+
+def test_a_transformer_of_no_known_family():
+    image = diffusers.PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1, sample_size=8
+    )
+    refused(SimpleNamespace(transformer=image), "PixArtTransformer2DModel.*LatteTransformer3DModel")
+
+
+def test_blocks_that_are_not_the_familys(pipe):
+    pipe.transformer.transformer_blocks = torch.nn.ModuleList([torch.nn.Identity()] * 4)
+    refused(pipe, "Identity")
+
+
+def test_ours_twice(pipe):
+    with apply_adacache(pipe, STATIC):
+        with pytest.raises(
+            ValueError, match=r"AdaCache is applied to this LatteTransformer3DModel already.*remove\(\)"
+        ):
+            apply_adacache(pipe, STATIC)
+        TINY_LATTE.run(pipe)  # the first goes on
+    with apply_adacache(pipe, STATIC) as handle:  # and after it there may be another
+        TINY_LATTE.run(pipe)
+    assert handle.trace.computed_steps == [0, 1, 3]
+
+
+def diffusers_cache() -> diffusers.PyramidAttentionBroadcastConfig:
+    return diffusers.PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+
+
+def test_diffusers_own_cache_before(pipe):
+    wan = TINY["wan"].build()
+    wan.transformer.enable_cache(diffusers_cache())
+    refused(wan, r"cached by diffusers already \(PyramidAttentionBroadcastConfig\).*disable_cache\(\)")
+    wan.transformer.disable_cache()
+    with apply_adacache(wan, STATIC):
+        TINY["wan"].run(wan)
+
+
+def test_diffusers_own_cache_afterwards():
+    tiny = TINY["wan"]
+    pipe = tiny.build()
+    with apply_adacache(pipe, STATIC):
+        pipe.transformer.enable_cache(diffusers_cache())
+        with pytest.raises(ValueError, match=r"cached by diffusers already.*disable_cache\(\)"):
+            tiny.run(pipe)
+        pipe.transformer.disable_cache()
+        tiny.run(pipe)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (AdaCacheConfig(codebook="fast30", metric_blocks=(13,)), "block 13.*4 blocks|metric_blocks .*4 blocks"),
+        (AdaCacheConfig(codebook="fast30", metric="ca-mlp", metric_blocks=(1,)), "metric of a diffusers model.*t-attn"),
+        ("fast31", "preset.*fast30"),
+        ({"policy": "teacache"}, "teacache"),
+        ({"policy": "fbcache", "threshold": 0.1}, "policy 'fbcache' .* first block.*choose another"),
+        ({"policy": "pab"}, "pab"),
+    ],
+)
+def test_configs_that_do_not_fit(pipe, config, words):
+    refused(pipe, words, config)
+
+
+@pytest.mark.parametrize("config", [None, 3, ["fast30"]])
+def test_what_is_no_config(pipe, config):
+    refused(pipe, "needs a config such as AdaCacheConfig.*fast30", config, TypeError)
+
+
+def test_a_transformer_alone_needs_the_scheduler_of_its_loop(pipe):
+    refused(pipe.transformer, "give apply_adacache the pipeline, or the scheduler", kind=TypeError)
+
+
+def test_a_scheduler_without_timesteps(pipe):
+    with apply_adacache(pipe.transformer, STATIC, scheduler=SimpleNamespace(timesteps=None)) as handle:
+        with pytest.raises(RuntimeError, match="SimpleNamespace has no timesteps; call its set_timesteps"):
+            TINY_LATTE.run(pipe)
+        with pytest.raises(RuntimeError, match="there is no trace yet"):
+            _ = handle.trace
+
+
+def test_a_schedule_for_more_steps_than_the_run_has(pipe):
+    with apply_adacache(pipe, StaticScheduleConfig((0, 7))):
+        with pytest.raises(ValueError, match="computed_steps reach to 7, but the run has steps 0 to 5"):
+            TINY_LATTE.run(pipe)
+        TINY_LATTE.run(pipe, steps=8)  # the next run is none the worse
+
+
+def test_offloading_that_was_enabled_before(pipe):
+    pipe.transformer._hf_hook = object()
+    refused(pipe, "call apply_adacache first and pipe.enable_model_cpu_offload.* after it")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 5}, {"batch": 2}, {"height": 32}, {"guidance_scale": 1.0}, "scheduler"],
+    ids=str,
+)
+def test_anything_may_change_between_runs(pipe, change):
+    """A run under a handle that has seen others is a run under a new one."""
+    with apply_adacache(pipe, STATIC) as handle:
+        TINY_LATTE.run(pipe)
+        if change == "scheduler":
+            pipe.scheduler, change = diffusers.PNDMScheduler(), {}
+        latents = TINY_LATTE.run(pipe, **change)
+        traces = [trace.computed_steps for trace in handle.traces]
+    with apply_adacache(pipe, STATIC) as handle:
+        assert torch.equal(TINY_LATTE.run(pipe, **change), latents)
+        assert [trace.computed_steps for trace in handle.traces] == traces
+        assert handle.trace.num_steps == len(pipe.scheduler.timesteps)
+
+
+def test_a_handle_that_saw_no_call_says_so(pipe, caplog):
+    apply_adacache(pipe, STATIC).remove()
+    assert "AdaCache saw no call of the LatteTransformer3DModel" in caplog.text
+
+
+def test_a_transformer_that_was_replaced_is_said(pipe, caplog):
+    with apply_adacache(pipe, STATIC):
+        pipe.transformer = TINY_LATTE.build().transformer
+        TINY_LATTE.run(pipe)
+    assert "nothing was cached; was the pipeline's transformer replaced" in caplog.text
+
+
+def test_a_run_that_reused_nothing_says_so(pipe, caplog):
+    config = AdaCacheConfig(codebook=[(1e-9, 2), (1, 1)], metric_blocks=(1,))
+    with apply_adacache(pipe, config), caplog.at_level(logging.WARNING):
+        TINY_LATTE.run(pipe)
+    assert "no step of 6 was reused" in caplog.text
+
+
+def test_removing_again_does_nothing(pipe):
+    handle = apply_adacache(pipe, STATIC)
+    TINY_LATTE.run(pipe)
+    handle.remove()
+    handle.remove()
+    assert handle.trace.computed_steps == [0, 1, 3]
+
+
+def test_no_hook_stays_where_a_with_block_fails(pipe):
+    with pytest.raises(KeyError), apply_adacache(pipe, STATIC):
+        raise KeyError
+    assert "forward" not in vars(pipe.transformer)
