@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Calibrate, write the results, and check that the target can be met."""
     from adacache.bridge import BridgeConfig
+    from adacache.calibration.clips import split_clips
     from adacache.calibration.simulation import SIMULATED
     from adacache.calibration.target import TARGETS, Target
     from adacache.validation import check_choice
-    from opensora.calibration.clips import split_clips
     from opensora.calibration.output import SNIPPET
     from opensora.config.file import find_config
     from opensora.config.loading import load_config
@@ -88,12 +88,17 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"command line: {error}") from error
     if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
         raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
-    search, held_out = split_clips(plain_texts(config), options.search_clips, options.held_out_clips, config.seed)
+    texts = plain_texts(config)
+    try:
+        search, held_out = split_clips(texts, options.search_clips, options.held_out_clips, config.seed)
+    except ValueError as error:
+        raise ConfigError(f"{error}; give a file with more by --prompt-path") from error
     folder = make_output_folder(options.output, "--output")
 
     from tqdm import tqdm
 
-    from opensora.calibration.calibrate import CalibrationPlan, calibrate
+    from adacache.calibration.plan import CalibrationPlan
+    from opensora.calibration.calibrate import calibrate_sampler
     from opensora.calibration.output import curve_table, write_calibration
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
@@ -102,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
     with tqdm(total=plan.num_clips(num_model_calls(config.scheduler)), desc="clips", unit="clip") as bar:
-        calibration = calibrate(pipe, plan, bar.update)
+        calibration = calibrate_sampler(pipe, plan, bar.update)
     # The target may be out of reach; what was measured is kept all the same.
     write_calibration(calibration, folder, find_config(options.config), given, (target.kind, target.value))
     print(curve_table(calibration))

@@ -84,6 +84,7 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     from tqdm import tqdm
 
     from adacache.atomic import atomic_path
+    from adacache.psnr import psnr
     from opensora.mini.caption_check.check import check_clip
     from opensora.mini.caption_check.report import CheckedClip, contact_sheet, table
     from opensora.mini.world.captions import parse_caption
@@ -91,7 +92,6 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     from opensora.mini.world.render import render
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
-    from opensora.utils.psnr import psnr
 
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)

@@ -33,13 +33,13 @@ def main() -> None:
 
     from adacache import AdaCacheConfig
     from adacache.atomic import atomic_path
+    from adacache.psnr import psnr
     from opensora.config.loading import load_config
     from opensora.mini.study import content as study
     from opensora.models.checkpoint import CheckpointError
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
     from opensora.utils.errors import ConfigError, WeightsError
-    from opensora.utils.psnr import psnr
 
     try:
         classes = study.captions_by_class(options.captions, seed=5)

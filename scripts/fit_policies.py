@@ -66,9 +66,10 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from adacache.atomic import atomic_path
+    from adacache.calibration.clips import Clip
+    from adacache.calibration.runner import Runner
     from opensora.bench.policy_calibration import calibrate_policies
-    from opensora.calibration.clips import Clip
-    from opensora.calibration.runs import Runner
+    from opensora.calibration.pipeline_clips import PipelineClips
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
 
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     clips = [Clip(prompts[i % len(prompts)], config.seed + i) for i in range(options.clips)]
     try:
         with tqdm(total=len(clips), desc="clips", unit="clip") as bar:
-            fit = calibrate_policies(Runner(pipe, options.batch_size, bar.update), clips)
+            fit = calibrate_policies(Runner(PipelineClips(pipe), options.batch_size, bar.update), clips)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     with atomic_path(options.output) as temporary:

@@ -34,9 +34,10 @@ def main() -> None:
     from tqdm import tqdm
 
     from adacache.calibration.calibration import Calibration
+    from adacache.calibration.clips import Clip
+    from adacache.calibration.runner import Runner
     from opensora.bench.tuning import adacache_at
-    from opensora.calibration.clips import Clip
-    from opensora.calibration.runs import Runner
+    from opensora.calibration.pipeline_clips import PipelineClips
     from opensora.config.conditions import fingerprint
     from opensora.mini.study import placement as study
     from opensora.mini.study.content import captions_by_class
@@ -64,11 +65,11 @@ def main() -> None:
         f"{options.captions} captions x {options.seeds} seeds, weights {fingerprint(pipe.config.model.from_pretrained)}"
     )
     with tqdm(desc="clips", unit="clip") as bar:
-        runner = Runner(pipe, BATCH, bar.update)
+        runner = Runner(PipelineClips(pipe), BATCH, bar.update)
         tuned = {count: adacache_at(runner, pipe.cache, training, count) for count in study.COUNTS}
         schedules = {count: study.schedules_of(runner, policy, training) for count, policy in tuned.items()}
         references = {"uncached": runner.exact_frames(clips)}
-        with runner.steps(MANY_STEPS):
+        with runner.sampler.steps(MANY_STEPS):
             references["exact"] = runner.exact_frames(clips)
         policies = [
             *study.combinations(tuned, schedules, calibration, runner.num_steps),

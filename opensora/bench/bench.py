@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from adacache.calibration.clips import Clip
+from adacache.calibration.runner import Runner
 from opensora.bench.costs import Costs
 from opensora.bench.log import BenchLog
 from opensora.bench.machine import machine_info
@@ -34,8 +36,7 @@ from opensora.bench.tables import markdown_tables, terminal_tables
 from opensora.bench.tuned_file import TunedFile
 from opensora.bench.tuner import Tuner
 from opensora.bench.warmup import warm_up
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Runner
+from opensora.calibration.pipeline_clips import PipelineClips
 from opensora.config.conditions import fingerprint
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
@@ -146,7 +147,7 @@ class Bench:
         with counting("tuning") as finished:
 
             def make_runner() -> Runner:
-                return Runner(self._sampler.pipe, self.plan.batch_size, finished)
+                return Runner(PipelineClips(self._sampler.pipe), self.plan.batch_size, finished)
 
             tuner = Tuner(self.plan, self._config, make_runner, self._tuning_clips, file)
             points = tuner.points()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from adacache.calibration.clips import Clip
 from adacache.calibration.policy_calibration import PolicyCalibration, SignalRecorder, fit_policies
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Runner
+from adacache.calibration.runner import Runner
 
 __all__ = ["PolicyCalibration", "calibrate_policies"]
 

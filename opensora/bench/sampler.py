@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from adacache import StepController, Trace
+from adacache.calibration.clips import Clip
 from opensora.bench.points import BenchPoint
 from opensora.bench.stopwatch import Stopwatch
 from opensora.bench.text_cache import CachedTextEncoder
-from opensora.calibration.clips import Clip
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adacache.calibration.clips import Clip
 from opensora.bench.plan import BenchPlan
-from opensora.calibration.clips import Clip
 from opensora.config.loading import load_config
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig

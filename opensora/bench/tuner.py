@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from adacache.calibration.clips import Clip
+from adacache.calibration.runner import Runner
 from adacache.options import ReuseOptions
 from adacache.policies.registry import config_from_dict, config_to_dict
 from opensora.bench.plan import BenchPlan
@@ -19,8 +21,6 @@ from opensora.bench.policy_plan import PolicyPlan
 from opensora.bench.search import BudgetSearch
 from opensora.bench.tuned_file import TunedFile
 from opensora.bench.tuning import REACHED, Tried, best_codebook, final_latents, try_policy
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Runner
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.utils.errors import ConfigError

@@ -11,11 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from adacache import AdaCacheConfig, Codebook, StepController
+from adacache.calibration.clips import Clip
+from adacache.calibration.runner import Runner
 from adacache.codebook import PRESETS
 from adacache.policies.base import PolicyConfig
 from opensora.bench.search import CLOSE_ENOUGH
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Runner
 
 TUNING_ROUNDS = 8
 REACHED = 0.5  # steps: a policy that is further off does not meet the budget

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from adacache.calibration.clips import Clip
 from opensora.bench.costs import Costs, StepCosts
 from opensora.bench.flops import counted_flops
 from opensora.bench.points import UNCACHED, BenchPoint
 from opensora.bench.sampler import Sampler
-from opensora.calibration.clips import Clip
 
 logger = logging.getLogger(__name__)
 

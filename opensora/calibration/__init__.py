@@ -1,1 +1,1 @@
-"""Finding schedules for a model: recording runs, trying schedules, and what a calibration holds for."""
+"""Calibrating the sampling pipeline: the clips it samples, and what a calibration leaves behind."""

@@ -7,13 +7,13 @@ from collections.abc import Collection
 
 import numpy as np
 
+from adacache.psnr import psnr
 from opensora.evaluation.batches import threads_for
 from opensora.evaluation.flicker import flicker
 from opensora.evaluation.metric_info import METRICS
 from opensora.evaluation.optional import LOADERS, load_optional
 from opensora.evaluation.structure import WINDOW, ms_ssim, ms_ssim_window, ssim
 from opensora.utils.errors import one_line
-from opensora.utils.psnr import psnr
 
 DEFAULT_FPS = 24.0
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from adacache import AdaCacheConfig
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.clips import Clip
+from adacache.calibration.runner import Runner
 from adacache.policies.static import StaticScheduleConfig
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Runner
+from opensora.calibration.pipeline_clips import PipelineClips
 from opensora.mini.study.placement import (
     BASELINE,
     BRIDGES,
@@ -64,7 +65,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(tmp_path):
     pipe = SamplingPipeline.from_config("configs/mini/sample.py")
     pipe.scheduler.num_sampling_steps = 6
     finished: list[int] = []
-    runner = Runner(pipe, 2, finished.append)
+    runner = Runner(PipelineClips(pipe), 2, finished.append)
     clips = [Clip("a still red circle", 0), Clip("a blue square moving fast up", 1)]
     exact = runner.exact_frames(clips)
     references = {"uncached": exact, "exact": exact}

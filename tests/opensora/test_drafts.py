@@ -15,13 +15,13 @@ from PIL import Image
 
 from adacache import AdaCacheConfig, Codebook, StepRecord, Trace
 from adacache.policies.static import StaticScheduleConfig
+from adacache.psnr import psnr
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import read_video, write_video
 from opensora.drafts import final_command, planned_samples, write_overview
 from opensora.sampling.result import SampleResult
 from opensora.utils.errors import ConfigError
-from opensora.utils.psnr import psnr
 from opensora.utils.run_prompts import NumberedPrompt, read_prompts
 from scripts import inference
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from adacache import AdaCacheConfig, StepController
 from adacache.policies.base import PolicyConfig
 from adacache.policies.fixed import FixedIntervalConfig
+from adacache.psnr import psnr
 from opensora.bench.statistics import CurvePoint, at_compute
 from opensora.config import load_config
 from opensora.evaluation.bootstrap import interval
@@ -26,7 +27,6 @@ from opensora.mini.world.clips import Clip, make_clip
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.pipeline import SamplingPipeline
 from opensora.utils.conditioning import apply_mask_strategy
-from opensora.utils.psnr import psnr
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "mini"
 CLIP_SEED = 29  # of the stream of rendered clips

@@ -17,7 +17,7 @@ from adacache import AdaCacheConfig, Codebook, Trace
 from adacache.policies.base import PolicyConfig
 from adacache.policies.hybrid import HybridConfig
 from adacache.policies.static import StaticScheduleConfig
-from opensora.utils.psnr import psnr
+from adacache.psnr import psnr
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -13,9 +13,9 @@ import numpy as np
 from adacache import AdaCacheConfig, BridgeConfig, StepController
 from adacache.atomic import atomic_path
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.clips import Clip
+from adacache.calibration.runner import Quality, Runner
 from adacache.policies.base import PolicyConfig
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Quality, Runner
 from opensora.mini.study.content import fixed_list
 
 COUNTS = (8, 10, 12, 15, 20)  # computed steps of 30
@@ -175,7 +175,7 @@ def _run(
 ) -> Quality:
     if policy is not None:
         return runner.quality(policy, clips, reference)
-    with runner.steps(count):
+    with runner.sampler.steps(count):
         return Quality.of(runner.exact_frames(clips), reference)
 
 

@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from adacache import AdaCacheConfig
 from adacache.policies.base import PolicyConfig
+from adacache.psnr import psnr
 from opensora.config import load_config
 from opensora.mini.study.content import captions_by_class
 from opensora.mini.world.captions import held_out_captions
 from opensora.pipeline import SamplingOutput, SamplingPipeline
 from opensora.utils.device import limit_threads
-from opensora.utils.psnr import psnr
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "mini"
 MANY_STEPS = 200  # close enough to the exact flow to judge the 30-step video itself

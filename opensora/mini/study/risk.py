@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adacache.policies.base import PolicyConfig
+from adacache.psnr import psnr
 from adacache.risk import change_risk
 from adacache.trace import StepRecord, Trace
-from opensora.utils.psnr import psnr
 
 if TYPE_CHECKING:
     from tqdm import tqdm

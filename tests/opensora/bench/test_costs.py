@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from adacache.calibration.clips import Clip
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.trace import StepRecord, Trace
 from opensora.bench.costs import Costs, StepCosts
@@ -12,7 +13,6 @@ from opensora.bench.measure import computed_steps, cost_values, step_records
 from opensora.bench.points import BenchPoint
 from opensora.bench.sampler import Sampled, Sampler
 from opensora.bench.warmup import warm_up
-from opensora.calibration.clips import Clip
 from opensora.pipeline import SamplingPipeline
 
 

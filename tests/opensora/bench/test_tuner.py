@@ -6,13 +6,13 @@ import re
 
 import pytest
 
+from adacache.calibration.clips import Clip
 from opensora.bench.plan import plan_from_dict
 from opensora.bench.policy_options import check_options
 from opensora.bench.setting import load_sample_config
 from opensora.bench.tuned_file import TunedFile
 from opensora.bench.tuner import Tuner
 from opensora.bench.tuning import Tried
-from opensora.calibration.clips import Clip
 from opensora.utils.errors import ConfigError
 
 CLIPS = [Clip("a red circle", 0)]

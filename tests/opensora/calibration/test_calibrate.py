@@ -13,15 +13,18 @@ import pytest
 
 import opensora.pipeline
 from adacache.bridge import BridgeConfig
+from adacache.calibration.calibrate import _select
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.clips import Clip
+from adacache.calibration.plan import DAMPED, CalibrationPlan
 from adacache.calibration.recording import Recording, gram_of_sketches
+from adacache.calibration.runner import Runner
 from adacache.calibration.search import best_schedules
 from adacache.calibration.simulation import Simulation
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
-from opensora.calibration.calibrate import DAMPED, CalibrationPlan, _select, calibrate
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Runner
+from opensora.calibration.calibrate import calibrate_sampler
+from opensora.calibration.pipeline_clips import PipelineClips
 from opensora.config import load_config
 from opensora.config.conditions import fingerprint
 from opensora.config.target import timesteps_of
@@ -49,7 +52,7 @@ class Calibrated:
 def made(pipe, tmp_path_factory) -> Calibrated:
     plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=2, batch_size=2)
     finished: list[int] = []
-    calibration = calibrate(pipe, plan, finished.append)
+    calibration = calibrate_sampler(pipe, plan, finished.append)
     file = tmp_path_factory.mktemp("calibration") / "calibration.json"
     calibration.save(file)
     return Calibrated(calibration, plan, finished, file)
@@ -76,7 +79,7 @@ def test_the_curve_is_there(made):
 
 
 def test_the_curve_is_what_the_schedules_really_give(made, pipe):
-    runner = Runner(pipe, 2, lambda clips: None)
+    runner = Runner(PipelineClips(pipe), 2, lambda clips: None)
     exact = runner.exact_frames(HELD_OUT)
     point = made.calibration.measured[1]
     config = StaticScheduleConfig(point.computed_steps, bridge=point.bridge)
@@ -110,16 +113,16 @@ def test_probes_leave_out_the_first_step_and_measured_counts_leave_something_out
 def test_with_all_candidates_the_report_still_agrees_with_the_plan(pipe):
     finished: list[int] = []
     plan = CalibrationPlan(SEARCH, HELD_OUT[:1], BridgeConfig(), candidates=99)
-    with Runner(pipe, 1, finished.append).steps(5):
-        calibration = calibrate(pipe, plan, finished.append)
+    with PipelineClips(pipe).steps(5):
+        calibration = calibrate_sampler(pipe, plan, finished.append)
     assert sum(finished) == plan.num_clips(5)
     assert [len(point.computed_steps) for point in calibration.measured] == [4]
     assert calibration.bridge == BridgeConfig()
 
 
 def test_a_run_of_few_steps_is_refused(pipe):
-    with Runner(pipe, 1, print).steps(4), pytest.raises(ConfigError, match="4 steps is too short to be calibrated"):
-        calibrate(pipe, CalibrationPlan(SEARCH, HELD_OUT), print)
+    with PipelineClips(pipe).steps(4), pytest.raises(ConfigError, match="4 steps is too short to be calibrated"):
+        calibrate_sampler(pipe, CalibrationPlan(SEARCH, HELD_OUT), print)
 
 
 def test_the_saved_file_holds_what_it_was_made_for(made, pipe):
@@ -260,7 +263,7 @@ def test_a_target_on_the_command_line_takes_the_place_of_the_files(in_file):
 
 
 def test_a_replay_on_the_command_line_takes_the_place_of_the_files_target(in_file, pipe, tmp_path):
-    runner = Runner(pipe, 1, lambda clips: None)
+    runner = Runner(PipelineClips(pipe), 1, lambda clips: None)
     exact = runner.exact_frames(SEARCH)
     trace = runner.quality(StaticScheduleConfig((0, 3, 9)), SEARCH, exact).traces[0]
     trace.save(tmp_path / "trace.json")

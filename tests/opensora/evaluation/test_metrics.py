@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from adacache.psnr import psnr
 from opensora.evaluation.metric_info import METRICS
 from opensora.evaluation.metrics import Metrics
-from opensora.utils.psnr import psnr
 
 
 @pytest.fixture

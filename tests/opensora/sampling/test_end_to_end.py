@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from adacache.psnr import psnr
 from opensora.datasets.video_io import read_video, write_video
-from opensora.utils.psnr import psnr
 from scripts import inference
 
 ROOT = Path(__file__).resolve().parents[3]

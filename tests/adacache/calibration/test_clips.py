@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from opensora.calibration.clips import Clip, split_clips
-from opensora.utils.errors import ConfigError
+from adacache.calibration.clips import Clip, split_clips
 
 
 def test_prompts_are_shared_out_in_proportion_to_the_clips():
@@ -36,5 +35,5 @@ def test_no_prompt_and_no_seed_is_on_both_sides(num_prompts, num_search, num_hel
 
 @pytest.mark.parametrize("prompts", [[], ["a"], ["a", "a"]])
 def test_a_single_prompt_is_refused(prompts):
-    with pytest.raises(ConfigError, match="at least two different prompts.*--prompt-path"):
+    with pytest.raises(ValueError, match="at least two different prompts"):
         split_clips(prompts, 1, 1, seed=0)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from adacache import StepController
+from adacache.calibration.clips import Clip
+from adacache.calibration.quality import Quality
 from adacache.calibration.recorder import ResidualRecorder
+from adacache.calibration.runner import Runner
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
-from opensora.calibration.clips import Clip
-from opensora.calibration.runs import Quality, Runner
+from opensora.calibration.pipeline_clips import PipelineClips
 
 CLIPS = (
     Clip("a still red circle on a navy background", 1),
@@ -25,8 +27,8 @@ STEPS = 5
 @pytest.fixture
 def runner(pipe):
     finished: list[int] = []
-    runner = Runner(pipe, 2, finished.append)
-    with runner.steps(STEPS):
+    runner = Runner(PipelineClips(pipe), 2, finished.append)
+    with runner.sampler.steps(STEPS):
         yield runner
 
 
@@ -35,14 +37,14 @@ def test_a_recording_holds_the_residuals_and_the_effects_of_each_clip(runner):
     assert (recording.gram.shape, recording.gains.shape, recording.power.shape) == ((3, 5, 5), (3, 5), (3,))
     for video, clip in enumerate(CLIPS):  # a batch of two and one of one
         recorder = ResidualRecorder(StaticScheduleConfig(tuple(range(STEPS))), elements=10**9)
-        exact = runner.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=recorder)
+        exact = runner.sampler.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=recorder)
         residuals = recorder.sketches()[0].astype(float)
         gram = residuals @ residuals.T / residuals.shape[1]
         np.testing.assert_allclose(recording.gram[video], gram, rtol=0.03, atol=0.03 * gram.max())
         assert recording.power[video] == pytest.approx(float(exact.square().mean()), rel=0.02)
         for step in (1, 3):
             skipping = StepController(StaticScheduleConfig(tuple(i for i in range(STEPS) if i != step)))
-            changed = runner.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=skipping)
+            changed = runner.sampler.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=skipping)
             error = np.square(residuals[step] - residuals[step - 1]).mean()
             gain = float((changed - exact).square().mean()) / error
             assert recording.gains[video, step] == pytest.approx(gain, rel=0.2)
@@ -53,8 +55,8 @@ def test_a_recording_holds_the_residuals_and_the_effects_of_each_clip(runner):
 
 def test_every_batch_is_reported_when_it_is_finished(pipe):
     finished: list[int] = []
-    runner = Runner(pipe, 2, finished.append)
-    with runner.steps(2):
+    runner = Runner(PipelineClips(pipe), 2, finished.append)
+    with runner.sampler.steps(2):
         frames = runner.exact_frames(CLIPS)
         assert finished == [2, 1]
         runner.record(CLIPS[:2], [1])
@@ -64,7 +66,7 @@ def test_every_batch_is_reported_when_it_is_finished(pipe):
 
 
 def test_quality_is_that_of_the_policy_and_the_pipelines_own_cache_is_left_alone(runner, monkeypatch):
-    monkeypatch.setattr(runner.pipe, "cache", StaticScheduleConfig((0,)))
+    monkeypatch.setattr(runner.sampler.pipe, "cache", StaticScheduleConfig((0,)))
     exact = runner.exact_frames(CLIPS)
     every = runner.quality(StaticScheduleConfig(tuple(range(STEPS))), CLIPS, exact)
     assert every.psnr == [80, 80, 80]  # equal frames

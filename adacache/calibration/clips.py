@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opensora.utils.errors import ConfigError
-
 
 @dataclass(frozen=True)
 class Clip:
@@ -24,13 +22,12 @@ def split_clips(
     With fewer prompts than clips, prompts come again with other seeds: every clip has a seed of its own.
 
     Raises:
-        ConfigError: there are fewer than two different prompts.
+        ValueError: there are fewer than two different prompts.
     """
     different = list(dict.fromkeys(prompts))
     if len(different) < 2:
-        raise ConfigError(
-            "a calibration needs at least two different prompts, one to search schedules on and one to measure them; "
-            "give a file with more by --prompt-path"
+        raise ValueError(
+            "a calibration needs at least two different prompts, one to search schedules on and one to measure them"
         )
     share = round(len(different) * num_search / (num_search + num_held_out))
     border = max(1, min(num_search, len(different) - 1, share))

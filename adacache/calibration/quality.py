@@ -1,0 +1,47 @@
+"""How close the clips of a cached run are to those of an uncached one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from adacache.psnr import psnr
+from adacache.trace import Trace
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Frames of some clips, their PSNR in dB against others, and how their steps went (empty without a cache)."""
+
+    frames: list[np.ndarray]
+    psnr: list[float]
+    traces: list[Trace]
+
+    @classmethod
+    def of(cls, frames: Sequence[np.ndarray], reference: Sequence[np.ndarray], traces: Sequence[Trace] = ()) -> Quality:
+        """Measure ``frames`` (one (F, H, W, 3) uint8 array per clip) against ``reference``."""
+        return cls(list(frames), [psnr(a, b) for a, b in zip(frames, reference, strict=True)], list(traces))
+
+    def against(self, reference: Sequence[np.ndarray]) -> Quality:
+        """The same frames measured against others."""
+        return Quality.of(self.frames, reference, self.traces)
+
+    @property
+    def mean(self) -> float:
+        """Mean PSNR in dB."""
+        return float(np.mean(self.psnr))
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; 0 for a single clip, of which it cannot be known."""
+        return float(np.std(self.psnr, ddof=1) / len(self.psnr) ** 0.5) if len(self.psnr) > 1 else 0.0
+
+    @property
+    def reused_cost(self) -> float:
+        """Median time of a reused step over that of a computed one."""
+        records = [record for trace in self.traces for record in trace.records]
+        reused = median(record.milliseconds for record in records if not record.computed)
+        return reused / median(record.milliseconds for record in records if record.computed)
