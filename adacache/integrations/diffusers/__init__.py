@@ -9,5 +9,6 @@
 """
 
 from adacache.integrations.diffusers.apply import AdaCacheHandle, apply_adacache
+from adacache.integrations.diffusers.calibrate import calibrate_pipeline
 
-__all__ = ["AdaCacheHandle", "apply_adacache"]
+__all__ = ["AdaCacheHandle", "apply_adacache", "calibrate_pipeline"]

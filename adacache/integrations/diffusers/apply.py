@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from packaging.version import Version
-from torch import Tensor, nn
+from torch import nn
 
+from adacache.calibration.calibration import Calibration
+from adacache.calibration.target import read_target
 from adacache.codebook import PRESETS
 from adacache.config import AdaCacheConfig
-from adacache.integrations.diffusers.forward import CachedForward
-from adacache.integrations.diffusers.runs import Runs, timesteps_of
+from adacache.controller import StepController
+from adacache.integrations.diffusers.pipeline import cached_forwards_of, check_diffusers, check_free, schedule_of
+from adacache.integrations.diffusers.runs import Runs, RunStart
+from adacache.integrations.diffusers.targets import CalibratedTarget
 from adacache.options import ReuseOptions
+from adacache.outcome import surprises
 from adacache.policies.registry import POLICIES, config_from_dict
 from adacache.sites import check_blocks_fit
 from adacache.trace import Trace
@@ -22,7 +27,6 @@ from adacache.validation import check_choice
 
 logger = logging.getLogger(__name__)
 
-OLDEST_DIFFUSERS = "0.35.2"  # the first whose hooks are told of guidance contexts, beside today's transformers
 METRICS = ("t-attn", "s-attn")  # what can be measured in a block of diffusers
 # Policies that look into a model, or reuse parts of a block.
 _INSIDE = {
@@ -36,12 +40,10 @@ class AdaCacheHandle:
     """AdaCache on a pipeline's transformers, until `remove` or the end of a `with` block.
 
     Attributes:
-        config: of the policy.
         transformers: that are hooked.
     """
 
-    def __init__(self, config: ReuseOptions, transformers: list[nn.Module], runs: Runs) -> None:
-        self.config = config
+    def __init__(self, transformers: list[nn.Module], runs: Runs) -> None:
         self.transformers = transformers
         self._runs = runs
         self._removed = False
@@ -68,14 +70,14 @@ class AdaCacheHandle:
 
     def remove(self) -> None:
         """Leave the transformers as they were; the last run's traces can still be read. Again, it does nothing."""
-        from adacache.integrations.diffusers.hook import uninstall
+        from adacache.integrations.diffusers.hook import unhook
 
         if self._removed:
             return
         self._removed = True
         self._runs.abort()
         for transformer in self.transformers:
-            uninstall(transformer)
+            unhook(transformer)
         if not self._runs.num_runs:
             logger.warning(
                 "AdaCache saw no call of the %s it was applied to: nothing was cached; was the pipeline's transformer "
@@ -94,79 +96,76 @@ class AdaCacheHandle:
 
 def apply_adacache(
     pipe_or_transformer: Any,
-    config: ReuseOptions | Mapping[str, Any] | str,
+    config: ReuseOptions | Mapping[str, Any] | str | None = None,
     scheduler: Any = None,
+    *,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
+    speedup: float | None = None,
+    max_steps_computed: int | None = None,
+    min_psnr: float | None = None,
 ) -> AdaCacheHandle:
     """Cache a diffusers pipeline's transformer, or both of them, from its next call on.
 
+    Give a `config`, or a `calibration` of the model with one of the three targets.
+
     Args:
         pipe_or_transformer: a pipeline, or a transformer for a loop of one's own, with its `scheduler`.
-        config: of a policy, such as `AdaCacheConfig(...)`, the schedule of a calibration, a mapping of options, or the
-            name of a codebook in `adacache.PRESETS`, which then is measured in the middle block. Codebooks were tuned
-            on Open-Sora: on another model they are a place to start from.
+        config: of a policy, such as `AdaCacheConfig(...)`, a mapping of options, or the name of a codebook in
+            `adacache.PRESETS`, which then is measured in the middle block. Codebooks were tuned on Open-Sora: on
+            another model they are a place to start from.
         scheduler: of a loop of one's own; its timesteps say how many calls a run has.
+        calibration: what `calibrate_pipeline` gave, or the file it was saved to.
+        speedup: denoising so many times as fast as with every step computed.
+        max_steps_computed: computed steps per video.
+        min_psnr: in dB to the video with every step computed, the mean over videos.
 
     Raises:
-        ValueError: the model is not known, is cached already, or the config does not fit it.
-        TypeError: `config` is none, or a transformer came without its scheduler.
+        ValueError: the model is not known, is cached already, or the config or calibration does not fit it.
+        TypeError: neither a config nor a calibration, or a transformer came without its scheduler.
+        OSError: there is no such calibration.
         RuntimeError: diffusers is older than `OLDEST_DIFFUSERS`.
     """
-    _check_diffusers()
-    from adacache.integrations.diffusers.hook import check_no_other_cache, install, is_installed
+    check_diffusers()
+    from adacache.integrations.diffusers.hook import check_no_other_cache, hook
 
-    transformers = _transformers_of(pipe_or_transformer)
-    cached = [CachedForward(transformer) for transformer in transformers]
+    cached = cached_forwards_of(pipe_or_transformer)
     num_blocks = min(forward.num_blocks for forward in cached)
-    config = _read_config(config, num_blocks)
-    schedule = _schedule_of(pipe_or_transformer, scheduler)
-    for transformer in transformers:
-        if is_installed(transformer):
-            raise ValueError(
-                f"AdaCache is applied to this {type(transformer).__name__} already; call remove() of its handle first"
-            )
-        _check_offloading(transformer)
-        check_no_other_cache(transformer)
-    validated: set[int] = set()
-
-    def check(num_steps: int) -> None:
-        for transformer in transformers:
-            check_no_other_cache(transformer)
-        if num_steps not in validated:
-            config.validate(num_steps, num_blocks)
-            validated.add(num_steps)
-
-    runs = Runs(config, schedule, check)
+    target = read_target({"speedup": speedup, "max_steps_computed": max_steps_computed, "min_psnr": min_psnr})
+    if target is None and calibration is None:
+        config = _read_config(config, num_blocks)
+        config_of_run = _always(config)
+    else:
+        if config is not None:
+            raise ValueError("a config and a target exclude each other; give one of them")
+        schedules = CalibratedTarget.of(calibration, target)
+        schedules.check_model(cached)
+        config_of_run = schedules.config_of_run
+    schedule = schedule_of(pipe_or_transformer, scheduler)
     for forward in cached:
-        install(forward, runs)
-    return AdaCacheHandle(config, transformers, runs)
+        check_free(forward.transformer)
+
+    def make_controller(start: RunStart) -> StepController:
+        for forward in cached:
+            check_no_other_cache(forward.transformer)
+        config = config_of_run(start)
+        config.validate(len(start.timesteps), num_blocks)
+        return StepController(config)
+
+    runs = Runs(schedule, make_controller, _report)
+    hook(cached, runs)
+    return AdaCacheHandle([forward.transformer for forward in cached], runs)
 
 
-def _check_diffusers() -> None:
-    """Raises: RuntimeError when the installed diffusers is too old."""
-    import diffusers
-
-    if Version(diffusers.__version__) < Version(OLDEST_DIFFUSERS):
-        raise RuntimeError(
-            f"AdaCache works with diffusers {OLDEST_DIFFUSERS} or newer, this is {diffusers.__version__}; "
-            "pip install --upgrade diffusers"
-        )
+def _report(controller: StepController) -> None:
+    """Say what a run reused, and loudly if it was of no use."""
+    for trace in controller.traces:
+        logger.info("AdaCache: %d of %d steps computed", trace.num_computed, trace.num_steps)
+    for sentence in surprises(controller.trace, controller.config):
+        logger.warning("AdaCache: %s", sentence)
 
 
-def _transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
-    """What there is to hook.
-
-    Raises: ValueError when it is neither a pipeline with a transformer nor one itself.
-    """
-    if isinstance(pipe_or_transformer, nn.Module):
-        return [pipe_or_transformer]
-    found = [getattr(pipe_or_transformer, name, None) for name in ("transformer", "transformer_2")]
-    transformers = [module for module in found if isinstance(module, nn.Module)]
-    if not transformers:
-        raise ValueError(
-            f"{type(pipe_or_transformer).__name__} has no transformer: AdaCache works on video diffusion transformers, "
-            "see docs/diffusers.md for those it knows"
-        )
-    return transformers
+def _always(config: ReuseOptions) -> Callable[[RunStart], ReuseOptions]:
+    return lambda _: config
 
 
 def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
@@ -189,31 +188,3 @@ def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
         check_blocks_fit(config.metric_blocks, num_blocks)
         check_choice("metric of a diffusers model", config.metric, METRICS)
     return config
-
-
-def _schedule_of(pipe_or_transformer: Any, scheduler: Any) -> Any:
-    """A function that gives the timesteps of the coming run.
-
-    Raises: TypeError when there is no scheduler.
-    """
-    if scheduler is not None:
-        return lambda: timesteps_of(scheduler)
-    if isinstance(pipe_or_transformer, nn.Module):
-        raise TypeError(
-            "a transformer alone does not know how many steps a run has; give apply_adacache the pipeline, or the "
-            "scheduler of your loop: apply_adacache(transformer, config, scheduler=scheduler)"
-        )
-
-    def of_pipeline() -> Tensor:
-        return timesteps_of(pipe_or_transformer.scheduler)  # asked for anew, it may be replaced
-
-    return of_pipeline
-
-
-def _check_offloading(transformer: nn.Module) -> None:
-    """Raises: ValueError when accelerate's hook would throw AdaCache's away after the first run."""
-    if hasattr(transformer, "_hf_hook"):
-        raise ValueError(
-            "offloading was enabled before AdaCache, and would drop it after the first video; call apply_adacache "
-            "first and pipe.enable_model_cpu_offload() after it"
-        )

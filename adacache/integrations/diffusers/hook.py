@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
@@ -63,12 +64,14 @@ class AdaCacheHook(ModelHook):
         return module
 
 
-def install(cached: CachedForward, runs: Runs) -> None:
-    """Hook a transformer."""
-    HookRegistry.check_if_exists_or_initialize(cached.transformer).register_hook(AdaCacheHook(cached, runs), HOOK_NAME)
+def hook(cached: Sequence[CachedForward], runs: Runs) -> None:
+    """Hook transformers that share `runs`."""
+    for forward in cached:
+        registry = HookRegistry.check_if_exists_or_initialize(forward.transformer)
+        registry.register_hook(AdaCacheHook(forward, runs), HOOK_NAME)
 
 
-def uninstall(transformer: nn.Module) -> None:
+def unhook(transformer: nn.Module) -> None:
     """Leave a transformer as if it had never been hooked."""
     registry = transformer._diffusers_hook
     offloading = transformer.forward if hasattr(transformer, "_hf_hook") else None

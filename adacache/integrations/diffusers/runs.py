@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adacache.controller import StepController
-from adacache.options import ReuseOptions
-from adacache.outcome import surprises
 from adacache.trace import Trace
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known of a run at its first call.
+
+    Attributes:
+        timesteps: one for each step.
+        latents: shape of a video's latents as the transformer gets them, without the batch.
+    """
+
+    timesteps: list[float]
+    latents: tuple[int, ...]
 
 
 class Runs:
@@ -26,15 +35,20 @@ class Runs:
     the end of the run before, or with latents of another shape; so a run that broke off leaves nothing to the next.
 
     Args:
-        config: of the policy.
         schedule: gives the scheduler's timesteps of the coming run, a tensor (calls,), made anew for every run.
-        check: is called when a run begins, with its number of steps.
+        make_controller: is called when a run begins.
+        finished: is called when it came to its end.
     """
 
-    def __init__(self, config: ReuseOptions, schedule: Callable[[], Tensor], check: Callable[[int], None]) -> None:
-        self._config = config
+    def __init__(
+        self,
+        schedule: Callable[[], Tensor],
+        make_controller: Callable[[RunStart], StepController],
+        finished: Callable[[StepController], object],
+    ) -> None:
         self._schedule = schedule
-        self._check = check
+        self._make_controller = make_controller
+        self._finished = finished
         self._controller: StepController | None = None
         self._open: ExitStack | None = None  # of the run that goes on
         self._timesteps: Tensor | None = None  # as the scheduler holds them
@@ -71,7 +85,7 @@ class Runs:
             self.finish()
 
     def finish(self) -> None:
-        """The pipeline is done: end the run, if it goes on, and say so if it was of no use."""
+        """The pipeline is done: end the run, if it goes on."""
         if self._open is None:
             return
         if self._step < len(self._times) - 1:
@@ -79,10 +93,7 @@ class Runs:
             return
         opened, self._open = self._open, None
         opened.close()
-        trace = self._controller.trace
-        logger.info("AdaCache: %d of %d steps computed", trace.num_computed, trace.num_steps)
-        for sentence in surprises(trace, self._config):
-            logger.warning("AdaCache: %s", sentence)
+        self._finished(self._controller)
 
     def abort(self) -> None:
         """Let go of a run that is not over."""
@@ -111,8 +122,7 @@ class Runs:
         self.abort()
         timesteps = self._schedule()
         times = [float(time) for time in timesteps.tolist()]
-        self._check(len(times))
-        controller = StepController(self._config)
+        controller = self._make_controller(RunStart(times, tuple(latents.shape[1:])))
         opened = ExitStack()
         opened.enter_context(controller.run(len(times), num_samples(latents)))
         self._controller, self._open = controller, opened

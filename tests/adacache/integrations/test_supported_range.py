@@ -11,7 +11,7 @@ import diffusers
 import pytest
 
 from adacache.integrations.diffusers import apply_adacache
-from adacache.integrations.diffusers.apply import OLDEST_DIFFUSERS
+from adacache.integrations.diffusers.pipeline import OLDEST_DIFFUSERS
 from tests.support.tiny_pipelines import TINY
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,0 +1,152 @@
+"""Calibrated targets on diffusers pipelines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from adacache.calibration.calibration import Calibration
+from adacache.integrations.diffusers import apply_adacache, calibrate_pipeline
+from adacache.psnr import psnr
+from tests.support.tiny_pipelines import TINY, TinyPipeline
+
+STEPS = 8
+PROMPTS = ("10", "11", "12")  # seeds of the random embeddings
+TEXT = ("embeds", "mask")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A pipeline and what a calibration of it gave."""
+
+    tiny: TinyPipeline
+    pipe: Any
+    calibration: Calibration
+
+    def frames(self, prompt: str, seed: int) -> np.ndarray:
+        call = {**self.tiny.arguments(steps=STEPS), **encoder(self.tiny)([prompt])}
+        generator = [torch.Generator().manual_seed(seed)]
+        video = self.pipe(**{**call, "generator": generator, "output_type": "np"}).frames[0]
+        return np.round(np.asarray(video) * 255).astype(np.uint8)
+
+
+class Backwards(diffusers.DDIMScheduler):
+    """From a clean video to noise."""
+
+    def set_timesteps(self, *args: Any, **options: Any) -> None:
+        super().set_timesteps(*args, **options)
+        self.timesteps = self.timesteps.flip(0)
+
+
+def encoder(tiny: TinyPipeline):
+    def encode(prompts: list[str]) -> dict[str, Any]:
+        [prompt] = prompts
+        return {name: value for name, value in tiny.arguments(int(prompt)).items() if name.endswith(TEXT)}
+
+    return encode
+
+
+def calibrated(name: str, **options: Any) -> Calibrated:
+    tiny = TINY[name]
+    pipe = tiny.build()
+    call = {**tiny.call, "num_inference_steps": STEPS, "encode": encoder(tiny), "progress": False}
+    plan = {"search_clips": 1, "held_out_clips": 2, "candidates": 2}
+    return Calibrated(tiny, pipe, calibrate_pipeline(pipe, PROMPTS, **{**call, **plan, **options}))
+
+
+@pytest.fixture(scope="module", params=["latte", "wan22"])
+def made(request) -> Calibrated:
+    return calibrated(request.param)
+
+
+def test_the_curve_is_what_the_schedules_really_give(made):
+    assert [len(point.computed_steps) for point in made.calibration.measured] == [4, 5, 6]
+    held_out = [("11", 1), ("12", 2)]
+    exact = [made.frames(*clip) for clip in held_out]
+    with apply_adacache(made.pipe, calibration=made.calibration, max_steps_computed=5) as handle:
+        found = [made.frames(*clip) for clip in held_out]
+    point = made.calibration.measured[1]
+    assert set(point.computed_steps) <= set(handle.trace.computed_steps)
+    measured = [psnr(a, b) for a, b in zip(found, exact, strict=True)]
+    assert point.psnr == pytest.approx(np.mean(measured), abs=1e-6)
+    assert point.psnr_lowest == pytest.approx(min(measured), abs=1e-6)
+    assert 5 < point.psnr_lowest <= point.psnr < 80
+
+
+def test_afterwards_the_pipeline_is_what_it_was(made):
+    plain = made.tiny.run(made.tiny.build(), steps=STEPS)
+    assert torch.equal(made.tiny.run(made.pipe, steps=STEPS), plain)
+    assert made.pipe._progress_bar_config == {"disable": True}  # as the tiny pipelines come
+
+
+def test_targets_of_every_kind_from_a_file(made, tmp_path):
+    file = tmp_path / "calibration.json"
+    made.calibration.save(file)
+    counts = []
+    quality = made.calibration.measured[0].psnr
+    for target in ({"speedup": 1.01}, {"max_steps_computed": 4}, {"min_psnr": quality}):
+        with apply_adacache(made.pipe, calibration=file, **target) as handle:
+            made.tiny.run(made.pipe, steps=STEPS)
+        assert handle.trace.num_reused > 0
+        counts.append(handle.trace.num_computed)
+    assert counts[0] >= counts[1] == counts[2]
+
+
+def test_what_does_not_fit_a_calibration_is_refused(made):
+    other = TINY["ltx"].build()
+    with pytest.raises(ValueError, match=r"made for the transformers \['(Latte|Wan)Transformer3DModel.*LTXVideo"):
+        apply_adacache(other, calibration=made.calibration, speedup=1.5)
+    with (
+        apply_adacache(made.pipe, calibration=made.calibration, speedup=1.1),
+        pytest.raises(ValueError, match="made for latents of shape .* make another one"),
+    ):
+        made.tiny.run(made.pipe, steps=STEPS, height=32)
+    with pytest.raises(TypeError, match="speedup needs a calibration .*calibrate_pipeline"):
+        apply_adacache(made.pipe, speedup=2.0)
+    with pytest.raises(TypeError, match="a calibration needs a target"):
+        apply_adacache(made.pipe, calibration=made.calibration)
+    with pytest.raises(ValueError, match="speedup and min_psnr exclude each other"):
+        apply_adacache(made.pipe, calibration=made.calibration, speedup=2.0, min_psnr=20)
+    with pytest.raises(ValueError, match="a config and a target exclude each other"):
+        apply_adacache(made.pipe, "fast30", calibration=made.calibration, speedup=2.0)
+    with (
+        apply_adacache(made.pipe, calibration=made.calibration, min_psnr=79.9),
+        pytest.raises(ValueError, match=r"min_psnr 79\.9 dB cannot be promised"),
+    ):
+        made.tiny.run(made.pipe, steps=STEPS)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_inference_steps": 4}, "4 steps is too short to be calibrated"),
+        ({"search_clips": 0}, "search_clips must be"),
+        ({"bridge": "fourier"}, "bridge.*fitted"),
+        ({"output_type": "pil"}, "gives output_type itself"),
+    ],
+)
+def test_bad_options_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        calibrated("latte", **options)
+
+
+def test_a_single_prompt_is_refused():
+    with pytest.raises(ValueError, match="at least two different prompts"):
+        calibrate_pipeline(TINY["latte"].build(), ["10"])
+
+
+def test_a_hooked_pipeline_and_a_wavering_scheduler_are_refused():
+    tiny = TINY["latte"]
+    pipe = tiny.build()
+    with apply_adacache(pipe, "fast30"):
+        with pytest.raises(ValueError, match="AdaCache is applied to this LatteTransformer3DModel already"):
+            calibrate_pipeline(pipe, PROMPTS)
+        tiny.run(pipe)
+    pipe.scheduler = Backwards()
+    with pytest.raises(ValueError, match="timesteps of Backwards go back and forth"):
+        calibrate_pipeline(pipe, PROMPTS, encode=encoder(tiny), num_inference_steps=STEPS, **tiny.call)
