@@ -1,4 +1,4 @@
-"""Sizes of videos that a model cannot make, as far as the checkpoints' config.json tell."""
+"""Sizes of videos that a model cannot make, or a cache not measure, as far as the checkpoints' config.json tell."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _PATCH_SIZE = 2  # latents per side of a token, where no config.json says otherw
 def check_size_limits(config: SampleConfig, source: Source) -> None:
     """Refuse numbers of frames and pixels that a model of fixed length cannot make; 1 frame is an image.
 
-    Of a checkpoint that is not on this machine, the sizes are taken for the published ones, and its length is not
-    known.
+    Images pass no temporal attention, so no cache can measure it. Of a checkpoint that is not on this machine, the
+    sizes are taken for the published ones, and its length is not known.
 
     Raises:
         ConfigError: names the number, and those that would do.
@@ -33,6 +33,12 @@ def _check_num_frames(config: SampleConfig, source: Source) -> None:
             f"{vae.num_frames(latents + 1)}",
         )
     length = _entries(config, "model").get(kind_of(config.model.type).length_key)
+    if latents == 1 and getattr(config.cache, "metric", None) == "t-attn":
+        raise source.error(
+            ("cache.metric", "num_frames"),
+            "the cache measures temporal attention, of which an image has none; set cache.metric='s-attn', or "
+            f"num_frames above {frames}",
+        )
     if isinstance(length, int) and length > 0 and latents not in (1, length):
         raise source.error(
             ("num_frames", "model.from_pretrained"),

@@ -158,6 +158,7 @@ class LatteModel(nn.Module):
             "hidden_states": x,
             "timestep": timestep,
             "encoder_hidden_states": y.flatten(1, -2),
+            "enable_temporal_attentions": num_frames > 1,  # as images were trained
             "return_dict": False,
         }
         if mask is not None:

@@ -192,6 +192,16 @@ def test_lengths_that_open_sora_plan_does_not_make(plan, frames, message):
     assert [plan(num_frames=good).num_frames for good in (1, 17)] == [1, 17]
 
 
+def test_an_image_is_measured_in_space(latte, plan):
+    for load in (latte, plan):
+        by_time, by_space = (
+            {"cache": {"codebook": "fast30", "metric": metric, "metric_blocks": [0]}, "num_frames": 1}
+            for metric in ("t-attn", "s-attn")
+        )
+        assert "an image has none; set cache.metric='s-attn', or num_frames above 1" in error_of(load, **by_time)
+        assert load(**by_space).cache.metric == "s-attn"
+
+
 def test_the_length_of_a_model_that_is_not_here_is_not_known():
     published = ROOT / "configs/open_sora_plan/sample.py"
     assert load_config(published, {"num_frames": 221}).num_frames == 221
