@@ -9,6 +9,7 @@ from torch import Tensor
 from adacache.options import ReuseOptions
 from adacache.policies.base import BranchPolicy, PolicyConfig
 from adacache.run_state import RunState
+from adacache.shard import WHOLE, Shard
 from adacache.sites import Site
 from adacache.storage import TensorStore
 from adacache.trace import Trace
@@ -24,16 +25,20 @@ class StepController:
     state belongs to the run, none to the model, so a run that was interrupted leaves nothing behind and controllers
     do not touch each other. One controller serves one run at a time.
 
+    Where several processes share a video, each has a controller with its own `shard`, and all of them make the same
+    calls: all decide alike, and as one process would. `stack`, `branch` and `output` are given what the process holds.
+
     Raises: TypeError when `config` is not a policy's config.
     """
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: PolicyConfig, shard: Shard = WHOLE) -> None:
         if not hasattr(config, "make_policy"):
             raise TypeError(
                 f"StepController needs a policy config such as AdaCacheConfig(), got {config!r}; "
                 "for no caching pass no controller"
             )
         self.config = config
+        self._shard = shard
         self._run: RunState | None = None
         self._traces: list[Trace] = []
 
@@ -56,8 +61,8 @@ class StepController:
         count = num_samples if reuse.schedule == "sample" and not isinstance(policy, BranchPolicy) else 1
         policies = [policy, *(self.config.make_policy(num_steps) for _ in range(count - 1))]
         store = TensorStore(reuse.cache_device, reuse.cache_dtype)
-        tracks = [make_track(policy, reuse.bridge, num_steps, store) for policy in policies]
-        run = RunState(tracks, num_samples)
+        tracks = [make_track(policy, reuse.bridge, num_steps, store, self._shard) for policy in policies]
+        run = RunState(tracks, num_samples, self._shard)
         if self._run is not None:
             self._run.free()
         self._run, self._traces = run, [track.trace for track in tracks] * (num_samples // count)

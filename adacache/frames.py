@@ -40,6 +40,10 @@ class FrameSet:
         every = ((True,) * len(known[0]),) * len(known)
         return tuple(a != b for a, b in zip(self.videos or every, other.videos or every, strict=True))
 
+    def part(self, frames: slice) -> FrameSet:
+        """The set as it is on a process that holds only some of the videos' frames."""
+        return self if self.videos is None else FrameSet(tuple(video[frames] for video in self.videos))
+
     @property
     def is_empty(self) -> bool:
         """Whether no frame of any video takes part."""

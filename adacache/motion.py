@@ -25,18 +25,36 @@ def motion_score(
     Raises: ValueError when the tokens do not make whole frames.
     Source: arXiv:2411.02397, Motion Regularization (motion score).
     """
+    return score_of_terms(motion_terms(residual, tokens_per_frame, strides, frames))
+
+
+def motion_terms(
+    residual: Tensor, tokens_per_frame: int, strides: Sequence[int], frames: FrameSet | None = None
+) -> list[Tensor]:
+    """Numerator and denominator for each stride of `motion_score`, one after the other, as 0-dim tensors.
+
+    They are apart because tokens that are spread over processes need the sums from everyone before the division.
+
+    Raises: ValueError as `motion_score`.
+    """
     num_tokens = residual.shape[1]
     if tokens_per_frame < 1 or num_tokens % tokens_per_frame != 0:
         raise ValueError(
             f"{num_tokens} tokens do not make whole frames of tokens_per_frame={tokens_per_frame}; "
             "pass (B, N, C) residuals with N = frames * tokens_per_frame"
         )
-    scores = []
+    terms = []
     for stride in strides:
         pairs = _pairs(residual, stride, tokens_per_frame, frames or FrameSet())
         if pairs is not None:
             later, earlier = pairs
-            scores.append(ratio(absolute_change(later, earlier), magnitude(later) + magnitude(earlier)))
+            terms += [absolute_change(later, earlier), magnitude(later) + magnitude(earlier)]
+    return terms
+
+
+def score_of_terms(terms: Sequence[Tensor]) -> Tensor | None:
+    """The motion score that `motion_terms`, summed over all parts of a video, stand for; None without any."""
+    scores = [ratio(*pair) for pair in zip(terms[::2], terms[1::2], strict=True)]
     return torch.stack(scores).mean() if scores else None
 
 

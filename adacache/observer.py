@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adacache.distance import relative_change
+from adacache.distance import change_terms, ratio
 from adacache.frames import FrameSet
-from adacache.motion import motion_score
+from adacache.motion import motion_terms, score_of_terms
 from adacache.policies.base import Measurement
+from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, SiteGroup
 from adacache.storage import KeptTensor, TensorStore, standalone
 
@@ -22,11 +23,10 @@ class _Previous(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A measurement whose numbers are still on the device."""
+    """A measurement whose numbers are still on the device: numerators and denominators, 0-dim each."""
 
     site: Site
-    distance: Tensor
-    motion: Tensor | None
+    terms: list[Tensor]  # of the distance, then of the motion score at each stride
 
 
 class ResidualObserver:
@@ -35,19 +35,25 @@ class ResidualObserver:
     It holds one residual per observed group of sites, by default a reference to the tensor the model made, not a
     copy. A `store` may move it, but not narrow it: rounding would add to every distance, most to the small ones that
     long reuse rests on, and the schedule of a video should not depend on how its memory is saved. Distances stay on
-    the device until `read_out`, so that a forward pass is never interrupted to wait for a number.
+    the device until `read_out`, so that a forward pass is never interrupted to wait for a number. Where a `shard` says
+    that other processes hold the rest of the video, the sums of all of a forward pass are exchanged at its end, at
+    once.
 
     Distances are of frames that were generated in both of the compared steps, motion of those that are in the later
     one: a frame that is held hardly changes, and would make the others seem calmer than they are. Where there is no
     such frame, nothing is measured.
     """
 
-    def __init__(self, observed_sites: tuple[SiteGroup, ...], store: TensorStore | None = None) -> None:
+    def __init__(
+        self, observed_sites: tuple[SiteGroup, ...], store: TensorStore | None = None, shard: Shard = WHOLE
+    ) -> None:
         self._groups = observed_sites
         self._store = store or TensorStore()
+        self._shard = shard
         self._group_of: dict[Site, SiteGroup] = {site: group for group in observed_sites for site in group}
         self._previous: dict[SiteGroup, _Previous] = {}
         self._parts: dict[SiteGroup, list[Tensor]] = {}
+        self._measured: list[_Pending] = []  # in this forward pass, of this process' part
         self._pending: list[_Pending] = []
         self._complete: set[SiteGroup] = set()
         self._tokens_per_frame = 1
@@ -63,6 +69,7 @@ class ResidualObserver:
         self._strides = strides
         self._frames = frames or FrameSet()
         self._parts.clear()
+        self._measured.clear()
         self._complete.clear()
 
     def observe(self, site: Site, residual: Tensor) -> None:
@@ -71,48 +78,65 @@ class ResidualObserver:
         if group is None:
             return
         parts = self._parts.setdefault(group, [])
-        parts.append(residual.detach().flatten(1, -2))
+        parts.append(residual.detach())
         if len(parts) == len(group):
             self._measure(site, group, reduce(torch.add, self._parts.pop(group)))
 
-    def _measure(self, site: Site, group: SiteGroup, current: Tensor) -> None:
+    def _measure(self, site: Site, group: SiteGroup, residual: Tensor) -> None:
         self._complete.add(group)
+        current = residual.flatten(1, -2)
         if group in self._previous:
             # Not prefetched: it would take up the device's memory through all of the blocks before this one.
             previous = self._previous.pop(group)
-            self._compare(site, previous.residual.fetch(), current, previous.frames.common(self._frames))
+            in_both = previous.frames.common(self._frames)
+            if not in_both.is_empty:
+                held = in_both.part(self._shard.frames) if self._shard.splits_frames(site.stream) else in_both
+                distance = change_terms(held.take(previous.residual.fetch()), held.take(current))
+                self._measured.append(_Pending(site, [*distance, *self._motion_terms(site, residual)]))
         self._previous[group] = _Previous(self._store.keep(standalone(current), exact=True), self._frames)
 
-    def _compare(self, site: Site, previous: Tensor, current: Tensor, in_both: FrameSet) -> None:
-        if in_both.is_empty:
-            return
-        motion = motion_score(current, self._tokens_per_frame, self._strides, self._frames) if self._strides else None
-        self._pending.append(_Pending(site, relative_change(in_both.take(previous), in_both.take(current)), motion))
+    def _motion_terms(self, site: Site, residual: Tensor) -> list[Tensor]:
+        if not self._strides:
+            return []
+        if self._shard.splits_frames(site.stream):
+            residual = self._shard.all_frames(residual)
+        tokens_per_frame = residual.shape[2] if residual.ndim == 4 else self._tokens_per_frame
+        return motion_terms(residual.flatten(1, -2), tokens_per_frame, self._strides, self._frames)
 
     def end_forward(self) -> None:
-        """Raises: RuntimeError when the forward pass did not come by every observed site."""
+        """Sum up over all processes; each calls this at the same point, and none waits for a number here.
+
+        Raises: RuntimeError when the forward pass did not come by every observed site.
+        """
         missing = [str(site) for group in self._groups if group not in self._complete for site in group]
         if missing:
             raise RuntimeError(
                 f"the forward pass never reported {', '.join(missing)}; choose metric_blocks that the model "
                 "has, and let the model pass this branch through controller.branch"
             )
+        terms = [term for item in self._measured for term in item.terms]
+        sums = iter(self._shard.sum(torch.stack(terms)).unbind() if terms else ())
+        self._pending += [_Pending(item.site, [next(sums) for _ in item.terms]) for item in self._measured]
+        self._measured.clear()
 
     def read_out(self) -> list[Measurement]:
         """The measurements since the last read-out, in execution order; here the host waits, once."""
         pending, self._pending = self._pending, []
-        scalars = [scalar for item in pending for scalar in (item.distance, item.motion) if scalar is not None]
+        results = [(ratio(*item.terms[:2]), score_of_terms(item.terms[2:])) for item in pending]
+        scalars = [scalar for result in results for scalar in result if scalar is not None]
         if not scalars:
             return []
         numbers = iter(torch.stack(scalars).tolist())
         return [
-            Measurement(item.site, next(numbers), None if item.motion is None else next(numbers)) for item in pending
+            Measurement(item.site, next(numbers), None if motion is None else next(numbers))
+            for item, (_, motion) in zip(pending, results, strict=True)
         ]
 
     def free(self) -> None:
         """Let go of everything."""
         self._previous.clear()
         self._parts.clear()
+        self._measured.clear()
         self._pending.clear()
 
     @property

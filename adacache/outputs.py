@@ -6,17 +6,20 @@ from torch import Tensor
 from adacache.distance import absolute_change, magnitude
 from adacache.frames import FrameSet
 from adacache.policies.base import OutputChange
+from adacache.shard import WHOLE, Shard, shared_means
 from adacache.storage import KeptTensor, TensorStore
 
 
 class OutputHistory:
     """The last computed input (B, C, ...) and output (B, C or more, ...) of one video in one guidance context.
 
-    Channels of the output beyond those of the input, such as a predicted variance, are held as they were.
+    Channels of the output beyond those of the input, such as a predicted variance, are held as they were. Both are of
+    the frames that a `shard` holds; what is measured is measured over the whole video.
     """
 
-    def __init__(self, store: TensorStore) -> None:
+    def __init__(self, store: TensorStore, shard: Shard = WHOLE) -> None:
         self._store = store
+        self._shard = shard
         self._kept: tuple[KeptTensor, KeptTensor] | None = None
         self._measured: list[Tensor] = []
 
@@ -37,12 +40,13 @@ class OutputHistory:
             paired = tensor[:, : latents.shape[1]]
             return paired if frames.videos is None else frames.take(paired.transpose(1, 2))
 
+        frames = frames.part(self._shard.frames)
         current = [generated(tensor) for tensor in (latents, output)]
-        means = [magnitude(current[1]) / current[1].numel()]
+        sums = [magnitude(current[1])]
         if self._kept is not None:
             before = [generated(kept.fetch()) for kept in self._kept]
-            means += [absolute_change(a, b) / b.numel() for a, b in zip(before, current, strict=True)]
-        return means
+            sums += [absolute_change(a, b) for a, b in zip(before, current, strict=True)]
+        return shared_means(sums, current[1].numel(), self._shard)
 
     def add(self, latents: Tensor) -> Tensor:
         """The output of a reused step: its input plus the last output - input, in the output's dtype."""

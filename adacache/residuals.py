@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adacache.bridge import BridgeConfig
 from adacache.frames import FrameSet
+from adacache.shard import WHOLE, Shard
 from adacache.storage import KeptTensor, TensorStore
 
 
@@ -16,11 +17,13 @@ class ResidualHistory:
     """The stack's last residuals of one video in one guidance context, and the bridge from them to a reused step.
 
     Residuals have any shape, the same throughout a run. Nothing waits for their device but `read_weights`. Without a
-    `store` they are kept by reference; with one that narrows them, a bridge sees them as they come back.
+    `store` they are kept by reference; with one that narrows them, a bridge sees them as they come back. Of a `shard`
+    they are the part that it holds; a weight is fitted to the whole video.
     """
 
-    def __init__(self, bridge: BridgeConfig, store: TensorStore | None = None) -> None:
+    def __init__(self, bridge: BridgeConfig, store: TensorStore | None = None, shard: Shard = WHOLE) -> None:
         self._bridge = bridge
+        self._shard = shard
         self._store = store or TensorStore()
         self._weights: list[Tensor | float] = []  # one per stored residual; fitted ones are 0-dim tensors
         self._kept: list[tuple[int, KeptTensor]] = []  # (step, residual), the latest last
@@ -91,12 +94,13 @@ class ResidualHistory:
             return 0.0
         if self._bridge.kind == "linear" or len(self._kept) < 2:
             return self._bridge.weight
+        frames = frames.part(self._shard.frames)
         (before_step, before), (last_step, last) = ((step, frames.take(kept.fetch())) for step, kept in self._kept)
         predicted = self._ratio(step_index - last_step, last_step - before_step) * (last - before).float()
         actual = (frames.take(residual) - last).float()
-        power = predicted.square().sum()
+        fit, power = self._shard.sum(torch.stack([(actual * predicted).sum(), predicted.square().sum()])).unbind()
         # No change at all is no slope either.
-        share = torch.where(power > 0, (actual * predicted).sum() / power, torch.zeros_like(power))
+        share = torch.where(power > 0, fit / power, torch.zeros_like(power))
         return share.clamp(0, 1)
 
     def _ratio(self, gap: int, previous_gap: int) -> float:

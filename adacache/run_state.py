@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adacache.clock import StepClock
 from adacache.frames import read_frames
+from adacache.shard import WHOLE, Shard
 from adacache.signals import read_changes
 from adacache.sites import Site
 from adacache.storage import KeptTensor
@@ -22,8 +23,9 @@ class RunState:
     one track, all rows are its own.
     """
 
-    def __init__(self, tracks: Sequence[Track], num_samples: int) -> None:
+    def __init__(self, tracks: Sequence[Track], num_samples: int, shard: Shard = WHOLE) -> None:
         self.tracks = tracks
+        self._shard = shard
         self.num_samples = num_samples
         self._num_steps = tracks[0].trace.num_steps
         self._step = -1
@@ -107,10 +109,11 @@ class RunState:
                 f"{tuple(output.shape)} for {self.num_samples} samples; it needs the same rows in both, and at least "
                 "as many channels in the output"
             )
-        if self._num_frames is not None and latents.shape[2] != self._num_frames:
+        held = self._num_held_frames
+        if held is not None and latents.shape[2] != held:
             raise ValueError(
                 f"controller.output got latents of shape {tuple(latents.shape)}, but dimension 2 must hold the "
-                f"{self._num_frames} frames of which begin_step was told"
+                f"{held} frames of which begin_step was told"
             )
         self._outputs.add(context)
         observed = context == self._observed_context
@@ -251,11 +254,17 @@ class RunState:
                 )
 
     def _check_frames(self, num_tokens: int, tokens_per_frame: int) -> None:
-        if self._num_frames is not None and num_tokens != self._num_frames * tokens_per_frame:
+        held = self._num_held_frames
+        if held is not None and num_tokens != held * tokens_per_frame:
             raise ValueError(
                 f"hidden states of {num_tokens} tokens, {tokens_per_frame} per frame, are not of the "
-                f"{self._num_frames} frames that generated_frames lists; give begin_step one bool per frame"
+                f"{held} frames that generated_frames lists; give begin_step one bool per frame"
             )
+
+    @property
+    def _num_held_frames(self) -> int | None:
+        """Frames of each video that this process holds, once the caller said which are generated."""
+        return None if self._num_frames is None else len(range(self._num_frames)[self._shard.frames])
 
     def _begin_time(self, device: torch.device) -> None:
         if not self._is_timed:

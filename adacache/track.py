@@ -10,6 +10,7 @@ from adacache.frames import FrameSet
 from adacache.observer import ResidualObserver
 from adacache.policies.base import Policy
 from adacache.residuals import ResidualHistory
+from adacache.shard import WHOLE, Shard
 from adacache.sites import Site
 from adacache.storage import KeptTensor, TensorStore
 from adacache.trace import StepRecord, Trace
@@ -22,7 +23,8 @@ class Track:
     the stack are kept at computed steps and added at reused ones. How a step comes to be computed is up to the kind,
     except where other frames take part than in the step before: it is computed then, and what steps before it left
     behind is not reused. A residual of the time when a frame was held knows nothing of the noise it joined with, and
-    frames look at each other.
+    frames look at each other. Of a `shard`, the tensors are the part of the videos that it holds, while frames are
+    told, and decisions made, for the whole of them.
 
     Attributes:
         signal: name of what has to be measured before it is known whether a step is computed; None if nothing.
@@ -32,11 +34,12 @@ class Track:
     signal: str | None = None
     observed_sites: tuple[Site, ...] = ()
 
-    def __init__(self, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
+    def __init__(self, bridge: BridgeConfig, num_steps: int, store: TensorStore, shard: Shard = WHOLE) -> None:
         self.trace = Trace(num_steps, metadata={"bridge": bridge.to_dict()})
         self.computing = False
         self._bridge = bridge
         self._store = store
+        self._shard = shard
         self._histories: dict[str, ResidualHistory] = {}  # by guidance context
         self._frames = FrameSet()  # that take part in this step
         self._joined = False  # whether they are others than in the step before
@@ -115,7 +118,7 @@ class Track:
                 history.prefetch()
 
     def _store_residual(self, context: str, residual: Tensor) -> None:
-        history = self._histories.setdefault(context, ResidualHistory(self._bridge, self._store))
+        history = self._histories.setdefault(context, ResidualHistory(self._bridge, self._store, self._shard))
         history.store(self._step, residual, self._frames)
 
     def _check_known(self, context: str, stored: Collection[str]) -> None:
@@ -134,11 +137,13 @@ class Track:
 class StepTrack(Track):
     """The track of a `Policy`: a step is decided when it begins, by what computed steps before it measured."""
 
-    def __init__(self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
-        super().__init__(bridge, num_steps, store)
+    def __init__(
+        self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore, shard: Shard = WHOLE
+    ) -> None:
+        super().__init__(bridge, num_steps, store, shard)
         self._policy = policy
         self.observed_sites = tuple(dict.fromkeys(site for group in policy.observed_sites for site in group))
-        self._observer = ResidualObserver(policy.observed_sites, store)
+        self._observer = ResidualObserver(policy.observed_sites, store, shard)
         self._awaits_readout = False
 
     def _decide_early(self, step_index: int, timestep: float | None) -> None:

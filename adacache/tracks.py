@@ -10,6 +10,7 @@ from adacache.bridge import BridgeConfig
 from adacache.frames import FrameSet
 from adacache.outputs import OutputHistory
 from adacache.policies.base import BranchPolicy, OutputPolicy, Policy, SignalChange, SignalPolicy
+from adacache.shard import WHOLE, Shard
 from adacache.signals import SignalMeter
 from adacache.sites import Site
 from adacache.storage import KeptTensor, TensorStore
@@ -20,11 +21,13 @@ from adacache.track import StepTrack, Track
 class SignalTrack(Track):
     """The track of a `SignalPolicy`: a step is decided within the stack, once its signal is measured."""
 
-    def __init__(self, policy: SignalPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
-        super().__init__(bridge, num_steps, store)
+    def __init__(
+        self, policy: SignalPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore, shard: Shard = WHOLE
+    ) -> None:
+        super().__init__(bridge, num_steps, store, shard)
         self.signal = policy.signal
         self._policy = policy
-        self._meter = SignalMeter(policy.reference, store)
+        self._meter = SignalMeter(policy.reference, store, shard)
         self._begun: tuple[int, float | None] = (0, None)
         self._head: dict[str, Tensor] = {}  # by context, while a step lasts
         if policy.is_head:
@@ -45,11 +48,13 @@ class SignalTrack(Track):
 
         Raises: ValueError when frames are held and the signal's do not stand in dimension 1.
         """
-        if self._frames.videos is not None and signal.shape[1] % len(self._frames.videos[0]):
-            raise ValueError(
-                f"the signal '{self.signal}' has shape {tuple(signal.shape)}, but dimension 1 must hold the "
-                f"{len(self._frames.videos[0])} frames, or their tokens frame by frame, where some frames are held"
-            )
+        if self._frames.videos is not None:
+            frames = len(self._frames.videos[0][self._shard.frames])
+            if signal.shape[1] % frames if frames else signal.shape[1]:
+                raise ValueError(
+                    f"the signal '{self.signal}' has shape {tuple(signal.shape)}, but dimension 1 must hold the "
+                    f"{frames} frames, or their tokens frame by frame, where some frames are held"
+                )
         return self._meter.measure(signal, self._frames)
 
     def decide(self, signal: Tensor, change: SignalChange | None) -> None:
@@ -95,8 +100,10 @@ class SignalTrack(Track):
 class OutputTrack(SignalTrack):
     """The track of an `OutputPolicy`: the stack of a reused step is skipped, and the model's output replaced."""
 
-    def __init__(self, policy: OutputPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
-        super().__init__(policy, bridge, num_steps, store)
+    def __init__(
+        self, policy: OutputPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore, shard: Shard = WHOLE
+    ) -> None:
+        super().__init__(policy, bridge, num_steps, store, shard)
         self._outputs: dict[str, OutputHistory] = {}
         self._measured: OutputHistory | None = None  # of the observed context, until it is read
         self.trace.metadata["reuses"] = "output"
@@ -118,7 +125,7 @@ class OutputTrack(SignalTrack):
         if not self.computing:
             self._check_known(context, self._outputs)
             return self._outputs[context].add(latents)
-        history = self._outputs.setdefault(context, OutputHistory(self._store))
+        history = self._outputs.setdefault(context, OutputHistory(self._store, self._shard))
         history.store(latents, output, self._frames)
         if observed:
             self._measured = history
@@ -150,8 +157,10 @@ class BranchTrack(Track):
     part in some videos of a batch, branches are computed for all, but new only for these.
     """
 
-    def __init__(self, policy: BranchPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore) -> None:
-        super().__init__(bridge, num_steps, store)
+    def __init__(
+        self, policy: BranchPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore, shard: Shard = WHOLE
+    ) -> None:
+        super().__init__(bridge, num_steps, store, shard)
         self._policy = policy
         self._cache = BranchCache(policy, store)
         self.trace.metadata["reuses"] = "branches"
@@ -197,13 +206,17 @@ class BranchTrack(Track):
 
 
 def make_track(
-    policy: Policy | SignalPolicy | BranchPolicy, bridge: BridgeConfig, num_steps: int, store: TensorStore
+    policy: Policy | SignalPolicy | BranchPolicy,
+    bridge: BridgeConfig,
+    num_steps: int,
+    store: TensorStore,
+    shard: Shard = WHOLE,
 ) -> Track:
     """The track that fits a policy."""
     if isinstance(policy, OutputPolicy):
-        return OutputTrack(policy, bridge, num_steps, store)
+        return OutputTrack(policy, bridge, num_steps, store, shard)
     if isinstance(policy, SignalPolicy):
-        return SignalTrack(policy, bridge, num_steps, store)
+        return SignalTrack(policy, bridge, num_steps, store, shard)
     if isinstance(policy, BranchPolicy):
-        return BranchTrack(policy, bridge, num_steps, store)
-    return StepTrack(policy, bridge, num_steps, store)
+        return BranchTrack(policy, bridge, num_steps, store, shard)
+    return StepTrack(policy, bridge, num_steps, store, shard)
