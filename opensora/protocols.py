@@ -36,8 +36,13 @@ class VideoAutoencoder(Protocol):
     def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
         """(T, H', W') of a video's latents, from its (F, H, W)."""
 
-    def decode_chunks(self, z: Tensor, num_frames: int, progress: bool = False) -> Iterator[Tensor]:
-        """The video, piece by piece in order, (B, 3, f, H, W) each."""
+    def decode_chunks(
+        self, z: Tensor, num_frames: int, progress: bool = False, *, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Tensor]:
+        """The video, piece by piece in order, (B, 3, f, H, W) each.
+
+        With a ``share`` (i, n) only the i-th of n consecutive parts of the pieces, which are the same as without.
+        """
 
     def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Latents of a video."""

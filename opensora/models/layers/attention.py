@@ -47,6 +47,14 @@ def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """PyTorch's attention, (B, heads, N, D); without any query, as on a process without frames, there is nothing to do.
+
+    CUDA kernels refuse an empty batch.
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask) if q.numel() else torch.empty_like(q)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with normalized queries and keys, (B, N, C) -> (B, N, C)."""
 
@@ -65,7 +73,7 @@ class SelfAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -85,5 +93,5 @@ class CrossAttention(nn.Module):
         kv = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1))  # (B, L, 2, heads, D)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, D)
         mask = None if text_mask is None else text_mask[:, None, None]  # (B, 1, 1, L)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = attend(q, k, v, mask)
         return self.proj(x.transpose(1, 2).flatten(2))

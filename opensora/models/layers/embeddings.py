@@ -37,6 +37,9 @@ class PatchEmbed3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sides that are no multiple of the patch are padded with zeros at the right and bottom."""
+        if x.shape[2] == 0:  # a process without frames of its own; a convolution wants one at least
+            rows, columns = (-(-size // patch) for size, patch in zip(x.shape[3:], self.patch_size[1:], strict=True))
+            return x.new_empty(len(x), 0, rows * columns, self.proj.out_channels)
         padding = [-size % patch for size, patch in zip(x.shape[2:], self.patch_size, strict=True)]
         if any(padding):
             x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]))

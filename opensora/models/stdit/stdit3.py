@@ -29,6 +29,7 @@ from opensora.models.layers.embeddings import (
     select_tokens,
 )
 from opensora.models.stdit.config import STDiT3Config
+from opensora.models.stdit.sharding import UNSHARDED, Sharding
 from opensora.registry import MODELS
 
 NORM_EPS = 1e-6
@@ -212,6 +213,7 @@ class STDiT3(PretrainedModel):
         height: Tensor | None = None,
         width: Tensor | None = None,
         controller: StepController | None = None,
+        sharding: Sharding = UNSHARDED,
         **ignored: Any,
     ) -> Tensor:
         """Velocity (and unused channels) of ``x``.
@@ -224,12 +226,14 @@ class STDiT3(PretrainedModel):
             x_mask: (B, T) bool; frames that are False are treated as clean (timestep 0).
             fps, height, width: (Bm,) frames per second and size in pixels of the video.
             controller: decides whether this step is computed or its last residual reused.
+            sharding: which frames of ``x`` are this process' own; below, T is their number outside of temporal blocks.
 
         Returns:
-            (B, out_channels, T, Hx, Wx) float32.
+            (B, out_channels, T, Hx, Wx) float32, of these frames.
         """
         dtype = self.x_embedder.proj.weight.dtype
-        x = x.to(dtype)
+        all_frames, own = x.shape[2], sharding.frames
+        x = x[:, :, own].to(dtype)
         size = x.shape[2:]
         t, t0 = self._embed_time(timestep, fps, len(x), with_t0=x_mask is not None)
         hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
@@ -250,22 +254,29 @@ class STDiT3(PretrainedModel):
         begun: list[Tensor] = []  # what the first block gave, where a policy wanted to see it
 
         def first_block() -> Tensor:
-            begun.append(self.spatial_blocks[0](hidden_states, *conditions(), None, controller))
+            text, text_mask, in_all = conditions()
+            in_own = _of_frames(own, in_all)
+            begun.append(self.spatial_blocks[0](hidden_states, text, text_mask, in_own, None, controller))
             return (begun[0] - hidden_states).flatten(1, 2)
 
         def modulated_input() -> Tensor:
-            shift, scale = self.spatial_blocks[0].modulation_rows(modulation())[:2]
+            shift, scale = self.spatial_blocks[0].modulation_rows(_of_frames(own, modulation()))[:2]
             return modulate(hidden_states, shift, scale)
 
         def run_blocks(tokens: Tensor, rows: Tensor | None = None) -> Tensor:
             # The controller asks for a part of the batch where only some videos are due; `rows` are its indices.
-            given = conditions() if rows is None else conditions_of(rows)
-            rope = self.rope.tables(frames)
+            text, text_mask, in_all = conditions() if rows is None else conditions_of(rows)
+            in_own = _of_frames(own, in_all)
+            rope = self.rope.tables(all_frames)
             h = tokens.unflatten(1, (frames, tokens_per_frame))
             for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
                 # Taken out of the list, so that nobody holds it while the other blocks run.
-                h = _take(rows, begun.pop())[0] if begun and i == 0 else spatial(h, *given, None, controller)
-                h = temporal(h, *given, rope, controller)
+                if begun and i == 0:
+                    h = _take(rows, begun.pop())[0]
+                else:
+                    h = spatial(h, text, text_mask, in_own, None, controller)
+                h = temporal(sharding.to_tokens(h), text, text_mask, in_all, rope, controller)
+                h = sharding.to_frames(h, tokens_per_frame)
             return h.flatten(1, 2)
 
         tokens = hidden_states.flatten(1, 2)  # (B, N, C)
@@ -278,7 +289,8 @@ class STDiT3(PretrainedModel):
                 "modulated_input": modulated_input,
             }
             tokens = controller.stack(tokens, run_blocks, tokens_per_frame, signals=signals)
-        out = self.final_layer(tokens.unflatten(1, (frames, tokens_per_frame)), t, t0, x_mask)
+        own_mask = None if x_mask is None else x_mask[:, own]
+        out = self.final_layer(tokens.unflatten(1, (frames, tokens_per_frame)), t, t0, own_mask)
         out = self._unpatchify(out, size).float()
         return out if controller is None else controller.output(x, out)
 
@@ -330,6 +342,11 @@ def _per_row(mask: Tensor | None, batch: int) -> Tensor | None:
 def _take(rows: Tensor | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The given rows of every tensor; all of them where `rows` is None."""
     return tensors if rows is None else tuple(None if tensor is None else tensor[rows] for tensor in tensors)
+
+
+def _of_frames(own: slice, modulation: Tensor) -> Tensor:
+    """What the timestep adds in some of the frames, from (B, 1 or T, 6, C); one row is for all of them."""
+    return modulation if modulation.shape[1] == 1 else modulation[:, own]
 
 
 @MODELS.register_module("STDiT3")

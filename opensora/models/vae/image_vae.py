@@ -18,6 +18,7 @@ from tqdm import tqdm
 from opensora.models.checkpoint import CheckpointError, check_fits, locate, read_config, weight_files
 from opensora.registry import MODELS
 from opensora.utils.errors import WeightsError, one_line
+from opensora.utils.parts import share_of
 from opensora.utils.weights import layout
 from opensora.utils.weights.tensor_files import load_tensors
 
@@ -124,27 +125,33 @@ class ImageVAE(nn.Module):
         return torch.cat(latents).unflatten(0, (len(x), -1)).movedim(1, 2) * self.module.config.scaling_factor
 
     @torch.no_grad()
-    def decode_chunks(self, z: Tensor, num_frames: int, progress: bool = False) -> Iterator[Tensor]:
+    def decode_chunks(
+        self, z: Tensor, num_frames: int, progress: bool = False, *, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Tensor]:
         """Scaled latents (B, 4, T, H', W') -> pieces (B, 3, f, H, W) of the video, in order.
 
         Args:
             progress: show a bar that counts frames.
+            share: (i, n) decodes the i-th of n consecutive parts of the pieces.
 
         Raises:
             ValueError: the number of latent frames is not ``num_frames``.
         """
         if z.shape[2] != num_frames:
             raise ValueError(f"{num_frames} frames have {num_frames} latent frames, got {z.shape[2]}")
-        return self._decode_chunks(z, progress)
+        return self._decode_chunks(z, progress, share)
 
     @torch.no_grad()
-    def _decode_chunks(self, z: Tensor, progress: bool) -> Iterator[Tensor]:
+    def _decode_chunks(self, z: Tensor, progress: bool, share: tuple[int, int]) -> Iterator[Tensor]:
         size = (
             TEMPORAL_FRAMES if self._is_temporal else max(1, (self.micro_batch_size or z.shape[2] * len(z)) // len(z))
         )
         z = (z / self.module.config.scaling_factor).to(self.device, self.dtype)
-        with tqdm(total=z.shape[2], desc="decoding", unit="frame", disable=not progress, leave=False) as bar:
-            for part in z.split(size, dim=2):
+        parts = z.split(size, dim=2)
+        parts = parts[share_of(len(parts), share)]
+        total = sum(part.shape[2] for part in parts)
+        with tqdm(total=total, desc="decoding", unit="frame", disable=not progress, leave=False) as bar:
+            for part in parts:
                 yield self._decode(part).float()
                 bar.update(part.shape[2])
 

@@ -20,6 +20,7 @@ from opensora.models.vae.tiling import TilingConfig
 from opensora.models.vae.vae_spatial import SpatialVAE
 from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
 from opensora.registry import MODELS
+from opensora.utils.parts import share_of
 
 # The 2-D autoencoder of the published checkpoint, whose config.json only names the repository it came from.
 SDXL_AUTOENCODER_KL = {
@@ -152,7 +153,13 @@ class VideoAutoencoderPipeline(PretrainedModel):
         return video
 
     def decode_chunks(
-        self, z: Tensor, num_frames: int, progress: bool = False, tiling: TilingConfig | None = None
+        self,
+        z: Tensor,
+        num_frames: int,
+        progress: bool = False,
+        tiling: TilingConfig | None = None,
+        *,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[Tensor]:
         """Normalized latents (B, 4, T, H, W) -> pieces (B, 3, f, 8H, 8W) of the video, in order.
 
@@ -162,6 +169,8 @@ class VideoAutoencoderPipeline(PretrainedModel):
         Args:
             progress: show a bar; nearly all of the time goes into single frames, so it counts those of the clip.
             tiling: instead of ``self.tiling``.
+            share: (i, n) decodes the i-th of n consecutive parts of the pieces, to the same pixels as all together;
+                temporal chunks that two parts need are decoded for both.
 
         Raises:
             ValueError: the number of latent frames does not belong to ``num_frames``.
@@ -169,26 +178,35 @@ class VideoAutoencoderPipeline(PretrainedModel):
         expected = self.latent_frames(num_frames)
         if z.shape[2] != expected:
             raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
-        return self._decode_chunks(z, num_frames, progress, tiling or self.tiling)
+        return self._decode_chunks(z, num_frames, progress, tiling or self.tiling, share)
 
     @torch.no_grad()
     def _decode_chunks(
-        self, z: Tensor, num_frames: int, progress: bool, tiling: TilingConfig | None
+        self, z: Tensor, num_frames: int, progress: bool, tiling: TilingConfig | None, share: tuple[int, int]
     ) -> Iterator[Tensor]:
         frames_at_once = self.spatial_vae.frames_at_once(z, tiling) or num_frames
-        chunks = self._temporal_chunks(z, num_frames, tiling)
-        with tqdm(total=num_frames, desc="decoding", unit="frame", disable=not progress, leave=False) as bar:
+        pieces = share_of(-(-num_frames // frames_at_once), share)
+        start, end = (min(edge * frames_at_once, num_frames) for edge in (pieces.start, pieces.stop))
+        if start == end:
+            return
+        chunks = self._temporal_chunks(z, num_frames, tiling, start, end)
+        with tqdm(total=end - start, desc="decoding", unit="frame", disable=not progress, leave=False) as bar:
             for x in _regrouped(chunks, frames_at_once):
                 yield self.spatial_vae.decode(x, tiling)
                 bar.update(x.shape[2])
 
-    def _temporal_chunks(self, z: Tensor, num_frames: int, tiling: TilingConfig | None) -> Iterator[Tensor]:
-        """The spatial autoencoder's latents (B, 4, f, H, W), chunk after chunk."""
+    def _temporal_chunks(
+        self, z: Tensor, num_frames: int, tiling: TilingConfig | None, start: int, end: int
+    ) -> Iterator[Tensor]:
+        """The spatial autoencoder's latents (B, 4, f, H, W) of the frames ``start`` to ``end``, chunk after chunk."""
         z = z.to(self.dtype) * self.scale + self.shift
         frames_per_chunk = self.config.micro_frame_size or num_frames
         for i, chunk in enumerate(z.split(self.temporal_vae.latent_frames(frames_per_chunk), dim=2)):
-            frames = min(frames_per_chunk, num_frames - i * frames_per_chunk)
-            yield self.temporal_vae.decode(chunk, frames, tiling)
+            first = i * frames_per_chunk
+            frames = min(frames_per_chunk, num_frames - first)
+            if first + frames > start and first < end:
+                decoded = self.temporal_vae.decode(chunk, frames, tiling)
+                yield decoded[:, :, max(start - first, 0) : end - first]
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip of ``num_frames`` frames."""

@@ -132,11 +132,14 @@ class CausalVAE(PretrainedModel):
         return mean * SCALE
 
     @torch.no_grad()
-    def decode_chunks(self, z: Tensor, num_frames: int, progress: bool = False) -> Iterator[Tensor]:
+    def decode_chunks(
+        self, z: Tensor, num_frames: int, progress: bool = False, *, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Tensor]:
         """Scaled latents (B, 4, T, H', W') -> pieces (B, 3, f, 8 H', 8 W') of the video, in order, float32.
 
         Args:
             progress: show a bar that counts tiles.
+            share: (i, n) decodes the i-th of n consecutive parts of the chunks of frames; without tiles there is one.
 
         Raises:
             ValueError: the number of latent frames does not belong to ``num_frames``.
@@ -146,19 +149,21 @@ class CausalVAE(PretrainedModel):
             raise ValueError(f"latents must be (B, {self.out_channels}, T, H, W), got {tuple(z.shape)}")
         if z.shape[2] != expected:
             raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
-        return self._decode_chunks(z, progress)
+        return self._decode_chunks(z, progress, share)
 
     @torch.no_grad()
-    def _decode_chunks(self, z: Tensor, progress: bool) -> Iterator[Tensor]:
+    def _decode_chunks(self, z: Tensor, progress: bool, share: tuple[int, int]) -> Iterator[Tensor]:
         z = (z / SCALE).to(self.device, self.dtype)
         if self.tiling is None or self.tiling.covers(*z.shape[2:]):
-            yield self._decode(z).float()
+            if share_of(1, share) == slice(0, 1):
+                yield self._decode(z).float()
             return
-        chunks = time_chunks(z.shape[2], self.tiling.tile_frames)
+        all_chunks = list(enumerate(time_chunks(z.shape[2], self.tiling.tile_frames)))
+        chunks = all_chunks[share_of(len(all_chunks), share)]
         side = decoding_side(self.tiling)
         tiles = len(chunks) * len(range(0, z.shape[3], side.step)) * len(range(0, z.shape[4], side.step))
         with tqdm(total=tiles, desc="decoding", unit="tile", disable=not progress, leave=False) as bar:
-            for number, (start, end) in enumerate(chunks):
+            for number, (start, end) in chunks:
                 pixels = in_tiles(z[:, :, start:end], side, partial(self._decode, bar=bar))
                 yield (pixels if number == 0 else pixels[:, :, 1:]).float()
 

@@ -1,0 +1,155 @@
+"""The one module that owns process groups: it starts them through colossalai and arranges them in a mesh.
+
+Imported only when more than one process runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from opensora.acceleration.channel import Channel, Traffic
+from opensora.acceleration.coordinator import Coordinator
+from opensora.acceleration.launch import Launch
+from opensora.acceleration.member import Member
+from opensora.acceleration.mesh import MeshShape
+from opensora.utils.errors import ConfigError
+
+EXIT_DEATH = 3  # of a process that ends because another one did
+_DATA, _GUIDANCE, _SEQUENCE = range(3)  # axes of the mesh
+
+
+@dataclass(frozen=True)
+class VideoGroup:
+    """The processes that share a video with this one.
+
+    Attributes:
+        index: of the group, among those that make videos of their own.
+        guidance: those that take the other guidance branch of the same frames; None where one process takes both.
+        sequence: those with the other frames of the same branch; None where the frames are not split.
+        video: all of them; None where this process makes its videos alone.
+    """
+
+    shape: MeshShape
+    index: int
+    guidance: Channel | None
+    sequence: Channel | None
+    video: Channel | None
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes what the group makes."""
+        return self.video is None or self.video.index == 0
+
+
+class Processes:
+    """All processes of the run, of which this is one.
+
+    Attributes:
+        launch: who this process is.
+        member: its connection to rank 0.
+        coordinator: the server, on rank 0 only.
+        before_end: what rank 0 does before it ends because a process died; gets the reason.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.before_end: Callable[[str], None] = lambda reason: None
+        self.coordinator: Coordinator | None = None
+        _start_groups()
+        address = [None]
+        if launch.rank == 0:
+            self.coordinator = Coordinator(launch.world_size, self._end)
+            address = [(_own_addresses(), self.coordinator.port, self.coordinator.token)]
+        dist.broadcast_object_list(address, src=0)
+        self.member = Member(launch, *address[0], self._end)
+
+    def arrange(self, shape: MeshShape) -> VideoGroup:
+        """Make the process groups of a mesh; all processes call it."""
+        from colossalai.cluster import ProcessGroupMesh
+
+        mesh = ProcessGroupMesh(shape.data, shape.guidance, shape.sequence)
+        traffic = Traffic()
+
+        def channel(axes: list[int]) -> Channel | None:
+            if all(mesh.size(axis) == 1 for axis in axes):
+                return None
+            group = mesh.create_group_along_axis(axes)
+            ranks = mesh.get_ranks_in_group(group)
+            return Channel(group, ranks, ranks.index(self.launch.rank), traffic)
+
+        return VideoGroup(
+            shape,
+            int(mesh.coordinate(_DATA)),
+            channel([_GUIDANCE]),
+            channel([_SEQUENCE]),
+            channel([_GUIDANCE, _SEQUENCE]),
+            traffic,
+        )
+
+    def gather(self, value: object) -> list[object]:
+        """The values of all processes, by rank."""
+        values: list[object] = [None] * self.launch.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def close(self) -> None:
+        """Leave the run in good order; rank 0 is the last."""
+        self.member.leave()
+        if self.coordinator is not None:
+            self.coordinator.wait_for_goodbyes()
+            self.coordinator.close()
+        dist.destroy_process_group()
+
+    def _end(self, reason: str) -> None:
+        """End this process at once, from whichever thread: the main one may wait for the dead process forever."""
+        with contextlib.suppress(Exception):
+            self.before_end(reason)
+        where = "" if self.launch.rank == 0 else f" ({self.launch.name} ends, too)"
+        print(f"error: {reason}; finished videos are kept, and the same command goes on{where}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(EXIT_DEATH)
+
+
+def _start_groups() -> None:
+    """torch.distributed, with NCCL on GPUs and gloo elsewhere; every process takes the GPU of its local rank.
+
+    Raises:
+        ConfigError: colossalai is not installed, or there are fewer GPUs than processes.
+    """
+    try:
+        import colossalai
+        from colossalai.cluster import DistCoordinator
+    except ImportError as error:
+        raise ConfigError(
+            f"several processes are launched through colossalai, which cannot be imported ({error}); install it with "
+            "pip install --no-deps --no-build-isolation -r requirements-colossalai.txt"
+        ) from error
+    local_rank, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if devices and local_rank >= devices:
+        raise ConfigError(
+            f"local rank {local_rank} has no GPU of its own, this machine has {devices}; use torchrun --nproc-per-node "
+            f"{devices}, or hide them with CUDA_VISIBLE_DEVICES="
+        )
+    logging.getLogger("colossalai").setLevel(logging.WARNING)
+    colossalai.launch_from_torch(verbose=False)
+    DistCoordinator()  # asserts that the groups stand
+
+
+def _own_addresses() -> list[str]:
+    """Under which other machines may reach this one: as it is seen on the way to the master, then its names."""
+    master = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    addresses = []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((master, 9))  # sends nothing; it only chooses a route
+        addresses.append(probe.getsockname()[0])
+    return [*addresses, socket.gethostname(), master]
