@@ -80,10 +80,3 @@ class Channel:
         dist.broadcast(tensor, self._ranks[source], group=self._group)
         if source == self.index:
             self.traffic.sent[purpose] += tensor.numel() * tensor.element_size() * (self.size - 1)
-
-
-def even_parts(length: int, count: int) -> list[slice]:
-    """``count`` slices of a range, whose lengths differ by one at most; the longer ones come first."""
-    size, rest = divmod(length, count)
-    ends = [size * i + min(i, rest) for i in range(count + 1)]
-    return [slice(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]

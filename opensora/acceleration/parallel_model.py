@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from opensora.acceleration.channel import Channel, even_parts
+from opensora.acceleration.channel import Channel
 from opensora.acceleration.shard import VideoShard
 from opensora.protocols import VideoModel
+from opensora.utils.parts import even_parts
 
 
 class ParallelModel:

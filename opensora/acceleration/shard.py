@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adacache.sites import Stream
-from opensora.acceleration.channel import Channel, Purpose, even_parts
+from opensora.acceleration.channel import Channel, Purpose
+from opensora.utils.parts import even_parts
 
 
 class VideoShard:

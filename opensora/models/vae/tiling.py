@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from opensora.utils.parts import even_parts
+
 DEFAULT_TILE_SIZE = 32
 
 
@@ -77,12 +79,6 @@ class Window:
 
 def windows(height: int, width: int, size: int) -> Iterator[Window]:
     """Windows of at most ``size`` rows and columns that cover a map, row by row and all about equally large."""
-    for top, bottom in _even_parts(height, size):
-        for left, right in _even_parts(width, size):
-            yield Window(top, bottom, left, right)
-
-
-def _even_parts(length: int, size: int) -> list[tuple[int, int]]:
-    count = -(-length // size)
-    edges = [length * i // count for i in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    for rows in even_parts(height, -(-height // size)):
+        for columns in even_parts(width, -(-width // size)):
+            yield Window(rows.start, rows.stop, columns.start, columns.stop)

@@ -28,6 +28,7 @@ from opensora.models.vae.causal.tiling import (
     time_chunks,
 )
 from opensora.registry import MODELS
+from opensora.utils.parts import share_of
 
 __all__ = ["CausalTiling", "CausalVAE", "CausalVAEConfig"]
 
