@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from opensora.utils.conditioning import apply_mask_strategy
 from opensora.utils.errors import ConfigError
 from opensora.utils.multi_resolution import prepare_multi_resolution_info
 from opensora.utils.noise import draw_noise
+
+if TYPE_CHECKING:
+    from opensora.acceleration.video_group import VideoGroup
 
 EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
 
@@ -65,6 +68,8 @@ class SamplingPipeline:
 
     Args:
         cache: how steps are reused; None computes every step. Each call has a controller of its own.
+        group: the processes that share every video with this one; all of them make the same calls, and all get the
+            same results. None where this process works alone.
 
     Raises:
         ConfigError: the cache does not fit the number of steps or the model's depth.
@@ -78,6 +83,7 @@ class SamplingPipeline:
         scheduler: Sampler,
         config: SampleConfig,
         cache: PolicyConfig | None = None,
+        group: VideoGroup | None = None,
     ):
         if cache is not None:
             try:
@@ -90,17 +96,21 @@ class SamplingPipeline:
         self.scheduler = scheduler
         self.config = config
         self.cache = cache
+        self.group = group
+        self._denoiser = model if group is None else group.model(model)
 
     @classmethod
     def from_config(
         cls,
         config: SampleConfig | Mapping[str, Any] | str | os.PathLike[str],
         text_encoder: TextEncoder | None = None,
+        group: VideoGroup | None = None,
     ) -> Self:
         """Load the models that a config names: a typed one, its entries, or the path of a config file.
 
         Args:
             text_encoder: takes the place of the config's, which is then not loaded.
+            group: the processes that share every video, see ``SamplingPipeline``.
 
         Raises:
             ConfigError: the config cannot be used, its device does not exist, nothing can be compiled for it, or its
@@ -115,7 +125,8 @@ class SamplingPipeline:
         models = load_models(config, with_text_encoder=text_encoder is None)
         config = models.config
         scheduler = build_module(vars(config.scheduler), SCHEDULERS)
-        return cls(models.model, models.vae, text_encoder or models.text_encoder, scheduler, config, config.cache)
+        text_encoder = text_encoder or models.text_encoder
+        return cls(models.model, models.vae, text_encoder, scheduler, config, config.cache, group)
 
     def with_config(self, config: SampleConfig) -> Self:
         """The same loaded models under other settings of sampling: size, steps, guidance, cache, loops.
@@ -124,7 +135,7 @@ class SamplingPipeline:
             ConfigError: the cache does not fit the number of steps or the model's depth.
         """
         scheduler = build_module(vars(config.scheduler), SCHEDULERS)
-        return type(self)(self.model, self.vae, self.text_encoder, scheduler, config, config.cache)
+        return type(self)(self.model, self.vae, self.text_encoder, scheduler, config, config.cache, self.group)
 
     def __call__(
         self,
@@ -157,7 +168,7 @@ class SamplingPipeline:
         all_latents, traces = [], []
         stage = nullcontext if meter is None else meter.stage
         for loop in range(self.config.loop):
-            controller = None if self.cache is None else StepController(self.cache)
+            controller = self.controller()
             with stage("denoise"):
                 latents = self.sample_latents(prompts, seed, progress, references, strategies, controller, loop)
             with stage("decode"):
@@ -175,6 +186,15 @@ class SamplingPipeline:
         videos = [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in clips]
         seconds = time.monotonic() - started
         return SamplingOutput(videos, torch.cat(all_latents, dim=2), traces[0], seconds, traces[1:])
+
+    def controller(self) -> StepController | None:
+        """A new controller for one clip; None without a cache."""
+        if self.cache is None:
+            return None
+        if self.group is None:
+            return StepController(self.cache)
+        frames = self.vae.get_latent_size([self.config.num_frames, self.config.height, self.config.width])[0]
+        return StepController(self.cache, self.group.shard(frames))
 
     @torch.no_grad()
     def sample_latents(
@@ -206,7 +226,7 @@ class SamplingPipeline:
         mask = self._apply_references(z, references or [[]] * len(prompts), mask_strategies or [], loop)
         try:
             return self.scheduler.sample(
-                self.model,
+                self._denoiser,
                 self.text_encoder,
                 z,
                 self.captions(prompts, loop),
@@ -228,11 +248,24 @@ class SamplingPipeline:
         Raises:
             SamplingError: pixels are NaN or infinite.
         """
-        config = self.config
-        videos, done = np.empty(0, np.uint8), 0
-        for chunk in self.vae.decode_chunks(latents, config.num_frames, self._shows(progress)):
+        shown = self._shows(progress)
+        if self.group is None:
+            videos = self._frames(latents, self.vae.decode_chunks(latents, self.config.num_frames, shown))
+        else:
+            share = self.group.share
+            own = self.vae.decode_chunks(latents, self.config.num_frames, shown, share=share)
+            videos = self.group.collect(self._frames(latents, own), latents.device)
+        if videos is None:
+            raise SamplingError(f"decoding gave NaN or infinite pixels in {self.config.dtype}; try dtype bf16 or fp32")
+        return list(videos)
+
+    def _frames(self, latents: Tensor, chunks: Iterator[Tensor]) -> np.ndarray | None:
+        """Decoded chunks as (B, F, H, W, 3) uint8; None where a pixel is NaN or infinite."""
+        config, done = self.config, 0
+        videos = np.empty((len(latents), 0, 0, 0, 3), np.uint8)
+        for chunk in chunks:
             if not torch.isfinite(chunk).all():
-                raise SamplingError(f"decoding gave NaN or infinite pixels in {config.dtype}; try dtype bf16 or fp32")
+                return None
             # Sides that are no multiple of the autoencoder's factor were sampled up to the next one.
             chunk = chunk[..., : config.height, : config.width]
             if not done:
@@ -240,7 +273,7 @@ class SamplingPipeline:
             for video, pixels in zip(videos, chunk, strict=True):
                 video[done : done + chunk.shape[2]] = to_uint8(pixels)
             done += chunk.shape[2]
-        return list(videos)
+        return videos[:, :done]
 
     def size_arguments(self, batch: int) -> dict[str, Tensor]:
         """Height, width, number of frames and frame rate of the config's video, (batch,) each, for the model."""

@@ -33,12 +33,26 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
 
     ``arguments`` are those that the others were parsed from, for the ledger and the command that drafts suggest.
     """
-    set_log_level(flags["verbose"])
-    from opensora.sampling.command import prepare, report, run
+    from opensora.acceleration.launch import read_launch
+    from opensora.acceleration.mesh import check_axes
+    from opensora.sampling.command import Prepared, prepare, report, run
     from opensora.utils.errors import message_for_the_user
 
-    prepared = prepare(config_path, flags, cfg_options)
-    set_log_level(prepared.config.verbose)
+    launch = read_launch()
+    set_log_level(flags["verbose"] if launch.rank == 0 else 0)
+
+    def read() -> Prepared:
+        prepared = prepare(config_path, flags, cfg_options)
+        config = prepared.config
+        check_axes(launch.world_size, config.guidance_parallel, config.sequence_parallel)
+        set_log_level(config.verbose if launch.rank == 0 else 0)
+        return prepared
+
+    if not launch.is_alone:
+        from opensora.sampling.parallel import sample_in_parallel
+
+        return sample_in_parallel(launch, read, arguments)
+    prepared = read()
     with prepared.open_session() as session:
         try:
             run(session, arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -74,6 +74,12 @@ class Channel:
         dist.all_gather(parts, part, group=self._group)
         self.traffic.sent[purpose] += part.numel() * part.element_size() * (self.size - 1)
         return parts
+
+    def gather_objects(self, value: object) -> list[Any]:
+        """The values of all processes; small ones, which are not counted."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
     def spread(self, tensor: Tensor, source: int, purpose: Purpose) -> None:
         """Overwrite ``tensor`` with that of process ``source``."""

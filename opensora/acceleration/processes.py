@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -21,34 +20,11 @@ from opensora.acceleration.coordinator import Coordinator
 from opensora.acceleration.launch import Launch
 from opensora.acceleration.member import Member
 from opensora.acceleration.mesh import MeshShape
+from opensora.acceleration.video_group import VideoGroup
 from opensora.utils.errors import ConfigError
 
 EXIT_DEATH = 3  # of a process that ends because another one did
 _DATA, _GUIDANCE, _SEQUENCE = range(3)  # axes of the mesh
-
-
-@dataclass(frozen=True)
-class VideoGroup:
-    """The processes that share a video with this one.
-
-    Attributes:
-        index: of the group, among those that make videos of their own.
-        guidance: those that take the other guidance branch of the same frames; None where one process takes both.
-        sequence: those with the other frames of the same branch; None where the frames are not split.
-        video: all of them; None where this process makes its videos alone.
-    """
-
-    shape: MeshShape
-    index: int
-    guidance: Channel | None
-    sequence: Channel | None
-    video: Channel | None
-    traffic: Traffic = field(default_factory=Traffic)
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this process writes what the group makes."""
-        return self.video is None or self.video.index == 0
 
 
 class Processes:

@@ -90,6 +90,7 @@ def build_parser() -> OneLineParser:
     _add_output_flags(parser)
     _add_reference_flags(parser)
     _add_memory_flags(parser)
+    _add_process_flags(parser)
     return parser
 
 
@@ -213,6 +214,14 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "--from-sidecar", metavar="FILE", help="make the video of this .json again; other flags change what they name"
     )
     group.add_argument("--verbose", type=int, metavar="N", help="0 quiet, 1 progress, 2 debug messages")
+
+
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several processes (torchrun --nproc-per-node N scripts/inference.py ...)")
+    group.add_argument("--sequence-parallel", type=int, metavar="N", help="processes that split the frames of a video")
+    group.add_argument(
+        "--guidance-parallel", type=int, metavar="N", help="2: both guidance branches at once, on different processes"
+    )
 
 
 def _frames_kind(text: str) -> str | bool:

@@ -34,6 +34,7 @@ class ModelKind:
         default_depth: that number without config.json; None: not known.
         length_key: the entry of config.json with the only number of latent frames beside 1; None: any will do.
         has_durations: whether a number of frames may be a duration such as "2s", in the steps of Open-Sora's training.
+        splits_frames: whether several processes can split the frames of a video.
         fixed_text_length: whether text_encoder.model_max_length has to be the model's own.
     """
 
@@ -46,6 +47,7 @@ class ModelKind:
     length_key: str | None = None
     has_durations: bool = True
     fixed_text_length: bool = True
+    splits_frames: bool = True
 
 
 _TEXT_ALONE = "it makes videos from text alone"
@@ -79,6 +81,7 @@ _LATTE = ModelKind(
     length_key="video_length",
     has_durations=False,
     fixed_text_length=False,
+    splits_frames=False,
 )
 _KINDS = {
     "STDiT3-XL/2": replace(_OPEN_SORA, default_depth=28),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ logger = logging.getLogger(__name__)
 FRAGMENTATION = 0.1  # of what tensors take: what the allocator rounds up and cannot use, and kernels' work space
 
 
-def check_memory(config: SampleConfig, num_videos: int, device: torch.device, text: bool = True) -> list[StageEstimate]:
+def check_memory(
+    config: SampleConfig, num_videos: int, device: torch.device, text: bool = True, processes: int = 1
+) -> list[StageEstimate]:
     """Log the estimated memory of every stage, and refuse a run on a GPU that one of them cannot fit on.
 
     On the CPU, where an estimate says less about what the system will do and there may be swap, too little memory is
@@ -30,6 +33,7 @@ def check_memory(config: SampleConfig, num_videos: int, device: torch.device, te
         config: the largest of a run in pixels and frames, where samples differ.
         num_videos: of the whole run; a batch is no larger.
         text: whether the text encoder is loaded.
+        processes: that share a video: what it takes to denoise one is divided by their number.
 
     Raises:
         ConfigError: a stage does not fit, and the message names the options that make it smaller; or the models' sizes
@@ -37,6 +41,7 @@ def check_memory(config: SampleConfig, num_videos: int, device: torch.device, te
     """
     kind = "cuda" if device.type == "cuda" else "cpu"
     stages = estimate_stages(config, min(config.batch_size, num_videos), kind, text)
+    stages = [_shared(stage, processes) if stage.name == "denoise" else stage for stage in stages]
     free = free_memory(device)
     logger.info("%s", estimate_line(stages, free, kind))
     if free is None:
@@ -57,6 +62,13 @@ def check_memory(config: SampleConfig, num_videos: int, device: torch.device, te
             " or ".join(fixes(config, largest)),
         )
     return stages
+
+
+def _shared(stage: StageEstimate, processes: int) -> StageEstimate:
+    """What one of several processes takes; each has all weights, and a part of the hidden states and residuals."""
+    return dataclasses.replace(
+        stage, activations=-(-stage.activations // processes), cache=-(-stage.cache // processes)
+    )
 
 
 _WHERE = {"cuda": "on the GPU", "cpu": "in CPU memory"}

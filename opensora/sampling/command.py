@@ -83,7 +83,7 @@ def run(session: Session, arguments: Sequence[str]) -> None:
         ConfigError, CheckpointError: the models cannot be run on this machine.
         OSError: the disk refuses; what is finished is kept.
     """
-    _announce(session)
+    announce(session)
     if not session.pending and not any(sample.problem for sample in session.samples):
         return
     if session.pending:
@@ -149,7 +149,8 @@ def _stayed_plain(session: Session, stem: str) -> bool:
     return stem in session.results and entry is not None and entry.unrefined
 
 
-def _announce(session: Session) -> None:
+def announce(session: Session) -> None:
+    """Say what is finished already."""
     count, done = len(session.samples), len(session.results)
     if done == count:
         what, them = (f"all {count} samples are", "them") if count > 1 else ("it is", "it")

@@ -25,6 +25,8 @@ _NO_INFLUENCE = frozenset(
             "llm_endpoint",
             "llm_model",
             "num_sample",
+            "sequence_parallel",
+            "guidance_parallel",
             "draft",
             "final",
             "calibration",

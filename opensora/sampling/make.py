@@ -38,6 +38,7 @@ class Maker:
             of the same models.
         captions: by file stem, one text per loop.
         texts: by file stem, the prompts that they were prepared from.
+        progress: False shows no bars, whatever a config says.
     """
 
     def __init__(
@@ -47,17 +48,21 @@ class Maker:
         texts: Mapping[str, str],
         captions: Mapping[str, Sequence[str]],
         meter: StageMeter,
+        progress: bool = True,
     ) -> None:
         self._pipes = {config: pipe}
         self._texts = texts
         self._captions = captions
         self._meter = meter
+        self._progress = None if progress else False  # None: as a config says
+        self._group = pipe.group
         self._encoded: dict[tuple[str, ReferencePart, SampleConfig], torch.Tensor] = {}
 
     def make(self, batch: Sequence[PlannedSample]) -> dict[str, Sampled | Failure]:
         """What became of every sample of a batch, by file stem.
 
-        What is wrong with one of them is found by sampling each alone.
+        What is wrong with one of them is found by sampling each alone. Where processes share a video, that goes for
+        errors that all of them meet; any other one ends the run.
 
         Raises:
             Exception: a bug, or an error of the machine that others would meet, too.
@@ -73,12 +78,16 @@ class Maker:
                 references[sample.stem] = self._references(pipe, sample)
             except (ValueError, RuntimeError, OSError, MemoryError) as error:
                 results[sample.stem] = _failure(error)
+        if self._group is not None:  # what one process cannot read, the others must not wait for it to sample
+            found = self._group.agree(results)
+            references = {stem: latents for stem, latents in references.items() if stem not in found}
+            results = {stem: Failure(why) for stem, why in found.items()}
         ready = [sample for sample in batch if sample.stem in references]
         if not ready:
             return results
         try:
             return results | self._sample(pipe, ready, references)
-        except (ValueError, RuntimeError, MemoryError) as error:
+        except self._own_errors as error:
             failure = _failure(error)
         # Not within the except block: the error holds on to the tensors of the batch.
         del references
@@ -89,6 +98,12 @@ class Maker:
         for sample in ready:
             results |= self.make([sample])
         return results
+
+    @property
+    def _own_errors(self) -> tuple[type[Exception], ...]:
+        """Errors after which the next sample can be tried. One process out of memory leaves the others waiting."""
+        shares = self._group is not None and self._group.video is not None
+        return (ValueError,) if shares else (ValueError, RuntimeError, MemoryError)
 
     def _pipe_of(self, config: SampleConfig) -> SamplingPipeline:
         """The models with the settings of ``config``.
@@ -113,6 +128,7 @@ class Maker:
             references=[references[sample.stem] for sample in batch] if conditioned else None,
             mask_strategies=[sample.mask_strategy for sample in batch] if conditioned else None,
             meter=self._meter,
+            progress=self._progress,
         )
         by_loop = [output.traces, *output.later_traces]
         return {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adacache.outcome import surprises
-from adacache.risk import change_risk
 from adacache.trace import Trace
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
@@ -18,12 +18,15 @@ from opensora.sampling.batches import make_batches
 from opensora.sampling.identity import config_hash, plain_config, sample_identity, weight_fingerprints
 from opensora.sampling.ledger import Ledger
 from opensora.sampling.plan import PlannedSample
-from opensora.sampling.records import Sampled, trace_name, wanted_files, write_sample
+from opensora.sampling.records import trace_name, wanted_files
 from opensora.sampling.refining import refined_texts
 from opensora.sampling.result import SampleResult
 from opensora.sampling.versions import versions
 from opensora.utils.errors import one_line
 from opensora.utils.weights import WeightPaths
+
+if TYPE_CHECKING:
+    from opensora.sampling.worker import Task
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +76,7 @@ class Session:
             wanted = wanted_files(sample.stem, sample.config)
             may_stay = resampled is None or sample.stem in resampled
             done = may_stay and self.ledger.is_done(sample.stem, identity, wanted)
-            result = _finished(self.ledger.folder, sample, wanted) if done else None
+            result = read_result(self.ledger.folder, sample, wanted) if done else None
             if result is None:
                 self.pending.add(sample.stem)
             else:
@@ -97,6 +100,32 @@ class Session:
                 self.ledger.plan(sample, self._identities[sample.stem], config_hash(sample.config), wanted)
         self.ledger.save()
 
+    def task(self) -> Task:
+        """What is pending, for whoever makes it; asks the language model for prompts that are to be refined."""
+        from opensora.sampling.worker import Task
+
+        batches = self._due_batches
+        texts = refined_texts([sample for batch in batches for sample in batch], self.ledger)
+        return Task(
+            config=self.config,
+            weights=self.weights,
+            fingerprints=self._fingerprints,
+            batches=batches,
+            pending=frozenset(self.pending),
+            texts=texts,
+            numbers=sample_numbers(self.samples),
+            folder=self.ledger.folder,
+        )
+
+    @property
+    def num_due_batches(self) -> int:
+        """Batches in which something is pending."""
+        return len(self._due_batches)
+
+    @property
+    def _due_batches(self) -> list[list[PlannedSample]]:
+        return [batch for batch in self._batches if any(sample.stem in self.pending for sample in batch)]
+
     def sample(self) -> Iterator[SampleResult]:
         """Make what is pending; yields each result once its files are written.
 
@@ -105,94 +134,63 @@ class Session:
             CheckpointError: a checkpoint does not fit its model.
             OSError: the disk refuses; what is finished is kept.
         """
-        from opensora.memory.measure import StageMeter
-        from opensora.memory.report import check_memory
-        from opensora.models.text_encoder.guidance import negative_prompts
-        from opensora.models.text_encoder.prepared_text import all_kept, encode_captions
-        from opensora.pipeline import SamplingPipeline
-        from opensora.prompts.captions import prepare_captions
-        from opensora.sampling.make import Failure, Maker
-        from opensora.utils.device import check_device, limit_threads
+        from opensora.sampling.worker import NotMade, Worker
 
-        config = self.weights.applied_to(self.config)
-        batches = [batch for batch in self._batches if any(s.stem in self.pending for s in batch)]
-        chosen = [sample for batch in batches for sample in batch]
-        if not chosen:
+        task = self.task()
+        if not task.batches:
             return
-        texts = refined_texts(chosen, self.ledger)
-        captions = {
-            sample.stem: prepare_captions(
-                texts[sample.stem],
-                *(sample.config.aes, sample.config.flow, sample.config.camera_motion),
-                sample.config.loop,
-            )
-            for sample in chosen
-        }
-        device = check_device(config.device)
-        every = [caption for sample in chosen for caption in captions[sample.stem]]
-        largest = max((sample.config for sample in chosen), key=lambda c: c.height * c.width * c.num_frames)
-        largest = self.weights.applied_to(largest)
-        negative = negative_prompts(config)
-        check_memory(largest, len(chosen), device, text=not all_kept(config, every, device, negative))
-        meter = StageMeter(device)
-        with meter.stage("text"):
-            text_encoder = encode_captions(config, every, device, config.verbose > 0, negative)
-        pipe = SamplingPipeline.from_config(config, text_encoder)
-        limit_threads(pipe.model)
-        if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
-            logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")
-        maker = Maker(pipe, self.config, texts, captions, meter)
-        about = {"versions": versions(), "device": str(device), "weights": self._fingerprints}
-        numbers = {sample.stem: number for number, sample in enumerate(self.samples, start=1)}
-        for batch in batches:
-            due = [sample.stem for sample in batch if sample.stem in self.pending]
-            first, last = numbers[batch[0].stem], numbers[batch[-1].stem]
-            prompts = " | ".join(dict.fromkeys(texts[sample.stem] for sample in batch))
-            logger.info(
-                "video %s of %d: %s", first if first == last else f"{first} to {last}", len(self.samples), prompts
-            )
-            self.begun = True
-            self.ledger.start(due)
-            made = maker.make(batch)
-            for sample in batch:
-                if sample.stem not in due:
+        worker = Worker(task)
+        for batch in task.batches:
+            self.start(task.due(batch))
+            for made in worker.make(batch):
+                if isinstance(made, NotMade):
+                    self.fail(made.sample.stem, made.why)
                     continue
-                outcome = made.pop(sample.stem)
-                if isinstance(outcome, Failure):
-                    self._fail(sample.stem, outcome)
-                else:
-                    yield self._write(sample, outcome, {**about, "memory": meter.as_dict()})
-                del outcome  # its frames, before the next batch is made
-        if meter.line() is not None:
-            logger.info(meter.line())
+                traces = made.traces
+                result = SampleResult(
+                    prompt=made.sample.prompt,
+                    video=made.video,
+                    num_steps=_num_steps(made.sample),
+                    seconds=made.seconds,
+                    trace=traces[0],
+                    risk=made.risk,
+                    files=tuple(made.files),
+                    later_traces=tuple(trace for trace in traces[1:] if trace is not None),
+                )
+                self.finish(made.sample, result)
+                yield result
+        if worker.memory_line is not None:
+            logger.info(worker.memory_line)
 
-    def _write(self, sample: PlannedSample, sampled: Sampled, about: Mapping[str, object]) -> SampleResult:
-        """Write one sample's files and enter them into the ledger."""
-        trace = sampled.traces[0]
-        risk = change_risk(trace) if self.config.draft and trace else None
-        extra = {"risk": risk} if self.config.draft else {}
-        video, files = write_sample(self.ledger.folder, sample, sampled, {**extra, **about})
-        self.ledger.finish(sample.stem, files, sampled.seconds)
-        later = tuple(trace for trace in sampled.traces[1:] if trace is not None)
-        result = SampleResult(
-            sample.prompt, video, _num_steps(sample), sampled.seconds, trace, risk, tuple(files), later
-        )
+    def start(self, stems: Sequence[str]) -> None:
+        """These samples are being made now."""
+        self.begun = True
+        self.ledger.start(stems)
+
+    def finish(self, sample: PlannedSample, result: SampleResult) -> None:
+        """Enter a sample whose files are written into the ledger, and say so."""
+        self.ledger.finish(sample.stem, result.files, result.seconds)
         self.results[sample.stem] = result
         self.pending.discard(sample.stem)
-        logger.info("wrote %s", video)
-        for trace in sampled.traces:
+        logger.info("wrote %s", result.video)
+        for trace in (result.trace, *result.later_traces):
             for surprise in [] if trace is None else surprises(trace, sample.config.cache):
-                logger.warning("WARNING %s: %s", video.name, surprise)
-        return result
+                logger.warning("WARNING %s: %s", result.video.name, surprise)
 
-    def _fail(self, stem: str, why: str) -> None:
+    def fail(self, stem: str, why: str) -> None:
+        """Enter a sample that cannot be made."""
         self.pending.discard(stem)
         self.failed[stem] = str(why)
         self.ledger.fail(stem, str(why))
         logger.warning("WARNING %s cannot be made: %s", stem, why)
 
 
-def _finished(folder: Path, sample: PlannedSample, wanted: Sequence[str]) -> SampleResult | None:
+def sample_numbers(samples: Sequence[PlannedSample]) -> dict[str, int]:
+    """The place of every sample in a run, from 1, by its stem."""
+    return {sample.stem: number for number, sample in enumerate(samples, start=1)}
+
+
+def read_result(folder: Path, sample: PlannedSample, wanted: Sequence[str]) -> SampleResult | None:
     """The result of a sample that an earlier run finished, read from its sidecar; None where that is damaged."""
     path = folder / f"{sample.stem}.json"
     try:

@@ -30,6 +30,7 @@ class FakePipeline:
         self.errors = errors
         self.calls: list[tuple[list[str], list[int]]] = []
         self.model = SimpleNamespace(parameters=list, device=SimpleNamespace(type="cpu"))
+        self.group = None
 
     def with_config(self, config):
         self.config = config
@@ -38,7 +39,7 @@ class FakePipeline:
     def encode_reference(self, frames, generator):
         return None
 
-    def __call__(self, prompts, seed, references=None, mask_strategies=None, meter=None):
+    def __call__(self, prompts, seed, references=None, mask_strategies=None, meter=None, progress=None):
         for prompt in prompts:
             if prompt in self.errors:
                 raise self.errors[prompt]
@@ -75,8 +76,7 @@ class Run:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run a mini config with the fake pipeline."""
-    import opensora.models.text_encoder.prepared_text
-    import opensora.pipeline
+    from opensora.sampling import worker
 
     def run_config(
         name: str = "sample_adacache", errors: dict | None = None, config: str | None = None, **flags
@@ -84,13 +84,13 @@ def run(tmp_path, monkeypatch):
         flags = {"prompt": ["a", "b", "c"], "save_dir": str(tmp_path / "out"), **flags}
         pipe = None
 
-        def from_config(config, text_encoder):
+        def from_config(config, text_encoder, group):
             nonlocal pipe
             pipe = FakePipeline(config, errors or {})
             return pipe
 
-        monkeypatch.setattr(opensora.pipeline, "SamplingPipeline", SimpleNamespace(from_config=from_config))
-        monkeypatch.setattr(opensora.models.text_encoder.prepared_text, "encode_captions", lambda *arguments: None)
+        monkeypatch.setattr(worker, "SamplingPipeline", SimpleNamespace(from_config=from_config))
+        monkeypatch.setattr(worker, "encode_captions", lambda *arguments: None)
         prepared = command.prepare(config or str(ROOT / f"configs/mini/{name}.py"), flags, {})
         error = None
         with prepared.open_session() as session:

@@ -1,0 +1,176 @@
+"""The part of a run that needs the models: from the samples that are due to their files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opensora.config.schema import SampleConfig
+from opensora.memory.measure import StageMeter
+from opensora.memory.report import check_memory
+from opensora.models.text_encoder.guidance import negative_prompts
+from opensora.models.text_encoder.prepared_text import PreparedText, all_kept, encode_captions
+from opensora.pipeline import SamplingPipeline
+from opensora.prompts.captions import prepare_captions
+from opensora.sampling.make import Failure, Maker
+from opensora.sampling.plan import PlannedSample
+from opensora.sampling.records import Sampled, write_sample
+from opensora.sampling.versions import versions
+from opensora.utils.device import check_device, limit_threads
+from opensora.utils.weights import WeightPaths
+
+if TYPE_CHECKING:
+    from adacache.trace import Trace
+    from opensora.acceleration.video_group import VideoGroup
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process has to know to make the videos of a run.
+
+    Attributes:
+        weights: all on this machine.
+        fingerprints: of these, by piece.
+        batches: of which at least one sample is due.
+        pending: stems of the samples that are due.
+        texts: by stem of the samples in ``batches``, the prompts or what a language model made of them.
+        numbers: by stem, the sample's place among all of the run, from 1.
+        folder: where the files go.
+    """
+
+    config: SampleConfig
+    weights: WeightPaths
+    fingerprints: Mapping[str, str]
+    batches: Sequence[Sequence[PlannedSample]]
+    pending: frozenset[str]
+    texts: Mapping[str, str]
+    numbers: Mapping[str, int]
+    folder: Path
+
+    def due(self, batch: Sequence[PlannedSample]) -> list[str]:
+        """Stems of the batch's samples that have to be made."""
+        return [sample.stem for sample in batch if sample.stem in self.pending]
+
+    @property
+    def samples(self) -> list[PlannedSample]:
+        """Of all batches."""
+        return [sample for batch in self.batches for sample in batch]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A sample whose files are written."""
+
+    sample: PlannedSample
+    video: Path
+    files: Sequence[Path]
+    seconds: float
+    traces: Sequence[Trace | None]
+    risk: float | None
+
+
+@dataclass(frozen=True)
+class NotMade:
+    """A sample that cannot be made, and why."""
+
+    sample: PlannedSample
+    why: str
+
+
+class Worker:
+    """Loaded models, making one batch after the other.
+
+    Args:
+        group: the processes that share every video with this one.
+        progress: show bars, if the config does.
+
+    Raises:
+        ConfigError: the device does not exist, or memory does not suffice.
+        CheckpointError: a checkpoint does not fit its model.
+    """
+
+    def __init__(self, task: Task, group: VideoGroup | None = None, progress: bool = True) -> None:
+        self._task = task
+        self._group = group
+        config = task.weights.applied_to(task.config)
+        captions = _captions(task)
+        every = [caption for texts in captions.values() for caption in texts]
+        device = check_device(config.device)
+        largest = max((sample.config for sample in task.samples), key=lambda c: c.height * c.width * c.num_frames)
+        largest = task.weights.applied_to(largest)
+        kept = all_kept(config, every, device, negative_prompts(config))
+        check_memory(largest, len(task.samples), device, text=not kept, processes=group.share[1] if group else 1)
+        self._meter = StageMeter(device)
+        with self._meter.stage("text"):
+            text_encoder = encode_text(task, progress)
+        pipe = SamplingPipeline.from_config(config, text_encoder, group)
+        limit_threads(pipe.model)
+        if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
+            logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")
+        self._maker = Maker(pipe, task.config, task.texts, captions, self._meter, progress)
+        self._about = {"versions": versions(), "device": str(device), "weights": dict(task.fingerprints)}
+        if group is not None:
+            self._about["processes"] = str(group.shape)
+
+    def make(self, batch: Sequence[PlannedSample]) -> Iterator[Made | NotMade]:
+        """Make what is due in a batch; each sample comes once its files are written, by the leader of the group.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        task = self._task
+        first, last = task.numbers[batch[0].stem], task.numbers[batch[-1].stem]
+        prompts = " | ".join(dict.fromkeys(task.texts[sample.stem] for sample in batch))
+        which = first if first == last else f"{first} to {last}"
+        logger.info("video %s of %d: %s", which, max(task.numbers.values()), prompts)
+        made = self._maker.make(batch)
+        writes = self._group is None or self._group.is_leader
+        for sample in batch:
+            outcome = made.pop(sample.stem)
+            if sample.stem in task.pending and writes:
+                yield NotMade(sample, outcome) if isinstance(outcome, Failure) else self._write(sample, outcome)
+            del outcome  # its frames, before the next batch is made
+
+    def _write(self, sample: PlannedSample, sampled: Sampled) -> Made:
+        from adacache.risk import change_risk
+
+        trace = sampled.traces[0]
+        risk = change_risk(trace) if self._task.config.draft and trace else None
+        extra = {"risk": risk} if self._task.config.draft else {}
+        about = {**extra, **self._about, "memory": self._meter.as_dict()}
+        video, files = write_sample(self._task.folder, sample, sampled, about)
+        return Made(sample, video, files, sampled.seconds, sampled.traces, risk)
+
+    @property
+    def memory_line(self) -> str | None:
+        """What the stages took, in a sentence."""
+        return self._meter.line()
+
+
+def encode_text(task: Task, progress: bool = True) -> PreparedText:
+    """What the text encoder says to all captions of a task; it is loaded only for those that are not kept on disk.
+
+    Raises:
+        CheckpointError, WeightsError, ConfigError: as ``encode_captions``.
+    """
+    config = task.weights.applied_to(task.config)
+    every = [caption for texts in _captions(task).values() for caption in texts]
+    shown = progress and config.verbose > 0
+    return encode_captions(config, every, check_device(config.device), shown, negative_prompts(config))
+
+
+def _captions(task: Task) -> dict[str, list[str]]:
+    """What the text encoder reads about every sample, by stem: a text for each loop."""
+    return {
+        sample.stem: prepare_captions(
+            task.texts[sample.stem],
+            *(sample.config.aes, sample.config.flow, sample.config.camera_motion),
+            sample.config.loop,
+        )
+        for sample in task.samples
+    }
