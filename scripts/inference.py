@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     config_path, flags, cfg_options = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    return run_command(lambda: sample(config_path, flags, cfg_options, arguments))
+    code = run_command(lambda: sample(config_path, flags, cfg_options, arguments))
+    if code and os.environ.get("WORLD_SIZE", "1") != "1":
+        # Process groups whose other members are gone would make the interpreter abort at its end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any], arguments: Sequence[str]) -> int:

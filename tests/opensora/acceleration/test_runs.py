@@ -1,0 +1,165 @@
+"""The sampling command on several processes: whole runs, deaths, refusals, several machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import torchrun
+
+SCRIPT = torchrun.ROOT / "scripts/inference.py"
+CONFIG = "configs/mini/sample_adacache_moreg.py"
+PROMPTS = [f"a {color} circle moving right" for color in ("red", "green", "blue", "white", "yellow", "orange")]
+
+
+def statuses(folder: Path) -> list[str]:
+    """Of all samples, by name."""
+    manifest = folder / "manifest.json"
+    samples = json.loads(manifest.read_text())["samples"] if manifest.is_file() else {}
+    return [samples[stem]["status"] for stem in sorted(samples)]
+
+
+def videos(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
+
+
+def start_by_hand(*commands: list[str]) -> list[subprocess.Popen[str]]:
+    """One process for each command line, without an agent that would watch over them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
+    return [
+        torchrun.start([sys.executable, str(SCRIPT), *command], RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank, command in enumerate(commands)
+    ]
+
+
+def kill_all(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def arguments() -> list[str]:
+    """Enough steps for somebody to be killed between them."""
+    return [CONFIG, "--prompt", *PROMPTS, "--num-sampling-steps", "120"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, arguments) -> Path:
+    """What one process makes."""
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments, "--save-dir", str(folder)], cwd=torchrun.ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_process_that_is_killed_ends_the_others_and_any_number_of_them_goes_on(alone, arguments, tmp_path):
+    folder = tmp_path / "out"
+    command = [*arguments, "--save-dir", str(folder)]
+    processes = start_by_hand(command, command)
+    try:
+        deadline = time.monotonic() + torchrun.PATIENCE
+        while statuses(folder).count("done") < 2:
+            assert time.monotonic() < deadline and processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.05)
+        killed = time.monotonic()
+        os.kill(processes[1].pid, signal.SIGKILL)
+        _, errors = processes[0].communicate(timeout=30)
+    finally:
+        kill_all(processes)
+    assert time.monotonic() - killed < 30
+    assert processes[0].returncode == 3
+    assert f"error: rank 1 (host {socket.gethostname()}, process {processes[1].pid}) died; finished" in errors
+    assert "Traceback" not in errors
+    kept = statuses(folder)
+    assert 2 <= kept.count("done") < len(PROMPTS)
+    assert "running" not in kept
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["runs"][0]["outcome"].startswith("error: rank 1 ")
+
+    done = torchrun.run(3, SCRIPT, *command)
+    assert done.returncode == 0, done.stderr
+    assert "3 processes: data 3 x guidance 1 x sequence 1" in done.stderr
+    assert f"{kept.count('done')} of {len(PROMPTS)} samples are in {folder} already" in done.stderr
+    assert statuses(folder) == ["done"] * len(PROMPTS)
+    assert videos(folder) == videos(alone)
+    assert done.stdout.count("sample_000") == len(PROMPTS)  # the table, once
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_no_process_waits_for_one_that_died_within_a_step(arguments, tmp_path, victim):
+    command = [*arguments, "--guidance-parallel", "2", "--save-dir", str(tmp_path / "out")]
+    processes = start_by_hand(command, command)
+    try:
+        deadline = time.monotonic() + torchrun.PATIENCE
+        while "done" not in statuses(tmp_path / "out"):
+            assert time.monotonic() < deadline and processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.05)
+        os.kill(processes[victim].pid, signal.SIGKILL)
+        _, errors = processes[1 - victim].communicate(timeout=30)
+    finally:
+        kill_all(processes)
+    assert processes[1 - victim].returncode == 3
+    assert ("rank 0, which leads the run, died" if victim == 0 else "error: rank 1 (host ") in errors
+    assert "done" in statuses(tmp_path / "out")
+
+
+def test_two_machines_meet(alone, arguments, tmp_path):
+    """Two agents of torchrun, as on two machines, of one process each: the branches of guidance."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    options = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
+    command = [SCRIPT, *arguments[:3], "--num-sampling-steps", "30", "--guidance-parallel", "2", "--save-dir"]
+    command.append(tmp_path / "out")
+    agents = [torchrun.start(torchrun.torchrun_command(1, command, options)) for _ in range(2)]
+    try:
+        outputs = [agent.communicate(timeout=torchrun.PATIENCE) for agent in agents]
+    finally:
+        kill_all(agents)
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    assert statuses(tmp_path / "out") == ["done"]
+    sidecar = json.loads((tmp_path / "out/sample_0000.json").read_text())
+    assert sidecar["metadata"]["processes"] == "data 1 x guidance 2 x sequence 1"
+
+
+def test_processes_with_different_commands_are_refused_before_anything_is_loaded(tmp_path):
+    commands = [[CONFIG, "--prompt", "a", "--save-dir", str(tmp_path), "--seed", seed] for seed in ("1", "2")]
+    processes = start_by_hand(*commands)
+    try:
+        outputs = [process.communicate(timeout=torchrun.PATIENCE) for process in processes]
+    finally:
+        kill_all(processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    errors = outputs[0][1]
+    assert "error: rank 1 (host " in errors and "has sample sample_0000" in errors or "has seed 2" in errors
+    assert "loading" not in errors
+    assert outputs[1][1].count("error") == 0  # said once
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "flags", "words"),
+    [
+        (1, ["--sequence-parallel", "2"], "sequence_parallel=2 needs 2 processes, but one process runs"),
+        (2, ["--sequence-parallel", "3"], "sequence_parallel=3 needs 3 processes, but 2 run"),
+        (2, ["--sequence-parallel", "2", "--image-size", "16", "16"], "sequence_parallel=2 has nothing to split"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_in_one_sentence(tmp_path, count, flags, words):
+    command = [SCRIPT, CONFIG, "--prompt", "a", "--save-dir", tmp_path / "out", *flags]
+    done = torchrun.run(count, *command)
+    assert done.returncode != 0
+    assert done.stderr.count("error: " + words) == 1
+    assert "loading" not in done.stderr
