@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -31,23 +31,71 @@ class Traffic:
         self.calls.append(dict(self.sent - before))
 
 
+class Transport(Protocol):
+    """What moves the data of a group; all of it works in place."""
+
+    def exchange(
+        self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
+    ) -> None:
+        """Send consecutive parts of ``sent`` to one process each, and fill ``received`` with what they sent."""
+
+    def sum(self, values: Tensor) -> None:
+        """Replace by the sum over all processes."""
+
+    def gather(self, parts: Sequence[Tensor], part: Tensor) -> None:
+        """Fill ``parts`` with the parts of all processes."""
+
+    def gather_objects(self, values: list[Any], value: object) -> None:
+        """The same for objects that can be pickled."""
+
+    def spread(self, values: Tensor, source: int) -> None:
+        """Overwrite with those of process ``source``."""
+
+
+class DistributedTransport:
+    """A process group of torch.distributed; ``ranks`` are those of its processes, in order."""
+
+    def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int]) -> None:
+        self._group = group
+        self._ranks = ranks
+
+    def exchange(
+        self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
+    ) -> None:
+        """See ``Transport``."""
+        dist.all_to_all_single(received, sent, list(received_sizes), list(sent_sizes), group=self._group)
+
+    def sum(self, values: Tensor) -> None:
+        """See ``Transport``."""
+        dist.all_reduce(values, group=self._group)
+
+    def gather(self, parts: Sequence[Tensor], part: Tensor) -> None:
+        """See ``Transport``."""
+        dist.all_gather(list(parts), part, group=self._group)
+
+    def gather_objects(self, values: list[Any], value: object) -> None:
+        """See ``Transport``."""
+        dist.all_gather_object(values, value, group=self._group)
+
+    def spread(self, values: Tensor, source: int) -> None:
+        """See ``Transport``."""
+        dist.broadcast(values, self._ranks[source], group=self._group)
+
+
 class Channel:
-    """The processes of one group, in the order of their ranks.
+    """The processes of one group.
 
     Counted are the bytes of data that the usual algorithms send from each of P processes: of a reduction of n bytes
     2 n (P - 1) / P, to gather n from each n (P - 1), of an exchange what is not kept.
 
     Args:
-        group: of torch.distributed.
-        ranks: of its processes, in order.
-        index: of this process among them.
+        index: of this process among the ``size`` of the group.
     """
 
-    def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int], index: int, traffic: Traffic) -> None:
-        self._group = group
-        self._ranks = ranks
+    def __init__(self, transport: Transport, index: int, size: int, traffic: Traffic) -> None:
+        self._transport = transport
         self.index = index
-        self.size = len(ranks)
+        self.size = size
         self.traffic = traffic
 
     def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], purpose: Purpose) -> list[Tensor]:
@@ -55,34 +103,41 @@ class Channel:
         sizes = [torch.Size(shape).numel() for shape in shapes]
         sent = torch.cat([part.reshape(-1) for part in parts])
         received = sent.new_empty(sum(sizes))
-        dist.all_to_all_single(received, sent, sizes, [part.numel() for part in parts], group=self._group)
-        away = sent.numel() - parts[self.index].numel()
-        self.traffic.sent[purpose] += away * sent.element_size()
+        self._transport.exchange(received, sent, sizes, [part.numel() for part in parts])
+        self._count(purpose, (sent.numel() - parts[self.index].numel()) * sent.element_size())
         return [part.view(*shape) for part, shape in zip(received.split(sizes), shapes, strict=True)]
 
     def sum(self, terms: Tensor, purpose: Purpose) -> Tensor:
         """The elementwise sum over all processes, the same for all."""
         total = terms.clone()
-        dist.all_reduce(total, group=self._group)
-        self.traffic.sent[purpose] += -(-2 * total.numel() * total.element_size() * (self.size - 1) // self.size)
+        self._transport.sum(total)
+        self._count(purpose, -(-2 * _bytes(total) * (self.size - 1) // self.size))
         return total
 
     def gather(self, part: Tensor, purpose: Purpose) -> list[Tensor]:
         """The parts of all processes, which have one shape."""
         part = part.contiguous()
-        parts = [torch.empty_like(part) for _ in self._ranks]
-        dist.all_gather(parts, part, group=self._group)
-        self.traffic.sent[purpose] += part.numel() * part.element_size() * (self.size - 1)
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        self._transport.gather(parts, part)
+        self._count(purpose, _bytes(part) * (self.size - 1))
         return parts
 
     def gather_objects(self, value: object) -> list[Any]:
         """The values of all processes; small ones, which are not counted."""
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._group)
+        self._transport.gather_objects(values, value)
         return values
 
     def spread(self, tensor: Tensor, source: int, purpose: Purpose) -> None:
         """Overwrite ``tensor`` with that of process ``source``."""
-        dist.broadcast(tensor, self._ranks[source], group=self._group)
+        self._transport.spread(tensor, source)
         if source == self.index:
-            self.traffic.sent[purpose] += tensor.numel() * tensor.element_size() * (self.size - 1)
+            self._count(purpose, _bytes(tensor) * (self.size - 1))
+
+    def _count(self, purpose: Purpose, amount: int) -> None:
+        if amount:
+            self.traffic.sent[purpose] += amount
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

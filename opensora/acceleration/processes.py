@@ -11,17 +11,21 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
-from opensora.acceleration.channel import Channel, Traffic
+from opensora.acceleration.channel import Channel, DistributedTransport, Traffic
 from opensora.acceleration.coordinator import Coordinator
 from opensora.acceleration.launch import Launch
 from opensora.acceleration.member import Member
 from opensora.acceleration.mesh import MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from colossalai.cluster import DistCoordinator
 
 EXIT_DEATH = 3  # of a process that ends because another one did
 _DATA, _GUIDANCE, _SEQUENCE = range(3)  # axes of the mesh
@@ -41,9 +45,8 @@ class Processes:
         self.launch = launch
         self.before_end: Callable[[str], None] = lambda reason: None
         self.coordinator: Coordinator | None = None
-        _start_groups()
         address = [None]
-        if launch.rank == 0:
+        if _start_groups().is_master():
             self.coordinator = Coordinator(launch.world_size, self._end)
             address = [(_own_addresses(), self.coordinator.port, self.coordinator.token)]
         dist.broadcast_object_list(address, src=0)
@@ -61,7 +64,8 @@ class Processes:
                 return None
             group = mesh.create_group_along_axis(axes)
             ranks = mesh.get_ranks_in_group(group)
-            return Channel(group, ranks, ranks.index(self.launch.rank), traffic)
+            transport = DistributedTransport(group, ranks)
+            return Channel(transport, ranks.index(self.launch.rank), len(ranks), traffic)
 
         return VideoGroup(
             shape,
@@ -96,7 +100,7 @@ class Processes:
         os._exit(EXIT_DEATH)
 
 
-def _start_groups() -> None:
+def _start_groups() -> DistCoordinator:
     """torch.distributed, with NCCL on GPUs and gloo elsewhere; every process takes the GPU of its local rank.
 
     Raises:
@@ -118,7 +122,7 @@ def _start_groups() -> None:
         )
     logging.getLogger("colossalai").setLevel(logging.WARNING)
     colossalai.launch_from_torch(verbose=False)
-    DistCoordinator()  # asserts that the groups stand
+    return DistCoordinator()
 
 
 def _own_addresses() -> list[str]:

@@ -61,8 +61,8 @@ def compare(all_of_them: list[Understanding]) -> str | None:
             mine, theirs = (side.entries.get(name, "nothing") for side in (first, other))
             if mine != theirs:
                 return (
-                    f"{other.name} has {name} {shortened(theirs, 80)} where rank 0 has {shortened(mine, 80)}; start all "
-                    "processes with the same command and files"
+                    f"{other.name} has {name} {shortened(theirs, 80)} where rank 0 has {shortened(mine, 80)}; start "
+                    "all processes with the same command and files"
                 )
     return None
 

@@ -1,0 +1,64 @@
+"""Bytes and times of several processes: `torchrun --nproc-per-node 4 scripts/bench_parallel.py [CONFIG]`.
+
+The flags are those of scripts/inference.py; the first prompt is sampled under every arrangement that shares it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout that is not installed works, too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from opensora.config.command_line import parse_arguments  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return its exit code."""
+    from opensora.utils.errors import run_command
+
+    return run_command(lambda: measure(*parse_arguments(arguments)))
+
+
+def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
+    """Sample, and print the table on rank 0.
+
+    Raises:
+        ConfigError: the config or the number of processes cannot be used.
+    """
+    from opensora.acceleration.launch import read_launch
+    from opensora.config.loading import load_config
+    from opensora.utils.errors import ConfigError
+    from opensora.utils.run_prompts import read_prompts
+
+    launch = read_launch()
+    if launch.is_alone:
+        raise ConfigError("one process has nothing to exchange; start with torchrun --nproc-per-node 2 or more")
+    config = load_config(config_path, {**flags, "verbose": 0}, cfg_options)
+    prompt = read_prompts(config)[0].text
+
+    from opensora.acceleration.processes import Processes
+    from opensora.acceleration.step_bench import arrangements, bench, table
+    from opensora.memory.shapes import read_shapes
+    from opensora.pipeline import SamplingPipeline
+    from opensora.utils.device import limit_threads
+
+    processes = Processes(launch)
+    shapes = read_shapes(config)
+    frames, height, width = shapes.latent_size(config)
+    rows, columns = shapes.patch_size
+    tokens = -(-height // rows) * -(-width // columns)
+    pipe = SamplingPipeline.from_config(config)
+    limit_threads(pipe.model)
+    results = bench(processes, pipe, prompt, arrangements(launch.world_size, config, (frames, tokens)))
+    if launch.rank == 0:
+        print(f"{config.path}: {frames} latent frames of {tokens} tokens, '{prompt}'")
+        print(table(results))
+    processes.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
