@@ -12,6 +12,7 @@ from opensora.acceleration.scaling import Machine, VideoWork, published_rate, st
 
 # Bytes per second that each GPU sends within a collective operation: what is usual, not what was measured.
 LINKS = {"NVLink, 200 GB/s": 200e9, "PCIe, 20 GB/s": 20e9}
+_NAMES = {"plain": "all computed", "cached": "AdaCache"}
 SHAPES = tuple(MeshShape(1, *axes) for axes in ((1, 1), (2, 1), (2, 2), (2, 4)))
 SPLITS_ALONE = tuple(MeshShape(1, 1, count) for count in (2, 4, 8))
 
@@ -112,18 +113,10 @@ def plot(found: Sequence[tuple[Published, Sequence[Prediction]]], path: Path) ->
         for link, style in zip(LINKS, ("-", "--"), strict=True):
             own = [one for one in all_of_them if one.link == link and one.shape in SHAPES]
             counts = [one.shape.per_video for one in own]
-            axes.plot(counts, [one.alone / one.cached for one in own], f"o{style}", color="tab:orange", label=link)
-            axes.plot(counts, [one.alone / one.plain for one in own], f"o{style}", color="tab:blue")
-        axes.plot(counts, counts, ":", color="gray")
-        axes.annotate(
-            "ideal without a cache", (counts[-1], counts[-1]), (-6, -14), textcoords="offset points", ha="right"
-        )
-        last = own[-1]
-        for value, text, color in (
-            (last.alone / last.cached, "AdaCache", "tab:orange"),
-            (last.alone / last.plain, "all computed", "tab:blue"),
-        ):
-            axes.annotate(text, (counts[1], value * 0.5), color=color)
+            for what, color in (("cached", "tab:orange"), ("plain", "tab:blue")):
+                speedups = [one.alone / getattr(one, what) for one in own]
+                axes.plot(counts, speedups, f"o{style}", color=color, label=f"{_NAMES[what]}, {link}")
+        axes.plot(counts, counts, ":", color="gray", label="as many times as GPUs")
         axes.set(title=setting.title, xlabel="GPUs for one video", ylabel="times as fast as one GPU, all computed")
         axes.set_xticks(counts)
         axes.set_ylim(bottom=0)

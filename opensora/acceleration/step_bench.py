@@ -142,7 +142,6 @@ def table(results: Sequence[ArrangementResult]) -> str:
                 f"{sent.output:>14,}{'' if spent is None else f'{spent:.1f}':>8}"
                 + (f"{result.error:>20.1e}  {'yes' if result.same_schedule else 'NO'}" if not which else "")
             )
-        lines.append(
-            f"{'':34}{'video':>10}{result.decode_sent:>18,} bytes for its frames, {result.seconds:.2f} s in all"
-        )
+        total = f"bytes for its frames, {result.seconds:.2f} s in all"
+        lines.append(f"{'':34}{'video':>10}{result.decode_sent:>18,} {total}")
     return "\n".join(lines)

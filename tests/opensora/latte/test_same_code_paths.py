@@ -14,6 +14,7 @@ from opensora.config.loading import load_config
 from opensora.config.model_calls import num_model_calls
 from opensora.utils.errors import ConfigError
 from scripts import bench, calibrate, evaluate, inference
+from tests.support import torchrun
 from tests.support.tiny_latte import PROMPTS, latte_config, open_sora_plan_config, write_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,6 +48,23 @@ def test_the_command_samples_and_is_continued(tmp_path, config_file, entries):
     assert all(np.array_equal(again[name], frames[name]) for name in frames)
     ledger = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert len(ledger["runs"]) == 2
+
+
+def test_guidance_branches_run_on_two_processes(tmp_path, config_file, entries):
+    cached = with_cache(config_file, entries)
+    frames = sample(cached, tmp_path / "alone")
+    arguments = [ROOT / "scripts/inference.py", cached, "--save-frames", "--save-dir", tmp_path / "out"]
+    done = torchrun.run(2, *arguments, "--guidance-parallel", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, alone in frames.items():
+        shared = np.load(tmp_path / "out" / name)["frames"]
+        assert np.abs(shared.astype(int) - alone).max() <= 1  # rounding, before that to whole numbers
+        trace = name.replace(".frames.npz", ".json")
+        steps = [Trace.load(tmp_path / folder / trace).computed_steps for folder in ("alone", "out")]
+        assert steps[0] == steps[1]
+    refused = torchrun.run(2, *arguments[:-1], tmp_path / "new", "--sequence-parallel", "2")
+    assert refused.returncode != 0
+    assert "error: sequence_parallel=2 does not work with " in refused.stderr
 
 
 def test_a_trace_is_replayed(tmp_path, config_file, entries):
