@@ -12,7 +12,7 @@ import pytest
 from opensora.config.command_line import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
-SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"]
+SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("examples/*.sh"), ROOT / ".ci/run"]
 
 UPSTREAM_FLAGS = (
     "--seed", "--ckpt-path", "--batch-size", "--flash-attn", "--layernorm-kernel", "--resolution",

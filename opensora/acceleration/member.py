@@ -12,6 +12,7 @@ from typing import Any
 from opensora.acceleration.launch import Launch
 from opensora.acceleration.wire import Connection
 
+LEADER_DIED = "rank 0, which leads the run, died"
 _CONNECT_SECONDS = 10.0
 
 
@@ -74,7 +75,7 @@ class Member:
                 return
             self._answers.put(message["answer"])
         if not self._has_left:
-            self._on_death("rank 0, which leads the run, died")
+            self._on_death(LEADER_DIED)
         self._answers.put(None)  # whoever says goodbye to a rank 0 that is gone already
 
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from opensora.acceleration.channel import Channel, DistributedTransport, Traffic
 from opensora.acceleration.coordinator import Coordinator
 from opensora.acceleration.launch import Launch
-from opensora.acceleration.member import Member
+from opensora.acceleration.member import LEADER_DIED, Member
 from opensora.acceleration.mesh import MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.utils.errors import ConfigError
@@ -94,9 +94,11 @@ class Processes:
         """End this process at once, from whichever thread: the main one may wait for the dead process forever."""
         with contextlib.suppress(Exception):
             self.before_end(reason)
-        where = "" if self.launch.rank == 0 else f" ({self.launch.name} ends, too)"
-        print(f"error: {reason}; finished videos are kept, and the same command goes on{where}", file=sys.stderr)
-        sys.stderr.flush()
+        # Once on every machine; where rank 0 died, which would be heard best, by all.
+        if self.launch.local_rank == 0 or reason == LEADER_DIED:
+            where = "" if self.launch.rank == 0 else f" ({self.launch.name} ends, too)"
+            print(f"error: {reason}; finished videos are kept, and the same command goes on{where}", file=sys.stderr)
+            sys.stderr.flush()
         os._exit(EXIT_DEATH)
 
 

@@ -101,8 +101,11 @@ def run(session: Session, arguments: Sequence[str]) -> None:
         session.ledger.end_run(outcome)
 
 
-def check_machine(session: Session) -> None:
+def check_machine(session: Session, processes: int = 1) -> None:
     """Refuse what this machine cannot run before the models are loaded.
+
+    Args:
+        processes: that share a video.
 
     Raises:
         ConfigError: no such device, no compiler, too little memory, or models that do not belong together.
@@ -121,7 +124,7 @@ def check_machine(session: Session) -> None:
     for chosen in {id(s.config): s.config for s in session.samples if s.stem in session.pending}.values():
         check_calibrated_model(session.weights.applied_to(chosen))
     check_models(config)
-    check_cache_memory(config, len(session.samples), device)
+    check_cache_memory(config, len(session.samples), device, processes)
 
 
 def report(session: Session, arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from opensora.acceleration.mesh import MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
 from opensora.acceleration.video_group import VideoGroup
 from opensora.config.kinds import kind_of
+from opensora.config.schema import SampleConfig
 from opensora.memory.shapes import read_shapes
 from opensora.models.text_encoder.embedding_cache import cache_folder
 from opensora.sampling.agreement import agreed
@@ -74,8 +75,9 @@ def _lead(processes: Processes, prepared: Prepared, arguments: Sequence[str]) ->
                 session.ledger.end_run(f"{len(session.failed)} failed")
             report(session, arguments)
             return EXIT_FAILED if session.failed else EXIT_DONE
-        check_machine(session)
+        check_device_of_all(session.config)
         shape = mesh_of(session, processes.launch.world_size)
+        check_machine(session, shape.per_video)
         session.begin(arguments)
         outcome = "interrupted"
         try:
@@ -106,6 +108,29 @@ def _follow(processes: Processes, prepared: Prepared) -> int:
         shape = MeshShape(**plan["shape"])
         _work(processes, _read_plan(plan, prepared, processes), shape)
     return EXIT_DONE
+
+
+def check_device_of_all(config: SampleConfig) -> None:
+    """Refuse a device that processes cannot share.
+
+    Raises:
+        ConfigError: says what to do instead.
+    """
+    import torch
+
+    if config.device is None:
+        return
+    device = torch.device(config.device)
+    if device.index is not None:
+        raise ConfigError(
+            f"device '{config.device}' is one GPU, but each process takes one of its own; leave --device out, and "
+            "choose GPUs with CUDA_VISIBLE_DEVICES"
+        )
+    if device.type == "cpu" and torch.cuda.is_available():
+        raise ConfigError(
+            "processes on the CPU of a machine with GPUs would still exchange over these; leave --device out and hide "
+            "them with CUDA_VISIBLE_DEVICES="
+        )
 
 
 def mesh_of(session: Session, world_size: int) -> MeshShape:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.device) -> None:
+def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.device, processes: int = 1) -> None:
     """Log how much memory the cache of a run will take, and refuse the run where that much is not free.
 
     More is needed for the models and their activations; this is the part that the cache's options decide.
@@ -29,6 +29,7 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
         config: with the folders of all weights (``WeightPaths.applied_to``).
         num_prompts: of the whole run; a batch is no larger.
         device: the one the transformer will run on.
+        processes: that share a video, and with it what the cache holds.
 
     Raises:
         ConfigError: the cache does not fit, and the message names the options that make it smaller; or a
@@ -41,9 +42,10 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
     where = "on the GPU" if on_gpu else "in CPU memory"
     logger.info("cache: %s %s", describe(estimate), where)
     free = free_memory(device) if on_gpu else free_in_cpu_memory()
-    if free is not None and estimate.total > free:
+    own = -(-estimate.total // processes)
+    if free is not None and own > free:
         fixes = " or ".join(_fixes(config, on_gpu))
-        wanted = f"{size_text(estimate.total)} {where}"
+        wanted = f"{size_text(own)} {where}"
         raise ConfigError(f"cache: it would hold {wanted}, where {size_text(free)} are free; less is taken by {fixes}")
 
 

@@ -150,3 +150,17 @@ def test_a_hooked_pipeline_and_a_wavering_scheduler_are_refused():
     pipe.scheduler = Backwards()
     with pytest.raises(ValueError, match="timesteps of Backwards go back and forth"):
         calibrate_pipeline(pipe, PROMPTS, encode=encoder(tiny), num_inference_steps=STEPS, **tiny.call)
+
+
+@pytest.mark.parametrize("scheduler", [diffusers.PNDMScheduler, diffusers.HeunDiscreteScheduler])
+def test_a_scheduler_that_comes_to_a_time_twice_is_calibrated(scheduler):
+    tiny = TINY["latte"]
+    pipe = tiny.build()
+    pipe.scheduler = scheduler()
+    call = {**tiny.call, "num_inference_steps": STEPS, "encode": encoder(tiny), "progress": False}
+    calibration = calibrate_pipeline(pipe, PROMPTS, search_clips=1, held_out_clips=2, candidates=2, **call)
+    with apply_adacache(pipe, calibration=calibration, max_steps_computed=6) as handle:
+        tiny.run(pipe, steps=STEPS)
+        trace = handle.trace
+    assert trace.num_steps > STEPS  # calls
+    assert trace.num_computed <= 6

@@ -163,3 +163,45 @@ def test_sizes_that_do_not_fit_are_refused_in_one_sentence(tmp_path, count, flag
     assert done.returncode != 0
     assert done.stderr.count("error: " + words) == 1
     assert "loading" not in done.stderr
+
+
+def test_the_benchmark_tells_bytes_of_computed_and_reused_steps():
+    done = torchrun.run(2, torchrun.ROOT / "scripts/bench_parallel.py", CONFIG, "--prompt", PROMPTS[0])
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    computed = [line.split() for line in lines if " computed " in line]
+    reused = [line.split() for line in lines if line.split()[:1] == ["reused"]]
+    assert [row[:6] for row in computed] == [
+        ["data", "1", "x", "guidance", "1", "x"],
+        ["data", "1", "x", "guidance", "2", "x"],
+    ]
+    assert int(computed[0][9].replace(",", "")) > 0
+    assert [row[1:3] for row in reused] == [["0", "0"], ["0", "0"]]
+    assert all(0 < int(row[10]) <= 64 and row[-1] == "yes" for row in computed)
+
+
+def test_one_process_imports_nothing_of_it(tmp_path):
+    code = (
+        "import sys; from scripts.inference import main; "
+        f"assert main(['{CONFIG}', '--prompt', 'a', '--verbose', '0', '--save-dir', '{tmp_path}']) == 0; "
+        "print([name for name in sys.modules if name.startswith(('colossalai', 'opensora.acceleration.'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=torchrun.ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "['opensora.acceleration.launch', 'opensora.acceleration.mesh']", done
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_a_device_that_processes_cannot_share_is_refused(monkeypatch, device):
+    import torch
+
+    from opensora.config import load_config
+    from opensora.sampling.parallel import check_device_of_all
+    from opensora.utils.errors import ConfigError
+
+    config = load_config(CONFIG, {"device": device})
+    if device == "cpu":
+        check_device_of_all(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="leave --device out"):
+        check_device_of_all(config)
+    check_device_of_all(load_config(CONFIG, {}))
