@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +39,9 @@ class Processes:
         member: its connection to rank 0.
         coordinator: the server, on rank 0 only.
         before_end: what rank 0 does before it ends because a process died; gets the reason.
+
+    Raises:
+        ConfigError: colossalai is not installed, there are fewer GPUs than processes, or rank 0 cannot be reached.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -50,7 +53,23 @@ class Processes:
             self.coordinator = Coordinator(launch.world_size, self._end)
             address = [(_own_addresses(), self.coordinator.port, self.coordinator.token)]
         dist.broadcast_object_list(address, src=0)
-        self.member = Member(launch, *address[0], self._end)
+        self.member = self._join(*address[0])
+
+    def _join(self, addresses: Sequence[str], port: int, token: str) -> Member:
+        """Connect to rank 0, as all do at this point.
+
+        Raises:
+            ConfigError: on all processes, where one of them cannot.
+        """
+        member, problem = None, None
+        try:
+            member = Member(self.launch, addresses, port, token, self._end)
+        except OSError as error:
+            problem = f"{self.launch.name}: {error}"
+        for found in self.gather(problem):
+            if found is not None:
+                raise ConfigError(found)
+        return member
 
     def arrange(self, shape: MeshShape) -> VideoGroup:
         """Make the process groups of a mesh; all processes call it."""

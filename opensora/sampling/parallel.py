@@ -8,6 +8,8 @@ and its leader writes the files and reports them. So the manifest has what is fi
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
 _PLAN = "plan"
+_FILES_SECONDS = 40.0  # that a file of another machine may take to be seen here
 _NEWS_SECONDS = 10.0  # that the news of a death may take to arrive, after a connection broke
 
 
@@ -85,7 +88,9 @@ def _lead(processes: Processes, prepared: Prepared, arguments: Sequence[str]) ->
             handout = Handout(session, task)
             processes.before_end = lambda reason: session.ledger.end_run(f"error: {reason}")
             processes.coordinator.handle({**handout.handlers, "publish": _publisher(processes)})
-            logger.info("%d processes: %s, %d batches of videos", shape.world_size, shape, len(task.batches))
+            count = len(task.batches)
+            batches = "1 batch" if count == 1 else f"{count} batches"
+            logger.info("%d processes: %s, %s of videos", shape.world_size, shape, batches)
             processes.coordinator.publish(f"weights of {processes.launch.node}", True)
             processes.coordinator.publish(_PLAN, _plan(task, shape))
             _work(processes, task, shape)
@@ -191,7 +196,9 @@ class Handout:
 
     def _made(self, rank: int, stem: str) -> None:
         sample, folder = self._samples[stem], self._task.folder
-        result = read_result(folder, sample, wanted_files(stem, sample.config))
+        wanted = wanted_files(stem, sample.config)
+        there = _are_there(folder, wanted)
+        result = read_result(folder, sample, wanted) if there else None
         if result is None:
             self._session.fail(stem, f"rank {rank} wrote files that rank 0 cannot read in {folder}")
         else:
@@ -199,6 +206,16 @@ class Handout:
 
     def _not_made(self, rank: int, value: Sequence[str]) -> None:
         self._session.fail(*value)
+
+
+def _are_there(folder: Path, names: Sequence[str]) -> bool:
+    """Whether files that another machine has written are seen here; network file systems take a while to tell."""
+    deadline = time.monotonic() + _FILES_SECONDS
+    while not set(names) <= set(os.listdir(folder)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _work(processes: Processes, task: Task, shape: MeshShape) -> None:

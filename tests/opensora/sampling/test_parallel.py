@@ -1,0 +1,101 @@
+"""What a process checks before it works on rank 0's plan, and what processes that share a video agree on."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from opensora.acceleration.launch import Launch
+from opensora.sampling import command, parallel
+from opensora.sampling.make import Failure, Maker
+from opensora.utils.errors import ConfigError, WeightsError
+from tests.support import torchrun
+
+CONFIG = torchrun.ROOT / "configs/mini/sample_adacache.py"
+
+
+@pytest.fixture
+def follower():
+    """Rank 1 of two, which waits for nothing."""
+    return SimpleNamespace(launch=Launch(1, 2, 1, "0"), member=SimpleNamespace(wait=lambda name: None))
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    return command.prepare(str(CONFIG), {"prompt": ["a", "b", "c"], "batch_size": 2, "save_dir": str(tmp_path)}, {})
+
+
+@pytest.fixture
+def session(prepared):
+    with prepared.open_session() as session:
+        session.begin([])
+        yield session
+
+
+def test_a_plan_says_all_that_the_others_cannot_know(session, prepared, follower):
+    task = session.task()
+    shape = parallel.mesh_of(session, 4)
+    assert str(shape) == "data 2 x guidance 2 x sequence 1"
+    plan = parallel._plan(task, shape)
+    assert parallel._read_plan(plan, prepared, follower) == task
+
+
+def test_a_folder_that_is_not_shared_is_refused(session, prepared, follower, tmp_path):
+    plan = parallel._plan(session.task(), parallel.mesh_of(session, 2)) | {"folder": str(tmp_path / "elsewhere")}
+    with pytest.raises(ConfigError, match="rank 1 .* does not see the output folder .*elsewhere of rank 0"):
+        parallel._read_plan(plan, prepared, follower)
+
+
+def test_other_weights_than_those_of_rank_0_are_refused(session, prepared, follower):
+    plan = parallel._plan(session.task(), parallel.mesh_of(session, 2))
+    plan["fingerprints"]["vae"] = "another"
+    with pytest.raises(WeightsError, match="the vae weights of rank 1 .* are not those of rank 0"):
+        parallel._read_plan(plan, prepared, follower)
+
+
+def test_a_group_is_given_each_batch_once_however_many_of_it_ask(session):
+    task = session.task()
+    handout = parallel.Handout(session, task)
+    ask = handout.handlers["next"]
+    assert [ask(0, [0, 0]), ask(1, [0, 0]), ask(2, [1, 0])] == [0, 0, 1]
+    assert session.ledger.entries["sample_0002"].status == "running"
+    assert [ask(1, [0, 1]), ask(0, [0, 1]), ask(2, [1, 1])] == [None, None, None]
+
+
+def test_files_that_rank_0_cannot_read_fail_their_sample(session, monkeypatch):
+    monkeypatch.setattr(parallel, "_FILES_SECONDS", 0.0)
+    handout = parallel.Handout(session, session.task())
+    handout.handlers["next"](0, [0, 0])
+    handout.handlers["made"](1, "sample_0000")
+    assert "rank 1 wrote files that rank 0 cannot read" in session.failed["sample_0000"]
+    handout.handlers["not made"](1, ["sample_0001", "NaN"])
+    assert session.failed["sample_0001"] == "NaN"
+
+
+def test_files_of_another_machine_may_take_a_while_to_be_seen(tmp_path):
+    (tmp_path / "a").touch()
+    later = threading.Timer(0.3, (tmp_path / "b").touch)
+    later.start()
+    assert parallel._are_there(tmp_path, ["a", "b"])
+    later.join()
+
+
+def test_a_sample_that_another_process_cannot_read_is_not_sampled_here(prepared):
+    a, b, _ = prepared.samples
+    sampled = []
+    group = SimpleNamespace(agree=lambda problems: {**problems, a.stem: "it is damaged"}, video=object())
+    output = SimpleNamespace(videos=["frames"], traces=[None], later_traces=[], seconds=1.0)
+
+    def pipe(prompts, **arguments):
+        sampled.append(prompts)
+        return output
+
+    pipe.group = group
+    texts = {sample.stem: sample.prompt.text for sample in (a, b)}
+    maker = Maker(pipe, a.config, texts, {a.stem: ["a"], b.stem: ["b"]}, meter=None)
+    made = maker.make([a, b])
+    assert sampled == [["b"]]
+    assert made[a.stem] == Failure("it is damaged")
+    assert made[b.stem].frames == "frames"
