@@ -49,7 +49,9 @@ class Coordinator:
         self._left: set[int] = set()
         self._death: str | None = None
         self.token = secrets.token_hex(16)
-        self._server = socket.create_server(("", 0), backlog=world_size)
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._server = socket.create_server(("", 0), family=family, backlog=world_size, dualstack_ipv6=both)
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True, name="coordinator").start()
 
@@ -70,7 +72,9 @@ class Coordinator:
             self._state.wait_for(lambda: len(self._left - {0}) == self._world_size - 1)
 
     def close(self) -> None:
-        """Stop to listen."""
+        """Hang up; what becomes of the processes from here on does not matter any more."""
+        with self._state:
+            self._death = self._death or "the run is over"
         self._server.close()
         for connection in list(self._connections.values()):
             connection.close()

@@ -8,7 +8,6 @@ model of three numbers for a machine; no GPU was used.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adacache import StepController
 from adacache.config import AdaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
-from opensora.acceleration.channel import Channel, Traffic
+from opensora.acceleration.channel import Channel, Traffic, Transport
 from opensora.acceleration.mesh import MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.benchmark.full_size import TWO_SECONDS, build_xl2, xl2_inputs
@@ -29,25 +28,8 @@ from opensora.models.vae import VideoAutoencoderConfig, VideoAutoencoderPipeline
 COLLECTIVES_PER_PAIR = 2  # of blocks: to tokens, and back to frames
 
 
-class NoTransport:
-    """Moves nothing; for tensors without data."""
-
-    def exchange(
-        self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
-    ) -> None:
-        """See ``Transport``."""
-
-    def sum(self, values: Tensor) -> None:
-        """See ``Transport``."""
-
-    def gather(self, parts: Sequence[Tensor], part: Tensor) -> None:
-        """See ``Transport``."""
-
-    def gather_objects(self, values: list[Any], value: object) -> None:
-        """See ``Transport``."""
-
-    def spread(self, values: Tensor, source: int) -> None:
-        """See ``Transport``."""
+class NoTransport(Transport):
+    """Moves nothing, as the methods that it inherits do; for tensors without data."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ MOREG = MoRegConfig(scale=0.15, power=1.5, gradient_weight=0, strides=(1, 2), wi
 ADACACHE = AdaCacheConfig(codebook=Codebook((0.2, 0.5), (3, 2, 1)), metric_blocks=(2,))
 # Frame by frame, and next to each other, tokens of this model differ more.
 STRICT = replace(ADACACHE, codebook=Codebook((0.9, 1.8), (3, 2, 1)))
-MESHES = (MeshShape(1, 1, 4), MeshShape(1, 2, 2), MeshShape(2, 1, 2), MeshShape(2, 2, 1))
+MESHES = (MeshShape(1, 1, 4), MeshShape(1, 2, 2), MeshShape(2, 2, 1))
 
 
 @dataclass(frozen=True)

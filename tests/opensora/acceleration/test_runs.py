@@ -195,7 +195,7 @@ def test_a_device_that_processes_cannot_share_is_refused(monkeypatch, device):
     import torch
 
     from opensora.config import load_config
-    from opensora.sampling.parallel import check_device_of_all
+    from opensora.sampling.arrangement import check_device_of_all
     from opensora.utils.errors import ConfigError
 
     config = load_config(CONFIG, {"device": device})

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from opensora.acceleration.launch import Launch
-from opensora.sampling import command, parallel
+from opensora.sampling import command, handout
+from opensora.sampling.arrangement import mesh_of
 from opensora.sampling.make import Failure, Maker
+from opensora.sampling.shared_plan import plan_of, read_plan
 from opensora.utils.errors import ConfigError, WeightsError
 from tests.support import torchrun
 
@@ -36,41 +38,40 @@ def session(prepared):
 
 def test_a_plan_says_all_that_the_others_cannot_know(session, prepared, follower):
     task = session.task()
-    shape = parallel.mesh_of(session, 4)
+    shape = mesh_of(session, 4)
     assert str(shape) == "data 2 x guidance 2 x sequence 1"
-    plan = parallel._plan(task, shape)
-    assert parallel._read_plan(plan, prepared, follower) == task
+    plan = plan_of(task, shape)
+    assert read_plan(plan, prepared, follower) == task
 
 
 def test_a_folder_that_is_not_shared_is_refused(session, prepared, follower, tmp_path):
-    plan = parallel._plan(session.task(), parallel.mesh_of(session, 2)) | {"folder": str(tmp_path / "elsewhere")}
+    plan = plan_of(session.task(), mesh_of(session, 2)) | {"folder": str(tmp_path / "elsewhere")}
     with pytest.raises(ConfigError, match="rank 1 .* does not see the output folder .*elsewhere of rank 0"):
-        parallel._read_plan(plan, prepared, follower)
+        read_plan(plan, prepared, follower)
 
 
 def test_other_weights_than_those_of_rank_0_are_refused(session, prepared, follower):
-    plan = parallel._plan(session.task(), parallel.mesh_of(session, 2))
+    plan = plan_of(session.task(), mesh_of(session, 2))
     plan["fingerprints"]["vae"] = "another"
     with pytest.raises(WeightsError, match="the vae weights of rank 1 .* are not those of rank 0"):
-        parallel._read_plan(plan, prepared, follower)
+        read_plan(plan, prepared, follower)
 
 
 def test_a_group_is_given_each_batch_once_however_many_of_it_ask(session):
     task = session.task()
-    handout = parallel.Handout(session, task)
-    ask = handout.handlers["next"]
+    ask = handout.Handout(session, task).handlers["next"]
     assert [ask(0, [0, 0]), ask(1, [0, 0]), ask(2, [1, 0])] == [0, 0, 1]
     assert session.ledger.entries["sample_0002"].status == "running"
     assert [ask(1, [0, 1]), ask(0, [0, 1]), ask(2, [1, 1])] == [None, None, None]
 
 
 def test_files_that_rank_0_cannot_read_fail_their_sample(session, monkeypatch):
-    monkeypatch.setattr(parallel, "_FILES_SECONDS", 0.0)
-    handout = parallel.Handout(session, session.task())
-    handout.handlers["next"](0, [0, 0])
-    handout.handlers["made"](1, "sample_0000")
+    monkeypatch.setattr(handout, "FILES_SECONDS", 0.0)
+    handlers = handout.Handout(session, session.task()).handlers
+    handlers["next"](0, [0, 0])
+    handlers["made"](1, "sample_0000")
     assert "rank 1 wrote files that rank 0 cannot read" in session.failed["sample_0000"]
-    handout.handlers["not made"](1, ["sample_0001", "NaN"])
+    handlers["not made"](1, ["sample_0001", "NaN"])
     assert session.failed["sample_0001"] == "NaN"
 
 
@@ -78,7 +79,7 @@ def test_files_of_another_machine_may_take_a_while_to_be_seen(tmp_path):
     (tmp_path / "a").touch()
     later = threading.Timer(0.3, (tmp_path / "b").touch)
     later.start()
-    assert parallel._are_there(tmp_path, ["a", "b"])
+    assert handout._are_there(tmp_path, ["a", "b"])
     later.join()
 
 
