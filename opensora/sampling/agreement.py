@@ -31,10 +31,10 @@ def agreed(processes: Processes, read: Callable[[], Prepared]) -> Prepared | Non
     """What ``read`` gives, if it gives the same on all processes.
 
     Returns:
-        None where it does not and another process says so.
+        None where it does not, and another process says so. The run is over then, in good order.
 
     Raises:
-        ConfigError: on rank 0, with what is wrong, or the first entry that differs and the process it differs on.
+        ConfigError: the same on rank 0, with what is wrong, or the first entry that differs and whose it is.
     """
     prepared, problem = None, None
     try:
@@ -45,6 +45,7 @@ def agreed(processes: Processes, read: Callable[[], Prepared]) -> Prepared | Non
     refusal = compare(processes.gather(own))
     if refusal is None:
         return prepared
+    processes.close()
     if processes.launch.rank:
         return None
     raise ConfigError(refusal)

@@ -42,11 +42,10 @@ def sample_in_parallel(launch: Launch, read: Callable[[], Prepared], arguments: 
         ConfigError, WeightsError, CheckpointError, OSError: on the process that cannot go on; the others end with it.
     """
     processes = Processes(launch)
+    prepared = agreed(processes, read)
+    if prepared is None:  # rank 0 says why
+        return EXIT_REFUSED
     try:
-        prepared = agreed(processes, read)
-        if prepared is None:  # rank 0 says why
-            processes.close()
-            return EXIT_REFUSED
         code = _lead(processes, prepared, arguments) if launch.rank == 0 else _follow(processes, prepared)
     except KeyboardInterrupt:
         processes.member.fail("it was interrupted")
