@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
     from opensora.utils.errors import run_command
 
-    return run_command(lambda: measure(*parse_arguments(arguments)))
+    return run_command(lambda: measure(*parse_arguments(arguments)), several=True)
 
 
 def measure(config_path: str, flags: dict, cfg_options: dict) -> int:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     config_path, flags, cfg_options = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    code = run_command(lambda: sample(config_path, flags, cfg_options, arguments))
+    code = run_command(lambda: sample(config_path, flags, cfg_options, arguments), several=True)
     if code and os.environ.get("WORLD_SIZE", "1") != "1":
         # Process groups whose other members are gone would make the interpreter abort at its end.
         sys.stdout.flush()

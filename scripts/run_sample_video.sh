@@ -12,4 +12,5 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 if [[ ${NPROC:-1} == 1 ]]; then
     exec "$PYTHON" "$scripts/inference.py" "$@"
 fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun's default, without its banner
 exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$NPROC" "$scripts/inference.py" "$@"

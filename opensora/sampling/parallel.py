@@ -119,16 +119,17 @@ def _work(processes: Processes, task: Task, shape: MeshShape) -> None:
 def _make_batches(processes: Processes, task: Task, shape: MeshShape) -> None:
     launch, member = processes.launch, processes.member
     group = processes.arrange(shape)
+    text = None
     if cache_folder(task.config.text_cache) is not None:
         # One process of a machine loads the text encoder, and the others find what it said on disk.
         if launch.local_rank == 0:
-            encode_text(task, progress=launch.rank == 0)
+            text = encode_text(task, progress=launch.rank == 0)
             member.ask("publish", f"text of {launch.node}")
         else:
             member.wait(f"text of {launch.node}")
     worker = None
     for batch in _batches(processes, task, group):
-        worker = worker or Worker(task, group, progress=launch.rank == 0)
+        worker = worker or Worker(task, group, launch.rank == 0, text)
         for made in worker.make(batch):
             if isinstance(made, NotMade):
                 member.ask("not made", [made.sample.stem, str(made.why)])

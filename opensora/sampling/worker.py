@@ -88,13 +88,20 @@ class Worker:
     Args:
         group: the processes that share every video with this one.
         progress: show bars, if the config does.
+        text: what ``encode_text`` gave, where that was called before.
 
     Raises:
         ConfigError: the device does not exist, or memory does not suffice.
         CheckpointError: a checkpoint does not fit its model.
     """
 
-    def __init__(self, task: Task, group: VideoGroup | None = None, progress: bool = True) -> None:
+    def __init__(
+        self,
+        task: Task,
+        group: VideoGroup | None = None,
+        progress: bool = True,
+        text: PreparedText | None = None,
+    ) -> None:
         self._task = task
         self._group = group
         config = task.weights.applied_to(task.config)
@@ -107,8 +114,8 @@ class Worker:
         check_memory(largest, len(task.samples), device, text=not kept, processes=group.share[1] if group else 1)
         self._meter = StageMeter(device)
         with self._meter.stage("text"):
-            text_encoder = encode_text(task, progress)
-        pipe = SamplingPipeline.from_config(config, text_encoder, group)
+            text = text or encode_text(task, progress)
+        pipe = SamplingPipeline.from_config(config, text, group)
         limit_threads(pipe.model)
         if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
             logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")

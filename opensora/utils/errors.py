@@ -46,8 +46,12 @@ def shortened(text: object, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
 
 
-def run_command(task: Callable[[], int]) -> int:
-    """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace."""
+def run_command(task: Callable[[], int], several: bool = False) -> int:
+    """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace.
+
+    Args:
+        several: whether the command knows what to do as one of several processes.
+    """
 
     def terminate(*_: object) -> None:
         raise Terminated
@@ -55,6 +59,8 @@ def run_command(task: Callable[[], int]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
     try:
+        if not several:
+            _check_alone()
         code = task()
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -75,6 +81,15 @@ def run_command(task: Callable[[], int]) -> int:
             raise
         print(f"error: {message}", file=sys.stderr)
         return EXIT_ERROR
+
+
+def _check_alone() -> None:
+    """Raises: ConfigError: a launcher started several processes, all of which would do the same."""
+    from opensora.acceleration.launch import read_launch
+
+    launch = read_launch()
+    if not launch.is_alone:
+        raise ConfigError(f"this command runs in one process, and torchrun started {launch.world_size}; leave it out")
 
 
 def message_for_the_user(error: Exception) -> str | None:

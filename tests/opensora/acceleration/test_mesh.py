@@ -6,7 +6,7 @@ import pytest
 
 from opensora.acceleration.launch import Launch, read_launch
 from opensora.acceleration.mesh import MeshShape, check_axes, choose_mesh
-from opensora.utils.errors import ConfigError
+from opensora.utils.errors import ConfigError, run_command
 from opensora.utils.parts import even_parts, share_of
 
 SIZE = {"latent_frames": 15, "tokens_per_frame": 3600}
@@ -101,3 +101,11 @@ def test_parts_cover_a_range_evenly(length, count):
     sizes = [len(range(length)[part]) for part in parts]
     assert max(sizes) - min(sizes) <= 1
     assert [share_of(length, (i, count)) for i in range(count)] == parts
+
+
+def test_a_command_of_one_process_is_not_run_by_several(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_command(lambda: 0) == 2
+    assert "runs in one process, and torchrun started 2" in capsys.readouterr().err
+    assert run_command(lambda: 0, several=True) == 0
