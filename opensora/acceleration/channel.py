@@ -100,10 +100,12 @@ class Channel:
 
     def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], purpose: Purpose) -> list[Tensor]:
         """Send ``parts[i]`` to process i; what they sent here, of the given ``shapes``."""
-        sizes = [torch.Size(shape).numel() for shape in shapes]
-        sent = torch.cat([part.reshape(-1) for part in parts])
+        sizes, own_sizes = [torch.Size(shape).numel() for shape in shapes], [part.numel() for part in parts]
+        sent = parts[0].new_empty(sum(own_sizes))
+        for part, place in zip(parts, sent.split(own_sizes), strict=True):
+            place.view(part.shape).copy_(part)  # once; parts are slices, which to flatten would copy before
         received = sent.new_empty(sum(sizes))
-        self._transport.exchange(received, sent, sizes, [part.numel() for part in parts])
+        self._transport.exchange(received, sent, sizes, own_sizes)
         self._count(purpose, (sent.numel() - parts[self.index].numel()) * sent.element_size())
         return [part.view(*shape) for part, shape in zip(received.split(sizes), shapes, strict=True)]
 
