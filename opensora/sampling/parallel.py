@@ -123,7 +123,7 @@ def _make_batches(processes: Processes, task: Task, shape: MeshShape) -> None:
     if cache_folder(task.config.text_cache) is not None:
         # One process of a machine loads the text encoder, and the others find what it said on disk.
         if launch.local_rank == 0:
-            text = encode_text(task, progress=launch.rank == 0)
+            text = encode_text(task, launch.rank == 0, shape.per_video)
             member.ask("publish", f"text of {launch.node}")
         else:
             member.wait(f"text of {launch.node}")

@@ -19,6 +19,7 @@ from opensora.utils.run_prompts import MAX_SEED, NumberedPrompt
 _DONE = (
     *("path", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr", "draft", "final"),
     *("prompt_path", "reference_path", "mask_strategy", "llm_refine", "low_memory"),
+    *("sequence_parallel", "guidance_parallel"),  # as many processes as there are now
 )
 _NOT_OVER_A_SIDECAR = ("draft", "final", "num_sample", "prompt_path", "start_index", "end_index", "reference_path")
 _REPRODUCED = "reproduced"  # subfolder beside the sidecar, unless another folder is given

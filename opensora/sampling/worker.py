@@ -105,21 +105,15 @@ class Worker:
         self._task = task
         self._group = group
         config = task.weights.applied_to(task.config)
-        captions = _captions(task)
-        every = [caption for texts in captions.values() for caption in texts]
         device = check_device(config.device)
-        largest = max((sample.config for sample in task.samples), key=lambda c: c.height * c.width * c.num_frames)
-        largest = task.weights.applied_to(largest)
-        kept = all_kept(config, every, device, negative_prompts(config))
-        check_memory(largest, len(task.samples), device, text=not kept, processes=group.share[1] if group else 1)
         self._meter = StageMeter(device)
         with self._meter.stage("text"):
-            text = text or encode_text(task, progress)
+            text = text or encode_text(task, progress, 1 if group is None else group.share[1])
         pipe = SamplingPipeline.from_config(config, text, group)
         limit_threads(pipe.model)
         if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
             logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")
-        self._maker = Maker(pipe, task.config, task.texts, captions, self._meter, progress)
+        self._maker = Maker(pipe, task.config, task.texts, _captions(task), self._meter, progress)
         self._about = {"versions": versions(), "device": str(device), "weights": dict(task.fingerprints)}
         if group is not None:
             self._about["processes"] = str(group.shape)
@@ -159,16 +153,26 @@ class Worker:
         return self._meter.line()
 
 
-def encode_text(task: Task, progress: bool = True) -> PreparedText:
+def encode_text(task: Task, progress: bool = True, processes: int = 1) -> PreparedText:
     """What the text encoder says to all captions of a task; it is loaded only for those that are not kept on disk.
 
+    As it is the first stage that takes memory, it is checked here whether all stages have enough.
+
+    Args:
+        processes: that share a video.
+
     Raises:
-        CheckpointError, WeightsError, ConfigError: as ``encode_captions``.
+        ConfigError: memory does not suffice, or as ``encode_captions``.
+        CheckpointError, WeightsError: as ``encode_captions``.
     """
     config = task.weights.applied_to(task.config)
+    device, negative = check_device(config.device), negative_prompts(config)
     every = [caption for texts in _captions(task).values() for caption in texts]
-    shown = progress and config.verbose > 0
-    return encode_captions(config, every, check_device(config.device), shown, negative_prompts(config))
+    largest = max((sample.config for sample in task.samples), key=lambda c: c.height * c.width * c.num_frames)
+    largest = task.weights.applied_to(largest)
+    kept = all_kept(config, every, device, negative)
+    check_memory(largest, len(task.samples), device, text=not kept, processes=processes)
+    return encode_captions(config, every, device, progress and config.verbose > 0, negative)
 
 
 def _captions(task: Task) -> dict[str, list[str]]:
