@@ -90,8 +90,8 @@ def _lead(processes: Processes, prepared: Prepared, arguments: Sequence[str]) ->
             outcome = f"error: {error}"
             raise
         finally:
-            processes.before_end = lambda reason: None
             session.ledger.end_run(outcome)
+            processes.before_end = lambda reason: None  # not before: another process may end this one right now
             report(session, arguments)
         return EXIT_FAILED if session.failed else EXIT_DONE
 
