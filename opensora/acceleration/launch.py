@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from opensora.utils.errors import ConfigError
 
 
+_NEEDED = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # to meet, where there are several
+
+
 @dataclass(frozen=True)
 class Launch:
     """One process among ``world_size``.
@@ -40,7 +43,7 @@ def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
     """The launch that the environment describes; a process that no launcher started is alone.
 
     Raises:
-        ConfigError: the variables contradict each other or are no numbers.
+        ConfigError: the variables contradict each other, are no numbers, or some are missing.
     """
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment or "RANK" not in environment:
@@ -56,5 +59,8 @@ def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
             f"the environment has RANK={values['RANK']} and WORLD_SIZE={values['WORLD_SIZE']}, which do not go "
             "together; start with torchrun"
         )
+    missing = [name for name in _NEEDED if name not in environment] if values["WORLD_SIZE"] > 1 else []
+    if missing:
+        raise ConfigError(f"the environment has WORLD_SIZE, but no {missing[0]}; start with torchrun, which sets both")
     node = environment.get("GROUP_RANK") or environment.get("SLURM_NODEID") or socket.gethostname()
     return Launch(values["RANK"], values["WORLD_SIZE"], values["LOCAL_RANK"], node)

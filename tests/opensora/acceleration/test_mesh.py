@@ -9,6 +9,7 @@ from opensora.acceleration.mesh import MeshShape, check_axes, choose_mesh
 from opensora.utils.errors import ConfigError, run_command
 from opensora.utils.parts import even_parts, share_of
 
+MASTER = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 SIZE = {"latent_frames": 15, "tokens_per_frame": 3600}
 
 
@@ -82,12 +83,20 @@ def test_the_axes_alone_are_checked_before_anything_is_read():
 def test_a_process_that_no_launcher_started_is_alone():
     assert read_launch({}).is_alone
     assert read_launch({"SLURM_PROCID": "3"}).is_alone
-    launch = read_launch({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1"})
+    launch = read_launch({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1", **MASTER})
     assert launch == Launch(3, 4, 1, "1")
     assert launch.name.startswith("rank 3 (host ")
 
 
-@pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2", **MASTER},
+        {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+    ],
+)
 def test_an_environment_that_makes_no_sense_is_refused(environment):
     with pytest.raises(ConfigError, match="start with torchrun"):
         read_launch(environment)
@@ -105,7 +114,8 @@ def test_parts_cover_a_range_evenly(length, count):
 
 def test_a_command_of_one_process_is_not_run_by_several(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "0", **MASTER}.items():
+        monkeypatch.setenv(name, value)
     assert run_command(lambda: 0) == 2
     assert "runs in one process, and torchrun started 2" in capsys.readouterr().err
     assert run_command(lambda: 0, several=True) == 0
