@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from opensora.utils.errors import ConfigError
 
-
 _NEEDED = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # to meet, where there are several
 
 
