@@ -10,7 +10,7 @@ from adacache.options import ReuseOptions
 from adacache.policies.base import BranchPolicy, PolicyConfig
 from adacache.run_state import RunState
 from adacache.shard import WHOLE, Shard
-from adacache.sites import Site
+from adacache.sites import Site, Stream
 from adacache.storage import TensorStore
 from adacache.trace import Trace
 from adacache.tracks import make_track
@@ -152,6 +152,15 @@ class StepController:
         """
         return self._active("branch").branch(site, compute)
 
+    def watches(self, stream: Stream, block: int) -> bool:
+        """Whether this run's policy measures or reuses a branch of the block.
+
+        A block that it does not watch need not call `branch`, and can run as one piece.
+
+        Raises: RuntimeError outside of a run.
+        """
+        return self._active("watches").tracks[0].watches(stream, block)
+
     @property
     def traces(self) -> list[Trace]:
         """One trace per video of the current run so far, or of the last run; with one schedule all are the same.
@@ -165,6 +174,11 @@ class StepController:
         if self._run is not None:
             self._run.settle()
         return self._traces
+
+    @property
+    def step_counts(self) -> list[tuple[int, int]]:
+        """Computed and reused steps so far of every video; never waits for the device, as `traces` may."""
+        return [(trace.num_computed, trace.num_reused) for trace in self._traces]
 
     @property
     def trace(self) -> Trace:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adacache.distance import change_terms, ratio
 from adacache.frames import FrameSet
+from adacache.host_copy import HostCopy
 from adacache.motion import motion_terms, score_of_terms
 from adacache.policies.base import Measurement
 from adacache.shard import WHOLE, Shard
@@ -23,10 +24,17 @@ class _Previous(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A measurement whose numbers are still on the device: numerators and denominators, 0-dim each."""
+    """A measurement of this process' part, on the device: numerators and denominators, 0-dim each."""
 
     site: Site
     terms: list[Tensor]  # of the distance, then of the motion score at each stride
+
+
+class _Sent(NamedTuple):
+    """Measurements of one forward pass whose numbers are on their way to the host, in the order of `sites`."""
+
+    sites: list[tuple[Site, bool]]  # and whether motion was measured, too
+    numbers: HostCopy
 
 
 class ResidualObserver:
@@ -35,7 +43,7 @@ class ResidualObserver:
     It holds one residual per observed group of sites, by default a reference to the tensor the model made, not a
     copy. A `store` may move it, but not narrow it: rounding would add to every distance, most to the small ones that
     long reuse rests on, and the schedule of a video should not depend on how its memory is saved. Distances stay on
-    the device until `read_out`, so that a forward pass is never interrupted to wait for a number. Where a `shard` says
+    the device until the end of a forward pass, and the host waits for them at `read_out` only. Where a `shard` says
     that other processes hold the rest of the video, the sums of all of a forward pass are exchanged at its end, at
     once.
 
@@ -54,7 +62,7 @@ class ResidualObserver:
         self._previous: dict[SiteGroup, _Previous] = {}
         self._parts: dict[SiteGroup, list[Tensor]] = {}
         self._measured: list[_Pending] = []  # in this forward pass, of this process' part
-        self._pending: list[_Pending] = []
+        self._sent: list[_Sent] = []
         self._complete: set[SiteGroup] = set()
         self._tokens_per_frame = 1
         self._strides: tuple[int, ...] = ()
@@ -116,28 +124,33 @@ class ResidualObserver:
             )
         terms = [term for item in self._measured for term in item.terms]
         sums = iter(self._shard.sum(torch.stack(terms)).unbind() if terms else ())
-        self._pending += [_Pending(item.site, [next(sums) for _ in item.terms]) for item in self._measured]
+        sites, numbers = [], []
+        for item in self._measured:
+            own = [next(sums) for _ in item.terms]
+            motion = score_of_terms(own[2:])
+            numbers += [ratio(*own[:2])] if motion is None else [ratio(*own[:2]), motion]
+            sites.append((item.site, motion is not None))
+        if numbers:
+            self._sent.append(_Sent(sites, HostCopy(torch.stack(numbers))))
         self._measured.clear()
 
     def read_out(self) -> list[Measurement]:
-        """The measurements since the last read-out, in execution order; here the host waits, once."""
-        pending, self._pending = self._pending, []
-        results = [(ratio(*item.terms[:2]), score_of_terms(item.terms[2:])) for item in pending]
-        scalars = [scalar for result in results for scalar in result if scalar is not None]
-        if not scalars:
-            return []
-        numbers = iter(torch.stack(scalars).tolist())
-        return [
-            Measurement(item.site, next(numbers), None if motion is None else next(numbers))
-            for item, (_, motion) in zip(pending, results, strict=True)
-        ]
+        """The measurements since the last read-out, in execution order; the host waits here, if it was quick."""
+        sent, self._sent = self._sent, []
+        measurements = []
+        for sites, copy in sent:
+            numbers = iter(copy.read())
+            measurements += [
+                Measurement(site, next(numbers), next(numbers) if has_motion else None) for site, has_motion in sites
+            ]
+        return measurements
 
     def free(self) -> None:
         """Let go of everything."""
         self._previous.clear()
         self._parts.clear()
         self._measured.clear()
-        self._pending.clear()
+        self._sent.clear()
 
     @property
     def kept(self) -> list[KeptTensor]:

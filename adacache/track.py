@@ -11,7 +11,7 @@ from adacache.observer import ResidualObserver
 from adacache.policies.base import Policy
 from adacache.residuals import ResidualHistory
 from adacache.shard import WHOLE, Shard
-from adacache.sites import Site
+from adacache.sites import Site, Stream
 from adacache.storage import KeptTensor, TensorStore
 from adacache.trace import StepRecord, Trace
 
@@ -87,6 +87,10 @@ class Track:
         """
         self._check_known(context, [name for name, history in self._histories.items() if history.kept])
         return self._histories[context].add(self._step, hidden_states)
+
+    def watches(self, stream: Stream, block: int) -> bool:
+        """Whether a branch of the block is measured or reused."""
+        return any(site.stream == stream and site.block == block for site in self.observed_sites)
 
     def settle(self) -> None:
         """Tell the policy and the trace what the last computed step measured, waiting for the device once."""

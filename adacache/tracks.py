@@ -12,7 +12,7 @@ from adacache.outputs import OutputHistory
 from adacache.policies.base import BranchPolicy, OutputPolicy, Policy, SignalChange, SignalPolicy
 from adacache.shard import WHOLE, Shard
 from adacache.signals import SignalMeter
-from adacache.sites import Site
+from adacache.sites import Site, Stream
 from adacache.storage import KeptTensor, TensorStore
 from adacache.trace import StepRecord
 from adacache.track import StepTrack, Track
@@ -184,6 +184,10 @@ class BranchTrack(Track):
             self._cache.free()
         else:
             self._cache.forget(frames.differs(self._frames))
+
+    def watches(self, stream: Stream, block: int) -> bool:
+        """Every block: the share of branches that are computed is of all of them."""
+        return True
 
     def branch(self, context: str, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         """What a branch adds to the hidden states, computed or reused."""

@@ -59,7 +59,7 @@ def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedM
     model = build_module(vars(config.model), MODELS, dtype=dtype, device=device)
     if config.compile:
         logger.info("compiling the transformer: the first steps take longer")
-        model.compile_branches()
+        model.compile_blocks()
     logger.info("loading autoencoder (%s)", config.vae.from_pretrained)
     vae = build_module(vars(config.vae), MODELS, dtype=dtype, device=device)
     text_encoder = None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from opensora.models.stdit.stdit3 import EAGER_BRANCHES, STDiT3
+from opensora.models.stdit.stdit3 import EAGER, STDiT3
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
@@ -31,7 +31,7 @@ def counted_flops(model: nn.Module) -> Iterator[list[int]]:
     counts: list[int] = []
     # Blocks of models of diffusers are never compiled here.
     blocks = (*model.spatial_blocks, *model.temporal_blocks) if isinstance(model, STDiT3) else ()
-    compiled = [block.branches for block in blocks]
+    compiled = [block.functions for block in blocks]
     forward = model.forward
 
     def counting(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -41,11 +41,11 @@ def counted_flops(model: nn.Module) -> Iterator[list[int]]:
         return output
 
     for block in blocks:
-        block.branches = EAGER_BRANCHES
+        block.functions = EAGER
     model.forward = counting
     try:
         yield counts
     finally:
         del model.forward
-        for block, branches in zip(blocks, compiled, strict=True):
-            block.branches = branches
+        for block, functions in zip(blocks, compiled, strict=True):
+            block.functions = functions

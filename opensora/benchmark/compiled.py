@@ -31,7 +31,7 @@ def measure_compile(turns: int | None = None) -> dict[str, Any]:
     pipe = load_mini()
     check_compiler(pipe.model.device)
     plain, compiled = pipe.model, copy.deepcopy(pipe.model)
-    compiled.compile_branches()
+    compiled.compile_blocks()
     args, kwargs = first_step_inputs(pipe)
     yardstick = Yardstick(device=plain.device)
     plain(*args, **kwargs)  # the library's own first call must not count as compiling

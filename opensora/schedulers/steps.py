@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from adacache.host_copy import HostCopy
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -35,27 +37,45 @@ class StepsBar:
         self._bar = bar
         self._done = 0  # a bar that is not shown does not count
         self._controller = controller
+        self._unchecked: tuple[int, float, HostCopy] | None = None  # step, its time, whether its latents are numbers
 
     def end_step(self, latents: Tensor, timestep: float) -> None:
         """A step is done and gave ``latents``; with a cache, computed and reused steps are shown.
 
+        On a GPU the latents are looked at when the next step ends, so that the host can prepare it meanwhile.
+
         Raises:
             NonFiniteLatentsError: names the step.
         """
-        if not torch.isfinite(latents).all():
-            raise NonFiniteLatentsError(
-                f"latents became NaN or infinite in step {self._done + 1} of {self._bar.total} "
-                f"(timestep {timestep:.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
-            )
+        self._done += 1
+        self.check()
+        self._unchecked = self._done, timestep, HostCopy(torch.isfinite(latents).all()[None])
+        if not latents.is_cuda:
+            self.check()
         if self._controller is not None:
-            traces = self._controller.traces
+            counts = self._controller.step_counts
             self._bar.set_postfix(
-                computed=_span([trace.num_computed for trace in traces]),
-                reused=_span([trace.num_reused for trace in traces]),
+                computed=_span([computed for computed, _ in counts]),
+                reused=_span([reused for _, reused in counts]),
                 refresh=False,
             )
-        self._done += 1
         self._bar.update()
+
+    def check(self) -> None:
+        """Look at the latents of a step that was not looked at yet.
+
+        Raises:
+            NonFiniteLatentsError: names the step.
+        """
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is None:
+            return
+        step, timestep, finite = unchecked
+        if not all(finite.read()):
+            raise NonFiniteLatentsError(
+                f"latents became NaN or infinite in step {step} of {self._bar.total} "
+                f"(timestep {timestep:.1f}); try dtype bf16 or fp32, or a smaller cfg_scale"
+            )
 
 
 @contextmanager
@@ -63,12 +83,11 @@ def steps_of_run(
     num_steps: int, num_samples: int, controller: StepController | None, progress: bool
 ) -> Iterator[StepsBar]:
     """A run of ``controller``, if there is one, and a bar that is shown with ``progress``."""
-    with tqdm(total=num_steps, desc="sampling", disable=not progress, leave=False) as bar:
-        if controller is None:
-            yield StepsBar(bar, None)
-            return
-        with controller.run(num_steps, num_samples):
-            yield StepsBar(bar, controller)
+    run = nullcontext() if controller is None else controller.run(num_steps, num_samples)
+    with tqdm(total=num_steps, desc="sampling", disable=not progress, leave=False) as bar, run:
+        steps = StepsBar(bar, controller)
+        yield steps
+        steps.check()
 
 
 def _span(counts: Sequence[int]) -> str:

@@ -10,6 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+try:
+    from opensora.models.layers import temporal_kernel
+except ImportError:  # no triton, as on most machines without a GPU
+    temporal_kernel = None
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension, computed in float32."""
@@ -56,11 +61,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with normalized queries and keys, (B, N, C) -> (B, N, C)."""
+    """Multi-head self-attention with normalized queries and keys, (B, N, C) -> (B, N, C).
+
+    Attributes:
+        fuse: let one kernel attend along time where it can; False goes through PyTorch's layers.
+    """
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool):
         super().__init__()
         self.num_heads = num_heads
+        self.fuse = True
         self.qkv = nn.Linear(dim, 3 * dim)
         self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
@@ -69,12 +79,30 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Attend over N; ``rope`` holds the tables of the rotary embedding where the axis is time."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, D)
+        if rope is not None and self._is_fused(qkv):
+            norms = (self.q_norm.weight, self.k_norm.weight)
+            return self.proj(temporal_kernel.temporal_attention(qkv, *norms, *rope, self.q_norm.eps))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
         x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
+
+    def _is_fused(self, qkv: Tensor) -> bool:
+        """Whether one kernel does what lies between the linear layers: on a GPU, while nothing is trained."""
+        _, frames, _, _, size = qkv.shape
+        return (
+            self.fuse
+            and temporal_kernel is not None
+            and qkv.is_cuda
+            and qkv.dtype in temporal_kernel.DTYPES
+            and frames <= temporal_kernel.MAX_FRAMES
+            and size <= temporal_kernel.MAX_HEAD_SIZE
+            and isinstance(self.q_norm, RMSNorm)
+            and not qkv.requires_grad
+            and qkv.numel() > 0
+        )
 
 
 class CrossAttention(nn.Module):

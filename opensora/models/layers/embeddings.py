@@ -37,13 +37,16 @@ class PatchEmbed3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sides that are no multiple of the patch are padded with zeros at the right and bottom."""
-        if x.shape[2] == 0:  # a process without frames of its own; a convolution wants one at least
-            rows, columns = (-(-size // patch) for size, patch in zip(x.shape[3:], self.patch_size[1:], strict=True))
-            return x.new_empty(len(x), 0, rows * columns, self.proj.out_channels)
         padding = [-size % patch for size, patch in zip(x.shape[2:], self.patch_size, strict=True)]
         if any(padding):
             x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]))
-        return self.proj(x).flatten(3).permute(0, 2, 3, 1)
+        # A convolution with a stride of its kernel is a linear layer of patches. As such its result is channels-last
+        # in memory, which all blocks add to, and in float32 it is computed with all bits on a GPU, too.
+        for axis in (4, 3, 2):
+            patch = self.patch_size[axis - 2]
+            x = x.unflatten(axis, (x.shape[axis] // patch, patch))
+        patches = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(2, 3)  # (B, T, S, C_in * patch)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class SinusoidEmbedder(nn.Module):
@@ -80,7 +83,8 @@ def select_tokens(y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None
 
     Args:
         y: (B, L, caption_channels).
-        mask: (Bm, L), non-zero at real tokens; its rows are repeated when B is a multiple of Bm (guidance).
+        mask: (Bm, L), non-zero at real tokens; its rows are repeated when B is a multiple of Bm (guidance). On the
+            CPU the lengths are known at once; read from a GPU, they would make every step wait for it.
 
     Returns:
         (B, L', caption_channels) with L' the longest sample, and a (B, L') bool mask, or None when all are as long.
@@ -97,8 +101,9 @@ def select_tokens(y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None
     if min(lengths) == 0:
         raise ValueError("text mask selects no token of a sample; every caption needs at least one")
     order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(lengths)]
-    y = y.gather(1, order[..., None].expand(-1, -1, y.shape[-1]))
-    return y, None if min(lengths) == max(lengths) else mask.gather(1, order)
+    text_mask = None if min(lengths) == max(lengths) else mask.gather(1, order).to(y.device, non_blocking=True)
+    order = order.to(y.device, non_blocking=True)
+    return y.gather(1, order[..., None].expand(-1, -1, y.shape[-1])), text_mask
 
 
 def position_embedding(rows: int, columns: int, dim: int, scale: Tensor) -> Tensor:

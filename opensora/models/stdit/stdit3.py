@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adacache import StepController
-from adacache.sites import Site
+from adacache.sites import Site, Stream
 from opensora.models.checkpoint import PretrainedModel
 from opensora.models.layers.attention import CrossAttention, RotaryEmbedding, SelfAttention
 from opensora.models.layers.embeddings import (
@@ -31,6 +31,7 @@ from opensora.models.layers.embeddings import (
 from opensora.models.stdit.config import STDiT3Config
 from opensora.models.stdit.sharding import UNSHARDED, Sharding
 from opensora.registry import MODELS
+from opensora.utils.compiler import compile_function
 
 NORM_EPS = 1e-6
 DEFAULT_FPS = 24.0
@@ -43,9 +44,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Branches:
-    """How blocks compute their residual branches: functions of (block, tensors) that know no controller."""
+class BlockFunctions:
+    """How blocks compute: functions of (block, tensors) that know no controller.
 
+    Attributes:
+        whole: all three residual branches, added to the hidden states.
+        attention, cross_attention, mlp: one residual branch each, for blocks that a controller looks into.
+    """
+
+    whole: Callable[..., Tensor]
     attention: Callable[..., Tensor]
     cross_attention: Callable[..., Tensor]
     mlp: Callable[..., Tensor]
@@ -55,7 +62,7 @@ class STDiT3Block(nn.Module):
     """Self-attention within frames (spatial) or along time (temporal), cross-attention to the text, MLP.
 
     Attributes:
-        branches: plain methods of this class, or what ``STDiT3.compile_branches`` made of them.
+        functions: plain methods of this class, or what ``STDiT3.compile_blocks`` made of them.
     """
 
     def __init__(self, config: STDiT3Config, temporal: bool, index: int):
@@ -63,7 +70,7 @@ class STDiT3Block(nn.Module):
         dim = config.hidden_size
         self.temporal = temporal
         self.index = index
-        self.branches = EAGER_BRANCHES
+        self.functions = EAGER
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
         self.attn = SelfAttention(dim, config.num_heads, config.qk_norm)
         self.cross_attn = CrossAttention(dim, config.num_heads)
@@ -82,19 +89,33 @@ class STDiT3Block(nn.Module):
 
         Args:
             modulation: (B, 1 or T, 6, C), what the timestep adds to the table; one row per frame under a mask.
+            controller: is shown every branch; None where nobody looks into this block.
         """
+        run = self.functions
+        if controller is None:
+            return run.whole(self, x, text, text_mask, modulation, rope)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
 
         def branch(part: str, compute: Callable[[], Tensor]) -> Tensor:
-            if controller is None:
-                return compute()
-            site = Site("temporal" if self.temporal else "spatial", self.index, part)
-            return controller.branch(site, compute)
+            return controller.branch(Site(self.stream, self.index, part), compute)
 
-        run = self.branches
         x = x + branch("attn", lambda: run.attention(self, x, shift_msa, scale_msa, gate_msa, rope))
         x = x + branch("cross", lambda: run.cross_attention(self, x, text, text_mask))
         return x + branch("mlp", lambda: run.mlp(self, x, shift_mlp, scale_mlp, gate_mlp))
+
+    @property
+    def stream(self) -> Stream:
+        """What a controller calls the axis of the block's self-attention."""
+        return "temporal" if self.temporal else "spatial"
+
+    def computed(
+        self, x: Tensor, text: Tensor, text_mask: Tensor | None, modulation: Tensor, rope: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """``x`` (B, T, S, C) with what all branches add; the arguments are those of ``forward``."""
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
+        x = x + self.attention_residual(x, shift_msa, scale_msa, gate_msa, rope)
+        x = x + self.cross_attention_residual(x, text, text_mask)
+        return x + self.mlp_residual(x, shift_mlp, scale_mlp, gate_mlp)
 
     def modulation_rows(self, modulation: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of self-attention, then of the MLP, (B, 1 or T, 1, C) each."""
@@ -121,8 +142,11 @@ class STDiT3Block(nn.Module):
         return self.attn(by_place.flatten(0, 1), rope).view_as(by_place).transpose(1, 2)
 
 
-EAGER_BRANCHES = Branches(
-    STDiT3Block.attention_residual, STDiT3Block.cross_attention_residual, STDiT3Block.mlp_residual
+EAGER = BlockFunctions(
+    STDiT3Block.computed,
+    STDiT3Block.attention_residual,
+    STDiT3Block.cross_attention_residual,
+    STDiT3Block.mlp_residual,
 )
 
 
@@ -174,33 +198,20 @@ class STDiT3(PretrainedModel):
         self.temporal_blocks = nn.ModuleList([STDiT3Block(config, True, i) for i in range(config.depth)])
         self.final_layer = FinalLayer(config)
 
-    def compile_branches(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Let all blocks compute their residual branches by ``torch.compile``; weights and state dict stay as they are.
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Let all blocks compute by ``torch.compile``; weights and state dict stay as they are.
 
-        Code is generated in the next forward passes, for the number of threads set by then. Each graph serves all
-        blocks: spatial attention, temporal attention, cross-attention, MLP. Results differ from the uncompiled ones
-        by rounding.
+        A block that no controller looks into is one graph, with its residual additions; of one that a controller
+        watches, each branch is. Code is generated in the next forward passes, for the number of threads set by then.
+        Each graph serves all blocks of a kind. Results differ from the uncompiled ones by rounding, and so do those
+        of a watched block from those of the same block unwatched.
 
         Args:
             backend: a name that torch.compile knows, or a function that compiles a graph.
         """
-        options = {
-            "backend": backend,
-            # The controller is called between branches; a graph break inside of one would only cost speed unseen.
-            "fullgraph": True,
-            # Sizes are constants until one changes, as for a single video they do not; where fewer rows of a batch are
-            # due or texts have another length, a second set of graphs leaves that size open. To leave all open from
-            # the start (True) compiles more graphs at once, and again where sizes were equal by chance.
-            "dynamic": None,
-            # Graphs of other models in the process do not count toward this one's limit.
-            "isolate_recompiles": True,
-            # To hit it is an error under fullgraph. Text with and without a mask, frame masks, sizes of 1 and every
-            # size that changes for the first time each add a graph: mixed batches need a dozen in all.
-            "recompile_limit": 64,
-        }
-        compiled = Branches(**{name: torch.compile(plain, **options) for name, plain in vars(EAGER_BRANCHES).items()})
+        compiled = BlockFunctions(**{name: compile_function(plain, backend) for name, plain in vars(EAGER).items()})
         for block in (*self.spatial_blocks, *self.temporal_blocks):
-            block.branches = compiled
+            block.functions = compiled
 
     def forward(
         self,
@@ -222,7 +233,8 @@ class STDiT3(PretrainedModel):
             x: noisy latents (B, 4, T, Hx, Wx).
             timestep: (B,), 0 (clean) to 1000 (noise).
             y: text features (B, 1, L, caption_channels).
-            mask: (Bm, L), non-zero at real text tokens; Bm may be half of B (guidance).
+            mask: (Bm, L), non-zero at real text tokens; Bm may be half of B (guidance). Best on the CPU, whatever the
+                model's device: its lengths are read.
             x_mask: (B, T) bool; frames that are False are treated as clean (timestep 0).
             fps, height, width: (Bm,) frames per second and size in pixels of the video.
             controller: decides whether this step is computed or its last residual reused.
@@ -247,16 +259,13 @@ class STDiT3(PretrainedModel):
         def conditions() -> tuple[Tensor, Tensor | None, Tensor]:
             return *self._embed_text(y.to(dtype), mask), modulation()
 
-        def conditions_of(rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-            text = self._embed_text(*_take(rows, y.to(dtype), _per_row(mask, len(y))))
-            return *text, self._modulation(*_take(rows, t, t0, x_mask))
-
         begun: list[Tensor] = []  # what the first block gave, where a policy wanted to see it
 
         def first_block() -> Tensor:
             text, text_mask, in_all = conditions()
             in_own = _of_frames(own, in_all)
-            begun.append(self.spatial_blocks[0](hidden_states, text, text_mask, in_own, None, controller))
+            block = self.spatial_blocks[0]
+            begun.append(block(hidden_states, text, text_mask, in_own, None, _watching(controller, block)))
             return (begun[0] - hidden_states).flatten(1, 2)
 
         def modulated_input() -> Tensor:
@@ -265,7 +274,7 @@ class STDiT3(PretrainedModel):
 
         def run_blocks(tokens: Tensor, rows: Tensor | None = None) -> Tensor:
             # The controller asks for a part of the batch where only some videos are due; `rows` are its indices.
-            text, text_mask, in_all = conditions() if rows is None else conditions_of(rows)
+            text, text_mask, in_all = _take(rows, *conditions())
             in_own = _of_frames(own, in_all)
             rope = self.rope.tables(all_frames)
             h = tokens.unflatten(1, (frames, tokens_per_frame))
@@ -274,8 +283,9 @@ class STDiT3(PretrainedModel):
                 if begun and i == 0:
                     h = _take(rows, begun.pop())[0]
                 else:
-                    h = spatial(h, text, text_mask, in_own, None, controller)
-                h = temporal(sharding.to_tokens(h), text, text_mask, in_all, rope, controller)
+                    h = spatial(h, text, text_mask, in_own, None, _watching(controller, spatial))
+                h = sharding.to_tokens(h)
+                h = temporal(h, text, text_mask, in_all, rope, _watching(controller, temporal))
                 h = sharding.to_frames(h, tokens_per_frame)
             return h.flatten(1, 2)
 
@@ -334,9 +344,10 @@ class STDiT3(PretrainedModel):
         return x.flatten(5, 6).flatten(3, 4)[:, :, :, :height, :width]
 
 
-def _per_row(mask: Tensor | None, batch: int) -> Tensor | None:
-    """A text mask (Bm, L) with its rows repeated for every guidance branch, (B, L)."""
-    return mask if mask is None or batch % len(mask) else mask.repeat(batch // len(mask), 1)
+def _watching(controller: StepController | None, block: STDiT3Block) -> StepController | None:
+    """The controller, if it looks into the block."""
+    watches = controller is not None and controller.watches(block.stream, block.index)
+    return controller if watches else None
 
 
 def _take(rows: Tensor | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:

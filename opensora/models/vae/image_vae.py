@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from opensora.models.checkpoint import CheckpointError, check_fits, locate, read_config, weight_files
 from opensora.registry import MODELS
+from opensora.utils.device import exact_convolutions
 from opensora.utils.errors import WeightsError, one_line
 from opensora.utils.parts import share_of
 from opensora.utils.weights import layout
@@ -96,12 +97,13 @@ class ImageVAE(nn.Module):
         """Latent frames of a clip: every frame has one of its own."""
         return num_frames
 
-    def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
-        """(T, H', W') of a video's latents, from its (F, H, W)."""
+    def get_latent_size(self, input_size: Sequence[int | None]) -> list[int | None]:
+        """[F, H, W] of a video -> [T, H', W'] of its latents; None stays open."""
         frames, height, width = input_size
-        return [frames, height // self.downsample, width // self.downsample]
+        return [frames, *(None if side is None else side // self.downsample for side in (height, width))]
 
     @torch.no_grad()
+    @exact_convolutions()
     def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Videos (B, 3, F, H, W) in [-1, 1] -> scaled latents (B, 4, F, H', W').
 
@@ -155,6 +157,7 @@ class ImageVAE(nn.Module):
                 yield self._decode(part).float()
                 bar.update(part.shape[2])
 
+    @exact_convolutions()
     def _decode(self, z: Tensor) -> Tensor:
         """Latents (B, 4, t, H', W') -> (B, 3, t, H, W)."""
         if self._is_temporal:

@@ -214,11 +214,11 @@ class VideoAutoencoderPipeline(PretrainedModel):
         full, rest = divmod(num_frames, chunk)
         return full * self.temporal_vae.latent_frames(chunk) + self.temporal_vae.latent_frames(rest)
 
-    def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
-        """[frames, height, width] of a video -> [T, H, W] of its latents (sides are floored)."""
+    def get_latent_size(self, input_size: Sequence[int | None]) -> list[int | None]:
+        """[frames, height, width] of a video -> [T, H, W] of its latents (sides are floored); None stays open."""
         frames, height, width = input_size
-        factor = self.downsample
-        return [self.latent_frames(frames), height // factor, width // factor]
+        sides = [None if side is None else side // self.downsample for side in (height, width)]
+        return [None if frames is None else self.latent_frames(frames), *sides]
 
 
 def _regrouped(chunks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from opensora.models.vae.tiled_spatial import check_tiles, decode_frame, encode_frame
 from opensora.models.vae.tiling import TilingConfig
+from opensora.utils.device import exact_convolutions
 
 SPATIAL_SCALING_FACTOR = 0.18215  # upstream's; the SDXL config's own 0.13025 is not used
 
@@ -38,6 +39,7 @@ class SpatialVAE(nn.Module):
         """How many frames of each video are decoded together; None means all."""
         return 1 if self._tile_size(latents, tiling) else self.micro_batch_size
 
+    @exact_convolutions()
     def encode(
         self,
         video: Tensor,
@@ -64,6 +66,7 @@ class SpatialVAE(nn.Module):
         moments = [encode_frame(self.module, frame, tile) for frame in frames.split(1)]
         return DiagonalGaussianDistribution(torch.cat(moments))
 
+    @exact_convolutions()
     def decode(self, x: Tensor, tiling: TilingConfig | None = None) -> Tensor:
         """(B, 4, F, H, W) -> (B, 3, F, 8H, 8W)."""
         frames = x.transpose(1, 2).flatten(0, 1) / SPATIAL_SCALING_FACTOR

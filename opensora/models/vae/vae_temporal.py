@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from opensora.models.vae.tiled_temporal import decode_features, encode_features
 from opensora.models.vae.tiling import TilingConfig
+from opensora.utils.device import exact_convolutions
 
 LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -64,9 +65,10 @@ class DiagonalGaussian:
         return self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Latents drawn from the posterior."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + self.std * noise
+        """Latents drawn from the posterior, by a generator of any device: the CPU's draws the same for all."""
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise.to(self.mean.device)
 
 
 class CausalConv3d(nn.Module):
@@ -215,6 +217,7 @@ class VAETemporal(nn.Module):
         """Zero frames put in front so that the count divides by the temporal factor."""
         return -num_frames % self.config.time_factor
 
+    @exact_convolutions()
     def encode(self, x: Tensor, tiling: TilingConfig | None = None) -> DiagonalGaussian:
         """(B, C, F, H, W) 2-D latents -> posterior with T = latent_frames(F)."""
         x = F.pad(x, (0, 0, 0, 0, self.padding(x.shape[2]), 0))
@@ -224,6 +227,7 @@ class VAETemporal(nn.Module):
             features = self.encoder(x)
         return DiagonalGaussian.from_moments(self.quant_conv(features))
 
+    @exact_convolutions()
     def decode(self, z: Tensor, num_frames: int, tiling: TilingConfig | None = None) -> Tensor:
         """(B, C', T, H, W) -> (B, C, num_frames, H, W); the frames of the front padding are dropped."""
         z = self.post_quant_conv(z)

@@ -117,6 +117,8 @@ class RFLOW:
         guidance_scale = self.cfg_scale if guidance_scale is None else guidance_scale
         size = dict(additional_args or {})
         text = text_encoder.encode(prompts)
+        # The model reads from it how long the texts are; on the host, it waits for no device to do so.
+        text_mask = None if text.get("mask") is None else text["mask"].cpu()
         y = torch.cat([text["y"], text_encoder.null(len(prompts))])
         timesteps = self.timesteps(len(z), device, size)
         plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once: the device is not waited for in every step
@@ -129,7 +131,7 @@ class RFLOW:
                 torch.cat([z, z]),
                 torch.cat([t, t]),
                 y,
-                mask=text.get("mask"),
+                mask=text_mask,
                 x_mask=x_mask,
                 **size,
                 **({} if controller is None else {"controller": controller}),

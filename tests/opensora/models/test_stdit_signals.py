@@ -53,6 +53,9 @@ class Peeking:
         hidden_states[rows] = run_blocks(hidden_states[rows], rows)
         return hidden_states
 
+    def watches(self, stream, block) -> bool:
+        return True
+
     def branch(self, site, compute: Callable[[], Tensor]) -> Tensor:
         self.branches.append(str(site))
         return compute()

@@ -92,9 +92,8 @@ def test_latent_sizes_equal_the_reference_table(golden):
 
     chunked, whole = tiny(), tiny(micro_frame_size=None)
     table = json.loads((golden / "vae/latent_sizes.json").read_text())["table"]
-    rows = [row for row in table if None not in row["input"]]  # sizes left open concern training only
-    assert len(rows) > 5
-    for row in rows:
+    assert any(None in row["input"] for row in table)
+    for row in table:
         assert chunked.get_latent_size(row["input"]) == row["latent"]
         assert whole.get_latent_size(row["input"]) == row["latent_nochunk"]
 

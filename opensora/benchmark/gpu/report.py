@@ -1,0 +1,166 @@
+"""Sections, figures and clocks of a check that has few minutes on a machine."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the check.
+
+    Attributes:
+        run: measures and reports; an exception fails this section alone.
+        seconds: what it needs at most on an H100, so that it is not begun shortly before the deadline.
+    """
+
+    name: str
+    run: Callable[[Check], None]
+    seconds: float
+
+
+class Check:
+    """Where and how to measure, and what came out: one JSON object per line, written as it comes.
+
+    Attributes:
+        device: what is measured.
+        tiny: small tensors, to find mistakes in the check itself on a CPU.
+        weights_dir: folder of published weights, None where they are random.
+        failed: names of sections that raised, or found something wrong.
+    """
+
+    def __init__(self, out: Path, device: torch.device, deadline: float, weights_dir: Path | None = None) -> None:
+        self.device = device
+        self.tiny = device.type == "cpu"
+        self.weights_dir = weights_dir
+        self.failed: list[str] = []
+        self._section = ""
+        self._started = time.monotonic()
+        self._deadline = deadline
+        out.mkdir(parents=True, exist_ok=True)
+        self._file = (out / "gpu_check.jsonl").open("w", encoding="utf-8")
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return self._deadline - (time.monotonic() - self._started)
+
+    def run(self, sections: Sequence[Section]) -> None:
+        """Run one after the other; a section for which too little time is left says so."""
+        for section in sections:
+            self._section = section.name
+            if not self.tiny and self.seconds_left < section.seconds:
+                self.note("not run", f"it needs {section.seconds:.0f} s, and {self.seconds_left:.0f} s are left")
+                continue
+            began = time.monotonic()
+            try:
+                section.run(self)
+            except Exception as error:
+                traceback.print_exc()
+                self.wrong("failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            self.figure("section took", time.monotonic() - began, "s")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def figure(self, what: str, value: float, unit: str, **more: Any) -> None:
+        """Report a number."""
+        self._write(what, value, unit, more)
+
+    def note(self, what: str, text: str, **more: Any) -> None:
+        """Report what is no number."""
+        self._write(what, text, "", more)
+
+    def error(self, what: str, value: float, limit: float) -> None:
+        """Report a deviation; above its limit, or NaN, the section has failed."""
+        self._write(what, value, "", {"limit": limit, "right": value <= limit})
+        if not value <= limit:
+            self._fail()
+
+    def wrong(self, what: str, text: str) -> None:
+        """Report what should not be; the section has failed."""
+        self._write(what, text, "", {"right": False})
+        self._fail()
+
+    def _fail(self) -> None:
+        if self._section not in self.failed:
+            self.failed.append(self._section)
+
+    def _write(self, what: str, value: float | str, unit: str, more: dict[str, Any]) -> None:
+        spent = time.monotonic() - self._started
+        entry = {"section": self._section, "what": what, "value": value, "unit": unit, **more}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        rest = "".join(f", {name} {_short(extra)}" for name, extra in more.items())
+        print(f"{spent:6.1f} s | {self._section} | {what}: {shown} {unit}{rest}", flush=True)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def milliseconds(self, function: Callable[[], Any], repeats: int = 5, warm_up: int = 2) -> float:
+        """Median time of a call on the device's own clock."""
+        for _ in range(warm_up):
+            function()
+        times = []
+        for _ in range(1 if self.tiny else repeats):
+            if self.device.type == "cuda":
+                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                start.record()
+                function()
+                end.record()
+                end.synchronize()
+                times.append(start.elapsed_time(end))
+            else:
+                began = time.perf_counter()
+                function()
+                times.append(1000 * (time.perf_counter() - began))
+        return statistics.median(times)
+
+    def seconds(self, function: Callable[[], Any]) -> float:
+        """One call from the host's view, until the device is done."""
+        self.synchronize()
+        began = time.perf_counter()
+        function()
+        self.synchronize()
+        return time.perf_counter() - began
+
+    @contextmanager
+    def peak(self, what: str, **more: Any) -> Iterator[None]:
+        """Report the most memory that tensors took within."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        if self.device.type == "cuda":
+            self.figure(what, torch.cuda.max_memory_allocated(self.device) / 1e9, "GB", **more)
+
+    def randn(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        """Normal noise on the device."""
+        return torch.randn(*shape, device=self.device, dtype=dtype)
+
+
+def relative_error(value: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over that of the expected tensor."""
+    value, expected = value.double().cpu(), expected.double().cpu()
+    return ((value - expected).norm() / expected.norm()).item()
+
+
+def largest_difference(value: Tensor, expected: Tensor) -> float:
+    """Of any two elements."""
+    return (value.cpu().float() - expected.cpu().float()).abs().max().item()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
