@@ -26,7 +26,7 @@ PROMPTS = (
 )
 MASKS = ((0.0, 1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0, 1.0), (0.5, 0.5, 1.0, 1.0, 1.0))
 # Of latents up to 6; see test_policies_on_stdit.py on steps this large.
-ROUNDING = 3e-5
+ROUNDING = 5e-5
 
 
 def policies() -> dict[str, PolicyConfig]:

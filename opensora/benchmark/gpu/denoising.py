@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from adacache import AdaCacheConfig, StepController
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.benchmark.full_size import RESOLUTIONS, build_xl2, xl2_inputs
-from opensora.benchmark.gpu.report import Check, relative_error
+from opensora.benchmark.gpu.report import Check, relative_error, top_kernels
 from opensora.models.stdit import STDiT3, STDiT3Config
+from opensora.models.stdit.fp8 import multiply_in_fp8
 from opensora.models.stdit.stdit3 import EAGER, STDiT3Block
 
 TEXT_TOKENS = 120  # of a caption of two sentences
@@ -132,21 +134,7 @@ def _run(model: STDiT3, inputs: dict[str, Any], config: PolicyConfig, steps: int
 def check_profile(check: Check, full_size: FullSizeModel) -> None:
     """The kernels of a computed step by the time they take."""
     model, inputs = full_size.get(check), full_size.inputs(check, RESOLUTIONS[-1])
-    model(**inputs)
-    check.synchronize()
-    on_gpu = check.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
-        model(**inputs)
-        check.synchronize()
-    times = {
-        event.key: (event.count, (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000)
-        for event in profiler.key_averages()
-    }
-    total = sum(spent for _, spent in times.values())
-    check.figure("kernels of a computed step at 720p, sum", total, "ms")
-    for key in sorted(times, key=lambda key: -times[key][1])[:SHOWN_KERNELS]:
-        count, spent = times[key]
-        check.figure(key[:110], spent, "ms", count=count, share=spent / total)
+    top_kernels(check, lambda: model(**inputs), SHOWN_KERNELS)
 
 
 @torch.no_grad()
@@ -166,10 +154,24 @@ def check_compile(check: Check, full_size: FullSizeModel) -> None:
                 error = relative_error(model(**inputs), expected)
                 what = f"{resolution} {what}"
                 _time_step(check, what, model, inputs, first_step_seconds=first, difference=error)
-        with _attending_by_layers(model):
-            first = check.seconds(lambda: model(**inputs))  # noqa: B023
-            what = f"{resolution} blocks compiled whole, temporal attention by PyTorch's layers"
-            _time_step(check, what, model, inputs, first_step_seconds=first)
+        top_kernels(check, lambda: model(**inputs), SHOWN_KERNELS)  # noqa: B023
+
+
+@torch.no_grad()
+def check_fp8(check: Check, full_size: FullSizeModel) -> None:
+    """Linear layers in 8 bits, compiled."""
+    if check.tiny or not find_spec("torchao"):
+        return check.note("linear layers in fp8", "needs a GPU and the package torchao")
+    inputs = full_size.inputs(check, "720p")
+    expected = full_size.get(check)(**inputs)
+    model = copy.deepcopy(full_size.get(check))
+    multiply_in_fp8(torch.nn.ModuleList([model.spatial_blocks, model.temporal_blocks]))
+    model.compile_blocks()
+    first = check.seconds(lambda: model(**inputs))
+    error = relative_error(model(**inputs), expected)
+    what = "720p blocks compiled whole, linear layers in fp8"
+    _time_step(check, what, model, inputs, first_step_seconds=first, difference=error)
+    top_kernels(check, lambda: model(**inputs), SHOWN_KERNELS)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,25 @@ class Check:
     def randn(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         """Normal noise on the device."""
         return torch.randn(*shape, device=self.device, dtype=dtype)
+
+
+def top_kernels(check: Check, function: Callable[[], Any], count: int) -> None:
+    """Report the kernels of a call by the time they take."""
+    function()
+    check.synchronize()
+    on_gpu = check.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        function()
+        check.synchronize()
+    times = {
+        event.key: (event.count, (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000)
+        for event in profiler.key_averages()
+    }
+    total = sum(spent for _, spent in times.values())
+    check.figure("all kernels", total, "ms")
+    for key in sorted(times, key=lambda key: -times[key][1])[:count]:
+        calls, spent = times[key]
+        check.figure(f"  {key[:110]}", spent, "ms", calls=calls, share=spent / total)
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:

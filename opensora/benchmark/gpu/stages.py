@@ -14,7 +14,7 @@ from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
 from adacache.psnr import psnr
 from opensora.benchmark.gpu.denoising import FullSizeModel
-from opensora.benchmark.gpu.report import Check
+from opensora.benchmark.gpu.report import Check, relative_error, top_kernels
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
@@ -54,11 +54,6 @@ def check_vae(check: Check) -> None:
             for piece in vae.decode_chunks(latents, frames):  # noqa: B023
                 to_uint8(piece[0])
 
-        def permuted_on_host() -> None:
-            for piece in vae.decode_chunks(latents, frames):  # noqa: B023
-                pixels = piece[0].float().clamp(-1, 1).add(1).div(2).mul(255).add(0.5).byte()
-                pixels.cpu().permute(1, 2, 3, 0).contiguous().numpy()
-
         def measure(what: str, function: Any) -> None:
             what = f"{resolution} {what}"  # noqa: B023
             with check.peak(f"{what}: peak memory"):
@@ -67,17 +62,26 @@ def check_vae(check: Check) -> None:
 
         measure("decode, on the device alone", decode)
         measure("decode, frames to the host", to_host)
-        measure("decode, frames to the host and permuted there", permuted_on_host)
         if resolution == "480p":
             measure("decode, in tiles", lambda: decode(tiling=TilingConfig(2 if check.tiny else 32)))
         chunk = check.randn(1, vae.out_channels, _TEMPORAL_CHUNK[0], *size[1:])
         spent = check.milliseconds(lambda: vae.temporal_vae.decode(chunk, _TEMPORAL_CHUNK[1]), 2, 1)  # noqa: B023
         check.figure(f"{resolution} temporal half, one chunk of 17 frames", spent, "ms")
-        vae.spatial_vae.to(memory_format=torch.channels_last)
-        measure("decode, 2-D half channels-last", decode)
+        frames_at_once = check.randn(4, vae.out_channels, *size[1:])
+        expected = vae.spatial_vae.module.decode(frames_at_once).sample
+        top_kernels(check, lambda: vae.spatial_vae.module.decode(frames_at_once), 10)  # noqa: B023
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            measure("decode, 2-D half channels-last, convolutions chosen by trial", decode)
-        vae.spatial_vae.to(memory_format=torch.contiguous_format)
+            measure("decode, convolutions chosen by trial", decode)
+        compiled = _random_vae(check)
+        compiled.load_state_dict(vae.state_dict())
+        compiled.spatial_vae.compile_decoder("aot_eager" if check.tiny else "inductor")
+        off = relative_error(compiled.spatial_vae._decode(frames_at_once), expected)
+        vae_eager, vae = vae, compiled
+        measure("decode, 2-D half compiled", decode)
+        check.figure(f"{resolution} compiled 2-D half: relative difference", off, "")
+        top_kernels(check, lambda: compiled.spatial_vae._decode(frames_at_once), 10)  # noqa: B023
+        vae = vae_eager
+        torch._dynamo.reset()
 
 
 @torch.no_grad()
@@ -100,12 +104,14 @@ def _encoded(check: Check, dtype: torch.dtype) -> tuple[float, StoredCaption]:
 @torch.no_grad()
 def check_runs(check: Check, full_size: FullSizeModel) -> None:
     """Whole videos of random weights: the pictures mean nothing, so schedules are given; time and memory are real."""
-    model, vae = full_size.get(check), _random_vae(check)
+    model = full_size.get(check)
     text_seconds, caption = _encoded(check, torch.bfloat16)
     for resolution in list(CONFIGS)[::-1]:
         for compiled in (True, False):
+            vae = _random_vae(check)
             if compiled and not check.tiny:
                 model.compile_blocks()
+                vae.compile_decoder()
             pipe = _pipeline(check, model, vae, caption, resolution)
             what = f"{resolution}, {'compiled' if compiled else 'eager'}"
             if not check.tiny and check.seconds_left < 45:

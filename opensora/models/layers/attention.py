@@ -16,18 +16,7 @@ except ImportError:  # no triton, as on most machines without a GPU
     temporal_kernel = None
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, computed in float32."""
-
-    def __init__(self, dim: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return wide.to(x.dtype) * self.weight
+NORM_EPS = 1e-6
 
 
 class RotaryEmbedding(nn.Module):
@@ -72,8 +61,8 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.fuse = True
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(dim // num_heads, eps=NORM_EPS) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(dim // num_heads, eps=NORM_EPS) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -99,7 +88,7 @@ class SelfAttention(nn.Module):
             and qkv.dtype in temporal_kernel.DTYPES
             and frames <= temporal_kernel.MAX_FRAMES
             and size <= temporal_kernel.MAX_HEAD_SIZE
-            and isinstance(self.q_norm, RMSNorm)
+            and isinstance(self.q_norm, nn.RMSNorm)
             and not qkv.requires_grad
             and qkv.numel() > 0
         )

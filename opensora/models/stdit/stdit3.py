@@ -40,7 +40,7 @@ VAE_FACTOR = 8  # pixels per latent, for the size assumed when the caller gives 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without weights, then a given affine map; ``x`` is (B, T, S, C), the others broadcast to it."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Source: Open-Sora v1.2, ``opensora/models/vae/vae.py`` (VideoAutoencoderKL).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from opensora.models.vae.tiled_spatial import check_tiles, decode_frame, encode_frame
 from opensora.models.vae.tiling import TilingConfig
+from opensora.utils.compiler import compile_function
 from opensora.utils.device import exact_convolutions
 
 SPATIAL_SCALING_FACTOR = 0.18215  # upstream's; the SDXL config's own 0.13025 is not used
@@ -30,7 +32,12 @@ class SpatialVAE(nn.Module):
 
         self.module = AutoencoderKL(**autoencoder_kl)
         self.micro_batch_size = micro_batch_size
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self.downsample = 2 ** (len(self.module.config.block_out_channels) - 1)
+
+    def compile_decoder(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Decode whole frames by ``torch.compile``; code is generated when the first ones are decoded."""
+        self._compiled = compile_function(lambda latents: self.module.decode(latents).sample, backend)
 
     def _micro_batches(self, frames: Tensor) -> tuple[Tensor, ...]:
         return frames.split(self.micro_batch_size or len(frames))
@@ -72,10 +79,19 @@ class SpatialVAE(nn.Module):
         frames = x.transpose(1, 2).flatten(0, 1) / SPATIAL_SCALING_FACTOR
         tile = self._tile_size(frames, tiling)
         if tile is None:
-            decoded = [self.module.decode(batch).sample for batch in self._micro_batches(frames)]
+            decoded = [self._decode(batch) for batch in self._micro_batches(frames)]
         else:
             decoded = [decode_frame(self.module, frame, tile) for frame in frames.split(1)]
         return torch.cat(decoded).unflatten(0, (len(x), -1)).transpose(1, 2)
+
+    def _decode(self, frames: Tensor) -> Tensor:
+        """(N, 4, H, W) -> (N, 3, 8H, 8W)."""
+        if self._compiled is None:
+            return self.module.decode(frames).sample
+        # The last few frames of a clip are filled up: generated code is for one number of frames.
+        missing = max((self.micro_batch_size or 0) - len(frames), 0)
+        filled = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]) if missing else frames
+        return self._compiled(filled)[: len(frames)]
 
     def _tile_size(self, frames: Tensor, tiling: TilingConfig | None, scale: int = 1) -> int | None:
         """Latents per side of a tile, or None where one tile would do; ``scale``: rows of ``frames`` per latent."""
