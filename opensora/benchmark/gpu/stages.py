@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from adacache import StepController
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.psnr import psnr
 from opensora.benchmark.gpu.denoising import FullSizeModel
@@ -70,6 +72,7 @@ def check_vae(check: Check) -> None:
         frames_at_once = check.randn(4, vae.out_channels, *size[1:])
         expected = vae.spatial_vae.module.decode(frames_at_once).sample
         top_kernels(check, lambda: vae.spatial_vae.module.decode(frames_at_once), 10)  # noqa: B023
+        _work_space(check, resolution, vae, frames_at_once)
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):
             measure("decode, convolutions chosen by trial", decode)
         compiled = _random_vae(check)
@@ -82,6 +85,32 @@ def check_vae(check: Check) -> None:
         top_kernels(check, lambda: compiled.spatial_vae._decode(frames_at_once), 10)  # noqa: B023
         vae = vae_eager
         torch._dynamo.reset()
+
+
+def _work_space(check: Check, resolution: str, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
+    """What single layers of the decoder take beside their input and output, the largest first."""
+    if check.tiny:
+        return
+    taken: list[tuple[float, str]] = []
+    before: list[int] = []
+
+    def begin(module: nn.Module, inputs: Any) -> None:
+        torch.cuda.reset_peak_memory_stats()
+        before.append(torch.cuda.memory_allocated())
+
+    def end(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        beside = torch.cuda.max_memory_allocated() - before.pop() - output.nbytes
+        taken.append((beside / 1e9, f"{type(module).__name__} {tuple(inputs[0].shape)} -> {tuple(output.shape)}"))
+
+    kinds = (nn.Conv2d, nn.GroupNorm, Attention)
+    modules = [module for module in vae.spatial_vae.module.modules() if isinstance(module, kinds)]
+    hooks = [module.register_forward_pre_hook(begin) for module in modules]
+    hooks += [module.register_forward_hook(end) for module in modules]
+    vae.spatial_vae.module.decode(latents)
+    for hook in hooks:
+        hook.remove()
+    for gigabytes, what in sorted(set(taken), reverse=True)[:8]:
+        check.figure(f"{resolution} work space of {what}", gigabytes, "GB")
 
 
 @torch.no_grad()
@@ -137,9 +166,9 @@ def _videos(check: Check, what: str, pipe: SamplingPipeline, resolution: str, te
         def denoise() -> None:
             results.append(pipe.sample_latents([PROMPT], progress=False, controller=controller))  # noqa: B023
 
-        with check.peak(f"{what}: peak memory, denoise", estimate=_estimate(pipe.config, "denoise")):
+        with check.peak(f"{what}: peak memory, denoise", estimate=_estimate(pipe.config, controller.config, "denoise")):
             denoising = check.seconds(denoise)
-        with check.peak(f"{what}: peak memory, decode", estimate=_estimate(pipe.config, "decode")):
+        with check.peak(f"{what}: peak memory, decode", estimate=_estimate(pipe.config, controller.config, "decode")):
             decoding = check.seconds(lambda: pipe.decode(results[0].clamp(-1, 1), progress=False))  # noqa: B023
         rest = text_seconds + decoding
         trace = controller.trace
@@ -237,10 +266,9 @@ def _pipeline(check: Check, model: Any, vae: Any, text: StoredCaption, resolutio
     return SamplingPipeline(model, vae, text, scheduler, config)
 
 
-def _estimate(config: SampleConfig, stage: str) -> float:
-    """GB that the sampler would print for the stage with AdaCache."""
-    cached = load_config(REPO_ROOT / "configs/sample_adacache.py").cache
-    stages = estimate_stages(replace(config, cache=cached), 1, text=False)
+def _estimate(config: SampleConfig, cache: PolicyConfig, stage: str) -> float:
+    """GB that the sampler prints for the stage."""
+    stages = estimate_stages(replace(config, cache=cache), 1, text=False)
     return next(item.total for item in stages if item.name == stage) / 1e9
 
 
