@@ -72,7 +72,6 @@ def check_vae(check: Check) -> None:
         frames_at_once = check.randn(4, vae.out_channels, *size[1:])
         expected = vae.spatial_vae.module.decode(frames_at_once).sample
         top_kernels(check, lambda: vae.spatial_vae.module.decode(frames_at_once), 10)  # noqa: B023
-        _work_space(check, resolution, vae, frames_at_once)
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):
             measure("decode, convolutions chosen by trial", decode)
         compiled = _random_vae(check)
@@ -85,6 +84,7 @@ def check_vae(check: Check) -> None:
         top_kernels(check, lambda: compiled.spatial_vae._decode(frames_at_once), 10)  # noqa: B023
         vae = vae_eager
         torch._dynamo.reset()
+        _work_space(check, resolution, vae, frames_at_once)
 
 
 def _work_space(check: Check, resolution: str, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
