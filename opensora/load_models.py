@@ -62,8 +62,6 @@ def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedM
         model.compile_blocks()
     logger.info("loading autoencoder (%s)", config.vae.from_pretrained)
     vae = build_module(vars(config.vae), MODELS, dtype=dtype, device=device)
-    if config.compile and device.type == "cuda":
-        vae.compile_decoder()
     text_encoder = None
     if with_text_encoder:
         logger.info("loading text encoder (%s)", config.text_encoder.from_pretrained)

@@ -12,7 +12,6 @@ Sections: machine    versions, ceilings of matrix products and copies, the model
           t5         text encoding
           profile    kernels of a computed step
           compile    torch.compile of blocks and of branches
-          fp8        linear layers in 8 bits, compiled; needs torchao
           quality    with --weights-dir: real schedules, and PSNR to the uncached video
 
 Weights are random where no folder of published ones is given: times and memory are real then, pictures are not. Each
@@ -46,7 +45,6 @@ SECTIONS = {
     "t5": 15.0,
     "profile": 20.0,
     "compile": 60.0,
-    "fp8": 30.0,
     "quality": 5.0,
 }
 
@@ -127,7 +125,6 @@ def run(options: argparse.Namespace) -> int:
         "t5": stages.check_t5,
         "profile": partial(denoising.check_profile, full_size=full_size),
         "compile": partial(denoising.check_compile, full_size=full_size),
-        "fp8": partial(denoising.check_fp8, full_size=full_size),
         "quality": stages.check_quality,
     }
     check.run([Section(name, functions[name], SECTIONS[name]) for name in options.only])

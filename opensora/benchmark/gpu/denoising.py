@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,7 +21,6 @@ from adacache.policies.static import StaticScheduleConfig
 from opensora.benchmark.full_size import RESOLUTIONS, build_xl2, xl2_inputs
 from opensora.benchmark.gpu.report import Check, relative_error, top_kernels
 from opensora.models.stdit import STDiT3, STDiT3Config
-from opensora.models.stdit.fp8 import multiply_in_fp8
 from opensora.models.stdit.stdit3 import EAGER, STDiT3Block
 
 TEXT_TOKENS = 120  # of a caption of two sentences
@@ -155,23 +152,6 @@ def check_compile(check: Check, full_size: FullSizeModel) -> None:
                 what = f"{resolution} {what}"
                 _time_step(check, what, model, inputs, first_step_seconds=first, difference=error)
         top_kernels(check, lambda: model(**inputs), SHOWN_KERNELS)  # noqa: B023
-
-
-@torch.no_grad()
-def check_fp8(check: Check, full_size: FullSizeModel) -> None:
-    """Linear layers in 8 bits, compiled."""
-    if check.tiny or not find_spec("torchao"):
-        return check.note("linear layers in fp8", "needs a GPU and the package torchao")
-    inputs = full_size.inputs(check, "720p")
-    expected = full_size.get(check)(**inputs)
-    model = copy.deepcopy(full_size.get(check))
-    multiply_in_fp8(torch.nn.ModuleList([model.spatial_blocks, model.temporal_blocks]))
-    model.compile_blocks()
-    first = check.seconds(lambda: model(**inputs))
-    error = relative_error(model(**inputs), expected)
-    what = "720p blocks compiled whole, linear layers in fp8"
-    _time_step(check, what, model, inputs, first_step_seconds=first, difference=error)
-    top_kernels(check, lambda: model(**inputs), SHOWN_KERNELS)
 
 
 @contextmanager

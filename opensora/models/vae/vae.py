@@ -117,10 +117,6 @@ class VideoAutoencoderPipeline(PretrainedModel):
         """Pixels per latent, along a side of a frame."""
         return self.spatial_vae.downsample
 
-    def compile_decoder(self) -> None:
-        """Decode frames by ``torch.compile`` where they are not tiled; results differ by rounding."""
-        self.spatial_vae.compile_decoder()
-
     @torch.no_grad()
     def encode(
         self,

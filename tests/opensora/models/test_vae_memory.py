@@ -75,9 +75,9 @@ def test_the_estimate_is_what_the_allocator_gives_out(vae, batch, frames, tiling
     assert 1 / 1.5 <= estimate / allocated_peak(decode, tmp_path) <= 1.5
 
 
-@pytest.mark.parametrize(("dtype_bytes", "whole", "tiled"), [(4, 11.3, 1.4), (2, 5.7, 0.7)])
+@pytest.mark.parametrize(("dtype_bytes", "whole", "tiled"), [(4, 11.3, 1.4), (2, 9.0, 0.7)])
 def test_of_720p_tiles_need_an_eighth(dtype_bytes, whole, tiled):
-    """In GB, with the published autoencoder and its micro batches of 4 frames."""
+    """In GB, with the published autoencoder and its micro batches of 4 frames; in 16 bits convolutions copy, too."""
 
     def estimate(tiling: TilingConfig | None) -> float:
         return decode_activation_bytes(FULL, 1, 51, 720, 1280, dtype_bytes, tiling) / 1e9
