@@ -46,14 +46,14 @@ def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedM
         WeightsError: weights are missing, unreachable or damaged.
         CheckpointError: a checkpoint does not fit its model.
     """
-    device = check_device(config.device)
+    dtype = DTYPES[config.dtype]
+    device = check_device(config.device, dtype)
     if config.compile:
         check_compiler(device)
     config = locate_weights(config).downloaded().applied_to(config)
     check_text_options(config)
     check_calibrated_model(config)
     check_models(config)
-    dtype = DTYPES[config.dtype]
     started = time.monotonic()
     logger.info("loading transformer (%s)", config.model.from_pretrained)
     model = build_module(vars(config.model), MODELS, dtype=dtype, device=device)

@@ -14,17 +14,35 @@ if TYPE_CHECKING:
 
 SMALL_MODEL_PARAMETERS = 50_000_000
 BF16_CAPABILITY = 8  # Ampere
+OLDEST_TORCH = (2, 6)
+
+
+def check_torch() -> None:
+    """Refuse a PyTorch that is older than what this was tried on.
+
+    Raises:
+        ConfigError: it is.
+    """
+    import torch
+
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    if (major, minor) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ConfigError(
+            f"PyTorch {torch.__version__} is too old; install {oldest} or newer, best the version in requirements.txt"
+        )
 
 
 def check_device(device: str | None, dtype: torch.dtype | None = None) -> torch.device:
     """The device that ``device`` names; None takes the first CUDA device, or the CPU when there is none.
 
     Raises:
-        ConfigError: a CUDA device was asked for and this machine, or this build of PyTorch, does not have it, or it
-            cannot compute in ``dtype``.
+        ConfigError: PyTorch is too old, or a CUDA device was asked for and this machine, or this build of PyTorch, does
+            not have it, or it cannot compute in ``dtype``.
     """
     import torch
 
+    check_torch()
     count = torch.cuda.device_count()
     chosen = torch.device(device if device is not None else "cuda" if count else "cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= count:

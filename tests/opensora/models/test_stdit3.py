@@ -156,3 +156,40 @@ def test_a_truncated_checkpoint_is_refused(model, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="corrupt or truncated"):
         STDiT3.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", ["cfg_pair", "odd_hw", "x_mask", "image"])
+@torch.no_grad()
+def test_every_block_gets_contiguous_hidden_states(golden, inputs, case, dtype):
+    """Where layouts mix, every addition of a residual copies."""
+    model = STDiT3.from_pretrained(golden / "stdit3/model", dtype=dtype)
+    blocks = (*model.spatial_blocks, *model.temporal_blocks)
+    layouts = []
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, given: layouts.append(given[0].is_contiguous()))
+    model(**arguments(inputs, case))
+    assert layouts == [True] * len(blocks)
+
+
+@torch.no_grad()
+def test_patches_are_embedded_as_by_the_convolution_that_the_checkpoint_holds(model):
+    x = torch.randn(2, 4, 3, 6, 8)
+    convolved = model.x_embedder.proj(x).flatten(3).permute(0, 2, 3, 1)
+    torch.testing.assert_close(model.x_embedder(x), convolved, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_only_watched_blocks_show_their_branches(model, inputs):
+    shown = []
+
+    class Watching(StepController):
+        def branch(self, site, compute):
+            shown.append(str(site))
+            return super().branch(site, compute)
+
+    controller = Watching(AdaCacheConfig(metric_blocks=(1,)))
+    with controller.run(3):
+        controller.begin_step(0, 999.0)
+        model(**arguments(inputs, "cfg_pair"), controller=controller)
+    assert shown == [f"temporal block 1 {part}" for part in ("attn", "cross", "mlp")]
