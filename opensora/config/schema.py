@@ -72,7 +72,7 @@ class SampleConfig:
     device: str | None = None  # None: CUDA when there is one, else the CPU
     sequence_parallel: int | None = at_least(1, None)  # processes that split a video's frames; None: chosen by the run
     guidance_parallel: int | None = at_least(1, None)  # 2: its guidance branches on processes of their own
-    compile: bool = False  # torch.compile the transformer's residual branches; the first steps take longer
+    compile: bool = False  # torch.compile the blocks of the transformer; the first steps take longer
     multi_resolution: Literal["STDiT2"] | None = None
     prompt: tuple[str, ...] | None = None
     prompt_path: str | None = None
