@@ -110,6 +110,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.dry and not torch.cuda.is_available():
         raise ConfigError(f"PyTorch {torch.__version__} sees no GPU; --dry runs all sections at tiny size on the CPU")
     device = check_device("cpu" if options.dry else "cuda", torch.bfloat16)
+    if options.dry:
+        torch.set_num_threads(1)  # threads of tiny tensors wait for each other
     torch.manual_seed(0)
     check = Check(options.out, device, options.deadline, options.weights_dir)
     full_size = denoising.FullSizeModel()

@@ -1,0 +1,86 @@
+"""scripts/gpu_check.py: every section runs at tiny size on the CPU, and fails alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from opensora.benchmark.gpu.report import Check, Section
+from opensora.utils.files import REPO_ROOT
+from scripts import gpu_check
+
+
+def figures(folder: Path) -> list[dict]:
+    """What a check wrote."""
+    return [json.loads(line) for line in (folder / "gpu_check.jsonl").read_text().splitlines()]
+
+
+def test_every_section_runs_dry(tmp_path):
+    command = [sys.executable, REPO_ROOT / "scripts/gpu_check.py", "--dry", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("all sections are right\n")
+    written = figures(tmp_path)
+    assert {entry["section"] for entry in written} == set(gpu_check.SECTIONS)
+    assert not [entry for entry in written if entry.get("right") is False or entry["what"] in ("failed", "not run")]
+    right = [entry for entry in written if entry.get("right")]
+    assert len(right) > 10
+    assert all(entry["value"] <= entry["limit"] for entry in right)
+
+
+def test_a_section_fails_alone_and_what_was_measured_stays(tmp_path, capsys):
+    check = Check(tmp_path, torch.device("cpu"), deadline=60.0)
+
+    def broken(check: Check) -> None:
+        check.figure("before", 1.0, "ms")
+        raise RuntimeError("no such kernel\nand more")
+
+    def off(check: Check) -> None:
+        check.error("close", 0.1, limit=0.2)
+        check.error("far", float("nan"), limit=0.2)
+
+    def fine(check: Check) -> None:
+        check.figure("after", 2.0, "ms")
+
+    check.run([Section("broken", broken, 1.0), Section("off", off, 1.0), Section("fine", fine, 1.0)])
+    assert check.failed == ["broken", "off"]
+    said = [(entry["section"], entry["what"], entry["value"]) for entry in figures(tmp_path)]
+    assert ("broken", "before", 1.0) in said
+    assert ("broken", "failed", "RuntimeError: no such kernel") in said
+    assert ("fine", "after", 2.0) in said
+
+
+def test_what_would_pass_the_deadline_is_not_begun(tmp_path):
+    check = Check(tmp_path, torch.device("cpu"), deadline=5.0)
+    check.tiny = False
+    check.run([Section("long", lambda _: pytest.fail("it was begun"), 60.0)])
+    assert figures(tmp_path)[0]["what"] == "not run"
+    assert figures(tmp_path)[0]["value"] == "it needs 60 s, and 5 s are left"
+    assert not check.failed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "stepps"], "there is no section 'stepps'; choose from machine, correct"),
+        (["--deadline", "3"], "--deadline 3 is too short for any of these sections; give at least 5"),
+        (["--only", "runs", "--deadline", "60"], "--deadline 60 is too short for any of these sections; give at least 90"),
+        (["--weights-dir", "no/such/folder"], "--weights-dir no/such/folder is no folder"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.parse_options(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_can_be_done(capsys):
+    assert gpu_check.main([]) == 2
+    assert "sees no GPU; --dry runs all sections at tiny size on the CPU" in capsys.readouterr().err
