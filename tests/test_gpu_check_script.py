@@ -69,7 +69,10 @@ def test_what_would_pass_the_deadline_is_not_begun(tmp_path):
     [
         (["--only", "stepps"], "there is no section 'stepps'; choose from machine, correct"),
         (["--deadline", "3"], "--deadline 3 is too short for any of these sections; give at least 5"),
-        (["--only", "runs", "--deadline", "60"], "--deadline 60 is too short for any of these sections; give at least 90"),
+        (
+            ["--only", "runs", "--deadline", "60"],
+            "--deadline 60 is too short for any of these sections; give at least 90",
+        ),
         (["--weights-dir", "no/such/folder"], "--weights-dir no/such/folder is no folder"),
     ],
 )

@@ -26,11 +26,13 @@ _STEPS = 30
 
 @contextmanager
 def watched_bytes(model: STDiT3) -> Iterator[list[int]]:
-    """What the controllers of a model hold after each of its blocks and forward passes."""
+    """What the controllers of a model hold after each block that they look into, and after its forward passes."""
     held: list[int] = []
 
     def note(_module: Any, arguments: tuple, keywords: dict, _output: Any) -> None:
-        held.append((keywords.get("controller") or arguments[-1]).nbytes)
+        controller = keywords.get("controller") or arguments[-1]
+        if controller is not None:
+            held.append(controller.nbytes)
 
     watched = (model, *model.spatial_blocks, *model.temporal_blocks)
     hooks = [module.register_forward_hook(note, with_kwargs=True) for module in watched]
