@@ -15,7 +15,6 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["adacache*", "opensora*"]),
-    package_data={"opensora.bench.report": [f"**/*.{ending}" for ending in ("html", "j2", "css", "js")]},
     # colossalai is never listed: its pins contradict these. See requirements-colossalai.txt.
     install_requires=[
         "torch>=2.6",

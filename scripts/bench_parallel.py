@@ -39,8 +39,8 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
     config = load_config(config_path, {**flags, "verbose": 0}, cfg_options)
     prompt = read_prompts(config)[0].text
 
+    from bench.parallel.step_bench import arrangements, bench, table
     from opensora.acceleration.processes import Processes
-    from opensora.acceleration.step_bench import arrangements, bench, table
     from opensora.memory.shapes import read_shapes
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads

@@ -18,7 +18,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(format="%(levelname)s: %(message)s")
 
-    from opensora.bench.report import render
+    from bench.report import render
 
     try:
         page = render(options.folder)

@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 from opensora.utils.errors import ConfigError, run_command  # noqa: E402
 
 if TYPE_CHECKING:
-    from opensora.benchmark.record import Record
+    from bench.timing.record import Record
 
 PARTS = ("steps", "memory", "flops", "mini", "compile", "quality")
 DEFAULT_PARTS = ("memory", "flops", "mini", "compile")
@@ -118,9 +118,9 @@ def run_parts(options: argparse.Namespace) -> int:
 
 def compare_runs(options: argparse.Namespace) -> int:
     """Compare a file with a run of the same parts, or with another file."""
-    from opensora.benchmark.comparison import compare
-    from opensora.benchmark.record import Record
-    from opensora.benchmark.report import comparison_text
+    from bench.timing.comparison import compare
+    from bench.timing.record import Record
+    from bench.timing.report import comparison_text
 
     before = Record.load(options.compare[0])
     if len(options.compare) == 2:
@@ -152,10 +152,10 @@ def measure(parts: Sequence[str], settings: dict[str, Any], file: Path | None) -
     Raises:
         ConfigError: none of the parts can be measured on this machine, or the file cannot be written.
     """
-    from opensora.benchmark.machine import describe_machine
-    from opensora.benchmark.record import Record
-    from opensora.benchmark.report import figures_text
-    from opensora.benchmark.turns import same_threads
+    from bench.timing.machine import describe_machine
+    from bench.timing.record import Record
+    from bench.timing.report import figures_text
+    from bench.timing.turns import same_threads
 
     record = Record(describe_machine(), settings)
     print(figures_text("machine", record.machine), flush=True)
@@ -178,23 +178,23 @@ def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]
     """What measures a part; only its own libraries are imported."""
     repeats = settings["repeats"]
     if part == "steps":
-        from opensora.benchmark.steps import measure_steps
+        from bench.timing.steps import measure_steps
 
         return lambda: measure_steps(repeats)
     if part == "memory":
-        from opensora.benchmark.memory import measure_memory
+        from bench.timing.memory import measure_memory
 
         return measure_memory
     if part == "flops":
-        from opensora.benchmark.flops import measure_flops
+        from bench.timing.flops import measure_flops
 
         return measure_flops
     if part == "mini":
-        from opensora.benchmark.mini import measure_mini
+        from bench.timing.mini import measure_mini
 
         return lambda: measure_mini(repeats, command=not settings["no_command"])
     if part == "compile":
-        from opensora.benchmark.compiled import measure_compile
+        from bench.timing.compiled import measure_compile
 
         return lambda: measure_compile(repeats)
     return lambda: measure_quality_of_caches(settings["captions"])
@@ -202,7 +202,7 @@ def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]
 
 def measure_quality_of_caches(captions: int) -> dict[str, Any]:
     """Held-out captions under several codebooks; prints the table that the README shows."""
-    from opensora.mini.study.quality import markdown, measure_quality
+    from bench.timing.quality import markdown, measure_quality
 
     result = measure_quality(captions)
     print(markdown(result))

@@ -52,10 +52,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Sample, check, report."""
     options = parse_arguments()
+    from mini.check.describe import MIN_SIDE
+    from mini.world.captions import held_out_captions
+    from mini.world.paths import FRAMES
     from opensora.config.loading import load_config
-    from opensora.mini.caption_check.describe import MIN_SIDE
-    from opensora.mini.world.captions import held_out_captions
-    from opensora.mini.world.paths import FRAMES
     from opensora.models.checkpoint import CheckpointError
     from opensora.pipeline import SamplingError
     from opensora.utils.errors import ConfigError, WeightsError
@@ -85,11 +85,11 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
 
     from adacache.atomic import atomic_path
     from adacache.psnr import psnr
-    from opensora.mini.caption_check.check import check_clip
-    from opensora.mini.caption_check.report import CheckedClip, contact_sheet, table
-    from opensora.mini.world.captions import parse_caption
-    from opensora.mini.world.paths import random_shot
-    from opensora.mini.world.render import render
+    from mini.check.check import check_clip
+    from mini.check.report import CheckedClip, contact_sheet, table
+    from mini.world.captions import parse_caption
+    from mini.world.paths import random_shot
+    from mini.world.render import render
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
 

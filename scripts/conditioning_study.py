@@ -34,7 +34,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from adacache.atomic import atomic_path
-    from opensora.mini.study import conditioning as study
+    from bench.studies import conditioning as study
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
 

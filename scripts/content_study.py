@@ -34,8 +34,8 @@ def main() -> None:
     from adacache import AdaCacheConfig
     from adacache.atomic import atomic_path
     from adacache.psnr import psnr
+    from bench.studies import content as study
     from opensora.config.loading import load_config
-    from opensora.mini.study import content as study
     from opensora.models.checkpoint import CheckpointError
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.compare.metric_info import METRICS  # noqa: E402
 from opensora.config.command_line import OneLineParser  # noqa: E402
-from opensora.evaluation.metric_info import METRICS  # noqa: E402
 
 if TYPE_CHECKING:
-    from opensora.evaluation.vbench import VBenchExport
+    from bench.compare.vbench import VBenchExport
 
 EXIT_INCOMPLETE = 1
 
@@ -56,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Export, compare, print, write."""
-    from opensora.evaluation.evaluate import evaluate
-    from opensora.evaluation.output import check_format, remarks, table, write
-    from opensora.evaluation.vbench import export_vbench
+    from bench.compare.evaluate import evaluate
+    from bench.compare.output import check_format, remarks, table, write
+    from bench.compare.vbench import export_vbench
     from opensora.utils.files import make_output_folder
 
     if options.output:

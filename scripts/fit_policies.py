@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from adacache.atomic import atomic_path
     from adacache.calibration.clips import Clip
     from adacache.calibration.runner import Runner
-    from opensora.bench.policy_calibration import calibrate_policies
+    from bench.policy_calibration import calibrate_policies
     from opensora.calibration.pipeline_clips import PipelineClips
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads

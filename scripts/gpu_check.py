@@ -103,8 +103,8 @@ def run(options: argparse.Namespace) -> int:
     """
     import torch
 
-    from opensora.benchmark.gpu import correctness, denoising, kernels, stages
-    from opensora.benchmark.gpu.report import Check, Section
+    from bench.gpu import correctness, denoising, kernels, stages
+    from bench.gpu.report import Check, Section
     from opensora.utils.device import check_device
 
     if not options.dry and not torch.cuda.is_available():

@@ -34,9 +34,9 @@ def main() -> None:
 
     from adacache import AdaCacheConfig
     from adacache.atomic import atomic_path
+    from bench.studies import online as study
+    from bench.studies.content import captions_by_class
     from opensora.config.loading import load_config
-    from opensora.mini.study import online as study
-    from opensora.mini.study.content import captions_by_class
     from opensora.models.checkpoint import CheckpointError
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads

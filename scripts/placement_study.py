@@ -36,12 +36,12 @@ def main() -> None:
     from adacache.calibration.calibration import Calibration
     from adacache.calibration.clips import Clip
     from adacache.calibration.runner import Runner
-    from opensora.bench.tuning import adacache_at
+    from bench.studies import placement as study
+    from bench.studies.content import captions_by_class
+    from bench.tuning import adacache_at
+    from mini.world.captions import held_out_captions
     from opensora.calibration.pipeline_clips import PipelineClips
     from opensora.config.conditions import fingerprint
-    from opensora.mini.study import placement as study
-    from opensora.mini.study.content import captions_by_class
-    from opensora.mini.world.captions import held_out_captions
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
     from opensora.utils.files import find_path

@@ -33,9 +33,9 @@ def main() -> None:
     from tqdm import tqdm
 
     from adacache.atomic import atomic_path
+    from bench.studies import risk as study
+    from bench.studies.content import captions_by_class
     from opensora.config.loading import load_config
-    from opensora.mini.study import risk as study
-    from opensora.mini.study.content import captions_by_class
     from opensora.pipeline import SamplingPipeline
     from opensora.utils.device import limit_threads
 

@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from opensora.acceleration.scaling import count_video
-    from opensora.acceleration.scaling_report import (
+    from bench.parallel.scaling import count_video
+    from bench.parallel.scaling_report import (
         PUBLISHED,
         SHAPES,
         SPLITS_ALONE,

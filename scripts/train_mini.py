@@ -38,10 +38,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(workers, options: argparse.Namespace) -> None:
     """All stages in order; each worker runs this."""
-    from opensora.mini.training import train_diffusion, train_vae
-    from opensora.mini.training.encode import encode_buckets
-    from opensora.mini.training.export import export
-    from opensora.mini.world.clips import render_clips
+    from mini.training import train_diffusion, train_vae
+    from mini.training.encode import encode_buckets
+    from mini.training.export import export
+    from mini.world.clips import render_clips
 
     def scaled(recipe):
         steps = max(2, round(recipe.steps * options.scale))
@@ -88,10 +88,10 @@ def main() -> None:
     """Start the workers and say how long they took."""
     options = parse_arguments()
     options.work.mkdir(parents=True, exist_ok=True)
-    # One OpenMP thread per process, sleeping when idle: see opensora/mini/training/workers.py.
+    # One OpenMP thread per process, sleeping when idle: see mini/training/workers.py.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from opensora.mini.training.workers import run_workers
+    from mini.training.workers import run_workers
 
     start = time.monotonic()
     run_workers(options.processes, train, options)

@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from opensora.mini.world.captions import BACKGROUNDS, COLORS, DIRECTIONS, PATTERNS, SHAPES, TEXTURES, moves  # noqa: E402
+from mini.world.captions import BACKGROUNDS, COLORS, DIRECTIONS, PATTERNS, SHAPES, TEXTURES, moves  # noqa: E402
 
 if TYPE_CHECKING:
-    from opensora.mini.world.captions import Background, Figure, Scene
+    from mini.world.captions import Background, Figure, Scene
 
 MIN_RIGHT, MAX_ACCEPTED = 0.98, 0.05
 NOISE = 4.0  # standard deviation in levels of 255
@@ -151,10 +151,10 @@ def validate(clips: int, seed: int, variants: list[str]) -> tuple[dict[str, Tall
     """Tallies per variant: items right on the true captions, and wrong captions accepted."""
     from tqdm import tqdm
 
-    from opensora.mini.caption_check.check import compare
-    from opensora.mini.caption_check.describe import describe_clip
-    from opensora.mini.world.captions import parse_caption
-    from opensora.mini.world.clips import make_clip
+    from mini.check.check import compare
+    from mini.check.describe import describe_clip
+    from mini.world.captions import parse_caption
+    from mini.world.clips import make_clip
 
     right = {name: Tally() for name in variants}
     accepted = {name: Tally() for name in variants}

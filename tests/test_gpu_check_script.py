@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from opensora.benchmark.gpu.report import Check, Section
+from bench.gpu.report import Check, Section
 from opensora.utils.files import REPO_ROOT
 from scripts import gpu_check
 

@@ -2,7 +2,7 @@
 title = "Cache policies at equal compute, bundled mini model"
 sample = "configs/mini/sample.py"  # its own cache, if it has one, is left aside
 
-# Scenes that no training clip shows: opensora.mini.world.captions.held_out_captions(32, seed=17).
+# Scenes that no training clip shows: mini.world.captions.held_out_captions(32, seed=17).
 prompts = "assets/prompts/mini_bench.txt"
 num_prompts = 32
 num_seeds = 2

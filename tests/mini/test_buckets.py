@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from opensora.mini.training.buckets import BUCKETS, Bucket, pick_bucket, scaled
-from opensora.mini.training.encode import encode_clips
-from opensora.mini.training.train_diffusion import BASE_RESOLUTION, sample_times, size_info
-from opensora.mini.training.workers import Workers
-from opensora.mini.world.clips import make_caption
+from mini.training.buckets import BUCKETS, Bucket, pick_bucket, scaled
+from mini.training.encode import encode_clips
+from mini.training.train_diffusion import BASE_RESOLUTION, sample_times, size_info
+from mini.training.workers import Workers
+from mini.world.clips import make_caption
 
 
 def test_shares_add_up_and_are_drawn():

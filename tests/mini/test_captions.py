@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from opensora.mini.world.captions import (
+from mini.world.captions import (
     KIND_MIX,
     Background,
     Figure,
@@ -19,7 +19,7 @@ from opensora.mini.world.captions import (
     random_scene,
     vocabulary,
 )
-from opensora.mini.world.clips import make_caption, make_clip
+from mini.world.clips import make_caption, make_clip
 
 MOVING = Figure("orange", "star", "fast", "right")
 STILL = Figure("red", "circle")

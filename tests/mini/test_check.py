@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from opensora.mini.caption_check.blobs import connected, follow
-from opensora.mini.caption_check.check import check_clip, compare
-from opensora.mini.caption_check.describe import Seen, SeenFigure, describe_clip
-from opensora.mini.caption_check.shape_match import angles
-from opensora.mini.world.captions import Background, Figure, Scene
-from opensora.mini.world.clips import make_clip
-from opensora.mini.world.paths import FRAMES, SIZE, Shot, random_shot
-from opensora.mini.world.render import render
+from mini.check.blobs import connected, follow
+from mini.check.check import check_clip, compare
+from mini.check.describe import Seen, SeenFigure, describe_clip
+from mini.check.shape_match import angles
+from mini.world.captions import Background, Figure, Scene
+from mini.world.clips import make_clip
+from mini.world.paths import FRAMES, SIZE, Shot, random_shot
+from mini.world.render import render
 from scripts.validate_check import soften, wrong_scenes
 
 GRAY = Background("gray")

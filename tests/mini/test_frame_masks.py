@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opensora.mini.training.frame_masks import CHUNK, STRATEGIES, frame_mask, random_frame_masks
+from mini.training.frame_masks import CHUNK, STRATEGIES, frame_mask, random_frame_masks
 
 
 def generator(seed: int = 0) -> torch.Generator:

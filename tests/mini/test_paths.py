@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opensora.mini.world.captions import Background, Figure, Scene, random_scene
-from opensora.mini.world.paths import FRAMES, GENTLE, WILD, Shot, fold, random_shot
-from opensora.mini.world.shapes import reach
+from mini.world.captions import Background, Figure, Scene, random_scene
+from mini.world.paths import FRAMES, GENTLE, WILD, Shot, fold, random_shot
+from mini.world.shapes import reach
 
 LONG = 3 * FRAMES
 SIZES = [(64, 64), (64, 96), (96, 64)]

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from opensora.mini.world.captions import BACKGROUNDS, TEXTURES, Background, Figure, Scene
-from opensora.mini.world.clips import make_clip
-from opensora.mini.world.paths import FRAMES, SIZE, random_shot
-from opensora.mini.world.render import PERIOD, paint_background, render, square_wave, tones
+from mini.world.captions import BACKGROUNDS, TEXTURES, Background, Figure, Scene
+from mini.world.clips import make_clip
+from mini.world.paths import FRAMES, SIZE, random_shot
+from mini.world.render import PERIOD, paint_background, render, square_wave, tones
 
 STAR = Figure("white", "star")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensora.mini.caption_check.check import CaptionCheck
-from opensora.mini.caption_check.report import CheckedClip, contact_sheet, table, wilson
+from mini.check.check import CaptionCheck
+from mini.check.report import CheckedClip, contact_sheet, table, wilson
 
 RIGHT = CaptionCheck(found=True, color=True, shape=True, still_or_moving=True, spin=True)
 WRONG = CaptionCheck(found=True, color=True, shape=False, still_or_moving=True, speed=True, direction=False)

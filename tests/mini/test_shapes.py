@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opensora.mini.world.captions import SHAPES
-from opensora.mini.world.shapes import SYMMETRY, coverage, polygon, polygon_distance, reach
+from mini.world.captions import SHAPES
+from mini.world.shapes import SYMMETRY, coverage, polygon, polygon_distance, reach
 
 SIZE = (64, 64)
 

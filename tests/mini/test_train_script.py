@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opensora.mini.training.text import MAX_TOKENS
+from mini.training.text import MAX_TOKENS
 from opensora.models.stdit import STDiT3
 from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.models.vae import VideoAutoencoderPipeline

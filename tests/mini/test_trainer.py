@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from opensora.mini.training.trainer import MuonAdam, Recipe, Trainer
-from opensora.mini.training.workers import Workers
+from mini.training.trainer import MuonAdam, Recipe, Trainer
+from mini.training.workers import Workers
 
 RECIPE = Recipe(steps=12, adam_lr=1e-2, muon_lr=1e-2, warmup=2, checkpoint_every=5)
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from adacache.psnr import psnr
+from mini.check.check import check_clip
+from mini.world.captions import parse_caption
+from mini.world.paths import random_shot
+from mini.world.render import render
 from opensora.config import load_config
-from opensora.mini.caption_check.check import check_clip
-from opensora.mini.world.captions import parse_caption
-from opensora.mini.world.paths import random_shot
-from opensora.mini.world.render import render
 from opensora.pipeline import SamplingError, SamplingPipeline
 from support.mini_golden import PATH, sample_golden
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from mini.check.check import check_clip
 from opensora.config import load_config
-from opensora.mini.caption_check.check import check_clip
 from opensora.pipeline import SamplingError, SamplingPipeline
 from opensora.utils.errors import ConfigError
 

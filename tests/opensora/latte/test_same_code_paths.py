@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adacache.trace import Trace
-from opensora.bench.plan import read_plan
+from bench.plan import read_plan
 from opensora.config.loading import load_config
 from opensora.config.model_calls import num_model_calls
 from opensora.utils.errors import ConfigError

@@ -1,0 +1,229 @@
+"""One bench in its folder, from tuning to the files at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adacache.calibration.clips import Clip
+from adacache.calibration.runner import Runner
+from bench.costs import Costs
+from bench.log import BenchLog
+from bench.machine import machine_info
+from bench.measure import Meter, Reference
+from bench.output import LOG, TUNED, origin, write_bench
+from bench.plan import BenchPlan
+from bench.points import references
+from bench.policy_options import check_options
+from bench.progress import counting, ticking
+from bench.quantities import EXACT_SUFFIX
+from bench.run import BenchRun, Work, seconds_left
+from bench.sampler import Sampler
+from bench.scope import Scope, fitting_scope
+from bench.setting import BenchClip, bench_clips, setting_of, tuning_clips
+from bench.showcase import make_showcase
+from bench.summary import summarize
+from bench.tables import markdown_tables, terminal_tables
+from bench.tuned_file import TunedFile
+from bench.tuner import Tuner
+from bench.warmup import warm_up
+from opensora.calibration.pipeline_clips import PipelineClips
+from opensora.config.conditions import fingerprint
+from opensora.config.model_calls import num_model_calls
+from opensora.config.schema import SampleConfig
+from opensora.config.target import timesteps_of
+from opensora.pipeline import SamplingPipeline
+from opensora.utils.device import limit_threads
+from opensora.utils.errors import ConfigError
+from opensora.utils.files import make_output_folder
+from opensora.utils.weights import locate_weights
+
+logger = logging.getLogger(__name__)
+
+
+class Bench:
+    """One bench in its folder; the model is loaded when it is first needed.
+
+    Args:
+        config: the plan's sampling config, without a cache.
+        prompts, tuning: that are measured, and that budgets are tuned on.
+        command: what was typed, for readers.
+
+    Raises:
+        ConfigError: options of a policy, the device or the folder cannot be used.
+        WeightsError: weights are missing, unreachable or damaged.
+    """
+
+    def __init__(
+        self,
+        plan: BenchPlan,
+        config: SampleConfig,
+        prompts: Sequence[str],
+        tuning: Sequence[str],
+        folder: Path,
+        command: str,
+    ) -> None:
+        check_options(plan, config)
+        self._folder = make_output_folder(folder, "--output")
+        self.plan = plan
+        self._prompts = prompts
+        self._tuning_clips = tuning_clips(tuning, plan.tuning_clips)
+        self._config = locate_weights(config).downloaded().applied_to(config)
+        self._machine, self._commit = machine_info(config.device)
+        self._command = command
+        self._left_out: list[str] = []
+        self._work: Work | None = None
+        self._meter = Meter(config.save_fps, plan.caption_check == "mini")
+
+    def measure(self, deadline: float | None = None) -> None:
+        """Tune, warm up, and measure what is missing; ``deadline`` is a time of ``time.monotonic()``.
+
+        Raises:
+            KeyboardInterrupt: as it came; what is finished is kept.
+        """
+        self._work = work = self._prepare()
+        if not any(work.missing(clip) for clip in work.clips):
+            return
+        costs = self._warm_up(work)
+        wanted = Scope(len(self._prompts), self.plan.num_seeds, self.plan.budgets)
+        scope = wanted
+
+        def seconds(scope: Scope) -> float:
+            return seconds_left(work.within(scope), costs, self._num_steps)
+
+        if deadline is not None:
+            scope = fitting_scope(wanted, seconds, deadline - time.monotonic())
+        self._work = work.within(scope)
+        sentence = scope.without(wanted)
+        if sentence:
+            self._left_out.append(sentence)
+        missing = sum(len(self._work.missing(clip)) for clip in self._work.clips)
+        logger.info(
+            "%d prompts x %d seeds x %d points: %d videos to go, about %.0f minutes. %s",
+            scope.num_prompts,
+            scope.num_seeds,
+            len(self._work.points) + len(self._work.references),
+            missing,
+            seconds(scope) / 60,
+            sentence or "",
+        )
+        with ticking("videos", missing) as finished:
+            run = BenchRun(self._work, self._sampler, self._meter, costs, self._timesteps, finished)
+            in_time = run.run(deadline)
+        if not in_time:
+            done = len(self._work.finished_clips())
+            self._left_out.append(f"Time was up after {done} of {len(self._work.clips)} clips.")
+
+    def finish(self, as_markdown: bool = False) -> str | None:
+        """Write the results of all finished clips, and return their tables; None where no clip is finished."""
+        clips = [] if self._work is None else self._work.finished_clips()
+        if not clips:
+            logger.warning("no clip is complete yet, so there is nothing to compare; run the same command again")
+            return None
+        details = self._details(clips) | ({} if self._is_loaded else origin(self._folder))
+        bench = summarize(self.plan, self._work, clips, self._num_steps, details)
+        write_bench(bench, self._work, clips, self._folder)
+        logger.info("wrote %s/bench.json, videos.csv and index.html", self._folder)
+        return markdown_tables(bench) if as_markdown else terminal_tables(bench)
+
+    def _prepare(self) -> Work:
+        """All points, tuned, and what the log has of them."""
+        weights = fingerprint(self._config.model.from_pretrained)
+        setting = setting_of(self._config, weights, self.plan, self._machine)
+        tuned_on = {
+            **{key: value for key, value in setting.items() if key not in ("machine", "exact steps")},
+            "clips": [dataclasses.astuple(clip) for clip in self._tuning_clips],
+        }
+        file = TunedFile(self._folder / TUNED, tuned_on)
+        with counting("tuning") as finished:
+
+            def make_runner() -> Runner:
+                return Runner(PipelineClips(self._sampler.pipe), self.plan.batch_size, finished)
+
+            tuner = Tuner(self.plan, self._config, make_runner, self._tuning_clips, file)
+            points = tuner.points()
+        self._left_out += tuner.left_out
+        if not points:
+            raise ConfigError(f"{self.plan.path}: there is nothing to run; {' '.join(tuner.left_out)}")
+        both = references(self.plan.exact_steps, self.plan.exact_solver)
+        showcase = make_showcase(self._folder, self.plan, both, points, self._num_steps)
+        clips = tuple(bench_clips(self._prompts, self.plan.num_seeds))
+        log = BenchLog(self._folder / LOG, setting)
+        further = tuple(budget for budget in self.plan.all_budgets if budget not in self.plan.budgets)
+        return Work(both, tuple(points), clips, log, showcase, further)
+
+    def _warm_up(self, work: Work) -> Costs:
+        """Untimed runs of the first clip."""
+
+        def measure(frames: np.ndarray, clip: Clip) -> None:
+            self._meter.quality(frames, clip.prompt, [Reference(frames), Reference(frames, EXACT_SUFFIX)])
+
+        with ticking("warming up") as finished:
+            return warm_up(self._sampler, work.points, work.clips[0].clip, measure, finished)
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        """The loaded model; a bench that has nothing left to run does without."""
+        pipe = SamplingPipeline.from_config(self._config)
+        limit_threads(pipe.model)
+        self._machine["threads"] = torch.get_num_threads()
+        return Sampler(pipe)
+
+    @property
+    def _is_loaded(self) -> bool:
+        return "_sampler" in vars(self)
+
+    @property
+    def _num_steps(self) -> int:
+        return num_model_calls(self._config.scheduler)
+
+    def _timesteps(self, num_steps: int | None) -> Sequence[float]:
+        scheduler = self._config.scheduler
+        if num_steps is not None:
+            scheduler = dataclasses.replace(scheduler, num_sampling_steps=num_steps)
+        return timesteps_of(dataclasses.replace(self._config, scheduler=scheduler))
+
+    def _details(self, clips: Sequence[BenchClip]) -> dict[str, Any]:
+        """The entries of bench.json on where, when and on what it was measured."""
+        config = self._config
+        self._meter.note_size(config.height, config.width)
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": self._commit,
+            "machine": self._machine,
+            "command": self._command,
+            "setting": {
+                "config": self.plan.sample,
+                "num_steps": self._num_steps,
+                "exact_steps": self.plan.exact_steps,
+                "exact_solver": self.plan.exact_solver or config.scheduler.solver,
+                "height": config.height,
+                "width": config.width,
+                "num_frames": config.num_frames,
+                "fps": config.save_fps,
+                "guidance_scale": config.scheduler.cfg_scale,
+                "solver": config.scheduler.solver,
+                "dtype": config.dtype,
+                "num_prompts": len({clip.prompt_index for clip in clips}),
+                "num_seeds": len({clip.draw for clip in clips}),
+                "tuning_clips": self.plan.tuning_clips,
+                "budgets": sorted({point.budget for point in self._work.points} & set(self.plan.budgets)),
+            },
+            "left_out": [*self._left_out, *_few_prompts(clips), *self._meter.notes],
+        }
+
+
+def _few_prompts(clips: Sequence[BenchClip]) -> list[str]:
+    """A sentence where intervals over prompts say nothing."""
+    if len({clip.prompt_index for clip in clips}) > 1:
+        return []
+    return ["One prompt gives no interval: those that are shown have no width and mean nothing."]

@@ -1,0 +1,156 @@
+"""Which clips of two folders belong together: those of the same name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.compare.reading import DUMP_SUFFIX, Record, read_record
+from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX
+from opensora.utils.errors import ConfigError
+
+# Seconds by which lossless frames may be older than the video of the same name; a run writes them after it, but a copy
+# of a folder may not keep the order.
+STALE_AFTER = 2.0
+_SHOWN = 3  # names in a message
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """The files of one clip.
+
+    Attributes:
+        name: without any ending.
+        path: where its frames are read from: the lossless dump if there is one, else the video, else the image.
+        video: the mp4, if there is one.
+        stale: a dump that was passed over because the video is newer, so that it must be of an earlier run.
+    """
+
+    name: str
+    path: Path
+    video: Path | None
+    record: Record
+    stale: Path | None = None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the frames come from a compressed video."""
+        return self.path == self.video
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample and what it is compared with."""
+
+    reference: ClipFiles
+    sample: ClipFiles
+
+    @property
+    def name(self) -> str:
+        """The name both have."""
+        return self.sample.name
+
+    @property
+    def record(self) -> Record:
+        """The sample's record, or the reference's if the sample has none."""
+        return self.sample.record if self.sample.record != Record() else self.reference.record
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """A clip that has no result, and why."""
+
+    name: str
+    reason: str
+
+
+def find_clips(folder: Path) -> dict[str, ClipFiles]:
+    """The clips of a folder by name, in alphabetical order.
+
+    Pictures of traces are no clips. Where there are videos, other pngs count only if a sampling run's record names
+    them: contact sheets lie there, too.
+
+    Raises:
+        ConfigError: there is no such folder, or no clip in it.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no folder at '{folder}'")
+    files: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = _suffix(path)
+        if suffix and path.is_file():
+            files.setdefault(path.name[: -len(suffix)], {})[suffix] = path
+    any_video = any(VIDEO_SUFFIX in found or DUMP_SUFFIX in found for found in files.values())
+    clips = {}
+    for name, found in files.items():
+        record = read_record(folder / f"{name}.json")
+        image = found.get(IMAGE_SUFFIX)
+        if len(found) == 1 and image and any_video and record.video != image.name:
+            continue
+        clips[name] = _clip(name, found, record)
+    if not clips:
+        raise ConfigError(f"no clips in '{folder}': it holds no *{VIDEO_SUFFIX}, *{DUMP_SUFFIX} or *{IMAGE_SUFFIX}")
+    return clips
+
+
+def match(reference: Path, samples: Path) -> tuple[list[Pair], list[NotCompared]]:
+    """Pairs of the same name, and the clips that have no partner or one of another prompt or seed.
+
+    Raises:
+        ConfigError: no such folder, an empty one, or no name that is in both.
+    """
+    references, sampled = find_clips(reference), find_clips(samples)
+    if not references.keys() & sampled.keys():
+        raise ConfigError(
+            f"no clip is in both folders: '{reference}' holds {_some(references)}, '{samples}' {_some(sampled)}"
+        )
+    pairs, others = [], []
+    for name in sorted(references.keys() | sampled.keys()):
+        if name not in sampled:
+            others.append(NotCompared(name, f"missing in {samples}"))
+        elif name not in references:
+            others.append(NotCompared(name, f"missing in {reference}"))
+        else:
+            pair = Pair(*_alike(references[name], sampled[name]))
+            reason = _mismatch(pair.reference.record, pair.sample.record)
+            if reason:
+                others.append(NotCompared(name, reason))
+            else:
+                pairs.append(pair)
+    return pairs, others
+
+
+def _suffix(path: Path) -> str | None:
+    name = path.name.lower()
+    if name.startswith(".") or name.endswith(".trace.png"):
+        return None
+    return next((suffix for suffix in (DUMP_SUFFIX, VIDEO_SUFFIX, IMAGE_SUFFIX) if name.endswith(suffix)), None)
+
+
+def _clip(name: str, found: dict[str, Path], record: Record) -> ClipFiles:
+    dump, video, image = (found.get(suffix) for suffix in (DUMP_SUFFIX, VIDEO_SUFFIX, IMAGE_SUFFIX))
+    if dump and video and dump.stat().st_mtime < video.stat().st_mtime - STALE_AFTER:
+        return ClipFiles(name, video, video, record, stale=dump)
+    return ClipFiles(name, dump or video or image, video, record)
+
+
+def _alike(reference: ClipFiles, sample: ClipFiles) -> tuple[ClipFiles, ClipFiles]:
+    """The same, but as two videos where only one has lossless frames: what compression does alike then cancels out."""
+    if reference.lossy and sample.video:
+        return reference, replace(sample, path=sample.video)
+    if sample.lossy and reference.video:
+        return replace(reference, path=reference.video), sample
+    return reference, sample
+
+
+def _mismatch(reference: Record, sample: Record) -> str | None:
+    """Why two clips of one name are not of the same noise and text, if their records tell."""
+    for what, expected, got in (("prompt", reference.prompt, sample.prompt), ("seed", reference.seed, sample.seed)):
+        if None not in (expected, got) and expected != got:
+            return f"another {what}: {got!r} instead of the reference's {expected!r}"
+    return None
+
+
+def _some(names: dict[str, ClipFiles]) -> str:
+    shown = ", ".join(list(names)[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

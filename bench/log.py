@@ -1,0 +1,114 @@
+"""Finished videos on disk, a line each, so that a bench that was stopped goes on where it was: ``log.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.points import BenchPoint
+from bench.setting import BenchClip, digest
+from opensora.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_Key = tuple[str, int, str, str]
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """What was measured of one video.
+
+    Attributes:
+        point: key of its point.
+        options: digest of the point's options.
+        values: by name of the quantity; what this machine or the video's size does not allow is left out.
+        steps: of a video of the showcase, one record per sampling step; else None.
+    """
+
+    prompt: str
+    seed: int
+    point: str
+    options: str
+    values: Mapping[str, float]
+    steps: list[dict[str, Any]] | None = None
+
+    @property
+    def key(self) -> _Key:
+        """What tells it from all other videos of a log."""
+        return self.prompt, self.seed, self.point, self.options
+
+
+class BenchLog:
+    """The finished videos of one setting; each is on disk as soon as it is added.
+
+    A log of another setting is set aside under another name. A last line that a killed run left unfinished is dropped.
+
+    Args:
+        setting: what the numbers depend on, by names that a message can use; plain values.
+
+    Raises:
+        ConfigError: the file is damaged elsewhere than at its end.
+    """
+
+    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+        self._path = path
+        self._rows: dict[_Key, VideoRow] = {}
+        setting = json.loads(json.dumps(setting))
+        if path.is_file():
+            self._read(setting)
+        if not path.is_file():
+            self._write({"setting": setting})
+
+    def get(self, clip: BenchClip, point: BenchPoint) -> VideoRow | None:
+        """The finished video of a clip under a point with these very options."""
+        return self._rows.get((clip.prompt, clip.seed, point.key, point.digest))
+
+    def add(self, row: VideoRow) -> None:
+        """Note a finished video."""
+        self._rows[row.key] = row
+        self._write(asdict(row))
+
+    def _read(self, setting: dict[str, Any]) -> None:
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        entries: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise ConfigError(f"{self._path}: line {number} is damaged; remove the line or the file") from error
+                logger.info("the last line of %s is unfinished; its video is sampled again", self._path)
+                os.truncate(self._path, sum(map(len, lines[:-1])))
+        if lines and not lines[-1].endswith(b"\n") and len(entries) == len(lines):
+            self._append("\n")
+        if not entries:
+            self._path.unlink()
+            return
+        found = entries[0].get("setting", {})
+        if found != setting:
+            self._set_aside(found, setting)
+            return
+        self._rows = {row.key: row for row in (VideoRow(**entry) for entry in entries[1:])}
+
+    def _set_aside(self, found: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
+        aside = self._path.with_name(f"{self._path.stem}-{digest(found)}{self._path.suffix}")
+        os.replace(self._path, aside)
+        others = [name for name in setting if found.get(name) != setting[name]]
+        logger.warning(
+            "%s was measured with other %s: it is kept as %s, and the bench begins anew",
+            self._path,
+            ", ".join(others) or "settings",
+            aside.name,
+        )
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._append(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def _append(self, text: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)

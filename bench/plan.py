@@ -1,0 +1,181 @@
+"""What a bench runs: read from a plain Python file, checked at once, never changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.policy_plan import PolicyPlan, read_policies
+from opensora.config.file import find_config, read_config_file
+from opensora.config.reading import Source, check_names, read_fields, read_value
+from opensora.config.schema import at_least
+from opensora.utils.errors import ConfigError, suggest
+
+REFERENCES = ("uncached", "exact")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPlan:
+    """A bench, complete but for what the sampling config says.
+
+    Attributes:
+        path: the file it was read from.
+        sample: sampling config; its own cache is left aside.
+        policies: in the order of all tables.
+        budgets: computed steps that policies are tuned to, ascending.
+        prompts: file with one prompt per line; None for the sampling config's own.
+        tuning_prompts: file of the prompts that budgets are tuned on; None for those of ``prompts`` that are left.
+        tuning_clips: clips that budgets are tuned on.
+        exact_steps: uncached steps of the second reference.
+        exact_solver: of the second reference; None for the sampling config's own.
+        showcase_prompts: indices of the prompts whose videos are kept.
+        showcase_budgets: budgets whose videos are kept.
+        batch_size: clips sampled together while tuning; what is timed has batches of one.
+        baseline: policy that gains are differences to.
+        best: policy that all others are compared with, too; None for no such comparison.
+    """
+
+    path: str
+    policies: tuple[PolicyPlan, ...]
+    sample: str
+    budgets: tuple[int, ...]
+    baseline: str = "adacache"
+    best: str | None = None
+    title: str = "Policies at equal compute"
+    prompts: str | None = None
+    num_prompts: int = at_least(1, 32)
+    num_seeds: int = at_least(1, 2)
+    tuning_prompts: str | None = None
+    tuning_clips: int = at_least(1, 16)
+    exact_steps: int = at_least(1, 200)
+    exact_solver: Literal["euler", "adams", "midpoint"] | None = None
+    showcase_prompts: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    showcase_budgets: tuple[int, ...] = ()
+    batch_size: int = at_least(1, 1)
+    caption_check: Literal["mini", "none"] = "none"  # "mini": prompts are captions of the mini model's world
+    sample_options: Mapping[str, Any] = field(default_factory=dict)  # of the sampling config, by dotted key
+
+    def __post_init__(self) -> None:
+        source = Source(self.path)
+        names = [policy.name for policy in self.policies]
+        for key in ("budgets", "showcase_budgets"):
+            values = getattr(self, key)
+            if any(value < 1 for value in values):
+                raise source.error(key, f"{key} must be numbers of computed steps from 1, got {list(values)}")
+            object.__setattr__(self, key, tuple(sorted(set(values))))
+        if not self.budgets and any(policy.by_budget for policy in self.policies):
+            raise source.error("budgets", "budgets is empty; give numbers of computed steps")
+        if self.baseline not in names:
+            raise source.error("baseline", f"baseline '{self.baseline}' is no policy of this bench; add it to the list")
+        if self.best is not None and self.best not in names:
+            object.__setattr__(self, "best", None)  # left out by --policies
+        shown = [budget for budget in self.showcase_budgets if budget in self.budgets]
+        object.__setattr__(self, "showcase_budgets", tuple(shown) or self.budgets[len(self.budgets) // 2 :][:1])
+        if any(index < 0 for index in self.showcase_prompts):
+            raise source.error("showcase_prompts", "showcase_prompts must be indices from 0, or a number of prompts")
+
+    @property
+    def name(self) -> str:
+        """Name of the plan's file."""
+        return Path(self.path).stem
+
+    def budgets_of(self, policy: PolicyPlan) -> tuple[int, ...]:
+        """The budgets that a policy is run at, ascending."""
+        return tuple(sorted({*self.budgets, *policy.further_budgets})) if policy.by_budget else ()
+
+    @property
+    def all_budgets(self) -> tuple[int, ...]:
+        """Every budget that some policy is run at, ascending."""
+        return tuple(sorted({budget for policy in self.policies for budget in self.budgets_of(policy)}))
+
+    def with_changes(
+        self,
+        sample: str | None = None,
+        prompts: str | None = None,
+        tuning_prompts: str | None = None,
+        policies: Sequence[str] | None = None,
+        sample_options: Mapping[str, Any] | None = None,
+        **numbers: Any,
+    ) -> BenchPlan:
+        """The plan with what the command line says; None changes nothing.
+
+        Another sampling config brings its own prompts, unless some are given.
+
+        Raises:
+            ConfigError: an unknown policy, or a value that a plan cannot have.
+        """
+        changes: dict[str, Any] = {key: value for key, value in numbers.items() if value is not None}
+        for key, value in changes.items():
+            if any(number < 1 for number in (value if isinstance(value, list | tuple) else [value])):
+                flag = key.removeprefix("num_").replace("_", "-")
+                raise ConfigError(f"command line: --{flag} must be at least 1, got {value}")
+        if "budgets" in changes:
+            changes["budgets"] = tuple(changes["budgets"])
+        if sample is not None:
+            changes |= {"sample": sample, "prompts": None, "tuning_prompts": None, "caption_check": "none"}
+        if prompts is not None:
+            changes |= {"prompts": prompts, "tuning_prompts": None, "caption_check": "none"}
+        if tuning_prompts is not None:
+            changes["tuning_prompts"] = tuning_prompts
+        if policies is not None:
+            changes["policies"] = self._chosen(policies)
+        if sample_options:
+            changes["sample_options"] = {**self.sample_options, **sample_options}
+        return replace(self, **changes)
+
+    def _chosen(self, names: Sequence[str]) -> tuple[PolicyPlan, ...]:
+        known = [policy.name for policy in self.policies]
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"command line: unknown policy '{name}'; {suggest(name, known)}")
+        if self.baseline not in names:
+            raise ConfigError(
+                f"command line: --policies leaves out '{self.baseline}', which gains are differences to; add it"
+            )
+        return tuple(policy for policy in self.policies if policy.name in names)
+
+
+def read_plan(path: str | os.PathLike[str]) -> BenchPlan:
+    """Read and check a bench's plan.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, or an entry is unknown, of the wrong type or out of range.
+    """
+    file = find_config(path)
+    entries = read_config_file(file).to_dict()
+    if "scheduler" in entries and "policies" not in entries:
+        raise ConfigError(
+            f"{file} is a sampling config, not the plan of a bench; give it with --sample, as in "
+            f"'python scripts/bench.py configs/bench/mini.py --sample {file}'"
+        )
+    return plan_from_dict(entries, str(file))
+
+
+def plan_from_dict(entries: Mapping[str, Any], path: str = "bench") -> BenchPlan:
+    """Check the entries of a plan, as ``read_plan`` does after reading the file.
+
+    Raises:
+        ConfigError: an entry is unknown, of the wrong type or out of range.
+    """
+    source, entries = Source(path), dict(entries)
+    check_names(entries, set(BenchPlan.__dataclass_fields__) - {"path"}, source)
+    options = entries.pop("sample_options", {})
+    if not isinstance(options, Mapping):
+        raise source.error("sample_options", f"sample_options must be a dict of config entries, got {options!r}")
+    policies = read_policies(entries.pop("policies", None), source)
+    if any(policy.name in REFERENCES for policy in policies):
+        raise source.error("policies", f"{' and '.join(REFERENCES)} are the references; give a policy another name")
+    given = {"path": path, "policies": policies, "sample_options": dict(options)}
+    given["showcase_prompts"] = _showcase_prompts(entries.pop("showcase_prompts", 6), source)
+    if "budgets" not in entries:
+        raise source.error("budgets", "'budgets' is missing; give a list of numbers of computed steps")
+    return read_fields(BenchPlan, entries, source, **given)
+
+
+def _showcase_prompts(value: Any, source: Source) -> tuple[int, ...]:
+    """Indices, or how many of the first prompts."""
+    value = read_value(value, int | tuple[int, ...], "showcase_prompts", source)
+    return tuple(range(value)) if isinstance(value, int) else value

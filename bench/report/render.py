@@ -1,0 +1,86 @@
+"""The report's page from its template, style sheets and scripts: one file that loads nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adacache.atomic import atomic_path
+from bench.report.data import load_bench, load_videos, page_data
+from bench.report.definitions import COSTS, define
+from bench.report.findings import Findings
+
+PAGE_FILE = "index.html"
+_PARTS = Path(__file__).with_name("page")
+_STYLES = ("colors.css", "page.css", "controls.css", "chart.css", "forest.css", "showcase.css", "table.css")
+# One module is made of them, so that each file uses what those before it define.
+_SCRIPTS = (
+    "dom.js",
+    "data.js",
+    "tooltip.js",
+    "markers.js",
+    "scale.js",
+    "labels.js",
+    "points.js",
+    "chart.js",
+    "legend.js",
+    "forest.js",
+    "table.js",
+    "strip.js",
+    "player.js",
+    "difference.js",
+    "showcase.js",
+    "main.js",
+)
+
+logger = logging.getLogger(__name__)
+
+
+def render(folder: Path) -> Path:
+    """Write the report of a bench folder as index.html into it, complete or not at all, and return its path.
+
+    A video that is missing is logged, and its card says so.
+
+    Raises: FileNotFoundError without a bench.json; ValueError if that is not what the bench writes.
+    """
+    folder = Path(folder)
+    bench = load_bench(folder)
+    videos = load_videos(folder, bench)
+    missing = {video["file"] for scene in bench["showcase"] for video in scene["videos"]} - set(videos)
+    if missing:
+        logger.warning("%d videos of the showcase are missing, such as '%s'", len(missing), folder / min(missing))
+    page = folder / PAGE_FILE
+    with atomic_path(page) as unfinished:
+        unfinished.write_text(_page(bench, videos), encoding="utf-8")
+    return page
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand inside a script element: no character of it can end the element or start a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _page(bench: Mapping[str, Any], videos: Mapping[str, str]) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_PARTS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        bench=bench,
+        findings=Findings(bench),
+        definitions=define(bench["metrics"]),
+        style=Markup(_joined(_STYLES)),
+        script=Markup(_joined(_SCRIPTS)),
+        data=Markup(script_json({**page_data(bench), "costs": COSTS})),
+        videos=Markup(script_json(videos)),
+    )
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return "\n".join((_PARTS / name).read_text(encoding="utf-8") for name in names)

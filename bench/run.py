@@ -1,0 +1,165 @@
+"""The measuring itself: clip by clip, all points of a clip one after the other, in an order that turns."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.costs import Costs
+from bench.log import BenchLog, VideoRow
+from bench.measure import Meter, cost_values, references_of, step_records
+from bench.points import BenchPoint
+from bench.sampler import Sampled, Sampler
+from bench.scope import Scope
+from bench.setting import BenchClip
+from bench.showcase import Showcase
+
+logger = logging.getLogger(__name__)
+
+_GOLDEN = 0.618  # share of the points by which the order turns from clip to clip: soon every point was everywhere
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be measured, and what of it is done.
+
+    Attributes:
+        references: the uncached run and the one of many steps.
+        points: all others, in the plan's order.
+        clips: all prompts under their first seed, then under their second.
+        kept_budgets: that no scope leaves out.
+    """
+
+    references: tuple[BenchPoint, BenchPoint]
+    points: tuple[BenchPoint, ...]
+    clips: tuple[BenchClip, ...]
+    log: BenchLog
+    showcase: Showcase
+    kept_budgets: tuple[int, ...] = ()
+
+    def within(self, scope: Scope) -> Work:
+        """The part of the work that a scope has."""
+        dropped = {point.budget for point in self.points} - {None, *scope.budgets, *self.kept_budgets}
+        return Work(
+            self.references,
+            tuple(point for point in self.points if point.budget not in dropped),
+            tuple(clip for clip in self.clips if clip.prompt_index < scope.num_prompts and clip.draw < scope.num_seeds),
+            self.log,
+            self.showcase,
+            self.kept_budgets,
+        )
+
+    def missing(self, clip: BenchClip) -> list[BenchPoint]:
+        """The points, references among them, that are still to be run for a clip."""
+        return [point for point in (*self.references, *self.points) if not self._is_done(clip, point)]
+
+    def finished_clips(self) -> list[BenchClip]:
+        """The clips of which every video was measured."""
+        everything = (*self.references, *self.points)
+        return [clip for clip in self.clips if all(self.log.get(clip, point) is not None for point in everything)]
+
+    def _is_done(self, clip: BenchClip, point: BenchPoint) -> bool:
+        row = self.log.get(clip, point)
+        if row is None:
+            return False
+        return not self.showcase.has(clip, point) or (row.steps is not None and not self.showcase.lacks(clip, point))
+
+
+def seconds_left(work: Work, costs: Costs, num_steps: int) -> float:
+    """About how long the rest of the work takes."""
+    uncached, exact = work.references
+    total = 0.0
+    for clip in work.clips:
+        to_run = work.missing(clip)
+        if not to_run:
+            continue
+        # To compare with, references are run at the beginning of a clip; there the exact one is measured, too.
+        to_run += [uncached] if exact in to_run else [uncached, exact]
+        total += sum(costs.seconds(point.key, point.budget, point.num_steps or num_steps) for point in to_run)
+    return total
+
+
+class BenchRun:
+    """Measures all missing videos of some work; every finished one is in the log at once.
+
+    Args:
+        timesteps: the scheduler's times of a run by its number of steps (None: the config's own).
+        finished: is called after every video with the name of its policy.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        sampler: Sampler,
+        meter: Meter,
+        costs: Costs,
+        timesteps: Callable[[int | None], Sequence[float]],
+        finished: Callable[[str], object],
+    ) -> None:
+        self._work = work
+        self._sampler = sampler
+        self._meter = meter
+        self._costs = costs
+        self._timesteps = timesteps
+        self._finished = finished
+
+    def run(self, deadline: float | None = None) -> bool:
+        """Run what is missing; False where it was stopped, between two clips, as time was up.
+
+        ``deadline`` is a time of ``time.monotonic()``. A clip that would take longer than what is left is not begun,
+        but for the first one.
+        """
+        longest = 0.0
+        for index, clip in enumerate(self._work.clips):
+            missing = self._work.missing(clip)
+            if not missing:
+                continue
+            started = time.monotonic()
+            if deadline is not None and longest and started + longest > deadline:
+                return False
+            self._run_clip(clip, missing, index)
+            longest = max(longest, time.monotonic() - started)
+        return True
+
+    def _run_clip(self, clip: BenchClip, missing: Sequence[BenchPoint], index: int) -> None:
+        """Both references first, as all others need their frames; then what is missing.
+
+        The run without reuse is timed among the others: at the beginning of every clip it would have another machine.
+        """
+        uncached, exact = self._work.references
+        sampled = {point: self._sampler.sample(point, clip.clip) for point in (uncached, exact)}
+        frames = {point.policy: video.frames for point, video in sampled.items()}
+        if exact in missing:
+            self._keep(clip, exact, sampled[exact], frames)
+        for point in turned([point for point in (uncached, *self._work.points) if point in missing], index):
+            self._keep(clip, point, self._sampler.sample(point, clip.clip), frames)
+
+    def _keep(self, clip: BenchClip, point: BenchPoint, sampled: Sampled, references: Mapping[str, np.ndarray]) -> None:
+        """Measure a video and write down what came of it."""
+        shown = self._work.showcase.has(clip, point)
+        if shown:
+            self._work.showcase.write(clip, point, sampled.frames, self._sampler.pipe.config.save_fps)
+        quality = self._meter.quality(sampled.frames, clip.prompt, references_of(point, references))
+        self._work.log.add(
+            VideoRow(
+                prompt=clip.prompt,
+                seed=clip.seed,
+                point=point.key,
+                options=point.digest,
+                values={**cost_values(point, sampled, self._costs), **quality},
+                steps=step_records(sampled.trace, self._timesteps(point.num_steps)) if shown else None,
+            )
+        )
+        self._finished(point.policy)
+
+
+def turned(points: Sequence[BenchPoint], index: int) -> list[BenchPoint]:
+    """The points in their order, begun at another one for every clip: what drifts in time hits all alike."""
+    if not points:
+        return []
+    start = round(index * _GOLDEN * len(points)) % len(points)
+    return [*points[start:], *points[:start]]

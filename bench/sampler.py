@@ -1,0 +1,137 @@
+"""One timed video: a point applied to a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from adacache import StepController, Trace
+from adacache.calibration.clips import Clip
+from bench.points import BenchPoint
+from bench.stopwatch import Stopwatch
+from bench.text_cache import CachedTextEncoder
+
+if TYPE_CHECKING:
+    from opensora.pipeline import SamplingPipeline
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A video and what it took.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8.
+        denoise_seconds: of all sampling steps, without text encoding and decoding.
+        decode_seconds: from latents to frames.
+        num_steps: sampling steps of the run.
+        trace: None where every step was computed without a cache.
+        cache_bytes: most bytes that the cache held at the end of a step.
+        peak_bytes: most memory while denoising; None where this machine does not tell.
+    """
+
+    frames: np.ndarray
+    denoise_seconds: float
+    decode_seconds: float
+    num_steps: int
+    trace: Trace | None
+    cache_bytes: int
+    peak_bytes: int | None
+
+
+class WatchedController(StepController):
+    """A controller that notes the most bytes it held at the end of a step; nothing waits for the device for that."""
+
+    most_bytes = 0
+
+    @contextmanager
+    def run(self, num_steps: int, num_samples: int = 1) -> Iterator[StepController]:
+        """As ``StepController.run``; begins at 0."""
+        self.most_bytes = 0
+        with super().run(num_steps, num_samples) as controller:
+            yield controller
+            self._note()
+
+    def begin_step(
+        self,
+        step_index: int,
+        timestep: float | None = None,
+        generated_frames: Sequence[Sequence[bool]] | None = None,
+        restart: bool = False,
+    ) -> None:
+        """As ``StepController.begin_step``."""
+        self._note()
+        super().begin_step(step_index, timestep, generated_frames, restart)
+
+    def _note(self) -> None:
+        self.most_bytes = max(self.most_bytes, self.nbytes)
+
+
+class Sampler:
+    """Samples clips one at a time; takes over the pipeline's text encoder.
+
+    Attributes:
+        pipe: whose own cache is left aside.
+    """
+
+    def __init__(self, pipe: SamplingPipeline) -> None:
+        self.pipe = pipe
+        self._watch = Stopwatch(pipe.model.device)
+        if not isinstance(pipe.text_encoder, CachedTextEncoder):
+            pipe.text_encoder = CachedTextEncoder(pipe.text_encoder)
+
+    def sample(self, point: BenchPoint, clip: Clip) -> Sampled:
+        """One video.
+
+        Raises:
+            SamplingError: latents or pixels are not finite.
+        """
+        self.prepare(clip)
+        controller = None if point.cache is None else WatchedController(point.cache)
+        with self._scheduler_of(point):
+            num_steps = self.pipe.scheduler.num_model_calls
+        knows_peak = self._watch.reset_peak()
+        started = self._watch.now()
+        latents = self.sample_latents(point, clip, controller)
+        denoised = self._watch.now()
+        peak = self._watch.peak_bytes() if knows_peak else None
+        decoding = self._watch.now()
+        [frames] = self.pipe.decode(latents, progress=False)
+        return Sampled(
+            frames=frames,
+            denoise_seconds=denoised - started,
+            decode_seconds=self._watch.now() - decoding,
+            num_steps=num_steps,
+            trace=None if controller is None else controller.trace,
+            cache_bytes=0 if controller is None else controller.most_bytes,
+            peak_bytes=peak,
+        )
+
+    def prepare(self, clip: Clip) -> None:
+        """See to it that the clip's text is encoded, so that no timed run has to."""
+        self.pipe.text_encoder.encode(self.pipe.captions([clip.prompt]))
+        self.pipe.text_encoder.null(1)
+
+    def sample_latents(self, point: BenchPoint, clip: Clip, controller: StepController | None) -> Tensor:
+        """Latents (1, 4, T, H', W') of a clip under a point's sampling steps and solver."""
+        with self._scheduler_of(point):
+            return self.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=controller)
+
+    @contextmanager
+    def _scheduler_of(self, point: BenchPoint) -> Iterator[None]:
+        """The number of steps and the solver of a point, for a while."""
+        scheduler = self.pipe.scheduler
+        wanted = {"num_sampling_steps": point.num_steps, "solver": point.solver}
+        changed = {name: value for name, value in wanted.items() if value is not None}
+        before = {name: getattr(scheduler, name) for name in changed}
+        try:
+            for name, value in changed.items():
+                setattr(scheduler, name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(scheduler, name, value)

@@ -1,0 +1,126 @@
+"""What a bench runs on: the sampling config without its cache, the clips, and what results depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adacache.calibration.clips import Clip
+from bench.plan import BenchPlan
+from opensora.config.loading import load_config
+from opensora.config.model_calls import num_model_calls
+from opensora.config.schema import SampleConfig
+from opensora.utils.errors import ConfigError
+from opensora.utils.files import find_path
+from opensora.utils.run_prompts import plain_texts
+
+SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
+TUNING_SHARE = 3  # of a config's own prompts, every third at the end is kept for tuning
+# A bench decides itself how runs are cached.
+_LEFT_ASIDE = ("cache", "replay", "draft", "final", "speedup", "max_steps_computed", "min_psnr")
+
+
+@dataclass(frozen=True)
+class BenchClip:
+    """One prompt under one seed; ``prompt_index`` counts prompts from 0 and ``draw`` the seeds of a prompt."""
+
+    prompt_index: int
+    draw: int
+    prompt: str
+
+    @property
+    def seed(self) -> int:
+        """Seed of its noise."""
+        return SEEDS_APART * (self.draw + 1) + self.prompt_index
+
+    @property
+    def clip(self) -> Clip:
+        """The clip as it is sampled."""
+        return Clip(self.prompt, self.seed)
+
+
+def load_sample_config(plan: BenchPlan, device: str | None = None) -> SampleConfig:
+    """The plan's sampling config, with every step computed.
+
+    Raises:
+        ConfigError: it cannot be read, or a budget is no part of its sampling steps.
+    """
+    given = {key: value for key, value in plan.sample_options.items() if key.split(".")[0] not in _LEFT_ASIDE}
+    config = load_config(plan.sample, {"device": device}, {**given, **dict.fromkeys(_LEFT_ASIDE)})
+    config = dataclasses.replace(config, cache=None)  # the official code's options stand inside of the model's
+    steps = num_model_calls(config.scheduler)
+    most = max(plan.all_budgets, default=0)
+    if most >= steps:
+        raise ConfigError(f"budgets: {most} computed steps leave nothing to reuse, as {plan.sample} has {steps} steps")
+    return config
+
+
+def bench_prompts(plan: BenchPlan, config: SampleConfig) -> tuple[list[str], list[str]]:
+    """The prompts that are measured, and those that budgets are tuned on; no prompt is both.
+
+    Raises:
+        ConfigError: there are too few, or a file cannot be read.
+    """
+    strict = plan.prompts is not None
+    prompts = _read(config, plan.prompts)
+    tuning = [] if plan.tuning_prompts is None else _read(config, plan.tuning_prompts)
+    if not tuning:
+        kept = min(plan.num_prompts, len(prompts) - max(1, len(prompts) // TUNING_SHARE))
+        prompts, tuning = prompts[:kept], prompts[kept:]
+    if not prompts or (strict and len(prompts) < plan.num_prompts):
+        raise ConfigError(
+            f"prompts: {plan.num_prompts} are wanted, beside some to tune on, but {plan.prompts or config.path} gives "
+            f"{len(prompts)}; set num_prompts (--prompts N), or give another file"
+        )
+    prompts = prompts[: plan.num_prompts]
+    return prompts, [prompt for prompt in tuning if prompt not in prompts]
+
+
+def bench_clips(prompts: Sequence[str], num_seeds: int) -> list[BenchClip]:
+    """All prompts under their first seed, then all under their second: whatever is cut off, prompts stay balanced."""
+    return [BenchClip(index, draw, prompt) for draw in range(num_seeds) for index, prompt in enumerate(prompts)]
+
+
+def tuning_clips(prompts: Sequence[str], count: int) -> list[Clip]:
+    """``count`` clips with seeds that no measured clip has.
+
+    Raises:
+        ConfigError: there is no prompt.
+    """
+    if not prompts:
+        raise ConfigError("tuning_prompts: there is no prompt to tune on that is not measured, too; give another file")
+    return [Clip(prompts[i % len(prompts)], i) for i in range(count)]
+
+
+def digest(values: Any) -> str:
+    """A short hash of plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def setting_of(config: SampleConfig, weights: str, plan: BenchPlan, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What every measured number depends on beside its clip and its policy, by names that a message can use."""
+    scheduler = dataclasses.asdict(config.scheduler)
+    return {
+        "weights": weights,
+        "video": [config.height, config.width, config.num_frames, config.fps],
+        "scheduler": scheduler,
+        "dtype": [config.dtype, config.text_encoder.dtype],
+        "prompt scores": [config.aes, config.flow, config.camera_motion],
+        "autoencoder": [getattr(config.vae, name, None) for name in ("micro_frame_size", "micro_batch_size")],
+        "compile": config.compile,
+        "exact steps": [plan.exact_steps, plan.exact_solver],
+        "machine": {key: machine[key] for key in ("cpu", "threads", "gpu", "torch")},
+    }
+
+
+def _read(config: SampleConfig, path: str | None) -> list[str]:
+    """Different prompts of a file, or the config's own."""
+    if path is not None:
+        if find_path(path) is None:
+            raise ConfigError(f"prompts: there is no file '{path}'")
+        config = dataclasses.replace(config, prompt=None, prompt_path=path, start_index=0, end_index=None)
+    return list(dict.fromkeys(plain_texts(config)))

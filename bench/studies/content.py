@@ -1,0 +1,146 @@
+"""Does the content of a video decide how fast its residuals change, and does adapting to that pay?
+
+Per class of content: the distance between the residuals of neighboring steps when every step is computed, the steps
+that AdaCache computes, and its quality beside a fixed list of as many steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adacache import AdaCacheConfig, Codebook, Trace
+from adacache.policies.base import PolicyConfig
+from adacache.policies.static import StaticScheduleConfig
+from mini.world.captions import MOTION_MIX, Scene, draw_scene, max_draws
+
+if TYPE_CHECKING:
+    from opensora.pipeline import SamplingPipeline
+
+CLASSES = (*MOTION_MIX, "textured", "drifting", "pan", "pair")
+
+
+def content_class(scene: Scene) -> str:
+    """The motion of a single figure before a plain background at rest, else the kind of scene."""
+    return scene.main.motion if scene.kind == "plain" else scene.kind
+
+
+def captions_by_class(count: int, seed: int, held_out: bool = True) -> dict[str, list[str]]:
+    """``count`` different captions of every class, from either side of the split.
+
+    Raises:
+        ValueError: some class has not as many.
+    """
+    rng = np.random.default_rng(seed)
+    captions: dict[str, dict[str, None]] = {name: {} for name in CLASSES}
+    draws = 0
+    while any(len(found) < count for found in captions.values()):
+        if draws == max_draws(count):
+            rarest = min(captions, key=lambda name: len(captions[name]))
+            raise ValueError(f"found only {len(captions[rarest])} captions of the class '{rarest}', not {count}")
+        draws += 1
+        scene = draw_scene(rng, held_out)
+        found = captions[content_class(scene)]
+        if len(found) < count:
+            found[scene.caption()] = None
+    return {name: list(found) for name, found in captions.items()}
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One video (F, H, W, 3) uint8 and how its steps went."""
+
+    frames: np.ndarray
+    trace: Trace
+
+
+def observing(config: AdaCacheConfig) -> AdaCacheConfig:
+    """The config's measurements with every step computed."""
+    return replace(config, codebook=Codebook((), (1,)))
+
+
+def sample_with(pipe: SamplingPipeline, cache: PolicyConfig, caption: str, seed: int) -> Sampled:
+    """Sample one caption under a policy."""
+    pipe.cache = cache
+    output = pipe([caption], seed=seed, progress=False)
+    return Sampled(output.videos[0], output.traces[0])
+
+
+def average_schedule(schedules: Sequence[Sequence[int]], length: int) -> tuple[int, ...]:
+    """A list of about ``length`` steps: the mean place of each schedule's k-th computed step.
+
+    Schedules of other lengths are stretched to it first; places that round to the same step are one.
+    """
+    at = np.linspace(0, 1, length)
+    places = np.mean([np.interp(at, np.linspace(0, 1, len(s)), s) for s in schedules], axis=0)
+    return tuple(sorted({int(round(place)) for place in places}))
+
+
+def fixed_list(schedules: Sequence[Sequence[int]], num_steps: int, length: int) -> StaticScheduleConfig:
+    """``average_schedule`` as a policy of at most ``length`` steps; the last two are computed as AdaCache does."""
+    forced = {0, num_steps - 2, num_steps - 1}
+    candidates = (forced.union(average_schedule(schedules, n)) for n in range(length, 0, -1))
+    return StaticScheduleConfig(tuple(sorted(next(steps for steps in candidates if len(steps) <= length))))
+
+
+def at_equal_compute(row: Mapping[str, Any], steps: float) -> float:
+    """PSNR of the fixed lists at a mean of ``steps`` computed steps, on the line through the shorter and the longer."""
+    short, long = row["computed_short"], row["computed_long"]
+    if short == long:
+        return row["psnr_short"]
+    weight = (steps - short) / (long - short)
+    return (1 - weight) * row["psnr_short"] + weight * row["psnr_long"]
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Per class the means of every number and curve that its rows hold."""
+    summary: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(row["class"] for row in rows):
+        members = [row for row in rows if row["class"] == name]
+        keys = [key for key in members[0] if key not in ("class", "caption", "seed")]
+        summary[name] = {key: np.mean([member[key] for member in members], axis=0).tolist() for key in keys}
+    return summary
+
+
+def spread_shares(rows: Sequence[Mapping[str, Any]], key: str = "distances") -> float:
+    """Share of the variance of log distances, mean over steps, that lies between classes and not within them."""
+    logs = {name: [] for name in dict.fromkeys(row["class"] for row in rows)}
+    for row in rows:
+        logs[row["class"]].append(np.log(row[key]))
+    everything = np.concatenate([np.array(values) for values in logs.values()])
+    within = np.mean([np.var(values, axis=0) for values in logs.values()], axis=0)
+    return float(1 - within.mean() / np.var(everything, axis=0).mean())
+
+
+def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Distance curves per class; beside them the steps AdaCache computes and its gain over the fixed list."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    from adacache.atomic import atomic_path
+
+    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    curves, steps, gain = figure.subplots(1, 3, width_ratios=(2.2, 1, 1))
+    colors = dict(zip(summary, colormaps["tab20"].colors, strict=False))
+    for name, values in summary.items():
+        curve = values["distances"]
+        curves.plot(range(2, len(curve) + 2), curve, label=name, color=colors[name])
+    curves.set(yscale="log", xlabel="step", ylabel="relative change of the residual", title="every step computed")
+    curves.legend(fontsize=8, ncols=2)
+    curves.grid(alpha=0.3, which="both")
+    names, palette = list(summary), [colors[name] for name in summary]
+    steps.barh(names, [summary[name]["computed_adacache"] for name in names], color=palette)
+    steps.set(title="steps AdaCache computes", xlabel="steps")
+    difference = [summary[name]["gain"] for name in names]
+    gain.barh(names, difference, color=palette)
+    gain.axvline(0, color="0.3", linewidth=0.8)
+    gain.set(title="AdaCache over fixed lists", xlabel="dB", yticklabels=[])
+    for axes in (steps, gain):
+        axes.invert_yaxis()
+        axes.grid(alpha=0.3, axis="x")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -1,0 +1,181 @@
+"""The content of bench.json: all finished clips, as means with intervals and differences at equal compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.log import VideoRow
+from bench.plan import BenchPlan
+from bench.points import BenchPoint
+from bench.quantities import quality_metrics
+from bench.run import Work
+from bench.setting import BenchClip
+from bench.statistics import ByPrompt, CurvePoint, Estimate, difference, estimate, mean_ratio, on_front
+
+FRONT_METRIC = "psnr"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A point and its videos, in the order of the clips."""
+
+    point: BenchPoint
+    rows: tuple[VideoRow, ...]
+    prompts: tuple[int, ...]  # index of the prompt of each
+
+    @property
+    def keys(self) -> list[str]:
+        """Quantities that every video has."""
+        return [key for key in self.rows[0].values if all(key in row.values for row in self.rows)]
+
+    def by_prompt(self, key: str) -> ByPrompt:
+        """Means of a quantity over the seeds of each prompt."""
+        return self._means([row.values[key] for row in self.rows])
+
+    def speedup(self, uncached: Measured) -> Estimate:
+        """How many times as fast denoising is, in pairs of videos of one prompt and seed."""
+        pairs = zip(uncached.rows, self.rows, strict=True)
+        logs = [float(np.log(a.values["denoise_seconds"] / b.values["denoise_seconds"])) for a, b in pairs]
+        return mean_ratio({prompt: float(np.exp(mean)) for prompt, mean in self._means(logs).items()})
+
+    def curve_point(self, key: str) -> CurvePoint:
+        """Mean compute, and a quantity's values."""
+        return CurvePoint(self.mean("compute"), self.by_prompt(key))
+
+    def mean(self, key: str) -> float:
+        """Mean of a quantity over prompts."""
+        return float(np.mean(list(self.by_prompt(key).values())))
+
+    def _means(self, values: Sequence[float]) -> ByPrompt:
+        groups: dict[int, list[float]] = {}
+        for prompt, value in zip(self.prompts, values, strict=True):
+            groups.setdefault(prompt, []).append(value)
+        return {prompt: float(np.mean(group)) for prompt, group in groups.items()}
+
+
+def measured_points(work: Work, clips: Sequence[BenchClip]) -> tuple[list[Measured], list[Measured]]:
+    """All references, and all points, with their videos of the ``clips``, which have to be finished."""
+
+    def of(point: BenchPoint) -> Measured:
+        return Measured(
+            point, tuple(work.log.get(clip, point) for clip in clips), tuple(clip.prompt_index for clip in clips)
+        )
+
+    return [of(point) for point in work.references], [of(point) for point in work.points]
+
+
+def summarize(
+    plan: BenchPlan, work: Work, clips: Sequence[BenchClip], num_steps: int, details: Mapping[str, Any]
+) -> dict[str, Any]:
+    """bench.json of the finished ``clips``; ``details`` are its entries on the machine, the setting and the like."""
+    references, points = measured_points(work, clips)
+    uncached = references[0]
+    keys = dict.fromkeys(key for measured in points for key in measured.keys)
+    metrics = quality_metrics(keys, plan.exact_steps)
+    places = [(measured.point.policy, measured.mean("compute"), measured.mean(FRONT_METRIC)) for measured in points]
+    with_points = {measured.point.policy for measured in points}
+    return {
+        "title": plan.title,
+        **details,
+        "metrics": metrics,
+        "baseline": plan.baseline,
+        "best": plan.best if plan.best in with_points else None,
+        "policies": [
+            {name: getattr(policy, name) for name in ("name", "title", "ours", "about", "source")}
+            for policy in plan.policies
+            if policy.name in with_points or policy.name == plan.baseline
+        ],
+        "points": [
+            _point(measured, points, uncached, metrics, plan, on_front(place, places))
+            for measured, place in zip(points, places, strict=True)
+        ],
+        "references": [
+            {
+                "name": measured.point.policy,
+                "title": _reference_title(measured.point, num_steps),
+                "values": _values(measured, uncached),
+            }
+            for measured in references
+        ],
+        "showcase": _showcase(work, clips),
+    }
+
+
+def _point(
+    own: Measured,
+    points: Sequence[Measured],
+    uncached: Measured,
+    metrics: Sequence[Mapping[str, Any]],
+    plan: BenchPlan,
+    is_on_front: bool,
+) -> dict[str, Any]:
+    present = [metric for metric in metrics if metric["key"] in own.keys]
+    return {
+        "policy": own.point.policy,
+        "budget": own.point.budget,
+        "options": own.point.options,
+        "num_videos": len(own.rows),
+        "values": _values(own, uncached),
+        "gain": _differences(own, points, plan.baseline, present),
+        "to_best": _differences(own, points, plan.best, present),
+        "worst": {
+            metric["key"]: (min if metric["better"] == "higher" else max)(row.values[metric["key"]] for row in own.rows)
+            for metric in present
+        },
+        "front": is_on_front,
+    }
+
+
+def _differences(
+    own: Measured, points: Sequence[Measured], other: str | None, metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Paired differences to another policy at equal compute, by metric; None where they cannot be said."""
+    if own.point.policy == other:
+        return {metric["key"]: None for metric in metrics}
+    curve = [measured for measured in points if measured.point.policy == other]
+    result: dict[str, Any] = {}
+    for metric in metrics:
+        key = metric["key"]
+        usable = [measured.curve_point(key) for measured in curve if key in measured.keys]
+        found = difference(own.curve_point(key), usable)
+        result[key] = None if found is None else found._asdict()
+    return result
+
+
+def _values(measured: Measured, uncached: Measured) -> dict[str, Any]:
+    values = {key: estimate(measured.by_prompt(key))._asdict() for key in measured.keys}
+    return values | {"speedup": measured.speedup(uncached)._asdict()}
+
+
+def _reference_title(point: BenchPoint, num_steps: int) -> str:
+    solver = "" if point.solver is None else f" ({point.solver})"
+    return f"Uncached, {point.num_steps or num_steps} steps{solver}"
+
+
+def _showcase(work: Work, clips: Sequence[BenchClip]) -> list[dict[str, Any]]:
+    """Scenes with their videos, of which the files are there."""
+    scenes = []
+    for clip in clips:
+        if not work.showcase.has_clip(clip):
+            continue
+        videos = []
+        for point, budget in work.showcase.shown:
+            row = work.log.get(clip, point)
+            if row is None or row.steps is None or work.showcase.lacks(clip, point):
+                continue
+            videos.append(
+                {
+                    "policy": point.policy,
+                    "budget": budget,
+                    "file": work.showcase.file(clip, point),
+                    "values": dict(row.values),
+                    "steps": row.steps,
+                }
+            )
+        if videos:
+            scenes.append({"prompt": clip.prompt, "seed": clip.seed, "videos": videos})
+    return scenes

@@ -1,0 +1,163 @@
+"""Two runs of the benchmark, figure by figure.
+
+A machine's speed drifts, so that times of two runs differ although nothing was changed. Within a run that cancels, as
+what is compared is measured in turns. Between runs it does not; hence every turn also times a yardstick, a fixed
+workload of PyTorch (`turns.Yardstick`), and times are compared as multiples of it. The plain ratio is kept beside the
+corrected one: where the two are far apart the machine was not the same, and the correction is only as good as the
+yardstick resembles the figure. The yardstick of a ratio of two times is the ratio of theirs.
+
+The ratio of medians, after over before, comes with a bootstrap interval: turns are drawn from either run with
+replacement, each time with its yardstick. A difference has a name only where the whole interval lies beyond a margin,
+which grows with what the yardstick had to correct.
+The interval knows the noise within a process; what differs from process to process (where memory came to lie, say)
+is left to the margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from bench.timing.machine import DECISIVE
+from bench.timing.record import Record
+from bench.timing.samples import Samples
+
+DRIFT = 1.25  # a machine that is so much faster or slower is told
+MARGIN = 0.03  # no verdict on a smaller difference
+DOUBT = 0.2  # and this part of the logarithm of the correction
+CONFIDENCE = 0.95
+# The range of n samples holds the median of what they were drawn from in 1 - 2 ** (1 - n) of all cases: 0.94 of 5.
+MIN_SAMPLES = 5
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure in both runs.
+
+    Attributes:
+        before, after: `Samples`, or an exact value.
+        plain_ratio: after over before, of medians or of exact numbers; None where that makes no sense.
+        ratio: the same of times as multiples of the yardstick's; `plain_ratio` for what has no yardstick.
+        interval: of `ratio`; None for exact values and where there are fewer than `MIN_SAMPLES` samples.
+        verdict: "faster", "slower" or "same" of times; "lower", "higher" or "same" of ratios; "equal" or "changed" of
+            exact values; "few samples" where there is no interval.
+    """
+
+    name: str
+    before: Any
+    after: Any
+    plain_ratio: float | None
+    ratio: float | None
+    interval: tuple[float, float] | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All figures of two runs.
+
+    Attributes:
+        warnings: one sentence for each reason not to trust the ratios.
+        only_before, only_after: names of figures that the other run lacks, "all of mini" for a part.
+    """
+
+    rows: list[Row]
+    warnings: list[str]
+    only_before: list[str]
+    only_after: list[str]
+
+    def slower_than(self, ratio: float) -> list[Row]:
+        """The times whose whole interval lies above `ratio`."""
+        return [
+            row
+            for row in self.rows
+            if row.interval is not None
+            and isinstance(row.after, Samples)
+            and row.after.is_time
+            and row.interval[0] > ratio
+        ]
+
+
+def compare(before: Record, after: Record, margin: float = MARGIN) -> Comparison:
+    """`after` over `before`, for every figure that both have."""
+    old, new = before.flat(), after.flat()
+    return Comparison(
+        rows=[compare_figure(name, old[name], new[name], margin) for name in old if name in new],
+        warnings=[*mismatches(before.machine, after.machine), *drifts(old, new)],
+        only_before=_missing(before, after),
+        only_after=_missing(after, before),
+    )
+
+
+def compare_figure(name: str, before: Any, after: Any, margin: float = MARGIN) -> Row:
+    """One figure of two runs."""
+    if not (isinstance(before, Samples) and isinstance(after, Samples)):
+        numbers = all(isinstance(value, int | float) for value in (before, after))
+        ratio = after / before if numbers and before else None
+        return Row(name, before, after, ratio, ratio, None, "equal" if before == after else "changed")
+    plain = after.median / before.median
+    corrected = bool(before.yardstick and after.yardstick)
+    old, new = (np.array(side.in_yardsticks() if corrected else side.values) for side in (before, after))
+    ratio = float(np.median(new) / np.median(old))
+    if min(len(old), len(new)) < MIN_SAMPLES:
+        return Row(name, before, after, plain, ratio, None, "few samples")
+    interval = ratio_interval(old, new)
+    margin += DOUBT * abs(math.log(plain / ratio))
+    return Row(name, before, after, plain, ratio, interval, _verdict(interval, margin, after.is_time))
+
+
+def ratio_interval(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Bootstrap interval of median(after) / median(before), (n,) and (m,) positive numbers; the same at every call."""
+    generator = np.random.default_rng(0)
+
+    def medians(values: np.ndarray) -> np.ndarray:
+        return np.median(values[generator.integers(len(values), size=(_DRAWS, len(values)))], axis=1)
+
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(medians(after) / medians(before), (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _verdict(interval: tuple[float, float], margin: float, is_time: bool) -> str:
+    low, high = interval
+    if low > 1 + margin:
+        return "slower" if is_time else "higher"
+    if high < 1 / (1 + margin):
+        return "faster" if is_time else "lower"
+    return "same"
+
+
+def mismatches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """A sentence for everything decisive that differs between two machines."""
+    return [
+        f"{name} differs: {before.get(name)} before, {after.get(name)} after; times do not tell two commits apart then"
+        for name in DECISIVE
+        if before.get(name) != after.get(name)
+    ]
+
+
+def drifts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """A sentence if the yardsticks of any figures say that the machine was not equally fast."""
+    ratios = [
+        median(after[name].yardstick) / median(old.yardstick)
+        for name, old in before.items()
+        if isinstance(old, Samples) and old.is_time and old.yardstick and getattr(after.get(name), "yardstick", ())
+    ]
+    if not ratios or max(1 / min(ratios), max(ratios)) < DRIFT:
+        return []
+    return [
+        f"the machine changed: yardsticks took {min(ratios):.2f} to {max(ratios):.2f} times as long after as before; "
+        "that is corrected for only as far as figures resemble the yardstick, so measure again when it is quiet"
+    ]
+
+
+def _missing(run: Record, other: Record) -> list[str]:
+    parts = [f"all of {part}" for part in run.figures if part not in other.figures]
+    shared = Record({}, {}, {part: figures for part, figures in run.figures.items() if part in other.figures})
+    return parts + [name for name in shared.flat() if name not in other.flat()]

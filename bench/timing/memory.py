@@ -1,0 +1,96 @@
+"""Bytes the controller holds, beside those that were promised and those of caching per block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+
+from adacache import AdaCacheConfig, StepController
+from adacache.memory import estimate_cache_bytes
+from adacache.policies.base import PolicyConfig
+from adacache.policies.static import StaticScheduleConfig
+from bench.timing.full_size import RESOLUTIONS, build_xl2, hidden_state_shape, xl2_inputs
+from bench.timing.mini_model import PROMPT, load_mini
+from opensora.models.stdit import STDiT3
+from opensora.pipeline import SamplingPipeline
+from opensora.utils.cache_memory import hidden_state_elements
+
+_UPSTREAM_TENSORS_PER_BLOCK = 2  # attention residual, cross-attention + MLP residual
+_STEPS = 30
+
+
+@contextmanager
+def watched_bytes(model: STDiT3) -> Iterator[list[int]]:
+    """What the controllers of a model hold after each block that they look into, and after its forward passes."""
+    held: list[int] = []
+
+    def note(_module: Any, arguments: tuple, keywords: dict, _output: Any) -> None:
+        controller = keywords.get("controller") or arguments[-1]
+        if controller is not None:
+            held.append(controller.nbytes)
+
+    watched = (model, *model.spatial_blocks, *model.temporal_blocks)
+    hooks = [module.register_forward_hook(note, with_kwargs=True) for module in watched]
+    try:
+        yield held
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def bytes_in_a_run(pipe: SamplingPipeline, cache: PolicyConfig) -> int:
+    """The most bytes the cache holds while one video is sampled."""
+    own, pipe.cache = pipe.cache, cache
+    try:
+        with watched_bytes(pipe.model) as held:
+            pipe([PROMPT], progress=False)
+    finally:
+        pipe.cache = own
+    return max(held)
+
+
+@torch.no_grad()
+def measure_memory() -> dict[str, Any]:
+    """The most bytes the controller holds, on the meta device and in a run of the mini model, over the promise."""
+    models = {"bf16": build_xl2("meta"), "fp32": build_xl2("meta").float()}
+    result = {resolution: _at_full_size(models, resolution) for resolution in RESOLUTIONS}
+    pipe = load_mini()
+    elements, mini = hidden_state_elements(pipe.config, batch=1), {}
+    for name, options in (("adacache", {}), ("fitted", {"bridge": "fitted"}), ("bf16", {"cache_dtype": "bf16"})):
+        cache = replace(pipe.cache, **options)
+        mini[name] = _beside_promise(cache, elements, pipe.config.dtype, bytes_in_a_run(pipe, cache))
+    return {**result, "mini": mini}
+
+
+def _at_full_size(models: dict[str, STDiT3], resolution: str) -> dict[str, Any]:
+    """Several caches of STDiT3-XL/2, by dtype: the first two steps, after which a run holds no more."""
+    inputs = xl2_inputs(resolution, "meta")
+    elements = prod(hidden_state_shape(models["bf16"], inputs["x"]))
+    per_block = _UPSTREAM_TENSORS_PER_BLOCK * 2 * models["bf16"].config.depth * elements * 2  # bytes in bf16
+    result: dict[str, Any] = {"hidden_state_GB": elements * 2 / 1e9, "per_block_caching_GB": per_block / 1e9}
+    for name, config, dtype in (
+        ("adacache", AdaCacheConfig(), "bf16"),
+        ("ca-mlp in 2 blocks", AdaCacheConfig(metric="ca-mlp", metric_blocks=(13, 20)), "bf16"),
+        ("fitted", AdaCacheConfig(bridge="fitted"), "bf16"),
+        ("static", StaticScheduleConfig((0, 1)), "bf16"),
+        ("fp32", AdaCacheConfig(bridge="fitted"), "fp32"),
+        ("fp32 kept in bf16", AdaCacheConfig(bridge="fitted", cache_dtype="bf16"), "fp32"),
+    ):
+        controller = StepController(config)
+        # A run ends where a distance is read out: a meta tensor has none.
+        with watched_bytes(models[dtype]) as held, suppress(NotImplementedError), controller.run(_STEPS):
+            for step in range(2):
+                controller.begin_step(step)
+                models[dtype](**inputs, controller=controller)
+        result[name] = _beside_promise(config, elements, dtype, max(held))
+    return result
+
+
+def _beside_promise(config: PolicyConfig, elements: int, dtype: str, held: int) -> dict[str, float]:
+    promised = estimate_cache_bytes(config, _STEPS, elements, dtype).total
+    return {"held_GB": held / 1e9, "promised_over_held": promised / held}

@@ -1,0 +1,105 @@
+"""A computed and a reused step, and the controller's own work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from adacache import AdaCacheConfig, StepController
+from adacache.policies.base import PolicyConfig
+from adacache.policies.static import StaticScheduleConfig
+from adacache.sites import Site
+from bench.timing.full_size import build_xl2, hidden_state_shape, xl2_inputs
+from bench.timing.samples import Samples
+from bench.timing.turns import Length, Task, Yardstick, in_turns
+from opensora.models.stdit import STDiT3
+
+_TURNS = 5
+_METRIC_BLOCK = 13
+
+
+def measure_steps(turns: int | None = None) -> dict[str, Any]:
+    """`step_figures` of STDiT3-XL/2 at 144p with random weights."""
+    model, inputs = build_xl2("cpu"), xl2_inputs("144p", "cpu")
+    figures = step_figures(model, (), inputs, _METRIC_BLOCK, turns or _TURNS, Length.PROCESS, Length.STEP)
+    return {
+        "model": "STDiT3-XL/2, 144p 9:16, 51 frames, guidance batch 2, bf16, random weights, CPU",
+        "threads": torch.get_num_threads(),
+        **figures,
+    }
+
+
+@torch.no_grad()
+def step_figures(
+    model: STDiT3,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    metric_block: int,
+    turns: int,
+    computed: Length,
+    reused: Length,
+) -> dict[str, Samples]:
+    """Steps of one model in turns: computed without and with a controller, reused, and the controller alone.
+
+    Args:
+        args, kwargs: of one forward pass without a controller.
+        metric_block: the temporal block whose attention is measured at every computed step.
+        computed, reused: how long these steps take.
+    """
+    every_step = AdaCacheConfig.from_dict(
+        {"codebook": {"thresholds": [], "rates": [1]}, "metric_blocks": [metric_block]}
+    )
+    warm_up = 2  # a distance is measured from the second computed step on, and read out in the third
+
+    with ExitStack() as runs:
+
+        def begin(config: PolicyConfig) -> StepController:
+            return runs.enter_context(StepController(config).run(warm_up + turns))
+
+        def steps(controller: StepController) -> Callable[[int], None]:
+            def step(index: int) -> None:
+                controller.begin_step(index)  # also reads out the distance of the step before
+                model(*args, **kwargs, controller=controller)
+
+            return step
+
+        latents = args[0] if args else kwargs["x"]
+        tasks = {
+            "computed": Task(lambda _: model(*args, **kwargs), computed),
+            "with_controller": Task(steps(begin(every_step)), computed),
+            "reused": Task(steps(begin(StaticScheduleConfig((0,)))), reused),
+            "controller_only": Task(_empty_steps(model, latents, begin(every_step), metric_block), reused),
+        }
+        times = in_turns(tasks, turns, Yardstick(model.device), warm_up)
+    return {
+        "computed_ms": times["computed"].in_milliseconds(),
+        "computed_with_controller_ms": times["with_controller"].in_milliseconds(),
+        "reused_ms": times["reused"].in_milliseconds(),
+        "controller_only_ms": times["controller_only"].in_milliseconds(),
+        "reused_over_computed": times["reused"].over(times["computed"]),
+        "controller_over_computed": times["controller_only"].over(times["computed"]),
+        "computed_with_controller_over_computed": times["with_controller"].over(times["computed"]),
+    }
+
+
+def _empty_steps(
+    model: STDiT3, latents: torch.Tensor, controller: StepController, metric_block: int
+) -> Callable[[int], None]:
+    """The controller's own work: hidden states of the model's size, blocks that only hand over a ready residual."""
+    batch, frames, tokens_per_frame, channels = hidden_state_shape(model, latents)
+    dtype, device = model.dtype, model.device
+    shape = (batch, frames * tokens_per_frame, channels)
+    hidden_states, output, residual = (torch.randn(shape, dtype=dtype, device=device) for _ in range(3))
+
+    def empty_blocks(_: torch.Tensor) -> torch.Tensor:
+        controller.branch(Site("temporal", metric_block, "attn"), lambda: residual)
+        return output
+
+    def step(index: int) -> None:
+        controller.begin_step(index)
+        controller.stack(hidden_states, empty_blocks, tokens_per_frame)
+
+    return step

@@ -1,0 +1,163 @@
+"""From a plan to points: every policy at every budget, tuned on clips that are not measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from adacache.calibration.clips import Clip
+from adacache.calibration.runner import Runner
+from adacache.options import ReuseOptions
+from adacache.policies.registry import config_from_dict, config_to_dict
+from bench.plan import BenchPlan
+from bench.points import BenchPoint
+from bench.policy_calibration import calibrate_policies
+from bench.policy_options import calibrated_schedule, complete, needs_calibration
+from bench.policy_plan import PolicyPlan
+from bench.search import BudgetSearch
+from bench.tuned_file import TunedFile
+from bench.tuning import REACHED, Tried, best_codebook, final_latents, try_policy
+from opensora.config.model_calls import num_model_calls
+from opensora.config.schema import SampleConfig
+from opensora.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+class Tuner:
+    """Finds the options with which policies meet budgets, and remembers them in a file.
+
+    Args:
+        make_runner: loads the model; not called where the file has all that is needed.
+        clips: what is tuned on.
+    """
+
+    def __init__(
+        self,
+        plan: BenchPlan,
+        config: SampleConfig,
+        make_runner: Callable[[], Runner],
+        clips: Sequence[Clip],
+        file: TunedFile,
+    ) -> None:
+        self.left_out: list[str] = []  # sentences
+        self._plan = plan
+        self._config = config
+        self._make_runner = make_runner
+        self._clips = clips
+        self._file = file
+        self._num_steps = num_model_calls(config.scheduler)
+
+    def points(self) -> list[BenchPoint]:
+        """All points in the plan's order; what cannot be met is noted in ``left_out``.
+
+        Raises:
+            ConfigError: a plan for calibrated schedules alone, and there is no calibration.
+        """
+        ways = {"threshold": self._by_threshold, "codebook": self._by_codebook, "calibrated": self._calibrated}
+        points: list[BenchPoint] = []
+        for policy in self._plan.policies:
+            if policy.settings:
+                points += self._by_settings(policy)
+            elif policy.steps:
+                counts = self._plan.budgets_of(policy)
+                points += [BenchPoint(policy.name, n, solver=policy.solver, num_steps=n) for n in counts]
+            else:
+                points += ways[policy.tune](policy)
+        return points
+
+    def _calibrated(self, policy: PolicyPlan) -> list[BenchPoint]:
+        try:
+            return [
+                BenchPoint(policy.name, n, cache=calibrated_schedule(self._config, policy, n), solver=policy.solver)
+                for n in self._plan.budgets_of(policy)
+            ]
+        except ConfigError as error:
+            if len(self._plan.policies) == 1:
+                raise
+            self._leave_out(f"{policy.title}: {error}.")
+            return []
+
+    def _by_settings(self, policy: PolicyPlan) -> list[BenchPoint]:
+        caches = [self._config_of({**(policy.cache or {}), **item}) for item in policy.settings]
+        return [BenchPoint(policy.name, place=i, cache=cache) for i, cache in enumerate(caches, start=1)]
+
+    def _by_codebook(self, policy: PolicyPlan) -> list[BenchPoint]:
+        def choose(count: int) -> tuple[dict[str, Any], float]:
+            def with_codebook(codebook: Any) -> dict[str, Any]:
+                return {**policy.cache, "codebook": codebook.to_dict()}
+
+            codebook, steps = best_codebook(lambda c: self._try(with_codebook(c)), self._num_steps, count)
+            return with_codebook(codebook), steps
+
+        return self._by_budget(policy, choose)
+
+    def _by_threshold(self, policy: PolicyPlan) -> list[BenchPoint]:
+        variants = [{**policy.cache, **item} for item in ({}, *policy.fallbacks)]
+        searches = [
+            BudgetSearch(lambda threshold, own=own: self._try({**own, "threshold": threshold}).steps, policy.bounds)
+            for own in variants
+        ]
+
+        def choose(budget: int) -> tuple[dict[str, Any], float]:
+            found = []
+            for own, search in zip(variants, searches, strict=True):
+                threshold, steps = search.meet(budget)
+                found.append(({**own, "threshold": threshold}, steps))
+                if abs(steps - budget) <= REACHED:
+                    break
+            return min(found, key=lambda options_and_steps: abs(options_and_steps[1] - budget))
+
+        return self._by_budget(policy, choose)
+
+    def _by_budget(self, policy: PolicyPlan, choose: Callable[[int], tuple[dict[str, Any], float]]) -> list[BenchPoint]:
+        """A point for every budget that the chosen options meet."""
+        way = {"cache": policy.cache, "tune": policy.tune, "fallbacks": policy.fallbacks, "bounds": policy.bounds}
+        points = []
+        for budget in self._plan.budgets_of(policy):
+            chosen = self._file.chosen(way, budget)
+            if chosen is None:
+                options, steps = choose(budget)
+                self._file.keep_chosen(way, budget, options, steps)
+            else:
+                options, steps = chosen["options"], chosen["steps"]
+            if abs(steps - budget) > REACHED:
+                wanted = f"{budget} of {self._num_steps} steps on average"
+                self._leave_out(f"{policy.title} cannot compute {wanted}: nearest {steps:.1f}.")
+                continue
+            points.append(BenchPoint(policy.name, budget, cache=self._config_of(options)))
+        return points
+
+    def _try(self, options: Mapping[str, Any]) -> Tried:
+        """What the policy does on the tuning clips, sampled at most once."""
+        config = self._config_of(options)
+        if hasattr(config, "planned_steps"):  # the same for all videos
+            return Tried(len(config.planned_steps(self._num_steps)), 0.0)
+        key = config_to_dict(config)
+        result = self._file.tried(key)
+        if result is None:
+            result = try_policy(self._runner, config, self._clips, self._exact)
+            self._file.keep_tried(key, result)
+            logger.debug("%s computes %.2f steps", key, result.steps)
+        return result
+
+    def _config_of(self, options: Mapping[str, Any]) -> ReuseOptions:
+        if needs_calibration(options) and self._file.policy_calibration is None:
+            self._file.policy_calibration = calibrate_policies(self._runner, self._clips)
+        return config_from_dict(complete(options, self._file.policy_calibration))
+
+    def _leave_out(self, sentence: str) -> None:
+        logger.warning("%s", sentence)
+        self.left_out.append(sentence)
+
+    @cached_property
+    def _runner(self) -> Runner:
+        return self._make_runner()
+
+    @cached_property
+    def _exact(self) -> np.ndarray:
+        return final_latents(self._runner, None, self._clips)[0]

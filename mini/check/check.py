@@ -1,0 +1,202 @@
+"""Does a clip of the mini model show what its caption says? Decided from pixels by fixed rules, nothing learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from itertools import permutations
+
+import numpy as np
+
+from mini.check.describe import Seen, SeenFigure, describe_clip
+from mini.world.captions import Figure, Scene, moves, parse_caption
+
+# Displacements are in pixels over the first chunk; a scroll is that of the background.
+STILL_BELOW, SLOW_BELOW = 4.0, 21.0
+IN_PLACE_BELOW = 10.0  # a growing or bouncing figure may be off by more than a still one
+SPIN_BELOW = 5.0
+STILL_TURN = 0.5  # radians
+SPIN_TURN = (1.1, 2.8)
+STILL_GROWTH = (0.6, 1.6)  # last over first area
+GROWTH = 2.0
+STILL_HEIGHT = 6.0
+BOUNCE_HEIGHT = 9.0
+DRIFT = (4.0, 18.0)
+PAN = (10.0, 26.0)
+
+
+@dataclass(frozen=True)
+class CaptionCheck:
+    """Which parts of the caption a clip shows; None where the caption does not say.
+
+    Attributes:
+        found: the right number of figures.
+        color: of all figures.
+        shape: of all figures.
+        background: its color.
+        pattern: plain, gradient, striped or checkered, and drifting or not.
+        still_or_moving: every figure is still, moves in place or travels, as the caption says.
+        speed: slow or fast.
+        direction: left, right, up or down.
+        spin: turns in place.
+        bounce: goes up and comes down.
+        grow: gets larger.
+        shrink: gets smaller.
+        pan: the background moves against the camera and the figure moves along.
+        keeps: later chunks show the same figures before the same background.
+    """
+
+    found: bool
+    color: bool
+    shape: bool
+    still_or_moving: bool
+    background: bool | None = None
+    pattern: bool | None = None
+    speed: bool | None = None
+    direction: bool | None = None
+    spin: bool | None = None
+    bounce: bool | None = None
+    grow: bool | None = None
+    shrink: bool | None = None
+    pan: bool | None = None
+    keeps: bool | None = None
+
+    def items(self) -> dict[str, bool]:
+        """The items that apply, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: right for name, right in values.items() if right is not None}
+
+    @property
+    def all(self) -> bool:
+        """Whether everything that applies is right."""
+        return all(self.items().values())
+
+
+def check_clip(frames: np.ndarray, caption: str) -> CaptionCheck:
+    """Compare a clip with its caption.
+
+    Args:
+        frames: (F, H, W, 3) uint8 with at least 17 frames of at least 48 x 48 pixels. Motion is judged on the
+            first 17.
+
+    Raises:
+        ValueError: another kind of array, or a caption outside the grammar.
+    """
+    scene = parse_caption(caption)
+    return compare(describe_clip(frames), scene)
+
+
+def compare(seen: Seen, scene: Scene) -> CaptionCheck:
+    """Compare what was seen with what a caption says; of figures in the wrong number nothing is right."""
+    figures = in_order(seen, scene)
+    main = figures[-1] if figures else None
+    motion, named = scene.main.motion, scene.background.color != ""
+
+    def all_figures(attribute: str) -> bool:
+        pairs = zip(figures, scene.figures, strict=True)
+        return bool(figures) and all(getattr(a, attribute) == getattr(b, attribute) for a, b in pairs)
+
+    def shows(*motions: str) -> bool | None:
+        return main is not None and shows_motion(main, motion) if motion in motions else None
+
+    return CaptionCheck(
+        found=bool(figures),
+        color=all_figures("color"),
+        shape=all_figures("shape"),
+        still_or_moving=[seen_class(figure) for figure in figures] == [caption_class(f) for f in scene.figures],
+        background=seen.background == scene.background.color if named else None,
+        pattern=shows_pattern(seen, scene) if named else None,
+        speed=shows("slowly", "fast"),
+        direction=main is not None and main_direction(main) == scene.main.direction if moves(motion) else None,
+        spin=shows("spinning"),
+        bounce=shows("bouncing"),
+        grow=shows("growing"),
+        shrink=shows("shrinking"),
+        pan=main is not None and shows_pan(seen, scene.pan, main) if scene.pan else None,
+        keeps=seen.keeps,
+    )
+
+
+def in_order(seen: Seen, scene: Scene) -> list[SeenFigure]:
+    """The seen figures in the order of the scene's, their motion relative to a camera that pans.
+
+    Empty if their number is wrong. Two figures are told apart by color, then by shape, then by how far they move.
+    """
+    if len(seen.figures) != len(scene.figures):
+        return []
+    scroll = seen.scroll if scene.pan else 0.0
+    figures = [replace(figure, dx=figure.dx - scroll) for figure in seen.figures]
+
+    def agreement(order: tuple[SeenFigure, ...]) -> tuple[int, int, float]:
+        pairs = list(zip(order, scene.figures, strict=True))
+        return sum(a.color == b.color for a, b in pairs), sum(a.shape == b.shape for a, b in pairs), moved(order[-1])
+
+    return list(max(permutations(figures), key=agreement))
+
+
+def moved(figure: SeenFigure) -> float:
+    """How far a figure moves, in pixels."""
+    return float(np.hypot(figure.dx, figure.dy))
+
+
+def shows_motion(figure: SeenFigure, motion: str) -> bool:
+    """Whether a figure's motion is the named one; of a travelling figure only the speed counts."""
+    way = moved(figure)
+    if motion == "slowly":
+        return STILL_BELOW <= way < SLOW_BELOW
+    if motion == "fast":
+        return way >= SLOW_BELOW
+    if motion == "spinning":
+        return way < SPIN_BELOW and SPIN_TURN[0] < abs(figure.rotation) < SPIN_TURN[1]
+    if motion == "bouncing":
+        # What only falls comes down, too, but ends far from where it started.
+        returns = way < min(IN_PLACE_BELOW, figure.height / 2) and figure.drop > figure.height / 2
+        return returns and figure.height > BOUNCE_HEIGHT
+    if motion == "growing":
+        return way < IN_PLACE_BELOW and figure.growth > GROWTH
+    if motion == "shrinking":
+        return way < IN_PLACE_BELOW and figure.growth < 1 / GROWTH
+    at_rest = way < STILL_BELOW and abs(figure.rotation) < STILL_TURN and figure.height < STILL_HEIGHT
+    return at_rest and STILL_GROWTH[0] < figure.growth < STILL_GROWTH[1]
+
+
+def seen_class(figure: SeenFigure) -> str:
+    """'still', 'in place', 'travels', or 'unclear' for a figure that does none of it clearly."""
+    if any(shows_motion(figure, motion) for motion in ("spinning", "bouncing", "growing", "shrinking")):
+        return "in place"
+    if moved(figure) >= STILL_BELOW:
+        return "travels"
+    return "still" if shows_motion(figure, "still") else "unclear"
+
+
+def caption_class(figure: Figure) -> str:
+    """The class of motion that a caption gives a figure."""
+    if figure.motion == "still":
+        return "still"
+    return "travels" if moves(figure.motion) else "in place"
+
+
+def main_direction(figure: SeenFigure) -> str | None:
+    """Direction of the larger component, or None for a diagonal and for a figure at rest."""
+    across, along = sorted((abs(figure.dx), abs(figure.dy)))
+    if moved(figure) < STILL_BELOW or across >= 0.5 * along:
+        return None
+    if along == abs(figure.dx):
+        return "right" if figure.dx > 0 else "left"
+    return "down" if figure.dy > 0 else "up"
+
+
+def shows_pattern(seen: Seen, scene: Scene) -> bool:
+    """Whether the background has the right pattern, and drifts to the left or not; a pan is judged elsewhere."""
+    if seen.pattern != scene.background.pattern:
+        return False
+    if scene.pan:
+        return True
+    if scene.background.drifting:
+        return DRIFT[0] < -seen.scroll < DRIFT[1]
+    return abs(seen.scroll) < DRIFT[0]
+
+
+def shows_pan(seen: Seen, pan: str, figure: SeenFigure) -> bool:
+    """Whether the background moves against the camera, and the figure, measured relative to it, along."""
+    scroll = -seen.scroll if pan == "right" else seen.scroll
+    return PAN[0] < scroll < PAN[1] and moved(figure) < STILL_BELOW

@@ -1,0 +1,79 @@
+"""Which shape a blob has and how far it is turned, by comparing it with drawn ones."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from mini.world.captions import SHAPES
+from mini.world.shapes import SYMMETRY, coverage
+
+TEMPLATE = 32  # pixels
+TEMPLATE_AREA = TEMPLATE**2 / 4
+STEP = 6  # degrees between templates
+MIN_OVERLAP = 0.7  # below which a blob has none of the shapes
+MIN_SHARE = 0.75  # of the frames, weighted by area, that must show the same shape
+
+
+def template(shape: str, degrees: float) -> np.ndarray:
+    """A shape (TEMPLATE, TEMPLATE) of area TEMPLATE_AREA."""
+    middle, size = TEMPLATE / 2, (TEMPLATE, TEMPLATE)
+    radius = 8.0 * np.sqrt(TEMPLATE_AREA / coverage(shape, middle, middle, 8.0, 0.0, size).sum())
+    return coverage(shape, middle, middle, radius, np.deg2rad(degrees), size).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def templates() -> dict[str, np.ndarray]:
+    """Every shape in steps of STEP degrees up to its symmetry, (K, TEMPLATE, TEMPLATE) each."""
+    return {shape: np.stack([template(shape, d) for d in range(0, SYMMETRY[shape], STEP)]) for shape in SHAPES}
+
+
+def normalized(alpha: np.ndarray, areas: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Blobs (F, H, W) centered and scaled to the area of the templates, (F, TEMPLATE, TEMPLATE), bilinear."""
+    height, width = alpha.shape[1:]
+    padded = np.pad(alpha, [(0, 0), (1, 1), (1, 1)]).astype(np.float32)  # nothing outside of the frame
+    scale = np.sqrt(areas / TEMPLATE_AREA)[:, None]
+    offsets = (np.arange(TEMPLATE) + 0.5 - TEMPLATE / 2) * scale  # (F, TEMPLATE)
+    x = np.clip(centers[:, :1] + offsets + 0.5, 0, width + 0.999)
+    y = np.clip(centers[:, 1:] + offsets + 0.5, 0, height + 0.999)
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right_share, low_share = (x - left)[:, None], (y - top)[:, :, None]
+    frame = np.arange(len(alpha))[:, None, None]
+    left, top = left[:, None], top[:, :, None]
+    upper = padded[frame, top, left] * (1 - right_share) + padded[frame, top, left + 1] * right_share
+    lower = padded[frame, top + 1, left] * (1 - right_share) + padded[frame, top + 1, left + 1] * right_share
+    return upper * (1 - low_share) + lower * low_share
+
+
+def overlaps(blobs: np.ndarray) -> dict[str, np.ndarray]:
+    """Intersection over union (F, K) of normalized blobs (F, TEMPLATE, TEMPLATE) with every template of each shape."""
+    flat = blobs.reshape(len(blobs), 1, -1)
+    result = {}
+    for shape, drawn in templates().items():
+        shared = np.minimum(flat, drawn.reshape(1, len(drawn), -1)).sum(-1)
+        result[shape] = shared / (flat.sum(-1) + drawn.sum((1, 2)) - shared)
+    return result
+
+
+def nearest_shape(scores: dict[str, np.ndarray], areas: np.ndarray) -> str | None:
+    """The shape whose best rotation overlaps most; large blobs (F,) count more. None if it changes or none is near."""
+    best = np.stack([scores[shape].max(axis=1) for shape in SHAPES])  # (shapes, F)
+    mean = np.average(best, axis=1, weights=areas)
+    winner = int(mean.argmax())
+    share = np.average(best.argmax(axis=0) == winner, weights=areas)
+    return SHAPES[winner] if mean[winner] > MIN_OVERLAP and share > MIN_SHARE else None
+
+
+def angles(score: np.ndarray, symmetry: float) -> np.ndarray:
+    """Rotation (F,) in radians, clockwise, by ``score`` (F, K) of templates over ``symmetry`` degrees.
+
+    Between two templates by a parabola through the best and its neighbors; steps of more than half the symmetry
+    between two frames are taken for the shorter way round.
+    """
+    count = score.shape[1]
+    frame, best = np.arange(len(score)), score.argmax(axis=1)
+    before, at, after = (score[frame, (best + k) % count] for k in (-1, 0, 1))
+    bend = np.maximum(2 * at - before - after, 1e-9)
+    degrees = (best + 0.5 * (after - before) / bend) * symmetry / count
+    return np.deg2rad(np.unwrap(degrees, period=symmetry))

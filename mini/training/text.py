@@ -1,0 +1,54 @@
+"""The mini model's words: a tokenizer over its vocabulary and a small T5 encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mini.world.captions import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+MAX_TOKENS = 24
+WIDTH = 96
+PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word, an end mark, and one token for every word outside the vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = [PAD, EOS, UNKNOWN, *vocabulary()]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", special_tokens=[(EOS, words.index(EOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def build_text_encoder() -> T5EncoderModel:
+    """A two-layer T5 encoder with random weights."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=len(vocabulary()) + 3,
+        d_model=WIDTH,
+        d_kv=24,
+        d_ff=192,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return T5EncoderModel(config)

@@ -1,0 +1,105 @@
+"""Rendered training clips on disk, made in parallel and the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from adacache.atomic import atomic_path
+from mini.training.workers import Workers
+from mini.world.captions import Scene, draw_scene, random_caption
+from mini.world.paths import FRAMES, SIZE, WILD, Shot, random_shot
+from mini.world.render import render
+
+CHUNKS = 3  # of the longest clip
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A captioned clip: ``frames`` (F, H, W, 3) uint8 and where its figures are."""
+
+    scene: Scene
+    caption: str
+    frames: np.ndarray
+    shot: Shot
+
+
+def make_clip(
+    seed: int, index: int, held_out: bool = False, frames: int = FRAMES, size: tuple[int, int] = SIZE
+) -> Clip:
+    """Clip number ``index`` of the endless stream that ``seed`` starts; a longer one starts with the shorter."""
+    rng = np.random.default_rng((seed, int(held_out), index))
+    scene = draw_scene(rng, held_out)
+    caption = random_caption(scene, rng)
+    shot = random_shot(scene, rng, frames, size)
+    return Clip(scene, caption, render(scene, shot), shot)
+
+
+def make_caption(seed: int, index: int, held_out: bool = False) -> str:
+    """The caption of ``make_clip`` with the same arguments, without drawing the clip."""
+    rng = np.random.default_rng((seed, int(held_out), index))
+    return random_caption(draw_scene(rng, held_out), rng)
+
+
+def make_chunk(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """A chunk as the autoencoders meet them, from a longer clip's begin, middle or end.
+
+    They practice on bounces twice as fast as the captioned clips have, the hardest motion to compress.
+
+    Returns:
+        (FRAMES, H, W, 3) uint8, and the main figure's center (FRAMES, 2), x and y in pixels.
+    """
+    rng = np.random.default_rng((seed, CHUNKS, index))
+    scene = draw_scene(rng, held_out=False)
+    start = FRAMES * int(rng.integers(CHUNKS))
+    shot = random_shot(scene, rng, CHUNKS * FRAMES, bounce=WILD).part(start, start + FRAMES)
+    main = shot.paths[-1]
+    return render(scene, shot), np.stack([main.x, main.y], axis=1)
+
+
+def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether ``mark_finished`` was called for ``folder`` with the same facts.
+
+    Raises:
+        ValueError: the folder holds the data of another seed or size.
+    """
+    path = folder / "finished.json"
+    if not path.is_file():
+        return False
+    found = json.loads(path.read_text())
+    if found != facts:
+        raise ValueError(f"{folder} was made with {found}, not {facts}; delete it or choose another --work folder")
+    return True
+
+
+def mark_finished(folder: Path, facts: dict[str, Any]) -> None:
+    """Note that the data in ``folder`` are complete."""
+    with atomic_path(folder / "finished.json") as temporary:
+        temporary.write_text(json.dumps(facts))
+
+
+def render_clips(folder: Path, count: int, seed: int, workers: Workers) -> None:
+    """Write ``frames.npy`` and ``centers.npy`` of ``count`` chunks; does nothing when they exist."""
+    facts = {"seed": seed, "count": count}
+    if is_finished(folder, facts):
+        return
+    if workers.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, (count, FRAMES, *SIZE, 3))
+        np.lib.format.open_memmap(folder / "centers.npy", "w+", np.float32, (count, FRAMES, 2))
+    workers.wait()
+    frames = np.load(folder / "frames.npy", mmap_mode="r+")
+    centers = np.load(folder / "centers.npy", mmap_mode="r+")
+    for index in tqdm(workers.share(count), desc="data", disable=not workers.is_main, mininterval=5):
+        frames[index], centers[index] = make_chunk(seed, index)
+    frames.flush()
+    centers.flush()
+    workers.wait()
+    if workers.is_main:
+        mark_finished(folder, facts)
+    workers.wait()

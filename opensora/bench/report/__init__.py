@@ -1,5 +1,0 @@
-"""The bench's report: one self-contained page made from a folder's bench.json and its videos."""
-
-from opensora.bench.report.render import render
-
-__all__ = ["render"]

@@ -1,0 +1,147 @@
+"""Plans: what they say, and what is refused at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from bench.plan import plan_from_dict, read_plan
+from bench.policy_options import calibrated_schedule
+from bench.setting import load_sample_config
+from opensora.utils.errors import ConfigError
+
+
+def test_the_bundled_plans_are_valid():
+    mini = read_plan("configs/bench/mini.py")
+    assert [policy.name for policy in mini.policies][:4] == ["calibrated", "calibrated_adams", "static", "adacache"]
+    assert mini.showcase_prompts == (0, 1, 2, 3, 4, 5)
+    assert mini.budgets == (8, 10, 12, 15, 20)
+    full = {policy.name: policy for policy in read_plan("configs/bench/open_sora_480p.py").policies}
+    assert list(full) == [policy.name for policy in mini.policies]
+    assert full["adacache"].cache["metric_blocks"] == (13,)
+    assert full["teacache"].cache["coefficients"] == "open-sora"
+    finer = {policy.name: policy for policy in read_plan("configs/bench/open_sora_720p.py").policies}
+    assert "coefficients" not in finer["teacache"].cache
+    assert finer["adacache_moreg"].cache["moreg"]["window"] == (0.1, 0.9)
+
+
+def test_further_budgets_are_a_policys_own(entries):
+    entries["policies"]["adacache"]["further_budgets"] = (3, 7)
+    plan = plan_from_dict(entries)
+    adacache, fixed, steps = plan.policies
+    assert plan.budgets_of(adacache) == plan.all_budgets == (3, 5, 7)
+    assert (plan.budgets_of(fixed), plan.budgets_of(steps)) == ((), (5, 7))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": (4,)}, "unknown key 'budget'; did you mean 'budgets'?"),
+        ({"budgets": (0, 4)}, "budgets must be numbers of computed steps from 1, got [0, 4]"),
+        ({"budgets": ()}, "budgets is empty"),
+        ({"num_prompts": 0}, "num_prompts must be at least 1, got 0"),
+        ({"exact_steps": "many"}, "exact_steps must be a whole number, got 'many'"),
+        ({"baseline": "teacache"}, "baseline 'teacache' is no policy of this bench"),
+        ({"showcase_prompts": [-1]}, "showcase_prompts must be indices from 0"),
+        ({"policies": {}}, "'policies' must be a dict of at least one policy"),
+        ({"sample": None}, "sample must be text, got None"),
+        ({"caption_check": "all"}, "caption_check must be one of 'mini', 'none'"),
+    ],
+)
+def test_a_wrong_entry_is_named(entries, change, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan_from_dict({**entries, **change})
+
+
+@pytest.mark.parametrize("key", ["budgets", "sample", "policies"])
+def test_what_a_plan_needs_is_missed(entries, key):
+    del entries[key]
+    with pytest.raises(ConfigError, match=f"'{key}'"):
+        plan_from_dict(entries)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"steps": True}, "'policies.new.title' is missing"),
+        ({"title": "T"}, "it does not say how it meets budgets; give tune, steps=True or settings"),
+        ({"title": "T", "steps": True, "tune": "calibrated"}, "tune and steps exclude each other"),
+        ({"title": "T", "tune": "treshold", "cache": {"policy": "fbcache"}}, "did you mean 'threshold'?"),
+        ({"title": "T", "tune": "threshold", "cache": {"threshold": 1}}, "needs cache=dict(policy=...)"),
+        ({"title": "T", "settings": [{"interval": 2}]}, "settings need cache=dict(policy=...)"),
+        ({"title": "T", "settings": {"interval": 2}}, "settings must be a list of dicts"),
+        ({"title": "T", "steps": True, "cache": {}}, "steps=True computes every step; leave cache out"),
+        ({"title": "T", "settings": [{"policy": "fixed"}], "solver": "adams"}, "solver goes with steps=True"),
+        ({"title": "T", "steps": True, "calibration": "c.json"}, "calibration goes with tune='calibrated'"),
+        ({"title": "T", "steps": True, "further_budgets": (0,)}, "further_budgets must be numbers from 1"),
+        ({"title": "T", "tune": "calibrated", "fallbacks": [{}]}, "fallbacks go with tune='threshold'"),
+        ({"title": "T", "tune": "calibrated", "bounds": (1, 0.1)}, "bounds must be two thresholds above 0, ascending"),
+        ("fast", "policies.new must be a dict, got 'fast'"),
+    ],
+)
+def test_a_policy_that_cannot_be_run_is_named(entries, policy, message):
+    entries["policies"]["new"] = policy
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan_from_dict(entries)
+
+
+def test_a_reference_is_no_policy(entries):
+    entries["policies"]["exact"] = {"title": "T", "steps": True}
+    with pytest.raises(ConfigError, match="uncached and exact are the references"):
+        plan_from_dict(entries)
+
+
+def test_the_command_line_changes_a_plan(plan):
+    changed = plan.with_changes(num_prompts=1, budgets=[6, 5, 6], policies=["fixed", "adacache"])
+    assert (changed.num_prompts, changed.num_seeds, changed.budgets) == (1, 1, (5, 6))
+    assert [policy.name for policy in changed.policies] == ["adacache", "fixed"]
+    assert plan.with_changes() == plan
+    other = plan.with_changes(sample="configs/sample_480p.py")
+    assert (other.prompts, other.tuning_prompts, other.caption_check) == (None, None, "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policies": ["adacash"]}, "unknown policy 'adacash'; did you mean 'adacache'?"),
+        ({"policies": ["fixed"]}, "--policies leaves out 'adacache', which gains are differences to"),
+        ({"num_prompts": 0}, "--prompts must be at least 1, got 0"),
+        ({"budgets": [0]}, "--budgets must be at least 1"),
+    ],
+)
+def test_a_wrong_flag_is_named(plan, change, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan.with_changes(**change)
+
+
+def test_showcase_budgets_are_among_the_budgets(entries):
+    assert plan_from_dict(entries).showcase_budgets == (7,)
+    assert plan_from_dict({**entries, "showcase_budgets": (5, 6)}).showcase_budgets == (5,)
+    assert plan_from_dict({**entries, "showcase_budgets": (6,)}).showcase_budgets == (7,)
+
+
+def test_a_sampling_config_is_no_plan():
+    with pytest.raises(ConfigError, match="is a sampling config, not the plan of a bench; give it with --sample"):
+        read_plan("configs/sample.py")
+
+
+def test_another_solver_and_calibration_go_with_calibrated_schedules_only():
+    policies = {"adacache": {"title": "AdaCache", "tune": "codebook", "cache": {"policy": "adacache"}}}
+    for option, message in (
+        ({"solver": "adams"}, "solver goes with steps=True or tune='calibrated'"),
+        ({"calibration": "calibration.json"}, "calibration goes with tune='calibrated'"),
+    ):
+        entries = {"sample": "configs/mini/sample.py", "policies": {"adacache": policies["adacache"] | option}}
+        with pytest.raises(ConfigError, match=message):
+            plan_from_dict(entries | {"budgets": [8]})
+
+
+def test_the_second_order_preset_is_calibrated_for_its_solver():
+    plan = read_plan("configs/bench/mini.py")
+    config = load_sample_config(plan)
+    policy = next(policy for policy in plan.policies if policy.name == "calibrated_adams")
+    assert len(calibrated_schedule(config, policy, 12).computed_steps) == 12
+    with pytest.raises(ConfigError, match="was made for solver adams, this run has euler"):
+        calibrated_schedule(config, replace(policy, solver=None), 12)

@@ -1,0 +1,120 @@
+"""From plans to points, without sampling where policies allow it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from adacache.calibration.clips import Clip
+from bench.plan import plan_from_dict
+from bench.policy_options import check_options
+from bench.setting import load_sample_config
+from bench.tuned_file import TunedFile
+from bench.tuner import Tuner
+from bench.tuning import Tried
+from opensora.utils.errors import ConfigError
+
+CLIPS = [Clip("a red circle", 0)]
+RATIOS = [0.98] * 29
+
+
+def no_model():
+    pytest.fail("nothing had to be sampled")
+
+
+def make_tuner(entries, policies, tmp_path, **changes):
+    baseline = next(iter(policies))
+    plan = plan_from_dict({**entries, **changes, "policies": policies, "baseline": baseline})
+    config = load_sample_config(plan)
+    check_options(plan, config)
+    return Tuner(plan, config, no_model, CLIPS, TunedFile(tmp_path / "tuned.json", {}))
+
+
+def test_a_planned_policy_is_tuned_without_sampling(entries, tmp_path):
+    magcache = {
+        "title": "MagCache",
+        "tune": "threshold",
+        "cache": {"policy": "magcache", "ratios": RATIOS},
+    }
+    tuner = make_tuner(entries, {"magcache": magcache}, tmp_path, budgets=(8, 14))
+    [point] = tuner.points()
+    assert point.key == "magcache@14"
+    assert len(point.cache.planned_steps(30)) == 14
+    assert tuner.left_out == ["MagCache cannot compute 8 of 30 steps on average: nearest 12.0."]
+
+
+def test_a_fallback_is_taken_only_where_it_is_needed(entries, tmp_path):
+    magcache = {
+        "title": "MagCache",
+        "tune": "threshold",
+        "cache": {"policy": "magcache", "ratios": RATIOS},
+        "fallbacks": [{"max_skips": 6, "retention": 0.1}],
+    }
+    tuner = make_tuner(entries, {"magcache": magcache}, tmp_path, budgets=(8, 14))
+    points = tuner.points()
+    assert [point.cache.max_skips for point in points] == [6, 3]
+    assert [len(point.cache.planned_steps(30)) for point in points] == [8, 14]
+    assert tuner.left_out == []
+
+
+def test_settings_steps_and_calibrated_schedules_need_no_tuning(entries, tmp_path):
+    policies = {
+        "fixed": entries["policies"]["fixed"],
+        "adams": {"title": "Adams", "steps": True, "solver": "adams"},
+        "static": {"title": "Static", "tune": "calibrated", "cache": {"bridge": "hold"}},
+        "calibrated": {"title": "Calibrated", "tune": "calibrated"},
+    }
+    points = make_tuner(entries, policies, tmp_path, budgets=(8, 12)).points()
+    assert [point.key for point in points] == [
+        *("fixed#1", "fixed#2", "adams@8", "adams@12"),
+        *("static@8", "static@12", "calibrated@8", "calibrated@12"),
+    ]
+    by_key = {point.key: point for point in points}
+    assert by_key["adams@8"].options == {"solver": "adams", "num_sampling_steps": 8}
+    assert by_key["static@8"].cache.computed_steps == by_key["calibrated@8"].cache.computed_steps
+    assert len(by_key["static@12"].cache.computed_steps) == 12
+    assert (by_key["static@8"].cache.bridge.kind, by_key["calibrated@8"].cache.bridge.kind) == ("hold", "fitted")
+    assert len({point.digest for point in points}) == len(points)
+
+
+def test_without_a_calibration_the_others_are_run(entries, tmp_path):
+    policies = {
+        "fixed": entries["policies"]["fixed"],
+        "calibrated": {"title": "Calibrated", "tune": "calibrated"},
+    }
+    tuner = make_tuner(entries, policies, tmp_path, sample_options={"calibration": None})
+    assert [point.policy for point in tuner.points()] == ["fixed", "fixed"]
+    assert re.match("Calibrated: .* needs a calibration of this model", tuner.left_out[0])
+
+
+def test_what_was_chosen_is_kept(entries, tmp_path):
+    file = TunedFile(tmp_path / "tuned.json", {"weights": "abc"})
+    file.keep_tried({"policy": "fbcache", "threshold": 0.1}, Tried(12.5, -3.0))
+    file.keep_chosen({"cache": {"policy": "fbcache"}}, 12, {"policy": "fbcache", "threshold": 0.1}, 12.1)
+    again = TunedFile(tmp_path / "tuned.json", {"weights": "abc"})
+    assert again.tried({"threshold": 0.1, "policy": "fbcache"}) == Tried(12.5, -3.0)
+    assert again.tried({"policy": "fbcache", "threshold": 0.2}) is None
+    assert again.chosen({"cache": {"policy": "fbcache"}}, 12)["steps"] == 12.1
+    assert again.chosen({"cache": {"policy": "fbcache"}}, 13) is None
+    other = TunedFile(tmp_path / "tuned.json", {"weights": "def"})
+    assert other.tried({"policy": "fbcache", "threshold": 0.1}) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"tune": "threshold", "cache": {"policy": "fbcash"}}, "policies.new: policy 'fbcash' is unknown"),
+        ({"tune": "threshold", "cache": {"policy": "fixed"}}, "policy 'fixed' has no option 'threshold'"),
+        ({"tune": "codebook", "cache": {"policy": "fbcache"}}, "policies.new: "),
+        ({"tune": "codebook", "cache": {"policy": "adacache", "metric_blocks": (9,)}}, "policies.new: "),
+        ({"settings": [{"intervall": 2}], "cache": {"policy": "fixed"}}, "did you mean 'interval'?"),
+        ({"settings": [{"mlp_blocks": (9,)}], "cache": {"policy": "pab"}}, "mlp_blocks [9] do not fit a model of 4"),
+    ],
+)
+def test_options_that_no_run_could_use_are_refused_early(entries, policy, message):
+    entries["policies"]["new"] = {"title": "New", **policy}
+    plan = plan_from_dict(entries)
+    with pytest.raises(ConfigError) as caught:
+        check_options(plan, load_sample_config(plan))
+    assert message in str(caught.value)

@@ -1,0 +1,43 @@
+"""Scaling AdaCache's codebook to a budget, with computed steps that are a formula."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.tuning import Tried, best_codebook, longest_holds, scaled_codebook, tune_codebook
+
+
+def test_the_published_codebook_scales():
+    assert scaled_codebook(6, 1.0).rates == (6, 5, 4, 3, 2, 1)
+    assert scaled_codebook(3, 0.5).rates == (3, 2, 2, 2, 1, 1)
+    assert scaled_codebook(3, 0.5).thresholds == pytest.approx((0.04, 0.08, 0.12, 0.16, 0.20))
+
+
+def test_longest_holds_go_by_the_mean_gap():
+    expected = {8: [8, 10], 10: [6, 8], 12: [5, 6], 15: [4, 5], 20: [3, 4]}
+    assert {count: longest_holds(30, count) for count in expected} == expected
+    assert longest_holds(100, 25) == [8, 10]
+
+
+def test_tuning_finds_the_factor_that_gives_the_count():
+    # A model whose steps fall with the thresholds: 16 steps at 0.05, 8 at 0.1 ...
+    codebook, steps = tune_codebook(lambda codebook: 0.8 / codebook.thresholds[0], longest=6, count=10)
+    assert steps == pytest.approx(10, abs=0.15)
+    assert codebook.thresholds[0] == pytest.approx(0.08, abs=0.002)
+
+
+def test_of_two_longest_holds_the_better_is_taken():
+    def run(codebook, better):
+        return Tried(0.8 / codebook.thresholds[0], 0.0 if codebook.rates[0] == better else 1.0)
+
+    for better in (6, 8):
+        codebook, steps = best_codebook(lambda c, better=better: run(c, better), 30, 10)
+        assert codebook.rates[0] == better
+        assert steps == pytest.approx(10, abs=0.15)
+
+
+def test_a_longest_hold_that_misses_the_count_is_not_taken():
+    def run(codebook):
+        return Tried(14.0 if codebook.rates[0] == 6 else 0.8 / codebook.thresholds[0], float(codebook.rates[0]))
+
+    assert best_codebook(run, 30, 10)[0].rates[0] == 8
