@@ -1,0 +1,62 @@
+"""The house: who may import whom. Imports are read from the source, those inside of functions, too."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from opensora.utils.files import REPO_ROOT
+
+# Each room may import from those after it.
+ROOMS = ("scripts", "bench", "mini", "opensora", "adacache")
+
+
+def modules(room: str) -> Iterator[Path]:
+    """Source files of a room."""
+    return (path for path in sorted((REPO_ROOT / room).rglob("*.py")) if "__pycache__" not in path.parts)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names that a file imports from."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_point_one_way(room):
+    forbidden = (*ROOMS[: ROOMS.index(room)], "tests", "support")
+    files = list(modules(room))
+    back = [
+        f"{path.relative_to(REPO_ROOT)} imports {name}"
+        for path in files
+        for name in imported(path)
+        if name.split(".")[0] in forbidden
+    ]
+    assert files
+    assert not back
+
+
+def test_the_library_needs_nothing_but_torch_to_be_imported():
+    """What it imports beside torch is asked for where it is used: pictures, and pipelines of diffusers."""
+    allowed = {*sys.stdlib_module_names, "adacache", "torch", "numpy"}
+    optional = {"matplotlib", "diffusers", "tqdm"}
+    at_once = []
+    for path in modules("adacache"):
+        if "integrations" in path.parts:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            at_once += [f"{path.name}: {name}" for name in names if name.split(".")[0] not in allowed]
+        rest = {name.split(".")[0] for name in imported(path)} - allowed - optional
+        assert not rest, f"{path} imports {rest}"
+    assert not at_once
