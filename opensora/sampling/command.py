@@ -17,6 +17,7 @@ from opensora.sampling.plan import PlannedSample, plan_samples
 from opensora.sampling.refining import check_endpoint
 from opensora.sampling.result import SampleResult, results_table
 from opensora.sampling.session import Session, output_folder
+from opensora.utils.errors import ConfigError, one_line
 from opensora.utils.files import make_output_folder
 from opensora.utils.run_prompts import read_prompts
 from opensora.utils.weights import WeightPaths, locate_weights
@@ -91,8 +92,7 @@ def run(session: Session, arguments: Sequence[str]) -> None:
     session.begin(arguments)
     outcome = "interrupted"
     try:
-        for _ in session.sample():
-            pass
+        session.sample()
         outcome = f"{len(session.failed)} failed" if session.failed else "done"
     except Exception as error:
         outcome = f"error: {error}"
@@ -108,7 +108,7 @@ def check_machine(session: Session, processes: int = 1) -> None:
         processes: that share a video.
 
     Raises:
-        ConfigError: no such device, no compiler, too little memory, or models that do not belong together.
+        ConfigError: no such device, no compiler, no PyAV, too little memory, or models that do not belong together.
         CheckpointError: a checkpoint does not fit its model.
     """
     from opensora.config.target import check_calibrated_model
@@ -116,15 +116,36 @@ def check_machine(session: Session, processes: int = 1) -> None:
     from opensora.utils.cache_memory import check_cache_memory
     from opensora.utils.compiler import check_compiler
     from opensora.utils.device import check_device
+    from opensora.utils.dtypes import DTYPES
 
+    pending = [sample for sample in session.samples if sample.stem in session.pending]
+    check_pyav(pending)
     config = session.weights.applied_to(session.config)
-    device = check_device(config.device)
+    device = check_device(config.device, DTYPES[config.dtype])
     if config.compile:
         check_compiler(device)
-    for chosen in {id(s.config): s.config for s in session.samples if s.stem in session.pending}.values():
+    for chosen in {id(sample.config): sample.config for sample in pending}.values():
         check_calibrated_model(session.weights.applied_to(chosen))
     check_models(config)
     check_cache_memory(config, len(session.samples), device, processes)
+
+
+def check_pyav(samples: Sequence[PlannedSample]) -> None:
+    """Refuse to sample videos that could not be written; images need no encoder.
+
+    Raises:
+        ConfigError: PyAV cannot be imported.
+    """
+    videos = [sample for sample in samples if sample.config.num_frames > 1]
+    if not videos:
+        return
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"{videos[0].stem}.mp4 cannot be written without PyAV, and that cannot be imported ({one_line(error)}); "
+            "install it with pip install av"
+        ) from error
 
 
 def report(session: Session, arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -67,6 +68,8 @@ class Entry:
 class Ledger:
     """The open ledger of a folder; no other process can open it meanwhile.
 
+    One thread may start samples while another one finishes them.
+
     Raises:
         ConfigError: another run writes into the folder, or its manifest cannot be read.
     """
@@ -74,6 +77,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = _take_lock(folder)
+        self._changing = threading.RLock()  # held from a change until it is on disk
         self.runs: list[dict[str, Any]] = []
         self.entries: dict[str, Entry] = {}
         try:
@@ -91,11 +95,12 @@ class Ledger:
 
     def end_run(self, outcome: str, **about: Any) -> None:
         """Note how the command that began last ended; samples that it had begun are waiting again."""
-        for entry in self.entries.values():
-            if entry.status == "running":
-                entry.status = "waiting"
-        self.runs[-1] |= {"finished": _now(), "outcome": outcome, **about}
-        self.save()
+        with self._changing:
+            for entry in self.entries.values():
+                if entry.status == "running":
+                    entry.status = "waiting"
+            self.runs[-1] |= {"finished": _now(), "outcome": outcome, **about}
+            self.save()
 
     def resampled(self) -> set[str]:
         """What the last command had finished, if it sampled everything again and was interrupted in that."""
@@ -140,23 +145,27 @@ class Ledger:
 
     def start(self, stems: Sequence[str]) -> None:
         """The samples are being made now."""
-        for stem in stems:
-            entry = self.entries[stem]
-            entry.status, entry.started, entry.error = "running", _now(), None
-        self.save()
+        with self._changing:
+            for stem in stems:
+                entry = self.entries[stem]
+                entry.status, entry.started, entry.error = "running", _now(), None
+            self.save()
 
     def finish(self, stem: str, files: Sequence[Path], seconds: float) -> None:
         """The sample is done; its files are complete."""
-        entry = self.entries[stem]
-        entry.files = {str(path.relative_to(self.folder)): _describe(path) for path in files}
-        entry.status, entry.finished, entry.seconds, entry.error = "done", _now(), round(seconds, 3), None
-        self.save()
+        described = {str(path.relative_to(self.folder)): _describe(path) for path in files}
+        with self._changing:
+            entry = self.entries[stem]
+            entry.files = described
+            entry.status, entry.finished, entry.seconds, entry.error = "done", _now(), round(seconds, 3), None
+            self.save()
 
     def fail(self, stem: str, error: str) -> None:
         """The sample cannot be made."""
-        entry = self.entries[stem]
-        entry.status, entry.finished, entry.error = "failed", _now(), error
-        self.save()
+        with self._changing:
+            entry = self.entries[stem]
+            entry.status, entry.finished, entry.error = "failed", _now(), error
+            self.save()
 
     def save(self) -> None:
         """Write the manifest.

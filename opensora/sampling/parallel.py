@@ -1,27 +1,33 @@
 """The sampling command on several processes: rank 0 keeps the ledger and hands out batches, groups make them.
 
 Every process reads the same command line. Before anything is loaded they compare what they understood. Then rank 0
-opens the ledger and publishes what is due; each group of processes asks for the next batch when it is done with one,
-and its leader writes the files and reports them. So the manifest has what is finished, whichever process dies.
+opens the ledger and publishes what is due; each group of processes asks for the next batch when it has sampled one,
+and its leader writes the files and reports them, while the next batch is sampled. So the manifest has what is finished,
+whichever process dies.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from opensora.acceleration.launch import Launch
+from opensora.acceleration.member import Member
 from opensora.acceleration.mesh import MeshShape
 from opensora.acceleration.processes import Processes
 from opensora.acceleration.video_group import VideoGroup
 from opensora.models.text_encoder.embedding_cache import cache_folder
 from opensora.sampling.agreement import agreed
 from opensora.sampling.arrangement import check_device_of_all, mesh_of
-from opensora.sampling.command import Prepared, announce, check_machine, report
+from opensora.sampling.command import Prepared, announce, check_machine, check_pyav, report
 from opensora.sampling.handout import Handout
 from opensora.sampling.shared_plan import plan_of, read_plan
-from opensora.sampling.worker import NotMade, Task, Worker, encode_text
+from opensora.sampling.worker import Made, NotMade, Task, Worker, encode_text
+from opensora.sampling.writing import BackgroundWriter
 from opensora.utils.errors import message_for_the_user, one_line
 
 logger = logging.getLogger(__name__)
@@ -101,7 +107,9 @@ def _follow(processes: Processes, prepared: Prepared) -> int:
     plan = processes.member.wait(_PLAN)
     if plan is not None:
         shape = MeshShape(**plan["shape"])
-        _work(processes, read_plan(plan, prepared, processes), shape)
+        task = read_plan(plan, prepared, processes)
+        check_pyav(task.samples)  # rank 0 may be on another machine
+        _work(processes, task, shape)
     return EXIT_DONE
 
 
@@ -128,15 +136,20 @@ def _make_batches(processes: Processes, task: Task, shape: MeshShape) -> None:
         else:
             member.wait(f"text of {launch.node}")
     worker = None
-    for batch in _batches(processes, task, group):
-        worker = worker or Worker(task, group, launch.rank == 0, text)
-        for made in worker.make(batch):
-            if isinstance(made, NotMade):
-                member.ask("not made", [made.sample.stem, str(made.why)])
-            else:
-                member.ask("made", made.sample.stem)
+    with logging_redirect_tqdm(), BackgroundWriter() as writer:
+        for batch in _batches(processes, task, group):
+            worker = worker or Worker(task, group, launch.rank == 0, text)
+            writer.begin([partial(_write_and_report, member, write) for write in worker.make(batch)])
     if worker is not None and worker.memory_line is not None:
         logger.info(worker.memory_line)
+
+
+def _write_and_report(member: Member, write: Callable[[], Made | NotMade]) -> None:
+    made = write()
+    if isinstance(made, NotMade):
+        member.ask("not made", [made.sample.stem, str(made.why)])
+    else:
+        member.ask("made", made.sample.stem)
 
 
 def _batches(processes: Processes, task: Task, group: VideoGroup) -> Iterator[Sequence[Any]]:

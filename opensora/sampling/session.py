@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,12 @@ from opensora.sampling.records import trace_name, wanted_files
 from opensora.sampling.refining import refined_texts
 from opensora.sampling.result import SampleResult
 from opensora.sampling.versions import versions
+from opensora.sampling.writing import BackgroundWriter
 from opensora.utils.errors import one_line
 from opensora.utils.weights import WeightPaths
 
 if TYPE_CHECKING:
-    from opensora.sampling.worker import Task
+    from opensora.sampling.worker import Made, NotMade, Task
 
 logger = logging.getLogger(__name__)
 
@@ -126,41 +128,51 @@ class Session:
     def _due_batches(self) -> list[list[PlannedSample]]:
         return [batch for batch in self._batches if any(sample.stem in self.pending for sample in batch)]
 
-    def sample(self) -> Iterator[SampleResult]:
-        """Make what is pending; yields each result once its files are written.
+    def sample(self) -> None:
+        """Make what is pending; the files of a batch are written and entered while the next one is sampled.
+
+        What is sampled when an error or an interrupt ends the run is written and entered, too.
 
         Raises:
             ConfigError: the device does not exist, or memory does not suffice.
             CheckpointError: a checkpoint does not fit its model.
             OSError: the disk refuses; what is finished is kept.
         """
-        from opensora.sampling.worker import NotMade, Worker
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        from opensora.sampling.worker import Worker
 
         task = self.task()
         if not task.batches:
             return
         worker = Worker(task)
-        for batch in task.batches:
-            self.start(task.due(batch))
-            for made in worker.make(batch):
-                if isinstance(made, NotMade):
-                    self.fail(made.sample.stem, made.why)
-                    continue
-                traces = made.traces
-                result = SampleResult(
-                    prompt=made.sample.prompt,
-                    video=made.video,
-                    num_steps=_num_steps(made.sample),
-                    seconds=made.seconds,
-                    trace=traces[0],
-                    risk=made.risk,
-                    files=tuple(made.files),
-                    later_traces=tuple(trace for trace in traces[1:] if trace is not None),
-                )
-                self.finish(made.sample, result)
-                yield result
+        # What the writer logs comes while a bar of the next batch is shown, and goes above it.
+        with logging_redirect_tqdm(), BackgroundWriter() as writer:
+            for batch in task.batches:
+                self.start(task.due(batch))
+                writer.begin([partial(self._write_and_enter, write) for write in worker.make(batch)])
         if worker.memory_line is not None:
             logger.info(worker.memory_line)
+
+    def _write_and_enter(self, write: Callable[[], Made | NotMade]) -> None:
+        from opensora.sampling.worker import NotMade
+
+        made = write()
+        if isinstance(made, NotMade):
+            self.fail(made.sample.stem, made.why)
+            return
+        traces = made.traces
+        result = SampleResult(
+            prompt=made.sample.prompt,
+            video=made.video,
+            num_steps=_num_steps(made.sample),
+            seconds=made.seconds,
+            trace=traces[0],
+            risk=made.risk,
+            files=tuple(made.files),
+            later_traces=tuple(trace for trace in traces[1:] if trace is not None),
+        )
+        self.finish(made.sample, result)
 
     def start(self, stems: Sequence[str]) -> None:
         """These samples are being made now."""

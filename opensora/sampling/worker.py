@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opensora.config.schema import SampleConfig
 from opensora.memory.measure import StageMeter
@@ -118,11 +119,10 @@ class Worker:
         if group is not None:
             self._about["processes"] = str(group.shape)
 
-    def make(self, batch: Sequence[PlannedSample]) -> Iterator[Made | NotMade]:
-        """Make what is due in a batch; each sample comes once its files are written, by the leader of the group.
+    def make(self, batch: Sequence[PlannedSample]) -> list[Callable[[], Made | NotMade]]:
+        """Sample what is due in a batch; for each sample a call that writes its files, on the leader of the group.
 
-        Raises:
-            OSError: the disk refuses.
+        The calls are to be made in their order, by any thread, and raise OSError if the disk refuses.
         """
         task = self._task
         first, last = task.numbers[batch[0].stem], task.numbers[batch[-1].stem]
@@ -130,22 +130,23 @@ class Worker:
         which = first if first == last else f"{first} to {last}"
         logger.info("video %s of %d: %s", which, max(task.numbers.values()), prompts)
         made = self._maker.make(batch)
-        writes = self._group is None or self._group.is_leader
-        for sample in batch:
-            outcome = made.pop(sample.stem)
-            if sample.stem in task.pending and writes:
-                yield NotMade(sample, outcome) if isinstance(outcome, Failure) else self._write(sample, outcome)
-            del outcome  # its frames, before the next batch is made
+        if self._group is not None and not self._group.is_leader:
+            return []
+        # Not when a file is written: the next batch is measured by then.
+        about = {**self._about, "memory": self._meter.as_dict()}
+        due = [sample for sample in batch if sample.stem in task.pending]
+        return [partial(self._write, sample, made[sample.stem], about) for sample in due]
 
-    def _write(self, sample: PlannedSample, sampled: Sampled) -> Made:
+    def _write(self, sample: PlannedSample, outcome: Sampled | Failure, about: Mapping[str, Any]) -> Made | NotMade:
         from adacache.risk import change_risk
 
-        trace = sampled.traces[0]
+        if isinstance(outcome, Failure):
+            return NotMade(sample, outcome)
+        trace = outcome.traces[0]
         risk = change_risk(trace) if self._task.config.draft and trace else None
         extra = {"risk": risk} if self._task.config.draft else {}
-        about = {**extra, **self._about, "memory": self._meter.as_dict()}
-        video, files = write_sample(self._task.folder, sample, sampled, about)
-        return Made(sample, video, files, sampled.seconds, sampled.traces, risk)
+        video, files = write_sample(self._task.folder, sample, outcome, {**extra, **about})
+        return Made(sample, video, files, outcome.seconds, outcome.traces, risk)
 
     @property
     def memory_line(self) -> str | None:

@@ -43,6 +43,20 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(tmp_path, kills
         assert not list(folder.glob(".*.tmp")) and not (folder / "replaced").exists()
 
 
+def test_killed_while_the_thread_writes_a_run_ends_with_the_same_bytes(tmp_path):
+    arguments = [*ARGUMENTS, "--batch-size", "1", "--num-sampling-steps", "2"]
+    command = [sys.executable, "tests/support/killed_while_writing.py", str(tmp_path), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert list(report["status"].values()) == ["done", "running", "running"]
+    assert len(report["unfinished"]) == 1 and report["unfinished"][0].startswith(".sample_0001.mp4.")
+    assert read(tmp_path / "killed") == read(tmp_path / "whole")
+    manifest = json.loads((tmp_path / "killed/manifest.json").read_text())
+    assert [manifest["samples"][stem]["status"] for stem in STEMS] == ["done"] * 3
+    assert not list((tmp_path / "killed").glob(".*.tmp"))
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, code):
     command = [sys.executable, "scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "150", "--batch-size", "1"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 
 from opensora.acceleration.launch import Launch
-from opensora.sampling import command, handout
+from opensora.sampling import command, handout, parallel
 from opensora.sampling.arrangement import mesh_of
 from opensora.sampling.make import Failure, Maker
 from opensora.sampling.shared_plan import plan_of, read_plan
+from opensora.sampling.worker import Made, NotMade
 from opensora.utils.errors import ConfigError, WeightsError
 from tests.support import torchrun
 
@@ -100,3 +102,45 @@ def test_a_sample_that_another_process_cannot_read_is_not_sampled_here(prepared)
     assert sampled == [["b"]]
     assert made[a.stem] == Failure("it is damaged")
     assert made[b.stem].frames == "frames"
+
+
+def test_a_sample_is_reported_while_the_next_batch_is_sampled(session, monkeypatch):
+    a, b, c = session.samples
+    asked, reported = [], threading.Event()
+
+    def ask(name, value):
+        asked.append((name, value))
+        if name == "next":
+            return value[1] if value[1] < 2 else None
+        if value == b.stem:
+            reported.set()
+
+    class FakeWorker:
+        memory_line = None
+
+        def __init__(self, *arguments):
+            pass
+
+        def make(self, batch):
+            assert a in batch or reported.wait(30)
+            made = [NotMade(s, "NaN") if s is c else Made(s, None, (), 1.0, [None], None) for s in batch]
+            return [lambda made=made: made for made in made]
+
+    monkeypatch.setattr(parallel, "Worker", FakeWorker)
+    monkeypatch.setattr(parallel, "cache_folder", lambda setting: None)
+    group = SimpleNamespace(index=0)
+    member = SimpleNamespace(ask=ask)
+    processes = SimpleNamespace(launch=Launch(0, 2, 0, "0"), member=member, arrange=lambda shape: group)
+    parallel._make_batches(processes, session.task(), mesh_of(session, 2))
+    assert [item for item in asked if item[0] != "next"] == [
+        ("made", a.stem), ("made", b.stem), ("not made", [c.stem, "NaN"]),
+    ]  # fmt: skip
+
+
+def test_a_process_of_a_machine_without_pyav_does_not_load_anything(session, prepared, follower, monkeypatch):
+    plan = plan_of(session.task(), mesh_of(session, 2))
+    follower.member.wait = lambda name: plan
+    monkeypatch.setattr(parallel, "_work", lambda *arguments: pytest.fail("it was begun"))
+    monkeypatch.setitem(sys.modules, "av", None)  # which makes the import fail
+    with pytest.raises(ConfigError, match="install it with pip install av"):
+        parallel._follow(follower, prepared)

@@ -1,0 +1,61 @@
+"""A run that is killed while its thread writes a video and the next one is sampled, and goes on: FOLDER ARGUMENT...
+
+``whole`` in the folder is of a run that was left in peace, ``killed`` of the other one, whose second video was cut in
+the middle. Prints as JSON what was there when it was killed: the samples' status, and files that were not finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+def main() -> None:
+    folder, arguments = Path(sys.argv[1]), [*sys.argv[2:], "--verbose", "0", "--save-dir"]
+    import torch
+    import torch._dynamo  # so that the forked runs, which need it, do not import it again
+    from diffusers import AutoencoderKL  # noqa: F401
+    from transformers import T5EncoderModel  # noqa: F401
+
+    from opensora.datasets import video_io
+    from opensora.sampling.make import Maker
+    from tests.support.killed_runs import fork_run, wait
+
+    torch.set_num_threads(1)
+    write, make, third = video_io._write_mp4, Maker.make, threading.Event()
+
+    def write_half(path, frames, rate, crf):
+        write(path, frames, rate, crf)
+        if path.name.startswith(".sample_0001."):
+            os.truncate(path, path.stat().st_size // 2)
+            if third.wait(60):
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(71)  # the third video was not sampled meanwhile
+
+    def make_and_tell(maker, batch):
+        if batch[0].stem == "sample_0002":
+            third.set()
+        return make(maker, batch)
+
+    assert wait(fork_run([*arguments, str(folder / "whole")])) == 0
+    video_io._write_mp4, Maker.make = write_half, make_and_tell
+    code = wait(fork_run([*arguments, str(folder / "killed")]))
+    assert code == -signal.SIGKILL, code
+    samples = json.loads((folder / "killed/manifest.json").read_text())["samples"]
+    report = {
+        "status": {stem: sample["status"] for stem, sample in samples.items()},
+        "unfinished": [path.name for path in (folder / "killed").glob(".*.tmp")],
+    }
+    video_io._write_mp4, Maker.make = write, make
+    assert wait(fork_run([*arguments, str(folder / "killed")])) == 0
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
