@@ -36,16 +36,16 @@ from bench.tables import markdown_tables, terminal_tables
 from bench.tuned_file import TunedFile
 from bench.tuner import Tuner
 from bench.warmup import warm_up
-from opensora.calibration.pipeline_clips import PipelineClips
+from opensora.cli.pipeline_clips import PipelineClips
 from opensora.config.conditions import fingerprint
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.config.target import timesteps_of
+from opensora.device import limit_threads
+from opensora.errors import ConfigError
+from opensora.files import make_output_folder
 from opensora.pipeline import SamplingPipeline
-from opensora.utils.device import limit_threads
-from opensora.utils.errors import ConfigError
-from opensora.utils.files import make_output_folder
-from opensora.utils.weights import locate_weights
+from opensora.weights import locate_weights
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from opensora.config.command_line import CfgOptions, OneLineParser
-from opensora.utils.errors import EXIT_INTERRUPTED, run_command
+from opensora.cli.arguments import CfgOptions, OneLineParser
+from opensora.errors import EXIT_INTERRUPTED, run_command
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.points import BenchPoint
 from bench.setting import BenchClip, digest
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bench.timing.machine import describe_machine
-from opensora.utils.device import check_device
+from opensora.device import check_device
 
 PACKAGES = ("diffusers", "transformers", "mmengine", "av", "numpy", "lpips", "cvvdp", "opensora-adacache")
 

@@ -12,7 +12,7 @@ from bench.policy_plan import PolicyPlan, read_policies
 from opensora.config.file import find_config, read_config_file
 from opensora.config.reading import Source, check_names, read_fields, read_value
 from opensora.config.schema import at_least
-from opensora.utils.errors import ConfigError, suggest
+from opensora.errors import ConfigError, suggest
 
 REFERENCES = ("uncached", "exact")
 

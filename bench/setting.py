@@ -14,9 +14,9 @@ from bench.plan import BenchPlan
 from opensora.config.loading import load_config
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
-from opensora.utils.errors import ConfigError
-from opensora.utils.files import find_path
-from opensora.utils.run_prompts import plain_texts
+from opensora.errors import ConfigError
+from opensora.files import find_path
+from opensora.prompts.run_prompts import plain_texts
 
 SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
 TUNING_SHARE = 3  # of a config's own prompts, every third at the end is kept for tuning

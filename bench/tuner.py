@@ -23,7 +23,7 @@ from bench.tuned_file import TunedFile
 from bench.tuning import REACHED, Tried, best_codebook, final_latents, try_policy
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -7,22 +7,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from opensora.compiler import check_compiler
 from opensora.config.kinds import kind_of
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.config.size_limits import check_size_limits
 from opensora.config.target import check_calibrated_model
-from opensora.models.checkpoint import read_config
+from opensora.device import check_device
+from opensora.dtypes import DTYPES
+from opensora.errors import ConfigError
 from opensora.models.text_encoder.options import check_text_options
 from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import MODELS, build_module
-from opensora.utils.compiler import check_compiler
-from opensora.utils.device import check_device
-from opensora.utils.dtypes import DTYPES
-from opensora.utils.errors import ConfigError
-from opensora.utils.weights import locate_weights
-from opensora.utils.weights.fit import check_pretrained
+from opensora.weights import locate_weights
+from opensora.weights.checkpoint import read_config
+from opensora.weights.fit import check_pretrained
 
 logger = logging.getLogger(__name__)
 

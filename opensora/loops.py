@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opensora.conditioning.masking import append_generated, append_latents
 from opensora.config.schema import SampleConfig
 from opensora.models.vae.vae import VideoAutoencoderPipeline
-from opensora.utils.conditioning import append_generated, append_latents
 
 
 def carried_over(config: SampleConfig, vae: VideoAutoencoderPipeline) -> tuple[int, int]:

@@ -16,22 +16,22 @@ from torch import Tensor
 
 from adacache import StepController, Trace
 from adacache.policies.base import PolicyConfig
+from opensora.conditioning.masking import apply_mask_strategy
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
+from opensora.errors import ConfigError
 from opensora.load_models import load_models
 from opensora.loops import carried_over, continued
 from opensora.memory.measure import StageMeter
 from opensora.models.text_encoder.guidance import with_guidance
 from opensora.models.text_encoder.t5 import CaptionEncoder
+from opensora.multi_resolution import prepare_multi_resolution_info
+from opensora.noise import draw_noise
 from opensora.prompts.captions import prepare_captions
 from opensora.protocols import Sampler, VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
 from opensora.schedulers.rf import NonFiniteLatentsError, TextEncoder
-from opensora.utils.conditioning import apply_mask_strategy
-from opensora.utils.errors import ConfigError
-from opensora.utils.multi_resolution import prepare_multi_resolution_info
-from opensora.utils.noise import draw_noise
 
 if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
@@ -153,7 +153,7 @@ class SamplingPipeline:
                 on its own seed only, unless the cache has schedule="batch".
             progress: show progress bars; None as the config's ``verbose`` says.
             references: per prompt, the latents (4, t, H', W') of the frames it is given; see ``encode_reference``.
-            mask_strategies: per prompt, where its references go, as ``opensora.utils.conditioning`` reads it:
+            mask_strategies: per prompt, where its references go, as ``opensora.conditioning.masking`` reads it:
                 "0,0,0,0,1,0" starts the video with the first latent frame of reference 0.
             meter: notes the memory of the stages "denoise" and "decode".
 

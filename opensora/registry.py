@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.registry import Registry
 
-from opensora.utils.errors import suggest
+from opensora.errors import suggest
 
 MODELS = Registry("model")
 SCHEDULERS = Registry("scheduler")

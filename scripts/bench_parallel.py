@@ -12,12 +12,12 @@ from pathlib import Path
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from opensora.config.command_line import parse_arguments  # noqa: E402
+from opensora.cli.arguments import parse_arguments  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    from opensora.utils.errors import run_command
+    from opensora.errors import run_command
 
     return run_command(lambda: measure(*parse_arguments(arguments)), several=True)
 
@@ -30,8 +30,8 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
     """
     from opensora.acceleration.launch import read_launch
     from opensora.config.loading import load_config
-    from opensora.utils.errors import ConfigError
-    from opensora.utils.run_prompts import read_prompts
+    from opensora.errors import ConfigError
+    from opensora.prompts.run_prompts import read_prompts
 
     launch = read_launch()
     if launch.is_alone:
@@ -41,9 +41,9 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
 
     from bench.parallel.step_bench import arrangements, bench, table
     from opensora.acceleration.processes import Processes
+    from opensora.device import limit_threads
     from opensora.memory.shapes import read_shapes
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
 
     processes = Processes(launch)
     shapes = read_shapes(config)

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from opensora.utils.errors import ConfigError, run_command  # noqa: E402
+from opensora.errors import ConfigError, run_command  # noqa: E402
 
 if TYPE_CHECKING:
     from bench.timing.record import Record

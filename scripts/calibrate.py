@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from opensora.config.command_line import CfgOptions, OneLineParser  # noqa: E402
+from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
 
 DEFAULT_TARGET = ("speedup", 2.0)
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("opensora").setLevel(logging.INFO)
-    from opensora.utils.errors import run_command
+    from opensora.errors import run_command
 
     return run_command(lambda: run(options))
 
@@ -64,13 +64,13 @@ def run(options: argparse.Namespace) -> int:
     from adacache.calibration.simulation import SIMULATED
     from adacache.calibration.target import TARGETS, Target
     from adacache.validation import check_choice
-    from opensora.calibration.output import SNIPPET
+    from opensora.cli.output import SNIPPET
     from opensora.config.file import find_config
     from opensora.config.loading import load_config
     from opensora.config.model_calls import num_model_calls
-    from opensora.utils.errors import ConfigError
-    from opensora.utils.files import make_output_folder
-    from opensora.utils.run_prompts import plain_texts
+    from opensora.errors import ConfigError
+    from opensora.files import make_output_folder
+    from opensora.prompts.run_prompts import plain_texts
 
     wishes = ((name, getattr(options, name)) for name in TARGETS)
     try:
@@ -98,10 +98,10 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from adacache.calibration.plan import CalibrationPlan
-    from opensora.calibration.calibrate import calibrate_sampler
-    from opensora.calibration.output import curve_table, write_calibration
+    from opensora.cli.calibrate import calibrate_sampler
+    from opensora.cli.output import curve_table, write_calibration
+    from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
 
     plan = CalibrationPlan(search, held_out, bridge, options.candidates, options.batch_size)
     pipe = SamplingPipeline.from_config(config)

@@ -56,9 +56,9 @@ def main() -> None:
     from mini.world.captions import held_out_captions
     from mini.world.paths import FRAMES
     from opensora.config.loading import load_config
-    from opensora.models.checkpoint import CheckpointError
+    from opensora.errors import ConfigError, WeightsError
     from opensora.pipeline import SamplingError
-    from opensora.utils.errors import ConfigError, WeightsError
+    from opensora.weights.checkpoint import CheckpointError
 
     changes = {"num_frames": options.num_frames, "image_size": options.image_size and tuple(options.image_size)}
     changes["num_sampling_steps"] = options.num_sampling_steps
@@ -90,8 +90,8 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     from mini.world.captions import parse_caption
     from mini.world.paths import random_shot
     from mini.world.render import render
+    from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
 
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)

@@ -35,8 +35,8 @@ def main() -> None:
 
     from adacache.atomic import atomic_path
     from bench.studies import conditioning as study
+    from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
 
     pipe = SamplingPipeline.from_config(ROOT / "configs/mini/sample.py")
     limit_threads(pipe.model)

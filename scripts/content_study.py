@@ -36,10 +36,10 @@ def main() -> None:
     from adacache.psnr import psnr
     from bench.studies import content as study
     from opensora.config.loading import load_config
-    from opensora.models.checkpoint import CheckpointError
+    from opensora.device import limit_threads
+    from opensora.errors import ConfigError, WeightsError
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
-    from opensora.utils.errors import ConfigError, WeightsError
+    from opensora.weights.checkpoint import CheckpointError
 
     try:
         classes = study.captions_by_class(options.captions, seed=5)

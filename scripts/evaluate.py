@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.compare.metric_info import METRICS  # noqa: E402
-from opensora.config.command_line import OneLineParser  # noqa: E402
+from opensora.cli.arguments import OneLineParser  # noqa: E402
 
 if TYPE_CHECKING:
     from bench.compare.vbench import VBenchExport
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.export and options.export[0] != "vbench":
         parser.error(f"--export knows 'vbench' only, got '{options.export[0]}'")
-    from opensora.utils.errors import run_command
+    from opensora.errors import run_command
 
     return run_command(lambda: run(options))
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from bench.compare.evaluate import evaluate
     from bench.compare.output import check_format, remarks, table, write
     from bench.compare.vbench import export_vbench
-    from opensora.utils.files import make_output_folder
+    from opensora.files import make_output_folder
 
     if options.output:
         check_format(options.output)

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from opensora.config.command_line import CfgOptions, OneLineParser  # noqa: E402
+from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
 
 GOOD_FIT = 0.5  # R^2; published fits of other models that people asked about had 0.1 to 0.7
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("opensora").setLevel(logging.INFO)
-    from opensora.utils.errors import run_command
+    from opensora.errors import run_command
 
     return run_command(lambda: run(options))
 
@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> int:
     """Sample, fit, write, print."""
     from adacache.calibration.target import TARGETS
     from opensora.config.loading import load_config
-    from opensora.utils.errors import ConfigError
-    from opensora.utils.files import make_output_folder
-    from opensora.utils.run_prompts import plain_texts
+    from opensora.errors import ConfigError
+    from opensora.files import make_output_folder
+    from opensora.prompts.run_prompts import plain_texts
 
     off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
@@ -69,9 +69,9 @@ def run(options: argparse.Namespace) -> int:
     from adacache.calibration.clips import Clip
     from adacache.calibration.runner import Runner
     from bench.policy_calibration import calibrate_policies
-    from opensora.calibration.pipeline_clips import PipelineClips
+    from opensora.cli.pipeline_clips import PipelineClips
+    from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
 
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)

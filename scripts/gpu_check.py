@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from opensora.utils.errors import ConfigError, run_command  # noqa: E402
+from opensora.errors import ConfigError, run_command  # noqa: E402
 
 # Seconds that a section needs on an H100.
 SECTIONS = {
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
     from bench.gpu import correctness, denoising, kernels, stages
     from bench.gpu.report import Check, Section
-    from opensora.utils.device import check_device
+    from opensora.device import check_device
 
     if not options.dry and not torch.cuda.is_available():
         raise ConfigError(f"PyTorch {torch.__version__} sees no GPU; --dry runs all sections at tiny size on the CPU")

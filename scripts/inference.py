@@ -12,7 +12,7 @@ from typing import Any
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from opensora.config.command_line import parse_arguments  # noqa: E402
+from opensora.cli.arguments import parse_arguments  # noqa: E402
 
 EXIT_FAILED = 1
 
@@ -21,7 +21,7 @@ EXIT_FAILED = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 1 where not all samples could be made, 2 where nothing was begun."""
-    from opensora.utils.errors import run_command
+    from opensora.errors import run_command
 
     arguments = sys.argv[1:] if arguments is None else arguments
     config_path, flags, cfg_options = parse_arguments(arguments)
@@ -42,8 +42,8 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
     """
     from opensora.acceleration.launch import read_launch
     from opensora.acceleration.mesh import check_axes
-    from opensora.sampling.command import Prepared, prepare, report, run
-    from opensora.utils.errors import message_for_the_user
+    from opensora.cli.command import Prepared, prepare, report, run
+    from opensora.errors import message_for_the_user
 
     launch = read_launch()
     set_log_level(flags["verbose"] if launch.rank == 0 else 0)
@@ -56,7 +56,7 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
         return prepared
 
     if not launch.is_alone:
-        from opensora.sampling.parallel import sample_in_parallel
+        from opensora.cli.parallel import sample_in_parallel
 
         return sample_in_parallel(launch, read, arguments)
     prepared = read()

@@ -37,10 +37,10 @@ def main() -> None:
     from bench.studies import online as study
     from bench.studies.content import captions_by_class
     from opensora.config.loading import load_config
-    from opensora.models.checkpoint import CheckpointError
+    from opensora.device import limit_threads
+    from opensora.errors import ConfigError, WeightsError
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
-    from opensora.utils.errors import ConfigError, WeightsError
+    from opensora.weights.checkpoint import CheckpointError
 
     try:
         held_out = captions_by_class(options.captions, seed=7)

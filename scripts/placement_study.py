@@ -40,11 +40,11 @@ def main() -> None:
     from bench.studies.content import captions_by_class
     from bench.tuning import adacache_at
     from mini.world.captions import held_out_captions
-    from opensora.calibration.pipeline_clips import PipelineClips
+    from opensora.cli.pipeline_clips import PipelineClips
     from opensora.config.conditions import fingerprint
+    from opensora.device import limit_threads
+    from opensora.files import find_path
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
-    from opensora.utils.files import find_path
 
     path = find_path(options.calibration)
     if path is None:

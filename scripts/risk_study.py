@@ -36,8 +36,8 @@ def main() -> None:
     from bench.studies import risk as study
     from bench.studies.content import captions_by_class
     from opensora.config.loading import load_config
+    from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
 
     try:
         sides = {

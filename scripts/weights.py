@@ -9,7 +9,7 @@ from pathlib import Path
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from opensora.utils.weights.command import main  # noqa: E402
+from opensora.cli.weights import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

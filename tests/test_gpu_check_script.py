@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.gpu.report import Check, Section
-from opensora.utils.files import REPO_ROOT
+from opensora.files import REPO_ROOT
 from scripts import gpu_check
 
 

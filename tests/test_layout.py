@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opensora.utils.files import REPO_ROOT
+from opensora.files import REPO_ROOT
 
 # Each room may import from those after it.
 ROOMS = ("scripts", "bench", "mini", "opensora", "adacache")

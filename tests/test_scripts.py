@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opensora.config.command_line import parse_arguments
+from opensora.cli.arguments import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("examples/*.sh"), ROOT / ".ci/run"]

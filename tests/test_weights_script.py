@@ -294,7 +294,7 @@ def test_a_run_downloads_into_its_folder_of_weights(hub, tmp_path):
     options = dict(option.split("=") for option in OPTIONS[1:])
     code = (
         "import sys\nfrom opensora.config.loading import load_config\n"
-        "from opensora.utils.weights import locate_weights\n"
+        "from opensora.weights import locate_weights\n"
         f"config = load_config({MINI!r}, None, {options | {'weights_dir': str(folder)}!r})\n"
         "print(locate_weights(config).downloaded().applied_to(config).vae.from_pretrained)\n"
         "assert 'torch' not in sys.modules"

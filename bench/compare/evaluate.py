@@ -12,7 +12,7 @@ from bench.compare.metric_info import METRICS
 from bench.compare.metrics import DEFAULT_FPS, Metrics
 from bench.compare.pairs import NotCompared, Pair, match
 from bench.compare.reading import read_clip
-from opensora.utils.errors import one_line
+from opensora.errors import one_line
 
 
 @dataclass(frozen=True)

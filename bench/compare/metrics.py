@@ -13,7 +13,7 @@ from bench.compare.flicker import flicker
 from bench.compare.metric_info import METRICS
 from bench.compare.optional import LOADERS, load_optional
 from bench.compare.structure import WINDOW, ms_ssim, ms_ssim_window, ssim
-from opensora.utils.errors import one_line
+from opensora.errors import one_line
 
 DEFAULT_FPS = 24.0
 

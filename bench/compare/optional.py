@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.compare.batches import frame_batches
 from bench.compare.metric_info import METRICS
-from opensora.utils.errors import one_line
+from opensora.errors import one_line
 
 # Two clips (F, H, W, 3) uint8 of one shape, the sample first, and frames per second -> one number.
 Comparison = Callable[[np.ndarray, np.ndarray, float], float]

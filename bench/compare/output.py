@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from adacache.atomic import atomic_path
 from bench.compare.evaluate import ComparedClip, Evaluation
 from bench.compare.metric_info import METRICS
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 FORMATS = (".json", ".csv")
 MAX_NAME = 40  # characters in the table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.compare.reading import DUMP_SUFFIX, Record, read_record
 from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 # Seconds by which lossless frames may be older than the video of the same name; a run writes them after it, but a copy
 # of a folder may not keep the order.

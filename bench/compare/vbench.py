@@ -21,7 +21,7 @@ from pathlib import Path
 
 from adacache.atomic import atomic_path
 from bench.compare.pairs import ClipFiles, NotCompared, find_clips
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 VIDEOS, PROMPTS = "videos", "prompts.json"
 STANDARD_SAMPLES = 5  # videos per prompt that the standard suite reads

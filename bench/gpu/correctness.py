@@ -15,12 +15,12 @@ from torch import Tensor
 from adacache import AdaCacheConfig, StepController
 from bench.gpu.report import Check, largest_difference, relative_error
 from opensora.doctor import reference
+from opensora.files import REPO_ROOT
 from opensora.models.layers.attention import SelfAttention
 from opensora.models.stdit import STDiT3
 from opensora.models.vae import VideoAutoencoderPipeline
 from opensora.models.vae.tiling import TilingConfig
 from opensora.schedulers.rf import RFLOW
-from opensora.utils.files import REPO_ROOT
 
 GOLDEN = REPO_ROOT / "tests/golden"
 FORWARD_CASES = ("plain", "odd_hw", "x_mask", "x_mask_odd_hw_b1", "x_mask_all_true", "image", "cfg_pair", "no_mask")

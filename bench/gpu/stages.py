@@ -20,6 +20,7 @@ from bench.gpu.report import Check, relative_error, top_kernels
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
+from opensora.files import REPO_ROOT
 from opensora.memory.estimate import estimate_stages
 from opensora.memory.published import PUBLISHED
 from opensora.models.vae import VideoAutoencoderPipeline
@@ -27,7 +28,6 @@ from opensora.models.vae.tiling import TilingConfig
 from opensora.models.vae.vae import VideoAutoencoderConfig
 from opensora.pipeline import SamplingPipeline
 from opensora.registry import SCHEDULERS, build_module
-from opensora.utils.files import REPO_ROOT
 
 CONFIGS = {"480p": "configs/sample_480p.py", "720p": "configs/sample.py"}
 # Computed steps by resolution: those with which the paper's speedups come about, and the fewest its codebooks allow.

@@ -23,10 +23,10 @@ from adacache.psnr import psnr
 from bench.compare.bootstrap import interval
 from bench.statistics import CurvePoint, at_compute
 from mini.world.clips import Clip, make_clip
+from opensora.conditioning.masking import apply_mask_strategy
 from opensora.config import load_config
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.pipeline import SamplingPipeline
-from opensora.utils.conditioning import apply_mask_strategy
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "mini"
 CLIP_SEED = 29  # of the stream of rendered clips

@@ -10,7 +10,7 @@ import torch
 from bench.timing.mini_model import first_step_inputs, load_mini
 from bench.timing.samples import Samples
 from bench.timing.turns import Length, Task, Yardstick, in_turns, seconds
-from opensora.utils.compiler import check_compiler
+from opensora.compiler import check_compiler
 
 _TURNS = 200
 

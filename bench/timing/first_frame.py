@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from opensora.utils.files import REPO_ROOT
+from opensora.files import REPO_ROOT
 
 STAGES = ("imported", "loaded", "decoded")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from opensora.utils.files import REPO_ROOT
+from opensora.files import REPO_ROOT
 
 # Two runs that differ in one of these differ in more than their commit.
 DECISIVE = ("cpu", "cores", "gpu", "threads", "python", "torch")

@@ -16,9 +16,9 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.timing.full_size import RESOLUTIONS, build_xl2, hidden_state_shape, xl2_inputs
 from bench.timing.mini_model import PROMPT, load_mini
+from opensora.memory.cache_memory import hidden_state_elements
 from opensora.models.stdit import STDiT3
 from opensora.pipeline import SamplingPipeline
-from opensora.utils.cache_memory import hidden_state_elements
 
 _UPSTREAM_TENSORS_PER_BLOCK = 2  # attention residual, cross-attention + MLP residual
 _STEPS = 30

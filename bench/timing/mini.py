@@ -16,8 +16,8 @@ from bench.timing.samples import Samples
 from bench.timing.steps import step_figures
 from bench.timing.turns import Length, Task, Yardstick, in_turns, seconds
 from opensora.config import load_config
+from opensora.files import REPO_ROOT
 from opensora.pipeline import SamplingOutput, SamplingPipeline
-from opensora.utils.files import REPO_ROOT
 
 _LOADS, _STEPS, _VIDEOS, _PROCESSES = 8, 100, 10, 5  # turns
 

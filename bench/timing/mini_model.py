@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from opensora.device import limit_threads
+from opensora.files import REPO_ROOT
 from opensora.pipeline import SamplingPipeline
-from opensora.utils.device import limit_threads
-from opensora.utils.files import REPO_ROOT
 
 CONFIG = REPO_ROOT / "configs/mini/sample_adacache.py"
 CALIBRATED_CONFIG = REPO_ROOT / "configs/mini/sample_calibrated.py"

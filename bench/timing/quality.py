@@ -15,8 +15,8 @@ from adacache.psnr import psnr
 from bench.studies.content import captions_by_class
 from mini.world.captions import held_out_captions
 from opensora.config import load_config
+from opensora.device import limit_threads
 from opensora.pipeline import SamplingOutput, SamplingPipeline
-from opensora.utils.device import limit_threads
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "mini"
 MANY_STEPS = 200  # close enough to the exact flow to judge the 30-step video itself

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from adacache.atomic import atomic_path
 from bench.timing.samples import Samples
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 FORMAT = "opensora-adacache benchmark 1"
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 _NEEDED = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # to meet, where there are several
 

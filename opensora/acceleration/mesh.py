@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 GUIDANCE_BRANCHES = 2  # conditional and unconditional
 

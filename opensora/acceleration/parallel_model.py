@@ -8,8 +8,8 @@ from torch import Tensor
 
 from opensora.acceleration.channel import Channel
 from opensora.acceleration.shard import VideoShard
+from opensora.models.parts import even_parts
 from opensora.protocols import VideoModel
-from opensora.utils.parts import even_parts
 
 
 class ParallelModel:

@@ -22,7 +22,7 @@ from opensora.acceleration.launch import Launch
 from opensora.acceleration.member import LEADER_DIED, Member
 from opensora.acceleration.mesh import MeshShape
 from opensora.acceleration.video_group import VideoGroup
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 if TYPE_CHECKING:
     from colossalai.cluster import DistCoordinator

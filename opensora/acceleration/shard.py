@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adacache.sites import Stream
 from opensora.acceleration.channel import Channel, Purpose
-from opensora.utils.parts import even_parts
+from opensora.models.parts import even_parts
 
 
 class VideoShard:

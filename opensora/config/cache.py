@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opensora.config.reading import Source
 from opensora.config.schema import OFFICIAL_CACHE_KEYS
 from opensora.config.target import find_calibration
-from opensora.utils.errors import one_line
+from opensora.errors import one_line
 
 if TYPE_CHECKING:
     from adacache.options import ReuseOptions

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from opensora.config.schema import SampleConfig
-from opensora.utils.errors import WeightsError
-from opensora.utils.weights import weight_files
+from opensora.errors import WeightsError
+from opensora.weights import weight_files
 
 _PROBES = 64  # places of a file that are read
 _PROBE_BYTES = 16_384

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opensora.config.model_calls import num_model_calls
 from opensora.config.reading import Source
 from opensora.config.target import apply_target, with_memory_options
-from opensora.utils.errors import ConfigError, one_line
+from opensora.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from adacache.options import ReuseOptions

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opensora.utils.errors import ConfigError, one_line, shortened, suggest
-from opensora.utils.files import find_path
+from opensora.errors import ConfigError, one_line, shortened, suggest
+from opensora.files import find_path
 
 if TYPE_CHECKING:
     from mmengine.config import Config

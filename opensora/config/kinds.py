@@ -15,7 +15,7 @@ from opensora.config.sections import (
     VAEConfig,
     types_of,
 )
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 if TYPE_CHECKING:
     from opensora.config.reading import Source

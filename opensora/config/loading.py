@@ -31,7 +31,7 @@ from opensora.config.video import (
     resolve_num_frames,
     resolve_size,
 )
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 __all__ = ["ConfigError", "SampleConfig", "config_from_dict", "load_config"]
 
@@ -176,7 +176,7 @@ def _as_texts(entry: Any) -> Any:
 
 
 def _model_depth(model: ModelConfig | LatteModelConfig, weights_dir: Any) -> int | None:
-    from opensora.utils.weights import model_depth
+    from opensora.weights import model_depth
 
     return model_depth(model.from_pretrained, model.type, weights_dir if isinstance(weights_dir, str) else None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 # Flags that set an entry of a section; every other flag sets the top-level entry of its own name.
 _TARGETS = {

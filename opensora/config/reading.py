@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from opensora.config.sections import SECTIONS, section_class, types_of
-from opensora.utils.errors import ConfigError, shortened, suggest
+from opensora.errors import ConfigError, shortened, suggest
 
 _NOUNS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from opensora.config.model_calls import num_model_calls
 from opensora.config.reading import Source
 from opensora.config.sections import SchedulerConfig
-from opensora.utils.errors import one_line
-from opensora.utils.files import find_path
+from opensora.errors import one_line
+from opensora.files import find_path
 
 if TYPE_CHECKING:
     from adacache.calibration.calibration import Calibration

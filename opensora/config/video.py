@@ -8,7 +8,7 @@ from typing import Any
 from opensora.config.reading import Source, read_value
 from opensora.config.schema import SampleConfig
 from opensora.datasets.aspect import NUM_FRAMES_MAP, get_image_size, get_num_frames
-from opensora.utils.errors import one_line
+from opensora.errors import one_line
 
 SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")
 

@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
-from opensora.config.command_line import OneLineParser
+from opensora.cli.arguments import OneLineParser
 from opensora.doctor.finding import Finding, run_check
-from opensora.utils.errors import run_command
+from opensora.errors import run_command
 
 EXIT_PROBLEM = 1
 _INDENT = " " * 11  # two blanks, the longest state ("warning"), and two more

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from opensora.utils.errors import one_line
+from opensora.errors import one_line
 
 State = Literal["ok", "warning", "problem"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 
-from opensora.utils.files import REPO_ROOT
+from opensora.files import REPO_ROOT
 
 PROJECT = "opensora-adacache"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adacache.atomic import atomic_path
-from opensora.utils.files import REPO_ROOT
+from opensora.files import REPO_ROOT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +57,8 @@ def sample_mini(device: str) -> Sampled:
     from transformers.utils import logging as transformers_logging
 
     from opensora.config.loading import load_config
+    from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
-    from opensora.utils.device import limit_threads
 
     transformers_logging.disable_progress_bar()
     flags = {"num_sampling_steps": STEPS, "dtype": "fp32", "device": device, "verbose": 0}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from opensora.doctor.finding import Finding, ok, problem, warning
 
 if TYPE_CHECKING:
-    from opensora.utils.weights.locate import Piece
+    from opensora.weights.locate import Piece
 
 PUBLISHED = "configs/sample_adacache.py"
 _DOWNLOAD = "python scripts/weights.py download"
@@ -20,9 +20,9 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
         required: whether a missing piece is a problem where it cannot be downloaded; else it is never one.
     """
     from opensora.config.loading import load_config
-    from opensora.utils.errors import ConfigError, WeightsError
-    from opensora.utils.weights.layout import PIECES
-    from opensora.utils.weights.locate import find_piece
+    from opensora.errors import ConfigError, WeightsError
+    from opensora.weights.layout import PIECES
+    from opensora.weights.locate import find_piece
 
     try:
         config = load_config(config_path)
@@ -47,7 +47,7 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
 
 def _explain_absent(absent: list[str], required: bool) -> Finding:
     """About hub repositories that are not, or not completely, on this machine."""
-    from opensora.utils.weights import hub
+    from opensora.weights import hub
 
     text = f"not (completely) on this machine: {', '.join(absent)}"
     if not required:
@@ -62,7 +62,7 @@ def _explain_absent(absent: list[str], required: bool) -> Finding:
 
 def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
     """Of a piece that is here, or should be in a folder of the user's own."""
-    from opensora.utils.weights.verify import check_piece
+    from opensora.weights.verify import check_piece
 
     findings = []
     for found in check_piece(piece, kind):

@@ -2,7 +2,7 @@
 
 import sys
 
-from opensora.memory.command import main
+from opensora.cli.memory import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opensora.config.schema import SampleConfig
+from opensora.memory.cache_memory import cache_bytes
 from opensora.memory.shapes import read_shapes
-from opensora.utils.cache_memory import cache_bytes
 
 Stage = Literal["text", "references", "denoise", "decode"]
 

@@ -19,7 +19,7 @@ from opensora.memory.activations import DTYPES
 from opensora.memory.live_bytes import peak_live_bytes
 from opensora.memory.shapes import GUIDANCE_HALVES, ModelShapes, read_entries
 from opensora.memory.weights import held_bytes
-from opensora.utils.weights.fit import model_class
+from opensora.weights.fit import model_class
 
 if TYPE_CHECKING:
     from opensora.models.latte import LatteConfig

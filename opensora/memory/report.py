@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opensora.config.schema import SampleConfig
+from opensora.errors import ConfigError
 from opensora.memory.estimate import StageEstimate, estimate_stages
 from opensora.memory.free import free_memory
 from opensora.memory.units import size_text
-from opensora.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opensora.config.schema import LatteModelConfig, SampleConfig
+from opensora.errors import ConfigError
 from opensora.memory.published import PUBLISHED
-from opensora.utils.errors import ConfigError
-from opensora.utils.weights.layout import config_file
-from opensora.utils.weights.locate import find_piece
+from opensora.weights.layout import config_file
+from opensora.weights.locate import find_piece
 
 if TYPE_CHECKING:
     from opensora.models.stdit import STDiT3Config

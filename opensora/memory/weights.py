@@ -1,6 +1,6 @@
 """Bytes of weights as they are held once a model is loaded: by the model itself, built without storage.
 
-A checkpoint has to hold exactly the tensors of its model (``opensora.models.checkpoint``), in whatever file format and
+A checkpoint has to hold exactly the tensors of its model (``opensora.weights.checkpoint``), in whatever file format and
 precision, so that its own sizes say nothing else; a text encoder's file may also hold the decoder, which is not loaded.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
-from opensora.utils.prompts import append_score_to_prompts, extract_json_from_prompts, split_prompt
+from opensora.prompts.syntax import append_score_to_prompts, extract_json_from_prompts, split_prompt
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from opensora.utils.errors import ConfigError, one_line
+from opensora.errors import ConfigError, one_line
 
 _MAX_BYTES = 1_000_000  # of an answer
 _MAX_WAIT = 5.0  # seconds that an endpoint can ask us to wait before the retry

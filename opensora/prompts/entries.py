@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from opensora.errors import ConfigError, suggest
 from opensora.prompts.file_names import safe_stem
-from opensora.utils.errors import ConfigError, suggest
 
 PROMPT_KEY = "prompt"
 

@@ -7,7 +7,7 @@
     # prompts.jsonl: one object per line; prompts.json: a list of them; LINE_KEYS are what they can set
     {"prompt": "a red circle moving fast to the right", "seed": 7, "steps": 50, "name": "circle"}
 
-The object at the end of a prompt of plain text stays part of it, see ``opensora.utils.prompts``.
+The object at the end of a prompt of plain text stays part of it, see ``opensora.prompts.syntax``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opensora.errors import ConfigError
 from opensora.prompts.entries import LINE_KEYS, read_entry
 from opensora.prompts.strict_json import decode, decode_all, skip_blanks
-from opensora.utils.errors import ConfigError
 
 __all__ = ["LINE_KEYS", "PromptLine", "read_prompt_file"]
 

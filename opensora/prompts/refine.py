@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from opensora.prompts.chat import ChatEndpoint, ChatError
-from opensora.utils.prompts import merge_prompt, split_prompt
+from opensora.prompts.syntax import merge_prompt, split_prompt
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from opensora.utils.files import REPO_ROOT
+from opensora.files import REPO_ROOT
 
 PROGRAM = """
 import sys

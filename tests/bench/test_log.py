@@ -10,7 +10,7 @@ import pytest
 from bench.log import BenchLog, VideoRow
 from bench.points import BenchPoint
 from bench.setting import BenchClip
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 SETTING = {"weights": "abc", "video": (64, 64, 17)}
 CLIP = BenchClip(0, 0, "a red circle")

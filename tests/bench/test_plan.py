@@ -10,7 +10,7 @@ import pytest
 from bench.plan import plan_from_dict, read_plan
 from bench.policy_options import calibrated_schedule
 from bench.setting import load_sample_config
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 
 def test_the_bundled_plans_are_valid():

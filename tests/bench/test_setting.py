@@ -8,7 +8,7 @@ import pytest
 
 from bench.plan import plan_from_dict
 from bench.setting import bench_clips, bench_prompts, load_sample_config, tuning_clips
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 
 def test_seeds_come_one_after_the_other_and_no_two_clips_share_one():

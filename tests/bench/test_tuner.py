@@ -13,7 +13,7 @@ from bench.setting import load_sample_config
 from bench.tuned_file import TunedFile
 from bench.tuner import Tuner
 from bench.tuning import Tried
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 CLIPS = [Clip("a red circle", 0)]
 RATIOS = [0.98] * 29

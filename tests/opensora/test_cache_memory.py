@@ -13,10 +13,10 @@ from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.policies.static import StaticScheduleConfig
 from adacache.psnr import psnr
 from opensora.config import load_config
+from opensora.errors import ConfigError
+from opensora.memory import cache_memory
+from opensora.memory.cache_memory import check_cache_memory, describe, hidden_state_elements
 from opensora.pipeline import SamplingPipeline
-from opensora.utils import cache_memory
-from opensora.utils.cache_memory import check_cache_memory, describe, hidden_state_elements
-from opensora.utils.errors import ConfigError
 from scripts import inference
 
 ROOT = Path(__file__).resolve().parents[2]

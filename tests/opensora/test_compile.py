@@ -16,14 +16,14 @@ from torch._dynamo.utils import counters
 from torch.torch_version import TorchVersion
 
 from adacache import AdaCacheConfig, StepController
+from opensora.cli.arguments import parse_arguments
+from opensora.compiler import RECOMPILE_LIMIT, check_compiler, compile_function
 from opensora.config import load_config
-from opensora.config.command_line import parse_arguments
+from opensora.errors import ConfigError
 from opensora.models.stdit import STDiT3
 from opensora.models.stdit.stdit3 import EAGER
 from opensora.pipeline import SamplingPipeline
 from opensora.schedulers.rf import RFLOW
-from opensora.utils.compiler import RECOMPILE_LIMIT, check_compiler, compile_function
-from opensora.utils.errors import ConfigError
 from support.reference_model import StoredText, load_reference, stored_size
 
 MINI = Path(__file__).parents[2] / "configs/mini/sample_adacache.py"

@@ -9,7 +9,7 @@ import pytest
 from adacache.calibration.calibration import Calibration
 from opensora.config import load_config
 from opensora.config.conditions import conditions_of, fingerprint, mismatch
-from opensora.utils.errors import ConfigError, WeightsError
+from opensora.errors import ConfigError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs/mini/sample.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from opensora.config.loading import load_config
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs/mini/sample.py"
@@ -438,7 +438,7 @@ def test_a_schedule_file_is_found_beside_the_config_or_from_the_root(tmp_path, m
     (tmp_path / "config").mkdir()
     (tmp_path / "root").mkdir()
     config = config_beside(tmp_path / "config", "dict(policy='static', file='schedule.json', cache_device='cpu')")
-    monkeypatch.setattr("opensora.utils.files.REPO_ROOT", tmp_path / "root")
+    monkeypatch.setattr("opensora.files.REPO_ROOT", tmp_path / "root")
     assert "cache: there is no file schedule.json" in error_of(config)
     (tmp_path / "root/schedule.json").write_text('{"computed_steps": [0, 3], "bridge": "fitted"}')
     assert load_config(config).cache.computed_steps == (0, 3)

@@ -14,7 +14,7 @@ from opensora.config.file import find_config, read_config_file
 from opensora.config.loading import SampleConfig, config_from_dict
 from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS
 from opensora.config.sections import SECTIONS, types_of
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 

@@ -16,13 +16,13 @@ from PIL import Image
 from adacache import AdaCacheConfig, Codebook, StepRecord, Trace
 from adacache.policies.static import StaticScheduleConfig
 from adacache.psnr import psnr
+from opensora.cli.drafts import final_command, planned_samples, write_overview
+from opensora.cli.result import SampleResult
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import read_video, write_video
-from opensora.drafts import final_command, planned_samples, write_overview
-from opensora.sampling.result import SampleResult
-from opensora.utils.errors import ConfigError
-from opensora.utils.run_prompts import NumberedPrompt, read_prompts
+from opensora.errors import ConfigError
+from opensora.prompts.run_prompts import NumberedPrompt, read_prompts
 from scripts import inference
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ import torch
 
 from mini.check.check import check_clip
 from opensora.config import load_config
+from opensora.errors import ConfigError
 from opensora.pipeline import SamplingError, SamplingPipeline
-from opensora.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs" / "mini"

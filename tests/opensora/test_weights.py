@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from opensora.config.conditions import fingerprint
 from opensora.config.loading import load_config
-from opensora.utils.errors import WeightsError
-from opensora.utils.weights import download, hub, locate_weights, model_depth, weight_files
-from opensora.utils.weights.layout import describe_format, needed_files
-from opensora.utils.weights.locate import Piece, find_piece
-from opensora.utils.weights.safetensors_header import check_safetensors, read_safetensors_shapes
+from opensora.errors import WeightsError
+from opensora.weights import download, hub, locate_weights, model_depth, weight_files
+from opensora.weights.layout import describe_format, needed_files
+from opensora.weights.locate import Piece, find_piece
+from opensora.weights.safetensors_header import check_safetensors, read_safetensors_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 

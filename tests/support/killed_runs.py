@@ -74,7 +74,7 @@ def main() -> None:
     arguments = [*sys.argv[4:], "--verbose", "0"]
     import torch
 
-    import opensora.models.text_encoder.prepared_text
+    import opensora.cli.text_stage
     import opensora.pipeline  # noqa: F401
 
     torch.set_num_threads(1)

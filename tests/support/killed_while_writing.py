@@ -23,8 +23,8 @@ def main() -> None:
     from diffusers import AutoencoderKL  # noqa: F401
     from transformers import T5EncoderModel  # noqa: F401
 
+    from opensora.cli.make import Maker
     from opensora.datasets import video_io
-    from opensora.sampling.make import Maker
     from tests.support.killed_runs import fork_run, wait
 
     torch.set_num_threads(1)

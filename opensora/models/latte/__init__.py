@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from opensora.models.checkpoint import COMPUTED_TENSORS, CheckpointError, check_fits, locate, read_config, weight_files
+from opensora.errors import WeightsError
 from opensora.models.latte.config import LatteConfig, OpenSoraPlanConfig
 from opensora.registry import MODELS
-from opensora.utils.errors import WeightsError
-from opensora.utils.weights import layout
-from opensora.utils.weights.tensor_files import load_tensors
+from opensora.weights import layout
+from opensora.weights.checkpoint import COMPUTED_TENSORS, CheckpointError, check_fits, locate, read_config, weight_files
+from opensora.weights.tensors import load_tensors
 
 if TYPE_CHECKING:
     from adacache import StepController

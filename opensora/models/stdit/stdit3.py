@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adacache import StepController
 from adacache.sites import Site, Stream
-from opensora.models.checkpoint import PretrainedModel
+from opensora.compiler import compile_function
 from opensora.models.layers.attention import CrossAttention, RotaryEmbedding, SelfAttention
 from opensora.models.layers.embeddings import (
     CaptionEmbedder,
@@ -31,7 +31,7 @@ from opensora.models.layers.embeddings import (
 from opensora.models.stdit.config import STDiT3Config
 from opensora.models.stdit.sharding import UNSHARDED, Sharding
 from opensora.registry import MODELS
-from opensora.utils.compiler import compile_function
+from opensora.weights.checkpoint import PretrainedModel
 
 NORM_EPS = 1e-6
 DEFAULT_FPS = 24.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from opensora.config.conditions import fingerprint
 from opensora.config.schema import TextEncoderConfig
-from opensora.utils.weights.layout import tokenizer_folder
+from opensora.weights.layout import tokenizer_folder
 
 _SMALL_FILES = (
     "config.json",

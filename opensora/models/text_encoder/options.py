@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from opensora.config.schema import SampleConfig
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 # The least versions that transformers works with.
 _TORCHAO = ("torchao", "0.15.0")

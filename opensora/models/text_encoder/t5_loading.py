@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from opensora.models.checkpoint import CheckpointError
-from opensora.utils.errors import ConfigError
-from opensora.utils.weights import weight_files
-from opensora.utils.weights.layout import tokenizer_folder
+from opensora.errors import ConfigError
+from opensora.weights import weight_files
+from opensora.weights.checkpoint import CheckpointError
+from opensora.weights.layout import tokenizer_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from opensora.models.checkpoint import CheckpointError, check_fits, locate, read_config, weight_files
+from opensora.device import exact_convolutions
+from opensora.errors import WeightsError, one_line
+from opensora.models.parts import share_of
 from opensora.registry import MODELS
-from opensora.utils.device import exact_convolutions
-from opensora.utils.errors import WeightsError, one_line
-from opensora.utils.parts import share_of
-from opensora.utils.weights import layout
-from opensora.utils.weights.tensor_files import load_tensors
+from opensora.weights import layout
+from opensora.weights.checkpoint import CheckpointError, check_fits, locate, read_config, weight_files
+from opensora.weights.tensors import load_tensors
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 TEMPORAL_FRAMES = 14  # that a temporal decoder looks at together, as LattePipeline has it

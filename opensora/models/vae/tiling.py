@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from opensora.utils.parts import even_parts
+from opensora.models.parts import even_parts
 
 DEFAULT_TILE_SIZE = 32
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from opensora.models.checkpoint import PretrainedModel
+from opensora.models.parts import share_of
 from opensora.models.vae.tiled_spatial import check_tiles
 from opensora.models.vae.tiling import TilingConfig
 from opensora.models.vae.vae_spatial import SpatialVAE
 from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
 from opensora.registry import MODELS
-from opensora.utils.parts import share_of
+from opensora.weights.checkpoint import PretrainedModel
 
 # The 2-D autoencoder of the published checkpoint, whose config.json only names the repository it came from.
 SDXL_AUTOENCODER_KL = {

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opensora.device import exact_convolutions
 from opensora.models.vae.tiled_spatial import check_tiles, decode_frame, encode_frame
 from opensora.models.vae.tiling import TilingConfig
-from opensora.utils.device import exact_convolutions
 
 SPATIAL_SCALING_FACTOR = 0.18215  # upstream's; the SDXL config's own 0.13025 is not used
 

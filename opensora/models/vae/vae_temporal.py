@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opensora.device import exact_convolutions
 from opensora.models.vae.tiled_temporal import decode_features, encode_features
 from opensora.models.vae.tiling import TilingConfig
-from opensora.utils.device import exact_convolutions
 
 LOGVAR_RANGE = (-30.0, 20.0)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from opensora.errors import suggest
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.diffusion.guidance import GuidedModel
 from opensora.schedulers.steps import TextEncoder, steps_of_run
-from opensora.utils.errors import suggest
 
 if TYPE_CHECKING:
     from adacache import StepController

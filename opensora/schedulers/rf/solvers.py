@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from opensora.utils.errors import suggest
+from opensora.errors import suggest
 
 FEW_STEPS = 15
 FINAL_EULER_STEPS = 2

@@ -12,7 +12,7 @@ from bench.compare.bootstrap import interval
 from bench.compare.evaluate import evaluate
 from bench.compare.metrics import Metrics
 from bench.compare.output import remarks, table, to_dict, write
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 REFERENCE = np.full((3, 48, 64, 3), 100, np.uint8)
 

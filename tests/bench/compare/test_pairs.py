@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.compare.pairs import NotCompared, find_clips, match
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 CLIP = np.full((3, 32, 32, 3), 100, np.uint8)
 

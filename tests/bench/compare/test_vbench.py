@@ -7,7 +7,7 @@ import pytest
 
 from bench.compare.pairs import NotCompared
 from bench.compare.vbench import export_vbench, video_names
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 CLIP = np.full((2, 32, 32, 3), 100, np.uint8)
 

@@ -22,7 +22,7 @@ from bench.studies.placement import (
     markdown,
     plot,
 )
-from opensora.calibration.pipeline_clips import PipelineClips
+from opensora.cli.pipeline_clips import PipelineClips
 from opensora.pipeline import SamplingPipeline
 
 

@@ -97,7 +97,7 @@ def test_one_file_is_compared_with_a_run_of_its_parts_and_settings(script, capsy
 
 
 def test_a_part_that_cannot_be_measured_does_not_take_the_others_along(script, capsys, monkeypatch, tmp_path):
-    from opensora.utils.errors import ConfigError
+    from opensora.errors import ConfigError
 
     def task_of(part: str, _: dict):
         def refuse():

@@ -9,7 +9,7 @@ import pytest
 from bench.timing.machine import DECISIVE, describe_machine
 from bench.timing.record import FORMAT, Record
 from bench.timing.samples import Samples
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from opensora.acceleration.launch import Launch, read_launch
 from opensora.acceleration.mesh import MeshShape, check_axes, choose_mesh
-from opensora.utils.errors import ConfigError, run_command
-from opensora.utils.parts import even_parts, share_of
+from opensora.errors import ConfigError, run_command
+from opensora.models.parts import even_parts, share_of
 
 MASTER = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 SIZE = {"latent_frames": 15, "tokens_per_frame": 3600}

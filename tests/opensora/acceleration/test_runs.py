@@ -194,9 +194,9 @@ def test_one_process_imports_nothing_of_it(tmp_path):
 def test_a_device_that_processes_cannot_share_is_refused(monkeypatch, device):
     import torch
 
+    from opensora.cli.arrangement import check_device_of_all
     from opensora.config import load_config
-    from opensora.sampling.arrangement import check_device_of_all
-    from opensora.utils.errors import ConfigError
+    from opensora.errors import ConfigError
 
     config = load_config(CONFIG, {"device": device})
     if device == "cpu":

@@ -115,7 +115,7 @@ def full_after(count: int, write):
 
 
 def test_a_disk_that_is_full_halfway_keeps_what_is_finished(check_case, folder, monkeypatch):
-    from opensora.sampling import records
+    from opensora.cli import records
 
     monkeypatch.setattr(records, "write_video", full_after(1, records.write_video))
     words = ["No space left on device", "finished videos are kept", "sample_0000.png"]
@@ -149,7 +149,7 @@ def test_an_encoded_text_that_cannot_be_kept_harms_nothing(check_case, folder):
 
 
 def test_a_folder_that_vanishes_meanwhile_is_no_traceback(run, folder, monkeypatch):
-    from opensora.sampling import records
+    from opensora.cli import records
 
     write = records.write_video
 

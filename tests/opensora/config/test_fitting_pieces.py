@@ -10,7 +10,7 @@ import pytest
 
 from opensora.config.loading import ConfigError, config_from_dict
 from opensora.load_models import check_models, load_models
-from opensora.models.checkpoint import CheckpointError
+from opensora.weights.checkpoint import CheckpointError
 from support import tiny_latte
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from opensora.cli.plan import plan_samples
 from opensora.config.conditions import conditions_of, mismatch
 from opensora.config.kinds import kind_of
 from opensora.config.loading import ConfigError, load_config
 from opensora.config.schema import CausalVAEConfig, DiffusionSchedulerConfig, ImageVAEConfig, LatteModelConfig
 from opensora.config.sections import SECTIONS, types_of
+from opensora.prompts.run_prompts import read_prompts
 from opensora.registry import _PROVIDERS, MODELS, SCHEDULERS
-from opensora.sampling.plan import plan_samples
-from opensora.utils.run_prompts import read_prompts
 
 ROOT = Path(__file__).resolve().parents[3]
 MINI = ROOT / "configs/mini/sample.py"

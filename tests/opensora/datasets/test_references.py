@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from opensora.datasets.reference_frames import VideoFile
-from opensora.datasets.references import (
+from opensora.conditioning.reference_frames import VideoFile
+from opensora.conditioning.references import (
     check_reference,
     read_reference,
     resolve_reference,
     sha256_of,
     split_references,
 )
-from opensora.datasets.resize_crop import crop_frame
+from opensora.conditioning.resize_crop import crop_frame
 from opensora.datasets.video_io import write_video
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tables"
 ROWS = json.loads((GOLDEN / "image.json").read_text())["rows"]

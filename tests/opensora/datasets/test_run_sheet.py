@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensora.datasets import run_sheet
-from opensora.datasets.run_sheet import MAX_STRIPS, prompt_grid, steps_note, write_run_sheet
+from opensora.cli import run_sheet
+from opensora.cli.result import SampleResult
+from opensora.cli.run_sheet import MAX_STRIPS, prompt_grid, steps_note, write_run_sheet
 from opensora.datasets.video_io import write_video
-from opensora.sampling.result import SampleResult
-from opensora.utils.run_prompts import NumberedPrompt
+from opensora.prompts.run_prompts import NumberedPrompt
 
 
 def sample(folder: Path, index: int, seed: int = 1, num_frames: int = 4, prompt: str = "a cat") -> SampleResult:

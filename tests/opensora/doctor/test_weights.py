@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opensora.doctor.weights import PUBLISHED, check_weights
-from opensora.utils.weights import hub
+from opensora.weights import hub
 
 ROOT = Path(__file__).resolve().parents[3]
 MINI = str(ROOT / "configs/mini/sample.py")

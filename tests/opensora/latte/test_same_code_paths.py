@@ -12,7 +12,7 @@ from adacache.trace import Trace
 from bench.plan import read_plan
 from opensora.config.loading import load_config
 from opensora.config.model_calls import num_model_calls
-from opensora.utils.errors import ConfigError
+from opensora.errors import ConfigError
 from scripts import bench, calibrate, evaluate, inference
 from tests.support import torchrun
 from tests.support.tiny_latte import PROMPTS, latte_config, open_sora_plan_config, write_config

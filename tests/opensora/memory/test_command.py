@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opensora.memory.command import CARD, card_bytes, main
+from opensora.cli.memory import CARD, card_bytes, main
 from opensora.memory.estimate import estimate_stages
 
 PUBLISHED = "../sample_adacache.py"

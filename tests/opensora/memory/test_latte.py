@@ -9,15 +9,15 @@ import torch
 
 from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
+from opensora.cli.memory import main
 from opensora.config.loading import config_from_dict, load_config
-from opensora.memory.command import main
+from opensora.errors import ConfigError
+from opensora.memory.cache_memory import cache_bytes
 from opensora.memory.estimate import estimate_stages
 from opensora.memory.live_bytes import peak_live_bytes
 from opensora.memory.shapes import read_shapes
 from opensora.memory.weights import held_bytes
 from opensora.pipeline import SamplingPipeline
-from opensora.utils.cache_memory import cache_bytes
-from opensora.utils.errors import ConfigError
 from support import tiny_latte
 
 SIDE = 192  # pixels: activations are several times the weights

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from opensora.errors import ConfigError
 from opensora.memory import report
 from opensora.memory.estimate import StageEstimate
 from opensora.memory.report import check_memory, estimate_line, fixes
-from opensora.utils.errors import ConfigError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 GB = 1_000_000_000

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from opensora.errors import ConfigError
 from opensora.memory.shapes import read_shapes
 from opensora.pipeline import SamplingPipeline
-from opensora.utils.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from opensora.models.checkpoint import CheckpointError
 from opensora.models.vae.causal import SCALE, CausalTiling, CausalVAE, CausalVAEConfig
 from opensora.models.vae.causal.tiling import time_chunks
+from opensora.weights.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FOLDER = GOLDEN / "open_sora_plan" / "vae"

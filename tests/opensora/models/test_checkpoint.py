@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from opensora.models.checkpoint import CheckpointError, locate, read_config
 from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.models.vae.vae import VideoAutoencoderPipeline
-from opensora.utils.weights import hub, layout
-from opensora.utils.weights.locate import find_piece
+from opensora.weights import hub, layout
+from opensora.weights.checkpoint import CheckpointError, locate, read_config
+from opensora.weights.locate import find_piece
 
 TINY = STDiT3Config(hidden_size=16, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
 MINI = Path(__file__).resolve().parents[3] / "assets/opensora-mini"

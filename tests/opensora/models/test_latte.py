@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adacache import AdaCacheConfig, StepController
-from opensora.models.checkpoint import CheckpointError
 from opensora.models.latte import LatteModel, OpenSoraPlanModel
+from opensora.weights.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PLAN = GOLDEN / "open_sora_plan" / "transformer"

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from adacache import AdaCacheConfig, StepController
-from opensora.models.checkpoint import CheckpointError
 from opensora.models.layers.embeddings import select_tokens
 from opensora.models.stdit import STDiT3, STDiT3Config
+from opensora.weights.checkpoint import CheckpointError
 from support.reference_model import load_reference
 
 CASES = ("plain", "odd_hw", "x_mask", "x_mask_odd_hw_b1", "x_mask_all_true", "image", "cfg_pair", "no_mask")

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
+from opensora.files import REPO_ROOT
 from opensora.models.layers.attention import SelfAttention, temporal_kernel
-from opensora.utils.files import REPO_ROOT
 
 
 def test_the_kernel_equals_the_layers_in_tritons_interpreter():

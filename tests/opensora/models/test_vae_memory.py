@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from opensora.memory.decoding import decode_activation_bytes
 from opensora.memory.live_bytes import peak_live_bytes
 from opensora.models.vae import TilingConfig, VideoAutoencoderConfig, VideoAutoencoderPipeline
-from opensora.models.vae.memory import decode_activation_bytes
 
 FULL = VideoAutoencoderConfig()
 

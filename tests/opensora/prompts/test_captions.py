@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.prompts.captions import prepare_captions
-from opensora.utils.prompts import merge_prompt
+from opensora.prompts.syntax import merge_prompt
 
 REFERENCE = json.loads((Path(__file__).parents[2] / "golden" / "tables" / "prompts.json").read_text())
 

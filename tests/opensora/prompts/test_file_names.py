@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensora.prompts.file_names import MAX_STEM_BYTES, safe_stem
-from opensora.utils.prompts import get_save_path_name
+from opensora.prompts.syntax import get_save_path_name
 
 RESERVED = ["CON", "nul", "Com1.txt", "LPT¹", "aux .x"]
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensora.config.schema import SampleConfig, SchedulerConfig
+from opensora.errors import ConfigError
 from opensora.prompts.files import LINE_KEYS, MAX_LINE, PromptLine, read_prompt_file
-from opensora.utils.errors import ConfigError
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opensora.errors import ConfigError
 from opensora.prompts.refine import PromptRefiner, Refined, _plain, api_key_from_env
-from opensora.utils.errors import ConfigError
-from opensora.utils.prompts import extract_json_from_prompts, split_prompt
+from opensora.prompts.syntax import extract_json_from_prompts, split_prompt
 
 KEY = "sk-of-nobody"
 

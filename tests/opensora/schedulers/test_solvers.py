@@ -13,9 +13,9 @@ from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config import load_config
 from opensora.config.schema import SchedulerConfig
+from opensora.errors import ConfigError
 from opensora.schedulers.rf import RFLOW, solvers
 from opensora.schedulers.rf.solvers import SOLVERS, Euler, make_solver
-from opensora.utils.errors import ConfigError
 
 SECOND_ORDER = ["adams", "midpoint"]
 PARTS = [0.1, 0.3, 0.2, 0.4]  # of the unit of time

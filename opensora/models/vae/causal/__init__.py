@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from opensora.models.checkpoint import PretrainedModel
+from opensora.models.parts import share_of
 from opensora.models.vae.causal.coders import Decoder, Encoder
 from opensora.models.vae.causal.config import CausalVAEConfig
 from opensora.models.vae.causal.layers import CausalConv3d
@@ -28,7 +28,7 @@ from opensora.models.vae.causal.tiling import (
     time_chunks,
 )
 from opensora.registry import MODELS
-from opensora.utils.parts import share_of
+from opensora.weights.checkpoint import PretrainedModel
 
 __all__ = ["CausalTiling", "CausalVAE", "CausalVAEConfig"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from opensora.config import load_config
+from opensora.errors import ConfigError
 from opensora.models.text_encoder import options
 from opensora.models.text_encoder.options import check_text_options
-from opensora.utils.errors import ConfigError
 
 MINI = Path(__file__).parents[4] / "configs" / "mini" / "sample.py"
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from opensora.cli import text_stage as prepared_text
+from opensora.cli.text_stage import encode_captions
 from opensora.config import load_config
 from opensora.config.schema import SampleConfig
+from opensora.errors import ConfigError
 from opensora.models.stdit.stdit3 import STDiT3
-from opensora.models.text_encoder import prepared_text
 from opensora.models.text_encoder.cache_key import encoder_key
-from opensora.models.text_encoder.prepared_text import encode_captions
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
 from opensora.schedulers.rf import RFLOW
-from opensora.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[4]
 CAPTIONS = ["a red circle moving fast to the right", "a still star", "a red circle moving fast to the right"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from opensora.models.checkpoint import CheckpointError
 from opensora.models.layers.embeddings import CaptionEmbedder
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
+from opensora.weights.checkpoint import CheckpointError
 
 
 def test_published_format_loads_and_encodes(published_format, sentences):

@@ -10,9 +10,9 @@ from collections import namedtuple
 import pytest
 import torch
 
+from opensora.errors import ConfigError
 from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.models.text_encoder.t5_loading import release_memory
-from opensora.utils.errors import ConfigError
 
 
 @pytest.fixture

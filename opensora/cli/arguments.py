@@ -1,0 +1,258 @@
+"""The command line of the sampler: Open-Sora v1.2's flags, each of which overrides a config entry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from opensora.errors import one_line, shortened, suggest
+from opensora.files import find_path
+
+DEFAULT_CONFIG = "configs/mini/sample_adacache.py"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence on stderr and exit code 2, like all errors of the commands."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with ``message``."""
+        self.exit(2, f"error: command line: {shortened(message, 400)} (--help lists the flags)\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse, and name the nearest flag for one that does not exist."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            hint = f"; {suggest(unknown[0].partition('=')[0], flags)}" if unknown[0].startswith("-") else ""
+            self.error(f"unknown argument '{unknown[0]}'{hint}")
+        return parsed
+
+
+class CfgOptions(argparse.Action):
+    """``KEY=VALUE ...`` with mmengine's value syntax: numbers, True, None, ``1,2``, ``[1,(2,3)]``, text."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
+        """Add the options to those given before."""
+        from mmengine.config import DictAction
+
+        options = dict(getattr(namespace, self.dest) or {})
+        for text in values:
+            key, equals, value = text.partition("=")
+            if not (key and equals):
+                parser.error(f"--cfg-options takes KEY=VALUE, got '{text}'")
+            if " " in value.strip() and not value.strip().startswith(("[", "(")):
+                options[key] = value  # a sentence; mmengine would remove its spaces
+                continue
+            single = argparse.Namespace()
+            try:
+                DictAction([], self.dest)(parser, single, [text])
+            except (AssertionError, ValueError) as error:
+                parser.error(f"--cfg-options {key} has a value that cannot be read: {one_line(error)}")
+            options.update(getattr(single, self.dest))
+        setattr(namespace, self.dest, options)
+
+
+def text_to_bool(text: str) -> bool:
+    """``True`` / ``False`` as upstream writes booleans on the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: any other word.
+    """
+    word = text.lower()
+    if word in ("true", "t", "yes", "y", "1"):
+        return True
+    if word in ("false", "f", "no", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected True or False, got '{text}'")
+
+
+def build_parser() -> OneLineParser:
+    """The parser of ``scripts/inference.py``; a flag that is not given is None and overrides nothing."""
+    parser = OneLineParser(
+        description="Sample videos from text with Open-Sora v1.2 and AdaCache.",
+        epilog="Every flag overrides the config entry of its name; --cfg-options reaches all entries.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"config file (default: {DEFAULT_CONFIG})")
+    _add_prompt_flags(parser)
+    _add_video_flags(parser)
+    _add_target_flags(parser)
+    _add_draft_flags(parser)
+    _add_sampling_flags(parser)
+    _add_output_flags(parser)
+    _add_reference_flags(parser)
+    _add_memory_flags(parser)
+    _add_process_flags(parser)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The config path, the flags by name, and the dotted ``--cfg-options``."""
+    parser = build_parser()
+    flags = vars(parser.parse_args(sys.argv[1:] if arguments is None else arguments))
+    for text in flags["prompt"] or []:
+        if text.endswith(".py") and find_path(text):
+            parser.error(f"'{text}' was taken as a prompt; put the config file before the flags")
+    return flags.pop("config"), flags, flags.pop("cfg_options") or {}
+
+
+def _add_switch(group: Any, flag: str, text: str) -> None:
+    group.add_argument(flag, type=text_to_bool, nargs="?", const=True, metavar="BOOL", help=text)
+
+
+def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("prompts")
+    group.add_argument("--prompt", nargs="+", metavar="TEXT", help="one or more prompts")
+    group.add_argument(
+        "--prompt-path", metavar="FILE", help="one prompt per line, or .jsonl with settings of their own for each"
+    )
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from (Latte, Open-Sora-Plan)")
+    group.add_argument("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")
+    group.add_argument("--end-index", type=int, metavar="N", help="prompt of the file to stop before")
+    group.add_argument(
+        "--aes", type=float, metavar="SCORE", help="aesthetic score appended to the prompts, about 4 to 7"
+    )
+    group.add_argument("--flow", type=float, metavar="SCORE", help="motion score appended to the prompts")
+    group.add_argument("--camera-motion", metavar="TEXT", help="camera motion appended to the prompts")
+    _add_switch(group, "--llm-refine", "rewrite prompts with the language model at --llm-endpoint")
+    group.add_argument(
+        "--llm-endpoint", metavar="URL", help="OpenAI-compatible server, such as http://localhost:8000/v1"
+    )
+    group.add_argument("--llm-model", metavar="NAME", help="the model to ask for there (key: OPENAI_API_KEY)")
+
+
+def _add_video_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("video")
+    group.add_argument("--resolution", metavar="NAME", help="144p, 240p, 360p, 480p, 720p, ...")
+    group.add_argument("--aspect-ratio", metavar="H:W", help="height:width, so 9:16 is landscape")
+    group.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="pixels, instead of the two above")
+    group.add_argument("--num-frames", metavar="N", help="2s, 4s, 8s, 16s, or a number of frames")
+    group.add_argument("--fps", type=int, metavar="N", help="frame rate the model is told")
+    group.add_argument("--save-fps", type=int, metavar="N", help="frame rate of the mp4")
+    group.add_argument(
+        "--frame-interval", type=int, metavar="N", help="fps / frame interval is the default of save-fps"
+    )
+
+
+def _add_target_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target of the cache (one of these, by a calibration; see scripts/calibrate.py)")
+    group.add_argument("--speedup", type=float, metavar="X", help="denoise X times as fast as with every step computed")
+    group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute N steps of every video")
+    group.add_argument(
+        "--min-psnr", type=float, metavar="DB", help="stay within DB of the video without reuse, on average"
+    )
+    group.add_argument("--calibration", metavar="FILE", help="what scripts/calibrate.py wrote for this model")
+
+
+def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("draft, then final (a target above replaces their own strength of the cache)")
+    group.add_argument(
+        "--draft", type=int, metavar="N", help="N quick drafts of each prompt, with risk scores and a contact sheet"
+    )
+    group.add_argument(
+        "--final",
+        nargs="+",
+        metavar="SEED",
+        help="render the chosen seeds well: of every prompt, or of prompt i by i:SEED",
+    )
+
+
+def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--num-sampling-steps", type=int, metavar="N", help="denoising steps")
+    group.add_argument(
+        "--solver", metavar="NAME", help="euler, adams or midpoint, of Open-Sora; the model is called once per step"
+    )
+    group.add_argument("--cfg-scale", type=float, metavar="X", help="strength of classifier-free guidance")
+    group.add_argument("--seed", type=int, metavar="N", help="prompt i is sampled with seed N + i")
+    group.add_argument("--batch-size", type=int, metavar="N", help="prompts sampled together")
+    group.add_argument(
+        "--replay", metavar="FILE", help="compute the same steps as the run of this trace (.json), measure nothing"
+    )
+    group.add_argument("--dtype", metavar="TYPE", help="bf16, fp16 or fp32")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: CUDA when there is one)")
+    _add_switch(group, "--compile", "compile the transformer: slower first steps, faster others")
+    group.add_argument("--ckpt-path", metavar="PATH", help="folder, weight file or hub repository of the transformer")
+    _add_switch(group, "--flash-attn", "accepted for existing scripts; PyTorch's attention is always used")
+    _add_switch(group, "--layernorm-kernel", "accepted for existing scripts; PyTorch's layer norm is always used")
+    group.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        metavar="KEY=VALUE",
+        help="any entry: cache.metric=s-attn",
+    )
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--save-dir", metavar="DIR", help="folder of the results")
+    _add_switch(group, "--logdate-dir", "write into a subfolder named by date and time")
+    group.add_argument("--sample-name", metavar="NAME", help="start of the file names (default: sample)")
+    _add_switch(group, "--prompt-as-path", "name files by their prompt")
+    group.add_argument(
+        "--num-sample", type=int, metavar="N", help="videos per prompt; the k-th has a seed 1048576 * k further on"
+    )
+    _add_switch(group, "--resample", "sample again what the folder holds already")
+    group.add_argument(
+        "--save-frames", nargs="?", const="npz", type=_frames_kind, metavar="KIND", help="exact frames too: npz or png"
+    )
+    group.add_argument("--preview", metavar="KIND", help="also an animated picture: webp or apng")
+    _add_switch(group, "--contact-sheet", "also one picture of all videos of the run")
+    group.add_argument("--crf", type=int, metavar="N", help="quality of the mp4, 0 (best) to 51 (smallest)")
+    _add_switch(group, "--watermark", "write watermark_text into a corner of the videos")
+    group.add_argument("--watermark-text", metavar="TEXT", help="what the watermark says (default: AI generated)")
+    group.add_argument(
+        "--from-sidecar", metavar="FILE", help="make the video of this .json again; other flags change what they name"
+    )
+    group.add_argument("--verbose", type=int, metavar="N", help="0 quiet, 1 progress, 2 debug messages")
+
+
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several processes (torchrun --nproc-per-node N scripts/inference.py ...)")
+    group.add_argument("--sequence-parallel", type=int, metavar="N", help="processes that split the frames of a video")
+    group.add_argument(
+        "--guidance-parallel", type=int, metavar="N", help="2: both guidance branches at once, on different processes"
+    )
+
+
+def _frames_kind(text: str) -> str | bool:
+    """npz, png, or a boolean as upstream's other switches."""
+    if text in ("npz", "png"):
+        return text
+    try:
+        return text_to_bool(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"expected npz, png, True or False, got '{text}'") from error
+
+
+def _add_reference_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("references: images and videos to start from, end with, continue or edit")
+    group.add_argument(
+        "--reference-path",
+        nargs="+",
+        metavar="PATH",
+        help="one per prompt (a.png;b.png for two), one for all, or a folder whose files are named like the samples",
+    )
+    group.add_argument(
+        "--mask-strategy", nargs="+", metavar="TEXT", help="where they go, one per prompt or one for all (see docs)"
+    )
+    group.add_argument("--loop", type=int, metavar="N", help="clips that continue each other")
+    group.add_argument("--condition-frame-length", type=int, metavar="N", help="latent frames carried over by a loop")
+    group.add_argument("--condition-frame-edit", type=float, metavar="X", help="their edit ratio, 0 keeps them")
+    _add_switch(group, "--compat", "repeat what Open-Sora v1.2 gets wrong")
+
+
+def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("weights and memory")
+    group.add_argument("--weights-dir", metavar="DIR", help="folder of downloaded weights (see scripts/weights.py)")
+    group.add_argument("--text-cache", metavar="DIR", help="folder of encoded prompts; off keeps none")
+    _add_switch(group, "--low-memory", "tiled decoding, text encoder in 16 bits, cache in CPU memory, one at a time")

@@ -1,0 +1,101 @@
+"""What decides how a video looks, as a hash: equal hashes, equal videos (on the same machine and versions)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adacache.policies.registry import config_to_dict
+from opensora.cli.plan import PlannedSample
+from opensora.config.conditions import fingerprint
+from opensora.config.schema import SampleConfig
+from opensora.weights import WeightPaths
+
+# Entries of a config that say where and what is written, or that have done their work before sampling begins.
+_NO_INFLUENCE = frozenset(
+    {
+        *("path", "prompt", "prompt_path", "prompt_as_path", "start_index", "end_index", "reference_path"),
+        *("mask_strategy", "save_dir", "logdate_dir", "sample_name", "save_frames", "preview", "contact_sheet"),
+        *("verbose", "resample", "weights_dir", "text_cache", "low_memory", "batch_size", "device", "seed"),
+        *(
+            "frame_interval",
+            "llm_endpoint",
+            "llm_model",
+            "num_sample",
+            "sequence_parallel",
+            "guidance_parallel",
+            "draft",
+            "final",
+            "calibration",
+            "replay",
+            "speedup",
+            "max_steps_computed",
+            "min_psnr",
+        ),
+    }
+)
+
+
+def plain_config(config: SampleConfig) -> dict[str, Any]:
+    """A config as JSON values."""
+    entries = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    entries["cache"] = config_to_dict(config.cache) if config.cache else None
+    return {
+        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in entries.items()
+    }
+
+
+def config_hash(config: SampleConfig) -> str:
+    """A hash of the entries that influence videos."""
+    entries = {name: value for name, value in plain_config(config).items() if name not in _NO_INFLUENCE}
+    if not config.watermark:
+        del entries["watermark_text"]
+    if not config.negative_prompt:
+        del entries["negative_prompt"]
+    if config.loop == 1:
+        del entries["condition_frame_length"], entries["condition_frame_edit"]
+    for section in ("model", "vae", "text_encoder"):  # whose weights have a hash of their own
+        entries[section] = {name: value for name, value in entries[section].items() if name != "from_pretrained"}
+    if entries["cache"]:
+        entries["cache"] = {name: value for name, value in entries["cache"].items() if name != "cache_device"}
+    return _hash(entries)
+
+
+def sample_identity(sample: PlannedSample, weights: Mapping[str, str], batch: Sequence[PlannedSample]) -> str:
+    """A hash of everything that decides about one video but versions and hardware.
+
+    Args:
+        weights: fingerprints of the model's pieces.
+
+        batch: the samples of its batch, for the case that they share a schedule.
+    """
+    shared = getattr(sample.config.cache, "schedule", None) == "batch" and len(batch) > 1
+    return _hash(
+        {
+            "prompt": sample.prompt.text,
+            "seed": sample.prompt.seed,
+            "config": config_hash(sample.config),
+            "weights": dict(weights),
+            "references": list(sample.reference_hashes),
+            "mask_strategy": sample.mask_strategy,
+            "batch": [[mate.prompt.text, mate.prompt.seed] for mate in batch] if shared else None,
+        }
+    )
+
+
+def weight_fingerprints(weights: WeightPaths) -> dict[str, str]:
+    """A short hash of each piece's weights, see ``opensora.config.conditions``; all have to be on this machine.
+
+    Raises:
+        WeightsError: a piece has no weights.
+        OSError: a file cannot be read.
+    """
+    return {name: fingerprint(getattr(weights, name)) for name in ("model", "vae", "text_encoder")}
+
+
+def _hash(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,135 @@
+"""The text stage of a run: T5 is loaded if a caption is new, encodes what is new, and is gone before sampling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from opensora.config.schema import SampleConfig
+from opensora.dtypes import DTYPES
+from opensora.errors import ConfigError
+from opensora.models.text_encoder.cache_key import encoder_key
+from opensora.models.text_encoder.embedding_cache import EmbeddingCache, EncodedCaption, cache_folder
+from opensora.models.text_encoder.t5_loading import release_memory
+from opensora.registry import MODELS, build_module
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedText:
+    """Captions that are encoded already; stands in for the text encoder.
+
+    Attributes:
+        captions: what was made of each.
+        length: L, to which they are padded.
+    """
+
+    captions: Mapping[str, EncodedCaption]
+    length: int
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``y`` (B, 1, L, caption_channels) and ``mask`` (B, L) on the CPU, zero at padding that is not kept.
+
+        Raises:
+            LookupError: a prompt is not among the captions.
+        """
+        padded = [self._of(prompt).padded(self.length) for prompt in prompts]
+        return {
+            "y": torch.stack([y for y, _ in padded])[:, None],
+            "mask": torch.stack([mask for _, mask in padded]),
+        }
+
+    def _of(self, prompt: str) -> EncodedCaption:
+        if prompt not in self.captions:
+            raise LookupError(f"the caption '{prompt}' was not encoded before the text encoder was released")
+        return self.captions[prompt]
+
+
+def all_kept(
+    config: SampleConfig, captions: Sequence[str], device: torch.device | str, whole: Sequence[str] = ()
+) -> bool:
+    """Whether ``encode_captions`` would find everything on disk and load no encoder."""
+    caches = _caches(config, torch.device(device))
+    if caches is None:
+        return False
+    trimmed = [caption for caption in dict.fromkeys(captions) if caption not in whole]
+    return all(caches[False].get(caption) is not None for caption in trimmed) and all(
+        caches[True].get(caption) is not None for caption in whole
+    )
+
+
+def encode_captions(
+    config: SampleConfig,
+    captions: Sequence[str],
+    device: torch.device | str,
+    progress: bool = True,
+    whole: Sequence[str] = (),
+) -> PreparedText:
+    """Encode ``captions``, each by itself, or take them from the folder that ``config.text_cache`` names.
+
+    The text encoder is loaded only if a caption is not in that folder, and is released before this returns.
+
+    Args:
+        config: with a local folder as ``text_encoder.from_pretrained``.
+        captions: as the encoder reads them, cleaned; repetitions cost nothing.
+        device: where the encoder runs.
+        progress: show a bar.
+        whole: captions of which is kept what the encoder says about padding, such as a negative prompt; they need not
+            be among ``captions``.
+
+    Raises:
+        CheckpointError, WeightsError: the encoder cannot be loaded.
+        ConfigError: it gives NaN or infinity, or streaming it has no room.
+    """
+    text, device = config.text_encoder, torch.device(device)
+    wanted = list(dict.fromkeys([*captions, *whole]))
+    caches = _caches(config, device)
+    kept = {} if caches is None else {caption: caches[caption in whole].get(caption) for caption in wanted}
+    encoded = {caption: found for caption, found in kept.items() if found is not None}
+    missing = [caption for caption in wanted if caption not in encoded]
+    logger.info("text: %d captions, %d from the cache", len(wanted), len(encoded))
+    if missing:
+        try:
+            for caption, result in zip(missing, _encode(config, missing, device, progress, whole), strict=True):
+                encoded[caption] = result
+                if caches is not None:
+                    caches[caption in whole].put(caption, result)
+        finally:
+            release_memory(device)
+    if missing and caches is not None:
+        caches[False].prune()
+    return PreparedText(encoded, text.model_max_length)
+
+
+def _caches(config: SampleConfig, device: torch.device) -> dict[bool, EmbeddingCache] | None:
+    """Where captions are kept, by whether it is with their padding; None if they are not."""
+    folder = cache_folder(config.text_cache)
+    if folder is None:
+        return None
+    key = encoder_key(config.text_encoder, device.type)
+    return {False: EmbeddingCache(folder, key), True: EmbeddingCache(folder, f"{key} whole")}
+
+
+def _encode(
+    config: SampleConfig, captions: Sequence[str], device: torch.device, progress: bool, whole: Sequence[str]
+) -> Iterator[EncodedCaption]:
+    """One after the other, so that no result depends on its neighbors; the encoder ends with the last one."""
+    text = config.text_encoder
+    logger.info("loading text encoder (%s)", text.from_pretrained)
+    encoder = build_module(vars(text), MODELS, dtype=DTYPES[text.dtype], device=device)
+    for caption in tqdm(captions, desc="encoding text", disable=not progress, leave=False):
+        encoded = encoder.encode([caption])
+        keep = EncodedCaption.whole if caption in whole else EncodedCaption.trimmed
+        result = keep(encoded["y"][0, 0], encoded["mask"][0])
+        if not torch.isfinite(result.y).all():
+            raise ConfigError(
+                f"the text encoder in {text.from_pretrained} gave NaN or infinity in {text.dtype} for '{caption}'; "
+                "set text_encoder.dtype to bf16 or fp32"
+            )
+        yield result

@@ -1,0 +1,80 @@
+"""Files of one batch are written by a thread while the next batch is sampled."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from opensora.errors import message_for_the_user
+
+logger = logging.getLogger(__name__)
+
+
+class BackgroundWriter:
+    """A thread that does jobs one after the other, each of which writes a sample's files and enters them somewhere.
+
+    It is used in a ``with`` block, which ends once all jobs are done, also where an error or an interrupt ends it: what
+    is sampled by then is kept.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._jobs: deque[Future[None]] = deque()  # of which it is not known yet how they ended
+
+    def begin(self, jobs: Iterable[Callable[[], None]]) -> None:
+        """Begin the jobs of a batch; returns once those of the batch before are done.
+
+        So the frames of one batch are held while another one is sampled, and not more.
+
+        Raises:
+            Exception: whatever a job of the batch before raised.
+        """
+        former = len(self._jobs)
+        # Before the wait, in which an interrupt may come: this batch is sampled, and is not to be lost.
+        self._jobs.extend(self._thread.submit(job) for job in jobs)
+        for _ in range(former):
+            self._wait_for_next()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all jobs. Of several errors the first one goes on, the others are logged.
+
+        Raises:
+            Exception: whatever a job raised.
+        """
+        first = error
+        try:
+            while self._jobs:
+                try:
+                    self._wait_for_next()
+                except Exception as other:
+                    if first is not None:
+                        _log(other)
+                    first = first or other
+        finally:
+            # After a second interrupt jobs are left: the one that runs comes to its end, the others are dropped.
+            self._thread.shutdown(cancel_futures=True)
+        if error is None and first is not None:
+            raise first
+
+    def _wait_for_next(self) -> None:
+        try:
+            self._jobs[0].result()
+        except Exception:
+            self._jobs.popleft()
+            raise
+        self._jobs.popleft()  # not where the wait was interrupted
+
+
+def _log(error: Exception) -> None:
+    """Say why a sample was not written, where another error is the one that goes on; a bug with its trace."""
+    message = message_for_the_user(error)
+    logger.warning("WARNING a sample could not be written: %s", message or error, exc_info=None if message else error)

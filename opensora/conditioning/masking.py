@@ -1,0 +1,152 @@
+"""Conditioning on references: which latent frames are given instead of sampled.
+
+Where they go is said by mask strategies, see `opensora.conditioning.mask_strategy`.
+
+Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from opensora.conditioning.mask_strategy import MaskEntry, find_nearest_point, parse_mask_strategy
+
+
+class VideoEncoder(Protocol):
+    """What `append_generated` needs of an autoencoder."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+class _Placement(NamedTuple):
+    """A mask entry resolved against a reference and the latents: non-negative starts, clipped length."""
+
+    ref: torch.Tensor  # (C, t, H, W)
+    ref_start: int
+    target_start: int
+    length: int
+    edit_ratio: float
+
+
+def apply_mask_strategy(
+    z: torch.Tensor,
+    refs_x: Sequence[Sequence[torch.Tensor] | None],
+    mask_strategys: Sequence[str | None],
+    loop_i: int,
+    align: int | None = None,
+    compat: bool = False,
+) -> torch.Tensor | None:
+    """Copy reference latents into `z` in place and return the mask [B, T]: 1 is sampled, 0 is given.
+
+    `z` is [B, C, T, H, W] and `refs_x[b]` holds the references of sample b, each [C, t, H, W]. `align` moves
+    the starts of entries that fill a window to multiples of its latent frames, as the autoencoder decodes windows
+    one by one. `compat` moves those of shorter entries, too, as upstream does, so that "the last frame" of five
+    becomes the first. Without strategies (an empty list) there is no mask: None.
+
+    Raises: ValueError if a strategy names a reference or a frame that does not exist; `z` is unchanged then.
+    """
+    if not mask_strategys:
+        return None
+    if not z.shape[0] == len(refs_x) == len(mask_strategys):
+        raise ValueError(
+            f"got {len(mask_strategys)} mask strategies and {len(refs_x)} lists of references for a batch of "
+            f"{z.shape[0]}: give one of each per sample, empty for none"
+        )
+    placements = [
+        [
+            _place(entry, strategy, refs or (), z, align if compat or entry.length >= (align or 0) else None)
+            for entry in parse_mask_strategy(strategy)
+            if entry.loop == loop_i
+        ]
+        for strategy, refs in zip(mask_strategys, refs_x, strict=True)
+    ]
+    mask = torch.ones(z.shape[0], z.shape[2], dtype=torch.float, device=z.device)  # (B, T)
+    for b, sample_placements in enumerate(placements):
+        for place in sample_placements:
+            target = slice(place.target_start, place.target_start + place.length)
+            z[b, :, target] = place.ref[:, place.ref_start : place.ref_start + place.length]
+            mask[b, target] = place.edit_ratio
+    return mask
+
+
+def _place(
+    entry: MaskEntry, strategy: str, refs: Sequence[torch.Tensor], z: torch.Tensor, align: int | None
+) -> _Placement:
+    if entry.ref_id >= len(refs):
+        raise ValueError(
+            f"mask strategy '{strategy}' uses reference {entry.ref_id} (0-based), but the sample has "
+            f"{len(refs)}: give that reference or drop the entry"
+        )
+    ref = refs[entry.ref_id]
+    num_ref, num_target = ref.shape[1], z.shape[2]
+    if ref.shape[0] != z.shape[1] or ref.shape[2:] != z.shape[3:]:
+        raise ValueError(
+            f"reference {entry.ref_id} has latents of shape {tuple(ref.shape)}, but the video's are "
+            f"{tuple(z.shape[1:])}: encode the reference at the size of the video"
+        )
+    ref_start = _resolve_start(entry.ref_start, num_ref, align, f"ref_start of mask strategy '{strategy}'")
+    target_start = _resolve_start(entry.target_start, num_target, align, f"target_start of mask strategy '{strategy}'")
+    length = min(entry.length, num_target - target_start, num_ref - ref_start)
+    return _Placement(ref, ref_start, target_start, length, entry.edit_ratio)
+
+
+def _resolve_start(start: int, num_frames: int, align: int | None, what: str) -> int:
+    if not -num_frames <= start < num_frames:
+        raise ValueError(
+            f"{what} is {start}, but there are {num_frames} latent frames: "
+            f"use a start from {-num_frames} to {num_frames - 1}"
+        )
+    start %= num_frames  # negative starts count from the end
+    return start if align is None else find_nearest_point(start, align, num_frames)
+
+
+def append_generated(
+    vae: VideoEncoder,
+    generated_video: torch.Tensor,
+    refs_x: Sequence[Sequence[torch.Tensor] | None],
+    mask_strategy: Sequence[str | None],
+    loop_i: int,
+    condition_frame_length: int,
+    condition_frame_edit: float,
+) -> tuple[list[list[torch.Tensor]], list[str]]:
+    """References and mask strategies extended so that loop `loop_i` starts with the end of `generated_video`.
+
+    `generated_video` is [B, 3, T, H, W] in [-1, 1]; its last `condition_frame_length` latent frames become
+    the first ones of the next clip, with edit ratio `condition_frame_edit`. The arguments are not changed, so
+    that another sample of the same prompt can start from them again.
+
+    Raises: ValueError if the number of references or mask strategies is not the batch size.
+    """
+    if not generated_video.shape[0] == len(refs_x) == len(mask_strategy):
+        raise ValueError(
+            f"got {len(refs_x)} lists of references and {len(mask_strategy)} mask strategies for a batch of "
+            f"{generated_video.shape[0]}: give one of each per sample, empty for none"
+        )
+    latents = vae.encode(generated_video)  # (B, C, t, H', W')
+    new_refs = [[*(refs or ()), ref] for refs, ref in zip(refs_x, latents, strict=True)]
+    return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)
+
+
+def append_latents(
+    latents: torch.Tensor,
+    refs_x: Sequence[Sequence[torch.Tensor]],
+    mask_strategy: Sequence[str],
+    loop_i: int,
+    condition_frame_length: int,
+    condition_frame_edit: float,
+) -> tuple[list[list[torch.Tensor]], list[str]]:
+    """As `append_generated`, from the `latents` [B, C, T, H, W] of the clip: its end is taken over as it is."""
+    ends = latents[:, :, -condition_frame_length:]
+    new_refs = [[*refs, end] for refs, end in zip(refs_x, ends, strict=True)]
+    return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)
+
+
+def _continued(
+    strategies: Sequence[str | None], refs: Sequence[Sequence[torch.Tensor]], loop: int, length: int, edit: float
+) -> list[str]:
+    """Mask strategies by which the last reference of every sample ends up at the beginning of a loop."""
+    return [
+        (f"{strategy};" if strategy else "") + f"{loop},{len(own) - 1},-{length},0,{length},{edit}"
+        for strategy, own in zip(strategies, refs, strict=True)
+    ]

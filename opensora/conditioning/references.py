@@ -1,0 +1,179 @@
+"""References: images and videos that latent frames are taken from instead of being sampled.
+
+What a file is, its content says and not its name. Photos are turned as their EXIF data asks, which upstream does not
+do; the rotation in a video's metadata is ignored, as upstream does. PyAV, Pillow and torch are imported where they are
+used, as references are checked before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from opensora.conditioning.reference_frames import AnimatedImage, NotReadable, StillImage, VideoFile, open_reference
+from opensora.conditioning.resize_crop import crop_frame, crop_image
+from opensora.errors import ConfigError
+from opensora.files import find_path
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_PIXELS = 100_000_000  # of an image or frame; a small file can claim to hold more than any memory
+MAX_RATIO = 50  # of the sides; to cover a video, a narrower image would become as large as that
+SEPARATOR = ";"  # between the references of one prompt
+
+
+@dataclass(frozen=True)
+class ReferenceInfo:
+    """What the header of a reference says.
+
+    Attributes:
+        width, height: in pixels, of a photo as it is shown.
+        frames: of a video; None when its header does not tell. 1 for an image.
+    """
+
+    path: Path
+    kind: Literal["image", "video"]
+    width: int
+    height: int
+    frames: int | None
+
+
+def split_references(text: str) -> list[str]:
+    """The references of one prompt, "a.png;b.mp4"; none for an empty text.
+
+    Raises:
+        ConfigError: an empty one among them, which would shift the numbers of the others.
+    """
+    if not text.strip():
+        return []
+    references = [reference.strip() for reference in text.split(SEPARATOR)]
+    if not all(references):
+        raise ConfigError(f"reference_path '{text}' has an empty entry; put one '{SEPARATOR}' between two paths")
+    return references
+
+
+def resolve_reference(text: str, base: Path | None) -> Path:
+    """The file that ``text`` names: beside the prompt file (in ``base``), or else where ``find_path`` looks.
+
+    A path without a file comes back as it is; ``check_reference`` refuses it.
+    """
+    try:
+        path = Path(text).expanduser()
+        if base is not None and (base / path).exists():
+            return base / path
+        return find_path(path) or path
+    except (OSError, RuntimeError):  # a name that is too long, or "~nobody"
+        return Path(text)
+
+
+def check_reference(path: str | os.PathLike[str]) -> ReferenceInfo:
+    """What a reference is, proven readable: an image is decoded, of a video the first frame.
+
+    Raises:
+        ConfigError: no such file, not a regular, readable or whole one, neither an image nor a video, or too large.
+    """
+    path = Path(path)
+    try:
+        with closing(_open(path)) as source:
+            source.check()
+            kind = "image" if isinstance(source, StillImage) else "video"
+            return ReferenceInfo(path, kind, source.width, source.height, source.num_frames)
+    except NotReadable as error:
+        raise ConfigError(f"reference '{path}' {error}") from error
+
+
+def read_reference(
+    path: str | os.PathLike[str], height: int, width: int, max_frames: int | None = None
+) -> torch.Tensor:
+    """Frames (3, F, height, width) float32 in [-1, 1] of a reference that is resized to cover them and cropped.
+
+    F is 1 for an image. The frames of a video are resized while they are decoded, so that memory does not depend on
+    their size; ``max_frames`` is where reading stops. Colors are RGB: a transparent image loses its alpha, as upstream.
+
+    Raises:
+        ConfigError: what ``check_reference`` refuses, or a video that is damaged further on.
+    """
+    import torch
+
+    path = Path(path)
+    if height < 1 or width < 1 or (max_frames is not None and max_frames < 1):
+        raise ConfigError(f"reference '{path}': size and max_frames must be at least 1")
+    try:
+        with closing(_open(path)) as source:
+            if isinstance(source, StillImage):
+                return crop_image(source.image(), height, width)
+            frames = []
+            for frame in source.frames():
+                frames.append(crop_frame(frame, height, width))
+                if len(frames) == max_frames:
+                    break
+    except NotReadable as error:
+        raise ConfigError(f"reference '{path}' {error}") from error
+    if not frames:
+        raise ConfigError(f"reference '{path}' holds no frames")
+    return torch.stack(frames, dim=1)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hash of a file's content, in hexadecimal digits.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"reference '{path}' cannot be read ({_reason(error)})") from error
+
+
+def _open(path: Path) -> StillImage | AnimatedImage | VideoFile:
+    """The opened reference, of a usable size.
+
+    Raises:
+        ConfigError, NotReadable: it cannot be used.
+    """
+    _check_file(path)
+    source = open_reference(path)
+    problem = _size_problem(source.width, source.height)
+    if problem:
+        source.close()
+        raise NotReadable(f"is {source.width}x{source.height} pixels, {problem}")
+    return source
+
+
+def _size_problem(width: int, height: int) -> str | None:
+    if not min(width, height):
+        return "so that there is nothing to see"
+    if width * height > MAX_PIXELS:
+        return f"more than {MAX_PIXELS // 1_000_000} million; make it smaller"
+    if max(width, height) > MAX_RATIO * min(width, height):
+        return "too narrow to fill a video; crop it"
+    return None
+
+
+def _check_file(path: Path) -> None:
+    text = str(path)
+    try:
+        if "://" in text or text.startswith(("http:/", "https:/")):
+            raise NotReadable("is a URL; download it and give the file")
+        if path.is_dir():
+            raise NotReadable("is a folder; give an image or a video")
+        if not path.exists():
+            raise NotReadable("does not exist")
+        if not path.is_file():
+            raise NotReadable("is not a regular file")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise NotReadable("is empty")
+    except OSError as error:
+        raise NotReadable(f"cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()

@@ -1,0 +1,114 @@
+"""Errors that end a run with one sentence for the person who typed the command."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
+EXIT_TERMINATED = 143  # and for SIGTERM
+EXIT_PIPE = 141  # and for SIGPIPE
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; the run ends as it does on Ctrl-C."""
+
+
+class ConfigError(ValueError):
+    """A configuration or command-line value cannot be used; the message names it and the fix."""
+
+
+class WeightsError(ValueError):
+    """Model weights are missing, unreachable or damaged; the message names them and where to get them."""
+
+
+def suggest(name: object, known: Iterable[object]) -> str:
+    """The end of an "unknown name" sentence: the nearest known name, or all of them when none is near."""
+    names = sorted(str(candidate) for candidate in known)
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(names)}"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of ``error`` on a single line, or its type's name when it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(text: object, length: int = 200) -> str:
+    """``text`` for a message, cut in the middle when it is longer than ``length`` characters."""
+    text = str(text)
+    half = (length - 3) // 2
+    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
+
+
+def run_command(task: Callable[[], int], several: bool = False) -> int:
+    """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace.
+
+    Args:
+        several: whether the command knows what to do as one of several processes.
+    """
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        if not several:
+            _check_alone()
+        code = task()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nobody reads any more, as behind "| head"; what is left to print must not fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except Terminated:
+        print("terminated; what is finished is kept", file=sys.stderr)
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, and the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        message = message_for_the_user(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _check_alone() -> None:
+    """Raises: ConfigError: a launcher started several processes, all of which would do the same."""
+    from opensora.acceleration.launch import read_launch
+
+    launch = read_launch()
+    if not launch.is_alone:
+        raise ConfigError(f"this command runs in one process, and torchrun started {launch.world_size}; leave it out")
+
+
+def message_for_the_user(error: Exception) -> str | None:
+    """One sentence that helps, or None for an error that is a bug and keeps its traceback."""
+    if isinstance(error, ConfigError | WeightsError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; finished videos are kept"
+    if _is_out_of_memory(error):
+        return "the device ran out of memory; try --low-memory, a lower resolution, or fewer frames"
+    # Their modules import torch; an error of theirs exists only if they are loaded.
+    helpful = [("opensora.weights.checkpoint", "CheckpointError"), ("opensora.pipeline", "SamplingError")]
+    known = tuple(getattr(sys.modules[module], name) for module, name in helpful if module in sys.modules)
+    return str(error) if isinstance(error, known) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch (which on the CPU says so in words only) or NumPy found no room."""
+    words = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_named or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))

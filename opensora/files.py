@@ -1,0 +1,47 @@
+"""Where files are found and how they are written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from opensora.errors import ConfigError, one_line, shortened
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+
+
+def find_path(path: str | os.PathLike[str]) -> Path | None:
+    """An existing ``path``, looked up from the working directory, then the repository's root; else None."""
+    if not os.fspath(path):
+        return None
+    for base in (Path(), REPO_ROOT):
+        try:
+            candidate = base / Path(path).expanduser()
+            if candidate.exists():
+                return candidate
+        except (OSError, ValueError, RuntimeError):  # a name that is too long, has a NUL, or "~nobody"
+            return None
+    return None
+
+
+def make_output_folder(folder: str | os.PathLike[str], flag: str = "--save-dir") -> Path:
+    """Create ``folder`` if needed and prove that files can be written into it.
+
+    Args:
+        flag: of the command line, with which another folder is chosen; the message names it.
+
+    Raises:
+        ConfigError: the folder cannot be created or written to.
+    """
+    try:
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL; RuntimeError: "~nobody"
+        reason = (getattr(error, "strerror", None) or one_line(error)).lower()
+        raise ConfigError(
+            f"cannot write to the output folder '{shortened(folder)}' ({reason}); choose another one with {flag}"
+        ) from error
+    return folder

@@ -1,0 +1,156 @@
+"""The prompts of one run, numbered: from the config's list or file, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from opensora.config.schema import SampleConfig
+from opensora.errors import ConfigError, shortened
+from opensora.files import find_path
+from opensora.prompts.files import PromptLine, read_prompt_file
+from opensora.prompts.syntax import extract_json_from_prompts, merge_prompt, split_prompt
+
+MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
+
+
+@dataclass(frozen=True)
+class NumberedPrompt:
+    """A prompt, its place in the list or file, and the seed of its noise.
+
+    The place decides its file name, and its usual seed: neither depends on the other prompts of the run.
+
+    Attributes:
+        text: without settings; where it starts with |0| and has several segments, each is for the loops from i on.
+        number: which of several samples of this prompt it is.
+        overrides: what the prompt's own settings or its line in a file say about this sample only.
+        line: of the prompt file, counted from 1; None for a prompt of a list.
+        problem: why the prompt cannot be sampled, in one sentence.
+    """
+
+    index: int
+    text: str
+    seed: int
+    number: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    line: int | None = None
+    problem: str | None = None
+
+
+def read_prompts(config: SampleConfig) -> list[NumberedPrompt]:
+    """The prompts from ``start_index`` up to, not including, ``end_index``.
+
+    A prompt's index is its place among the prompts of the file; a list counts from ``start_index``. One that cannot be
+    used is there with its ``problem``.
+
+    Raises:
+        ConfigError: there is no prompt, or the file cannot be read.
+    """
+    if config.prompt is not None:
+        # Upstream slices files only; for a list, start_index is the number of the first sample.
+        prompts = [PromptLine(i, 0, text.strip(), {}) for i, text in enumerate(config.prompt, config.start_index)]
+        if not prompts:
+            raise ConfigError('the prompt list is empty; give at least one, such as --prompt "a red circle"')
+    elif config.prompt_path is not None:
+        prompts = _read_file(config)
+    else:
+        raise ConfigError("no prompts; give --prompt TEXT ... or --prompt-path FILE")
+    return [_numbered(prompt, config) for prompt in prompts]
+
+
+def whole_file(config: SampleConfig) -> list[NumberedPrompt]:
+    """All prompts of the config's file, those that are not chosen among them.
+
+    Raises:
+        ConfigError: as ``read_prompts``.
+    """
+    return read_prompts(replace(config, start_index=0, end_index=None))
+
+
+def plain_texts(config: SampleConfig) -> list[str]:
+    """The texts of ``read_prompts`` for a command that samples clips from nothing but text.
+
+    Raises:
+        ConfigError: as ``read_prompts``, or a prompt cannot be used, has settings, or extends over loops.
+    """
+    prompts = read_prompts(config)
+    check_any_usable([prompt for prompt in prompts if prompt.problem] or prompts)
+    for prompt in prompts:
+        if prompt.overrides or config.loop > 1 or split_prompt(prompt.text)[1] is not None:
+            raise ConfigError(
+                f"prompt {prompt.index}: settings of single prompts, references and loops are for sampling only; "
+                "give plain texts"
+            )
+    return [prompt.text for prompt in prompts]
+
+
+def check_any_usable(prompts: Sequence[NumberedPrompt]) -> None:
+    """Refuse a run of which no prompt can be sampled.
+
+    Raises:
+        ConfigError: with the first one's problem.
+    """
+    if all(prompt.problem for prompt in prompts):
+        raise ConfigError(prompts[0].problem)
+
+
+def _read_file(config: SampleConfig) -> list[PromptLine]:
+    path = find_path(config.prompt_path) or Path(config.prompt_path)
+    try:
+        lines = read_prompt_file(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    chosen = lines[config.start_index : config.end_index]
+    if not chosen:
+        raise ConfigError(
+            f"prompt file '{path}' holds {len(lines)} prompts, none from start_index {config.start_index} on"
+        )
+    return chosen
+
+
+def _numbered(prompt: PromptLine, config: SampleConfig) -> NumberedPrompt:
+    """The prompt with its JSON taken for overrides, or with its problem."""
+    index, line = prompt.number, prompt.line or None
+    try:
+        text, overrides = _split(index, prompt.text, prompt.overrides, config.loop)
+        seed = _seed(index, overrides.pop("seed", None), config)
+    except ValueError as error:
+        return NumberedPrompt(index, prompt.text, config.seed + index, line=line, problem=str(error))
+    return NumberedPrompt(index, text, seed, overrides=overrides, line=line)
+
+
+def _split(index: int, prompt: str, given: Mapping[str, Any], loops: int) -> tuple[str, dict[str, Any]]:
+    """The text without markers that ask for nothing, and the overrides.
+
+    Raises:
+        ValueError: what is wrong with the prompt.
+    """
+    [text], [reference], [strategy] = extract_json_from_prompts([prompt], [""], [""])
+    segments, starts = split_prompt(text)
+    segments = [segment.strip() for segment in segments]
+    if not all(segments):
+        where = "" if len(segments) == 1 else f" in segment |{starts[segments.index('')]}|"
+        raise ConfigError(f"prompt {index} is empty{where}; describe what the video should show")
+    overrides = {name: value for name, value in given.items() if value is not None}
+    for name, value in {"reference_path": reference, "mask_strategy": strategy}.items():
+        if value:
+            overrides[name] = value
+    loops = overrides.get("loop", loops)
+    if len(segments) > 1 and isinstance(loops, int) and starts[-1] >= loops:
+        raise ConfigError(
+            f"prompt {index}: its segment |{starts[-1]}| is for loop {starts[-1]}, but loops are counted from 0 and "
+            f"there {'is' if loops == 1 else 'are'} {loops}; set --loop {starts[-1] + 1}"
+        )
+    return segments[0] if len(segments) == 1 else merge_prompt(segments, starts), overrides
+
+
+def _seed(index: int, own: Any, config: SampleConfig) -> int:
+    if own is None:
+        return config.seed + index
+    if not isinstance(own, int) or isinstance(own, bool) or own < 0:
+        raise ConfigError(f"prompt {index}: seed must be a whole number from 0, got {own!r}")
+    if own > MAX_SEED:
+        raise ConfigError(f"prompt {index}: seed {shortened(own)} is too large; the largest one is {MAX_SEED}")
+    return own

@@ -1,1 +1,0 @@
-"""Configuration, weights, prompts, files: everything around the models."""

@@ -1,0 +1,9 @@
+"""Model weights on disk and on the hub: finding them, proving them whole, downloading them.
+
+Everything but reading tensors and comparing them with a model works without torch.
+"""
+
+from opensora.weights.layout import weight_files
+from opensora.weights.locate import WeightPaths, local_config, locate_weights, model_depth
+
+__all__ = ["WeightPaths", "local_config", "locate_weights", "model_depth", "weight_files"]

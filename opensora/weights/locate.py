@@ -1,0 +1,252 @@
+"""Where every piece of a model is: in a folder, in the folder of weights, in the hub's cache, or still on the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from opensora.config.kinds import kind_of
+from opensora.config.schema import SampleConfig
+from opensora.errors import WeightsError
+from opensora.files import find_path
+from opensora.weights import hub
+from opensora.weights.layout import CONFIG_NAME, PIECES, config_file, gaps, weight_files
+from opensora.weights.tensors import check_file
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of the model and where it was found.
+
+    Attributes:
+        name: section of the config, one of ``PIECES``.
+        wanted: its ``from_pretrained``: a path, OWNER/REPOSITORY or OWNER/REPOSITORY/FOLDER.
+        path: folder or file; None if there is none, or none that holds any of it.
+        place: "folder" (named by the config itself), "weights folder" or "hub cache".
+        gaps: what ``path`` lacks.
+    """
+
+    name: str
+    wanted: str
+    path: Path | None = None
+    place: str | None = None
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all files are there; they may be damaged."""
+        return self.path is not None and not self.gaps
+
+    @property
+    def repo(self) -> str | None:
+        """The hub repository it comes from; None for a folder or file that the config itself names."""
+        return hub.split_name(self.wanted)[0] if self.place != "folder" and _is_hub_name(self.wanted) else None
+
+    @property
+    def repo_folder(self) -> str:
+        """The folder of that repository which holds it; "" for its top."""
+        return "" if self.repo is None else hub.split_name(self.wanted)[1]
+
+    def name_in_repo(self, file: Path) -> str:
+        """The name of one of its files in the repository."""
+        if not self.repo_folder:
+            return file.name
+        return f"{self.repo_folder if file.parent == self.path else file.parent.name}/{file.name}"
+
+    def damage(self) -> list[str]:
+        """One sentence for each weight file that is not whole; data is not read."""
+        sentences = []
+        for file in weight_files(self.path) if self.is_complete else []:
+            try:
+                check_file(file)
+            except WeightsError as error:
+                sentences.append(str(error))
+        return sentences
+
+
+@dataclass(frozen=True)
+class WeightPaths:
+    """The folders or files of a run's weights; those in ``to_download`` are still hub repositories."""
+
+    model: str
+    vae: str
+    text_encoder: str
+    to_download: tuple[str, ...] = ()  # names of the pieces
+    weights_dir: str | None = None  # where they are downloaded to; None: the hub's cache
+
+    def applied_to(self, config: SampleConfig) -> SampleConfig:
+        """``config`` with every ``from_pretrained`` replaced by the folder or file found here."""
+        sections = {
+            name: dataclasses.replace(getattr(config, name), from_pretrained=getattr(self, name)) for name in PIECES
+        }
+        return dataclasses.replace(config, **sections)
+
+    def downloaded(self) -> WeightPaths:
+        """Fetch what is not on this machine yet, with the hub's progress bars.
+
+        Raises:
+            WeightsError: the disk has no room for it, or a download failed or is incomplete.
+        """
+        if not self.to_download:
+            return self
+        from opensora.weights.download import download
+
+        pieces = [find_piece(name, getattr(self, name), self.weights_dir) for name in self.to_download]
+        folders = {name: str(path) for name, path in download(pieces, self.weights_dir).items()}
+        return dataclasses.replace(self, **folders, to_download=())
+
+
+def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | None = None) -> Piece:
+    """Look for a piece on this machine; what is complete wins over what is not.
+
+    A relative ``wanted`` is looked up from the working directory, then from the repository's root, then in
+    ``weights_dir``; a hub repository is then looked up by its name, in both and in the hub's cache.
+
+    Raises:
+        WeightsError: ``wanted`` is a file that cannot hold the piece.
+    """
+    given = find_path(wanted)
+    if given is not None:
+        return Piece(name, wanted, given, "folder", tuple(gaps(given, name)))
+    incomplete = Piece(name, wanted)
+    # The cache is asked only if need be: its client takes long to import.
+    for place, path in chain(_local_candidates(wanted, weights_dir), _cached_candidates(wanted)):
+        piece = Piece(name, wanted, path, place, tuple(gaps(path, name)))
+        if piece.is_complete:
+            return piece
+        if incomplete.path is None:
+            incomplete = piece
+    return incomplete
+
+
+def locate_weights(config: SampleConfig) -> WeightPaths:
+    """Find every piece of the model, in ``config.weights_dir`` first, and check that its files are whole.
+
+    What is neither there nor in the hub's cache, but can be a hub repository, is to be downloaded; that is not done
+    here.
+
+    Raises:
+        WeightsError: names all pieces that are missing, unreachable or damaged at once.
+    """
+    weights_dir = getattr(config, "weights_dir", None)
+    found: dict[str, str] = {}
+    absent: list[Piece] = []  # possible repositories that are not (completely) here
+    nowhere: list[Piece] = []
+    problems = [] if weights_dir is None or _is_folder(weights_dir) else [_no_weights_dir(weights_dir)]
+    for name in PIECES:
+        try:
+            piece = find_piece(name, getattr(config, name).from_pretrained, weights_dir)
+        except WeightsError as error:
+            problems.append(str(error))
+            continue
+        found[name] = str(piece.path if piece.is_complete else piece.wanted)
+        problems += piece.damage()
+        if piece.is_complete:
+            continue
+        if piece.repo is not None:
+            absent.append(piece)
+        elif piece.path is not None:
+            problems.append(f"{name} folder {piece.path} lacks {', '.join(piece.gaps)}")
+        else:
+            nowhere.append(piece)
+    if nowhere:
+        problems.append(_not_found(nowhere))
+    if absent and not hub.is_reachable():
+        problems.append(_unreachable(absent))
+    if problems:
+        raise WeightsError("; ".join(problems))
+    return WeightPaths(**found, to_download=tuple(piece.name for piece in absent), weights_dir=weights_dir)
+
+
+def model_depth(from_pretrained: str, model_type: str, weights_dir: str | os.PathLike[str] | None = None) -> int | None:
+    """Number of spatial-temporal block pairs, if it is known without downloading or loading the model."""
+    kind = kind_of(model_type)
+    depth = local_config(from_pretrained, weights_dir, search_cache=kind.default_depth is None).get(kind.depth_key)
+    return depth if isinstance(depth, int) else kind.default_depth
+
+
+def local_config(
+    from_pretrained: str, weights_dir: str | os.PathLike[str] | None = None, search_cache: bool = False
+) -> dict[str, Any]:
+    """The config.json of a piece on this machine; empty without one, and where it is damaged.
+
+    Args:
+        search_cache: whether the hub's cache is searched as well, whose client takes long to import.
+    """
+    given = find_path(from_pretrained)
+    paths = [given] if given else [path for _, path in _local_candidates(from_pretrained, weights_dir)]
+    if not paths and search_cache:
+        paths = [path for _, path in _cached_candidates(from_pretrained)]
+    config = next(filter(None, map(config_file, paths)), None)
+    try:
+        entries = json.loads(config.read_text(encoding="utf-8")) if config else {}
+    except (OSError, ValueError):
+        return {}  # it is reported when the model is built from it
+    return entries if isinstance(entries, dict) else {}
+
+
+def _local_candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iterator[tuple[str, Path]]:
+    """Places and paths in ``weights_dir`` where ``wanted`` is, the likeliest first."""
+    folder = find_path(weights_dir) if weights_dir is not None else None
+    if folder is None or not wanted:
+        return
+    paths = [folder / wanted]
+    if hub.is_repo_name(wanted):
+        repo, inside = hub.split_name(wanted)
+        paths += [path / inside for path in (folder / repo.split("/")[-1], *hub.snapshots(folder, repo))]
+    yield from (("weights folder", path) for path in paths if path.exists())
+
+
+def _cached_candidates(wanted: str) -> Iterator[tuple[str, Path]]:
+    """The same for the hub's cache."""
+    if not hub.is_repo_name(wanted):
+        return
+    repo, inside = hub.split_name(wanted)
+    cached = hub.cached_file(repo, f"{inside}/{CONFIG_NAME}" if inside else CONFIG_NAME)
+    if cached is not None:
+        yield "hub cache", Path(cached).parent
+
+
+def _is_hub_name(wanted: str) -> bool:
+    """Whether ``wanted`` can be on the hub: not what would be in a folder that is on this machine."""
+    return hub.is_repo_name(wanted) and not (hub.split_name(wanted)[1] and _is_folder(hub.split_name(wanted)[0]))
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    found = find_path(path)
+    return found is not None and found.is_dir()
+
+
+def _no_weights_dir(weights_dir: str | os.PathLike[str]) -> str:
+    return (
+        f"weights_dir '{weights_dir}' is no folder; correct it, or let 'python scripts/weights.py download "
+        f"--weights-dir {weights_dir}' make and fill it"
+    )
+
+
+def _not_found(nowhere: list[Piece]) -> str:
+    pieces = ", ".join(f"'{piece.wanted}' ({piece.name})" for piece in nowhere)
+    return (
+        f"no folder or file {pieces}; set from_pretrained to a folder with {CONFIG_NAME} and weights, to a weight "
+        "file, or to a hub repository"
+    )
+
+
+def _unreachable(absent: list[Piece]) -> str:
+    pieces = ", ".join(f"{piece.name} {piece.wanted} ({_size_and_gaps(piece)})" for piece in absent)
+    return (
+        f"no local folder or complete cached copy of {pieces}, and {hub.why_unreachable()}; where there is a network, "
+        "run 'python scripts/weights.py download --weights-dir DIR', copy DIR here and give --weights-dir DIR, or use "
+        "the configs in configs/mini/, which need no download"
+    )
+
+
+def _size_and_gaps(piece: Piece) -> str:
+    size = hub.size_text(hub.KNOWN_SIZES.get(piece.wanted))
+    return size if piece.path is None else f"{size}; {piece.path} lacks {', '.join(piece.gaps)}"

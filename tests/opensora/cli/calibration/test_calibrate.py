@@ -1,0 +1,349 @@
+"""A small calibration of the bundled model, and what runs make of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import opensora.pipeline
+from adacache.bridge import BridgeConfig
+from adacache.calibration.calibrate import _select
+from adacache.calibration.calibration import Calibration
+from adacache.calibration.clips import Clip
+from adacache.calibration.plan import DAMPED, CalibrationPlan
+from adacache.calibration.recording import Recording, gram_of_sketches
+from adacache.calibration.runner import Runner
+from adacache.calibration.search import best_schedules
+from adacache.calibration.simulation import Simulation
+from adacache.policies.static import StaticScheduleConfig
+from adacache.trace import StepRecord, Trace
+from opensora.cli.calibrate import calibrate_sampler
+from opensora.cli.pipeline_clips import PipelineClips
+from opensora.config import load_config
+from opensora.config.conditions import fingerprint
+from opensora.config.target import timesteps_of
+from opensora.errors import ConfigError
+from opensora.pipeline import SamplingPipeline
+
+ROOT = Path(__file__).resolve().parents[4]
+MINI = ROOT / "configs/mini/sample.py"
+SEARCH = (Clip("a still red circle on a navy background", 1),)
+HELD_OUT = (Clip("a green star moving fast to the right", 2), Clip("a yellow square on a gray background", 3))
+MEASURED = [4, 5, 6, 7, 8]  # of 10 steps
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration, the plan it was made by, what was reported meanwhile, and the file it was saved to."""
+
+    calibration: Calibration
+    plan: CalibrationPlan
+    finished: list[int]
+    file: Path
+
+
+@pytest.fixture(scope="module")
+def made(pipe, tmp_path_factory) -> Calibrated:
+    plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=2, batch_size=2)
+    finished: list[int] = []
+    calibration = calibrate_sampler(pipe, plan, finished.append)
+    file = tmp_path_factory.mktemp("calibration") / "calibration.json"
+    calibration.save(file)
+    return Calibrated(calibration, plan, finished, file)
+
+
+@pytest.fixture
+def load(made, options):
+    """Read the mini config with the calibration and flags; options replace those of the calibration."""
+    return lambda flags=None, **changed: load_config(
+        MINI, {"calibration": str(made.file), **(flags or {})}, {**options, **changed}
+    )
+
+
+def test_the_curve_is_there(made):
+    calibration = made.calibration
+    assert [len(point.computed_steps) for point in calibration.measured] == MEASURED
+    assert [len(point.computed_steps) for point in calibration.points] == list(range(4, 10))
+    for point in calibration.measured:
+        assert 10 < point.psnr_lowest <= point.psnr <= 80
+        # Of two clips, the standard error of the mean is half of their distance, the lowest one's from the mean.
+        assert point.psnr_error == pytest.approx(point.psnr - point.psnr_lowest)
+    assert calibration.psnr(8) > calibration.psnr(4) + 3
+    assert 0 < calibration.reused_cost < 0.5
+
+
+def test_the_curve_is_what_the_schedules_really_give(made, pipe):
+    runner = Runner(PipelineClips(pipe), 2, lambda clips: None)
+    exact = runner.exact_frames(HELD_OUT)
+    point = made.calibration.measured[1]
+    config = StaticScheduleConfig(point.computed_steps, bridge=point.bridge)
+    assert runner.quality(config, HELD_OUT, exact).mean == pytest.approx(point.psnr, abs=0.1)
+
+
+def test_as_many_clips_are_reported_as_the_plan_says(made):
+    # 1 recorded and 6 probes (steps 1, 2, 3, 4, 7, 9), 1 exact and 5 counts with 2 candidates; 1 exact and 5 measured.
+    assert made.plan.probed_steps(10) == [1, 2, 3, 4, 7, 9]
+    assert sum(made.finished) == made.plan.num_clips(10) == 1 * (7 + 11) + 2 * 6
+    assert max(made.finished) == 2
+
+
+def test_more_candidates_than_there_are_schedules_are_not_counted():
+    plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=1000)
+    # Of 5 steps 4 are computed: one schedule under two bridges, or one of three other steps left out instead.
+    assert plan.measured_counts(5) == [4]
+    assert plan.num_candidates(4, 5) == 5
+    assert plan.num_clips(5) == 1 * (1 + len(plan.probed_steps(5)) + 1 + 5) + 2 * 2
+    assert replace(plan, candidates=1).num_clips(5) == 1 * (1 + len(plan.probed_steps(5))) + 2 * 2
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 10, 30, 100])
+def test_probes_leave_out_the_first_step_and_measured_counts_leave_something_out(num_steps):
+    plan = CalibrationPlan(SEARCH, HELD_OUT)
+    probed, counts = plan.probed_steps(num_steps), plan.measured_counts(num_steps)
+    assert probed == sorted(set(probed)) and probed[0] >= 1 and probed[-1] < num_steps
+    assert counts == sorted(set(counts)) and all(4 <= count < num_steps for count in counts)
+
+
+def test_with_all_candidates_the_report_still_agrees_with_the_plan(pipe):
+    finished: list[int] = []
+    plan = CalibrationPlan(SEARCH, HELD_OUT[:1], BridgeConfig(), candidates=99)
+    with PipelineClips(pipe).steps(5):
+        calibration = calibrate_sampler(pipe, plan, finished.append)
+    assert sum(finished) == plan.num_clips(5)
+    assert [len(point.computed_steps) for point in calibration.measured] == [4]
+    assert calibration.bridge == BridgeConfig()
+
+
+def test_a_run_of_few_steps_is_refused(pipe):
+    with PipelineClips(pipe).steps(4), pytest.raises(ConfigError, match="4 steps is too short to be calibrated"):
+        calibrate_sampler(pipe, CalibrationPlan(SEARCH, HELD_OUT), print)
+
+
+def test_the_saved_file_holds_what_it_was_made_for(made, pipe):
+    assert Calibration.load(made.file) == made.calibration
+    assert made.calibration.conditions == {
+        "model": fingerprint("assets/opensora-mini/transformer"),
+        "model_name": "assets/opensora-mini/transformer",
+        "image_size": [32, 48],
+        "num_frames": 17,
+        "cfg_scale": 5.0,
+        "solver": "euler",
+    }
+    assert made.calibration.details["search_prompts"] == [clip.prompt for clip in SEARCH]
+    assert set(made.calibration.details["held_out_prompts"]) == {clip.prompt for clip in HELD_OUT}
+    assert made.calibration.timesteps == timesteps_of(pipe.config)
+
+
+@pytest.mark.parametrize("count", [*MEASURED, 9])
+def test_a_run_of_the_calibrated_steps_gets_the_calibrated_schedule(made, load, count):
+    cache = load({"max_steps_computed": count}).cache
+    [stored] = [point for point in made.calibration.points if len(point.computed_steps) == count]
+    assert cache == StaticScheduleConfig(stored.computed_steps, 10, bridge=stored.bridge)
+
+
+@pytest.mark.parametrize(("count", "num_steps"), [(5, 10), (3, 10), (7, 13)])
+def test_the_pipeline_computes_exactly_as_many_steps(load, count, num_steps):
+    config = load({"max_steps_computed": count, "num_sampling_steps": num_steps})
+    output = SamplingPipeline.from_config(config)(["a red circle"], progress=False)
+    [trace] = output.traces
+    assert (trace.num_computed, trace.num_steps) == (count, num_steps)
+    assert tuple(trace.computed_steps) == config.cache.computed_steps
+
+
+def test_a_speedup_and_a_quality_are_turned_into_steps(made, load):
+    calibration = made.calibration
+    fast = load({"speedup": 1.7}).cache
+    assert calibration.speedup(len(fast.computed_steps), 10) >= 1.7
+    assert calibration.speedup(len(fast.computed_steps) + 1, 10) < 1.7
+    wanted = calibration.psnr(6)
+    good = load({"min_psnr": wanted}).cache
+    assert calibration.psnr(len(good.computed_steps)) >= wanted
+    assert len(good.computed_steps) <= 6
+
+
+def test_how_residuals_are_kept_is_taken_over_from_the_configs_own_cache(load):
+    own = {"cache": {"computed_steps": [0, 1], "cache_dtype": "fp32", "cache_device": "cpu", "schedule": "batch"}}
+    cache = load({"max_steps_computed": 6}, **own).cache
+    assert len(cache.computed_steps) == 6
+    assert (cache.cache_dtype, cache.cache_device, cache.schedule) == ("fp32", "cpu", "batch")
+    assert cache.bridge.kind == "fitted"
+
+
+def error_of(load, flags=None, **options) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(flags, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_quality_out_of_reach_is_refused_with_the_best_there_is(made, load):
+    best = max(made.calibration.measured, key=lambda point: point.psnr)
+    message = error_of(load, {"min_psnr": best.psnr + 1})
+    assert message.startswith(f"command line: min_psnr {best.psnr + 1:g} dB cannot be promised")
+    assert f"up to {best.psnr:.1f} dB, with {len(best.computed_steps)} computed steps" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"image_size": [64, 64]}, "image size (height, width) [32, 48], this run has [64, 64]"),
+        ({"num_frames": 34}, "number of frames 17, this run has 34"),
+        ({"cfg_scale": 4}, "guidance scale 5.0, this run has 4.0"),
+    ],
+)
+def test_a_run_under_other_conditions_is_refused(made, load, flags, words):
+    message = error_of(load, {"speedup": 2, **flags})
+    assert f"calibration {made.file} does not fit: it was made for {words}" in message
+    assert "run scripts/calibrate.py for this setting" in message
+
+
+def test_without_a_target_a_calibration_asks_for_nothing(load):
+    assert load({"cfg_scale": 4}).cache is None
+    assert load(calibration="nowhere.json").cache is None
+
+
+def test_without_a_calibration_a_target_names_the_command_that_makes_one(options):
+    with pytest.raises(ConfigError, match=f"speedup needs a calibration.*python scripts/calibrate.py {MINI}"):
+        load_config(MINI, {"speedup": 2}, {**options, "calibration": None})
+
+
+def test_files_that_are_no_calibration_are_named(load, tmp_path):
+    assert "there is no file nowhere.json" in error_of(load, {"calibration": "nowhere.json", "speedup": 2})
+    assert f"cannot read {tmp_path}" in error_of(load, {"calibration": str(tmp_path), "speedup": 2})
+    (tmp_path / "other.json").write_text('{"format": 1}')
+    message = error_of(load, {"calibration": str(tmp_path / "other.json"), "speedup": 2})
+    assert "other.json holds no calibration (it lacks conditions" in message
+
+
+def test_a_target_and_a_replay_exclude_each_other(load, tmp_path):
+    with pytest.raises(ConfigError, match="command line: .* exclude each other"):
+        load({"speedup": 2, "replay": "trace.json"})
+    with pytest.raises(ConfigError, match="command line: .* exclude each other"):
+        load({"speedup": 2, "max_steps_computed": 3})
+    config = tmp_path / "config.py"
+    config.write_text(f"_base_ = {str(MINI)!r}\nspeedup = 2.0\nmin_psnr = 20\n")
+    with pytest.raises(ConfigError, match="config.py: speedup and min_psnr exclude each other"):
+        load_config(config)
+    trace = Trace(30, [StepRecord(step, None, step == 0) for step in range(30)])
+    trace.save(tmp_path / "trace.json")
+    config.write_text(f"_base_ = {str(MINI)!r}\nspeedup = 2.0\nreplay = {str(tmp_path / 'trace.json')!r}\n")
+    with pytest.raises(ConfigError, match="config.py: replay and speedup exclude each other"):
+        load_config(config)
+
+
+@pytest.fixture
+def in_file(made, tmp_path):
+    """Write a config file with the mini one as its base and more entries."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "config.py"
+        size = "image_size = (32, 48)\nscheduler = dict(num_sampling_steps=10)\n"
+        path.write_text(f"_base_ = {str(MINI)!r}\n{size}calibration = {str(made.file)!r}\n{text}\n")
+        return path
+
+    return write
+
+
+def test_a_target_on_the_command_line_takes_the_place_of_the_files(in_file):
+    path = in_file("max_steps_computed = 8")
+    assert len(load_config(path).cache.computed_steps) == 8
+    for flags, options in (({"speedup": 1.7}, {}), ({}, {"speedup": 1.7})):
+        config = load_config(path, flags, options)
+        assert (config.speedup, config.max_steps_computed) == (1.7, None)
+        assert len(config.cache.computed_steps) < 8
+    assert len(load_config(path, {"max_steps_computed": 5}).cache.computed_steps) == 5
+    assert load_config(path, None, {"max_steps_computed": None}).cache is None
+
+
+def test_a_replay_on_the_command_line_takes_the_place_of_the_files_target(in_file, pipe, tmp_path):
+    runner = Runner(PipelineClips(pipe), 1, lambda clips: None)
+    exact = runner.exact_frames(SEARCH)
+    trace = runner.quality(StaticScheduleConfig((0, 3, 9)), SEARCH, exact).traces[0]
+    trace.save(tmp_path / "trace.json")
+    config = load_config(in_file("max_steps_computed = 8"), {"replay": str(tmp_path / "trace.json")})
+    assert config.cache.computed_steps == (0, 3, 9)
+    replaying = in_file(f"replay = {str(tmp_path / 'trace.json')!r}")
+    assert load_config(replaying).cache.computed_steps == (0, 3, 9)
+    assert len(load_config(replaying, {"max_steps_computed": 6}).cache.computed_steps) == 6
+
+
+def test_a_calibration_is_found_beside_the_config_that_names_it(made, in_file, tmp_path, monkeypatch):
+    shutil.copy(made.file, tmp_path / "beside.json")
+    monkeypatch.chdir("/")
+    config = load_config(in_file("calibration = 'beside.json'\nmax_steps_computed = 7"))
+    assert len(config.cache.computed_steps) == 7
+
+
+@pytest.fixture
+def no_models(monkeypatch) -> None:
+    """Fails where a model is built."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(opensora.pipeline, "build_module", refuse)
+
+
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    """A copy of the transformer."""
+    return shutil.copytree(ROOT / "assets/opensora-mini/transformer", tmp_path / "copied")
+
+
+def change_last_weight(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def test_other_weights_are_refused_before_anything_is_loaded(made, load, copied, no_models):
+    change_last_weight(copied)
+    config = load({"max_steps_computed": 5, "ckpt_path": str(copied)})  # weights are looked at when they are loaded
+    with pytest.raises(ConfigError) as caught:
+        SamplingPipeline.from_config(config)
+    assert f"calibration {made.file} was made for assets/opensora-mini/transformer" in str(caught.value)
+    assert re.search(rf"with other weights than those in {copied}; run scripts/calibrate\.py", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_copy_of_the_weights_is_as_good_and_without_a_target_any_are(load, copied, no_models):
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        SamplingPipeline.from_config(load({"max_steps_computed": 5, "ckpt_path": str(copied)}))
+    change_last_weight(copied)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        SamplingPipeline.from_config(load({"ckpt_path": str(copied)}))
+
+
+def test_a_calibration_that_went_away_is_named_when_models_are_loaded(made, load, tmp_path, no_models):
+    copy = tmp_path / "copy.json"
+    shutil.copy(made.file, copy)
+    config = load({"max_steps_computed": 5, "calibration": str(copy)})
+    copy.unlink()
+    with pytest.raises(ConfigError, match=r"there is no file .*copy\.json"):
+        SamplingPipeline.from_config(config)
+
+
+def test_the_bridge_that_does_best_on_the_search_clips_is_taken_and_counts_in_between_follow():
+    rng = np.random.default_rng(0)
+    gram = gram_of_sketches(np.cumsum(rng.normal(size=(1, 10, 50)), axis=1))
+    recording = Recording(gram, np.ones((1, 10)), np.ones(1))
+    plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=2)
+    found = {bridge: best_schedules(Simulation(recording, bridge), range(4, 10)) for bridge in plan.bridges}
+
+    def prefers_damped_from_seven_steps(config, clips, exact):
+        return SimpleNamespace(mean=float((config.bridge == DAMPED) == (len(config.computed_steps) >= 7)))
+
+    runner = SimpleNamespace(num_steps=10, exact_frames=lambda clips: [], quality=prefers_damped_from_seven_steps)
+    selected = _select(runner, plan, recording, found, counts=[4, 8])
+    kinds = {count: config.bridge.kind for count, config in sorted(selected.items())}
+    assert kinds == {4: "fitted", 5: "fitted", 6: "fitted", 7: "linear", 8: "linear", 9: "linear"}
+    assert all(config.computed_steps == found[config.bridge][count] for count, config in selected.items())
+    assert replace(plan, candidates=1).bridges == (plan.bridge,)
+    assert replace(plan, bridge=BridgeConfig()).bridges == (BridgeConfig(),)

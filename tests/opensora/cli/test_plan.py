@@ -1,0 +1,215 @@
+"""What a run will sample: seeds, names, references, settings of single prompts, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opensora.cli.batches import make_batches
+from opensora.cli.plan import PlannedSample, plan_samples
+from opensora.config.loading import load_config
+from opensora.config.schema import SampleConfig
+from opensora.datasets.video_io import write_video
+from opensora.errors import ConfigError
+from opensora.prompts.run_prompts import read_prompts
+
+MINI = Path(__file__).resolve().parents[3] / "configs/mini/sample.py"
+
+
+def plan(**flags: Any) -> list[PlannedSample]:
+    flags = {"prompt": None if "prompt_path" in flags else ["a", "b", "c"], "seed": 100, **flags}
+    config = load_config(MINI, flags)
+
+    def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
+        return load_config(MINI, flags, None, overrides, where)
+
+    return plan_samples(config, read_prompts(config), line_config)
+
+
+def problem_of(**flags: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        plan(**flags)
+    return str(caught.value)
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder of images whose order by name, by time and on disk are no help."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("sample_0002.png", "sample_0000.png", "sample_0001.jpg", "0007.png"):
+        Image.new("RGB", (64, 64), "red").save(folder / name)
+    (folder / "sample_0000.json").write_text("{}")
+    Image.new("RGB", (64, 64)).save(folder / "sample_0000.trace.png")
+    return folder
+
+
+def test_several_samples_of_a_prompt_have_numbers_and_seeds_of_their_own():
+    samples = plan(num_sample=2)
+    assert [(sample.stem, sample.prompt.seed) for sample in samples] == [
+        ("sample_0000-0", 100),
+        ("sample_0000-1", 100 + 2**20),
+        ("sample_0001-0", 101),
+        ("sample_0001-1", 101 + 2**20),
+        ("sample_0002-0", 102),
+        ("sample_0002-1", 102 + 2**20),
+    ]
+
+
+def test_references_of_a_folder_pair_by_name(images):
+    samples = plan(reference_path=[str(images)])
+    names = [sample.references[0].path.name for sample in samples]
+    assert names == ["sample_0000.png", "sample_0001.jpg", "sample_0002.png"]
+    assert {sample.mask_strategy for sample in samples} == {"0,0,0,0,1"}
+    [seventh] = plan(prompt=["a"], start_index=7, reference_path=[str(images)])
+    assert seventh.references[0].path.name == "0007.png"
+
+
+def test_a_prompt_without_a_file_in_the_folder_fails_alone(images):
+    samples = plan(prompt=["a", "b", "c", "d"], reference_path=[str(images)])
+    assert [sample.problem is None for sample in samples] == [True, True, True, False]
+    assert "sample_0003" in samples[3].problem
+
+
+def test_an_explicit_list_pairs_in_its_order_and_one_entry_is_for_all(images):
+    paths = [str(images / name) for name in ("sample_0002.png", "sample_0000.png", "0007.png")]
+    assert [str(sample.references[0].path) for sample in plan(reference_path=paths)] == paths
+    assert {str(sample.references[0].path) for sample in plan(reference_path=paths[:1])} == {paths[0]}
+    assert "2 entries for 3 prompts" in problem_of(reference_path=paths[:2])
+    assert "2 entries for 3 prompts" in problem_of(reference_path=paths[:1], mask_strategy=["0", "0"])
+
+
+def test_two_references_of_one_prompt_are_its_beginning_and_its_end(images, tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", np.zeros((20, 64, 64, 3), np.uint8), 8)
+    image = images / "0007.png"
+    [sample] = plan(prompt=["a"], num_frames="34", reference_path=[f"{clip};{image}"])
+    assert [info.kind for info in sample.references] == ["video", "image"]
+    assert sample.mask_strategy == "0,0,-5,0,5;0,1,0,-1,1"
+    [sample] = plan(prompt=["a"], reference_path=[f"{clip};{image}"], mask_strategy=["0,1"])
+    assert sample.mask_strategy == "0,1"
+
+
+def test_a_prompt_brings_its_own_reference(images):
+    text = 'a {"reference_path": "%s", "mask_strategy": "0,0,0,0,1,0.5"}' % (images / "0007.png")
+    first, second = plan(prompt=[text, "b"])
+    assert (first.prompt.text, first.references[0].path.name) == ("a", "0007.png")
+    assert first.mask_strategy == "0,0,0,0,1,0.5"
+    assert (second.references, second.mask_strategy) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ("0,1", ["uses reference 1", "1 is given"]),
+        ("0,0,0,0,1,0,7", ["one to six numbers", "got 7"]),
+        ("x", ["'x'"]),
+        ("0;", ["''"]),
+        ("0,0,0,0,1,2", ["between 0 and 1"]),
+    ],
+)
+def test_a_strategy_that_cannot_be_followed_is_refused_before_anything_loads(images, strategy, words):
+    message = problem_of(prompt=["a"], reference_path=[str(images / "0007.png")], mask_strategy=[strategy])
+    assert message.startswith("prompt 0: ")
+    assert all(word in message for word in words), message
+
+
+def test_a_strategy_without_a_reference_is_refused():
+    assert "0 are given" in problem_of(prompt=["a"], mask_strategy=["0"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({}, "leaves nothing to make; set a larger num_frames"),
+        ({"num_frames": "34", "mask_strategy": ["0,0,0,99,1"]}, "the video has 10"),
+        ({"num_frames": "34", "mask_strategy": ["0,0,-8,0,1"]}, "reference 0 has 6"),
+        ({"num_frames": "34", "mask_strategy": ["1,0"]}, "set --loop 2"),
+    ],
+)
+def test_a_strategy_that_does_not_fit_the_clip_is_refused(tmp_path, flags, words):
+    clip = write_video(tmp_path / "clip.mp4", np.zeros((20, 64, 64, 3), np.uint8), 8)
+    assert words in problem_of(prompt=["a"], reference_path=[str(clip)], **flags)
+
+
+def test_names_and_references_do_not_depend_on_the_chosen_part(tmp_path, images):
+    (tmp_path / "prompts.txt").write_text("same text\nsame text\nother\n")
+    file = {"prompt_path": str(tmp_path / "prompts.txt"), "prompt_as_path": True}
+    assert [s.stem for s in plan(**file)] == ["same text_0000", "same text_0001", "other"]
+    assert [s.stem for s in plan(**file, start_index=1)] == ["same text_0001", "other"]
+    two = [str(images / "sample_0000.png"), str(images / "0007.png")]
+    [sample] = plan(prompt=["a", "b"], reference_path=two, final=["1:7"])
+    assert sample.references[0].path.name == "0007.png"
+
+
+def test_three_references_need_a_strategy(images):
+    image = str(images / "0007.png")
+    assert "3 references need a mask strategy" in problem_of(prompt=["a"], reference_path=[";".join([image] * 3)])
+
+
+def test_lines_of_a_file_have_settings_of_their_own(tmp_path, images):
+    lines = [
+        {"prompt": "a", "seed": 5, "steps": 12, "name": "first"},
+        {"prompt": "b", "reference_path": "images/0007.png"},
+        {"prompt": "c", "num_frames": 1},
+        {"prompt": "d", "cfg_scale": -1},
+        {"prompt": "e", "max_steps_computed": 9},
+    ]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    samples = plan(prompt_path=str(tmp_path / "prompts.jsonl"), speedup=2.0)
+    assert [(s.stem, s.prompt.seed) for s in samples[:2]] == [("first", 5), ("sample_0001", 101)]
+    assert samples[0].config.scheduler.num_sampling_steps == 12
+    assert samples[1].references[0].path.name == "0007.png"  # beside the prompt file
+    assert samples[2].problem and "number of frames" in samples[2].problem  # the calibration is for another
+    assert samples[3].problem == (
+        f"prompt 3 (line 4 of {tmp_path / 'prompts.jsonl'}): scheduler.cfg_scale must be at least 0, got -1"
+    )
+    assert len(samples[4].config.cache.computed_steps) == 9  # its own target, not the run's
+    assert [[s.stem for s in batch] for batch in make_batches(samples)] == [["first"], ["sample_0001"], ["sample_0004"]]
+
+
+def test_samples_of_equal_settings_share_batches():
+    samples = plan(prompt=list("abcde"), batch_size=2)
+    assert [len(batch) for batch in make_batches(samples)] == [2, 2, 1]
+
+
+def test_one_bad_prompt_is_among_the_others_and_only_bad_ones_are_refused():
+    samples = plan(prompt=["a", "", 'c {"x": 1}', "|0| a |2| b"])
+    assert [sample.problem is None for sample in samples] == [True, False, False, False]
+    assert problem_of(prompt=[""]).startswith("prompt 0 is empty")
+    assert "set --loop 3" in samples[3].problem
+
+
+def test_a_long_video_reads_its_segments(images):
+    [sample] = plan(prompt=["|0| a |2| b"], loop=3, num_frames="34")
+    assert sample.problem is None and sample.prompt.text == "|0|a|2|b"
+    assert "segment |2|" in problem_of(prompt=["|0| a |2| "], loop=3, num_frames="34")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"loop": 2}, "leaves nothing to generate"),
+        ({"loop": 2, "num_frames": "20"}, "whole chunks of 17"),
+        ({"loop": 2, "num_frames": "34", "condition_frame_length": 3}, "multiples of 5"),
+        ({"loop": 0}, "loop must be at least 1"),
+        ({"condition_frame_edit": 1.5}, "above 1"),
+        ({"crf": 52}, "at most 51"),
+        ({"llm_refine": True}, "needs llm_endpoint"),
+        ({"num_sample": 2, "draft": 3}, "exclude each other"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(flags, words):
+    assert words in problem_of(**flags)
+
+
+def test_low_memory_changes_what_the_command_line_leaves_open():
+    config = load_config(MINI, {"low_memory": True, "batch_size": 3}, {"text_encoder.dtype": "fp32"})
+    assert (config.vae.tiling, config.vae.micro_batch_size, config.batch_size) == (True, 1, 3)
+    assert config.text_encoder.dtype == "fp32"
+    assert load_config(MINI, {"low_memory": True}).text_encoder.dtype == "bf16"

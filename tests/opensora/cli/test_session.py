@@ -1,0 +1,526 @@
+"""The run loop: batches, seeds, file names, and what lies beside each video."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adacache.trace import StepRecord, Trace
+from opensora.cli import command
+from opensora.cli.result import results_table
+from opensora.datasets.video_io import read_video
+from opensora.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class FakePipeline:
+    """Answers every call with gray videos and a trace that computed steps 0, 1 and 29; fails as ``errors`` say.
+
+    Args:
+        begun: told the prompts of each call before it fails or not.
+    """
+
+    def __init__(self, config, errors: dict[str, BaseException], begun: Callable[[Sequence[str]], None]):
+        self.config = config
+        self.errors = errors
+        self.begun = begun
+        self.calls: list[tuple[list[str], list[int]]] = []
+        self.model = SimpleNamespace(parameters=list, device=SimpleNamespace(type="cpu"))
+        self.group = None
+
+    def with_config(self, config):
+        self.config = config
+        return self
+
+    def encode_reference(self, frames, generator):
+        return None
+
+    def __call__(self, prompts, seed, references=None, mask_strategies=None, meter=None, progress=None):
+        self.begun(prompts)
+        for prompt in prompts:
+            if prompt in self.errors:
+                raise self.errors[prompt]
+        self.calls.append((prompts, seed))
+        records = [StepRecord(i, 1000 - i, i in (0, 1, 29), milliseconds=10.0) for i in range(30)]
+        trace = Trace(30, records) if self.config.cache else None
+        frame_count = self.config.num_frames
+        videos = [np.full((frame_count, 64, 64, 3), 9, np.uint8) for _ in prompts]
+        later = [[trace] * len(prompts)] * (self.config.loop - 1)
+        return SimpleNamespace(videos=videos, traces=[trace] * len(prompts), later_traces=later, seconds=6.0)
+
+
+@dataclasses.dataclass
+class Run:
+    """One run of the command's steps: what became of it."""
+
+    results: list
+    calls: list
+    folder: Path
+    failed: dict
+    error: BaseException | None
+    config: object
+
+    def manifest(self) -> dict:
+        return json.loads((self.folder / "manifest.json").read_text())
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+
+    def statuses(self) -> dict[str, str]:
+        return {stem: entry["status"] for stem, entry in self.manifest()["samples"].items()}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a mini config with the fake pipeline."""
+    from opensora.cli import worker
+
+    def run_config(
+        name: str = "sample_adacache",
+        errors: dict | None = None,
+        config: str | None = None,
+        begun: Callable[[Sequence[str]], None] = lambda prompts: None,
+        **flags,
+    ) -> Run:
+        flags = {"prompt": ["a", "b", "c"], "save_dir": str(tmp_path / "out"), **flags}
+        pipe = None
+
+        def from_config(config, text_encoder, group):
+            nonlocal pipe
+            pipe = FakePipeline(config, errors or {}, begun)
+            return pipe
+
+        monkeypatch.setattr(worker, "SamplingPipeline", SimpleNamespace(from_config=from_config))
+        monkeypatch.setattr(worker, "encode_captions", lambda *arguments: None)
+        prepared = command.prepare(config or str(ROOT / f"configs/mini/{name}.py"), flags, {})
+        error = None
+        with prepared.open_session() as session:
+            try:
+                command.run(session, ["--test"])
+            except BaseException as caught:
+                error = caught
+        results = [session.results[sample.stem] for sample in session.samples if sample.stem in session.results]
+        calls = pipe.calls if pipe else []
+        return Run(results, calls, session.ledger.folder, session.failed, error, prepared.config)
+
+    return run_config
+
+
+def test_a_cached_video_comes_with_its_trace_and_picture(run):
+    done = run(prompt=["a red circle"], seed=5)
+    results, folder = done.results, done.folder
+    assert done.names() == [
+        "manifest.json",
+        "sample_0000.json",
+        "sample_0000.mp4",
+        "sample_0000.trace.png",
+    ]
+    frames, fps = read_video(folder / "sample_0000.mp4")
+    assert (frames.shape, fps) == ((17, 64, 64, 3), 8)
+    record = json.loads((folder / "sample_0000.json").read_text())
+    assert record["computed_steps"] == [0, 1, 29]
+    metadata = record["metadata"]
+    assert (metadata["prompt"], metadata["seed"], metadata["video"]) == ("a red circle", 5, "sample_0000.mp4")
+    assert metadata["config"]["scheduler"]["num_sampling_steps"] == 30
+    assert metadata["config"]["cache"]["metric"] == "t-attn"
+    assert metadata["config"]["model"]["from_pretrained"] == "assets/opensora-mini/transformer"
+    assert "python" in metadata["versions"] and "torch" in metadata["versions"]
+    assert Trace.load(folder / "sample_0000.json").num_computed == 3
+    assert results[0].summary_row()[:3] == ("sample_0000.mp4", 3, 30)
+
+
+def test_the_baseline_computes_all_steps_and_has_no_picture(run):
+    done = run("sample", prompt=["a"])
+    results, folder = done.results, done.folder
+    assert done.names() == ["manifest.json", "sample_0000.json", "sample_0000.mp4"]
+    assert json.loads((folder / "sample_0000.json").read_text())["metadata"]["prompt"] == "a"
+    assert results[0].summary_row() == ("sample_0000.mp4", 30, 30, 6.0, None, None)
+    assert "30/30" in results_table(results)
+
+
+def test_seed_and_name_follow_the_prompt_not_the_batch(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a\n\nb\nc\nd\n")
+    flags = {"prompt": None, "prompt_path": str(tmp_path / "prompts.txt"), "seed": 100}
+    assert run(**flags).calls == [(["a"], [100]), (["b"], [101]), (["c"], [102]), (["d"], [103])]
+    batched = run(**flags, batch_size=2, start_index=1, resample=True)
+    assert batched.calls == [(["b", "c"], [101, 102]), (["d"], [103])]
+    assert [result.video.name for result in batched.results] == [
+        "sample_0001.mp4",
+        "sample_0002.mp4",
+        "sample_0003.mp4",
+    ]
+    assert [result.seconds for result in batched.results] == [3.0, 3.0, 6.0]
+
+
+def test_files_named_by_prompt_never_overwrite_each_other(run):
+    long = "x" * 60
+    done = run(prompt=[f"{long} one", f"{long} two", "a/b. c"], prompt_as_path=True)
+    names = [result.video.name for result in done.results]
+    assert len(set(names)) == 3 and names[2] == "a_b. c.mp4"
+    assert all(result.video.parent == done.folder for result in done.results)
+
+
+def test_an_interrupt_keeps_what_is_finished_and_the_next_run_goes_on(run):
+    first = run(errors={"b": KeyboardInterrupt()})
+    assert isinstance(first.error, KeyboardInterrupt)
+    assert first.statuses() == {"sample_0000": "done", "sample_0001": "waiting", "sample_0002": "waiting"}
+    second = run()
+    assert [prompts for prompts, _ in second.calls] == [["b"], ["c"]]
+    assert [result.video.name for result in second.results] == [f"sample_000{i}.mp4" for i in range(3)]
+    assert second.results[0].num_computed == 3 and second.results[0].seconds == 6.0
+    assert [entry["outcome"] for entry in second.manifest()["runs"]] == ["interrupted", "done"]
+
+
+def test_nothing_is_loaded_where_everything_is_there(run):
+    run()
+    again = run()
+    assert again.calls == [] and len(again.results) == 3
+    assert len(again.manifest()["runs"]) == 1
+    assert len(run(resample=True).calls) == 3
+
+
+def test_a_batch_of_which_one_sample_is_missing_is_run_as_a_whole(run):
+    first = run(batch_size=2)
+    written = (first.folder / "sample_0001.mp4").stat().st_mtime_ns
+    (first.folder / "sample_0000.mp4").unlink()
+    second = run(batch_size=2)
+    assert [prompts for prompts, _ in second.calls] == [["a", "b"]]
+    assert (first.folder / "sample_0001.mp4").stat().st_mtime_ns == written
+
+
+def test_files_that_are_missing_cut_short_or_newly_wanted_are_made_again(run):
+    folder = run().folder
+    (folder / "sample_0001.mp4").write_bytes(b"short")
+    (folder / "sample_0002.json").unlink()
+    assert [prompts for prompts, _ in run().calls] == [["b"], ["c"]]
+    assert [prompts for prompts, _ in run(prompt=["a"], save_frames="npz").calls] == [["a"]]
+
+
+def test_other_settings_set_finished_videos_aside_and_back(run):
+    folder = run(prompt=["a"]).folder
+    before = (folder / "sample_0000.json").read_bytes()
+    other = run(prompt=["z"])
+    assert other.calls == [(["z"], [1024])]
+    [old] = (folder / "replaced").iterdir()
+    assert sorted(path.name for path in old.iterdir()) == [
+        "sample_0000.json", "sample_0000.mp4", "sample_0000.trace.png",
+    ]  # fmt: skip
+    assert (old / "sample_0000.json").read_bytes() == before
+
+
+def test_files_of_nobody_are_set_aside_too(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sample_0000.mp4").write_bytes(b"precious")
+    run(prompt=["a"])
+    assert (tmp_path / "out/replaced/unlisted/sample_0000.mp4").read_bytes() == b"precious"
+
+
+def test_a_bad_sample_fails_alone_and_stands_in_the_ledger(run):
+    done = run(errors={"b": ConfigError("b is too much")}, batch_size=3)
+    assert done.error is None and done.failed == {"sample_0001": "b is too much"}
+    assert done.statuses() == {"sample_0000": "done", "sample_0001": "failed", "sample_0002": "done"}
+    assert done.manifest()["samples"]["sample_0001"]["error"] == "b is too much"
+    assert done.manifest()["runs"][-1]["outcome"] == "1 failed"
+    assert [prompts for prompts, _ in done.calls] == [["a"], ["c"]]
+    # The next run tries it again.
+    assert [prompts for prompts, _ in run(batch_size=3).calls] == [["a", "b", "c"]]
+
+
+def test_a_prompt_that_cannot_be_used_fails_without_being_sampled(run):
+    done = run(prompt=["a", "", "c"])
+    assert list(done.failed) == ["sample_0001"] and "prompt 1 is empty" in done.failed["sample_0001"]
+    assert done.statuses() == {"sample_0000": "done", "sample_0001": "failed", "sample_0002": "done"}
+
+
+def test_a_full_disk_and_a_bug_end_the_run(run, monkeypatch):
+    full = run(errors={"b": OSError(errno.ENOSPC, "No space left on device")})
+    assert isinstance(full.error, OSError)
+    assert full.statuses()["sample_0000"] == "done" and full.statuses()["sample_0001"] == "waiting"
+    assert isinstance(run(errors={"b": TypeError("bug")}).error, TypeError)
+
+
+PATIENCE = 30.0  # seconds; a wait that comes to its end is a failure
+
+
+@pytest.fixture
+def writing(monkeypatch):
+    """Call ``before`` with the stem, in the thread that writes, before the files of each sample are written."""
+    from opensora.cli import worker
+
+    write = worker.write_sample
+
+    def change(before: Callable[[str], None]) -> None:
+        def changed(folder, sample, sampled, about):
+            before(sample.stem)
+            return write(folder, sample, sampled, about)
+
+        monkeypatch.setattr(worker, "write_sample", changed)
+
+    return change
+
+
+def test_a_batch_is_sampled_while_the_files_of_the_former_one_are_written(run, writing, caplog):
+    sampling = {prompt: threading.Event() for prompt in "abcd"}
+    next_prompt = {"sample_0000": "c", "sample_0001": "c"}
+    overlapped = []
+
+    def before(stem):
+        if stem in next_prompt:
+            overlapped.append(sampling[next_prompt[stem]].wait(PATIENCE))
+
+    writing(before)
+    caplog.set_level(logging.INFO)
+    prompts = ["a", "b", "c", "d"]
+    done = run(prompt=prompts, batch_size=2, begun=lambda prompts: [sampling[prompt].set() for prompt in prompts])
+    assert done.error is None and overlapped == [True, True]
+    wrote = [record.getMessage() for record in caplog.records if record.getMessage().startswith("wrote ")]
+    assert wrote == [f"wrote {done.folder / f'sample_000{i}.mp4'}" for i in range(4)]
+    assert list(done.statuses().values()) == ["done"] * 4
+    assert [result.seconds for result in done.results] == [3.0] * 4
+
+
+def test_a_sample_is_entered_once_its_files_are_complete_and_before_the_next_batch_is_sampled(run, monkeypatch):
+    from opensora.cli.ledger import Ledger
+    from opensora.cli.records import wanted_files
+
+    finish, entered, in_time = Ledger.finish, [], []
+    config = command.prepare(str(ROOT / "configs/mini/sample_adacache.py"), {"prompt": ["a"]}, {}).config
+    first_entered = threading.Event()
+
+    def checked(ledger, stem, files, seconds):
+        there = {path.name for path in ledger.folder.iterdir()}
+        entered.append((stem, set(wanted_files(stem, config)) <= there))
+        finish(ledger, stem, files, seconds)
+        first_entered.set()
+
+    monkeypatch.setattr(Ledger, "finish", checked)
+    run(begun=lambda prompts: prompts == ["b"] and in_time.append(first_entered.wait(PATIENCE)))
+    assert entered == [(f"sample_000{i}", True) for i in range(3)]
+    assert in_time == [True]
+
+
+def test_the_frames_of_one_batch_wait_while_another_is_sampled_and_not_more(run, monkeypatch):
+    from opensora.cli import worker
+
+    make, frames, held = worker.Maker.make, [], []
+
+    def watched(maker, batch):
+        held.append(sum(reference() is not None for reference in frames))
+        made = make(maker, batch)
+        frames.extend(weakref.ref(sampled.frames) for sampled in made.values())
+        return made
+
+    monkeypatch.setattr(worker.Maker, "make", watched)
+    done = run(prompt=list("abcdefgh"), batch_size=2)
+    assert done.error is None and len(held) == 4
+    assert held[0] == 0 and max(held) <= 2
+    assert not any(reference() is not None for reference in frames)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), TypeError("bug")])
+@pytest.mark.parametrize("stem", ["sample_0001", "sample_0003"])
+def test_an_error_of_writing_ends_the_run_and_the_others_are_kept(run, writing, error, stem):
+    def before(written):
+        if written == stem:
+            raise error
+
+    writing(before)
+    prompts = ["a", "b", "c", "d"]
+    first = run(prompt=prompts, batch_size=2)
+    assert first.error is error
+    assert first.statuses() == {f"sample_000{i}": "done" for i in range(4)} | {stem: "waiting"}
+    assert first.manifest()["runs"][-1]["outcome"] == f"error: {error}"
+    writing(lambda written: None)
+    second = run(prompt=prompts, batch_size=2)
+    assert [sampled for sampled, _ in second.calls] == [["a", "b"] if stem == "sample_0001" else ["c", "d"]]
+    assert list(second.statuses().values()) == ["done"] * 4
+
+
+def test_no_batch_is_begun_after_an_error_of_writing(run, writing):
+    def before(written):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writing(before)
+    done = run(prompt=["a", "b", "c", "d"])
+    assert isinstance(done.error, OSError)
+    assert [prompts for prompts, _ in done.calls] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TypeError("bug"), OSError(errno.EIO, "Input/output error")])
+def test_what_is_being_written_when_sampling_ends_early_is_kept(run, writing, error):
+    sampling = threading.Event()
+    waited = []
+    writing(lambda stem: waited.append(sampling.wait(PATIENCE)))
+    errors = {"c": error}
+    done = run(prompt=["a", "b", "c"], batch_size=2, errors=errors, begun=lambda p: "c" in p and sampling.set())
+    assert waited == [True, True] and list(done.manifest()["samples"]) == [f"sample_000{i}" for i in range(3)]
+    assert done.error is error
+    assert done.statuses() == {"sample_0000": "done", "sample_0001": "done", "sample_0002": "waiting"}
+    assert [result.video.name for result in done.results] == ["sample_0000.mp4", "sample_0001.mp4"]
+
+
+def test_an_interrupt_goes_on_and_an_error_of_writing_that_comes_then_is_said(run, writing, caplog):
+    def before(written):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writing(before)
+    done = run(errors={"b": KeyboardInterrupt()})
+    assert isinstance(done.error, KeyboardInterrupt)
+    assert done.statuses()["sample_0000"] == "waiting"
+    assert "WARNING a sample could not be written: No space left on device; finished videos are kept" in caplog.messages
+
+
+def test_without_pyav_a_video_is_refused_before_anything_is_loaded_and_an_image_is_not(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # which makes the import fail
+    refused = run()
+    assert isinstance(refused.error, ConfigError) and refused.calls == []
+    assert "sample_0000.mp4 cannot be written without PyAV" in str(refused.error)
+    assert str(refused.error).endswith("install it with pip install av")
+    assert refused.names() == []
+    assert list(run(num_frames="1").statuses().values()) == ["done"] * 3
+
+
+def test_two_runs_do_not_write_into_one_folder(run, tmp_path):
+    from opensora.cli.ledger import Ledger
+
+    (tmp_path / "out").mkdir()
+    ledger = Ledger(tmp_path / "out")
+    with pytest.raises(ConfigError, match="another run is writing into"):
+        run()
+    ledger.close()
+    with suppress(ConfigError):
+        assert len(run().results) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "runs": [], "samples": {}}', '{"format": 1}'])
+def test_a_manifest_of_somebody_else_is_refused(run, tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/manifest.json").write_text(text)
+    with pytest.raises(ConfigError, match="is not a manifest of ours"):
+        run()
+    assert (tmp_path / "out/manifest.json").read_text() == text
+
+
+def test_leftovers_of_a_killed_run_are_removed(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.sample_0000.mp4.1a2b3c4d.tmp").write_bytes(b"half")
+    assert not list(run().folder.glob(".*.tmp"))
+
+
+def test_exact_frames_are_kept_when_asked_for(run):
+    folder = run(prompt=["a"], save_frames=True).folder
+    assert np.load(folder / "sample_0000.frames.npz")["frames"].shape == (17, 64, 64, 3)
+
+
+def test_an_image_and_the_picture_of_its_trace_have_different_names(run):
+    done = run(prompt=["a"], num_frames="1", preview="webp")
+    assert done.results[0].video.name == "sample_0000.png"
+    assert done.names() == ["manifest.json", "sample_0000.json", "sample_0000.png", "sample_0000.trace.png"]
+    assert run(prompt=["a"], num_frames="1", preview="webp").calls == []
+
+
+def test_every_loop_has_its_trace(run):
+    done = run(prompt=["a"], num_frames="34", loop=2)
+    assert {"sample_0000.json", "sample_0000.loop1.json", "sample_0000.loop1.trace.png"} <= set(done.names())
+    assert json.loads((done.folder / "sample_0000.loop1.json").read_text())["metadata"]["loop"] == 1
+    assert run(prompt=["a"], num_frames="34", loop=2).calls == []
+
+
+def test_a_dated_folder_lies_inside_the_output_folder(run, tmp_path):
+    parents = {result.video.parent for result in run(prompt=["a", "b"], logdate_dir=True).results}
+    assert len(parents) == 1 and parents.pop().parent == tmp_path / "out"
+
+
+def test_segment_markers_and_empty_settings_are_no_part_of_the_text(run):
+    assert [prompts for prompts, _ in run(prompt=["|0| a cat", "a dog {}"]).calls] == [["a cat"], ["a dog"]]
+
+
+def test_everything_the_config_holds_is_in_the_record(run):
+    done = run(prompt=["a"])
+    record = json.loads((done.folder / "sample_0000.json").read_text())
+    assert set(record["metadata"]["config"]) == {field.name for field in dataclasses.fields(done.config)}
+    entry = done.manifest()["samples"]["sample_0000"]
+    assert entry["files"]["sample_0000.mp4"]["bytes"] == (done.folder / "sample_0000.mp4").stat().st_size
+    assert entry["prompt"] == "a" and entry["identity"] and entry["started"] <= entry["finished"]
+
+
+def test_what_decides_about_a_video_is_in_its_identity_and_nothing_else(run):
+    """Where files go and how many samples go together changes nothing; a setting of sampling does."""
+    run(prompt=["a"])
+    assert run(prompt=["a"], batch_size=2, verbose=2).calls == []
+    assert len(run(prompt=["a"], num_sampling_steps=29, name="sample").calls) == 1
+
+
+def test_a_reference_that_is_gone_for_a_while_costs_no_finished_video(run, tmp_path):
+    image = tmp_path / "first.png"
+    Image.new("RGB", (64, 64)).save(image)
+    prompts = ["a", f"b {json.dumps({'reference_path': str(image)})}"]
+    first = run(prompt=prompts)
+    before = (first.folder / "sample_0001.mp4").read_bytes()
+    image.rename(tmp_path / "away.png")
+    without = run(prompt=prompts)
+    assert list(without.failed) == ["sample_0001"] and without.calls == []
+    assert without.statuses()["sample_0001"] == "done" and not (first.folder / "replaced").exists()
+    (tmp_path / "away.png").rename(image)
+    assert run(prompt=prompts).calls == []
+    assert (first.folder / "sample_0001.mp4").read_bytes() == before
+
+
+def test_a_reference_that_changes_during_the_run_fails_its_sample(run, tmp_path, monkeypatch):
+    import opensora.cli.make as make
+
+    image = tmp_path / "first.png"
+    Image.new("RGB", (64, 64)).save(image)
+    monkeypatch.setattr(make, "sha256_of", lambda path: "another")
+    done = run(prompt=[f"a {json.dumps({'reference_path': str(image)})}", "b"])
+    assert list(done.failed) == ["sample_0000"] and "was changed" in done.failed["sample_0000"]
+    assert done.statuses()["sample_0001"] == "done"
+
+
+def test_what_is_finished_survives_an_interrupted_second_run_and_other_settings(run):
+    video = (run(prompt=["a"]).folder / "sample_0000.mp4").read_bytes()
+    interrupted = run(prompt=["a"], save_frames="npz", errors={"a": KeyboardInterrupt()})
+    assert isinstance(interrupted.error, KeyboardInterrupt)
+    run(prompt=["a"], cfg_scale=3.0)
+    [kept] = (interrupted.folder / "replaced").glob("*/sample_0000.mp4")
+    assert kept.read_bytes() == video
+
+
+def test_an_interrupted_resampling_goes_on(run):
+    run()
+    first = run(resample=True, errors={"b": KeyboardInterrupt()})
+    assert [prompts for prompts, _ in first.calls] == [["a"]]
+    second = run(resample=True, errors={"c": KeyboardInterrupt()})
+    assert [prompts for prompts, _ in second.calls] == [["b"]]
+    assert [prompts for prompts, _ in run(resample=True).calls] == [["c"]]
+    assert len(run(resample=True).calls) == 3
+
+
+def test_a_shared_schedule_makes_the_batch_a_part_of_the_identity(run, tmp_path):
+    path = tmp_path / "shared.py"
+    base = str(ROOT / "configs/mini/sample_adacache.py")
+    path.write_text(f"_base_ = {base!r}\ncache = dict(schedule='batch')\n")
+    shared = {"config": str(path), "prompt": ["a", "b"]}
+    assert len(run(**shared, batch_size=2).calls) == 1
+    assert run(**shared, batch_size=2).calls == []
+    assert len(run(**shared, batch_size=1).calls) == 2
+
+
+def test_the_table_counts_the_steps_of_all_loops(run):
+    row = run(prompt=["a"], num_frames="34", loop=2).results[0].summary_row()
+    assert row[1:3] == (6, 60)
+    assert run(prompt=["a"], num_frames="34", loop=2).results[0].summary_row()[1:3] == (6, 60)
