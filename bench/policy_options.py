@@ -14,12 +14,12 @@ from bench.plan import BenchPlan
 from bench.policy_calibration import PolicyCalibration
 from bench.policy_plan import PolicyPlan
 from bench.tuning import scaled_codebook
+from opensora.config.kinds import model_depth
 from opensora.config.model_calls import num_model_calls
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.config.target import apply_target, check_calibrated_model
 from opensora.errors import ConfigError, one_line
-from opensora.weights import model_depth
 
 # Options that a calibration of the model gives where the plan does not: policy -> (option, attribute).
 MEASURED = {"teacache": ("coefficients", "teacache_coefficients"), "magcache": ("ratios", "magcache_ratios")}

@@ -19,11 +19,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived; the run ends as it does on Ctrl-C."""
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """What the person who typed the command can mend; the message is one sentence that says how."""
+
+
+class ConfigError(UserError):
     """A configuration or command-line value cannot be used; the message names it and the fix."""
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Model weights are missing, unreachable or damaged; the message names them and where to get them."""
 
 
@@ -85,26 +89,21 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
 
 def _check_alone() -> None:
     """Raises: ConfigError: a launcher started several processes, all of which would do the same."""
-    from opensora.acceleration.launch import read_launch
-
-    launch = read_launch()
-    if not launch.is_alone:
-        raise ConfigError(f"this command runs in one process, and torchrun started {launch.world_size}; leave it out")
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and processes != "1":  # a launcher sets both
+        raise ConfigError(f"this command runs in one process, and torchrun started {processes}; leave it out")
 
 
 def message_for_the_user(error: Exception) -> str | None:
     """One sentence that helps, or None for an error that is a bug and keeps its traceback."""
-    if isinstance(error, ConfigError | WeightsError):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; finished videos are kept"
     if _is_out_of_memory(error):
         return "the device ran out of memory; try --low-memory, a lower resolution, or fewer frames"
-    # Their modules import torch; an error of theirs exists only if they are loaded.
-    helpful = [("opensora.weights.checkpoint", "CheckpointError"), ("opensora.pipeline", "SamplingError")]
-    known = tuple(getattr(sys.modules[module], name) for module, name in helpful if module in sys.modules)
-    return str(error) if isinstance(error, known) else None
+    return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

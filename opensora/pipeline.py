@@ -20,7 +20,7 @@ from opensora.conditioning.masking import apply_mask_strategy
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
-from opensora.errors import ConfigError
+from opensora.errors import ConfigError, UserError
 from opensora.load_models import load_models
 from opensora.loops import carried_over, continued
 from opensora.memory.measure import StageMeter
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
 
 
-class SamplingError(ValueError):
+class SamplingError(UserError):
     """Sampling cannot go on; the message says at which step and what to change."""
 
 

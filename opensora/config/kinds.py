@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from opensora.config.sections import (
     types_of,
 )
 from opensora.errors import ConfigError
+from opensora.weights import local_config
 
 if TYPE_CHECKING:
     from opensora.config.reading import Source
@@ -145,3 +147,10 @@ def refuse(config: SampleConfig, name: str, default: Any = None) -> None:
             f"{name} does not work with {kind.name} (model.type '{config.model.type}'): {kind.refused[name]}; "
             f"leave it out{'' if default is None else f', or set it to {default!r}'}"
         )
+
+
+def model_depth(from_pretrained: str, model_type: str, weights_dir: str | os.PathLike[str] | None = None) -> int | None:
+    """Number of spatial-temporal block pairs, if it is known without downloading or loading the model."""
+    kind = kind_of(model_type)
+    depth = local_config(from_pretrained, weights_dir, search_cache=kind.default_depth is None).get(kind.depth_key)
+    return depth if isinstance(depth, int) else kind.default_depth

@@ -13,7 +13,7 @@ from typing import Any
 from opensora.config.cache import read_cache, read_replay, split_model_entries
 from opensora.config.draft import apply_mode, replaces_cache, seed_texts
 from opensora.config.file import find_config, read_config_file
-from opensora.config.kinds import check_entries, check_pieces, kind_of
+from opensora.config.kinds import check_entries, check_pieces, kind_of, model_depth
 from opensora.config.low_memory import with_low_memory
 from opensora.config.model_calls import check_diffusion_options, num_model_calls
 from opensora.config.overrides import dotted_overrides, merge_into_file, without_alternatives
@@ -176,8 +176,6 @@ def _as_texts(entry: Any) -> Any:
 
 
 def _model_depth(model: ModelConfig | LatteModelConfig, weights_dir: Any) -> int | None:
-    from opensora.weights import model_depth
-
     return model_depth(model.from_pretrained, model.type, weights_dir if isinstance(weights_dir, str) else None)
 
 

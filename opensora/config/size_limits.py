@@ -5,6 +5,7 @@ from __future__ import annotations
 from opensora.config.kinds import kind_of
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
+from opensora.weights import local_config
 
 _PATCH_SIZE = 2  # latents per side of a token, where no config.json says otherwise
 
@@ -60,6 +61,4 @@ def _check_sides(config: SampleConfig, source: Source) -> None:
 
 def _entries(config: SampleConfig, section: str) -> dict:
     """The entries of a checkpoint's config.json; none if it is not on this machine."""
-    from opensora.weights import local_config
-
     return local_config(getattr(config, section).from_pretrained, config.weights_dir, search_cache=True)

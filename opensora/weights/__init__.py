@@ -4,6 +4,6 @@ Everything but reading tensors and comparing them with a model works without tor
 """
 
 from opensora.weights.layout import weight_files
-from opensora.weights.locate import WeightPaths, local_config, locate_weights, model_depth
+from opensora.weights.locate import WeightPaths, local_config, locate_weights
 
-__all__ = ["WeightPaths", "local_config", "locate_weights", "model_depth", "weight_files"]
+__all__ = ["WeightPaths", "local_config", "locate_weights", "weight_files"]

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adacache.atomic import atomic_path
-from opensora.errors import WeightsError
+from opensora.errors import UserError, WeightsError
 from opensora.files import find_path
 from opensora.weights import layout
 from opensora.weights.download import download
@@ -32,7 +32,7 @@ WEIGHTS_NAME = "model.safetensors"
 COMPUTED_TENSORS = frozenset({"pos_embed.inv_freq", "rope.dummy", "rope.cached_freqs"})
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint is missing, unreadable, or does not fit the model it is loaded into."""
 
 

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opensora.config.kinds import kind_of
-from opensora.config.schema import SampleConfig
 from opensora.errors import WeightsError
 from opensora.files import find_path
 from opensora.weights import hub
 from opensora.weights.layout import CONFIG_NAME, PIECES, config_file, gaps, weight_files
 from opensora.weights.tensors import check_file
+
+if TYPE_CHECKING:
+    from opensora.config.schema import SampleConfig
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,6 @@ def locate_weights(config: SampleConfig) -> WeightPaths:
     if problems:
         raise WeightsError("; ".join(problems))
     return WeightPaths(**found, to_download=tuple(piece.name for piece in absent), weights_dir=weights_dir)
-
-
-def model_depth(from_pretrained: str, model_type: str, weights_dir: str | os.PathLike[str] | None = None) -> int | None:
-    """Number of spatial-temporal block pairs, if it is known without downloading or loading the model."""
-    kind = kind_of(model_type)
-    depth = local_config(from_pretrained, weights_dir, search_cache=kind.default_depth is None).get(kind.depth_key)
-    return depth if isinstance(depth, int) else kind.default_depth
 
 
 def local_config(

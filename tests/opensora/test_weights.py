@@ -14,9 +14,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from opensora.config.conditions import fingerprint
+from opensora.config.kinds import model_depth
 from opensora.config.loading import load_config
 from opensora.errors import WeightsError
-from opensora.weights import download, hub, locate_weights, model_depth, weight_files
+from opensora.weights import download, hub, locate_weights, weight_files
 from opensora.weights.layout import describe_format, needed_files
 from opensora.weights.locate import Piece, find_piece
 from opensora.weights.safetensors_header import check_safetensors, read_safetensors_shapes
