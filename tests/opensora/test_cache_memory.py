@@ -52,7 +52,9 @@ def sample(pipe, cache, prompts=PROMPTS[:1]):
     pipe.cache, held = cache, []
 
     def note(module, arguments, keywords, output):
-        held.append((keywords.get("controller") or arguments[-1]).nbytes)
+        controller = keywords.get("controller") or arguments[-1]  # blocks that nobody looks into get none
+        if controller is not None:
+            held.append(controller.nbytes)
 
     watched = (pipe.model, *pipe.model.spatial_blocks, *pipe.model.temporal_blocks)
     hooks = [module.register_forward_hook(note, with_kwargs=True) for module in watched]
