@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from opensora.models.layers.embeddings import (
     position_embedding,
     select_tokens,
 )
+from opensora.models.stdit.cached_stack import CachedStack, Conditions
 from opensora.models.stdit.config import STDiT3Config
 from opensora.models.stdit.sharding import UNSHARDED, Sharding
 from opensora.registry import MODELS
@@ -120,6 +120,11 @@ class STDiT3Block(nn.Module):
     def modulation_rows(self, modulation: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of self-attention, then of the MLP, (B, 1 or T, 1, C) each."""
         return (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)
+
+    def modulated_input(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """What self-attention reads of ``x`` (B, T, S, C); ``modulation`` is that of ``forward``."""
+        shift, scale = self.modulation_rows(modulation)[:2]
+        return modulate(x, shift, scale)
 
     def attention_residual(
         self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, rope: tuple[Tensor, Tensor] | None
@@ -244,65 +249,55 @@ class STDiT3(PretrainedModel):
             (B, out_channels, T, Hx, Wx) float32, of these frames.
         """
         dtype = self.x_embedder.proj.weight.dtype
-        all_frames, own = x.shape[2], sharding.frames
-        x = x[:, :, own].to(dtype)
-        size = x.shape[2:]
+        frames, x = x.shape[2], x[:, :, sharding.frames].to(dtype)
         t, t0 = self._embed_time(timestep, fps, len(x), with_t0=x_mask is not None)
         hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
-        _, frames, tokens_per_frame, _ = hidden_states.shape
-
-        @cache
-        def modulation() -> Tensor:
-            return self._modulation(t, t0, x_mask)
-
-        @cache
-        def conditions() -> tuple[Tensor, Tensor | None, Tensor]:
-            return *self._embed_text(y.to(dtype), mask), modulation()
-
-        begun: list[Tensor] = []  # what the first block gave, where a policy wanted to see it
-
-        def first_block() -> Tensor:
-            text, text_mask, in_all = conditions()
-            in_own = _of_frames(own, in_all)
-            block = self.spatial_blocks[0]
-            begun.append(block(hidden_states, text, text_mask, in_own, None, _watching(controller, block)))
-            return (begun[0] - hidden_states).flatten(1, 2)
-
-        def modulated_input() -> Tensor:
-            shift, scale = self.spatial_blocks[0].modulation_rows(_of_frames(own, modulation()))[:2]
-            return modulate(hidden_states, shift, scale)
-
-        def run_blocks(tokens: Tensor, rows: Tensor | None = None) -> Tensor:
-            # The controller asks for a part of the batch where only some videos are due; `rows` are its indices.
-            text, text_mask, in_all = _take(rows, *conditions())
-            in_own = _of_frames(own, in_all)
-            rope = self.rope.tables(all_frames)
-            h = tokens.unflatten(1, (frames, tokens_per_frame))
-            for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
-                # Taken out of the list, so that nobody holds it while the other blocks run.
-                if begun and i == 0:
-                    h = _take(rows, begun.pop())[0]
-                else:
-                    h = spatial(h, text, text_mask, in_own, None, _watching(controller, spatial))
-                h = sharding.to_tokens(h)
-                h = temporal(h, text, text_mask, in_all, rope, _watching(controller, temporal))
-                h = sharding.to_frames(h, tokens_per_frame)
-            return h.flatten(1, 2)
-
-        tokens = hidden_states.flatten(1, 2)  # (B, N, C)
+        conditions = Conditions(
+            lambda: self._embed_text(y.to(dtype), mask),
+            lambda: self._modulation(t, t0, x_mask),
+            lambda: self.rope.tables(frames),
+        )
         if controller is None:
-            tokens = run_blocks(tokens)
+            hidden_states = self.run_blocks(hidden_states, conditions, sharding)
         else:
-            signals = {
-                "latents": lambda: x.transpose(1, 2),  # frames first
-                "first_block": first_block,
-                "modulated_input": modulated_input,
-            }
-            tokens = controller.stack(tokens, run_blocks, tokens_per_frame, signals=signals)
-        own_mask = None if x_mask is None else x_mask[:, own]
-        out = self.final_layer(tokens.unflatten(1, (frames, tokens_per_frame)), t, t0, own_mask)
-        out = self._unpatchify(out, size).float()
+            hidden_states = CachedStack(self, x, hidden_states, conditions, sharding, controller).run()
+        own_mask = None if x_mask is None else x_mask[:, sharding.frames]
+        out = self.final_layer(hidden_states, t, t0, own_mask)
+        out = self._unpatchify(out, x.shape[2:]).float()
         return out if controller is None else controller.output(x, out)
+
+    def run_blocks(
+        self,
+        hidden_states: Tensor,
+        conditions: Conditions,
+        sharding: Sharding,
+        controller: StepController | None = None,
+        has_begun: bool = False,
+    ) -> Tensor:
+        """All blocks, a spatial and a temporal one in turns, (B, T, S, C) -> (B, T, S, C).
+
+        Args:
+            has_begun: whether ``hidden_states`` are what ``first_block`` made of them.
+        """
+        text, text_mask = conditions.text
+        h, tokens_per_frame = hidden_states, hidden_states.shape[2]
+        del hidden_states  # free them as soon as a block has read them
+        for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
+            if i > 0 or not has_begun:
+                in_frames = conditions.modulation_of(sharding.frames)
+                h = spatial(h, text, text_mask, in_frames, None, _watching(controller, spatial))
+            h = sharding.to_tokens(h)
+            h = temporal(h, text, text_mask, conditions.modulation, conditions.rope, _watching(controller, temporal))
+            h = sharding.to_frames(h, tokens_per_frame)
+        return h
+
+    def first_block(
+        self, hidden_states: Tensor, conditions: Conditions, sharding: Sharding, controller: StepController
+    ) -> Tensor:
+        """The first spatial block alone, (B, T, S, C) -> (B, T, S, C)."""
+        block = self.spatial_blocks[0]
+        modulation = conditions.modulation_of(sharding.frames)
+        return block(hidden_states, *conditions.text, modulation, None, _watching(controller, block))
 
     def _embed_time(
         self, timestep: Tensor, fps: Tensor | None, batch: int, with_t0: bool
@@ -348,16 +343,6 @@ def _watching(controller: StepController | None, block: STDiT3Block) -> StepCont
     """The controller, if it looks into the block."""
     watches = controller is not None and controller.watches(block.stream, block.index)
     return controller if watches else None
-
-
-def _take(rows: Tensor | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The given rows of every tensor; all of them where `rows` is None."""
-    return tensors if rows is None else tuple(None if tensor is None else tensor[rows] for tensor in tensors)
-
-
-def _of_frames(own: slice, modulation: Tensor) -> Tensor:
-    """What the timestep adds in some of the frames, from (B, 1 or T, 6, C); one row is for all of them."""
-    return modulation if modulation.shape[1] == 1 else modulation[:, own]
 
 
 @MODELS.register_module("STDiT3")
