@@ -6,10 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adacache.distance import change_terms, ratio
+from adacache.distance import change_terms, motion_terms, ratio, score_of_terms
 from adacache.frames import FrameSet
 from adacache.host_copy import HostCopy
-from adacache.motion import motion_terms, score_of_terms
 from adacache.policies.base import Measurement
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, SiteGroup

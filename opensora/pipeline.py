@@ -26,8 +26,6 @@ from opensora.loops import carried_over, continued
 from opensora.memory.measure import StageMeter
 from opensora.models.text_encoder.guidance import with_guidance
 from opensora.models.text_encoder.t5 import CaptionEncoder
-from opensora.multi_resolution import prepare_multi_resolution_info
-from opensora.noise import draw_noise
 from opensora.prompts.captions import prepare_captions
 from opensora.protocols import Sampler, VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
@@ -36,6 +34,8 @@ from opensora.schedulers.rf import NonFiniteLatentsError, TextEncoder
 if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
 
+IMG_FPS = 120  # the frame rate the model was trained to read as "this is an image"
+_INFO_TYPES = ("OpenSora", "STDiT2", "PixArtMS")
 EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
 
 
@@ -358,3 +358,59 @@ class SamplingPipeline:
             height, width = (-(-side // factor) * factor for side in (height, width))
         shape = (self.vae.out_channels, *self.vae.get_latent_size([config.num_frames, height, width]))
         return draw_noise(seeds, shape, loop).to(self.model.device, self.model.dtype)
+
+
+def draw_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> Tensor:
+    """One seed, one noise of ``shape``, (B, *shape): drawn on the CPU, so that it is the same on every device.
+
+    Args:
+        loop: which clip of a long video; every clip goes on in its video's stream.
+    """
+    noise = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(int(seed))
+        for _ in range(loop + 1):
+            drawn = torch.randn(tuple(shape), generator=generator)
+        noise.append(drawn)
+    return torch.stack(noise)
+
+
+def prepare_multi_resolution_info(
+    info_type: str | None,
+    batch_size: int,
+    image_size: tuple[int, int],
+    num_frames: int,
+    fps: float,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Keyword arguments of the model that tell it what it draws; nothing for `info_type` None.
+
+    `image_size` is (height, width) in pixels. "OpenSora" and "STDiT2" give height, width, num_frames, ar
+    (height over width) and fps, each [B]; "PixArtMS" gives ar [B, 1] and hw [B, 2]. With bfloat16, sizes are
+    rounded to 8 significant bits (854 becomes 856), as in the reference.
+
+    Raises:
+        ValueError: an unknown `info_type`.
+
+    Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
+    """
+    height, width = image_size
+
+    def per_sample(value: float | list[float]) -> Tensor:
+        row = torch.tensor([value], device=device, dtype=dtype)
+        return row.repeat(batch_size, *[1] * (row.ndim - 1))
+
+    if info_type is None:
+        return {}
+    if info_type == "PixArtMS":
+        return {"ar": per_sample([height / width]), "hw": per_sample([height, width])}
+    if info_type in _INFO_TYPES:
+        return {
+            "height": per_sample(height),
+            "width": per_sample(width),
+            "num_frames": per_sample(num_frames),
+            "ar": per_sample(height / width),
+            "fps": per_sample(IMG_FPS if num_frames == 1 else fps),
+        }
+    raise ValueError(f"unknown multi_resolution {info_type!r}: use {', '.join(_INFO_TYPES)} or None")

@@ -33,7 +33,7 @@ class HybridConfig(ReuseOptions):
     `StaticScheduleConfig`, but something is always measured. `expected_change` has a number for every sampling step:
     how much the measured residual changes from the step before, sum|previous - current| / sum|previous|, mean over
     videos sampled without reuse; the first entry is not used. `expected_motion` is the mean motion score at every
-    step (`adacache.motion`), likewise.
+    step (`adacache.distance`), likewise.
 
     `distance_weight` and `motion_weight` are the exponents with which the ratios of measured to expected change and
     motion shorten the next interval; 0 turns one off, both 0 give the plan itself. They are off by default: on the

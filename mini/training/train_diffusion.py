@@ -18,7 +18,7 @@ from mini.training.trainer import Recipe, Trainer
 from mini.training.workers import Workers
 from mini.world.paths import SIZE
 from opensora.models.stdit import STDiT3, STDiT3Config
-from opensora.multi_resolution import prepare_multi_resolution_info
+from opensora.pipeline import prepare_multi_resolution_info
 from opensora.schedulers.rf.timesteps import add_noise, timestep_transform
 
 FPS = 8.0

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from adacache import AdaCacheConfig, BridgeConfig, Codebook, Site, StepController
-from adacache.distance import relative_change
+from adacache.distance import motion_score, relative_change
 from adacache.frames import FrameSet
-from adacache.motion import motion_score
 from adacache.observer import ResidualObserver
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from adacache.motion import motion_score
+from adacache.distance import motion_score
 
 
 def frames(*values: float, tokens_per_frame: int = 2) -> torch.Tensor:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from opensora.noise import draw_noise
-from opensora.pipeline import SamplingPipeline
+from opensora.pipeline import SamplingPipeline, draw_noise
 from tests.support.tiny_latte import PROMPTS, latte_config
 
 SCHEDULERS = {

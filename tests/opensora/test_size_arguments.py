@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from opensora.multi_resolution import prepare_multi_resolution_info
+from opensora.pipeline import prepare_multi_resolution_info
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tables"
 ROWS = json.loads((GOLDEN / "prompts.json").read_text())["prepare_multi_resolution_info"]
