@@ -1,4 +1,4 @@
-"""What ``torch.compile`` needs of a machine."""
+"""``torch.compile`` on the PyTorch that is installed, and what it needs of a machine."""
 
 from __future__ import annotations
 

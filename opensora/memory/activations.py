@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 
 from opensora.config.schema import SampleConfig
+from opensora.dtypes import DTYPES
 from opensora.memory.decoding import decode_activation_bytes
 from opensora.memory.live_bytes import peak_live_bytes
 from opensora.memory.shapes import GUIDANCE_HALVES, OpenSoraShapes
 from opensora.models.stdit import STDiT3
 from opensora.models.vae import TilingConfig, VideoAutoencoderPipeline
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _DEPTH = 2
 
 

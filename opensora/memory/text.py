@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from opensora.config.schema import SampleConfig
-from opensora.memory.activations import DTYPES
+from opensora.dtypes import DTYPES
 from opensora.memory.live_bytes import peak_live_bytes
 from opensora.memory.shapes import ModelShapes
 from opensora.memory.weights import held_bytes

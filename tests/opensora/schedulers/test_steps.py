@@ -73,7 +73,7 @@ def test_the_lengths_of_texts_are_on_the_host(golden):
     masks = []
     model.register_forward_pre_hook(lambda _, __, kwargs: masks.append(kwargs["mask"]), with_kwargs=True)
 
-    class OnMeta(StoredText):
+    class OnDevice(StoredText):
         """Its mask has been elsewhere before."""
 
         def encode(self, prompts):
@@ -81,7 +81,7 @@ def test_the_lengths_of_texts_are_on_the_host(golden):
             return {**encoded, "mask": CountingMask.of(encoded["mask"])}
 
     z = inputs[f"{name}.z"]
-    RFLOW(3).sample(model, OnMeta(inputs, name), z, [""] * len(z), "cpu", stored_size(inputs, name), progress=False)
+    RFLOW(3).sample(model, OnDevice(inputs, name), z, [""] * len(z), "cpu", stored_size(inputs, name), progress=False)
     assert CountingMask.moved == 1
     assert len(masks) == 3
     assert len({id(mask) for mask in masks}) == 1
