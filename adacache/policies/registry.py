@@ -37,7 +37,6 @@ POLICIES = _Policies(
     {
         "adacache": "adacache.config:AdaCacheConfig",
         "static": "adacache.policies.static:StaticScheduleConfig",
-        "hybrid": "adacache.policies.hybrid:HybridConfig",
         "fixed": "adacache.policies.fixed:FixedIntervalConfig",
         "magcache": "adacache.policies.magcache:MagCacheConfig",
         "taylorseer": "adacache.policies.taylorseer:TaylorSeerConfig",
@@ -52,13 +51,13 @@ POLICIES = _Policies(
 def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
     """The config of the policy that `options` name under "policy"; the other entries are its own options.
 
-    Without a name, options with `computed_steps` are a static schedule, or a hybrid one where any of them is only
-    that one's; all others are AdaCache's. The official AdaCache option `do_cache=False` gives None: no caching.
+    Without a name, options with `computed_steps` are a static schedule, all others AdaCache's. The official AdaCache
+    option `do_cache=False` gives None: no caching.
 
     Raises: ValueError for an unknown policy, an unknown option, a missing one, or a wrong value.
     """
     own = {key: value for key, value in options.items() if key != "policy"}
-    name = options["policy"] if "policy" in options else _unnamed_policy(own)
+    name = options.get("policy", "static" if "computed_steps" in own else "adacache")
     check_choice("policy", name, POLICIES)
     cls = POLICIES[name]
     known = {field.name: field for field in fields(cls)}
@@ -77,10 +76,3 @@ def config_to_dict(config: ReuseOptions) -> dict[str, Any]:
     if name is None:
         raise ValueError(f"{type(config).__name__} is none of the policies {', '.join(POLICIES)}")
     return {"policy": name, **config.to_dict()}
-
-
-def _unnamed_policy(options: Mapping[str, Any]) -> str:
-    if "computed_steps" not in options:
-        return "adacache"
-    hybrid, static = ({field.name for field in fields(POLICIES[name])} for name in ("hybrid", "static"))
-    return "hybrid" if (hybrid - static).intersection(options) else "static"

@@ -19,7 +19,6 @@ from adacache.policies.base import Decision, OutputChange
 from adacache.policies.easycache import EasyCacheConfig, EasyCachePolicy
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.fixed import FixedIntervalConfig
-from adacache.policies.hybrid import HybridConfig
 from adacache.policies.magcache import MagCacheConfig
 from adacache.policies.pab import PABConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -160,14 +159,6 @@ POLICIES: dict[str, ReuseOptions] = {
     "fixed": FixedIntervalConfig(5),
     "taylorseer": TaylorSeerConfig(order=2),
     "magcache": MagCacheConfig((1.0,) * (STEPS - 1), max_skips=4),
-    "hybrid": HybridConfig(
-        (0, 1, 5, 12),
-        expected_change=(0.1,) * STEPS,
-        expected_motion=(0.1,) * STEPS,
-        metric_blocks=(0,),
-        distance_weight=0.1,
-        motion_weight=0.1,
-    ),
     "teacache": TeaCacheConfig((1.0, 0.0), threshold=0.5),
     "fbcache": FBCacheConfig(threshold=0.5),
     "easycache": EasyCacheConfig(threshold=1.0, warmup=2),
@@ -302,19 +293,9 @@ def test_a_plan_goes_on_as_it_was_written():
         assert by_index[JOINS] == following - JOINS
 
 
-def test_a_budget_is_spent_on_the_joined_step_too():
-    _, controller = run(POLICIES["hybrid"], [HELD])
-    assert controller.trace.num_computed == 4
-    assert surprises(controller.trace, POLICIES["hybrid"]) == []
-
-
 def test_a_joined_step_is_no_surprise():
     _, controller = run(POLICIES["static"], [HELD])
     assert surprises(controller.trace, POLICIES["static"]) == []
-    late = HybridConfig((0, 1, 2, 3), metric_blocks=(0,))  # spent before the frame joins
-    _, controller = run(late, [HELD])
-    assert controller.trace.computed_steps == [0, 1, 2, 3, JOINS]
-    assert surprises(controller.trace, late) == []
 
 
 @pytest.mark.parametrize("name", ["teacache", "fbcache", "easycache"])

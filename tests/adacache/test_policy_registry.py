@@ -11,7 +11,6 @@ import pytest
 from adacache import AdaCacheConfig
 from adacache.options import ReuseOptions
 from adacache.policies.fixed import FixedIntervalConfig
-from adacache.policies.hybrid import HybridConfig
 from adacache.policies.registry import POLICIES, config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 
@@ -19,7 +18,6 @@ from adacache.policies.static import StaticScheduleConfig
 OPTIONS = {
     "adacache": {"codebook": "fast30"},
     "static": {"computed_steps": [0, 1, 4]},
-    "hybrid": {"computed_steps": [0, 1, 4], "max_steps_computed": 2},
     "fixed": {"interval": 3},
     "magcache": {"ratios": [0.9, 1.0, 1.1], "max_skips": 2},
     "taylorseer": {"interval": 4, "order": 2},
@@ -49,8 +47,6 @@ def test_without_a_name_the_options_tell_the_policy():
     assert config_from_dict({}) == AdaCacheConfig()
     assert config_from_dict({"codebook": "slow30"}) == AdaCacheConfig("slow30")
     assert config_from_dict({"computed_steps": [0, 2]}) == StaticScheduleConfig((0, 2))
-    assert config_from_dict({"computed_steps": [0, 2], "motion_budget": 0}) == HybridConfig((0, 2))
-    assert config_from_dict({"policy": "hybrid", "computed_steps": [0, 2]}) == HybridConfig((0, 2))
 
 
 def test_official_options_stay_what_they_are():
@@ -91,7 +87,7 @@ def test_a_policy_is_imported_when_it_is_asked_for_and_needs_no_torch():
         "import sys; from adacache.policies.registry import POLICIES, config_from_dict; "
         "assert 'adacache.policies.taylorseer' not in sys.modules; "
         "config_from_dict(dict(policy='taylorseer')); "
-        "assert 'adacache.policies.hybrid' not in sys.modules; "
+        "assert 'adacache.policies.pab' not in sys.modules; "
         "[POLICIES[name] for name in POLICIES]; "
         "sys.exit('torch' in sys.modules)"
     )

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from adacache.policies.base import PolicyConfig
-from adacache.policies.hybrid import HybridConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config import load_config
 from opensora.pipeline import SamplingPipeline
@@ -33,14 +32,6 @@ def policies() -> dict[str, PolicyConfig]:
         "moreg": load_config("configs/mini/sample_adacache_moreg.py").cache,
         "fitted": replace(adacache, bridge="fitted"),
         "static": StaticScheduleConfig((0, 1, 3, 6, 10, 15, 20, 25, 29), bridge="linear"),
-        "hybrid": HybridConfig(
-            (0, 1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 23, 26, 28, 29),
-            expected_change=(0.2,) * 6 + (0.05,) * 24,
-            expected_motion=(0.2,) * 30,
-            metric_blocks=adacache.metric_blocks,
-            distance_weight=0.5,
-            motion_budget=2,
-        ),
     }
 
 

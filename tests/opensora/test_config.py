@@ -343,28 +343,6 @@ def test_a_schedule_can_be_written_into_the_config():
     assert config.cache.computed_steps == (0, 1, 5, 28, 29)
 
 
-def test_a_schedule_with_something_to_correct_it_by_is_a_hybrid_one():
-    cache = {"computed_steps": [0, 1, 5, 28, 29], "expected_change": [0.1] * 30, "metric_blocks": [2]}
-    config = load_config(MINI, cfg_options={f"cache.{name}": value for name, value in cache.items()})
-    assert type(config.cache).__name__ == "HybridConfig"
-    assert config.cache.expected_change == (0.1,) * 30
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"expected_change": [0.1] * 29}, "expected_change has 29 numbers, but the run has 30 steps"),
-        ({"metric_blocks": [4]}, "do not fit a model of 4 blocks"),
-        ({"motion_wait": 1}, "unknown hybrid schedule option 'motion_wait', did you mean 'motion_weight'?"),
-        ({"distance_weight": -1}, "distance_weight must be"),
-    ],
-)
-def test_mistakes_in_a_hybrid_schedule_are_told(options, words):
-    cache = {"computed_steps": [0, 1, 5, 28, 29], "expected_change": [0.1] * 30, "metric_blocks": [2]} | options
-    message = error_of(MINI, cfg_options={f"cache.{name}": value for name, value in cache.items()})
-    assert message.startswith("command line: cache: ") and words in message
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -386,7 +364,6 @@ def test_a_trace_that_cannot_be_replayed_is_named(tmp_path, text, message):
     [
         ({"policy": "adacache", "codebook": "fast30", "metric_blocks": [2]}, "AdaCacheConfig"),
         ({"policy": "static", "computed_steps": [0, 5]}, "StaticScheduleConfig"),
-        ({"policy": "hybrid", "computed_steps": [0, 5], "metric_blocks": [2]}, "HybridConfig"),
         ({"policy": "fixed", "interval": 3, "bridge": "fitted"}, "FixedIntervalConfig"),
         ({"policy": "magcache", "ratios": [0.99] * 29}, "MagCacheConfig"),
         ({"policy": "taylorseer", "interval": 4, "order": 2}, "TaylorSeerConfig"),
@@ -408,7 +385,7 @@ def test_a_config_names_its_policy(cache, name):
     ("cache", "words"),
     [
         ({"policy": "tailorseer"}, "policy 'tailorseer' is unknown, did you mean 'taylorseer'?"),
-        ({"policy": 3}, "policy 3 is unknown, (valid: adacache, static, hybrid, fixed, magcache, taylorseer, "),
+        ({"policy": 3}, "policy 3 is unknown, (valid: adacache, static, fixed, magcache, taylorseer, "),
         ({"policy": "fixed", "intervall": 3}, "unknown fixed interval option 'intervall', did you mean 'interval'?"),
         ({"policy": "fixed", "interval": 0}, "interval must be a whole number >= 1, got 0"),
         ({"policy": "magcache"}, "policy 'magcache' needs ratios"),
