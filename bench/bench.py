@@ -36,7 +36,7 @@ from bench.tables import markdown_tables, terminal_tables
 from bench.tuned_file import TunedFile
 from bench.tuner import Tuner
 from bench.warmup import warm_up
-from opensora.cli.pipeline_clips import PipelineClips
+from opensora.cli.calibrate import PipelineClips
 from opensora.config.conditions import fingerprint
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig

@@ -64,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
     from adacache.calibration.simulation import SIMULATED
     from adacache.calibration.target import TARGETS, Target
     from adacache.validation import check_choice
-    from opensora.cli.output import SNIPPET
     from opensora.config.file import find_config
     from opensora.config.loading import load_config
     from opensora.config.model_calls import num_model_calls
@@ -86,23 +85,21 @@ def run(options: argparse.Namespace) -> int:
         target.check_possible(num_model_calls(config.scheduler))
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error
-    if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
-        raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
     texts = plain_texts(config)
     try:
         search, held_out = split_clips(texts, options.search_clips, options.held_out_clips, config.seed)
     except ValueError as error:
         raise ConfigError(f"{error}; give a file with more by --prompt-path") from error
-    folder = make_output_folder(options.output, "--output")
-
     from tqdm import tqdm
 
     from adacache.calibration.plan import CalibrationPlan
-    from opensora.cli.calibrate import calibrate_sampler
-    from opensora.cli.output import curve_table, write_calibration
+    from opensora.cli.calibrate import SNIPPET, calibrate_sampler, curve_table, write_calibration
     from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
 
+    if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
+        raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
+    folder = make_output_folder(options.output, "--output")
     plan = CalibrationPlan(search, held_out, bridge, options.candidates, options.batch_size)
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)

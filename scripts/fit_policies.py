@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from adacache.calibration.clips import Clip
     from adacache.calibration.runner import Runner
     from bench.policy_calibration import calibrate_policies
-    from opensora.cli.pipeline_clips import PipelineClips
+    from opensora.cli.calibrate import PipelineClips
     from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline
 

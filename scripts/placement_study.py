@@ -40,7 +40,7 @@ def main() -> None:
     from bench.studies.content import captions_by_class
     from bench.tuning import adacache_at
     from mini.world.captions import held_out_captions
-    from opensora.cli.pipeline_clips import PipelineClips
+    from opensora.cli.calibrate import PipelineClips
     from opensora.config.conditions import fingerprint
     from opensora.device import limit_threads
     from opensora.files import find_path

@@ -1,20 +1,72 @@
-"""A calibration of the sampling pipeline."""
+"""A calibration of the sampling pipeline: what it is measured on, and the files it leaves behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
+from adacache import StepController
+from adacache.atomic import atomic_path
 from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.clips import Clip
 from adacache.calibration.plan import CalibrationPlan
-from opensora.cli.pipeline_clips import PipelineClips
+from adacache.calibration.plot import plot_calibration
 from opensora.config.conditions import conditions_of, fingerprint
+from opensora.config.file import read_config_file
+from opensora.config.overrides import retired_by
 from opensora.config.target import timesteps_of
 from opensora.errors import ConfigError
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
+
+CALIBRATION, SNIPPET, PICTURE = "calibration.json", "calibrated.py", "calibration.png"
+
+
+@dataclass(frozen=True)
+class PipelineClips:
+    """An `adacache.calibration.runner.ClipSampler`; the pipeline's own cache is left alone."""
+
+    pipe: SamplingPipeline
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of every run as a cache counts them: calls of the model."""
+        return self.pipe.scheduler.num_model_calls
+
+    def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
+        """Final latents (B, 4, T, H', W').
+
+        Raises:
+            SamplingError: they are not finite.
+        """
+        prompts, seeds = [clip.prompt for clip in clips], [clip.seed for clip in clips]
+        return self.pipe.sample_latents(prompts, seeds, progress=False, controller=controller)
+
+    def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
+        """The same as videos, (F, H, W, 3) uint8 each.
+
+        Raises:
+            SamplingError: latents or pixels are not finite.
+        """
+        return list(self.pipe.decode(self.latents(clips, controller), progress=False))
+
+    @contextmanager
+    def steps(self, num_steps: int) -> Iterator[None]:
+        """Another number of sampling steps for a while."""
+        before, self.pipe.scheduler.num_sampling_steps = self.pipe.scheduler.num_sampling_steps, num_steps
+        try:
+            yield
+        finally:
+            self.pipe.scheduler.num_sampling_steps = before
 
 
 def calibrate_sampler(pipe: SamplingPipeline, plan: CalibrationPlan, finished: Callable[[int], object]) -> Calibration:
@@ -36,3 +88,64 @@ def calibrate_sampler(pipe: SamplingPipeline, plan: CalibrationPlan, finished: C
     conditions = {"model": fingerprint(model), "model_name": model, **conditions_of(pipe.config)}
     # As a run's schedule is looked up by; the pipeline's own differ from them by what its dtype rounds off.
     return calibrate(sampler, plan, conditions, timesteps_of(pipe.config), finished)
+
+
+def write_calibration(
+    calibration: Calibration,
+    folder: Path,
+    config_path: Path,
+    options: Mapping[str, Any],
+    target: tuple[str, float],
+) -> None:
+    """Write the calibration, a config that uses it, and the plot.
+
+    The config is that of ``config_path`` with the ``options`` that it was calibrated with, by dotted key, and the name
+    and value of a ``target``.
+
+    Each file appears complete or not at all, the calibration first.
+    """
+    calibration.save(folder / CALIBRATION)
+    with atomic_path(folder / SNIPPET) as temporary:
+        temporary.write_text(_snippet(calibration, folder, config_path, options, target), encoding="utf-8")
+    plot_calibration(calibration, folder / PICTURE)
+
+
+def curve_table(calibration: Calibration) -> str:
+    """The measured curve, one line per number of computed steps."""
+    lines = [f"computed of {calibration.num_steps}   denoising   PSNR mean (lowest)"]
+    for point in calibration.measured:
+        count = len(point.computed_steps)
+        speedup = calibration.speedup(count, calibration.num_steps)
+        spread = f" +- {point.psnr_error:.1f}" if calibration.details.get("held_out_clips") != 1 else ""
+        lines.append(f"{count:>14} {speedup:>10.1f}x   {point.psnr:.1f}{spread} dB ({point.psnr_lowest:.1f})")
+    return "\n".join(lines)
+
+
+def _snippet(
+    calibration: Calibration, folder: Path, config_path: Path, options: Mapping[str, Any], target: tuple[str, float]
+) -> str:
+    name, value = target
+    in_base = read_config_file(config_path)
+    retired = [key for key in sorted(retired_by({**options, name: value})) if in_base.get(key) is not None]
+    entries = "".join(f"{key} = {value!r}\n" for key, value in {**dict.fromkeys(retired), **_nested(options)}.items())
+    comment = "\n".join(f"#   {line}" for line in curve_table(calibration).splitlines())
+    base = os.path.relpath(config_path.resolve(), folder.resolve())
+    return (
+        f"# Measured on {calibration.details['held_out_clips']} held-out clips, against the same with every step "
+        f"computed:\n{comment}\n"
+        f"_base_ = {base!r}\n\n{entries}"
+        f"calibration = {CALIBRATION!r}  # beside this file\n"
+        f"{name} = {value!r}  # or one of: speedup = 2.0, max_steps_computed = 12, min_psnr = 35\n"
+    )
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"scheduler.cfg_scale": 5}`` as ``{"scheduler": {"cfg_scale": 5}}``."""
+    entries: dict[str, Any] = {}
+    for key, value in options.items():
+        *path, name = key.split(".")
+        section = entries
+        for part in path:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return entries

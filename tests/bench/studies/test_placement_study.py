@@ -22,7 +22,7 @@ from bench.studies.placement import (
     markdown,
     plot,
 )
-from opensora.cli.pipeline_clips import PipelineClips
+from opensora.cli.calibrate import PipelineClips
 from opensora.pipeline import SamplingPipeline
 
 

@@ -23,8 +23,7 @@ from adacache.calibration.search import best_schedules
 from adacache.calibration.simulation import Simulation
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
-from opensora.cli.calibrate import calibrate_sampler
-from opensora.cli.pipeline_clips import PipelineClips
+from opensora.cli.calibrate import PipelineClips, calibrate_sampler
 from opensora.config import load_config
 from opensora.config.conditions import fingerprint
 from opensora.config.target import timesteps_of

@@ -14,7 +14,7 @@ from adacache.calibration.recorder import ResidualRecorder
 from adacache.calibration.runner import Runner
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
-from opensora.cli.pipeline_clips import PipelineClips
+from opensora.cli.calibrate import PipelineClips
 
 CLIPS = (
     Clip("a still red circle on a navy background", 1),
