@@ -34,10 +34,9 @@ Source: Adaptive Caching for Faster Video Generation with Diffusion Transformers
 
 from typing import TYPE_CHECKING
 
-from adacache.bridge import BridgeConfig
 from adacache.codebook import PRESETS, Codebook
-from adacache.config import AdaCacheConfig
-from adacache.moreg import MoRegConfig
+from adacache.options import BridgeConfig
+from adacache.policies.adacache import AdaCacheConfig, MoRegConfig
 from adacache.sites import Site
 from adacache.trace import StepRecord, Trace
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adacache.bridge import BridgeConfig
 from adacache.frames import FrameSet
+from adacache.options import BridgeConfig
 from adacache.shard import WHOLE, Shard
 from adacache.storage import KeptTensor, TensorStore
 

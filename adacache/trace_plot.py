@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adacache.atomic import atomic_path
 from adacache.codebook import Codebook
 from adacache.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 COMPUTED = "#1d4ed8"
 REUSED = "#d7dce5"
@@ -232,10 +235,6 @@ def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
 
 def _film(frames: Any) -> Any:
     """Some evenly spaced frames side by side, as one (H, W, 3) image."""
-    import numpy as np
-
-    from adacache.film import side_by_side, spread
-
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames must be a (F, H, W, 3) uint8 video, got {frames.shape} {frames.dtype}")
@@ -243,3 +242,16 @@ def _film(frames: Any) -> Any:
     thin = max(1, chosen.shape[2] // MAX_FRAME_PIXELS)
     chosen = chosen[:, ::thin, ::thin]
     return side_by_side(chosen, gap=max(1, round(FILM_GAP * chosen.shape[2])))
+
+
+def spread(frames: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` evenly spaced frames of a video (F, H, W, 3), the first and the last among them."""
+    count = min(count, len(frames))
+    return frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
+def side_by_side(frames: np.ndarray, gap: int = 0) -> np.ndarray:
+    """Frames (F, H, W, 3) uint8 as one image (H, W', 3), with `gap` white pixels between them."""
+    white = np.full((frames.shape[1], gap, 3), 255, np.uint8)
+    pieces = [piece for frame in frames for piece in (white, frame)]
+    return np.concatenate(pieces[1:], axis=1)

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 
 from torch import Tensor
 
-from adacache.bridge import BridgeConfig
 from adacache.frames import FrameSet
 from adacache.observer import ResidualObserver
+from adacache.options import BridgeConfig
 from adacache.policies.base import Policy
 from adacache.residuals import ResidualHistory
 from adacache.shard import WHOLE, Shard

@@ -6,8 +6,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from adacache.branches import BranchCache
-from adacache.bridge import BridgeConfig
 from adacache.frames import FrameSet
+from adacache.options import BridgeConfig
 from adacache.outputs import OutputHistory
 from adacache.policies.base import BranchPolicy, OutputPolicy, Policy, SignalChange, SignalPolicy
 from adacache.shard import WHOLE, Shard

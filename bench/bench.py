@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
 from bench.costs import Costs
 from bench.log import BenchLog

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adacache.calibration.clips import Clip
-from adacache.calibration.policy_calibration import PolicyCalibration, SignalRecorder, fit_policies
+from adacache.calibration.plan import Clip
+from adacache.calibration.recorder import PolicyCalibration, SignalRecorder, fit_policies
 from adacache.calibration.runner import Runner
 
 __all__ = ["PolicyCalibration", "calibrate_policies"]

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from adacache.config import AdaCacheConfig
 from adacache.options import ReuseOptions
+from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.registry import config_from_dict
 from adacache.policies.static import StaticScheduleConfig
 from bench.plan import BenchPlan

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from adacache import StepController, Trace
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from bench.points import BenchPoint
 from bench.stopwatch import Stopwatch
 from bench.text_cache import CachedTextEncoder

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from bench.plan import BenchPlan
 from opensora.config.loading import load_config
 from opensora.config.model_calls import num_model_calls

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
 from adacache.options import ReuseOptions
 from adacache.policies.registry import config_from_dict, config_to_dict

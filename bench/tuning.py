@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from adacache import AdaCacheConfig, Codebook, StepController
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
 from adacache.codebook import PRESETS
 from adacache.policies.base import PolicyConfig

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from bench.costs import Costs, StepCosts
 from bench.flops import counted_flops
 from bench.points import UNCACHED, BenchPoint

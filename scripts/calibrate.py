@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate, write the results, and check that the target can be met."""
-    from adacache.bridge import BridgeConfig
-    from adacache.calibration.clips import split_clips
+    from adacache.calibration.plan import split_clips
     from adacache.calibration.simulation import SIMULATED
     from adacache.calibration.target import TARGETS, Target
+    from adacache.options import BridgeConfig
     from adacache.validation import check_choice
     from opensora.config.file import find_config
     from opensora.config.loading import load_config

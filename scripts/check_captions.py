@@ -84,7 +84,7 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     from tqdm import tqdm
 
     from adacache.atomic import atomic_path
-    from adacache.psnr import psnr
+    from adacache.calibration.quality import psnr
     from mini.check.check import check_clip
     from mini.check.report import CheckedClip, contact_sheet, table
     from mini.world.captions import parse_caption

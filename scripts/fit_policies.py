@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from adacache.atomic import atomic_path
-    from adacache.calibration.clips import Clip
+    from adacache.calibration.plan import Clip
     from adacache.calibration.runner import Runner
     from bench.policy_calibration import calibrate_policies
     from opensora.cli.calibrate import PipelineClips

@@ -34,7 +34,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from adacache.calibration.calibration import Calibration
-    from adacache.calibration.clips import Clip
+    from adacache.calibration.plan import Clip
     from adacache.calibration.runner import Runner
     from bench.studies import placement as study
     from bench.studies.content import captions_by_class

@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from adacache.bridge import BridgeConfig
 from adacache.calibration.calibration import Calibration, Point
 from adacache.calibration.plan import FEWEST_COMPUTED, CalibrationPlan
-from adacache.calibration.recording import Recording
 from adacache.calibration.runner import ClipSampler, Runner
-from adacache.calibration.search import Schedule, best_schedules, neighbors
-from adacache.calibration.simulation import Simulation
+from adacache.calibration.simulation import Recording, Schedule, Simulation, best_schedules, neighbors
+from adacache.options import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from adacache.atomic import atomic_path
-from adacache.bridge import BridgeConfig
+from adacache.options import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_keys, is_finite, is_list
 

@@ -1,11 +1,11 @@
-"""What is run for a calibration."""
+"""What is run for a calibration: clips to search on, clips to measure on, and how often."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adacache.bridge import BridgeConfig
-from adacache.calibration.clips import Clip
+from adacache.options import BridgeConfig
 
 DAMPED = BridgeConfig("linear", weight=1.0, max_ratio=0.5)  # the whole slope, up to half the gap before
 FEWEST_STEPS = 5  # of a run that leaves something to choose
@@ -13,6 +13,37 @@ FEWEST_COMPUTED = 4  # below, the bridge has next to nothing to go by
 # Where a run is probed, as fractions of it: errors of the first steps matter most and differ most.
 PROBED = (0.03, 0.07, 0.1, 0.13, 0.17, 0.2, 0.27, 0.37, 0.67, 0.97)
 MEASURED = (0.2, 0.27, 0.33, 0.4, 0.5, 0.6, 0.7, 0.8)  # fractions of the steps that are computed
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A prompt and the seed of its noise."""
+
+    prompt: str
+    seed: int
+
+
+def split_clips(
+    prompts: Sequence[str], num_search: int, num_held_out: int, seed: int
+) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+    """Clips to search on and clips to measure on; no prompt is in both.
+
+    With fewer prompts than clips, prompts come again with other seeds: every clip has a seed of its own.
+
+    Raises:
+        ValueError: there are fewer than two different prompts.
+    """
+    different = list(dict.fromkeys(prompts))
+    if len(different) < 2:
+        raise ValueError(
+            "a calibration needs at least two different prompts, one to search schedules on and one to measure them"
+        )
+    share = round(len(different) * num_search / (num_search + num_held_out))
+    border = max(1, min(num_search, len(different) - 1, share))
+    search, held_out = different[:border], different[border:]
+    clips = [Clip(search[i % len(search)], seed + i) for i in range(num_search)]
+    measured = [Clip(held_out[i % len(held_out)], seed + num_search + i) for i in range(num_held_out)]
+    return tuple(clips), tuple(measured)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""A controller that keeps a sketch of every residual it sees."""
+"""What is measured in the runs of a calibration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from adacache.controller import StepController
 from adacache.policies.static import StaticScheduleConfig
 
 SKETCH_ELEMENTS = 2**15  # per row of the batch; inner products of sketches are then good to about one percent
+DEGREE = 4  # of TeaCache's polynomial, as published
 
 
 class ResidualRecorder(StepController):
@@ -75,3 +77,149 @@ class ResidualRecorder(StepController):
             drawn = torch.randint(numel, (count,), generator=generator) if count < numel else torch.arange(numel)
             self._picked = drawn.to(device)
         return self._picked
+
+
+@dataclass(frozen=True)
+class PolicyCalibration:
+    """Constants of two policies for one model, number of steps and video size.
+
+    Attributes:
+        num_steps, num_videos: of the runs they were measured in.
+        teacache_coefficients: highest power first; from the relative change of the first block's modulated input
+            between neighboring steps to that of the model's output.
+        teacache_r2: share of the output change's variance that the polynomial explains; near 0 it says nothing.
+        magcache_ratios: one for every step but the first: the mean over tokens and videos of |r_t| / |r_(t-1)|, with r
+            the residual of the stack of blocks.
+        magcache_spread: their standard deviation over videos, mean over steps.
+    """
+
+    num_steps: int
+    num_videos: int
+    teacache_coefficients: tuple[float, ...]
+    teacache_r2: float
+    magcache_ratios: tuple[float, ...]
+    magcache_spread: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` reads them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises: TypeError when something is missing or unknown.
+        """
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+class SignalRecorder(StepController):
+    """Computes every step and measures, per video, what the policies are fitted to.
+
+    Where guidance branches run one after another, only the context that came first in the run is measured. For
+    neighboring steps:
+
+    Attributes:
+        input_changes, output_changes: per step but the first (videos,) relative L1 changes of the modulated input and
+            of the model's output.
+        ratios: per step but the first (videos,) mean ratios of the residual's token norms.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        super().__init__(StaticScheduleConfig(tuple(range(num_steps))))
+        self.input_changes: list[np.ndarray] = []
+        self.output_changes: list[np.ndarray] = []
+        self.ratios: list[np.ndarray] = []
+        self._num_samples = 1
+        self._observed_context: str | None = None
+        self._previous: dict[str, Tensor] = {}
+
+    @contextmanager
+    def run(self, num_steps: int, num_samples: int = 1) -> Iterator[StepController]:
+        """As `StepController.run`; forgets the run before."""
+        self.input_changes, self.output_changes, self.ratios = [], [], []
+        self._num_samples = num_samples
+        self._observed_context = None
+        self._previous = {}
+        try:
+            with super().run(num_steps, num_samples) as controller:
+                yield controller
+        finally:
+            self._previous = {}
+
+    def stack(
+        self,
+        hidden_states: Tensor,
+        run_blocks: Callable[..., Tensor],
+        tokens_per_frame: int,
+        context: str = "default",
+        signals: Mapping[str, Callable[[], Tensor]] | None = None,
+    ) -> Tensor:
+        """As `StepController.stack`; waits for the device.
+
+        Raises: RuntimeError when the model offers no "modulated_input".
+        """
+        if "modulated_input" not in (signals or {}):
+            raise RuntimeError("the model offers no signal 'modulated_input', to which TeaCache would be fitted")
+        self._observed_context = self._observed_context or context
+        if context != self._observed_context:
+            return super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
+        signal = signals["modulated_input"]()
+        output = super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
+        self._note(self.input_changes, "input", signal, self._relative_changes)
+        self._note(self.ratios, "norms", (output - hidden_states).float().norm(dim=-1), self._mean_ratios)
+        return output
+
+    def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
+        """As `StepController.output`; waits for the device."""
+        if context == self._observed_context:
+            self._note(self.output_changes, "output", output[:, : latents.shape[1]], self._relative_changes)
+        return super().output(latents, output, context)
+
+    def _note(
+        self, results: list[np.ndarray], name: str, current: Tensor, compare: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        if name in self._previous:
+            results.append(compare(self._previous[name], current).double().cpu().numpy())
+        self._previous[name] = current.detach()
+
+    def _by_video(self, tensor: Tensor) -> Tensor:
+        """(B, ...) -> (videos, numbers): row r of a batch belongs to video r % num_samples."""
+        return tensor.float().unflatten(0, (-1, self._num_samples)).movedim(1, 0).flatten(1)
+
+    def _relative_changes(self, previous: Tensor, current: Tensor) -> Tensor:
+        before, after = self._by_video(previous), self._by_video(current)
+        return (before - after).abs().sum(1) / before.abs().sum(1)
+
+    def _mean_ratios(self, previous: Tensor, current: Tensor) -> Tensor:
+        return self._by_video(current / previous.clamp_min(torch.finfo(previous.dtype).tiny)).mean(1)
+
+
+def fit_policies(inputs: np.ndarray, outputs: np.ndarray, ratios: np.ndarray) -> PolicyCalibration:
+    """Constants from measurements (videos, steps - 1) each, as `SignalRecorder` makes them.
+
+    Raises: ValueError with fewer measurements than the polynomial has coefficients, with NaN, or where all inputs are
+    the same.
+    """
+    if inputs.size <= DEGREE or not all(np.isfinite(values).all() for values in (inputs, outputs, ratios)):
+        raise ValueError(
+            f"{inputs.size} measurements do not fit a polynomial of degree {DEGREE}, or some are not finite; "
+            "run more steps or videos"
+        )
+    if np.ptp(inputs) == 0:
+        raise ValueError(
+            f"all {inputs.size} measured changes of the input are {inputs.flat[0]:g}, to which no polynomial can be "
+            "fitted; run more steps or other videos"
+        )
+    x, y = inputs.ravel(), outputs.ravel()
+    coefficients = np.polyfit(x, y, DEGREE)
+    residual = y - np.polyval(coefficients, x)
+    variance = float(np.var(y))
+    return PolicyCalibration(
+        num_steps=inputs.shape[1] + 1,
+        num_videos=len(inputs),
+        teacache_coefficients=tuple(float(value) for value in coefficients),
+        teacache_r2=1 - float(np.mean(residual**2)) / variance if variance else 0.0,
+        magcache_ratios=tuple(float(value) for value in ratios.mean(0)),
+        magcache_spread=float(ratios.std(0).mean()),
+    )

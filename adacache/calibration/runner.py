@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.calibration.quality import Quality
 from adacache.calibration.recorder import ResidualRecorder
-from adacache.calibration.recording import Recording, gains_from_probes, gram_of_sketches
+from adacache.calibration.simulation import Recording, gains_from_probes, gram_of_sketches
 from adacache.controller import StepController
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig

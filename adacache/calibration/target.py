@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.quality import EQUAL_DB
 from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_count, check_positive
 
@@ -13,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 TARGETS = ("speedup", "max_steps_computed", "min_psnr")
 LEAST_COMPUTED = 2
-EQUAL_DB = 80.0  # PSNR that equal videos count as
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class _Policies(Mapping[str, type[ReuseOptions]]):
 
 POLICIES = _Policies(
     {
-        "adacache": "adacache.config:AdaCacheConfig",
+        "adacache": "adacache.policies.adacache:AdaCacheConfig",
         "static": "adacache.policies.static:StaticScheduleConfig",
         "fixed": "adacache.policies.fixed:FixedIntervalConfig",
         "magcache": "adacache.policies.magcache:MagCacheConfig",

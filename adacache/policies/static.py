@@ -9,8 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from adacache.bridge import BridgeConfig
-from adacache.options import ReuseOptions
+from adacache.options import BridgeConfig, ReuseOptions
 from adacache.policies.base import Measurement, Report
 from adacache.sites import Metric, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.trace import Trace

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from adacache.bridge import BridgeConfig
-from adacache.options import ReuseOptions
+from adacache.options import BridgeConfig, ReuseOptions
 from adacache.policies.static import StaticSchedule
 from adacache.validation import check_count
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from adacache.psnr import psnr
+from adacache.calibration.quality import psnr
 from bench.compare.batches import threads_for
 from bench.compare.flicker import flicker
 from bench.compare.metric_info import METRICS

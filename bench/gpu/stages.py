@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from adacache import StepController
+from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
-from adacache.psnr import psnr
 from bench.gpu.denoising import FullSizeModel
 from bench.gpu.report import Check, relative_error, top_kernels
 from opensora.config.loading import load_config

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from adacache import StepController
-from adacache.config import AdaCacheConfig
+from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.timing.full_size import TWO_SECONDS, build_xl2, xl2_inputs
 from opensora.acceleration.channel import Channel, Traffic, Transport

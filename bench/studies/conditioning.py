@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adacache import AdaCacheConfig, StepController
+from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
 from adacache.policies.fixed import FixedIntervalConfig
-from adacache.psnr import psnr
 from bench.compare.bootstrap import interval
 from bench.statistics import CurvePoint, at_compute
 from mini.world.clips import Clip, make_clip

@@ -13,7 +13,7 @@ import numpy as np
 from adacache import AdaCacheConfig, BridgeConfig, StepController
 from adacache.atomic import atomic_path
 from adacache.calibration.calibration import Calibration
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Quality, Runner
 from adacache.policies.base import PolicyConfig
 from bench.studies.content import fixed_list

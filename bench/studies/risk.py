@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adacache.calibration.quality import psnr
+from adacache.outcome import change_risk
 from adacache.policies.base import PolicyConfig
-from adacache.psnr import psnr
-from adacache.risk import change_risk
 from adacache.trace import StepRecord, Trace
 
 if TYPE_CHECKING:

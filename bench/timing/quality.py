@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from adacache import AdaCacheConfig
+from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
-from adacache.psnr import psnr
 from bench.studies.content import captions_by_class
 from mini.world.captions import held_out_captions
 from opensora.config import load_config

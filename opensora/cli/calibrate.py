@@ -16,8 +16,7 @@ from adacache import StepController
 from adacache.atomic import atomic_path
 from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
-from adacache.calibration.clips import Clip
-from adacache.calibration.plan import CalibrationPlan
+from adacache.calibration.plan import CalibrationPlan, Clip
 from adacache.calibration.plot import plot_calibration
 from opensora.config.conditions import conditions_of, fingerprint
 from opensora.config.file import read_config_file

@@ -138,7 +138,7 @@ class Worker:
         return [partial(self._write, sample, made[sample.stem], about) for sample in due]
 
     def _write(self, sample: PlannedSample, outcome: Sampled | Failure, about: Mapping[str, Any]) -> Made | NotMade:
-        from adacache.risk import change_risk
+        from adacache.outcome import change_risk
 
         if isinstance(outcome, Failure):
             return NotMade(sample, outcome)

@@ -121,7 +121,7 @@ def _measured(cache: Any, depth: int | None) -> dict[str, Any]:
 
 def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOptions:
     """An official codebook, for a model without a calibration."""
-    from adacache.config import AdaCacheConfig
+    from adacache.policies.adacache import AdaCacheConfig
 
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
     logger.info(

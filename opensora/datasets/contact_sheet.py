@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adacache.atomic import atomic_path
-from adacache.film import side_by_side, spread
+from adacache.trace_plot import side_by_side, spread
 
 if TYPE_CHECKING:
     from PIL.Image import Image

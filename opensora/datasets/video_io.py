@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adacache.atomic import atomic_path
-from adacache.film import spread
+from adacache.trace_plot import spread
 
 if TYPE_CHECKING:
     import torch

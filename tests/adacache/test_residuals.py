@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from adacache.bridge import BridgeConfig
+from adacache.options import BridgeConfig
 from adacache.residuals import ResidualHistory, taylor_coefficients
 
 HOLD, LINEAR, FITTED = (BridgeConfig(kind, weight=0.5) for kind in ("hold", "linear", "fitted"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.trace import StepRecord, Trace
 from bench.costs import Costs, StepCosts

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from bench.plan import plan_from_dict
 from bench.policy_options import check_options
 from bench.setting import load_sample_config

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adacache.psnr import psnr
+from adacache.calibration.quality import psnr
 from mini.check.check import check_clip
 from mini.world.captions import parse_caption
 from mini.world.paths import random_shot

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from adacache.calibration.quality import psnr
 from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.policies.static import StaticScheduleConfig
-from adacache.psnr import psnr
 from opensora.config import load_config
 from opensora.errors import ConfigError
 from opensora.memory import cache_memory

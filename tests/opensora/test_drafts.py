@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from adacache import AdaCacheConfig, Codebook, StepRecord, Trace
+from adacache.calibration.quality import psnr
 from adacache.policies.static import StaticScheduleConfig
-from adacache.psnr import psnr
 from opensora.cli.drafts import final_command, planned_samples, write_overview
 from opensora.cli.result import SampleResult
 from opensora.config.loading import load_config

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adacache import AdaCacheConfig, Codebook, MoRegConfig, StepController
-from adacache.bridge import BridgeConfig
+from adacache.options import BridgeConfig
 from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig

@@ -13,13 +13,13 @@ from torch import nn
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.target import read_target
 from adacache.codebook import PRESETS
-from adacache.config import AdaCacheConfig
 from adacache.controller import StepController
 from adacache.integrations.diffusers.pipeline import cached_forwards_of, check_diffusers, check_free, schedule_of
 from adacache.integrations.diffusers.runs import Runs, RunStart
 from adacache.integrations.diffusers.targets import CalibratedTarget
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises
+from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.registry import POLICIES, config_from_dict
 from adacache.sites import check_blocks_fit
 from adacache.trace import Trace

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from adacache.bridge import BridgeConfig
 from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
-from adacache.calibration.clips import Clip, split_clips
-from adacache.calibration.plan import CalibrationPlan
+from adacache.calibration.plan import CalibrationPlan, Clip, split_clips
 from adacache.calibration.simulation import SIMULATED
 from adacache.controller import StepController
 from adacache.integrations.diffusers.pipeline import cached_forwards_of, check_diffusers, check_free, schedule_of
 from adacache.integrations.diffusers.runs import Runs, RunStart
 from adacache.integrations.diffusers.targets import model_conditions, run_conditions
+from adacache.options import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_choice, check_count
 

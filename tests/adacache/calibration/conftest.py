@@ -2,8 +2,8 @@
 
 import pytest
 
-from adacache.bridge import BridgeConfig
 from adacache.calibration.calibration import Calibration, Point
+from adacache.options import BridgeConfig
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from adacache.bridge import BridgeConfig
 from adacache.calibration.calibration import Calibration, Point
+from adacache.options import BridgeConfig
 
 # Of 10 steps at times 1000, 900, ..., 100 the fixture's schedules compute
 #   4: 0 1 5 8 (1000 900 500 200), 5: 0 1 2 5 8, 6: 0 1 2 4 6 8, 8: 0 1 2 3 4 6 8 9.

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.quality import psnr
 from adacache.integrations.diffusers import apply_adacache, calibrate_pipeline
-from adacache.psnr import psnr
 from tests.support.tiny_pipelines import TINY, TinyPipeline
 
 STEPS = 8

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adacache.psnr import psnr
+from adacache.calibration.quality import psnr
 from bench.compare.metric_info import METRICS
 from bench.compare.metrics import Metrics
 

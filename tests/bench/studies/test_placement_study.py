@@ -9,7 +9,7 @@ from PIL import Image
 
 from adacache import AdaCacheConfig
 from adacache.calibration.calibration import Calibration
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
 from adacache.policies.static import StaticScheduleConfig
 from bench.studies.placement import (

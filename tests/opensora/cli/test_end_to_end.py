@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adacache.psnr import psnr
+from adacache.calibration.quality import psnr
 from opensora.datasets.video_io import read_video, write_video
 from scripts import inference
 

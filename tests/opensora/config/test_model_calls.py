@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from adacache.bridge import BridgeConfig
 from adacache.calibration.calibration import Calibration, Point
+from adacache.options import BridgeConfig
 from adacache.trace import StepRecord, Trace
 from opensora.config.conditions import conditions_of
 from opensora.config.loading import ConfigError

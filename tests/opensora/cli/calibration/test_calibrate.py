@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 
 import opensora.pipeline
-from adacache.bridge import BridgeConfig
 from adacache.calibration.calibrate import _select
 from adacache.calibration.calibration import Calibration
-from adacache.calibration.clips import Clip
-from adacache.calibration.plan import DAMPED, CalibrationPlan
-from adacache.calibration.recording import Recording, gram_of_sketches
+from adacache.calibration.plan import DAMPED, CalibrationPlan, Clip
 from adacache.calibration.runner import Runner
-from adacache.calibration.search import best_schedules
-from adacache.calibration.simulation import Simulation
+from adacache.calibration.simulation import Recording, Simulation, best_schedules, gram_of_sketches
+from adacache.options import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
 from opensora.cli.calibrate import PipelineClips, calibrate_sampler

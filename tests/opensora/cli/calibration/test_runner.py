@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adacache import StepController
-from adacache.calibration.clips import Clip
+from adacache.calibration.plan import Clip
 from adacache.calibration.quality import Quality
 from adacache.calibration.recorder import ResidualRecorder
 from adacache.calibration.runner import Runner

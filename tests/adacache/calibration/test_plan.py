@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from adacache.calibration.clips import Clip, split_clips
+from adacache.calibration.plan import Clip, split_clips
 
 
 def test_prompts_are_shared_out_in_proportion_to_the_clips():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adacache.psnr import psnr
+from adacache.calibration.quality import psnr
 
 
 def test_psnr_of_known_errors():
