@@ -35,6 +35,10 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 from opensora.errors import ConfigError, run_command  # noqa: E402
 
 if TYPE_CHECKING:

@@ -17,6 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
 
 DEFAULT_TARGET = ("speedup", 2.0)

@@ -16,6 +16,10 @@ from statistics import stdev
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 
 def main() -> None:
     """Sample, summarize, draw."""

@@ -16,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
 
 GOOD_FIT = 0.5  # R^2; published fits of other models that people asked about had 0.1 to 0.7

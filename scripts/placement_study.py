@@ -15,6 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 MANY_STEPS = 200
 BATCH = 8
 

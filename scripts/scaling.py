@@ -10,6 +10,10 @@ from pathlib import Path
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is counted and predicted; the exit code."""

@@ -58,6 +58,23 @@ print(digest.hexdigest())
 
 is_ready() { [[ -f $STAMP && -x $PYTHON && $(<"$STAMP") == $(fingerprint) ]]; }
 
+# Whether the environment has all packages in versions that work, where nothing can be written: in a checkout that is
+# mounted read-only, or with an environment that belongs to somebody else. The checkout need not be installed into it.
+is_complete() {
+    local extra unmet
+    if [[ -w $SETUP_ROOT && (-w $SETUP_ENV || ! -e $SETUP_ENV) ]]; then return 1; fi
+    [[ $SETUP_LEVEL == dev ]] && extra=dev
+    [[ -x $PYTHON ]] || fail "$SETUP_ROOT cannot be written to; activate an environment that has the packages, or copy it"
+    unmet=$("$PYTHON" -c '
+import sys
+sys.path.insert(0, sys.argv[1])
+from opensora.environment import unmet_requirements
+print(*unmet_requirements(sys.argv[2]), sep=", ")
+' "$SETUP_ROOT" "${extra:-}") || fail "$PYTHON cannot be used; its message is above"
+    [[ -z $unmet ]] ||
+        fail "nothing can be installed ($SETUP_ROOT or $SETUP_ENV cannot be written to), but $SETUP_ENV lacks $unmet"
+}
+
 # Only ./.venv is ours to make. A marker beside it tells a half-made one, which is thrown away, from a complete one.
 make_venv() {
     local python
@@ -130,7 +147,7 @@ finish() {
 
 setup_environment() {
     choose_environment
-    if is_ready; then return; fi
+    if is_ready || is_complete; then return; fi
     # Two first runs at once take turns, and the second one finds everything done.
     if command -v flock >/dev/null; then
         exec 9>"$SETUP_ROOT/.venv-lock"

@@ -12,6 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 from adacache.codebook import Codebook  # noqa: E402
 from adacache.trace import StepRecord, Trace  # noqa: E402
 

@@ -16,6 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 STAGES = ("data", "vae", "temporal", "latents", "diffusion", "export")
 VAE_CLIPS = 3600
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders

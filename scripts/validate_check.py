@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+
 import numpy as np  # noqa: E402
 
 from mini.world.captions import BACKGROUNDS, COLORS, DIRECTIONS, PATTERNS, SHAPES, TEXTURES, moves  # noqa: E402

@@ -73,9 +73,14 @@ def checkout(tmp_path) -> Path:
     """A copy of the set-up's files beside a Python that only writes down what it is asked to install."""
     root = tmp_path / "check out"
     (root / "scripts").mkdir(parents=True)
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-colossalai.txt", "setup.py"):
+    (root / "opensora").mkdir()
+    names = ["requirements.txt", "requirements-dev.txt", "requirements-colossalai.txt", "setup.py"]
+    names += [
+        "scripts/setup_env.sh",
+        *(f"opensora/{name}.py" for name in ("__init__", "environment", "errors", "files")),
+    ]
+    for name in names:
         (root / name).write_text((ROOT / name).read_text())
-    (root / "scripts/setup_env.sh").write_text((ROOT / "scripts/setup_env.sh").read_text())
     return root
 
 
@@ -96,9 +101,24 @@ def environment(tmp_path) -> Path:
 
 
 def set_up(checkout: Path, environment: Path, level: str = "run") -> subprocess.CompletedProcess:
+    return run_set_up(["bash", str(checkout / "scripts/setup_env.sh"), level], environment)
+
+
+def run_set_up(command: list[str], environment: Path) -> subprocess.CompletedProcess:
     variables = {**os.environ, "VIRTUAL_ENV": str(environment)}
-    command = ["bash", str(checkout / "scripts/setup_env.sh"), level]
     return subprocess.run(command, env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def set_up_read_only(checkout: Path, environment: Path) -> subprocess.CompletedProcess:
+    """The set-up in a checkout that cannot be written to, which for root takes a mount that only this process sees."""
+    command = ["bash", str(checkout / "scripts/setup_env.sh")]
+    if os.geteuid() != 0:
+        checkout.chmod(0o555)
+        return run_set_up(command, environment)
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
+    if subprocess.run(["unshare", "-m", "bash", "-c", mount, str(checkout)], capture_output=True).returncode:
+        pytest.skip("root may not mount here")
+    return run_set_up(["unshare", "-m", "bash", "-c", f'{mount} && exec "$@"', str(checkout), *command], environment)
 
 
 def installs(environment: Path) -> list[str]:
@@ -147,3 +167,36 @@ def test_an_active_environment_without_python_is_named(checkout, tmp_path):
     (tmp_path / "gone").mkdir()
     done = set_up(checkout, tmp_path / "gone")
     assert done.returncode == 1 and "bin/python" in done.stderr.splitlines()[-1]
+
+
+def test_a_complete_environment_works_in_a_checkout_that_cannot_be_written_to(checkout, environment):
+    done = set_up_read_only(checkout, environment)
+    assert (done.returncode, done.stderr, installs(environment)) == (0, "", [])
+
+
+def test_an_incomplete_one_is_told_what_it_lacks(checkout, environment, tmp_path):
+    file = checkout / "setup.py"
+    file.write_text(file.read_text().replace('"numpy>=1.26"', '"numpy<1", "no-such-package"'))
+    done = set_up_read_only(checkout, environment)
+    assert done.returncode == 1 and installs(environment) == [] and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and done.stderr.endswith(f"{environment} lacks numpy<1, no-such-package\n")
+    done = set_up_read_only(checkout, tmp_path / "none")
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {checkout} cannot be written to; activate")
+
+
+@pytest.mark.parametrize(
+    "command", [["scripts/weights.py", "list"], ["-m", "opensora.memory", "configs/mini/sample.py"]]
+)
+def test_a_missing_package_is_one_sentence(command, tmp_path):
+    """Without the packages of this environment, as with the system's Python."""
+    code = (
+        "import runpy, sys; sys.prefix = sys.base_prefix; sys.modules['mmengine'] = None; sys.argv = sys.argv[1:];"
+        "run = runpy.run_module if sys.argv[0] == '-m' else runpy.run_path; del sys.argv[:sys.argv[0] == '-m'];"
+        "run(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith(f"error: {sys.executable} has no package mmengine; run: ") and "activate" in done.stderr
+    )
+    assert done.stderr.count("\n") == 1
