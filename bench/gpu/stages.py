@@ -21,8 +21,8 @@ from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
 from opensora.files import REPO_ROOT
-from opensora.memory.estimate import estimate_stages
-from opensora.memory.published import PUBLISHED
+from opensora.memory.report import estimate_stages
+from opensora.memory.shapes import PUBLISHED
 from opensora.models.vae import VideoAutoencoderPipeline
 from opensora.models.vae.tiling import TilingConfig
 from opensora.models.vae.vae import VideoAutoencoderConfig

@@ -16,7 +16,7 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.timing.full_size import RESOLUTIONS, build_xl2, hidden_state_shape, xl2_inputs
 from bench.timing.mini_model import PROMPT, load_mini
-from opensora.memory.cache_memory import hidden_state_elements
+from opensora.memory.shapes import read_shapes
 from opensora.models.stdit import STDiT3
 from opensora.pipeline import SamplingPipeline
 
@@ -60,7 +60,7 @@ def measure_memory() -> dict[str, Any]:
     models = {"bf16": build_xl2("meta"), "fp32": build_xl2("meta").float()}
     result = {resolution: _at_full_size(models, resolution) for resolution in RESOLUTIONS}
     pipe = load_mini()
-    elements, mini = hidden_state_elements(pipe.config, batch=1), {}
+    elements, mini = read_shapes(pipe.config).num_hidden_states(pipe.config, batch=1), {}
     for name, options in (("adacache", {}), ("fitted", {"bridge": "fitted"}), ("bf16", {"cache_dtype": "bf16"})):
         cache = replace(pipe.cache, **options)
         mini[name] = _beside_promise(cache, elements, pipe.config.dtype, bytes_in_a_run(pipe, cache))

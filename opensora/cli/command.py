@@ -116,7 +116,7 @@ def check_machine(session: Session, processes: int = 1) -> None:
     from opensora.device import check_device
     from opensora.dtypes import DTYPES
     from opensora.load_models import check_models
-    from opensora.memory.cache_memory import check_cache_memory
+    from opensora.memory.report import check_cache_memory
 
     pending = [sample for sample in session.samples if sample.stem in session.pending]
     check_pyav(pending)

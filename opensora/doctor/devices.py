@@ -27,8 +27,7 @@ def check_devices() -> list[Finding]:
 
 def check_space() -> list[Finding]:
     """Free memory of the CPU, free space where results and downloads go."""
-    from opensora.memory.free import free_in_cpu_memory
-    from opensora.memory.units import size_text
+    from opensora.memory.free import free_in_cpu_memory, size_text
 
     free = free_in_cpu_memory()
     findings = [] if free is None else [ok(f"{size_text(free)} of CPU memory are free")]
@@ -47,7 +46,7 @@ def check_space() -> list[Finding]:
 def _describe_cuda(index: int) -> Finding:
     import torch
 
-    from opensora.memory.units import size_text
+    from opensora.memory.free import size_text
 
     name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
     try:

@@ -1,4 +1,7 @@
-"""What is free: of the CPU's memory within the limits of the process's control groups, and of a GPU's."""
+"""What is free of the CPU's memory, within the limits of the process's control groups.
+
+Torch is not needed for it: the doctor asks, too.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -24,15 +23,6 @@ class _CgroupFiles:
 
 _V1 = _CgroupFiles("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = _CgroupFiles("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that new tensors on ``device`` can take; None where the system does not say."""
-    if device.type != "cuda":
-        return free_in_cpu_memory()
-    import torch
-
-    return torch.cuda.mem_get_info(device)[0]
 
 
 def free_in_cpu_memory(root: Path = Path("/")) -> int | None:
@@ -105,3 +95,8 @@ def _table(file: Path) -> dict[str, int]:
     except (OSError, ValueError):
         return {}
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def size_text(nbytes: int) -> str:
+    """GB (1e9 bytes) with two decimals, or MB where that would be nothing."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e7 else f"{nbytes / 1e6:.2f} MB"

@@ -1,17 +1,26 @@
-"""The most bytes that tensors hold at once while a function runs, on any device: the meta device needs no memory."""
+"""Bytes that a model's weights hold, and the most that tensors hold at once while a function runs.
+
+Both work on any device: the meta device needs no memory.
+"""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Of all parameters and buffers; shared ones count once."""
+    return sum(tensor.nbytes for tensor in {id(t): t for t in chain(model.parameters(), model.buffers())}.values())
 
 
 def peak_live_bytes(function: Callable[[], Any]) -> int:

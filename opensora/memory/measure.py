@@ -1,10 +1,10 @@
 """What the stages of a run really took.
 
-On CUDA that is what PyTorch's tensors held at most (``max_memory_allocated``), the very number that is estimated. The
-CPU has no such counter. There the largest resident memory of the process during a stage is read, and what was resident
-before the first model was loaded is taken off: Python, PyTorch and the libraries, which no setting of the run changes
-(0.4 GB once the estimate was made). What a stage leaves behind counts in the next ones, among it freed blocks that the
-C library keeps: tens of MB that come and go.
+On CUDA that is what PyTorch's tensors held at most (``max_memory_allocated``), the very number that is
+estimated. The CPU has no such counter. There the largest resident memory of the process during a stage is read, and
+what was resident before the first model was loaded is taken off: Python, PyTorch and the libraries, which no setting
+of the run changes (0.4 GB once the estimate was made). What a stage leaves behind counts in the next ones, among it
+freed blocks that the C library keeps: tens of MB that come and go.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from opensora.memory.units import size_text
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from opensora.memory.free import size_text
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _PROCESS = Path("/proc/self")
 _RESET_PEAK = "5"  # Source: man 5 proc, /proc/pid/clear_refs
@@ -75,8 +79,6 @@ class StageMeter:
 
     def _reset(self) -> None:
         if self._device.type == "cuda":
-            import torch
-
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
             return
@@ -87,8 +89,6 @@ class StageMeter:
 
     def _peak(self) -> int | None:
         if self._device.type == "cuda":
-            import torch
-
             return torch.cuda.max_memory_allocated(self._device)
         return self._status("VmHWM:") or _largest_so_far()
 
@@ -102,9 +102,7 @@ class StageMeter:
 
 
 def _largest_so_far() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return None
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024

@@ -1,24 +1,83 @@
-"""Before a run starts: what its stages will take is told, and what cannot fit is refused."""
+"""Before a run starts: what its stages and its cache will take is told, and what cannot fit is refused.
+
+Stages, one after the other:
+- text: the text encoder alone encodes one caption at a time, and is released;
+- references, where there are any: with transformer and autoencoder loaded, given clips are encoded;
+- denoise: one guided step of a whole batch, and the step cache;
+- decode: the autoencoder makes frames of the batch's latents; the cache is gone, the transformer stays.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Literal
 
+import torch
+
+from adacache.memory import CacheBytes, estimate_cache_bytes
+from adacache.options import ELEMENT_BYTES
+from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
-from opensora.memory.estimate import StageEstimate, estimate_stages
-from opensora.memory.free import free_memory
-from opensora.memory.units import size_text
-
-if TYPE_CHECKING:
-    import torch
+from opensora.memory.free import free_in_cpu_memory, size_text
+from opensora.memory.shapes import ModelShapes, read_shapes
 
 logger = logging.getLogger(__name__)
 
 FRAGMENTATION = 0.1  # of what tensors take: what the allocator rounds up and cannot use, and kernels' work space
+
+Stage = Literal["text", "references", "denoise", "decode"]
+_WHERE = {"cuda": "on the GPU", "cpu": "in CPU memory"}
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """Bytes on the device while a stage is at its largest.
+
+    Attributes:
+        weights: of all models that are loaded then.
+        activations: latents, texts and pixels included.
+        cache: the step cache's residuals and what it measures with, as far as they are on the device.
+    """
+
+    name: Stage
+    weights: int
+    activations: int
+    cache: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of it."""
+        return self.weights + self.activations + self.cache
+
+
+def estimate_stages(
+    config: SampleConfig, batch: int, device: Literal["cuda", "cpu"] = "cuda", text: bool = True
+) -> list[StageEstimate]:
+    """The stages of a run in batches of ``batch`` videos; found in a second or two, with tiles in two or three.
+
+    Args:
+        config: models may be folders, files or published repositories; weights need not be there for the latter.
+        device: on the CPU, a cache with cache_device="cpu" counts too.
+        text: whether the text encoder is loaded at all; it is not where every caption's features are known.
+
+    Raises:
+        ConfigError: the models' sizes are not known (``read_shapes``).
+    """
+    shapes = read_shapes(config)
+    weights = shapes.weight_bytes(config)
+    cache = cache_bytes(config, shapes, batch)
+    on_device = cache is not None and (device == "cpu" or config.cache.cache_device == "model")
+    stages = [StageEstimate("text", *shapes.text_bytes(config))] if text else []
+    if config.reference_path:
+        stages.append(StageEstimate("references", weights, shapes.reference_activations(config)))
+    denoise = shapes.denoise_activations(config, batch)
+    stages.append(StageEstimate("denoise", weights, denoise, cache.total if on_device else 0))
+    stages.append(StageEstimate("decode", weights, shapes.decode_activations(config, batch)))
+    return stages
 
 
 def check_memory(
@@ -71,7 +130,11 @@ def _shared(stage: StageEstimate, processes: int) -> StageEstimate:
     )
 
 
-_WHERE = {"cuda": "on the GPU", "cpu": "in CPU memory"}
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that new tensors on ``device`` can take; None where the system does not say."""
+    if device.type != "cuda":
+        return free_in_cpu_memory()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def estimate_line(stages: Sequence[StageEstimate], free: int | None, device: str) -> str:
@@ -115,3 +178,70 @@ def _describe(stage: StageEstimate) -> str:
     cache = f", cache {size_text(stage.cache)}" if stage.cache else ""
     parts = f"weights {size_text(stage.weights)}, activations {size_text(stage.activations)}{cache}"
     return f"{stage.name} {size_text(stage.total)} ({parts})"
+
+
+def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.device, processes: int = 1) -> None:
+    """Log how much memory the cache of a run will take, and refuse the run where that much is not free.
+
+    More is needed for the models and their activations; this is the part that the cache's options decide.
+
+    Args:
+        config: with the folders of all weights (``WeightPaths.applied_to``).
+        num_prompts: of the whole run; a batch is no larger.
+        device: the one the transformer will run on.
+        processes: that share a video, and with it what the cache holds.
+
+    Raises:
+        ConfigError: the cache does not fit, and the message names the options that make it smaller; or a
+            ``config.json`` cannot be used.
+    """
+    if config.cache is None:
+        return
+    estimate = cache_bytes(config, read_shapes(config), min(config.batch_size, num_prompts))
+    on_gpu = device.type == "cuda" and config.cache.cache_device == "model"
+    where = _WHERE["cuda" if on_gpu else "cpu"]
+    logger.info("cache: %s %s", cache_text(estimate), where)
+    free = free_memory(device) if on_gpu else free_in_cpu_memory()
+    own = -(-estimate.total // processes)
+    if free is not None and own > free:
+        fixes = " or ".join(_cache_fixes(config, on_gpu))
+        wanted = f"{size_text(own)} {where}"
+        raise ConfigError(f"cache: it would hold {wanted}, where {size_text(free)} are free; less is taken by {fixes}")
+
+
+def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheBytes | None:
+    """The largest cache of a run in batches of ``batch``; None without one."""
+    if config.cache is None:
+        return None
+    return estimate_cache_bytes(
+        config.cache,
+        num_model_calls(config.scheduler),
+        shapes.num_hidden_states(config, batch),
+        config.dtype,
+        num_blocks=shapes.depth,
+        num_latents=shapes.num_latents(config, batch),
+    )
+
+
+def cache_text(estimate: CacheBytes) -> str:
+    """As in "3 tensors of 0.11 GB = 0.34 GB", or "1 tensor of 0.06 GB + 1 of 0.11 GB = 0.17 GB"."""
+    groups = {estimate.residual_bytes: estimate.num_residuals}
+    if not estimate.total:
+        return "no tensors"
+    groups[estimate.observed_bytes] = groups.get(estimate.observed_bytes, 0) + estimate.num_observed
+    sizes = [(count, size_text(nbytes)) for nbytes, count in groups.items() if count]
+    (first, size), *others = sizes
+    parts = [f"{first} tensor{'s' if first > 1 else ''} of {size}", *(f"{count} of {size}" for count, size in others)]
+    text = " + ".join(parts)
+    return text if first == 1 and not others else f"{text} = {size_text(estimate.total)}"
+
+
+def _cache_fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
+    """The options that make the cache smaller, or take it elsewhere."""
+    cache = config.cache
+    fixes = ["cache.cache_device='cpu'"] if on_gpu else []
+    if ELEMENT_BYTES[cache.cache_dtype or config.dtype] > ELEMENT_BYTES["bf16"]:
+        fixes.append("cache.cache_dtype='bf16'")
+    if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # that one belongs to its policy
+        fixes.append("cache.bridge='hold'")
+    return [*fixes, "a smaller batch_size or video"]

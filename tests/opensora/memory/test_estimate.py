@@ -7,12 +7,10 @@ import torch
 
 from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
-from opensora.memory.activations import decode_activations, reference_activations
-from opensora.memory.estimate import estimate_stages
-from opensora.memory.live_bytes import peak_live_bytes
+from opensora.memory.live_bytes import held_bytes, peak_live_bytes
 from opensora.memory.measure import StageMeter
+from opensora.memory.report import estimate_stages
 from opensora.memory.shapes import read_shapes
-from opensora.memory.weights import held_bytes
 from opensora.pipeline import SamplingPipeline
 
 SIDE = 192  # pixels: activations are several times the weights
@@ -72,7 +70,7 @@ def test_decoding_holds_what_was_estimated(mini, batch, options):
     pipe, shapes = SamplingPipeline.from_config(config), read_shapes(config)
     latents = torch.zeros(batch, 4, *shapes.latent_size(config))
     found = peak_live_bytes(lambda: pipe.decode(latents, progress=False))
-    assert found == pytest.approx(decode_activations(config, shapes, batch), rel=0.1)
+    assert found == pytest.approx(shapes.decode_activations(config, batch), rel=0.1)
 
 
 @pytest.mark.parametrize("options", [{}, {"vae.micro_batch_size": 3}, TILES], ids=str)
@@ -82,7 +80,7 @@ def test_encoding_references_holds_what_was_estimated(mini, options, dtype):
     pipe = SamplingPipeline.from_config(config)
     clip = torch.zeros(3, 17, SIDE, SIDE)  # the padded copy of it stands for the one on the device
     found = peak_live_bytes(lambda: pipe.encode_reference(clip))
-    assert found == pytest.approx(reference_activations(config, read_shapes(config)), rel=0.1)
+    assert found == pytest.approx(read_shapes(config).reference_activations(config), rel=0.1)
 
 
 def test_the_text_encoder_s_options_make_it_smaller(mini):

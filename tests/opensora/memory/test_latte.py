@@ -9,14 +9,12 @@ import torch
 
 from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
-from opensora.cli.memory import main
 from opensora.config.loading import config_from_dict, load_config
 from opensora.errors import ConfigError
-from opensora.memory.cache_memory import cache_bytes
-from opensora.memory.estimate import estimate_stages
-from opensora.memory.live_bytes import peak_live_bytes
+from opensora.memory.__main__ import main
+from opensora.memory.live_bytes import held_bytes, peak_live_bytes
+from opensora.memory.report import cache_bytes, estimate_stages
 from opensora.memory.shapes import read_shapes
-from opensora.memory.weights import held_bytes
 from opensora.pipeline import SamplingPipeline
 from support import tiny_latte
 
@@ -98,7 +96,7 @@ def test_published_weights_need_not_be_here(name):
     config = load_config(f"configs/{name}/sample.py")
     shapes = read_shapes(config)
     unused = EMPTY_CAPTION if name == "open_sora_plan" else 0
-    transformer = sum(parameter.numel() for parameter in shapes._transformer(config, shapes.depth).parameters())
+    transformer = sum(parameter.numel() for parameter in shapes.build_transformer(config, shapes.depth).parameters())
     assert (transformer, shapes.depth) == (PUBLISHED[name] - unused, 28)
     assert shapes.latent_size(config) == {"latte": (16, 64, 64), "open_sora_plan": (17, 64, 64)}[name]
 

@@ -8,8 +8,7 @@ import torch
 
 from opensora.errors import ConfigError
 from opensora.memory import report
-from opensora.memory.estimate import StageEstimate
-from opensora.memory.report import check_memory, estimate_line, fixes
+from opensora.memory.report import StageEstimate, check_memory, estimate_line, fixes
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 GB = 1_000_000_000

@@ -14,12 +14,13 @@ from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config import load_config
 from opensora.errors import ConfigError
-from opensora.memory import cache_memory
-from opensora.memory.cache_memory import check_cache_memory, describe, hidden_state_elements
+from opensora.memory import report
+from opensora.memory.report import cache_text, check_cache_memory
+from opensora.memory.shapes import read_shapes
 from opensora.pipeline import SamplingPipeline
 from scripts import inference
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CONFIG = "configs/mini/sample_adacache.py"
 PROMPTS = (
@@ -79,7 +80,7 @@ def sample(pipe, cache, prompts=PROMPTS[:1]):
 def test_a_run_holds_what_was_promised(pipe, config, options):
     cache = replace(config.cache, **options)
     _, held = sample(pipe, cache, PROMPTS)
-    elements = hidden_state_elements(config, len(PROMPTS))
+    elements = read_shapes(config).num_hidden_states(config, len(PROMPTS))
     assert held == estimate_cache_bytes(cache, 30, elements, "fp32").total
 
 
@@ -101,7 +102,7 @@ def test_hidden_states_are_counted_with_both_guidance_halves(pipe, config):
     pipe.cache = STATIC
     pipe(PROMPTS[:2], seed=3, progress=False)
     hook.remove()
-    assert set(sizes) == {hidden_state_elements(config, 2)}
+    assert set(sizes) == {read_shapes(config).num_hidden_states(config, 2)}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_hidden_states_are_counted_with_both_guidance_halves(pipe, config):
     ],
 )
 def test_the_estimate_in_words(estimate, text):
-    assert describe(estimate) == text
+    assert cache_text(estimate) == text
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_the_estimate_in_words(estimate, text):
     ],
 )
 def test_the_log_says_how_much_and_where(config, caplog, monkeypatch, device, options, where):
-    monkeypatch.setattr(cache_memory, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(report, "free_memory", lambda device: 10**9)
     config = replace(config, cache=replace(config.cache, **options), batch_size=4)
     with caplog.at_level(logging.INFO, "opensora"):
         check_cache_memory(config, 3, device)  # the run has fewer prompts than a batch may have
@@ -144,8 +145,8 @@ def test_the_log_says_how_much_and_where(config, caplog, monkeypatch, device, op
     ],
 )
 def test_too_little_memory_is_refused_with_what_would_help(config, monkeypatch, device, options, fixes):
-    monkeypatch.setattr(cache_memory, "free_memory", lambda device: 1000)
-    monkeypatch.setattr(cache_memory, "free_in_cpu_memory", lambda: 1000)
+    monkeypatch.setattr(report, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(report, "free_in_cpu_memory", lambda: 1000)
     config = replace(config, cache=replace(config.cache, **options))
     with pytest.raises(
         ConfigError, match=r"^cache: it would hold 0.\d\d MB .*, where 0.00 MB are free; less"
@@ -157,7 +158,7 @@ def test_too_little_memory_is_refused_with_what_would_help(config, monkeypatch, 
 
 
 def test_the_command_refuses_before_a_model_is_loaded(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(cache_memory, "free_in_cpu_memory", lambda: 1000)
+    monkeypatch.setattr(report, "free_in_cpu_memory", lambda: 1000)
     monkeypatch.setattr(SamplingPipeline, "from_config", lambda config: pytest.fail("loaded the models"))
     arguments = [str(ROOT / CONFIG), "--prompt", "a red star", "--device", "cpu", "--save-dir", str(tmp_path)]
     assert inference.main(arguments) == 2
