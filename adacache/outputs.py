@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from adacache.distance import absolute_change, magnitude
 from adacache.frames import FrameSet
+from adacache.meters import absolute_change, magnitude
 from adacache.policies.base import OutputChange
 from adacache.shard import WHOLE, Shard, shared_means
 from adacache.storage import KeptTensor, TensorStore

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from adacache.frames import read_frames
+from adacache.meters import read_changes
 from adacache.shard import WHOLE, Shard
-from adacache.signals import read_changes
 from adacache.sites import Site
 from adacache.storage import KeptTensor
 from adacache.track import Track

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from torch import Tensor
 
 from adacache.frames import FrameSet
-from adacache.observer import ResidualObserver
+from adacache.meters import BranchMeter
 from adacache.options import BridgeConfig
 from adacache.policies.base import Policy
 from adacache.residuals import ResidualHistory
@@ -147,7 +147,7 @@ class StepTrack(Track):
         super().__init__(bridge, num_steps, store, shard)
         self._policy = policy
         self.observed_sites = tuple(dict.fromkeys(site for group in policy.observed_sites for site in group))
-        self._observer = ResidualObserver(policy.observed_sites, store, shard)
+        self._observer = BranchMeter(policy.observed_sites, store, shard)
         self._awaits_readout = False
 
     def _decide_early(self, step_index: int, timestep: float | None) -> None:

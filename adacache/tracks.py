@@ -7,11 +7,11 @@ from torch import Tensor
 
 from adacache.branches import BranchCache
 from adacache.frames import FrameSet
+from adacache.meters import SignalMeter
 from adacache.options import BridgeConfig
 from adacache.outputs import OutputHistory
 from adacache.policies.base import BranchPolicy, OutputPolicy, Policy, SignalChange, SignalPolicy
 from adacache.shard import WHOLE, Shard
-from adacache.signals import SignalMeter
 from adacache.sites import Site, Stream
 from adacache.storage import KeptTensor, TensorStore
 from adacache.trace import StepRecord

@@ -23,7 +23,7 @@ class StaticScheduleConfig(ReuseOptions):
     `num_sampling_steps` is the number of steps that the schedule was made for; None leaves it open.
 
     With a `metric`, distances of its residuals in `metric_blocks` go into the trace, and with `motion_strides` motion
-    scores (`adacache.distance`) between frames that lie so far apart; they decide nothing. None measures nothing.
+    scores (`adacache.meters`) between frames that lie so far apart; they decide nothing. None measures nothing.
 
     Raises: ValueError when the steps do not ascend from 0, or for another wrong option.
     """

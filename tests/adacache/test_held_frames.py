@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from adacache import AdaCacheConfig, BridgeConfig, Codebook, Site, StepController
-from adacache.distance import motion_score, relative_change
 from adacache.frames import FrameSet
-from adacache.observer import ResidualObserver
+from adacache.meters import BranchMeter, SignalMeter, motion_score, relative_change
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises
 from adacache.outputs import OutputHistory
@@ -25,7 +24,6 @@ from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.taylorseer import TaylorSeerConfig
 from adacache.policies.teacache import TeaCacheConfig
 from adacache.residuals import ResidualHistory
-from adacache.signals import SignalMeter
 from adacache.storage import TensorStore
 
 SITE = Site("temporal", 0, "attn")
@@ -46,7 +44,7 @@ def frames(*values: float, tokens: int = 2) -> Tensor:
 def test_the_distance_of_a_video_held_in_part_is_that_of_the_rest(apart):
     torch.manual_seed(0)
     before, after = torch.randn(2, 8, 3), torch.randn(2, 8, 3)  # four frames of two tokens
-    observer = ResidualObserver(((SITE,),))
+    observer = BranchMeter(((SITE,),))
     for residual in (before, after):
         observer.begin_forward(2, (), FrameSet(((False, False, True, True),)))
         observer.observe(SITE, residual.unflatten(1, (4, 2)) if apart else residual)
@@ -56,7 +54,7 @@ def test_the_distance_of_a_video_held_in_part_is_that_of_the_rest(apart):
 
 
 def test_it_is_of_the_frames_that_were_generated_in_both_steps_and_motion_of_the_later_one_s():
-    observer = ResidualObserver(((SITE,),))
+    observer = BranchMeter(((SITE,),))
     steps = [(frames(5.0, 2.0, 4.0), (False, True, True)), (frames(1.0, 3.0, 4.0), (True, True, True))]
     for residual, generated in steps:
         observer.begin_forward(2, (1,), FrameSet((generated,)))
@@ -67,7 +65,7 @@ def test_it_is_of_the_frames_that_were_generated_in_both_steps_and_motion_of_the
 
 
 def test_nothing_in_common_is_no_measurement():
-    observer = ResidualObserver(((SITE,),))
+    observer = BranchMeter(((SITE,),))
     for generated in ((False, False), (False, False), (True, False)):
         observer.begin_forward(2, (1,), FrameSet((generated,)))
         observer.observe(SITE, frames(1.0, 2.0))
