@@ -1,11 +1,12 @@
-"""One bench in its folder, from tuning to the files at its end."""
+"""One bench in its folder, from tuning to the files at its end, with its progress bars."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,29 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
-from bench.costs import Costs
+from bench.costs import Costs, warm_up
 from bench.log import BenchLog
 from bench.machine import machine_info
-from bench.measure import Meter, Reference
-from bench.output import LOG, TUNED, origin, write_bench
+from bench.measure import EXACT_SUFFIX, Meter, Reference
+from bench.output import LOG, TUNED, markdown_tables, origin, terminal_tables, write_bench
 from bench.plan import BenchPlan
-from bench.points import references
-from bench.policy_options import check_options
-from bench.progress import counting, ticking
-from bench.quantities import EXACT_SUFFIX
-from bench.run import BenchRun, Work, seconds_left
+from bench.points import check_options, references
+from bench.run import BenchRun, Scope, Work, fitting_scope, seconds_left
 from bench.sampler import Sampler
-from bench.scope import Scope, fitting_scope
 from bench.setting import BenchClip, bench_clips, setting_of, tuning_clips
 from bench.showcase import make_showcase
 from bench.summary import summarize
-from bench.tables import markdown_tables, terminal_tables
-from bench.tuned_file import TunedFile
-from bench.tuner import Tuner
-from bench.warmup import warm_up
+from bench.tuner import TunedFile, Tuner
 from opensora.cli.calibrate import PipelineClips
 from opensora.config.conditions import fingerprint
 from opensora.config.model_calls import num_model_calls
@@ -227,3 +222,32 @@ def _few_prompts(clips: Sequence[BenchClip]) -> list[str]:
     if len({clip.prompt_index for clip in clips}) > 1:
         return []
     return ["One prompt gives no interval: those that are shown have no width and mean nothing."]
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], object]]:
+    """A function that is told how many clips are finished; a bar appears with the first of them."""
+    bars: list[tqdm] = []
+
+    def finished(count: int) -> None:
+        if not bars:
+            bars.append(tqdm(desc=what, unit="clip"))
+        bars[0].update(count)
+
+    try:
+        yield finished
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+@contextmanager
+def ticking(what: str, total: int | None = None) -> Iterator[Callable[[str], object]]:
+    """A function that is called after every video with the name of its policy, which the bar shows."""
+    with tqdm(desc=what, total=total, unit="video") as bar:
+
+        def finished(policy: str) -> None:
+            bar.set_postfix_str(policy, refresh=False)
+            bar.update()
+
+        yield finished

@@ -1,13 +1,21 @@
-"""What the steps of a point cost, in operations and in time, known from one run of it or of its like."""
+"""What the steps of a point cost, in operations and in time, known from an untimed first run of it or of its like."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Self
 
+import numpy as np
+
 from adacache import Trace
+from adacache.calibration.plan import Clip
+from bench.flops import counted_flops
+from bench.points import UNCACHED, BenchPoint
+from bench.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -82,3 +90,62 @@ class Costs:
             num_computed = costs.num_computed if budget is None else budget
             steps = num_computed + (num_steps - num_computed) * costs.reused_time
         return steps * self.step_seconds + self.video_seconds
+
+
+logger = logging.getLogger(__name__)
+
+
+def warm_up(
+    sampler: Sampler,
+    points: Sequence[BenchPoint],
+    clip: Clip,
+    measure: Callable[[np.ndarray, Clip], object],
+    finished: Callable[[str], object],
+) -> Costs:
+    """Run a clip once without reuse and once per policy, and count.
+
+    Steps of one policy cost the same at all budgets, so one of its points is run, the cheapest one; policies without
+    budgets run all of theirs.
+
+    Args:
+        measure: what is done with the frames of every video.
+        finished: is called after every video with the name of its policy.
+    """
+    uncached = BenchPoint(UNCACHED)
+    counted_uncached = _count(sampler, uncached, clip)
+    plain = sampler.sample(uncached, clip)
+    started = time.perf_counter()
+    measure(plain.frames, clip)
+    measured = time.perf_counter() - started
+    finished(uncached.policy)
+    counted = {}
+    for name, point in _representatives(points).items():
+        counted[name] = _count(sampler, point, clip)
+        if sampler.pipe.config.compile:
+            sampler.sample(point, clip)  # while counting, nothing was compiled
+        finished(point.policy)
+    return Costs(
+        uncached=counted_uncached,
+        counted=counted,
+        step_seconds=plain.denoise_seconds / plain.num_steps,
+        video_seconds=plain.decode_seconds + measured,
+    )
+
+
+def _representatives(points: Sequence[BenchPoint]) -> dict[str, BenchPoint]:
+    """Points to count, by the name under which `Costs` finds them; runs without a cache need none."""
+    cached = [point for point in points if point.cache is not None]
+    chosen = {point.key: point for point in cached if point.budget is None}
+    by_budget = [point for point in cached if point.budget is not None]
+    for point in sorted(by_budget, key=lambda point: point.budget):
+        chosen.setdefault(point.policy, point)
+    return chosen
+
+
+def _count(sampler: Sampler, point: BenchPoint, clip: Clip) -> StepCosts:
+    sampler.prepare(clip)
+    with counted_flops(sampler.pipe.model) as flops:
+        sampled = sampler.sample(point, clip)
+    costs = StepCosts.of(flops, sampled.trace)
+    logger.debug("%s: %.3g FLOP a computed step, %.3g a reused one", point.key, costs.computed, costs.reused)
+    return costs

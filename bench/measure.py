@@ -1,10 +1,10 @@
-"""From a sampled video to the numbers that are kept of it."""
+"""From a sampled video to the numbers that are kept of it, and what they are called."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ import numpy as np
 from adacache import Trace
 from adacache.trace import StepRecord
 from bench.compare.captions import caption_scores
+from bench.compare.metric_info import METRICS, MetricInfo
 from bench.compare.metrics import Metrics
 from bench.costs import Costs
 from bench.points import EXACT, UNCACHED, BenchPoint
-from bench.quantities import EXACT_SUFFIX, from_metrics
 from bench.sampler import Sampled
 
 MEGA = 1e6
@@ -109,3 +109,52 @@ def step_records(trace: Trace | None, timesteps: Sequence[float]) -> list[dict[s
 def _finite(value: Any) -> Any:
     """The value, None instead of NaN and infinities, which JSON does not know."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+EXACT_SUFFIX = "_exact"  # of metrics against the video of many steps
+# Alone for a video; all others compare it with a reference.
+CAPTION_KEYS = ("caption_items", "caption_right")
+
+
+def from_metrics(values: dict[str, float], suffix: str = "") -> dict[str, float]:
+    """Metrics of one comparison as quantities of a video: what should be 0 becomes its distance from 0.
+
+    Values that are not finite say nothing and are left out.
+    """
+    return {
+        key + suffix: abs(value) if METRICS[key].better == "zero" else value
+        for key, value in values.items()
+        if key in METRICS and math.isfinite(value)
+    }
+
+
+def quality_metrics(keys: Iterable[str], exact_steps: int) -> list[dict[str, Any]]:
+    """What a report has to know about each metric among ``keys``, PSNR to the uncached video first."""
+    present = set(keys)
+    described = []
+    for suffix, reference in (("", "uncached"), (EXACT_SUFFIX, f"{exact_steps} steps")):
+        for key, info in METRICS.items():
+            if key + suffix in present:
+                described.append(_described(info, suffix, reference))
+    return described
+
+
+def _described(info: MetricInfo, suffix: str, reference: str) -> dict[str, Any]:
+    if info.key in CAPTION_KEYS:
+        title = info.title.capitalize()
+    else:
+        title = f"{info.title[0].upper()}{info.title[1:]} to {reference}"
+    about = info.about[0].upper() + info.about[1:] + "."
+    if info.better == "zero":
+        info = replace(info, better="lower")
+        about += " Its absolute value."
+    if suffix:
+        about += f" Against the uncached video of {reference}, of the same prompt and seed."
+    return {
+        "key": info.key + suffix,
+        "title": title,
+        "unit": info.unit,
+        "digits": info.digits,
+        "better": info.better,
+        "about": about,
+    }

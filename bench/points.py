@@ -1,14 +1,27 @@
-"""What is run for every clip: policies at their settings, and the references."""
+"""What is run for every clip: policies at their settings, complete with what they need of the model, and references."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from adacache.calibration.recorder import PolicyCalibration
 from adacache.options import ReuseOptions
-from adacache.policies.registry import config_to_dict
+from adacache.policies.adacache import AdaCacheConfig
+from adacache.policies.registry import config_from_dict, config_to_dict
+from adacache.policies.static import StaticScheduleConfig
+from bench.plan import BenchPlan, PolicyPlan
 from bench.setting import digest
+from bench.tuning import scaled_codebook
+from opensora.config.kinds import model_depth
+from opensora.config.model_calls import num_model_calls
+from opensora.config.reading import Source
+from opensora.config.schema import SampleConfig
+from opensora.config.target import apply_target, check_calibrated_model
+from opensora.errors import ConfigError, one_line
 
 UNCACHED, EXACT = "uncached", "exact"
 
@@ -55,3 +68,78 @@ class BenchPoint:
 def references(exact_steps: int, exact_solver: str | None = None) -> tuple[BenchPoint, BenchPoint]:
     """The run without reuse, and the one with many steps; solvers are the sampling config's own unless given."""
     return BenchPoint(UNCACHED), BenchPoint(EXACT, solver=exact_solver, num_steps=exact_steps)
+
+
+# Options that a calibration of the model gives where the plan does not: policy -> (option, attribute).
+MEASURED = {"teacache": ("coefficients", "teacache_coefficients"), "magcache": ("ratios", "magcache_ratios")}
+
+
+def needs_calibration(options: Mapping[str, Any]) -> bool:
+    """Whether a policy's options lack what is measured on the model."""
+    name, _ = MEASURED.get(options.get("policy"), (None, None))
+    return name is not None and name not in options
+
+
+def complete(options: Mapping[str, Any], calibration: PolicyCalibration | None) -> dict[str, Any]:
+    """The options with what was measured on the model."""
+    if not needs_calibration(options):
+        return dict(options)
+    name, attribute = MEASURED[options["policy"]]
+    return {**options, name: list(getattr(calibration, attribute))}
+
+
+def check_options(plan: BenchPlan, config: SampleConfig) -> None:
+    """Refuse options that no run could use, before anything is loaded.
+
+    Raises:
+        ConfigError: names the policy of the plan.
+    """
+    source = Source(plan.path)
+    steps = num_model_calls(config.scheduler)
+    depth = model_depth(config.model.from_pretrained, config.model.type, config.weights_dir)
+    stand_in = PolicyCalibration(steps, 1, (1.0, 0.0), 1.0, (1.0,) * (steps - 1), 0.0)
+    for policy in plan.policies:
+        for options in _variants(policy):
+            section = f"policies.{policy.name}"
+            try:
+                built = config_from_dict(complete(options, stand_in))
+                if built is None:
+                    raise ValueError("do_cache is off; leave the policy out, or cache out of it")
+                built.validate(steps, depth)
+            except (ValueError, TypeError) as error:
+                raise source.error(section, f"{section}: {one_line(error)}") from error
+            if policy.tune == "codebook" and not isinstance(built, AdaCacheConfig):
+                raise source.error(section, f"{section}: tune='codebook' scales AdaCache's; policy must be 'adacache'")
+            if policy.tune == "threshold" and "threshold" not in {field.name for field in dataclasses.fields(built)}:
+                raise source.error(section, f"{section}: policy '{options['policy']}' has no option 'threshold'")
+
+
+def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
+    """All options that the plan gives, but for calibrated schedules, which are no complete options."""
+    if policy.steps or policy.tune == "calibrated":
+        return []
+    if policy.tune == "codebook":
+        return [{**policy.cache, "codebook": scaled_codebook(1, 1.0).to_dict()}]
+    return [{**(policy.cache or {}), **item} for item in policy.settings or ({}, *policy.fallbacks)]
+
+
+def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) -> StaticScheduleConfig:
+    """The schedule of ``count`` computed steps of the policy's calibration, or else the config's own.
+
+    The policy's cache options replace those of the schedule.
+
+    Raises:
+        ConfigError: there is no calibration, or one of something else.
+        WeightsError: the model's folder holds no weights.
+    """
+    scheduler = config.scheduler
+    if policy.solver is not None:
+        scheduler = dataclasses.replace(scheduler, solver=policy.solver)
+    calibration = policy.calibration or config.calibration
+    target = dataclasses.replace(config, scheduler=scheduler, calibration=calibration, max_steps_computed=count)
+    schedule: ReuseOptions = apply_target(target, Source(config.path)).cache
+    check_calibrated_model(target)
+    try:
+        return dataclasses.replace(schedule, **(policy.cache or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"options of the calibrated schedule: {one_line(error)}") from error

@@ -1,20 +1,21 @@
-"""One timed video: a point applied to a clip."""
+"""One timed video: a point applied to a clip, with texts encoded beforehand."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from adacache import StepController, Trace
 from adacache.calibration.plan import Clip
 from bench.points import BenchPoint
-from bench.stopwatch import Stopwatch
-from bench.text_cache import CachedTextEncoder
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
@@ -135,3 +136,68 @@ class Sampler:
         finally:
             for name, value in before.items():
                 setattr(scheduler, name, value)
+
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Stopwatch:
+    """Measures one piece of work at a time on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def now(self) -> float:
+        """Seconds of a clock that goes on steadily, when all work given to the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def reset_peak(self) -> bool:
+        """Begin a new measurement of memory; False where this machine cannot."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return True
+        try:
+            _RESET.write_text("5")  # Linux: sets the peak of the resident memory to what it is now
+        except OSError:
+            return False
+        return True
+
+    def peak_bytes(self) -> int | None:
+        """Most bytes since ``reset_peak``: allocated by PyTorch on CUDA, resident of the process elsewhere."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        try:
+            lines = _STATUS.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return None
+        peaks = (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        return next(peaks, None)
+
+
+class CachedTextEncoder:
+    """A text encoder that remembers what it encoded, prompt by prompt: results do not depend on the batch.
+
+    Args:
+        encoder: with ``encode(prompts)`` and ``null(n)``, see ``opensora.schedulers.rf.TextEncoder``.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+        self._encoded: dict[str, dict[str, Tensor]] = {}
+        self._null: Tensor | None = None
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
+        for prompt in prompts:
+            if prompt not in self._encoded:
+                self._encoded[prompt] = self._encoder.encode([prompt])
+        parts = [self._encoded[prompt] for prompt in prompts]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def null(self, n: int) -> Tensor:
+        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+        if self._null is None:
+            self._null = self._encoder.null(1)
+        return self._null.expand(n, *self._null.shape[1:])

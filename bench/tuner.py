@@ -1,26 +1,26 @@
-"""From a plan to points: every policy at every budget, tuned on clips that are not measured."""
+"""From a plan to points: every policy at every budget, tuned on clips that are not measured, and kept on disk."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adacache.atomic import atomic_path
 from adacache.calibration.plan import Clip
+from adacache.calibration.recorder import PolicyCalibration, SignalRecorder, fit_policies
 from adacache.calibration.runner import Runner
 from adacache.options import ReuseOptions
 from adacache.policies.registry import config_from_dict, config_to_dict
-from bench.plan import BenchPlan
-from bench.points import BenchPoint
-from bench.policy_calibration import calibrate_policies
-from bench.policy_options import calibrated_schedule, complete, needs_calibration
-from bench.policy_plan import PolicyPlan
-from bench.search import BudgetSearch
-from bench.tuned_file import TunedFile
-from bench.tuning import REACHED, Tried, best_codebook, final_latents, try_policy
+from bench.plan import BenchPlan, PolicyPlan
+from bench.points import BenchPoint, calibrated_schedule, complete, needs_calibration
+from bench.setting import digest
+from bench.tuning import REACHED, BudgetSearch, Tried, best_codebook, final_latents, try_policy
 from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
@@ -161,3 +161,83 @@ class Tuner:
     @cached_property
     def _exact(self) -> np.ndarray:
         return final_latents(self._runner, None, self._clips)[0]
+
+
+class TunedFile:
+    """What policies did on the tuning clips of one setting, and what was chosen of it.
+
+    A file of another setting is begun anew.
+
+    Args:
+        setting: plain values that the results depend on.
+    """
+
+    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+        self._path = path
+        self._data: dict[str, Any] = {
+            "setting": digest(setting),
+            "policy_calibration": None,
+            "tried": {},
+            "chosen": {},
+        }
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(kept, dict) and kept.keys() == self._data.keys() and kept["setting"] == self._data["setting"]:
+            self._data = kept
+
+    @property
+    def policy_calibration(self) -> PolicyCalibration | None:
+        """Constants of policies that were measured on this model, if they were."""
+        data = self._data["policy_calibration"]
+        return None if data is None else PolicyCalibration.from_dict(data)
+
+    @policy_calibration.setter
+    def policy_calibration(self, calibration: PolicyCalibration) -> None:
+        self._data["policy_calibration"] = calibration.to_dict()
+        self._save()
+
+    def tried(self, options: Mapping[str, Any]) -> Tried | None:
+        """What a policy with these options did, if it was run."""
+        found = self._data["tried"].get(digest(options))
+        return None if found is None else Tried(**found["result"])
+
+    def keep_tried(self, options: Mapping[str, Any], result: Tried) -> None:
+        """Note what a policy with these options did."""
+        self._data["tried"][digest(options)] = {"options": dict(options), "result": result._asdict()}
+        self._save()
+
+    def chosen(self, policy: Mapping[str, Any], budget: int) -> dict[str, Any] | None:
+        """What ``keep_chosen`` noted for a policy's way of being tuned and a budget."""
+        return self._data["chosen"].get(f"{digest(policy)}@{budget}")
+
+    def keep_chosen(self, policy: Mapping[str, Any], budget: int, options: Mapping[str, Any], steps: float) -> None:
+        """Note the options that a search ended with, and the mean number of steps they compute."""
+        self._data["chosen"][f"{digest(policy)}@{budget}"] = {"options": dict(options), "steps": steps}
+        self._save()
+
+    def _save(self) -> None:
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
+
+
+__all__ = ["PolicyCalibration", "calibrate_policies"]
+
+
+def calibrate_policies(runner: Runner, clips: Sequence[Clip]) -> PolicyCalibration:
+    """Run the clips without reuse, once each, and fit TeaCache's polynomial and MagCache's ratios.
+
+    Raises:
+        ValueError: too few steps and clips for a fit.
+    """
+    recorder = SignalRecorder(runner.num_steps)
+    inputs, outputs, ratios = [], [], []
+
+    def collect(_latents: object) -> None:
+        inputs.append(np.stack(recorder.input_changes, axis=1))  # (videos, steps - 1)
+        outputs.append(np.stack(recorder.output_changes, axis=1))
+        ratios.append(np.stack(recorder.ratios, axis=1))
+
+    runner.sample(clips, recorder, collect)
+    return fit_policies(np.concatenate(inputs), np.concatenate(outputs), np.concatenate(ratios))

@@ -43,7 +43,7 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
     config = load_config(config_path, {**flags, "verbose": 0}, cfg_options)
     prompt = read_prompts(config)[0].text
 
-    from bench.parallel.step_bench import arrangements, bench, table
+    from bench.timing.parallel import arrangements, bench, table
     from opensora.acceleration.processes import Processes
     from opensora.device import limit_threads
     from opensora.memory.shapes import read_shapes

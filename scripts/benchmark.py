@@ -156,7 +156,7 @@ def measure(parts: Sequence[str], settings: dict[str, Any], file: Path | None) -
     Raises:
         ConfigError: none of the parts can be measured on this machine, or the file cannot be written.
     """
-    from bench.timing.machine import describe_machine
+    from bench.machine import describe_machine
     from bench.timing.record import Record
     from bench.timing.report import figures_text
     from bench.timing.turns import same_threads
@@ -190,7 +190,7 @@ def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]
 
         return measure_memory
     if part == "flops":
-        from bench.timing.flops import measure_flops
+        from bench.timing.models import measure_flops
 
         return measure_flops
     if part == "mini":
@@ -198,7 +198,7 @@ def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]
 
         return lambda: measure_mini(repeats, command=not settings["no_command"])
     if part == "compile":
-        from bench.timing.compiled import measure_compile
+        from bench.timing.steps import measure_compile
 
         return lambda: measure_compile(repeats)
     return lambda: measure_quality_of_caches(settings["captions"])

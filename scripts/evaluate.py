@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Export, compare, print, write."""
-    from bench.compare.evaluate import evaluate
-    from bench.compare.output import check_format, remarks, table, write
+    from bench.compare.evaluate import check_format, evaluate, remarks, table, write
     from bench.compare.vbench import export_vbench
     from opensora.files import make_output_folder
 

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     from adacache.atomic import atomic_path
     from adacache.calibration.plan import Clip
     from adacache.calibration.runner import Runner
-    from bench.policy_calibration import calibrate_policies
+    from bench.tuner import calibrate_policies
     from opensora.cli.calibrate import PipelineClips
     from opensora.device import limit_threads
     from opensora.pipeline import SamplingPipeline

@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from bench.parallel.scaling import count_video
-    from bench.parallel.scaling_report import (
+    from bench.timing.scaling import (
         PUBLISHED,
         SHAPES,
         SPLITS_ALONE,
         count_table,
+        count_video,
         plot,
         prediction_table,
         predictions,

@@ -12,7 +12,7 @@ import torch
 
 from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
-from bench.timing.mini_model import first_step_inputs, load_mini
+from bench.timing.models import first_step_inputs, load_mini
 from opensora.files import REPO_ROOT
 from opensora.pipeline import SamplingPipeline
 

@@ -1,21 +1,42 @@
-"""All metrics of two clips at once."""
+"""All metrics of two clips at once.
+
+SSIM: the three colors apart, then averaged; Gaussian window of 11 pixels with sigma 1.5, without padding; biased
+variances; K = 0.01 and 0.03; data range 255. This is scikit-image's with gaussian_weights=True,
+use_sample_covariance=False. LPIPS and ColorVideoVDP are used where their packages are installed and complete, else
+named in one note; nothing is downloaded here. Both bring torchvision, which has to be the build that fits torch.
+
+Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity (2004), and Multi-scale
+Structural Similarity for Image Quality Assessment (2003).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import pytorch_msssim
+import torch
+from torch import Tensor
 
 from adacache.calibration.quality import psnr
-from bench.compare.batches import threads_for
-from bench.compare.flicker import flicker
 from bench.compare.metric_info import METRICS
-from bench.compare.optional import LOADERS, load_optional
-from bench.compare.structure import WINDOW, ms_ssim, ms_ssim_window, ssim
 from opensora.errors import one_line
 
 DEFAULT_FPS = 24.0
+# Metrics hold some twenty float tensors of a batch's size: about 250 MB for one frame of 720p, which is a batch alone.
+BATCH_PIXELS = 2**17
+WINDOW, SMALLEST_WINDOW = 11, 3
+HALVINGS = 16  # the last of the five scales has a sixteenth of the side
+PEAK = 255.0
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's name for the weights
+
+# Two clips (F, H, W, 3) uint8 of one shape, the sample first, and frames per second -> one number.
+Comparison = Callable[[np.ndarray, np.ndarray, float], float]
 
 
 class Metrics:
@@ -102,3 +123,145 @@ class Metrics:
     def _note(self, sentence: str | None) -> None:
         if sentence and sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def frame_batches(*clips: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
+    """The same frames of every clip (F, H, W, 3) uint8 as float tensors (f, 3, H, W) in 0..255, until all are through.
+
+    The tensors keep the channels last in memory, which convolutions of few channels are several times faster with.
+    """
+    count, height, width = clips[0].shape[:3]
+    step = max(1, BATCH_PIXELS // (height * width))
+    for start in range(0, count, step):
+        yield tuple(torch.from_numpy(clip[start : start + step]).permute(0, 3, 1, 2).float() for clip in clips)
+
+
+@contextmanager
+def threads_for(clip: np.ndarray) -> Iterator[None]:
+    """One thread while a clip of small frames (F, H, W, 3) is worked on: more would only wait for each other.
+
+    OMP_NUM_THREADS, where the user has set it, is left alone.
+    """
+    before = torch.get_num_threads()
+    if np.prod(clip.shape[1:3]) < BATCH_PIXELS and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def temporal_change(frames: np.ndarray) -> float:
+    """Mean absolute difference of consecutive frames in 0..255, of a clip (F, H, W, 3) uint8 with F >= 2.
+
+    VBench's temporal flickering score is (255 - this) / 255. It counts wanted motion, too, so it is only meaningful
+    for clips at rest, or as a difference between two clips of the same content.
+
+    Source: https://github.com/Vchitect/VBench, vbench/temporal_flickering.py.
+    """
+    pairs = zip(frames[1:], frames[:-1], strict=True)
+    return float(np.mean([np.abs(np.subtract(later, earlier, dtype=np.int16)).mean() for later, earlier in pairs]))
+
+
+def flicker(frames: np.ndarray, reference: np.ndarray) -> float:
+    """Temporal change of a clip minus that of its reference: 0 if equal, above 0 for a clip that flickers more."""
+    return temporal_change(frames) - temporal_change(reference)
+
+
+def ms_ssim_window(side: int) -> int | None:
+    """The largest odd window, up to 11 pixels, that fits the smallest scale of frames whose shorter side is ``side``.
+
+    11 from 161 pixels on, 3 at 33 to 64; None for smaller frames.
+    """
+    fitting = min(WINDOW, (side - 1) // HALVINGS + 1)
+    window = fitting if fitting % 2 else fitting - 1
+    return window if window >= SMALLEST_WINDOW else None
+
+
+def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
+    """Mean SSIM over the frames of two clips (F, H, W, 3) uint8 with sides of 11 pixels or more."""
+    return _mean_over_frames(pytorch_msssim.ssim, frames, reference, WINDOW)
+
+
+def ms_ssim(frames: np.ndarray, reference: np.ndarray, window: int) -> float:
+    """Mean MS-SSIM over the frames of two clips (F, H, W, 3) uint8; ``window`` is that of ``ms_ssim_window``."""
+    return _mean_over_frames(pytorch_msssim.ms_ssim, frames, reference, window)
+
+
+def _mean_over_frames(of_batch: Callable[..., Tensor], frames: np.ndarray, reference: np.ndarray, window: int) -> float:
+    with torch.inference_mode():
+        values = [
+            of_batch(batch, target, data_range=PEAK, size_average=False, win_size=window)
+            for batch, target in frame_batches(frames, reference)
+        ]
+        return float(torch.cat(values).double().mean())
+
+
+class NotUsable(Exception):
+    """The package is there, but something it needs is not; the message says what."""
+
+
+def load_lpips() -> Comparison:
+    """LPIPS 0.1 with AlexNet, averaged over frames.
+
+    Raises:
+        ImportError: the package or torchvision is missing.
+        NotUsable: the weights of AlexNet have not been downloaded.
+    """
+    import lpips
+
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
+    if not weights.is_file():
+        fetch = 'python -c "import lpips; lpips.LPIPS()"'
+        raise NotUsable(f"the weights of AlexNet are not at {weights}; with a network, {fetch} gets them")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's, about the way lpips asks for weights
+        network = lpips.LPIPS(net="alex", verbose=False).eval()
+
+    def compare(frames: np.ndarray, reference: np.ndarray, fps: float) -> float:
+        with torch.inference_mode():
+            batches = frame_batches(frames, reference)
+            values = [network(batch / 127.5 - 1, target / 127.5 - 1).flatten() for batch, target in batches]
+            return float(torch.cat(values).double().mean())
+
+    return compare
+
+
+def load_cvvdp() -> Comparison:
+    """ColorVideoVDP in JOD on the display "standard_4k"; 10 is no visible difference.
+
+    Raises:
+        ImportError: the package or torchvision is missing.
+    """
+    import pycvvdp
+
+    metric = pycvvdp.cvvdp(display_name="standard_4k", quiet=True, device=torch.device("cpu"))
+
+    def compare(frames: np.ndarray, reference: np.ndarray, fps: float) -> float:
+        with torch.inference_mode():
+            if len(frames) == 1:
+                return float(metric.predict(frames[0], reference[0], dim_order="HWC")[0])
+            return float(metric.predict(frames, reference, dim_order="FHWC", frames_per_second=fps)[0])
+
+    return compare
+
+
+LOADERS = {"lpips": load_lpips, "cvvdp": load_cvvdp}
+
+
+def load_optional(keys: Iterable[str]) -> tuple[dict[str, Comparison], str | None]:
+    """Those of the metrics ``keys`` that can be used here, and one sentence on the others; None if there are none."""
+    usable: dict[str, Comparison] = {}
+    missing = []
+    for key in keys:
+        try:
+            usable[key] = LOADERS[key]()
+        except Exception as error:  # another package may fail in any way, and none of them is needed
+            missing.append(f"{METRICS[key].title} ({_reason(error)})")
+    return usable, f"left out: {', '.join(missing)}" if missing else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"package {'cvvdp' if error.name == 'pycvvdp' else error.name} is not installed"
+    return str(error) if isinstance(error, NotUsable) else f"cannot be used: {one_line(error)}"

@@ -19,7 +19,7 @@ from adacache import AdaCacheConfig, StepController
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.gpu.report import Check, relative_error, top_kernels
-from bench.timing.full_size import RESOLUTIONS, build_xl2, xl2_inputs
+from bench.timing.models import RESOLUTIONS, build_xl2, xl2_inputs
 from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.models.stdit.stdit3 import EAGER, STDiT3Block
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.gpu.report import Check, relative_error
-from bench.timing.machine import describe_machine
+from bench.machine import describe_machine
 from opensora.models.layers.attention import NORM_EPS, SelfAttention, temporal_kernel
 from opensora.models.layers.embeddings import PatchEmbed3D
 

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.timing.machine import DECISIVE
-from bench.timing.record import Record
-from bench.timing.samples import Samples
+from bench.machine import DECISIVE
+from bench.timing.record import Record, Samples
 
 DRIFT = 1.25  # a machine that is so much faster or slower is told
 MARGIN = 0.03  # no verdict on a smaller difference

@@ -14,8 +14,7 @@ from adacache import AdaCacheConfig, StepController
 from adacache.memory import estimate_cache_bytes
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
-from bench.timing.full_size import RESOLUTIONS, build_xl2, hidden_state_shape, xl2_inputs
-from bench.timing.mini_model import PROMPT, load_mini
+from bench.timing.models import PROMPT, RESOLUTIONS, build_xl2, hidden_state_shape, load_mini, xl2_inputs
 from opensora.memory.shapes import read_shapes
 from opensora.models.stdit import STDiT3
 from opensora.pipeline import SamplingPipeline

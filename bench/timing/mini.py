@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from bench.timing.first_frame import run_process
 from bench.timing.memory import bytes_in_a_run
-from bench.timing.mini_model import CALIBRATED_CONFIG, CONFIG, PROMPT, first_step_inputs, load_mini
-from bench.timing.samples import Samples
+from bench.timing.models import CALIBRATED_CONFIG, CONFIG, PROMPT, first_step_inputs, load_mini, run_process
+from bench.timing.record import Samples
 from bench.timing.steps import step_figures
 from bench.timing.turns import Length, Task, Yardstick, in_turns, seconds
 from opensora.config import load_config

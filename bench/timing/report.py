@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.timing.comparison import CONFIDENCE, DOUBT, MARGIN, MIN_SAMPLES, Comparison, Row
-from bench.timing.record import Record
-from bench.timing.samples import Samples
+from bench.timing.record import Record, Samples
 
 _NAME_WIDTH = 40
 _HEADER = ("figure", "before", "after", "plain ratio", "ratio", "interval", "")

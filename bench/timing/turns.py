@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from bench.timing.samples import Samples
+from bench.timing.record import Samples
 
 # The yardstick's workload. Whoever changes it makes new files incomparable with old ones: raise record.FORMAT, too.
 _ROWS, _TOKENS, _WIDTH, _HEADS = 2, 64, 128, 4

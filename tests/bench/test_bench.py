@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from bench.bench import _few_prompts
-from bench.command import main
 from bench.costs import Costs, StepCosts
 from bench.log import BenchLog
 from bench.points import BenchPoint, references
-from bench.run import BenchRun, Work, seconds_left, turned
+from bench.run import BenchRun, Scope, Work, seconds_left, turned
 from bench.sampler import Sampled
-from bench.scope import Scope
 from bench.setting import bench_clips
 from bench.showcase import Showcase
 from opensora.pipeline import SamplingPipeline
+from scripts.bench import main
 
 MEASURED_TIME = ("denoise_seconds", "total_seconds", "peak_mb")
 

@@ -7,12 +7,11 @@ import pytest
 from adacache.calibration.plan import Clip
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.trace import StepRecord, Trace
-from bench.costs import Costs, StepCosts
+from bench.costs import Costs, StepCosts, warm_up
 from bench.flops import counted_flops
 from bench.measure import computed_steps, cost_values, step_records
 from bench.points import BenchPoint
 from bench.sampler import Sampled, Sampler
-from bench.warmup import warm_up
 from opensora.pipeline import SamplingPipeline
 
 

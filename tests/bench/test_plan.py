@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bench.plan import plan_from_dict, read_plan
-from bench.policy_options import calibrated_schedule
+from bench.points import calibrated_schedule
 from bench.setting import load_sample_config
 from opensora.errors import ConfigError
 

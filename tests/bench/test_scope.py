@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.scope import Scope, fitting_scope
+from bench.run import Scope, fitting_scope
 
 WANTED = Scope(32, 3, (8, 10, 12, 15, 20))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.search import MOST_EVALUATIONS, BudgetSearch
+from bench.tuning import MOST_EVALUATIONS, BudgetSearch
 
 
 def make_search(steps_of, bounds=(1e-4, 10.0)):

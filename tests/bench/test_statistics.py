@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.statistics import CurvePoint, at_compute, difference, estimate, mean_ratio, on_front
+from bench.summary import CurvePoint, at_compute, difference, estimate, mean_ratio, on_front
 
 # The baseline: at 10 steps 30 and 40 dB for two prompts, at 14 steps 34 and 42 dB.
 CURVE = [CurvePoint(14.0, {0: 34.0, 1: 42.0}), CurvePoint(10.0, {0: 30.0, 1: 40.0})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.stopwatch import Stopwatch
+from bench.sampler import Stopwatch
 
 
 def test_the_peak_is_that_since_the_reset():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.tables import markdown_tables, terminal_tables
+from bench.output import markdown_tables, terminal_tables
 
 
 def estimate(mean: float, half: float = 0.5) -> dict[str, float]:

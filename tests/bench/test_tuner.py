@@ -8,10 +8,9 @@ import pytest
 
 from adacache.calibration.plan import Clip
 from bench.plan import plan_from_dict
-from bench.policy_options import check_options
+from bench.points import check_options
 from bench.setting import load_sample_config
-from bench.tuned_file import TunedFile
-from bench.tuner import Tuner
+from bench.tuner import TunedFile, Tuner
 from bench.tuning import Tried
 from opensora.errors import ConfigError
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bench.compare import batches
+from bench.compare import metrics as batches
 
 
 def test_batches_hold_every_frame_once_with_channels_last(monkeypatch):

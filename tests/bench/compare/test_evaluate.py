@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from bench.compare.bootstrap import interval
-from bench.compare.evaluate import evaluate
+from bench.compare.evaluate import evaluate, remarks, table, to_dict, write
 from bench.compare.metrics import Metrics
-from bench.compare.output import remarks, table, to_dict, write
 from opensora.errors import ConfigError
 
 REFERENCE = np.full((3, 48, 64, 3), 100, np.uint8)

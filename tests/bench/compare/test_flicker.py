@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.compare.flicker import flicker, temporal_change
+from bench.compare.metrics import flicker, temporal_change
 
 
 def levels(*values: int) -> np.ndarray:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.compare.metrics import Metrics
-from bench.compare.optional import ALEXNET, load_optional
+from bench.compare.metrics import ALEXNET, Metrics, load_optional
 
 BLACK = np.zeros((4, 16, 16, 3), np.uint8)
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.compare.reading import Record, read_clip, read_record
+from bench.compare.pairs import Record, read_clip, read_record
 
 FRAMES = np.arange(2 * 32 * 32 * 3, dtype=np.uint16).astype(np.uint8).reshape(2, 32, 32, 3)
 

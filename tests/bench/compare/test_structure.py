@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.compare.structure import ms_ssim, ms_ssim_window, ssim
+from bench.compare.metrics import ms_ssim, ms_ssim_window, ssim
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

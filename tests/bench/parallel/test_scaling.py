@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from bench.parallel.scaling import Machine, StepWork, VideoWork, published_rate, steps_of_speedup
-from bench.parallel.scaling_report import Published, count_table, plot, prediction_table, predictions
+from bench.timing.scaling import (
+    Machine,
+    Published,
+    StepWork,
+    VideoWork,
+    count_table,
+    plot,
+    prediction_table,
+    predictions,
+    published_rate,
+    steps_of_speedup,
+)
 from opensora.acceleration.mesh import MeshShape
 
 ALONE = VideoWork(MeshShape(), StepWork(1000, {}), StepWork(10, {}), 500, 0)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.timing.record import Record
-from bench.timing.samples import Samples
+from bench.timing.record import Record, Samples
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts/benchmark.py"
 
@@ -154,7 +153,7 @@ def test_the_mini_part_measures_and_is_equal_to_itself(script, capsys, monkeypat
 
 @pytest.mark.slow
 def test_a_process_tells_when_it_reached_its_first_frame():
-    from bench.timing.first_frame import STAGES, run_process
+    from bench.timing.models import STAGES, run_process
 
     reached = run_process()
     assert tuple(reached) == STAGES

@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from bench.timing.machine import DECISIVE, describe_machine
-from bench.timing.record import FORMAT, Record
-from bench.timing.samples import Samples
+from bench.machine import DECISIVE, describe_machine
+from bench.timing.record import FORMAT, Record, Samples
 from opensora.errors import ConfigError
 
 

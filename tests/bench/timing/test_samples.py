@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bench.timing.samples import Samples
+from bench.timing.record import Samples
 from bench.timing.turns import Length, Task, Yardstick, in_turns, same_threads
 
 

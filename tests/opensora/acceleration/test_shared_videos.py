@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.parallel.scaling import count_steps, group_of
+from bench.timing.scaling import count_steps, group_of
 from opensora.acceleration.video_group import VideoGroup
 from opensora.models.stdit import STDiT3
 from tests.support import torchrun

@@ -1,0 +1,152 @@
+"""The models that are timed: STDiT3-XL/2 without its weights, and the bundled one.
+
+`python -m bench.timing.models` is a process to be timed by its parent: it loads the bundled model and decodes one clip,
+as `scripts/inference.py` does up to its first decoded frame. A clip is decoded as a whole, so that its first frame is
+there when all are.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.utils import logging as transformers_logging
+
+from adacache import StepController
+from adacache.policies.static import StaticScheduleConfig
+from opensora.datasets.aspect import get_image_size
+from opensora.device import limit_threads
+from opensora.files import REPO_ROOT
+from opensora.models.stdit import STDiT3, STDiT3Config
+from opensora.pipeline import SamplingPipeline
+
+RESOLUTIONS = ("480p", "720p")
+TWO_SECONDS = 51  # frames
+GUIDANCE_HALVES = 2
+_TEXT_TOKENS = 300
+
+CONFIG = REPO_ROOT / "configs/mini/sample_adacache.py"
+CALIBRATED_CONFIG = REPO_ROOT / "configs/mini/sample_calibrated.py"
+PROMPT = "a red circle moving fast to the right"
+STAGES = ("imported", "loaded", "decoded")  # of the process that decodes a first frame
+
+
+@torch.no_grad()
+def build_xl2(device: str) -> STDiT3:
+    """STDiT3-XL/2 in bf16; on the CPU with random weights."""
+    with torch.device("meta"):
+        model = STDiT3(STDiT3Config()).to(torch.bfloat16).eval()
+    if device != "meta":
+        model = model.to_empty(device=device)
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.normal_(std=0.02)
+    return model
+
+
+def xl2_inputs(resolution: str, device: str) -> dict[str, Any]:
+    """Arguments of one guided forward pass of STDiT3-XL/2 for a two-second 9:16 video."""
+    dtype = torch.bfloat16
+    height, width = get_image_size(resolution, "9:16")
+    latents = (GUIDANCE_HALVES, 4, TWO_SECONDS // 17 * 5, height // 8, width // 8)
+    return {
+        "x": torch.randn(latents, dtype=dtype, device=device),
+        "timestep": torch.full((GUIDANCE_HALVES,), 500.0, device=device),
+        "y": torch.randn(GUIDANCE_HALVES, 1, _TEXT_TOKENS, 4096, dtype=dtype, device=device),
+        "fps": torch.full((1,), 24.0, device=device),
+        "height": torch.full((1,), float(height), device=device),
+        "width": torch.full((1,), float(width), device=device),
+    }
+
+
+def hidden_state_shape(model: STDiT3, latents: torch.Tensor) -> tuple[int, int, int, int]:
+    """(B, T, S, C) of the hidden states that latents (B, 4, T, H', W') become."""
+    batch, _, frames, rows, columns = latents.shape
+    _, patch_rows, patch_columns = model.config.patch_size
+    return batch, frames, -(-rows // patch_rows) * -(-columns // patch_columns), model.config.hidden_size
+
+
+def load_mini() -> SamplingPipeline:
+    """The mini model with AdaCache, on the threads that the commands would give it; shows no progress."""
+    transformers_logging.disable_progress_bar()
+    pipe = SamplingPipeline.from_config(CONFIG)
+    limit_threads(pipe.model)
+    return pipe
+
+
+def first_step_inputs(pipe: SamplingPipeline) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with which the sampler calls the model in an uncached first step."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    cache, steps = pipe.cache, pipe.scheduler.num_sampling_steps
+    pipe.cache, pipe.scheduler.num_sampling_steps = None, 1
+    hook = pipe.model.register_forward_pre_hook(lambda _, *inputs: calls.append(inputs), with_kwargs=True)
+    try:
+        pipe([PROMPT], progress=False)
+    finally:
+        hook.remove()
+        pipe.cache, pipe.scheduler.num_sampling_steps = cache, steps
+    return calls[0]
+
+
+@torch.no_grad()
+def measure_flops() -> dict[str, Any]:
+    """Operations (2 per multiply-add) of a computed and a reused step, and of whole runs, on the meta device."""
+    model = build_xl2("meta")
+    result = {}
+    for resolution in RESOLUTIONS:
+        inputs = xl2_inputs(resolution, "meta")
+        controller = StepController(StaticScheduleConfig((0,)))
+        counts = []
+        with controller.run(2):
+            for step in range(2):
+                controller.begin_step(step)
+                with FlopCounterMode(display=False) as counter:
+                    model(**inputs, controller=controller)
+                counts.append(counter.get_total_flops() / 1e12)
+        result[resolution] = {
+            "computed_step_TFLOP": counts[0],
+            "reused_step_TFLOP": counts[1],
+            "run_of_30_steps_TFLOP": 30 * counts[0],
+            "run_of_100_steps_TFLOP": 100 * counts[0],
+        }
+    return result
+
+
+def run_process() -> dict[str, float]:
+    """Seconds from the start of a new process of this Python to each of the `STAGES`.
+
+    Raises:
+        RuntimeError: the process failed; with what it wrote.
+    """
+    # The parent keeps the time: clocks of two processes need not have one origin.
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "bench.timing.models"]
+    reached, other = {}, []
+    with subprocess.Popen(
+        command, cwd=REPO_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            stage = line.strip()
+            if stage in STAGES:
+                reached[stage] = time.perf_counter() - start
+            else:
+                other.append(line)
+    if process.returncode or len(reached) < len(STAGES):
+        raise RuntimeError(f"the process that decodes a first frame failed:\n{''.join(other)}")
+    return reached
+
+
+def main() -> None:
+    """The process; tells each stage on a line of its own."""
+    print("imported", flush=True)
+    pipe = load_mini()
+    print("loaded", flush=True)
+    pipe([PROMPT], progress=False)
+    print("decoded", flush=True)
+
+
+if __name__ == "__main__":
+    main()
