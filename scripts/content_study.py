@@ -38,7 +38,7 @@ def main() -> None:
     from adacache import AdaCacheConfig
     from adacache.atomic import atomic_path
     from adacache.calibration.quality import psnr
-    from bench.studies import content as study
+    from bench import content as study
     from opensora.config.loading import load_config
     from opensora.device import limit_threads
     from opensora.errors import ConfigError, WeightsError

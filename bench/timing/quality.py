@@ -12,7 +12,7 @@ from tqdm import tqdm
 from adacache import AdaCacheConfig
 from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
-from bench.studies.content import captions_by_class
+from bench.content import captions_by_class
 from mini.world.captions import held_out_captions
 from opensora.config import load_config
 from opensora.device import limit_threads

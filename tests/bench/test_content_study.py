@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.studies.content import (
+from bench.content import (
     CLASSES,
     at_equal_compute,
     average_schedule,

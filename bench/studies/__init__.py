@@ -1,1 +1,0 @@
-"""What caches do to the mini model, by content and by codebook."""
