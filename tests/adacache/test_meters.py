@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adacache import Site
-from adacache.meters import BranchMeter
+from adacache.meters import BranchMeter, change_terms, motion_score, relative_change
 from adacache.sites import metric_sites
 
 
