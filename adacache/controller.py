@@ -1,20 +1,50 @@
 """The step controller: a policy's decisions, applied to the blocks of a model."""
 
+from __future__ import annotations
+
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from adacache.frames import ALL_FRAMES, read_frames
 from adacache.options import ReuseOptions
-from adacache.policies.base import BranchPolicy, PolicyConfig
-from adacache.run_state import RunState
+from adacache.policies.base import PolicyConfig
+from adacache.policies.registry import load
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, Stream
 from adacache.storage import TensorStore
 from adacache.trace import Trace
-from adacache.tracks import make_track
+from adacache.track import Track, Tracks
 from adacache.validation import check_count
+
+
+class RunObserver:
+    """Looks on while a controller works; whoever wants to see something overrides the method that shows it.
+
+    What it is given it must not change. Where a method waits for the device, the run does, too.
+    """
+
+    def begin_run(self, controller: StepController, num_steps: int, num_samples: int) -> None:
+        """A run of `num_samples` videos is open."""
+
+    def begin_step(self, step_index: int) -> None:
+        """A step is about to be decided about; the controller still holds what the step before left."""
+
+    def end_stack(
+        self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
+    ) -> None:
+        """The blocks made `output` of `hidden_states`, or a reused step did; the rest as given to `stack`."""
+
+    def end_output(self, latents: Tensor, output: Tensor, context: str) -> None:
+        """The model returns `output` for `latents`."""
+
+    def end_run(self) -> None:
+        """The run ends, whatever ends it; the controller still holds its tensors."""
 
 
 class StepController:
@@ -28,10 +58,12 @@ class StepController:
     Where several processes share a video, each has a controller with its own `shard`, and all of them make the same
     calls: all decide alike, and as one process would. `stack`, `branch` and `output` are given what the process holds.
 
+    `observers` are shown what goes on, in the order in which they are given.
+
     Raises: TypeError when `config` is not a policy's config.
     """
 
-    def __init__(self, config: PolicyConfig, shard: Shard = WHOLE) -> None:
+    def __init__(self, config: PolicyConfig, shard: Shard = WHOLE, observers: Sequence[RunObserver] = ()) -> None:
         if not hasattr(config, "make_policy"):
             raise TypeError(
                 f"StepController needs a policy config such as AdaCacheConfig(), got {config!r}; "
@@ -39,11 +71,12 @@ class StepController:
             )
         self.config = config
         self._shard = shard
-        self._run: RunState | None = None
+        self._observers = tuple(observers)
+        self._run: _Run | None = None
         self._traces: list[Trace] = []
 
     @contextmanager
-    def run(self, num_steps: int, num_samples: int = 1) -> Iterator["StepController"]:
+    def run(self, num_steps: int, num_samples: int = 1) -> Iterator[StepController]:
         """Open one run of `num_steps` sampling steps; its tensors are freed at its end, whatever ends it.
 
         `num_samples` is the number of videos in a batch: row r of the hidden states belongs to video
@@ -55,23 +88,30 @@ class StepController:
         """
         check_count("num_steps", num_steps)
         check_count("num_samples", num_samples)
-        reuse = self.config if isinstance(self.config, ReuseOptions) else ReuseOptions()
+        options = self.config if isinstance(self.config, ReuseOptions) else ReuseOptions()
         policy = self.config.make_policy(num_steps)
-        # Policies of branches go by the time alone, the same for every video.
-        count = num_samples if reuse.schedule == "sample" and not isinstance(policy, BranchPolicy) else 1
+        reuse = load(policy.reuse)
+        count = num_samples if options.schedule == "sample" and reuse.by_video else 1
         policies = [policy, *(self.config.make_policy(num_steps) for _ in range(count - 1))]
-        store = TensorStore(reuse.cache_device, reuse.cache_dtype)
-        tracks = [make_track(policy, reuse.bridge, num_steps, store, self._shard) for policy in policies]
-        run = RunState(tracks, num_samples, self._shard)
+        store = TensorStore(options.cache_device, options.cache_dtype)
+        tracks = [
+            Track(policy, reuse(policy, options.bridge, store, self._shard), num_steps, store, self._shard)
+            for policy in policies
+        ]
+        run = _Run(Tracks(tracks), num_steps, num_samples, self._shard)
         if self._run is not None:
-            self._run.free()
+            self._run.tracks.free()
         self._run, self._traces = run, [track.trace for track in tracks] * (num_samples // count)
+        for observer in self._observers:
+            observer.begin_run(self, num_steps, num_samples)
         try:
             yield self
             # Not after an error: reading from a device that just failed would hide what happened.
             run.finish()
         finally:
-            run.free()
+            for observer in self._observers:
+                observer.end_run()
+            run.tracks.free()
             if self._run is run:
                 self._run = None
 
@@ -99,7 +139,18 @@ class StepController:
         Raises: ValueError when a step is left out or repeated, or `generated_frames` are not as they should be;
         RuntimeError outside of a run, or when the model did not call `stack` in the step before.
         """
-        self._active("begin_step").begin_step(step_index, timestep, generated_frames, restart)
+        run = self._active("begin_step")
+        run.check_step(step_index, timestep)
+        frames = ALL_FRAMES
+        if generated_frames is not None:
+            frames = read_frames(generated_frames, run.num_samples, run.num_frames)
+            run.num_frames = len(generated_frames[0])
+        for observer in self._observers:
+            observer.begin_step(step_index)
+        run.step = step_index
+        run.contexts.clear()
+        run.outputs.clear()
+        run.tracks.begin_step(step_index, None if timestep is None else float(timestep), frames, restart)
 
     def stack(
         self,
@@ -128,8 +179,15 @@ class StepController:
         Raises: RuntimeError outside of a run, when called twice, or without the policy's signal; ValueError when the
         shape changed during the run, or the rows or frames do not belong to the run's videos.
         """
-        run = self._active("stack")
-        return run.stack(hidden_states, run_blocks, tokens_per_frame, context, signals or {})
+        run, signals = self._active("stack"), signals or {}
+        run.enter_stack(context, hidden_states, tokens_per_frame)
+        observed = context == run.observed_context
+        run.tracks.decide(context, signals, len(hidden_states), observed)
+        run.contexts.add(context)
+        output = run.tracks.stack(hidden_states, run_blocks, tokens_per_frame, context, observed)
+        for observer in self._observers:
+            observer.end_stack(hidden_states, output, context, signals)
+        return output
 
     def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
         """What the model returns: `output`, or at a step that reuses the whole model what replaces it.
@@ -139,7 +197,13 @@ class StepController:
 
         Raises: RuntimeError outside of a run, twice in a step, or before `stack`; ValueError where the two do not fit.
         """
-        return self._active("output").output(latents, output, context)
+        run = self._active("output")
+        run.enter_output(context, latents, output)
+        if run.tracks.first.reuse.takes_output:
+            output = run.tracks.output(latents, output, context, context == run.observed_context)
+        for observer in self._observers:
+            observer.end_output(latents, output, context)
+        return output
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
         """`compute()`, the residual that a branch adds to the hidden states; measured if asked for.
@@ -150,7 +214,7 @@ class StepController:
 
         Raises: RuntimeError outside of a run.
         """
-        return self._active("branch").branch(site, compute)
+        return self._active("branch").tracks.branch(site, compute)
 
     def watches(self, stream: Stream, block: int) -> bool:
         """Whether this run's policy measures or reuses a branch of the block.
@@ -159,7 +223,7 @@ class StepController:
 
         Raises: RuntimeError outside of a run.
         """
-        return self._active("watches").tracks[0].watches(stream, block)
+        return self._active("watches").tracks.first.watches(stream, block)
 
     @property
     def traces(self) -> list[Trace]:
@@ -172,7 +236,7 @@ class StepController:
         if not self._traces:
             raise RuntimeError("there is no trace before the first run; open one with controller.run(num_steps)")
         if self._run is not None:
-            self._run.settle()
+            self._run.tracks.settle()
         return self._traces
 
     @property
@@ -196,7 +260,8 @@ class StepController:
 
         Raises: RuntimeError outside of a run.
         """
-        return self._active("observed_sites").tracks[0].observed_sites
+        groups = self._active("observed_sites").tracks.first.policy.observed_sites
+        return tuple(dict.fromkeys(site for group in groups for site in group))
 
     @property
     def nbytes(self) -> int:
@@ -216,14 +281,176 @@ class StepController:
         With cache_device="cpu" the copies that a reused step has on their way to its device are counted there, too.
         """
         memory: Counter[str] = Counter()
-        for kept in self._run.kept if self._run is not None else ():
+        for kept in self._run.tracks.kept if self._run is not None else ():
             memory.update(kept.memory)
         return dict(memory)
 
-    def _active(self, method: str) -> RunState:
+    def _active(self, method: str) -> _Run:
         if self._run is None:
             raise RuntimeError(
                 f"controller.{method} was called outside of a run; wrap the sampling loop in "
                 "'with controller.run(num_steps):'"
             )
         return self._run
+
+
+@dataclass
+class _Run:
+    """What a controller knows of the run that is open.
+
+    Attributes:
+        num_frames: of every video, once the caller said which are generated.
+        clock: needs a device, known from the first hidden states.
+        observed_context: the one that came first in the run, the only one that is measured.
+        contexts: that called the stack in this step.
+        outputs: contexts that gave their output in this step.
+    """
+
+    tracks: Tracks
+    num_steps: int
+    num_samples: int
+    shard: Shard
+    step: int = -1
+    num_frames: int | None = None
+    clock: StepClock | None = None
+    observed_context: str | None = None
+    contexts: set[str] = field(default_factory=set)
+    outputs: set[str] = field(default_factory=set)
+
+    def check_step(self, step_index: int, timestep: float | None) -> None:
+        """Raises: ValueError for another step than the next, or without the timestep that the policy needs."""
+        expected = self.step + 1
+        if step_index != expected or expected >= self.num_steps:
+            wanted = f"step {expected}" if expected < self.num_steps else "the end of the run"
+            raise ValueError(
+                f"begin_step got step {step_index}, expected {wanted}; "
+                f"call it once for each of 0..{self.num_steps - 1}, in this order"
+            )
+        self.check_model_called()
+        if timestep is None and self.tracks.first.policy.needs_timestep:
+            raise ValueError(
+                "a policy of branches goes by the flow's time; pass it: controller.begin_step(index, timestep)"
+            )
+
+    def check_model_called(self) -> None:
+        """Raises: RuntimeError when the model left something out in the last step."""
+        if self.step < 0:
+            return
+        if not self.contexts:
+            raise RuntimeError(
+                f"the model did not call controller.stack in step {self.step}; pass the controller to its forward"
+            )
+        if self.tracks.first.reuse.takes_output and self.outputs != self.contexts:
+            raise RuntimeError(
+                f"the model did not call controller.output in step {self.step}; a policy that reuses the model's "
+                "output needs it"
+            )
+
+    def enter_stack(self, context: str, hidden_states: Tensor, tokens_per_frame: int) -> None:
+        """Note one call of the stack; the first of a step starts its time.
+
+        Raises: RuntimeError when the call is not due; ValueError when the rows or frames are not the run's.
+        """
+        if self.step < 0:
+            raise RuntimeError("controller.stack came before controller.begin_step; begin step 0 first")
+        if context in self.contexts:
+            raise RuntimeError(
+                f"controller.stack was called twice in step {self.step} for context "
+                f"'{context}'; call begin_step before every step, and give each guidance branch a context"
+            )
+        if len(hidden_states) % self.num_samples:
+            raise ValueError(
+                f"hidden states of {len(hidden_states)} rows do not belong to {self.num_samples} samples; "
+                "open the run with the number of videos in a batch, controller.run(num_steps, num_samples)"
+            )
+        self.observed_context = self.observed_context or context
+        if not self.contexts:
+            self.clock = self.clock or StepClock(hidden_states.device)
+            self.clock.mark_step(self.step)
+            if self.tracks.first.policy.signal is not None and context != self.observed_context:
+                raise RuntimeError(
+                    f"context '{context}' came before '{self.observed_context}' in step {self.step}; a policy that "
+                    "goes by a signal needs them in the same order at every step"
+                )
+        num_tokens = hidden_states.shape[1]
+        if self.num_frames is not None and num_tokens != self.num_held_frames * tokens_per_frame:
+            raise ValueError(
+                f"hidden states of {num_tokens} tokens, {tokens_per_frame} per frame, are not of the "
+                f"{self.num_held_frames} frames that generated_frames lists; give begin_step one bool per frame"
+            )
+
+    def enter_output(self, context: str, latents: Tensor, output: Tensor) -> None:
+        """Note that the model gave its output.
+
+        Raises: RuntimeError when the call is not due; ValueError when the two do not fit each other or the run.
+        """
+        if context not in self.contexts:
+            raise RuntimeError(
+                f"controller.output was called for '{context}' without a call of controller.stack before it in step "
+                f"{self.step}"
+            )
+        if context in self.outputs:
+            raise RuntimeError(f"controller.output was called twice in step {self.step} for context '{context}'")
+        if self.tracks.first.reuse.takes_output:
+            if len(latents) != len(output) or len(latents) % self.num_samples or latents.shape[1] > output.shape[1]:
+                raise ValueError(
+                    f"controller.output got latents of shape {tuple(latents.shape)} and an output of shape "
+                    f"{tuple(output.shape)} for {self.num_samples} samples; it needs the same rows in both, and at "
+                    "least as many channels in the output"
+                )
+            if self.num_frames is not None and latents.shape[2] != self.num_held_frames:
+                raise ValueError(
+                    f"controller.output got latents of shape {tuple(latents.shape)}, but dimension 2 must hold the "
+                    f"{self.num_held_frames} frames of which begin_step was told"
+                )
+        self.outputs.add(context)
+
+    def finish(self) -> None:
+        """Complete the traces of a run that ended without an error.
+
+        Raises: RuntimeError when the model left something out in the last step.
+        """
+        self.check_model_called()
+        self.tracks.settle()
+        if self.clock is not None:
+            self.clock.mark()
+        self.tracks.finish(self.clock.intervals() if self.clock is not None else ())
+
+    @property
+    def num_held_frames(self) -> int:
+        """Frames of each video that this process holds, where the caller said which are generated."""
+        return len(range(self.num_frames)[self.shard.frames])
+
+
+class StepClock:
+    """Marks moments on the device's own timeline and gives the milliseconds between them afterwards.
+
+    On CUDA a moment is an event in the stream, since the host runs ahead of the device; elsewhere it is the
+    host's clock.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[torch.cuda.Event | float] = []
+
+    def mark_step(self, step_index: int) -> None:
+        """Mark the beginning of a step, if it is not yet marked."""
+        if len(self._marks) == step_index:
+            self.mark()
+
+    def mark(self) -> None:
+        """Mark this moment; never waits."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def intervals(self) -> list[float]:
+        """Milliseconds from each mark to the next; waits until the device has passed the last one."""
+        pairs = list(zip(self._marks, self._marks[1:], strict=False))
+        if self._device.type == "cuda":
+            self._marks[-1].synchronize()
+            return [start.elapsed_time(end) for start, end in pairs]
+        return [1000 * (end - start) for start, end in pairs]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from adacache.options import ELEMENT_BYTES, ReuseOptions
-from adacache.policies.base import BranchPolicy, OutputPolicy, Policy, PolicyConfig, SignalPolicy
-from adacache.sites import Part, Site, Stream
-
-HIDDEN_STATE_SIGNALS = ("modulated_input", "first_block")  # of the hidden states' size; others are small
+from adacache.policies.base import PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def estimate_cache_bytes(
     That holds between steps and while blocks run, of a computed step and of any batch. Whether its videos share one
     schedule makes no difference, as each keeps its own rows. A computed step never adds to it: "hold" lets go of the
     old residual before the blocks run, the other bridges of the oldest when they are given a new one. Where the signal
-    is the head of the residual (`SignalPolicy.is_head`), the promise is an upper bound: heads live only while the
+    is the head of the residual (FBCache), the promise is an upper bound: heads live only while the
     blocks of a step run and `nbytes` leaves them out, but one for every context is counted here.
 
     Not counted are temporaries: those of measuring and fitting, several times a hidden state for a moment; the first
@@ -67,42 +64,16 @@ def estimate_cache_bytes(
 
     Raises: ValueError when the config does not fit `num_steps`, or without one of the two that its policy needs.
     """
-    reuse = config if isinstance(config, ReuseOptions) else ReuseOptions()
-    policy = config.make_policy(num_steps)
-    if isinstance(policy, OutputPolicy):
+    options = config if isinstance(config, ReuseOptions) else ReuseOptions()
+    held = config.make_policy(num_steps).held(options.bridge, num_contexts, num_blocks)
+    if held.latents or held.outputs:
         if num_latents is None:
             raise ValueError("the memory of a policy that reuses the model's output needs num_latents")
-        # For each context an input and an output, and one input more of the measured one.
-        latents = num_latents * ELEMENT_BYTES[dtype]
         outputs = 2 * num_latents * ELEMENT_BYTES["fp32"]
-        return CacheBytes(num_contexts, outputs, num_contexts + 1, latents)
-    if isinstance(policy, BranchPolicy):
-        if num_blocks is None:
-            raise ValueError("the memory of a policy that reuses single branches needs num_blocks")
-        num_residuals, num_observed = len(_kept_sites(policy, num_blocks)), 0
-    else:
-        num_residuals, num_observed = reuse.bridge.num_residuals, _num_observed(policy, num_contexts)
+        return CacheBytes(held.outputs, outputs, held.latents, num_latents * ELEMENT_BYTES[dtype])
     return CacheBytes(
-        num_residuals=num_residuals * num_contexts,
-        residual_bytes=num_elements * ELEMENT_BYTES[reuse.cache_dtype or dtype],
-        num_observed=num_observed,
+        num_residuals=held.residuals,
+        residual_bytes=num_elements * ELEMENT_BYTES[options.cache_dtype or dtype],
+        num_observed=held.hidden_states,
         observed_bytes=num_elements * ELEMENT_BYTES[dtype],
     )
-
-
-def _num_observed(policy: Policy | SignalPolicy, num_contexts: int) -> int:
-    """How many hidden states measurements are compared with, and heads of the residual that are held."""
-    if not isinstance(policy, SignalPolicy):
-        return len(policy.observed_sites)
-    heads = num_contexts if policy.is_head else 0
-    return heads + (policy.signal in HIDDEN_STATE_SIGNALS)
-
-
-def _kept_sites(policy: BranchPolicy, num_blocks: int) -> list[Site]:
-    sites = [
-        Site(stream, block, part)
-        for stream in get_args(Stream)
-        for block in range(num_blocks)
-        for part in get_args(Part)
-    ]
-    return [site for site in sites if policy.keeps(site)]

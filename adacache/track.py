@@ -1,15 +1,15 @@
-"""One schedule within a run: its decisions, residuals and trace."""
+"""The schedules of a run: what is decided, measured, reused and recorded for the videos of a batch."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
+import torch
 from torch import Tensor
 
-from adacache.frames import FrameSet
-from adacache.meters import BranchMeter
-from adacache.options import BridgeConfig
-from adacache.policies.base import Policy
-from adacache.residuals import ResidualHistory
+from adacache.frames import ALL_FRAMES, FrameSet
+from adacache.meters import BranchMeter, SignalMeter, read_changes
+from adacache.policies.base import Decision, Policy, SignalChange
+from adacache.reuse.base import Reuse, Step
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, Stream
 from adacache.storage import KeptTensor, TensorStore
@@ -17,35 +17,25 @@ from adacache.trace import StepRecord, Trace
 
 
 class Track:
-    """What belongs to one video of a run, or to all of them where they share one schedule.
+    """One schedule: of one video of a run, or of all of them where they share one.
 
-    Every tensor it is given holds the rows of its videos only. Here is what all kinds of policies need: residuals of
-    the stack are kept at computed steps and added at reused ones. How a step comes to be computed is up to the kind,
-    except where other frames take part than in the step before: it is computed then, and what steps before it left
-    behind is not reused. A residual of the time when a frame was held knows nothing of the noise it joined with, and
-    frames look at each other. Of a `shard`, the tensors are the part of the videos that it holds, while frames are
-    told, and decisions made, for the whole of them.
-
-    Attributes:
-        signal: name of what has to be measured before it is known whether a step is computed; None if nothing.
-        observed_sites: branches that are measured.
+    Every tensor it is given holds the rows of its videos only. The policy decides, meters measure what it goes by, and
+    the reuse keeps what computed steps leave. Where other frames take part than in the step before, the step is
+    computed, and what steps before it left behind is not reused: a residual of the time when a frame was held knows
+    nothing of the noise it joined with, and frames look at each other. Of a `shard`, the tensors are the part of the
+    videos that it holds, while frames are told, and decisions made, for the whole of them.
     """
 
-    signal: str | None = None
-    observed_sites: tuple[Site, ...] = ()
-
-    def __init__(self, bridge: BridgeConfig, num_steps: int, store: TensorStore, shard: Shard = WHOLE) -> None:
-        self.trace = Trace(num_steps, metadata={"bridge": bridge.to_dict()})
-        self.computing = False
-        self._bridge = bridge
-        self._store = store
+    def __init__(self, policy: Policy, reuse: Reuse, num_steps: int, store: TensorStore, shard: Shard = WHOLE) -> None:
+        self.trace = Trace(num_steps, metadata={"bridge": reuse.bridge.to_dict()})
+        if reuse.name != "stack":
+            self.trace.metadata["reuses"] = reuse.name
+        self.policy, self.reuse = policy, reuse
+        self.step = Step(-1, None, ALL_FRAMES, joined=False)
         self._shard = shard
-        self._histories: dict[str, ResidualHistory] = {}  # by guidance context
-        self._frames = FrameSet()  # that take part in this step
-        self._joined = False  # whether they are others than in the step before
-
-    def check_step(self, timestep: float | None) -> None:
-        """Raises: ValueError when a step cannot begin this way; nothing has changed then."""
+        self._branches = BranchMeter(policy.observed_sites, store, shard) if policy.observed_sites else None
+        self._signal = SignalMeter(policy.reference, store, shard) if policy.signal is not None else None
+        self._awaits_report = False
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool = False) -> None:
         """A new step begins; waits for the measurements of the computed step before it.
@@ -53,146 +43,257 @@ class Track:
         With `restart` it is computed by another model than before.
         """
         self.settle()
-        self._joined = bool(self.trace.records) and (restart or frames != self._frames)
-        if self._joined:
-            self._forget(frames, restart)
-        self._frames = frames
-        self._decide_early(step_index, timestep)
+        joined = self.step.index >= 0 and (restart or frames != self.step.frames)
+        if joined:
+            self.reuse.forget(None if restart else frames.differs(self.step.frames))
+            if self._signal is not None:
+                self._signal.free()  # the policy is told of no change, as at the first step
+            if self._branches is not None and restart:
+                self._branches.free()
+        self.step = Step(step_index, timestep, frames, joined)
+        if self._signal is None:
+            self._decided(Decision(self.policy.should_compute(step_index)))
 
-    def _decide_early(self, step_index: int, timestep: float | None) -> None:
-        """Decide about the step as far as it can be told when it begins."""
-        raise NotImplementedError
+    def measure_signal(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Compare the signal of the observed context with its reference, on the device.
 
-    def _forget(self, frames: FrameSet, restart: bool) -> None:
-        """Drop what cannot be reused now that other `frames` take part, or another model."""
-        for history in self._histories.values():
-            history.forget()
-
-    def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
-        """Get ready for the computed blocks of one context; only an `observed` one is measured."""
-        if context in self._histories:
-            self._histories[context].make_room()
-
-    def observe(self, site: Site, residual: Tensor) -> None:
-        """A branch of the observed context was computed."""
-
-    def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
-        """The blocks of one context are done; keep the stack's residual."""
-        self._store_residual(context, output - hidden_states)
-
-    def reuse(self, context: str, hidden_states: Tensor) -> Tensor:
-        """`hidden_states` plus the bridged residual of one context.
-
-        Raises: RuntimeError when the context has none; ValueError when it has another shape or dtype.
+        Raises: ValueError when frames are held and the signal's do not stand in dimension 1.
         """
-        self._check_known(context, [name for name, history in self._histories.items() if history.kept])
-        return self._histories[context].add(self._step, hidden_states)
+        if self.step.frames.videos is not None:
+            frames = len(self.step.frames.videos[0][self._shard.frames])
+            if signal.shape[1] % frames if frames else signal.shape[1]:
+                raise ValueError(
+                    f"the signal '{self.policy.signal}' has shape {tuple(signal.shape)}, but dimension 1 must hold the "
+                    f"{frames} frames, or their tokens frame by frame, where some frames are held"
+                )
+        return self._signal.measure(signal, self.step.frames)
+
+    def decide(self, signal: Tensor, change: SignalChange | None) -> None:
+        """Let the policy decide by the signal about the step that has begun."""
+        self._decided(self.policy.decide(self.step.index, change))
+        self._signal.settle(signal, self.step.computed)
+
+    def begin_blocks(self, context: str, tokens_per_frame: int, observed: bool) -> None:
+        """Get ready for the computed blocks of one context; only an `observed` one is measured."""
+        self.reuse.begin_blocks(context)
+        if observed and self._branches is not None:
+            strides = self.policy.motion_strides(self.step.index)
+            self._branches.begin_forward(tokens_per_frame, strides, self.step.frames)
+
+    def measure_branch(self, site: Site, residual: Tensor) -> None:
+        """A branch of the observed context was computed; it is measured if the policy wants to know."""
+        if self._branches is not None:
+            self._branches.observe(site, residual)
+
+    def end_blocks(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
+        """The blocks of one context are done.
+
+        Raises: RuntimeError when an observed site did not come by.
+        """
+        if observed and self._branches is not None:
+            self._branches.end_forward()
+        if observed and self._signal is None:
+            self._awaits_report = True
+        self.reuse.keep(self.step, context, hidden_states, output)
 
     def watches(self, stream: Stream, block: int) -> bool:
         """Whether a branch of the block is measured or reused."""
-        return any(site.stream == stream and site.block == block for site in self.observed_sites)
+        sites = [site for group in self.policy.observed_sites for site in group]
+        return self.reuse.takes_branches or any(site.stream == stream and site.block == block for site in sites)
 
     def settle(self) -> None:
         """Tell the policy and the trace what the last computed step measured, waiting for the device once."""
+        if self.reuse.measures:
+            self.reuse.settle(self.trace)
+        if self._awaits_report:
+            self._awaits_report = False
+            record = self.trace.records[-1]
+            measured = [] if self._branches is None else self._branches.read_out()
+            self.trace.records[-1] = replace(record, **asdict(self.policy.observe(record.index, measured)))
 
     def finish(self) -> None:
-        """Complete the trace but for the times; reads the bridge's weights, which nothing had to wait for."""
+        """Complete the trace but for the times."""
         self.settle()
-        if self._bridge.kind != "fitted" or not self._histories:
-            return
-        first = next(iter(self._histories.values()))  # the context that is measured, too
-        for index, weight in zip(self.trace.computed_steps, first.read_weights(), strict=True):
-            self.trace.records[index] = replace(self.trace.records[index], bridge_weight=weight)
+        self.reuse.finish(self.trace)
 
     def free(self) -> None:
         """Let go of all tensors."""
-        self._histories.clear()
+        for holder in (self._branches, self._signal, self.reuse):
+            if holder is not None:
+                holder.free()
+
+    @property
+    def kept(self) -> list[KeptTensor]:
+        """What is held now: what is measured against, and what is reused."""
+        holders = (self._branches, self._signal, self.reuse)
+        return [kept for holder in holders if holder is not None for kept in holder.kept]
+
+    def _decided(self, decision: Decision) -> None:
+        self.step = step = self.step._replace(computed=decision.compute or self.step.joined)
+        self.trace.records.append(
+            StepRecord(step.index, step.timestep, step.computed, decision.distance, decision.value, joined=step.joined)
+        )
+        self.reuse.begin_step(step)
+
+
+class Tracks:
+    """All schedules of a run: one for each video of a batch, or one for all.
+
+    Row r of a batch belongs to video r % num_videos, and with it the rows of its guidance branches; where there is one
+    track, all rows are its own.
+    """
+
+    def __init__(self, tracks: Sequence[Track]) -> None:
+        self._tracks = tracks
+        self._running: str | None = None  # context whose blocks run
+        self._measured: Sequence[Track] = ()  # only while the blocks of the observed context run
+
+    @property
+    def first(self) -> Track:
+        """One of them; their policies are of one kind."""
+        return self._tracks[0]
+
+    def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> None:
+        """A new step begins for every video."""
+        for index, track in enumerate(self._tracks):
+            own_frames = frames if len(self._tracks) == 1 else frames.of_video(index)
+            track.begin_step(step_index, timestep, own_frames, restart)
+
+    def decide(self, context: str, signals: Mapping[str, Callable[[], Tensor]], num_rows: int, observed: bool) -> None:
+        """Measure the signal that the policies go by, if they do, and let them decide about the step.
+
+        Raises: RuntimeError without that signal; ValueError when it has other rows than the hidden states.
+        """
+        name, is_taken = self.first.policy.signal, self.first.reuse.takes_signal
+        if name is None or not (observed or is_taken):
+            return
+        if name not in signals:
+            offered = ", ".join(f"'{known}'" for known in signals) or "none"
+            raise RuntimeError(f"this policy goes by the signal '{name}', but the model offers {offered}")
+        signal = signals[name]()
+        if len(signal) != num_rows:
+            raise ValueError(f"the signal '{name}' has {len(signal)} rows, the hidden states have {num_rows}")
+        parts = self._split(signal)
+        if observed:
+            changes = read_changes([track.measure_signal(part) for track, part in parts])
+            for (track, part), change in zip(parts, changes, strict=True):
+                track.decide(part, change)
+        if is_taken:
+            for track, part in parts:
+                track.reuse.take_signal(context, part)
+
+    def stack(
+        self,
+        hidden_states: Tensor,
+        run_blocks: Callable[..., Tensor],
+        tokens_per_frame: int,
+        context: str,
+        observed: bool,
+    ) -> Tensor:
+        """What the blocks make of `hidden_states`, or what stands in for it at a reused step."""
+        due = [index for index, track in enumerate(self._tracks) if track.step.computed]
+        if len(due) == len(self._tracks):
+            return self._compute(self._tracks, hidden_states, run_blocks, (), tokens_per_frame, context, observed)
+        parts = [
+            None if track.step.computed else track.reuse.add(track.step, context, part)
+            for track, part in self._split(hidden_states)
+        ]
+        if due:
+            rows = self._rows_of(due, hidden_states)
+            tracks = [self._tracks[index] for index in due]
+            computed = self._compute(
+                tracks, hidden_states[rows], run_blocks, (rows,), tokens_per_frame, context, observed
+            )
+            for position, index in enumerate(due):
+                parts[index] = computed[position :: len(due)]
+        return _interleave(parts)
+
+    def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
+        """What a branch adds to the hidden states."""
+        reuse = self.first.reuse
+        if reuse.takes_branches and self._running is not None:
+            return reuse.branch(self._running, site, compute)
+        residual = compute()
+        for position, track in enumerate(self._measured):
+            own = residual if len(self._measured) == 1 else residual[position :: len(self._measured)]
+            track.measure_branch(site, own)
+        return residual
+
+    def output(self, latents: Tensor, output: Tensor, context: str, observed: bool) -> Tensor:
+        """What the model returns: its `output`, or what stands in for it at a reused step."""
+        pairs = zip(self._split(latents), self._split(output), strict=True)
+        return _interleave(
+            [track.reuse.output(track.step, context, x, out, observed) for (track, x), (_, out) in pairs]
+        )
+
+    def settle(self) -> None:
+        """Complete what can be told of the last step."""
+        for track in self._tracks:
+            track.settle()
+
+    def finish(self, milliseconds: Sequence[float]) -> None:
+        """Complete the traces; those whose blocks ran share the time of a step, or all where none did."""
+        for track in self._tracks:
+            track.finish()
+        traces = [track.trace for track in self._tracks]
+        for index, spent in enumerate(milliseconds):
+            computed = sum(trace.records[index].computed for trace in traces)
+            for trace in traces:
+                record = trace.records[index]
+                share = spent / (computed or len(traces)) if record.computed or not computed else 0.0
+                trace.records[index] = replace(record, milliseconds=share)
+
+    def free(self) -> None:
+        """Let go of all tensors."""
+        for track in self._tracks:
+            track.free()
 
     @property
     def kept(self) -> list[KeptTensor]:
         """What is held now."""
-        return [kept for history in self._histories.values() for kept in history.kept]
+        return [kept for track in self._tracks for kept in track.kept]
 
-    def _begin_record(self, record: StepRecord) -> None:
-        """Note what was decided about the step. Residuals of a reused one start on their way back."""
-        self.computing = record.computed
-        self.trace.records.append(record)
-        if not record.computed:
-            for history in self._histories.values():
-                history.prefetch()
-
-    def _store_residual(self, context: str, residual: Tensor) -> None:
-        history = self._histories.setdefault(context, ResidualHistory(self._bridge, self._store, self._shard))
-        history.store(self._step, residual, self._frames)
-
-    def _check_known(self, context: str, stored: Collection[str]) -> None:
-        if context not in stored:
-            known = ", ".join(f"'{name}'" for name in stored) or "nothing"
+    def _compute(
+        self,
+        tracks: Sequence[Track],
+        hidden_states: Tensor,
+        run_blocks: Callable[..., Tensor],
+        rows: tuple[Tensor, ...],
+        tokens_per_frame: int,
+        context: str,
+        observed: bool,
+    ) -> Tensor:
+        """Run the blocks for the tracks that are due; `hidden_states` are their rows."""
+        for track in tracks:
+            track.begin_blocks(context, tokens_per_frame, observed)
+        self._running, self._measured = context, tracks if observed else ()
+        try:
+            output = run_blocks(hidden_states, *rows)
+        finally:
+            self._running, self._measured = None, ()
+        if output is hidden_states:
             raise RuntimeError(
-                f"no residual is stored for '{context}' (stored: {known}); every guidance branch "
-                "must also take part in the computed steps"
+                "run_blocks returned its own input, so its residual is lost; "
+                "let the blocks write 'x = x + residual' instead of changing x in place"
             )
+        for position, track in enumerate(tracks):
+            own = slice(position, None, len(tracks))
+            track.end_blocks(context, hidden_states[own], output[own], observed)
+        return output
 
-    @property
-    def _step(self) -> int:
-        return self.trace.records[-1].index
+    def _split(self, tensor: Tensor) -> list[tuple[Track, Tensor]]:
+        """Every track with its rows."""
+        count = len(self._tracks)
+        return [(track, tensor if count == 1 else tensor[index::count]) for index, track in enumerate(self._tracks)]
+
+    def _rows_of(self, due: list[int], hidden_states: Tensor) -> Tensor:
+        """Indices of the rows of the tracks that are due, guidance branch by guidance branch."""
+        branches = range(0, len(hidden_states), len(self._tracks))
+        rows = [first + index for first in branches for index in due]
+        # Made on the device at once, the host would wait for it to arrive, and so for all that was queued before.
+        return torch.tensor(rows).to(hidden_states.device, non_blocking=True)
 
 
-class StepTrack(Track):
-    """The track of a `Policy`: a step is decided when it begins, by what computed steps before it measured."""
-
-    def __init__(
-        self, policy: Policy, bridge: BridgeConfig, num_steps: int, store: TensorStore, shard: Shard = WHOLE
-    ) -> None:
-        super().__init__(bridge, num_steps, store, shard)
-        self._policy = policy
-        self.observed_sites = tuple(dict.fromkeys(site for group in policy.observed_sites for site in group))
-        self._observer = BranchMeter(policy.observed_sites, store, shard)
-        self._awaits_readout = False
-
-    def _decide_early(self, step_index: int, timestep: float | None) -> None:
-        """Decide; residuals of a reused step travel while the model embeds its input."""
-        compute = self._policy.should_compute(step_index) or self._joined
-        self._begin_record(StepRecord(step_index, timestep, compute, joined=self._joined))
-
-    def _forget(self, frames: FrameSet, restart: bool) -> None:
-        """Also what another model's residuals would be measured against."""
-        super()._forget(frames, restart)
-        if restart:
-            self._observer.free()
-
-    def begin_forward(self, context: str, tokens_per_frame: int, observed: bool) -> None:
-        """Also get ready to measure."""
-        super().begin_forward(context, tokens_per_frame, observed)
-        if observed:
-            self._observer.begin_forward(tokens_per_frame, self._policy.motion_strides(self._step), self._frames)
-
-    def observe(self, site: Site, residual: Tensor) -> None:
-        """Measure a branch's residual if its site is of interest."""
-        self._observer.observe(site, residual)
-
-    def end_forward(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
-        """Raises: RuntimeError when an observed site did not come by."""
-        if observed:
-            self._observer.end_forward()
-            self._awaits_readout = True
-        super().end_forward(context, hidden_states, output, observed)
-
-    def settle(self) -> None:
-        """See `Track`."""
-        if not self._awaits_readout:
-            return
-        self._awaits_readout = False
-        record = self.trace.records[-1]
-        report = self._policy.observe(record.index, self._observer.read_out())
-        self.trace.records[-1] = replace(record, **asdict(report))
-
-    def free(self) -> None:
-        """See `Track`."""
-        super().free()
-        self._observer.free()
-
-    @property
-    def kept(self) -> list[KeptTensor]:
-        """Also what is measured against."""
-        return self._observer.kept + super().kept
+def _interleave(parts: list[Tensor]) -> Tensor:
+    """One batch of what belongs to its videos: row r of it is row r // num_videos of video r % num_videos."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1).flatten(0, 1)

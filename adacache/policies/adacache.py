@@ -11,7 +11,7 @@ from typing import Any
 from adacache.codebook import PRESETS, Codebook
 from adacache.options import ReuseOptions
 from adacache.policies import official_options
-from adacache.policies.base import Measurement, Report
+from adacache.policies.base import Measurement, Policy, Report
 from adacache.sites import Metric, Site, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.validation import check_count, check_keys, check_positive, check_weight, step_window, whole_numbers
 
@@ -189,7 +189,7 @@ class Observation:
     rate: int
 
 
-class AdaCachePolicy:
+class AdaCachePolicy(Policy):
     """The schedule of one run of `num_steps` sampling steps.
 
     A step is computed when it lies exactly `rate` steps behind the last computed one. The first and the last

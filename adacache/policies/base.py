@@ -4,9 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from itertools import product
+from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
-from adacache.sites import Site, SiteGroup
+from adacache.options import BridgeConfig
+from adacache.sites import Part, Site, SiteGroup, Stream
+
+HIDDEN_STATE_SIGNALS = ("modulated_input", "first_block")  # of the hidden states' size; others are small
 
 
 class Measurement(NamedTuple):
@@ -37,22 +41,43 @@ class Report:
     rate: int | None = None
 
 
-class Policy(Protocol):
-    """Decides for one run which steps are computed. It holds numbers, no tensors, and dies with the run.
-
-    The controller asks and tells in this order: `should_compute` at every step; if it is computed,
-    `motion_strides` before the forward pass and `observe` after it. Steps are 0-based.
+class Held(NamedTuple):
+    """How many tensors a run holds at most: `residuals` and `hidden_states` of that size, the latter kept exactly, and
+    of the model's input and output.
     """
 
-    observed_sites: tuple[SiteGroup, ...]
+    residuals: int = 0
+    hidden_states: int = 0
+    latents: int = 0
+    outputs: int = 0
+
+
+class Policy:
+    """Decides for one run which steps are computed. It holds numbers, no tensors, and dies with the run.
+
+    The controller asks and tells in this order: `should_compute` at every step; if it is computed, `motion_strides`
+    before the forward pass and `observe` after it. Steps are 0-based.
+
+    Attributes:
+        reuse: what a reused step does, "module:class" of an `adacache.reuse.base.Reuse`. By name, as policies are read
+            with configs, which do not wait for torch.
+        observed_sites: branches whose residuals are measured at computed steps.
+        signal: name of what is measured before it is known whether a step is computed, as in `SignalPolicy`.
+        needs_timestep: whether a step cannot be decided without its time.
+    """
+
+    reuse: ClassVar[str] = "adacache.reuse.stack:StackReuse"
+    observed_sites: tuple[SiteGroup, ...] = ()
+    signal: ClassVar[str | None] = None
+    needs_timestep: ClassVar[bool] = False
 
     def should_compute(self, step_index: int) -> bool:
         """Whether the blocks are computed at this step. Asking changes nothing."""
-        ...
+        return True
 
     def motion_strides(self, step_index: int) -> tuple[int, ...]:
         """The frame distances at which motion is measured at this step; empty for no measurement."""
-        ...
+        return ()
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
         """Take note of a computed step; `measurements` are in execution order, none at the first one.
@@ -60,7 +85,11 @@ class Policy(Protocol):
         A step is computed without having been asked for where other frames take part than before. There are no
         measurements either where no frame was generated in this step and the computed one before.
         """
-        ...
+        return Report()
+
+    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+        """The tensors of a run with `num_contexts` guidance branches, in a model of `num_blocks` per stream."""
+        return Held(bridge.num_residuals * num_contexts, len(self.observed_sites))
 
 
 class SignalChange(NamedTuple):
@@ -88,20 +117,19 @@ class Decision(NamedTuple):
     value: float | None = None
 
 
-class SignalPolicy(ABC):
+class SignalPolicy(Policy, ABC):
     """Decides within a step, by how much a signal of the model changed since an earlier one.
 
     The model hands its signals to `StepController.stack` by name; the one named here is measured at every step, and
     the host waits for the number. Change is measured since the step before ("previous") or since the last step that was
     computed ("computed").
 
-    With `is_head` the signal is itself the first part of the stack's residual: it is new at every step, and only the
-    rest of the residual is reused.
+    Where the signal is itself the first part of the stack's residual, `adacache.reuse.stack.TailReuse` reuses the rest
+    only.
     """
 
     signal: ClassVar[str]
     reference: ClassVar[Literal["previous", "computed"]]
-    is_head: ClassVar[bool] = False
 
     @abstractmethod
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:
@@ -111,6 +139,10 @@ class SignalPolicy(ABC):
         than before. The step must be computed then, and what was added up starts anew. It is None, too, as long as no
         frame is generated.
         """
+
+    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+        """Residuals, and what the signal is compared with."""
+        return Held(bridge.num_residuals * num_contexts, int(self.signal in HIDDEN_STATE_SIGNALS))
 
 
 class OutputChange(NamedTuple):
@@ -133,13 +165,22 @@ class OutputPolicy(SignalPolicy):
     "latents".
     """
 
+    reuse: ClassVar[str] = "adacache.reuse.output:OutputReuse"
+
     @abstractmethod
     def observe_output(self, step_index: int, change: OutputChange) -> None:
         """Take note of the input and the output of a computed step."""
 
+    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+        """For each context an input and an output, and one input more of the measured one."""
+        return Held(latents=num_contexts + 1, outputs=num_contexts)
 
-class BranchPolicy(ABC):
+
+class BranchPolicy(Policy, ABC):
     """Decides for each residual branch of each block, by step and time alone; the stack itself always runs."""
+
+    reuse: ClassVar[str] = "adacache.reuse.branches:BranchReuse"
+    needs_timestep: ClassVar[bool] = True
 
     @abstractmethod
     def begin_step(self, step_index: int, timestep: float) -> None:
@@ -156,6 +197,16 @@ class BranchPolicy(ABC):
     def keeps(self, site: Site) -> bool:
         """Whether what this branch adds will ever be reused, so that it is worth its memory."""
 
+    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+        """A residual for each branch that is kept.
+
+        Raises: ValueError without `num_blocks`.
+        """
+        if num_blocks is None:
+            raise ValueError("the memory of a policy that reuses single branches needs num_blocks")
+        sites = product(get_args(Stream), range(num_blocks), get_args(Part))
+        return Held(sum(self.keeps(Site(*site)) for site in sites) * num_contexts)
+
 
 class PolicyConfig(Protocol):
     """The options of a policy: a frozen dataclass that checks itself and makes policies."""
@@ -164,7 +215,7 @@ class PolicyConfig(Protocol):
         """Raises: ValueError when the options do not fit a run of `num_steps` or a model of `num_blocks`."""
         ...
 
-    def make_policy(self, num_steps: int) -> Policy | SignalPolicy | BranchPolicy:
+    def make_policy(self, num_steps: int) -> Policy:
         """A fresh policy for one run.
 
         Raises: ValueError when the options do not fit a run of `num_steps`.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from adacache.options import ReuseOptions
-from adacache.policies.base import Decision, SignalChange, SignalPolicy
+from adacache.options import BridgeConfig, ReuseOptions
+from adacache.policies.base import Decision, Held, SignalChange, SignalPolicy
 from adacache.validation import check_positive
 
 
@@ -48,7 +48,7 @@ class FBCachePolicy(SignalPolicy):
 
     signal: ClassVar[str] = "first_block"
     reference: ClassVar[Literal["previous", "computed"]] = "computed"
-    is_head: ClassVar[bool] = True
+    reuse: ClassVar[str] = "adacache.reuse.stack:TailReuse"
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -60,3 +60,8 @@ class FBCachePolicy(SignalPolicy):
         distance = change.relative
         reused = distance <= self._threshold  # false for NaN
         return Decision(not reused, distance, distance)
+
+    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+        """One hidden state more for each context: the head, while the blocks of a step run."""
+        held = super().held(bridge, num_contexts, num_blocks)
+        return held._replace(hidden_states=held.hidden_states + num_contexts)

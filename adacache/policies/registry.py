@@ -11,6 +11,12 @@ from adacache.options import ReuseOptions
 from adacache.validation import check_choice
 
 
+def load(place: str) -> Any:
+    """What a "module:name" says; the module is imported now."""
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
+
+
 class _Policies(Mapping[str, type[ReuseOptions]]):
     """Config classes by name; a module is imported when its class is asked for, as most runs have one policy."""
 
@@ -18,8 +24,7 @@ class _Policies(Mapping[str, type[ReuseOptions]]):
         self._places = dict(places)  # "module:class"
 
     def __getitem__(self, name: str) -> type[ReuseOptions]:
-        module, class_name = self._places[name].split(":")
-        return getattr(import_module(module), class_name)
+        return load(self._places[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

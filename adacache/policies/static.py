@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from adacache.options import BridgeConfig, ReuseOptions
-from adacache.policies.base import Measurement, Report
+from adacache.policies.base import Measurement, Policy, Report
 from adacache.sites import Metric, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.trace import Trace
 from adacache.validation import check_count, whole_numbers
@@ -116,7 +116,7 @@ class StaticScheduleConfig(ReuseOptions):
         return StaticSchedule(self.computed_steps, num_steps, sites, self.motion_strides)
 
 
-class StaticSchedule:
+class StaticSchedule(Policy):
     """The policy of a `StaticScheduleConfig`: what it measures, it only reports."""
 
     def __init__(

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from adacache.run_state import StepClock
+from adacache.controller import StepClock
 
 
 def test_intervals_are_the_milliseconds_between_marks(monkeypatch):

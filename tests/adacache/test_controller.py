@@ -6,7 +6,7 @@ import torch
 
 import adacache
 from adacache import AdaCacheConfig, Codebook, Site, StepController
-from adacache.policies.base import Report
+from adacache.policies.base import Policy, Report
 
 HELD = 4 * 4  # bytes of one (1, 4, 1) float32 tensor
 
@@ -396,7 +396,7 @@ def test_progress_can_be_shown_while_the_run_goes_on(model, tokens, every):
 
 
 def test_another_policy_needs_no_change_of_the_controller(model, tokens):
-    class EverySecond:
+    class EverySecond(Policy):
         observed_sites = ()
 
         def should_compute(self, step_index):

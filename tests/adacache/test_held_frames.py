@@ -13,7 +13,6 @@ from adacache.frames import FrameSet
 from adacache.meters import BranchMeter, SignalMeter, motion_score, relative_change
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises
-from adacache.outputs import OutputHistory
 from adacache.policies.base import Decision, OutputChange
 from adacache.policies.easycache import EasyCacheConfig, EasyCachePolicy
 from adacache.policies.fbcache import FBCacheConfig
@@ -23,7 +22,8 @@ from adacache.policies.pab import PABConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.taylorseer import TaylorSeerConfig
 from adacache.policies.teacache import TeaCacheConfig
-from adacache.residuals import ResidualHistory
+from adacache.reuse.output import OutputHistory
+from adacache.reuse.stack import ResidualHistory
 from adacache.storage import TensorStore
 
 SITE = Site("temporal", 0, "attn")

@@ -11,7 +11,7 @@ import torch
 
 from adacache import AdaCacheConfig, Codebook, Site, StepController
 from adacache.memory import CacheBytes, estimate_cache_bytes
-from adacache.policies.base import PolicyConfig, Report
+from adacache.policies.base import Policy, PolicyConfig, Report
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
@@ -139,7 +139,7 @@ def test_a_head_is_counted_though_the_controller_does_not_see_it():
 
 
 def test_a_policy_of_ones_own_is_counted_too():
-    class EverySecond:
+    class EverySecond(Policy):
         observed_sites = ((Site("spatial", 0, "attn"),), (Site("spatial", 1, "attn"),))
 
         def should_compute(self, step_index):

@@ -32,7 +32,7 @@ class SinceComputed(ByThreshold):
 
 class ByHead(SinceComputed):
     signal = "first_block"
-    is_head = True
+    reuse = "adacache.reuse.stack:TailReuse"
 
 
 class WholeModel(ByThreshold, OutputPolicy):

@@ -16,7 +16,7 @@ from adacache.calibration.simulation import (
     neighbors,
 )
 from adacache.options import BridgeConfig
-from adacache.residuals import ResidualHistory
+from adacache.reuse.stack import ResidualHistory
 
 
 def test_the_gram_holds_inner_products_per_element():

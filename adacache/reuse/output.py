@@ -1,13 +1,68 @@
-"""What computed steps leave behind where the whole model is reused: its last input and output."""
+"""Reuse of the whole model: its last output, moved along with its input."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from adacache.frames import FrameSet
 from adacache.meters import absolute_change, magnitude
-from adacache.policies.base import OutputChange
+from adacache.options import BridgeConfig
+from adacache.policies.base import OutputChange, OutputPolicy
+from adacache.reuse.base import Reuse, Step, nothing_kept
 from adacache.shard import WHOLE, Shard, shared_means
 from adacache.storage import KeptTensor, TensorStore
+from adacache.trace import Trace
+
+
+class OutputReuse(Reuse):
+    """The blocks of a reused step are skipped; the model's output is its input plus the last output - input.
+
+    An `OutputPolicy` is told of every computed step how much input and output changed since the one before.
+    """
+
+    name = "output"
+    takes_output = True
+    measures = True
+    policy: OutputPolicy
+
+    def __init__(self, policy: OutputPolicy, bridge: BridgeConfig, store: TensorStore, shard: Shard = WHOLE) -> None:
+        super().__init__(policy, bridge, store, shard)
+        self._histories: dict[str, OutputHistory] = {}
+        self._measured: OutputHistory | None = None  # of the observed context, until it is read
+
+    def forget(self, videos: Sequence[bool] | None) -> None:
+        """Inputs and outputs of all videos."""
+        self._histories.clear()
+
+    def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
+        """`output` at a computed step, which keeps it; at a reused one what the last one makes of `latents`."""
+        if not step.computed:
+            if context not in self._histories:
+                raise nothing_kept(context, self._histories)
+            return self._histories[context].add(latents)
+        history = self._histories.setdefault(context, OutputHistory(self.store, self.shard))
+        history.store(latents, output, step.frames)
+        if observed:
+            self._measured = history
+        return output
+
+    def settle(self, trace: Trace) -> None:
+        """Tell the policy how input and output of a computed step changed."""
+        measured, self._measured = self._measured, None
+        change = None if measured is None else measured.read_change()
+        if change is not None:
+            self.policy.observe_output(trace.records[-1].index, change)
+
+    def free(self) -> None:
+        """Let go of inputs and outputs."""
+        self._histories.clear()
+        self._measured = None
+
+    @property
+    def kept(self) -> list[KeptTensor]:
+        """Inputs and outputs, of the size of latents."""
+        return [kept for history in self._histories.values() for kept in history.kept]
 
 
 class OutputHistory:

@@ -1,7 +1,8 @@
-"""The residuals that a video's computed steps leave to its reused ones."""
+"""Reuse of the stack: the residual of all blocks, as it was or as the last ones let expect."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,8 +10,98 @@ from torch import Tensor
 
 from adacache.frames import FrameSet
 from adacache.options import BridgeConfig
+from adacache.policies.base import Policy
+from adacache.reuse.base import Reuse, Step, nothing_kept
 from adacache.shard import WHOLE, Shard
 from adacache.storage import KeptTensor, TensorStore
+from adacache.trace import Trace
+
+
+class StackReuse(Reuse):
+    """The residual of all blocks is kept at computed steps, and added at reused ones as the bridge says."""
+
+    def __init__(self, policy: Policy, bridge: BridgeConfig, store: TensorStore, shard: Shard = WHOLE) -> None:
+        super().__init__(policy, bridge, store, shard)
+        self._histories: dict[str, ResidualHistory] = {}  # by guidance context
+
+    def forget(self, videos: Sequence[bool] | None) -> None:
+        """A history is of all its videos: the residual of one is of no use without the others'."""
+        for history in self._histories.values():
+            history.forget()
+
+    def begin_step(self, step: Step) -> None:
+        """Residuals of a reused step start on their way back while the model embeds its input."""
+        if not step.computed:
+            for history in self._histories.values():
+                history.prefetch()
+
+    def begin_blocks(self, context: str) -> None:
+        """Make room for the next residual."""
+        if context in self._histories:
+            self._histories[context].make_room()
+
+    def keep(self, step: Step, context: str, hidden_states: Tensor, output: Tensor) -> None:
+        """Keep output - hidden_states."""
+        if context not in self._histories:
+            self._histories[context] = ResidualHistory(self.bridge, self.store, self.shard)
+        self._histories[context].store(step.index, output - hidden_states, step.frames)
+
+    def add(self, step: Step, context: str, hidden_states: Tensor) -> Tensor:
+        """`hidden_states` plus the bridged residual."""
+        history = self._histories.get(context)
+        if history is None or history.is_empty:
+            raise nothing_kept(context, [name for name, known in self._histories.items() if not known.is_empty])
+        return history.add(step.index, hidden_states)
+
+    def finish(self, trace: Trace) -> None:
+        """Read the bridge's weights, for which nothing had to wait."""
+        if self.bridge.kind != "fitted" or not self._histories:
+            return
+        first = next(iter(self._histories.values()))  # the context that is measured, too
+        for index, weight in zip(trace.computed_steps, first.read_weights(), strict=True):
+            trace.records[index] = replace(trace.records[index], bridge_weight=weight)
+
+    def free(self) -> None:
+        """Let go of all residuals."""
+        self._histories.clear()
+
+    @property
+    def kept(self) -> list[KeptTensor]:
+        """The residuals of all contexts."""
+        return [kept for history in self._histories.values() for kept in history.kept]
+
+
+class TailReuse(StackReuse):
+    """The signal is the first part of the residual and new at every step; only the rest of it is reused."""
+
+    name = "tail"
+    takes_signal = True
+
+    def __init__(self, policy: Policy, bridge: BridgeConfig, store: TensorStore, shard: Shard = WHOLE) -> None:
+        super().__init__(policy, bridge, store, shard)
+        self._heads: dict[str, Tensor] = {}  # by context, while a step lasts
+
+    def begin_step(self, step: Step) -> None:
+        """The heads of the step before have served."""
+        self._heads.clear()
+        super().begin_step(step)
+
+    def take_signal(self, context: str, signal: Tensor) -> None:
+        """Note the head of this step's residual."""
+        self._heads[context] = signal
+
+    def keep(self, step: Step, context: str, hidden_states: Tensor, output: Tensor) -> None:
+        """Keep what the blocks after the head added."""
+        super().keep(step, context, hidden_states + self._heads.pop(context), output)
+
+    def add(self, step: Step, context: str, hidden_states: Tensor) -> Tensor:
+        """Add this step's own head and the residual of the blocks after it."""
+        return super().add(step, context, hidden_states + self._heads.pop(context))
+
+    def free(self) -> None:
+        """Let go of heads and residuals."""
+        super().free()
+        self._heads.clear()
 
 
 class ResidualHistory:
@@ -112,9 +203,9 @@ class ResidualHistory:
         return [residual for _, residual in self._kept]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes held now."""
-        return sum(residual.nbytes for residual in self.kept)
+    def is_empty(self) -> bool:
+        """Whether there is nothing to reuse."""
+        return not self._kept
 
 
 def taylor_coefficients(steps: Sequence[int], step_index: int) -> list[float]:
