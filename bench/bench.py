@@ -41,6 +41,7 @@ from opensora.errors import ConfigError
 from opensora.files import make_output_folder
 from opensora.pipeline import SamplingPipeline
 from opensora.weights import locate_weights
+from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Bench:
         self.plan = plan
         self._prompts = prompts
         self._tuning_clips = tuning_clips(tuning, plan.tuning_clips)
-        self._config = locate_weights(config).downloaded().applied_to(config)
+        self._config = download_missing(locate_weights(config)).applied_to(config)
         self._machine, self._commit = machine_info(config.device)
         self._command = command
         self._left_out: list[str] = []

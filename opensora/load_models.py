@@ -19,10 +19,10 @@ from opensora.errors import ConfigError
 from opensora.models.text_encoder.options import check_text_options
 from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.protocols import VideoAutoencoder, VideoModel
-from opensora.registry import MODELS, build_module
+from opensora.registry import MODELS, build_module, model_class
 from opensora.weights import locate_weights
 from opensora.weights.checkpoint import read_config
-from opensora.weights.fit import check_pretrained
+from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,13 @@ def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedM
     Raises:
         ConfigError: the device does not exist, nothing can be compiled for it, the pieces do not belong together, or
             the target was calibrated with other weights.
-        WeightsError: weights are missing, unreachable or damaged.
-        CheckpointError: a checkpoint does not fit its model.
+        WeightsError: weights are missing, unreachable or damaged, or do not fit their model.
     """
     dtype = DTYPES[config.dtype]
     device = check_device(config.device, dtype)
     if config.compile:
         check_compiler(device)
-    config = locate_weights(config).downloaded().applied_to(config)
+    config = download_missing(locate_weights(config)).applied_to(config)
     check_text_options(config)
     check_calibrated_model(config)
     check_models(config)
@@ -77,11 +76,11 @@ def check_models(config: SampleConfig) -> None:
     Raises:
         ConfigError: a text encoder whose tokens the transformer cannot read, or a video of another length or size than
             it makes.
-        CheckpointError: a checkpoint does not fit its model.
+        WeightsError: a checkpoint does not fit its model.
     """
     qk_norm = {} if getattr(config.model, "qk_norm", None) is None else {"qk_norm": config.model.qk_norm}
-    model = check_pretrained(config.model.type, config.model.from_pretrained, **qk_norm)
-    check_pretrained(config.vae.type, config.vae.from_pretrained)
+    model = model_class(config.model.type).check_pretrained(config.model.from_pretrained, **qk_norm)
+    model_class(config.vae.type).check_pretrained(config.vae.from_pretrained)
     text = config.text_encoder
     if kind_of(config.model.type).fixed_text_length and text.model_max_length != model.model_max_length:
         raise ConfigError(

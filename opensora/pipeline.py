@@ -116,7 +116,7 @@ class SamplingPipeline:
             ConfigError: the config cannot be used, its device does not exist, nothing can be compiled for it, or its
                 target was calibrated with other weights.
             WeightsError: weights are missing, unreachable or damaged.
-            CheckpointError: a checkpoint does not fit its model.
+            WeightsError: a checkpoint does not fit its model.
         """
         if isinstance(config, Mapping):
             config = config_from_dict(config)

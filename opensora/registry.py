@@ -6,6 +6,7 @@ Source: Open-Sora v1.2, ``opensora/registry.py``; the registered names are upstr
 from __future__ import annotations
 
 import importlib
+import typing
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -41,7 +42,16 @@ def build_module(module: Mapping[str, Any], registry: Registry, **kwargs: Any) -
         ValueError: no ``type``, or one that ``registry`` does not know (the nearest name is suggested).
     """
     arguments = {**module, **kwargs}
-    name = arguments.pop("type", None)
+    return _builder(arguments.pop("type", None), registry)(**arguments)
+
+
+def model_class(name: str) -> Any:
+    """The class of the models that ``build_module`` builds of a registered type, which reads their checkpoints."""
+    return typing.get_type_hints(_builder(name, MODELS))["return"]
+
+
+def _builder(name: Any, registry: Registry) -> Any:
+    """What is registered under a name, imported if need be."""
     providers = _PROVIDERS.get(registry.name, {})
     for module_name, names in providers.items():
         if name in names:
@@ -50,4 +60,4 @@ def build_module(module: Mapping[str, Any], registry: Registry, **kwargs: Any) -
     if builder is None:
         known = sorted({*registry.module_dict, *chain.from_iterable(providers.values())})
         raise ValueError(f"unknown {registry.name} type {name!r}; {suggest(name, known)}")
-    return builder(**arguments)
+    return builder

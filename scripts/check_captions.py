@@ -62,7 +62,6 @@ def main() -> None:
     from opensora.config.loading import load_config
     from opensora.errors import ConfigError, WeightsError
     from opensora.pipeline import SamplingError
-    from opensora.weights.checkpoint import CheckpointError
 
     changes = {"num_frames": options.num_frames, "image_size": options.image_size and tuple(options.image_size)}
     changes["num_sampling_steps"] = options.num_sampling_steps
@@ -78,7 +77,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     try:
         run(config, options, captions)
-    except (ConfigError, WeightsError, CheckpointError, SamplingError) as error:
+    except (ConfigError, WeightsError, SamplingError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -43,7 +43,6 @@ def main() -> None:
     from opensora.device import limit_threads
     from opensora.errors import ConfigError, WeightsError
     from opensora.pipeline import SamplingPipeline
-    from opensora.weights.checkpoint import CheckpointError
 
     try:
         classes = study.captions_by_class(options.captions, seed=5)
@@ -55,7 +54,7 @@ def main() -> None:
         if not isinstance(config.cache, AdaCacheConfig):
             raise ConfigError(f"{options.config} does not use AdaCache; give a config that does")
         pipe = SamplingPipeline.from_config(config)
-    except (ConfigError, WeightsError, CheckpointError) as error:
+    except (ConfigError, WeightsError) as error:
         sys.exit(f"error: {error}")
     limit_threads(pipe.model)
     adacache, steps = pipe.cache, pipe.scheduler.num_sampling_steps

@@ -21,6 +21,7 @@ from opensora.files import make_output_folder
 from opensora.models.text_encoder.options import check_text_options
 from opensora.prompts.run_prompts import read_prompts
 from opensora.weights import WeightPaths, locate_weights
+from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Prepared:
         folder = make_output_folder(output_folder(self.config))
         ledger = Ledger(folder)
         try:
-            yield Session(self.config, self.samples, self.weights.downloaded(), ledger)
+            yield Session(self.config, self.samples, download_missing(self.weights), ledger)
         finally:
             ledger.close()
 
@@ -81,7 +82,7 @@ def run(session: Session, arguments: Sequence[str]) -> None:
     """Sample what is missing in the output folder, and note in the ledger how that ended.
 
     Raises:
-        ConfigError, CheckpointError: the models cannot be run on this machine.
+        ConfigError, WeightsError: the models cannot be run on this machine.
         OSError: the disk refuses; what is finished is kept.
     """
     announce(session)
@@ -109,7 +110,7 @@ def check_machine(session: Session, processes: int = 1) -> None:
 
     Raises:
         ConfigError: no such device, no compiler, no PyAV, too little memory, or models that do not belong together.
-        CheckpointError: a checkpoint does not fit its model.
+        WeightsError: a checkpoint does not fit its model.
     """
     from opensora.compiler import check_compiler
     from opensora.config.target import check_calibrated_model

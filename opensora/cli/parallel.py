@@ -45,7 +45,7 @@ def sample_in_parallel(launch: Launch, read: Callable[[], Prepared], arguments: 
         arguments: those of the command line, for the ledger.
 
     Raises:
-        ConfigError, WeightsError, CheckpointError, OSError: on the process that cannot go on; the others end with it.
+        ConfigError, WeightsError, OSError: on the process that cannot go on; the others end with it.
     """
     processes = Processes(launch)
     prepared = agreed(processes, read)

@@ -135,7 +135,7 @@ class Session:
 
         Raises:
             ConfigError: the device does not exist, or memory does not suffice.
-            CheckpointError: a checkpoint does not fit its model.
+            WeightsError: a checkpoint does not fit its model.
             OSError: the disk refuses; what is finished is kept.
         """
         from tqdm.contrib.logging import logging_redirect_tqdm

@@ -13,6 +13,7 @@ from opensora.cli.identity import weight_fingerprints
 from opensora.cli.session import sample_numbers
 from opensora.cli.worker import Task
 from opensora.errors import ConfigError, WeightsError
+from opensora.weights.download import download_missing
 
 
 def plan_of(task: Task, shape: MeshShape) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def read_plan(plan: Mapping[str, Any], prepared: Prepared, processes: Processes)
     # On another machine than rank 0's weights may have to be downloaded, by one process.
     if processes.launch.local_rank:
         processes.member.wait(f"weights of {processes.launch.node}")
-    weights = prepared.weights.downloaded()
+    weights = download_missing(prepared.weights)
     if not processes.launch.local_rank:
         processes.member.ask("publish", f"weights of {processes.launch.node}")
     fingerprints = weight_fingerprints(weights)

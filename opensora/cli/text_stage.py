@@ -84,7 +84,7 @@ def encode_captions(
             be among ``captions``.
 
     Raises:
-        CheckpointError, WeightsError: the encoder cannot be loaded.
+        WeightsError: the encoder cannot be loaded.
         ConfigError: it gives NaN or infinity, or streaming it has no room.
     """
     text, device = config.text_encoder, torch.device(device)

@@ -93,7 +93,7 @@ class Worker:
 
     Raises:
         ConfigError: the device does not exist, or memory does not suffice.
-        CheckpointError: a checkpoint does not fit its model.
+        WeightsError: a checkpoint does not fit its model.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ def encode_text(task: Task, progress: bool = True, processes: int = 1) -> Prepar
 
     Raises:
         ConfigError: memory does not suffice, or as ``encode_captions``.
-        CheckpointError, WeightsError: as ``encode_captions``.
+        WeightsError: as ``encode_captions``.
     """
     config = task.weights.applied_to(task.config)
     device, negative = check_device(config.device), negative_prompts(config)

@@ -152,5 +152,5 @@ def refuse(config: SampleConfig, name: str, default: Any = None) -> None:
 def model_depth(from_pretrained: str, model_type: str, weights_dir: str | os.PathLike[str] | None = None) -> int | None:
     """Number of spatial-temporal block pairs, if it is known without downloading or loading the model."""
     kind = kind_of(model_type)
-    depth = local_config(from_pretrained, weights_dir, search_cache=kind.default_depth is None).get(kind.depth_key)
+    depth = local_config(from_pretrained, weights_dir).get(kind.depth_key)
     return depth if isinstance(depth, int) else kind.default_depth

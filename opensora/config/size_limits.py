@@ -61,4 +61,4 @@ def _check_sides(config: SampleConfig, source: Source) -> None:
 
 def _entries(config: SampleConfig, section: str) -> dict:
     """The entries of a checkpoint's config.json; none if it is not on this machine."""
-    return local_config(getattr(config, section).from_pretrained, config.weights_dir, search_cache=True)
+    return local_config(getattr(config, section).from_pretrained, config.weights_dir)

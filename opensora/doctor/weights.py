@@ -62,12 +62,12 @@ def _explain_absent(absent: list[str], required: bool) -> Finding:
 
 def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
     """Of a piece that is here, or should be in a folder of the user's own."""
-    from opensora.weights.verify import check_piece
+    from opensora.cli.verify import BAD, check_piece
 
     findings = []
-    for found in check_piece(piece, kind):
-        text = f"{label} {piece.wanted}: {found.text}"
-        if not found.is_bad:
+    for state, sentence in check_piece(piece, kind):
+        text = f"{label} {piece.wanted}: {sentence}"
+        if state not in BAD:
             findings.append(ok(text))
         elif piece.repo is None:
             findings.append(problem(text, f"copy {piece.wanted} anew, or correct {piece.name}.from_pretrained"))

@@ -29,7 +29,7 @@ from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.models.vae import TilingConfig, VideoAutoencoderConfig, VideoAutoencoderPipeline
 from opensora.models.vae.causal import CausalTiling, CausalVAE
 from opensora.models.vae.image_vae import CLASSES, ImageVAE
-from opensora.weights.fit import model_class
+from opensora.registry import model_class
 from opensora.weights.layout import config_file
 from opensora.weights.locate import find_piece
 

@@ -1,59 +1,65 @@
 """Loading and saving models: config and weights in any layout of ``opensora.weights.layout``.
 
-Models are saved in the Hugging Face layout, a folder with ``config.json`` and ``model.safetensors``.
+Models are saved in the Hugging Face layout, a folder with ``config.json`` and ``model.safetensors``. Torch files are
+pickles: they are read without running code, and their tensors are mapped instead of read when they are in the format
+that PyTorch has written since version 1.6.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adacache.atomic import atomic_path
-from opensora.errors import UserError, WeightsError
+from opensora.errors import WeightsError, one_line
 from opensora.files import find_path
 from opensora.weights import layout
 from opensora.weights.download import download
-from opensora.weights.layout import CONFIG_NAME
+from opensora.weights.layout import CONFIG_NAME, check_file, damaged
 from opensora.weights.locate import Piece, find_piece
-from opensora.weights.tensors import load_tensors, read_shapes
+
+logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 WEIGHTS_NAME = "model.safetensors"
 
 # Constants that some versions of the training code kept among the weights; they are computed here.
 # Source: Open-Sora, PositionEmbedding2D; the package rotary_embedding_torch.
 COMPUTED_TENSORS = frozenset({"pos_embed.inv_freq", "rope.dummy", "rope.cached_freqs"})
-
-
-class CheckpointError(UserError):
-    """A checkpoint is missing, unreadable, or does not fit the model it is loaded into."""
+# Training scripts put the weights under one of these names; averaged ones are what is meant to be sampled with.
+_WRAPPERS = ("ema", "state_dict", "model")
+_PARALLEL_PREFIX = "module."  # torch's DistributedDataParallel adds it
 
 
 def locate(path_or_repo: str | os.PathLike[str]) -> Path:
     """Folder or file that holds the checkpoint: a local one as it is, otherwise the snapshot of a hub repository.
 
     Raises:
-        CheckpointError: neither on this machine nor a repository that can be fetched.
+        WeightsError: neither on this machine nor a repository that can be fetched.
     """
     wanted = os.fspath(path_or_repo)
     if (given := find_path(wanted)) is not None:
         return given
-    try:
-        piece = find_piece("model", wanted)
-        if piece.is_complete:
-            return piece.path
-        if piece.repo is None:
-            raise CheckpointError(f"'{wanted}' is neither a folder, a weight file nor the name of a hub repository")
-        return download([Piece("model", wanted)])["model"]
-    except WeightsError as error:
-        raise CheckpointError(str(error)) from error
+    piece = find_piece("model", wanted)
+    if piece.is_complete:
+        return piece.path
+    if piece.repo is None:
+        raise WeightsError(f"'{wanted}' is neither a folder, a weight file nor the name of a hub repository")
+    return download([Piece("model", wanted)])["model"]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -62,72 +68,85 @@ def read_config(path: Path) -> dict[str, Any]:
     It is empty, which stands for the published sizes, for a weight file or training checkpoint without one.
 
     Raises:
-        CheckpointError: the file is missing or not JSON.
+        WeightsError: the file is missing or not JSON.
     """
     file = layout.config_file(path)
+    if file is None and layout.may_lack_config(path):
+        return {}
+    if file is None:
+        raise WeightsError(f"{path} holds no {CONFIG_NAME}; a checkpoint folder needs one")
     try:
-        if file is None and layout.may_lack_config(path):
-            return {}
-        return json.loads((file or path / CONFIG_NAME).read_text(encoding="utf-8"))
-    except WeightsError as error:
-        raise CheckpointError(str(error)) from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"{path} holds no {CONFIG_NAME}; a checkpoint folder needs one") from error
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+        raise WeightsError(f"{file} is not valid JSON: {error}") from error
 
 
-def weight_files(path: Path) -> list[Path]:
-    """All weight files of a checkpoint, single or sharded.
-
-    Raises:
-        CheckpointError: no weights, or a shard that the index names is missing.
-    """
-    try:
-        files = layout.weight_files(path)
-    except WeightsError as error:
-        raise CheckpointError(str(error)) from error
-    if not files:
-        raise CheckpointError(f"{path} holds no weights: {' or '.join(layout.gaps(path, 'model'))}")
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise CheckpointError(f"{path} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}")
-    return files
-
-
-def check_fits(model: nn.Module, files: Sequence[Path], unused: frozenset[str] = COMPUTED_TENSORS) -> None:
-    """Compare names and shapes of the tensors in ``files`` with ``model``, which may live on the meta device.
+def check_fits(model: nn.Module, path: Path, unused: frozenset[str] = COMPUTED_TENSORS) -> list[Path]:
+    """The weight files of a checkpoint, whose tensors have the names and shapes of those of ``model``.
 
     Only headers are read, so that a wrong checkpoint of many gigabytes is refused at once.
 
     Args:
-        unused: names, or patterns such as "loss.*", that ``files`` may have beside those of the model.
+        model: may live on the meta device.
+        path: the checkpoint, single or sharded.
+        unused: names, or patterns such as "loss.*", that it may have beside those of the model.
 
     Raises:
-        CheckpointError: a file is damaged, or names the first tensors that are missing, unexpected or misshapen.
+        WeightsError: files are missing or damaged; or names the first tensors that are missing, unknown or misshapen.
     """
-    try:
-        found = read_shapes(files)
-    except WeightsError as error:
-        raise CheckpointError(str(error)) from error
+    files = layout.weight_files(path)
+    if not files:
+        raise WeightsError(f"{path} holds no weights: {' or '.join(layout.gaps(path, 'model'))}")
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise WeightsError(f"{path} lacks {len(absent)} of {len(files)} weight files: {', '.join(absent)}")
+    found = read_shapes(files)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    file = files[0]
-    is_one_of_many = file.name.startswith(tuple(Path(name).stem for name in layout.FOLDER_WEIGHTS))
-    source = f"{file.parent if is_one_of_many else file} does not fit {type(model).__name__}"
+    source = f"{path} does not fit {type(model).__name__}"
     missing = [name for name in expected if name not in found]
     others = [name for name in found if name not in expected]
     unknown = [name for name in others if not any(fnmatchcase(name, pattern) for pattern in unused)]
-    has_config = layout.config_file(file) is not None
+    has_config = layout.config_file(path) is not None
     hint = "" if has_config else f"; without a {CONFIG_NAME} beside it, it has to be of the published sizes"
     if missing or unknown:
         what = [f"lacks {', '.join(missing[:3])}"] if missing else []
         what += [f"has unknown {', '.join(unknown[:3])}"] if unknown else []
         counts = f"{len(missing)} missing, {len(unknown)} unknown of {len(expected)} tensors"
-        raise CheckpointError(f"{source}: it {' and '.join(what)} ({counts}){hint}")
+        raise WeightsError(f"{source}: it {' and '.join(what)} ({counts}){hint}")
     asks = f"its {CONFIG_NAME} asks for" if has_config else "the published model has"
     for name, shape in expected.items():
         if found[name] != shape:
-            raise CheckpointError(f"{source}: {name} has shape {found[name]}, {asks} {shape}{hint}")
+            raise WeightsError(f"{source}: {name} has shape {found[name]}, {asks} {shape}{hint}")
+    return files
+
+
+def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape, over all ``files``; no data is read but of torch files in the old format.
+
+    Raises:
+        WeightsError: a file is damaged, or holds other things than tensors.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            check_file(file)
+            with safe_open(file, framework="np") as tensors:
+                shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()})  # noqa: SIM118
+        else:
+            shapes.update({name: tuple(tensor.shape) for name, tensor in _read_torch_file(file).items()})
+    return _without_prefix(shapes)
+
+
+def load_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
+    """All tensors of ``files`` by name, on the CPU.
+
+    Raises:
+        WeightsError: as ``read_shapes``.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors.update(load_file(file) if file.suffix == ".safetensors" else _read_torch_file(file))
+    return _without_prefix(tensors)
 
 
 def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -138,13 +157,6 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
     with atomic_path(folder / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _tensors(files: Sequence[Path]) -> dict[str, Tensor]:
-    try:
-        return load_tensors(files)
-    except WeightsError as error:
-        raise CheckpointError(str(error)) from error
 
 
 class PretrainedModel(nn.Module):
@@ -177,11 +189,11 @@ class PretrainedModel(nn.Module):
             overrides: config fields that replace those of ``config.json``.
 
         Raises:
-            CheckpointError: the folder, its config.json or its weights are missing, damaged or do not fit.
+            WeightsError: the folder, its config.json or its weights are missing, damaged or do not fit.
         """
         model, files = cls._fitting(locate(path_or_repo), overrides)
         expected = model.state_dict()
-        weights = {name: tensor for name, tensor in _tensors(files).items() if name in expected}
+        weights = {name: tensor for name, tensor in load_tensors(files).items() if name in expected}
         model.load_state_dict(weights, assign=True)
         return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
@@ -190,7 +202,7 @@ class PretrainedModel(nn.Module):
         """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
 
         Raises:
-            CheckpointError: as ``from_pretrained``.
+            WeightsError: as ``from_pretrained``.
         """
         model, _ = cls._fitting(locate(path_or_repo), overrides)
         return model.config
@@ -202,13 +214,11 @@ class PretrainedModel(nn.Module):
         try:
             config = cls.config_class.from_dict(values)
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
+            raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
         # Nothing is initialized only to be overwritten: the weights are assigned to it.
         with torch.device("meta"):
             model = cls(config)
-        files = weight_files(path)
-        check_fits(model, files, cls.unused_tensors)
-        return model, files
+        return model, check_fits(model, path, cls.unused_tensors)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``."""
@@ -223,3 +233,47 @@ class PretrainedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights."""
         return next(self.parameters()).dtype
+
+
+def _without_prefix(entries: dict[str, Value]) -> dict[str, Value]:
+    if not all(name.startswith(_PARALLEL_PREFIX) for name in entries):
+        return entries
+    return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in entries.items()}
+
+
+def _read_torch_file(path: Path) -> dict[str, Tensor]:
+    check_file(path)
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code is None:
+            raise damaged(path, "it is not a file of tensors") from error
+        raise WeightsError(
+            f"{path} holds code ({code[1]}) besides tensors and is not opened; where you trust it, save its tensors "
+            "alone with safetensors.torch.save_file"
+        ) from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # bytes that are no pickle make its reader stumble in any way
+        raise damaged(path, one_line(error).split(". ")[0][:200]) from error
+    return _unwrapped(contents, path)
+
+
+def _unwrapped(contents: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of what a training script saved."""
+    while isinstance(contents, Mapping):
+        wrappers = [name for name in _WRAPPERS if isinstance(contents.get(name), Mapping)]
+        if not wrappers:
+            break
+        if len(wrappers) > 1:
+            logger.info("%s holds %s; '%s' is used", path, " and ".join(wrappers), wrappers[0])
+        contents = contents[wrappers[0]]
+    tensors = {}
+    if isinstance(contents, Mapping):
+        tensors = {str(name): tensor for name, tensor in contents.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise WeightsError(
+            f"{path} holds no table of tensors, neither plain nor under {', '.join(_WRAPPERS)}; give a file of weights"
+        )
+    return tensors

@@ -1,6 +1,7 @@
 """Fetching pieces of a model from the hub; ``huggingface_hub`` moves the bytes.
 
-Finished files are kept when a download is interrupted, and what is whole is not fetched again.
+Finished files are kept when a download is interrupted, and what is whole is not fetched again. What there is to fetch
+is told by sizes: the client's own dry run takes a file that was cut off for a whole one, and asks for every file anew.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from opensora.errors import WeightsError
+import huggingface_hub
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoSibling
+
+from adacache.atomic import atomic_path
+from opensora.errors import WeightsError, one_line
 from opensora.files import find_path
 from opensora.weights import hub
-from opensora.weights.layout import FILE_SUFFIXES, INDEX_SUFFIX, PIECES, needed_files
-from opensora.weights.locate import Piece, find_piece
+from opensora.weights.layout import FILE_SUFFIXES, INDEX_SUFFIX, PIECES, needed_files, piece_files
+from opensora.weights.locate import Piece, WeightPaths, find_piece
 
 logger = logging.getLogger(__name__)
+
+_ANSWER_TIMEOUT = 10.0  # seconds, for the list of a repository's files
 
 
 @dataclass(frozen=True)
@@ -27,26 +35,39 @@ class Transfer:
 
     Attributes:
         folder: where the repository's files go; None for the hub's cache.
-        files: all files of the piece.
-        missing: those of them that are not there in their full size.
-        damaged: those of ``missing`` that are there all the same.
+        files: names of all files of the piece.
+        missing: bytes of those files that are not there in their full size, by name.
+        damaged: names of those of ``missing`` that are there all the same.
     """
 
     piece: Piece
     folder: Path | None
-    files: tuple[hub.RepoFile, ...]
-    missing: tuple[hub.RepoFile, ...]
-    damaged: tuple[hub.RepoFile, ...]
+    files: tuple[str, ...]
+    missing: dict[str, int]
+    damaged: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """Bytes to fetch."""
-        return sum(file.size for file in self.missing)
+        return sum(self.missing.values())
 
     def __str__(self) -> str:
         where = "the hub's cache" if self.folder is None else self.folder / self.piece.repo_folder
         rest = "" if len(self.missing) == len(self.files) else ", the rest is there"
         return f"{PIECES[self.piece.name]} {self.piece.wanted}: {hub.size_text(self.size)} to {where}{rest}"
+
+
+def download_missing(weights: WeightPaths) -> WeightPaths:
+    """Fetch what is not on this machine yet, with the hub's progress bars.
+
+    Raises:
+        WeightsError: the disk has no room for it, or a download failed or is incomplete.
+    """
+    if not weights.to_download:
+        return weights
+    pieces = [find_piece(name, getattr(weights, name), weights.weights_dir) for name in weights.to_download]
+    folders = {name: str(path) for name, path in download(pieces, weights.weights_dir).items()}
+    return replace(weights, **folders, to_download=())
 
 
 def download(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None = None) -> dict[str, Path]:
@@ -86,6 +107,19 @@ def plan(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None = N
     return transfers
 
 
+def repo_files(repo: str) -> dict[str, RepoSibling]:
+    """All files of a repository by name, with sizes and checksums, as the hub lists them.
+
+    Raises:
+        WeightsError: the repository does not exist or may not be read, or the hub does not answer.
+    """
+    try:
+        info = huggingface_hub.HfApi().repo_info(repo, files_metadata=True, timeout=_ANSWER_TIMEOUT)
+    except Exception as error:  # the hub client's own errors and its transport's have no common base
+        raise WeightsError(_explain(error, repo)) from error
+    return {file.rfilename: file for file in info.siblings or []}
+
+
 def check_space(needed: int, weights_dir: str | os.PathLike[str] | None = None) -> None:
     """Refuse ``needed`` bytes that the disk has no room for.
 
@@ -122,55 +156,21 @@ def fetch(
     return folders, problems
 
 
-def _plan_one(piece: Piece, folder: Path | None) -> Transfer:
-    """What to fetch of a piece into its ``folder``."""
-    top = folder.parent if folder is not None and piece.repo_folder else folder
-    listed = {file.name: file for file in hub.repo_files(piece.repo)}
-    files = [listed[name] for name in needed_files(list(listed), piece.name, piece.repo_folder)]
-    if not any(file.name.endswith(FILE_SUFFIXES) for file in files):
-        what = "a folder" if piece.repo_folder else "a repository"
-        raise WeightsError(f"{piece.wanted} is not {what} of {PIECES[piece.name]} weights: it holds none")
-    missing, damaged = [], []
-    for file in files:
-        path = _path_of(file.name, piece.repo, top)
-        if path is None or not path.is_file():
-            missing.append(file)
-        elif file.name.endswith((*FILE_SUFFIXES, INDEX_SUFFIX)) and path.stat().st_size != file.size:
-            missing.append(file)
-            damaged.append(file)
-    return Transfer(piece, top, tuple(files), tuple(missing), tuple(damaged))
+def copy_from_cache(piece: Piece, folder: Path) -> None:
+    """Copy the files of a piece from the hub's cache into ``folder``; those that are there in full size are kept.
 
+    A tokenizer beside the piece is copied to beside ``folder``.
 
-def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    wanted, repo, name = transfer.piece.wanted, transfer.piece.repo, transfer.piece.name
-    try:
-        for file in transfer.damaged:  # the client takes a file that exists for a whole one
-            hf_hub_download(repo, file.name, local_dir=transfer.folder, force_download=True)
-        # The client's own answer to a failure may be the folder as it is.
-        names = [file.name for file in transfer.files]
-        folder = Path(snapshot_download(repo, local_dir=transfer.folder, allow_patterns=names))
-    except Exception as error:  # the hub client's own errors and its transport's have no common base
-        raise WeightsError(hub.explain(error, repo)) from error
-    short = [file.name for file in transfer.files if not (folder / file.name).is_file()]
-    if short:
-        raise WeightsError(f"the download of {wanted} is not complete, {', '.join(short)} are missing; run it again")
-    piece = find_piece(name, wanted, weights_dir)
-    if not piece.is_complete:
-        what = "a folder" if piece.repo_folder else "a repository"
-        raise WeightsError(f"{wanted} is not {what} of {PIECES[name]} weights: it lacks {', '.join(piece.gaps)}")
-    problems = piece.damage()
-    if problems:
-        raise WeightsError("; ".join(problems))
-    return piece.path
-
-
-def _path_of(name: str, repo: str, folder: Path | None) -> Path | None:
-    if folder is not None:
-        return folder / name
-    cached = hub.cached_file(repo, name)
-    return Path(cached) if cached else None
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    for file in piece_files(piece.path, piece.name):
+        target = folder / file.name if file.parent == piece.path else folder.parent / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and target.stat().st_size == file.stat().st_size:
+            continue
+        with atomic_path(target) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 def target_folder(piece: Piece, pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None) -> Path | None:
@@ -196,3 +196,61 @@ def root_folder(weights_dir: str | os.PathLike[str] | None) -> Path:
     if weights_dir is None:
         return hub.cache_folder()
     return find_path(weights_dir) or Path(weights_dir).expanduser()
+
+
+def _plan_one(piece: Piece, folder: Path | None) -> Transfer:
+    """What to fetch of a piece into its ``folder``."""
+    listed = repo_files(piece.repo)
+    names = needed_files(list(listed), piece.name, piece.repo_folder)
+    if not any(name.endswith(FILE_SUFFIXES) for name in names):
+        what = "a folder" if piece.repo_folder else "a repository"
+        raise WeightsError(f"{piece.wanted} is not {what} of {PIECES[piece.name]} weights: it holds none")
+    top = folder.parent if folder is not None and piece.repo_folder else folder
+    there = top or next(hub.snapshots(hub.cache_folder(), piece.repo), None)
+    missing, damaged = {}, []
+    for name in names:
+        size = listed[name].size or 0
+        is_there = there is not None and (there / name).is_file()
+        is_cut_off = (
+            name.endswith((*FILE_SUFFIXES, INDEX_SUFFIX)) and is_there and (there / name).stat().st_size != size
+        )
+        if not is_there or is_cut_off:
+            missing[name] = size
+        if is_cut_off:
+            damaged.append(name)
+    return Transfer(piece, top, tuple(names), missing, tuple(damaged))
+
+
+def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -> Path:
+    piece, repo = transfer.piece, transfer.piece.repo
+    try:
+        for name in transfer.damaged:  # the client takes a file that exists for a whole one
+            huggingface_hub.hf_hub_download(repo, name, local_dir=transfer.folder, force_download=True)
+        top = huggingface_hub.snapshot_download(repo, local_dir=transfer.folder, allow_patterns=list(transfer.files))
+    except Exception as error:  # the hub client's own errors and its transport's have no common base
+        raise WeightsError(_explain(error, repo)) from error
+    # The client's own answer to a failure may be the folder as it is.
+    short = [name for name in transfer.files if not (Path(top) / name).is_file()]
+    if short:
+        raise WeightsError(
+            f"the download of {piece.wanted} is not complete, {', '.join(short)} are missing; run it again"
+        )
+    found = find_piece(piece.name, piece.wanted, weights_dir)
+    if not found.is_complete:
+        what = "a folder" if piece.repo_folder else "a repository"
+        raise WeightsError(
+            f"{piece.wanted} is not {what} of {PIECES[piece.name]} weights: it lacks {', '.join(found.gaps)}"
+        )
+    if problems := found.damage():
+        raise WeightsError("; ".join(problems))
+    return found.path
+
+
+def _explain(error: Exception, repo: str) -> str:
+    """What went wrong with a repository, in one sentence."""
+    if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
+        page = f"{hub.constants.ENDPOINT}/{repo}"
+        return f"{repo} asks for consent: agree to its terms at {page}, then run 'hf auth login'"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"there is no repository {repo} on the hub, or it is private; correct the name or run 'hf auth login'"
+    return f"the hub could not deliver {repo} ({one_line(error)}); run the command again to go on"

@@ -1,4 +1,4 @@
-"""Questions to the Hugging Face hub and its cache, answered quickly."""
+"""The Hugging Face hub: names of repositories, its cache on this machine, and whether it can be reached."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from opensora.errors import WeightsError, one_line
+from huggingface_hub import constants
 
 _TIMEOUT = 2.0  # seconds, for a connection
-_ANSWER_TIMEOUT = 10.0  # seconds, for the list of a repository's files
 _REPO_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(\w[\w.-]*))?")
 _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-_TRUE = ("1", "ON", "YES", "TRUE")  # as the hub client reads its variables
 
 # Bytes of the published repositories, for when the hub cannot be asked.
 KNOWN_SIZES = {
@@ -26,15 +23,6 @@ KNOWN_SIZES = {
     "hpcai-tech/OpenSora-VAE-v1.2": 1_600_000_000,
     "DeepFloyd/t5-v1_1-xxl": 19_000_000_000,
 }
-
-
-@dataclass(frozen=True)
-class RepoFile:
-    """A file of a repository: size in bytes, and the hub's checksum (sha256, or git's hash of small ones)."""
-
-    name: str
-    size: int
-    checksum: str | None
 
 
 def is_repo_name(text: str) -> bool:
@@ -60,18 +48,32 @@ def size_text(size: int | None) -> str:
     return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
 
 
+def cache_folder() -> Path:
+    """Where the hub's client keeps what it downloads."""
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def snapshots(folder: Path, repo: str) -> Iterator[Path]:
+    """Snapshots of ``repo`` in a folder that is laid out like the hub's cache; that of ``refs/main`` comes first."""
+    storage = folder / f"models--{repo.replace('/', '--')}"
+    try:
+        current = (storage / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        current = ""
+    found = sorted(path for path in storage.glob("snapshots/*") if path.is_dir())
+    yield from sorted(found, key=lambda path: path.name != current)
+
+
 def is_offline() -> bool:
     """Whether the user forbids network access (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE) or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in _TRUE
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def why_unreachable() -> str:
     """Why ``is_reachable`` said no, in words."""
     if not is_offline():
         return "the Hugging Face hub cannot be reached"
-    given = [name for name in _OFFLINE_VARIABLES if os.environ.get(name, "").upper() in _TRUE]
+    given = [name for name in _OFFLINE_VARIABLES if os.environ.get(name)]
     return f"{given[0] if given else _OFFLINE_VARIABLES[0]} forbids downloads"
 
 
@@ -79,8 +81,6 @@ def is_reachable() -> bool:
     """Whether the hub (or the proxy on the way to it) accepts a connection; takes two seconds at most."""
     if is_offline():
         return False
-    from huggingface_hub import constants
-
     address = urlsplit(constants.ENDPOINT)
     proxy = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
     if proxy:
@@ -100,60 +100,3 @@ def is_reachable() -> bool:
     attempt.start()
     attempt.join(_TIMEOUT + 0.2)
     return answered.is_set()
-
-
-def repo_files(repo: str) -> list[RepoFile]:
-    """All files of a repository as the hub lists them.
-
-    Raises:
-        WeightsError: the repository does not exist or may not be read, or the hub does not answer.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        found = HfApi().repo_info(repo, files_metadata=True, timeout=_ANSWER_TIMEOUT).siblings or []
-    except Exception as error:  # the hub client's own errors and its transport's have no common base
-        raise WeightsError(explain(error, repo)) from error
-    return [RepoFile(f.rfilename, f.size or 0, f.lfs.sha256 if f.lfs else f.blob_id) for f in found]
-
-
-def explain(error: Exception, repo: str) -> str:
-    """What went wrong with a repository, in one sentence."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
-        return f"{repo} asks for consent: agree to its terms at {constants.ENDPOINT}/{repo}, then run 'hf auth login'"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"there is no repository {repo} on the hub, or it is private; correct the name or run 'hf auth login'"
-    return f"the hub could not deliver {repo} ({one_line(error)}); run the command again to go on"
-
-
-def cached_file(repo: str, file: str) -> str | None:
-    """Path of ``file`` in the cached snapshot of ``repo``, or None."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        path = try_to_load_from_cache(repo, file)
-    except HFValidationError:
-        return None
-    return path if isinstance(path, str) else None
-
-
-def snapshots(folder: Path, repo: str) -> Iterator[Path]:
-    """Snapshots of ``repo`` in a folder that is laid out like the hub's cache; that of ``refs/main`` comes first."""
-    storage = folder / f"models--{repo.replace('/', '--')}"
-    try:
-        current = (storage / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
-        current = ""
-    found = sorted(path for path in storage.glob("snapshots/*") if path.is_dir())
-    yield from sorted(found, key=lambda path: path.name != current)
-
-
-def cache_folder() -> Path:
-    """Where the hub's client keeps what it downloads."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)

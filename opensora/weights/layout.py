@@ -1,4 +1,4 @@
-"""Which files make up a piece of the model, in every layout that can be read.
+"""Which files make up a piece of the model, in every layout that can be read, and whether they are whole.
 
 - Hugging Face: a folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, single or sharded;
   diffusers calls them ``diffusion_pytorch_model``. A text encoder's tokenizer may be in the folder ``tokenizer`` beside
@@ -12,11 +12,14 @@ Source: Open-Sora v1.2, ``opensora/utils/ckpt_utils.py``.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from opensora.errors import WeightsError
+from safetensors import SafetensorError, safe_open
+
+from opensora.errors import WeightsError, one_line
 
 CONFIG_NAME = "config.json"
 # The sections of a config that have weights, and what users know them as.
@@ -35,6 +38,7 @@ FOLDER_WEIGHTS = (
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin.index.json",
 )
+_ZIP_START = b"PK"  # of files that torch.save wrote; those of versions before 1.6 are plain pickles
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
 _TOKENIZER_FOLDER = "tokenizer"
 # A training checkpoint.
@@ -184,6 +188,32 @@ def describe_format(path: Path) -> str:
     if not path.is_file() and may_lack_config(path):
         kind += ", training checkpoint"
     return kind if len(files) == 1 else f"{kind}, {len(files)} files"
+
+
+def check_file(path: Path) -> None:
+    """Refuse a weight file that is cut off, as far as that can be told without reading its data and without torch.
+
+    Raises:
+        WeightsError: the file is damaged or cannot be read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="np"):  # compares the file's size with its header
+                return
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP_START))
+        # The table of contents is at the end of the file.
+        if not start or (start == _ZIP_START and not zipfile.is_zipfile(path)):
+            raise damaged(path, "its end is missing" if start else "it is empty")
+    except SafetensorError as error:
+        raise damaged(path, one_line(error)) from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
+
+
+def damaged(path: Path, detail: str) -> WeightsError:
+    """The error of a weight file that is not whole."""
+    return WeightsError(f"{path} is corrupt or truncated ({detail}); download or copy it again")
 
 
 def _shards(index: Path) -> list[Path]:

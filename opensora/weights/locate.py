@@ -7,18 +7,15 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from opensora.errors import WeightsError
 from opensora.files import find_path
 from opensora.weights import hub
-from opensora.weights.layout import CONFIG_NAME, PIECES, config_file, gaps, weight_files
-from opensora.weights.tensors import check_file
+from opensora.weights.layout import CONFIG_NAME, PIECES, check_file, config_file, gaps, weight_files
 
-if TYPE_CHECKING:
-    from opensora.config.schema import SampleConfig
+Config = TypeVar("Config")  # a sampling config, which this package need not know
 
 
 @dataclass(frozen=True)
@@ -81,26 +78,12 @@ class WeightPaths:
     to_download: tuple[str, ...] = ()  # names of the pieces
     weights_dir: str | None = None  # where they are downloaded to; None: the hub's cache
 
-    def applied_to(self, config: SampleConfig) -> SampleConfig:
+    def applied_to(self, config: Config) -> Config:
         """``config`` with every ``from_pretrained`` replaced by the folder or file found here."""
         sections = {
             name: dataclasses.replace(getattr(config, name), from_pretrained=getattr(self, name)) for name in PIECES
         }
         return dataclasses.replace(config, **sections)
-
-    def downloaded(self) -> WeightPaths:
-        """Fetch what is not on this machine yet, with the hub's progress bars.
-
-        Raises:
-            WeightsError: the disk has no room for it, or a download failed or is incomplete.
-        """
-        if not self.to_download:
-            return self
-        from opensora.weights.download import download
-
-        pieces = [find_piece(name, getattr(self, name), self.weights_dir) for name in self.to_download]
-        folders = {name: str(path) for name, path in download(pieces, self.weights_dir).items()}
-        return dataclasses.replace(self, **folders, to_download=())
 
 
 def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | None = None) -> Piece:
@@ -116,8 +99,7 @@ def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | Non
     if given is not None:
         return Piece(name, wanted, given, "folder", tuple(gaps(given, name)))
     incomplete = Piece(name, wanted)
-    # The cache is asked only if need be: its client takes long to import.
-    for place, path in chain(_local_candidates(wanted, weights_dir), _cached_candidates(wanted)):
+    for place, path in _candidates(wanted, weights_dir):
         piece = Piece(name, wanted, path, place, tuple(gaps(path, name)))
         if piece.is_complete:
             return piece
@@ -126,7 +108,7 @@ def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | Non
     return incomplete
 
 
-def locate_weights(config: SampleConfig) -> WeightPaths:
+def locate_weights(config: Any) -> WeightPaths:
     """Find every piece of the model, in ``config.weights_dir`` first, and check that its files are whole.
 
     What is neither there nor in the hub's cache, but can be a hub repository, is to be downloaded; that is not done
@@ -165,18 +147,10 @@ def locate_weights(config: SampleConfig) -> WeightPaths:
     return WeightPaths(**found, to_download=tuple(piece.name for piece in absent), weights_dir=weights_dir)
 
 
-def local_config(
-    from_pretrained: str, weights_dir: str | os.PathLike[str] | None = None, search_cache: bool = False
-) -> dict[str, Any]:
-    """The config.json of a piece on this machine; empty without one, and where it is damaged.
-
-    Args:
-        search_cache: whether the hub's cache is searched as well, whose client takes long to import.
-    """
+def local_config(from_pretrained: str, weights_dir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """The config.json of a piece on this machine; empty without one, and where it is damaged."""
     given = find_path(from_pretrained)
-    paths = [given] if given else [path for _, path in _local_candidates(from_pretrained, weights_dir)]
-    if not paths and search_cache:
-        paths = [path for _, path in _cached_candidates(from_pretrained)]
+    paths = [given] if given else [path for _, path in _candidates(from_pretrained, weights_dir)]
     config = next(filter(None, map(config_file, paths)), None)
     try:
         entries = json.loads(config.read_text(encoding="utf-8")) if config else {}
@@ -185,26 +159,20 @@ def local_config(
     return entries if isinstance(entries, dict) else {}
 
 
-def _local_candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iterator[tuple[str, Path]]:
-    """Places and paths in ``weights_dir`` where ``wanted`` is, the likeliest first."""
+def _candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iterator[tuple[str, Path]]:
+    """Places and paths where ``wanted`` is: in ``weights_dir``, then in the hub's cache, the likeliest first."""
+    is_repo = hub.is_repo_name(wanted)
+    repo, inside = hub.split_name(wanted) if is_repo else ("", "")
     folder = find_path(weights_dir) if weights_dir is not None else None
-    if folder is None or not wanted:
-        return
-    paths = [folder / wanted]
-    if hub.is_repo_name(wanted):
-        repo, inside = hub.split_name(wanted)
-        paths += [path / inside for path in (folder / repo.split("/")[-1], *hub.snapshots(folder, repo))]
-    yield from (("weights folder", path) for path in paths if path.exists())
-
-
-def _cached_candidates(wanted: str) -> Iterator[tuple[str, Path]]:
-    """The same for the hub's cache."""
-    if not hub.is_repo_name(wanted):
-        return
-    repo, inside = hub.split_name(wanted)
-    cached = hub.cached_file(repo, f"{inside}/{CONFIG_NAME}" if inside else CONFIG_NAME)
-    if cached is not None:
-        yield "hub cache", Path(cached).parent
+    paths = []
+    if folder is not None and wanted:
+        paths += [("weights folder", folder / wanted)]
+        if is_repo:
+            tops = [folder / repo.split("/")[-1], *hub.snapshots(folder, repo)]
+            paths += [("weights folder", top / inside) for top in tops]
+    if is_repo:
+        paths += [("hub cache", top / inside) for top in hub.snapshots(hub.cache_folder(), repo)]
+    yield from ((place, path) for place, path in paths if path.exists())
 
 
 def _is_hub_name(wanted: str) -> bool:

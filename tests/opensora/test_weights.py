@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.hf_api import RepoSibling
 from safetensors.numpy import save_file
 
 from opensora.config.conditions import fingerprint
@@ -18,9 +19,9 @@ from opensora.config.kinds import model_depth
 from opensora.config.loading import load_config
 from opensora.errors import WeightsError
 from opensora.weights import download, hub, locate_weights, weight_files
-from opensora.weights.layout import describe_format, needed_files
+from opensora.weights.checkpoint import read_shapes
+from opensora.weights.layout import check_file, describe_format, needed_files
 from opensora.weights.locate import Piece, find_piece
-from opensora.weights.safetensors_header import check_safetensors, read_safetensors_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +64,7 @@ def message_of(config) -> str:
 def test_local_folders_are_found_and_put_into_the_config(config, tmp_path):
     weights = locate_weights(config)
     assert (weights.model, weights.text_encoder) == (str(tmp_path / "transformer"), str(tmp_path / "text"))
-    assert weights.to_download == () and weights.downloaded() is not None
+    assert weights.to_download == () and download.download_missing(weights) is weights
     assert weights.applied_to(config).vae.from_pretrained == str(tmp_path / "vae")
 
 
@@ -194,8 +195,8 @@ def test_a_folder_of_weights_is_searched_for_repositories(config, tmp_path, plac
 
 
 def test_the_folder_of_weights_is_asked_before_the_cache_and_a_complete_copy_wins(config, tmp_path, monkeypatch):
-    snapshot = make_folder(tmp_path / "snapshot")
-    monkeypatch.setattr(hub, "cached_file", lambda repo, file: str(snapshot / file))
+    snapshot = make_folder(tmp_path / "cache/models--owner--tiny/snapshots/abc")
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "cache")
     folder = make_folder(tmp_path / "weights/tiny")
     config = with_sources(config, tmp_path / "weights", model="owner/tiny")
     assert locate_weights(config).model == str(folder)
@@ -237,8 +238,8 @@ def test_damaged_missing_and_unreachable_pieces_come_in_one_message(config, tmp_
     assert "'./nowhere' (text_encoder)" in message and "or complete cached copy" in message
 
 
-def test_unreachable_repositories_are_named_with_size_and_remedy(monkeypatch):
-    monkeypatch.setattr(hub, "cached_file", lambda repo, file: None)
+def test_unreachable_repositories_are_named_with_size_and_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(hub, "is_reachable", lambda: False)
     message = message_of(load_config(ROOT / "configs/sample.py"))
     for word in ("hpcai-tech/OpenSora-STDiT-v3 (4.8 GB)", "hpcai-tech/OpenSora-VAE-v1.2 (1.6 GB)"):
@@ -247,8 +248,8 @@ def test_unreachable_repositories_are_named_with_size_and_remedy(monkeypatch):
         assert word in message
 
 
-def test_a_reachable_hub_leaves_the_download_for_later(monkeypatch):
-    monkeypatch.setattr(hub, "cached_file", lambda repo, file: None)
+def test_a_reachable_hub_leaves_the_download_for_later(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
     weights = locate_weights(load_config(ROOT / "configs/sample.py"))
     assert weights.to_download == ("model", "vae", "text_encoder")
@@ -256,8 +257,8 @@ def test_a_reachable_hub_leaves_the_download_for_later(monkeypatch):
 
 
 def test_a_cached_snapshot_is_used_unless_it_has_gaps(config, tmp_path, monkeypatch):
-    snapshot = make_folder(tmp_path / "snapshot")
-    monkeypatch.setattr(hub, "cached_file", lambda repo, file: str(snapshot / file))
+    snapshot = make_folder(tmp_path / "cache/models--owner--name/snapshots/abc")
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
     config = load_config(
         config.path,
@@ -290,7 +291,7 @@ def test_a_hub_that_never_answers_is_given_up_soon(monkeypatch):
 def test_shapes_are_read_from_the_header(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.int64)}, path)
-    assert read_safetensors_shapes(path) == {"a": ("F32", (2, 3)), "b": ("I64", (4,))}
+    assert read_shapes([path]) == {"a": (2, 3), "b": (4,)}
 
 
 @pytest.mark.parametrize("keep", [0, 7, 30, -1])
@@ -299,7 +300,7 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
     save_file({"a": np.zeros((2, 3), np.float32)}, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(WeightsError, match=r"model\.safetensors is corrupt or truncated"):
-        check_safetensors(path)
+        check_file(path)
 
 
 @pytest.mark.parametrize(
@@ -316,14 +317,14 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, header):
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
     with pytest.raises(WeightsError, match="corrupt or truncated"):
-        check_safetensors(path)
+        check_file(path)
 
 
 def test_an_absurd_header_length_is_refused_without_reading_it(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    with pytest.raises(WeightsError, match="header is cut off"):
-        check_safetensors(path)
+    with pytest.raises(WeightsError, match="header too large"):
+        check_file(path)
 
 
 @pytest.mark.parametrize(
@@ -352,9 +353,10 @@ def test_sizes_in_words(size, text):
 
 
 def test_a_disk_that_is_full_refuses_the_download(monkeypatch, tmp_path):
-    files = [hub.RepoFile("config.json", 10, None), hub.RepoFile("model.safetensors", 4_800_000_000, None)]
+    sizes = {"config.json": 10, "model.safetensors": 4_800_000_000}
+    files = {name: RepoSibling(rfilename=name, size=size) for name, size in sizes.items()}
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
-    monkeypatch.setattr(hub, "repo_files", lambda repo: files)
+    monkeypatch.setattr(download, "repo_files", lambda repo: files)
     monkeypatch.setattr(download, "free_space", lambda folder: 1_200_000_000)
     with pytest.raises(WeightsError, match=r"4\.8 GB are needed in .*weights, where 1\.2 GB are free; .*--weights-dir"):
         download.download([Piece("model", "owner/tiny")], tmp_path / "weights")

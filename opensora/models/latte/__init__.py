@@ -17,8 +17,7 @@ from opensora.errors import WeightsError
 from opensora.models.latte.config import LatteConfig, OpenSoraPlanConfig
 from opensora.registry import MODELS
 from opensora.weights import layout
-from opensora.weights.checkpoint import COMPUTED_TENSORS, CheckpointError, check_fits, locate, read_config, weight_files
-from opensora.weights.tensors import load_tensors
+from opensora.weights.checkpoint import COMPUTED_TENSORS, check_fits, load_tensors, locate, read_config
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -60,13 +59,10 @@ class LatteModel(nn.Module):
             dtype: floating-point type of the weights; None keeps the stored one.
 
         Raises:
-            CheckpointError: the folder, its config.json or its weights are missing, damaged or do not fit.
+            WeightsError: the folder, its config.json or its weights are missing, damaged or do not fit.
         """
         model, files = cls._fitting(locate(path_or_repo))
-        try:
-            weights = load_tensors(files)
-        except WeightsError as error:
-            raise CheckpointError(str(error)) from error
+        weights = load_tensors(files)
         expected = model.transformer.state_dict()
         model.transformer.load_state_dict({name: weights[name] for name in expected}, assign=True, strict=False)
         model._make_positions()
@@ -77,7 +73,7 @@ class LatteModel(nn.Module):
         """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
 
         Raises:
-            CheckpointError: as ``from_pretrained``.
+            WeightsError: as ``from_pretrained``.
         """
         return cls._fitting(locate(path_or_repo))[0].config
 
@@ -98,12 +94,10 @@ class LatteModel(nn.Module):
             with torch.device("meta"):
                 model = cls(config)
         except (TypeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
+            if isinstance(error, WeightsError):
                 raise
-            raise CheckpointError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
-        files = weight_files(path)
-        check_fits(model.transformer, files, COMPUTED_TENSORS | cls.unused_tensors)
-        return model, files
+            raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
+        return model, check_fits(model.transformer, path, COMPUTED_TENSORS | cls.unused_tensors)
 
     def _make_positions(self) -> None:
         """Tables of positions are in no checkpoint, and a model without storage has none."""

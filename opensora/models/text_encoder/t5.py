@@ -36,7 +36,7 @@ class T5Encoder:
         quantize, stream: how the weights are held, see ``load_t5``; streaming changes no result.
 
     Raises:
-        CheckpointError: the files are missing, damaged or do not fit their config.json.
+        WeightsError: the files are missing, damaged or do not fit their config.json.
         ConfigError: there is no room for what streaming needs.
     """
 

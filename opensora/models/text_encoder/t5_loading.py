@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from opensora.errors import ConfigError
+from opensora.errors import ConfigError, WeightsError
 from opensora.weights import weight_files
-from opensora.weights.checkpoint import CheckpointError
 from opensora.weights.layout import tokenizer_folder
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def load_t5(
         stream: the weights of the blocks stay on disk; each is on ``device`` only while it is used.
 
     Raises:
-        CheckpointError: files are missing, damaged or do not fit their config.json.
+        WeightsError: files are missing, damaged or do not fit their config.json.
         ConfigError: streaming needs a copy of the weights, and there is no room for it.
     """
     from transformers import AutoTokenizer, T5EncoderModel
@@ -118,7 +117,7 @@ def _check_complete(source: str | os.PathLike[str], found: Mapping[str, Collecti
     # transformers would go on with random weights in their place.
     unfit = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
     if unfit:
-        raise CheckpointError(
+        raise WeightsError(
             f"the text encoder in {source} does not fit its config.json: {len(unfit)} tensors are missing "
             f"or of another shape, such as {sorted(unfit)[0]}"
         )
@@ -133,4 +132,4 @@ def _load_errors(source: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"the text encoder in {source} cannot be loaded: {reason}") from error
+        raise WeightsError(f"the text encoder in {source} cannot be loaded: {reason}") from error

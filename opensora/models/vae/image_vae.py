@@ -20,8 +20,7 @@ from opensora.errors import WeightsError, one_line
 from opensora.models.parts import share_of
 from opensora.registry import MODELS
 from opensora.weights import layout
-from opensora.weights.checkpoint import CheckpointError, check_fits, locate, read_config, weight_files
-from opensora.weights.tensors import load_tensors
+from opensora.weights.checkpoint import check_fits, load_tensors, locate, read_config
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 TEMPORAL_FRAMES = 14  # that a temporal decoder looks at together, as LattePipeline has it
@@ -53,13 +52,10 @@ class ImageVAE(nn.Module):
         """Load an autoencoder in evaluation mode.
 
         Raises:
-            CheckpointError: the folder, its config.json or its weights are missing, damaged or do not fit.
+            WeightsError: the folder, its config.json or its weights are missing, damaged or do not fit.
         """
         module, files = _fitting(locate(path_or_repo))
-        try:
-            weights = load_tensors(files)
-        except WeightsError as error:
-            raise CheckpointError(str(error)) from error
+        weights = load_tensors(files)
         module.load_state_dict({name: weights[name] for name in module.state_dict()}, assign=True)
         module.eval().requires_grad_(False)
         return cls(module, micro_batch_size).to(device=device, dtype=dtype)
@@ -69,7 +65,7 @@ class ImageVAE(nn.Module):
         """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
 
         Raises:
-            CheckpointError: as ``from_pretrained``.
+            WeightsError: as ``from_pretrained``.
         """
         return _fitting(locate(path_or_repo))[0].config
 
@@ -178,15 +174,13 @@ def _fitting(path: Path) -> tuple[nn.Module, list[Path]]:
     values = read_config(path)
     name = values.get("_class_name", CLASSES[0])
     if name not in CLASSES:
-        raise CheckpointError(f"{path} holds a {name}, not one of {', '.join(CLASSES)}")
+        raise WeightsError(f"{path} holds a {name}, not one of {', '.join(CLASSES)}")
     try:
         with torch.device("meta"):
             module = getattr(diffusers, name).from_config(values)
     except (TypeError, ValueError, AttributeError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{layout.config_file(path) or path} cannot be used: {one_line(error)}") from error
-    files = weight_files(path)
-    check_fits(module, files)
-    return module, files
+        raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {one_line(error)}") from error
+    return module, check_fits(module, path)
 
 
 @MODELS.register_module("AutoencoderKL")

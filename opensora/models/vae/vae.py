@@ -252,7 +252,7 @@ def open_sora_vae_v1_2(
 
     Raises:
         ValueError: ``tile_size`` is not a positive integer, or the autoencoder cannot be tiled.
-        CheckpointError: as ``from_pretrained``.
+        WeightsError: as ``from_pretrained``.
     """
     tiles = TilingConfig(**({} if tile_size is None else {"tile_size": tile_size})) if tiling else None
     vae = VideoAutoencoderPipeline.from_pretrained(

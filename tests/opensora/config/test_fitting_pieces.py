@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from opensora.config.loading import ConfigError, config_from_dict
+from opensora.errors import WeightsError
 from opensora.load_models import check_models, load_models
-from opensora.weights.checkpoint import CheckpointError
 from support import tiny_latte
 
 
@@ -45,7 +45,7 @@ def test_a_text_encoder_of_another_width(folder, plan_folder):
 def test_weights_of_another_model(folder):
     config = config_from_dict(tiny_latte.latte_config(folder))
     shutil.copy(folder / "vae/diffusion_pytorch_model.safetensors", folder / "transformer")
-    with pytest.raises(CheckpointError, match=r"transformer does not fit LatteTransformer3DModel: it lacks "):
+    with pytest.raises(WeightsError, match=r"transformer does not fit LatteTransformer3DModel: it lacks "):
         check_models(config)
 
 

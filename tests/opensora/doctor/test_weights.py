@@ -15,8 +15,8 @@ MINI = str(ROOT / "configs/mini/sample.py")
 
 
 @pytest.fixture(autouse=True)
-def empty_cache(monkeypatch):
-    monkeypatch.setattr(hub, "cached_file", lambda repo, file: None)
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "empty")
 
 
 def config_with(tmp_path: Path, piece: str, path: str) -> str:

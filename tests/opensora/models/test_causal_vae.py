@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from opensora.errors import WeightsError
 from opensora.models.vae.causal import SCALE, CausalTiling, CausalVAE, CausalVAEConfig
 from opensora.models.vae.causal.tiling import time_chunks
-from opensora.weights.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FOLDER = GOLDEN / "open_sora_plan" / "vae"
@@ -77,7 +77,7 @@ def test_tensors_of_training_are_left_aside(tmp_path, vectors):
     save_file({**weights, "loss.logvar": torch.zeros(1)}, tmp_path / "model.safetensors")
     CausalVAE.from_pretrained(tmp_path)
     save_file({**weights, "lost.logvar": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"unknown lost\.logvar"):
+    with pytest.raises(WeightsError, match=r"unknown lost\.logvar"):
         CausalVAE.from_pretrained(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_tensors_of_training_are_left_aside(tmp_path, vectors):
 def test_other_autoencoders_are_refused(tmp_path, entry, value):
     config = json.loads((FOLDER / "config.json").read_text()) | {entry: value}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be used"):
+    with pytest.raises(WeightsError, match=r"config\.json cannot be used"):
         CausalVAE.check_pretrained(tmp_path)
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from opensora.errors import WeightsError
 from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.models.vae.vae import VideoAutoencoderPipeline
 from opensora.weights import hub, layout
-from opensora.weights.checkpoint import CheckpointError, locate, read_config
+from opensora.weights.checkpoint import locate, read_config
 from opensora.weights.locate import find_piece
 
 TINY = STDiT3Config(hidden_size=16, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
@@ -70,7 +71,7 @@ def test_torch_shards(folder, weights):
     halves(weights, folder, names, "pytorch_model.bin.index.json")
     assert_equal(STDiT3.from_pretrained(folder), weights)
     (folder / names[1]).unlink()
-    with pytest.raises(CheckpointError, match=f"lacks 1 of 2 weight files: {names[1]}"):
+    with pytest.raises(WeightsError, match=f"lacks 1 of 2 weight files: {names[1]}"):
         STDiT3.from_pretrained(folder)
 
 
@@ -126,9 +127,7 @@ def test_the_autoencoder_as_a_torch_file(tmp_path):
 def test_a_file_without_a_config_is_of_the_published_size(tmp_path, weights):
     torch.save(weights, tmp_path / "ckpt.pt")
     assert read_config(tmp_path / "ckpt.pt") == {}
-    with pytest.raises(
-        CheckpointError, match=r"ckpt.pt does not fit STDiT3: it lacks spatial_blocks.2.*published sizes"
-    ):
+    with pytest.raises(WeightsError, match=r"ckpt.pt does not fit STDiT3: it lacks spatial_blocks.2.*published sizes"):
         STDiT3.from_pretrained(tmp_path / "ckpt.pt")
 
 
@@ -159,7 +158,7 @@ def test_a_file_with_code_is_not_opened(folder, weights, capsys, is_zip):
     path = folder / "ckpt.pt"
     for extra in (Attack(), Namespace(lr=1)):
         torch.save({**weights, "extra": extra}, path, _use_new_zipfile_serialization=is_zip)
-        with pytest.raises(CheckpointError, match=rf"{path} holds code \(.*(print|Namespace)\) besides") as caught:
+        with pytest.raises(WeightsError, match=rf"{path} holds code \(.*(print|Namespace)\) besides") as caught:
             STDiT3.from_pretrained(path)
         assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""
@@ -178,7 +177,7 @@ def test_a_file_with_code_is_not_opened(folder, weights, capsys, is_zip):
 def test_a_file_that_holds_no_weights_is_refused(folder, content, words):
     path = folder / "pytorch_model.bin"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(WeightsError, match=words) as caught:
         STDiT3.from_pretrained(folder)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -190,17 +189,17 @@ def test_a_torch_file_that_is_cut_off_anywhere_is_refused(folder, weights):
         whole = path.read_bytes()
         for share in (0.01, 0.5, 0.99):
             path.write_bytes(whole[: int(len(whole) * share)])
-            with pytest.raises(CheckpointError, match="corrupt or truncated") as caught:
+            with pytest.raises(WeightsError, match="corrupt or truncated") as caught:
                 STDiT3.from_pretrained(path)
             assert "\n" not in str(caught.value)
 
 
 def test_shapes_and_names_of_torch_files_are_checked_before_they_are_loaded(folder, weights):
     torch.save({**weights, "t_block.1.bias": torch.zeros(5)}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"t_block.1.bias has shape \(5,\), its config.json asks for \(96,\)"):
+    with pytest.raises(WeightsError, match=r"t_block.1.bias has shape \(5,\), its config.json asks for \(96,\)"):
         STDiT3.check_pretrained(folder)
     torch.save({**weights, "lora.weight": torch.zeros(5)}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"has unknown lora.weight \(0 missing, 1 unknown"):
+    with pytest.raises(WeightsError, match=r"has unknown lora.weight \(0 missing, 1 unknown"):
         STDiT3.check_pretrained(folder)
 
 
@@ -211,19 +210,19 @@ def test_all_formats_are_found_by_the_search_for_weights(folder, weights):
 
 
 def test_a_folder_without_weights_or_config_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no config.json"):
+    with pytest.raises(WeightsError, match="holds no config.json"):
         STDiT3.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds no weights: model.safetensors or"):
+    with pytest.raises(WeightsError, match="holds no weights: model.safetensors or"):
         STDiT3.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="config.json is not valid JSON"):
+    with pytest.raises(WeightsError, match="config.json is not valid JSON"):
         STDiT3.from_pretrained(tmp_path)
 
 
 def test_a_repository_is_refused_at_once_without_a_network(monkeypatch):
     monkeypatch.setattr(hub, "is_reachable", lambda: False)
-    with pytest.raises(CheckpointError, match=r"forbids downloads.*owner/absent|cannot be reached.*owner/absent"):
+    with pytest.raises(WeightsError, match=r"forbids downloads.*owner/absent|cannot be reached.*owner/absent"):
         locate("owner/absent")
-    with pytest.raises(CheckpointError, match="'./nowhere' is neither a folder, a weight file nor"):
+    with pytest.raises(WeightsError, match="'./nowhere' is neither a folder, a weight file nor"):
         locate("./nowhere")

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adacache import AdaCacheConfig, StepController
+from opensora.errors import WeightsError
 from opensora.models.latte import LatteModel, OpenSoraPlanModel
-from opensora.weights.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PLAN = GOLDEN / "open_sora_plan" / "transformer"
@@ -118,7 +118,7 @@ def test_a_checkpoint_is_loaded_with_and_without_the_empty_caption(tmp_path):
 )
 def test_checkpoints_that_cannot_be_run_are_refused_before_weights_are_read(tmp_path, changes, words):
     folder = copy_with(tmp_path, **changes)
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(WeightsError, match=words):
         OpenSoraPlanModel.check_pretrained(folder)
 
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from adacache import AdaCacheConfig, StepController
+from opensora.errors import WeightsError
 from opensora.models.layers.embeddings import select_tokens
 from opensora.models.stdit import STDiT3, STDiT3Config
-from opensora.weights.checkpoint import CheckpointError
 from support.reference_model import load_reference
 
 CASES = ("plain", "odd_hw", "x_mask", "x_mask_odd_hw_b1", "x_mask_all_true", "image", "cfg_pair", "no_mask")
@@ -130,7 +130,7 @@ def test_a_sharded_checkpoint_loads(model, tmp_path):
     again = STDiT3.from_pretrained(tmp_path)
     assert all(torch.equal(again.state_dict()[name], whole[name]) for name in names)
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="lacks 1 of 2 weight files: b.safetensors"):
+    with pytest.raises(WeightsError, match="lacks 1 of 2 weight files: b.safetensors"):
         STDiT3.from_pretrained(tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(model, tmp_path):
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "caption_channels": 40}))
-    with pytest.raises(CheckpointError, match="y_embedder.* has shape .* its config.json asks for"):
+    with pytest.raises(WeightsError, match="y_embedder.* has shape .* its config.json asks for"):
         STDiT3.from_pretrained(tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_checkpoint_with_other_keys_is_refused_by_name(model, tmp_path):
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "depth": 4}))
-    with pytest.raises(CheckpointError, match="lacks spatial_blocks.3"):
+    with pytest.raises(WeightsError, match="lacks spatial_blocks.3"):
         STDiT3.from_pretrained(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_a_truncated_checkpoint_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+    with pytest.raises(WeightsError, match="corrupt or truncated"):
         STDiT3.from_pretrained(tmp_path)
 
 

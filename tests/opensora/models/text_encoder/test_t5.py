@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from opensora.errors import WeightsError
 from opensora.models.layers.embeddings import CaptionEmbedder
 from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
-from opensora.weights.checkpoint import CheckpointError
 
 
 def test_published_format_loads_and_encodes(published_format, sentences):
@@ -52,7 +52,7 @@ def test_guided_encoder_gives_the_video_models_dtype_and_empty_captions(publishe
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(published_format, tmp_path):
     folder = shutil.copytree(published_format, tmp_path / "t5")
     (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"not weights")
-    with pytest.raises(CheckpointError, match="the text encoder in .* cannot be loaded") as caught:
+    with pytest.raises(WeightsError, match="the text encoder in .* cannot be loaded") as caught:
         T5Encoder(folder)
     assert "\n" not in str(caught.value)
 
@@ -62,7 +62,7 @@ def test_weights_that_do_not_fit_are_refused_instead_of_replaced_by_random_ones(
     folder = shutil.copytree(published_format, tmp_path / "t5")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(CheckpointError, match="tensors are missing or of another shape"):
+    with pytest.raises(WeightsError, match="tensors are missing or of another shape"):
         T5Encoder(folder)
 
 
@@ -70,7 +70,7 @@ def test_damaged_safetensors_are_refused_in_one_sentence(safetensors_format, tmp
     folder = shutil.copytree(safetensors_format, tmp_path / "t5")
     shard = next(folder.glob("model-*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="cannot be loaded") as caught:
+    with pytest.raises(WeightsError, match="cannot be loaded") as caught:
         T5Encoder(folder)
     assert "\n" not in str(caught.value)
 
@@ -88,10 +88,10 @@ class Touch:
 def test_code_in_weight_files_is_not_run(published_format, tmp_path):
     folder = shutil.copytree(published_format, tmp_path / "t5")
     torch.save({"shared.weight": Touch(tmp_path / "ran")}, folder / "pytorch_model-00001-of-00002.bin")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(WeightsError):
         T5Encoder(folder)
     (folder / "pytorch_model-00001-of-00002.bin").write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(WeightsError):
         T5Encoder(folder)
     assert not (tmp_path / "ran").exists()
 
