@@ -14,9 +14,16 @@ from adacache.calibration.calibration import Calibration
 from adacache.calibration.target import read_target
 from adacache.codebook import PRESETS
 from adacache.controller import StepController
-from adacache.integrations.diffusers.pipeline import cached_forwards_of, check_diffusers, check_free, schedule_of
+from adacache.integrations.diffusers.calibrate import CalibratedTarget
+from adacache.integrations.diffusers.hook import hook, unhook
+from adacache.integrations.diffusers.pipeline import (
+    DenoisingLoop,
+    cached_forwards_of,
+    check_combination,
+    check_diffusers,
+    check_free,
+)
 from adacache.integrations.diffusers.runs import Runs, RunStart
-from adacache.integrations.diffusers.targets import CalibratedTarget
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises
 from adacache.policies.adacache import AdaCacheConfig
@@ -43,9 +50,10 @@ class AdaCacheHandle:
         transformers: that are hooked.
     """
 
-    def __init__(self, transformers: list[nn.Module], runs: Runs) -> None:
+    def __init__(self, transformers: list[nn.Module], runs: Runs, loop: DenoisingLoop) -> None:
         self.transformers = transformers
         self._runs = runs
+        self._loop = loop
         self._removed = False
 
     @property
@@ -54,6 +62,7 @@ class AdaCacheHandle:
 
         Raises: RuntimeError before the first run.
         """
+        self._warn_if_replaced()
         return self._runs.traces
 
     @property
@@ -66,24 +75,34 @@ class AdaCacheHandle:
 
     def reset(self) -> None:
         """Let go of a run that broke off; the next one would do so by itself."""
-        self._runs.abort()
+        with self._runs.lock:
+            self._runs.abort()
 
     def remove(self) -> None:
         """Leave the transformers as they were; the last run's traces can still be read. Again, it does nothing."""
-        from adacache.integrations.diffusers.hook import unhook
-
         if self._removed:
             return
+        replaced = self._warn_if_replaced()
         self._removed = True
-        self._runs.abort()
+        with self._runs.lock:
+            self._runs.abort()
         for transformer in self.transformers:
             unhook(transformer)
-        if not self._runs.num_runs:
+        if not self._runs.num_runs and not replaced:
             logger.warning(
-                "AdaCache saw no call of the %s it was applied to: nothing was cached; was the pipeline's transformer "
-                "replaced, or compiled, afterwards?",
+                "AdaCache saw no call of the %s it was applied to: nothing was cached; does the loop call another one?",
                 type(self.transformers[0]).__name__,
             )
+
+    def _warn_if_replaced(self) -> bool:
+        """Whether the pipeline has other transformers now, whose runs are in no trace; that is said."""
+        replaced = not self._removed and not self._loop.has(self.transformers)
+        if replaced:
+            logger.warning(
+                "AdaCache: the pipeline's transformer was replaced since apply_adacache; what the new one does is "
+                "computed without the cache and is in no trace. Call remove() of this handle, and apply_adacache anew"
+            )
+        return replaced
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +145,6 @@ def apply_adacache(
         RuntimeError: diffusers is older than `OLDEST_DIFFUSERS`.
     """
     check_diffusers()
-    from adacache.integrations.diffusers.hook import check_no_other_cache, hook
-
     cached = cached_forwards_of(pipe_or_transformer)
     num_blocks = min(forward.num_blocks for forward in cached)
     target = read_target({"speedup": speedup, "max_steps_computed": max_steps_computed, "min_psnr": min_psnr})
@@ -140,20 +157,21 @@ def apply_adacache(
         schedules = CalibratedTarget.of(calibration, target)
         schedules.check_model(cached)
         config_of_run = schedules.config_of_run
-    schedule = schedule_of(pipe_or_transformer, scheduler)
+    loop = DenoisingLoop(pipe_or_transformer, scheduler)
     for forward in cached:
         check_free(forward.transformer)
 
     def make_controller(start: RunStart) -> StepController:
+        loop.check()
         for forward in cached:
-            check_no_other_cache(forward.transformer)
+            check_combination(forward.transformer)
         config = config_of_run(start)
         config.validate(len(start.timesteps), num_blocks)
         return StepController(config)
 
-    runs = Runs(schedule, make_controller, _report)
+    runs = Runs(loop, make_controller, _report)
     hook(cached, runs)
-    return AdaCacheHandle([forward.transformer for forward in cached], runs)
+    return AdaCacheHandle([forward.transformer for forward in cached], runs, loop)
 
 
 def _report(controller: StepController) -> None:

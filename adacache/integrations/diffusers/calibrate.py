@@ -1,9 +1,11 @@
-"""Calibrating a diffusers pipeline, so that a speedup or a quality can be asked of it."""
+"""Calibrating a diffusers pipeline, and schedules from what came out: a speedup or a quality can be asked of it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.plan import CalibrationPlan, Clip, split_clips
 from adacache.calibration.simulation import SIMULATED
+from adacache.calibration.target import Target
 from adacache.controller import StepController
-from adacache.integrations.diffusers.pipeline import cached_forwards_of, check_diffusers, check_free, schedule_of
+from adacache.integrations.diffusers.forward import CachedForward
+from adacache.integrations.diffusers.hook import hook, unhook
+from adacache.integrations.diffusers.pipeline import DenoisingLoop, cached_forwards_of, check_diffusers, check_free
 from adacache.integrations.diffusers.runs import Runs, RunStart
-from adacache.integrations.diffusers.targets import model_conditions, run_conditions
 from adacache.options import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_choice, check_count
@@ -26,6 +30,8 @@ from adacache.validation import check_choice, check_count
 Encode = Callable[[list[str]], Mapping[str, Any]]
 # Arguments of a pipeline's call that a calibration gives itself.
 _OWN = ("prompt", "generator", "latents", "output_type", "return_dict", "num_videos_per_prompt")
+# Names of the conditions of a calibration, as a user would say them.
+_NAMES = {"transformers": "the transformers", "num_blocks": "numbers of blocks", "latents": "latents of shape"}
 
 
 def calibrate_pipeline(
@@ -117,7 +123,6 @@ class PipelineClips:
     @contextmanager
     def of(cls, pipe: Any, encode: Encode, call: Mapping[str, Any]) -> Iterator[PipelineClips]:
         """Of a pipeline that is hooked for so long, and shows no bars of its own."""
-        from adacache.integrations.diffusers.hook import hook, unhook
 
         def make_run(clips: Sequence[Clip], **options: Any) -> Any:
             generators = [torch.Generator().manual_seed(clip.seed) for clip in clips]
@@ -128,7 +133,7 @@ class PipelineClips:
         sampler = cls(make_run)
         cached = cached_forwards_of(pipe)
         bars = dict(getattr(pipe, "_progress_bar_config", {}))
-        hook(cached, Runs(schedule_of(pipe), sampler._begin, lambda _: None))
+        hook(cached, Runs(DenoisingLoop(pipe), sampler._begin, lambda _: None))
         try:
             pipe.set_progress_bar_config(**{**bars, "disable": True})
             yield sampler
@@ -173,3 +178,60 @@ class PipelineClips:
 
 class _Peeked(Exception):
     """Ends a run before its first step."""
+
+
+def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
+    """What a calibration holds for as far as the transformers tell; weights are not compared."""
+    return {
+        "transformers": [type(forward.transformer).__name__ for forward in cached],
+        "num_blocks": [forward.num_blocks for forward in cached],
+    }
+
+
+def run_conditions(start: RunStart) -> dict[str, Any]:
+    """What it holds for as far as a run's first call tells."""
+    return {"latents": list(start.latents)}
+
+
+@dataclass(frozen=True)
+class CalibratedTarget:
+    """A wish, and what turns it into a schedule."""
+
+    calibration: Calibration
+    target: Target
+
+    @classmethod
+    def of(cls, calibration: Calibration | str | os.PathLike[str] | None, target: Target | None) -> CalibratedTarget:
+        """`calibration` itself or from a file.
+
+        Raises: TypeError when one of the two is missing; OSError when the file cannot be read; ValueError when it holds
+        something else.
+        """
+        if calibration is None:
+            raise TypeError(
+                f"{target.kind} needs a calibration of this model: make one by calibrate_pipeline, and give it or its "
+                "file as calibration="
+            )
+        if target is None:
+            raise TypeError("a calibration needs a target: speedup=, max_steps_computed= or min_psnr=")
+        return cls(calibration if isinstance(calibration, Calibration) else Calibration.load(calibration), target)
+
+    def check_model(self, cached: Sequence[CachedForward]) -> None:
+        """Raises: ValueError when the calibration was made for other transformers."""
+        self._check(model_conditions(cached))
+
+    def config_of_run(self, start: RunStart) -> StaticScheduleConfig:
+        """The schedule that meets the target in a run.
+
+        Raises: ValueError when none does, or the calibration was made for videos of another size.
+        """
+        self._check(run_conditions(start))
+        return self.target.resolve(self.calibration, start.timesteps)
+
+    def _check(self, conditions: Mapping[str, Any]) -> None:
+        for key, value in conditions.items():
+            made_for = self.calibration.conditions.get(key)
+            if made_for != value:
+                raise ValueError(
+                    f"the calibration was made for {_NAMES[key]} {made_for}, not {value}; make another one"
+                )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 
 from adacache.integrations.diffusers.residuals import AttentionResidual
 from adacache.sites import Stream
@@ -50,6 +47,8 @@ class Family:
         lists: all blocks, in the order in which the first blocks of the lists run.
         rows: arguments of the forward that have a row, or several, for each video of a batch.
         num_frames: (the transformer's config, arguments of the forward) -> frames of tokens in a video.
+        batches_guidance: whether pipelines that name no cache context have both guidance halves in one batch.
+        refused_pipelines: names of pipeline classes that cannot be cached, and why.
         returns_text: whether blocks return hidden states and the text's, not only the first.
         frames_dim, channels_dim: of the argument `hidden_states` and of the output.
         bypass: arguments of the forward that leave out the blocks of all lists but the first one, where emptying
@@ -61,6 +60,8 @@ class Family:
     lists: tuple[BlockList, ...]
     rows: tuple[str, ...]
     num_frames: Callable[[Any, Mapping[str, Any]], int]
+    batches_guidance: bool = False
+    refused_pipelines: Mapping[str, str] = field(default_factory=dict)
     returns_text: bool = False
     frames_dim: int = 2
     channels_dim: int = 1
@@ -75,6 +76,11 @@ class Family:
                     f"{self.transformer} has no list of blocks '{blocks.name}'; this version of diffusers is not "
                     "supported, see docs/diffusers.md"
                 )
+            if any(isinstance(block, OptimizedModule) for block in modules):
+                raise ValueError(
+                    f"torch.compile wraps blocks in '{blocks.name}' of this {self.transformer}; compile them in place "
+                    "instead, by transformer.compile_repeated_blocks()"
+                )
             unknown = {type(block).__name__ for block in modules} - set(blocks.blocks)
             if unknown:
                 raise ValueError(
@@ -83,6 +89,11 @@ class Family:
                 )
         if not len(getattr(transformer, self.lists[0].name)):
             raise ValueError(f"this {self.transformer} has no blocks in '{self.lists[0].name}': nothing can be cached")
+
+    def denoised(self, transformer: nn.Module, latents: Tensor) -> Tensor:
+        """The channels of the argument `hidden_states` that are denoised: the first ones, before those of an image."""
+        count = latents.shape[self.channels_dim]
+        return latents.narrow(self.channels_dim, 0, min(count, transformer.config.get("out_channels") or count))
 
     def num_blocks(self, transformer: nn.Module) -> int:
         """How many blocks can be measured, per stream."""
@@ -104,30 +115,3 @@ def from_tokens(tokens: Tensor, hidden_states: Tensor, layout: Layout) -> Tensor
         num_frames = hidden_states.shape[1]
         tokens = tokens.unflatten(1, (num_frames, -1)).transpose(1, 2)
     return tokens.reshape(hidden_states.shape)
-
-
-@cache
-def known_families() -> Mapping[str, Family]:
-    """All families by the class name of their transformer; each file in `families` is one."""
-    from adacache.integrations.diffusers import families
-
-    modules = [import_module(f"{families.__name__}.{info.name}") for info in iter_modules(families.__path__)]
-    return {module.FAMILY.transformer: module.FAMILY for module in modules}
-
-
-def find_family(transformer: object) -> Family:
-    """The family of a transformer, whose class may be derived from a known one.
-
-    Raises: ValueError when it belongs to none.
-    """
-    known = known_families()
-    names = [cls.__name__ for cls in type(transformer).__mro__]
-    found = next((known[name] for name in names if name in known), None)
-    if found is None:
-        close = get_close_matches(names[0], known, 1)
-        raise ValueError(
-            f"AdaCache does not know the model {names[0]}; "
-            + (f"did you mean {close[0]}? " if close else "")
-            + f"known are {', '.join(sorted(known))}, and docs/diffusers.md says how to add one"
-        )
-    return found

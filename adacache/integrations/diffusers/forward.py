@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from adacache.controller import StepController
-from adacache.integrations.diffusers.family import BlockList, Family, find_family, from_tokens, tokens_of
+from adacache.integrations.diffusers.families import find_family
+from adacache.integrations.diffusers.family import Family, Layout, from_tokens, tokens_of
 from adacache.sites import Site
 
 
@@ -22,7 +24,8 @@ class CachedForward:
     line of the model is repeated here, any of a batch's videos can be computed without the others, and a computed step
     costs the embedding of its input and its last layer twice, which is little beside the blocks.
 
-    Between calls nothing about the transformer is changed.
+    Blocks may be compiled: those that are measured run as they were before, since a compiled one does not show what
+    goes on in it. Between calls nothing about the transformer is changed.
 
     Raises: ValueError when the transformer belongs to no known family, or its blocks are not the family's.
     """
@@ -39,17 +42,20 @@ class CachedForward:
         forward: Callable[..., Any],
         context: str,
         arguments: Mapping[str, Any],
+        inner_forward: Callable[..., Any] | None = None,
     ) -> Any:
         """What `forward(**arguments)` returns, with blocks computed or reused as `controller` decides.
 
         `forward` is the transformer's own; `arguments` are named as in its signature. `context` tells apart calls of
-        one step, such as those with and without the prompt.
+        one step, such as those with and without the prompt. `inner_forward` is what runs within `forward`, where that
+        does more than the transformer's own, such as to fetch weights.
 
         Raises: RuntimeError outside of a run; otherwise as `StepController.stack`.
         """
         family, own_lists = self.family, self._lists()
         first = family.lists[0]
         latents = arguments["hidden_states"]
+        denoised = family.denoised(self.transformer, latents)
         num_frames = family.num_frames(self.transformer.config, arguments)
 
         def run_stack(hidden_states: Tensor) -> Tensor:
@@ -57,21 +63,20 @@ class CachedForward:
 
             def run_blocks(_: Tensor, rows: Tensor | None = None) -> Tensor:
                 chosen = arguments if rows is None else _rows_of(arguments, family.rows, rows, len(latents))
-                with _with_lists(self.transformer, own_lists):
-                    return self._run_blocks(controller, forward, chosen, num_frames)
+                return self._run_blocks(controller, inner_forward or forward, chosen, own_lists, num_frames)
 
-            signals = {"latents": lambda: latents.movedim(family.frames_dim, 1)}
+            signals = {"latents": lambda: denoised.movedim(family.frames_dim, 1)}
             result = controller.stack(tokens.flatten(1, 2), run_blocks, tokens.shape[2], context, signals)
             return from_tokens(result, hidden_states, first.layout)
 
-        stand_in = _StandIn(run_stack, family.returns_text)
+        stand_in = _StandIn(run_stack, family.returns_text, own_lists)
         # A family with a bypass goes through its lists in pairs: the others must not be empty.
         replaced = {} if family.bypass else {name: nn.ModuleList() for name in own_lists}
         with _with_lists(self.transformer, {**replaced, first.name: nn.ModuleList([stand_in])}):
             output = forward(**{**arguments, **family.bypass})
 
         def replace_output(sample: Tensor) -> Tensor:
-            inputs, outputs = (tensor.movedim(family.channels_dim, 1) for tensor in (latents, sample))
+            inputs, outputs = (tensor.movedim(family.channels_dim, 1) for tensor in (denoised, sample))
             return controller.output(inputs, outputs, context).movedim(1, family.channels_dim)
 
         return _with_sample(output, replace_output)
@@ -80,54 +85,84 @@ class CachedForward:
         return {blocks.name: getattr(self.transformer, blocks.name) for blocks in self.family.lists}
 
     def _run_blocks(
-        self, controller: StepController, forward: Callable[..., Any], arguments: Mapping[str, Any], num_frames: int
+        self,
+        controller: StepController,
+        forward: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        own_lists: Mapping[str, nn.ModuleList],
+        num_frames: int,
     ) -> Tensor:
         """Hidden states (B, N, C) after the last block that runs in `forward(**arguments)`."""
         num_videos = len(arguments["hidden_states"])
         last: list[Tensor] = []
 
-        def keeper(blocks: BlockList) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-            def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                last[:] = [tokens_of(_hidden_states_of(output), blocks.layout, num_videos, num_frames)]
+        def keep(hidden_states: Tensor, layout: Layout) -> Tensor:
+            last[:] = [tokens_of(hidden_states, layout, num_videos, num_frames)]
+            return hidden_states
 
-            return keep
+        def take(residual: Callable[[], Tensor], site: Site, layout: Layout) -> None:
+            controller.branch(site, lambda: tokens_of(residual(), layout, num_videos, num_frames))
 
-        def taker(site: Site, blocks: BlockList) -> Callable[[Callable[[], Tensor]], Tensor]:
-            return lambda residual: controller.branch(
-                site, lambda: tokens_of(residual(), blocks.layout, num_videos, num_frames)
-            )
-
-        with ExitStack() as watching:
+        with ExitStack() as stack:
+            lists = {}
             for blocks in self.family.lists:
-                modules = getattr(self.transformer, blocks.name)
-                handles = [modules[-1].register_forward_hook(keeper(blocks))] if len(modules) else []
+                own = own_lists[blocks.name]
+                end = _StandIn(partial(keep, layout=blocks.layout), self.family.returns_text)
+                lists[blocks.name] = nn.ModuleList([*own, end])
                 for site in controller.observed_sites:
                     if blocks.residual is not None and site.stream in blocks.streams and site.part == "attn":
-                        handles += blocks.residual.watch(modules[site.block], taker(site, blocks))
-                for handle in handles:
-                    watching.callback(handle.remove)
-            forward(**arguments)
+                        stack.enter_context(_not_compiled(own[site.block]))
+                        taker = partial(take, site=site, layout=blocks.layout)
+                        for handle in blocks.residual.watch(own[site.block], taker):
+                            stack.callback(handle.remove)
+            stack.enter_context(_with_lists(self.transformer, lists))
+            forward(**_without_lora_scale(arguments))
         return last.pop().flatten(1, 2)
 
 
 class _StandIn(nn.Module):
-    """Takes the place of all blocks; where these also return the text's states, they go on as they are."""
+    """Stands among the blocks, or for all of them; where blocks also return the text's states, these go on as they are.
 
-    def __init__(self, run_stack: Callable[[Tensor], Tensor], returns_text: bool) -> None:
+    It holds the blocks that it stands for, so that what is done to all layers of the transformer reaches theirs, too.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Tensor], Tensor],
+        returns_text: bool,
+        stands_for: Mapping[str, nn.ModuleList] | None = None,
+    ) -> None:
         super().__init__()
-        self._run_stack = run_stack
+        self._run = run
         self._returns_text = returns_text
+        self.stands_for = nn.ModuleDict(stands_for or {})
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
         """As a block: the first arguments are its hidden states and the text's, by place or by name."""
         named = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
-        result = self._run_stack(named["hidden_states"])
+        result = self._run(named["hidden_states"])
         return (result, named["encoder_hidden_states"]) if self._returns_text else result
 
 
-def _hidden_states_of(output: Any) -> Tensor:
-    """Of what a block returns: its hidden states, or these and the text's."""
-    return output[0] if isinstance(output, tuple) else output
+def _without_lora_scale(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` for a forward within another one, which has scaled the LoRAs of all layers already."""
+    options = arguments.get("attention_kwargs")
+    if not options:
+        return dict(arguments)
+    return {**arguments, "attention_kwargs": {name: value for name, value in options.items() if name != "scale"}}
+
+
+@contextmanager
+def _not_compiled(block: nn.Module) -> Iterator[None]:
+    """A block and all in it as before `compile`: hooks that come and go are not seen by compiled code."""
+    compiled = {module: module._compiled_call_impl for module in block.modules() if module._compiled_call_impl}
+    try:
+        for module in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 def _rows_of(arguments: Mapping[str, Any], names: tuple[str, ...], rows: Tensor, num_rows: int) -> dict[str, Any]:

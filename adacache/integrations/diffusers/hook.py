@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from threading import local
+from typing import Any, NoReturn
 
+import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
 from torch import nn
 
 from adacache.integrations.diffusers.forward import CachedForward
-from adacache.integrations.diffusers.runs import Runs
-
-HOOK_NAME = "adacache"
-NO_CONTEXT = "default"  # of pipelines that do not say which guidance half they call for
+from adacache.integrations.diffusers.pipeline import HOOK_NAME
+from adacache.integrations.diffusers.runs import Call, Runs
 
 
 class CurrentContext(StateManager):
-    """The name that a pipeline gives its next call by `cache_context`; diffusers sets it on hooks' state managers."""
+    """What a pipeline says of its next call by `cache_context`; diffusers sets it on hooks' state managers.
+
+    Each thread has its own.
+    """
 
     def __init__(self) -> None:
         super().__init__(dict)
-        self.name = NO_CONTEXT
+        self._said = local()
 
     def set_context(self, context: Any) -> None:
         """`context` is a name, an object with one, or None at its end; it depends on the version of diffusers."""
-        self.name = NO_CONTEXT if context is None else getattr(context, "name", context)
+        self._said.context = context
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing but the name is kept."""
-        self.name = NO_CONTEXT
+        """Nothing else is kept."""
+        self.set_context(None)
+
+    def describe(self) -> dict[str, Any]:
+        """The fields of a `Call` that a context can fill."""
+        context = getattr(self._said, "context", None)
+        return {
+            "context": getattr(context, "name", context),
+            "step_index": getattr(context, "step_index", None),
+            "num_steps": getattr(context, "num_inference_steps", None),
+        }
 
 
 class AdaCacheHook(ModelHook):
@@ -44,24 +56,54 @@ class AdaCacheHook(ModelHook):
         self._runs = runs
         self._signature = inspect.signature(type(cached.transformer).forward)
 
+    @torch.compiler.disable
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """What diffusers calls in place of the transformer's forward."""
         arguments = self._signature.bind(module, *args, **kwargs).arguments
         arguments.pop(next(iter(self._signature.parameters)))
-        try:
-            controller = self._runs.enter(module, self.context.name, arguments["hidden_states"])
-            output = self._cached(controller, self.fn_ref.original_forward, self.context.name, arguments)
-        except BaseException:
-            self._runs.abort()
-            raise
-        self._runs.leave()
-        return output
+        call = Call(
+            module,
+            arguments["hidden_states"],
+            torch.as_tensor(arguments["timestep"]),
+            arguments.get("encoder_hidden_states"),
+            **self.context.describe(),
+            batches_guidance=self._cached.family.batches_guidance,
+        )
+        forward = self.fn_ref.original_forward
+        with self._runs.lock:
+            entered = self._runs.enter(call)
+            if entered is None:
+                return forward(*args, **kwargs)
+            controller, half = entered
+            try:
+                output = self._cached(controller, forward, half, arguments, _innermost(module))
+            except BaseException:
+                self._runs.abort()
+                raise
+            self._runs.leave()
+            return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """A pipeline is done."""
-        self._runs.finish()
+        with self._runs.lock:
+            self._runs.finish()
         self.context.reset()
         return module
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Raises: TypeError, as a copied hook would go on with the original's weights."""
+        raise TypeError(
+            f"a {type(self._cached.transformer).__name__} cannot be copied or pickled while AdaCache is applied to it; "
+            "call remove() of its handle before, and apply_adacache to the copy"
+        )
+
+
+def _innermost(transformer: nn.Module) -> Callable[..., Any]:
+    """The transformer's own forward, below all hooks: those around the call at hand, such as group offloading's, are
+    in effect already.
+    """
+    reference = transformer._diffusers_hook._fn_refs[0]
+    return reference.original_forward or reference.forward
 
 
 def hook(cached: Sequence[CachedForward], runs: Runs) -> None:
@@ -86,32 +128,3 @@ def unhook(transformer: nn.Module) -> None:
     forward = transformer.__dict__.get("forward")
     if getattr(forward, "__func__", None) is type(transformer).forward:
         del transformer.forward
-
-
-def is_installed(transformer: nn.Module) -> bool:
-    """Whether AdaCache hooks a transformer."""
-    registry = getattr(transformer, "_diffusers_hook", None)
-    return registry is not None and HOOK_NAME in registry.hooks
-
-
-def check_no_other_cache(transformer: nn.Module) -> None:
-    """Raises: ValueError when another cache works on a transformer, which would see AdaCache's reused steps."""
-    kind = type(transformer).__name__
-    config = getattr(transformer, "_cache_config", None)
-    if config is not None:
-        raise ValueError(
-            f"this {kind} is cached by diffusers already ({type(config).__name__}); call transformer.disable_cache() "
-            "before apply_adacache"
-        )
-    if getattr(transformer, "_is_cached", False):
-        raise ValueError(f"this {kind} is cached by cache-dit already; call cache_dit.disable_cache(pipe) first")
-    for name, module in transformer.named_modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        others = (
-            []
-            if registry is None
-            else [found for found, hook in registry.hooks.items() if hook._is_stateful and found != HOOK_NAME]
-        )
-        if others:
-            where = f" at {name}" if name else ""
-            raise ValueError(f"this {kind} has the cache hook '{others[0]}'{where}; remove it before apply_adacache")

@@ -1,23 +1,22 @@
-"""What there is to hook of a diffusers pipeline, and whether it can be."""
+"""A pipeline of diffusers, or a loop of one's own: its transformers, what it says of its calls, what is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import diffusers
+from diffusers.hooks import HookRegistry
 from packaging.version import Version
 from torch import Tensor, nn
 
 from adacache.integrations.diffusers.forward import CachedForward
-from adacache.integrations.diffusers.runs import timesteps_of
 
 OLDEST_DIFFUSERS = "0.35.2"  # the first whose hooks are told of guidance contexts, beside today's transformers
+HOOK_NAME = "adacache"
 
 
 def check_diffusers() -> None:
     """Raises: RuntimeError when the installed diffusers is too old."""
-    import diffusers
-
     if Version(diffusers.__version__) < Version(OLDEST_DIFFUSERS):
         raise RuntimeError(
             f"AdaCache works with diffusers {OLDEST_DIFFUSERS} or newer, this is {diffusers.__version__}; "
@@ -45,37 +44,155 @@ def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
 def cached_forwards_of(pipe_or_transformer: Any) -> list[CachedForward]:
     """One for each transformer.
 
-    Raises: ValueError when there is none, or one is not known.
+    Raises: ValueError when there is none, or one is not known, compiled as a whole, or of a pipeline that is refused.
     """
-    return [CachedForward(transformer) for transformer in transformers_of(pipe_or_transformer)]
+    cached = []
+    for transformer in transformers_of(pipe_or_transformer):
+        check_not_compiled(transformer)
+        forward = CachedForward(transformer)
+        reason = forward.family.refused_pipelines.get(type(pipe_or_transformer).__name__)
+        if reason is not None:
+            raise ValueError(f"{type(pipe_or_transformer).__name__} cannot be cached: {reason}")
+        cached.append(forward)
+    return cached
 
 
-def schedule_of(pipe_or_transformer: Any, scheduler: Any = None) -> Callable[[], Tensor]:
-    """A function that gives the timesteps of the coming run; a scheduler that is given counts more than the pipeline's.
+class DenoisingLoop:
+    """The loop that calls the transformers: a pipeline's, or one's own around a scheduler.
+
+    Attributes:
+        is_pipeline: whether it is a pipeline's.
 
     Raises: TypeError when there is no scheduler.
     """
-    if scheduler is not None:
-        return lambda: timesteps_of(scheduler)
-    if isinstance(pipe_or_transformer, nn.Module):
-        raise TypeError(
-            "a transformer alone does not know how many steps a run has; give apply_adacache the pipeline, or the "
-            "scheduler of your loop: apply_adacache(transformer, config, scheduler=scheduler)"
-        )
-    return lambda: timesteps_of(pipe_or_transformer.scheduler)  # asked for anew, it may be replaced
+
+    def __init__(self, pipe_or_transformer: Any, scheduler: Any = None) -> None:
+        self.is_pipeline = not isinstance(pipe_or_transformer, nn.Module)
+        if scheduler is None and not self.is_pipeline:
+            raise TypeError(
+                "a transformer alone does not know how many steps a run has; give apply_adacache the pipeline, or the "
+                "scheduler of your loop: apply_adacache(transformer, config, scheduler=scheduler)"
+            )
+        self._owner = pipe_or_transformer
+        self._own_scheduler = scheduler
+
+    def has(self, transformers: list[nn.Module]) -> bool:
+        """Whether it still calls these, as they are or compiled as a whole; a pipeline's may have been replaced."""
+        current = [getattr(module, "_orig_mod", module) for module in transformers_of(self._owner)]
+        return all(any(module is other for other in current) for module in transformers)
+
+    def check(self) -> None:
+        """Raises: ValueError when its transformers are compiled as a whole."""
+        for transformer in transformers_of(self._owner):
+            check_not_compiled(transformer)
+
+    @property
+    def scheduler_name(self) -> str:
+        """For messages."""
+        return type(self._scheduler).__name__
+
+    def timesteps(self) -> Tensor:
+        """(calls,), what the scheduler was set to step through; the same tensor until it is set anew.
+
+        Raises: RuntimeError when it was not set.
+        """
+        timesteps = getattr(self._scheduler, "timesteps", None)
+        if not isinstance(timesteps, Tensor) or not len(timesteps):
+            raise RuntimeError(
+                f"{self.scheduler_name} has no timesteps; call its set_timesteps before the transformer, and give "
+                "apply_adacache the scheduler that the loop really uses"
+            )
+        return timesteps
+
+    def first_place(self, places: list[int], num_times: int) -> int | None:
+        """Where in the schedule a run begins, of the `places` that have the time of its first call.
+
+        A run that begins later than its schedule, as with strength below 1, is one that the pipeline or the scheduler
+        told of, or that of a loop of one's own; None for a call in the middle of somebody else's.
+        """
+        told = [getattr(self._scheduler, "begin_index", None), 0]
+        if self._is_running and getattr(self._owner, "_num_timesteps", None) is not None:
+            told.insert(0, num_times - self._owner._num_timesteps)
+        known = next((place for place in told if place in places), None)
+        return places[0] if known is None and not self.is_pipeline else known
+
+    def halves_per_call(self, context: str | None, batches_guidance: bool) -> int | None:
+        """Guidance halves in the batch of one call; None where nothing tells.
+
+        A context other than "cond_uncond" is that of one half. Pipelines give that one without guidance, too.
+        """
+        if context not in (None, "cond_uncond") or hasattr(self._owner, "guider"):
+            return 1
+        if not self._is_running:
+            return None if context is None else 2
+        if context is None and not batches_guidance:
+            return 1
+        guided = getattr(self._owner, "do_classifier_free_guidance", None)
+        if guided is None and hasattr(self._owner, "guidance_scale"):
+            guided = self._owner.guidance_scale > 1
+        return None if guided is None else 1 + bool(guided)
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._own_scheduler or self._owner.scheduler  # a pipeline's may have been replaced
+
+    @property
+    def _is_running(self) -> bool:
+        """Whether the pipeline is in its loop; otherwise somebody else calls its transformer."""
+        return getattr(self._owner, "_current_timestep", None) is not None
 
 
 def check_free(transformer: nn.Module) -> None:
-    """Raises: ValueError when AdaCache or another cache hooks it, or offloading would throw AdaCache's hook away."""
-    from adacache.integrations.diffusers.hook import check_no_other_cache, is_installed
-
-    if is_installed(transformer):
-        raise ValueError(
-            f"AdaCache is applied to this {type(transformer).__name__} already; call remove() of its handle first"
-        )
+    """Raises: ValueError when AdaCache hooks it already, offloading would drop the hook, or as `check_combination`."""
+    kind = type(transformer).__name__
+    registry = getattr(transformer, "_diffusers_hook", None)
+    if registry is not None and HOOK_NAME in registry.hooks:
+        raise ValueError(f"AdaCache is applied to this {kind} already; call remove() of its handle first")
     if hasattr(transformer, "_hf_hook"):
         raise ValueError(
             "offloading was enabled before AdaCache, and would drop it after the first video; call apply_adacache "
             "first and pipe.enable_model_cpu_offload() after it"
         )
-    check_no_other_cache(transformer)
+    check_combination(transformer)
+
+
+def check_not_compiled(transformer: nn.Module) -> None:
+    """Raises: ValueError when a transformer is compiled as a whole, by `torch.compile` or its own `compile`."""
+    own = getattr(transformer, "_orig_mod", transformer)
+    if own is not transformer or transformer._compiled_call_impl is not None:
+        raise ValueError(
+            f"this {type(own).__name__} is compiled as a whole, where AdaCache cannot leave out its blocks; compile "
+            "these instead, by transformer.compile_repeated_blocks()"
+        )
+
+
+def check_combination(transformer: nn.Module) -> None:
+    """Raises: ValueError when something else was done to a transformer that cannot go together with AdaCache."""
+    kind = type(transformer).__name__
+    check_not_compiled(transformer)
+    if getattr(transformer, "_parallel_config", None) is not None:
+        raise ValueError(
+            f"this {kind} is split over processes by enable_parallelism, and AdaCache would meet a part of the video "
+            "where it expects the whole; use one of the two"
+        )
+    config = getattr(transformer, "_cache_config", None)
+    if config is not None:
+        raise ValueError(
+            f"this {kind} is cached by diffusers already ({type(config).__name__}); call transformer.disable_cache() "
+            "before apply_adacache"
+        )
+    if getattr(transformer, "_is_cached", False):
+        raise ValueError(f"this {kind} is cached by cache-dit already; call cache_dit.disable_cache(pipe) first")
+    for name, module in transformer.named_modules():
+        registry: HookRegistry | None = getattr(module, "_diffusers_hook", None)
+        for hook_name, hook in registry.hooks.items() if registry is not None else ():
+            if hook._is_stateful and hook_name != HOOK_NAME:
+                where = f" at {name}" if name else ""
+                raise ValueError(
+                    f"this {kind} has the cache hook '{hook_name}'{where}; remove it before apply_adacache"
+                )
+            if getattr(getattr(hook, "group", None), "stream", None) is not None:
+                raise ValueError(
+                    f"group offloading of this {kind} fetches layers ahead in the order of the first step, which "
+                    "reused steps do not keep; call enable_group_offload without use_stream"
+                )

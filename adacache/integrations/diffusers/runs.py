@@ -1,17 +1,21 @@
-"""Follows the calls of a pipeline's transformers: where runs begin and end, and which step is going on."""
+"""Which run, step and guidance half a call of a transformer belongs to, and whose rows it has: decided here alone."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from threading import RLock, Thread, current_thread
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adacache.controller import StepController
+from adacache.integrations.diffusers.pipeline import DenoisingLoop
 from adacache.trace import Trace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class RunStart:
     """What is known of a run at its first call.
 
     Attributes:
-        timesteps: one for each step.
+        timesteps: one for each step that will be taken, fewer than the scheduler's where strength is below 1.
         latents: shape of a video's latents as the transformer gets them, without the batch.
     """
 
@@ -27,80 +31,172 @@ class RunStart:
     latents: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a transformer.
+
+    Attributes:
+        latents: (B, ...), what is denoised.
+        timestep: any shape. Tokens that are given and not denoised have a smaller one than the others.
+        text: (B, tokens, width), None without.
+        context: name that the pipeline gave this call, None without.
+        step_index, num_steps: of the pipeline's loop, None where diffusers does not pass them.
+        batches_guidance: whether pipelines of this family that name no context have both guidance halves in a batch.
+    """
+
+    model: nn.Module
+    latents: Tensor
+    timestep: Tensor
+    text: Tensor | None
+    context: str | None = None
+    step_index: int | None = None
+    num_steps: int | None = None
+    batches_guidance: bool = False
+
+
+@dataclass(frozen=True)
+class GuidanceHalf:
+    """What tells the calls of one step apart, such as those with and without the prompt."""
+
+    context: str | None
+    text: Tensor | None
+
+    def fits(self, call: Call) -> bool:
+        """Whether `call` is for this half; texts that are not the same tensor are compared, which waits for them."""
+        if self.context != call.context:
+            return False
+        if self.text is call.text or self.text is None or call.text is None:
+            return self.text is call.text
+        return self.text.shape == call.text.shape and torch.equal(self.text, call.text)
+
+
+@dataclass
+class _Run:
+    """A run that goes on.
+
+    Attributes:
+        schedule: the scheduler's own tensor; the next run has another one.
+        first, place: of the run's first step and of this one in the schedule.
+        halves: that have a residual, by the number under which the controller knows them.
+        called: numbers of halves that were called in this step.
+        strangers: halves that were called in this step and have no residual.
+        calls_before: in the step before.
+        is_fresh: whether this step is computed for all videos, whatever the policy says.
+    """
+
+    controller: StepController
+    opened: ExitStack
+    schedule: Tensor
+    times: list[float]
+    first: int
+    num_videos: int
+    thread: Thread
+    place: int = -1
+    model: nn.Module | None = None
+    shape: torch.Size | None = None
+    halves: dict[int, GuidanceHalf] = field(default_factory=dict)
+    called: list[int] = field(default_factory=list)
+    strangers: list[GuidanceHalf] = field(default_factory=list)
+    calls_before: int | None = None
+    is_fresh: bool = True
+
+    @property
+    def num_calls(self) -> int:
+        return len(self.called) + len(self.strangers)
+
+    def was_called(self, call: Call) -> bool:
+        """Whether the half of `call` was called in this step."""
+        return any(half.fits(call) for half in [*(self.halves[number] for number in self.called), *self.strangers])
+
+
 class Runs:
     """The runs of one pipeline, one after the other, each with a controller of its own.
 
-    A step is a call of the transformer, or one call for each guidance context. Their number is the scheduler's, which
-    counts what the solver really asks for. A run begins with the first call after the scheduler was set anew, after
-    the end of the run before, or with latents of another shape; so a run that broke off leaves nothing to the next.
+    A step is a time of the scheduler's, and all calls at that time belong to it, each to a guidance half that is known
+    by its cache context and its text. A time that the schedule has several times is a new step once the calls of the
+    step before have come again. A run begins where the scheduler was set anew or time goes back, at whatever time its
+    first call has, and has the rest of the schedule as its steps. A call that fits nowhere is computed without the
+    cache, and so is the rest of its run, which is said once.
+
+    Attributes:
+        lock: is held during a call: the transformer is one, and its lists of blocks are replaced meanwhile.
+        num_runs: that were begun.
 
     Args:
-        schedule: gives the scheduler's timesteps of the coming run, a tensor (calls,), made anew for every run.
+        loop: which calls the transformers.
         make_controller: is called when a run begins.
         finished: is called when it came to its end.
     """
 
     def __init__(
         self,
-        schedule: Callable[[], Tensor],
+        loop: DenoisingLoop,
         make_controller: Callable[[RunStart], StepController],
         finished: Callable[[StepController], object],
     ) -> None:
-        self._schedule = schedule
+        self.lock = RLock()
+        self.num_runs = 0
+        self._loop = loop
         self._make_controller = make_controller
         self._finished = finished
-        self._controller: StepController | None = None
-        self._open: ExitStack | None = None  # of the run that goes on
-        self._timesteps: Tensor | None = None  # as the scheduler holds them
-        self._times: list[float] = []
-        self._shape: tuple[int, ...] = ()
-        self._step = -1
-        self._contexts: list[str] = []  # that were called in this step
-        self._contexts_before: list[str] = []  # in the step before
-        self._model: object = None  # that was called last
-        self.num_runs = 0
+        self._run: _Run | None = None  # that goes on
+        self._controller: StepController | None = None  # of this run, or of the last one
+        self._ended: tuple[Tensor, int] | None = None  # schedule and last place of a run that is over
+        self._strayed: Tensor | None = None  # schedule of a run that is computed without the cache
+        self._schedule: Tensor | None = None  # whose times were read
+        self._times: dict[torch.dtype, list[float]] = {}  # as they come in calls of that dtype
+        self._told: set[str] = set()
 
-    def enter(self, model: object, context: str, latents: Tensor) -> StepController:
-        """The controller for a call of `model`, in a new step or a new run if it is time.
+    def enter(self, call: Call) -> tuple[StepController, str] | None:
+        """The controller for a call and the name of its guidance half; None where it is computed without the cache.
 
-        `latents` are what it is called with, (B, ...).
-
-        Raises: ValueError when the config does not fit the run.
+        Raises: ValueError when the config does not fit the run; RuntimeError when the scheduler has no timesteps, or
+        two transformers are called in one step.
         """
-        if not self._goes_on(context, latents):
-            self._begin(model, latents)
-        if context in self._contexts or self._step < 0:
-            self._step += 1
-            self._contexts_before, self._contexts = self._contexts, []
-            self._controller.begin_step(self._step, self._times[self._step], restart=model is not self._model)
-        elif model is not self._model:
-            raise RuntimeError(f"two transformers were called in step {self._step}; only one can be cached at a time")
-        self._contexts.append(context)
-        self._model = model
-        return self._controller
+        schedule = self._loop.timesteps()
+        if self._run is not None and self._run.schedule is not schedule:
+            self.abort()
+        if self._run is not None and self._run.thread is not current_thread():
+            if self._run.thread.is_alive():
+                self._warn_once(
+                    "two threads call this %s at once; what the second one asks for is computed without the cache. "
+                    "Give each thread its own transformer, or let one run after the other",
+                    type(call.model).__name__,
+                )
+                return None
+            self.abort()
+        if schedule is self._strayed:
+            return None
+        self._strayed = None
+        places = self._places(call, schedule)
+        if self._run is None:
+            return self._begin(call, schedule, places)
+        return self._go_on(call, schedule, places)
 
     def leave(self) -> None:
         """A call is done; the last one of a run ends it, so that nothing is held while the latents are decoded."""
-        if self._step == len(self._times) - 1 > 0 and set(self._contexts) == set(self._contexts_before):
+        run = self._run
+        if run is not None and run.place == len(run.times) - 1 and run.num_calls == run.calls_before:
             self.finish()
 
     def finish(self) -> None:
-        """The pipeline is done: end the run, if it goes on."""
-        if self._open is None:
+        """The pipeline is done: end the run that this thread has open."""
+        run = self._run
+        if run is None or run.thread is not current_thread():
             return
-        if self._step < len(self._times) - 1:
+        if run.place < len(run.times) - 1:
             self.abort()
             return
-        opened, self._open = self._open, None
-        opened.close()
-        self._finished(self._controller)
+        self._run = None
+        self._ended = run.schedule, run.place
+        run.opened.close()
+        self._finished(run.controller)
 
     def abort(self) -> None:
         """Let go of a run that is not over."""
-        if self._open is None:
-            return
-        opened, self._open = self._open, None
-        opened.__exit__(_RunEnded, _RunEnded(), None)
+        run, self._run = self._run, None
+        if run is not None:
+            run.opened.__exit__(_RunEnded, _RunEnded(), None)
 
     @property
     def traces(self) -> list[Trace]:
@@ -112,53 +208,127 @@ class Runs:
             raise RuntimeError("there is no trace yet: the transformer was not called since apply_adacache")
         return self._controller.traces
 
-    def _goes_on(self, context: str, latents: Tensor) -> bool:
-        """Whether a call belongs to the run that is open."""
-        if self._open is None or self._schedule() is not self._timesteps or latents.shape != self._shape:
-            return False
-        return context not in self._contexts or self._step + 1 < len(self._times)
+    def _places(self, call: Call, schedule: Tensor) -> list[int]:
+        """Where in the schedule a call may be; its time may have been rounded to another dtype on the way."""
+        if self._schedule is not schedule:
+            self._schedule, self._times = schedule, {}
+        dtype = call.timestep.dtype
+        if dtype not in self._times:
+            self._times[dtype] = schedule.to(dtype).tolist()
+        time = call.timestep.max().item()
+        places = [place for place, known in enumerate(self._times[dtype]) if known == time]
+        if call.step_index is None or call.num_steps is None:
+            return places
+        return [place for place in places if place == len(schedule) - call.num_steps + call.step_index]
 
-    def _begin(self, model: object, latents: Tensor) -> None:
-        self.abort()
-        timesteps = self._schedule()
-        times = [float(time) for time in timesteps.tolist()]
-        controller = self._make_controller(RunStart(times, tuple(latents.shape[1:])))
+    def _begin(
+        self, call: Call, schedule: Tensor, places: list[int], first: int | None = None
+    ) -> tuple[StepController, str] | None:
+        """Begin a run with `call`, at the place `first` of the schedule where that is known."""
+        if self._ended is not None and self._ended[0] is schedule and self._ended[1] in places:
+            return None  # one more guidance half in the last step of a run that was taken to be over
+        if first is None and places:
+            first = self._loop.first_place(places, len(schedule))
+        if first is None:
+            self._warn_of_stray(call)
+            return None
+        times = [float(time) for time in schedule.tolist()]
+        controller = self._make_controller(RunStart(times[first:], tuple(call.latents.shape[1:])))
+        num_videos = self._num_videos(call)
         opened = ExitStack()
-        opened.enter_context(controller.run(len(times), num_samples(latents)))
-        self._controller, self._open = controller, opened
-        self._timesteps, self._times, self._shape = timesteps, times, latents.shape
-        self._step, self._contexts, self._contexts_before, self._model = -1, [], [], model
+        opened.enter_context(controller.run(len(times) - first, num_videos))
+        self._controller, self._ended = controller, None
+        self._run = _Run(controller, opened, schedule, times, first, num_videos, current_thread())
         self.num_runs += 1
+        return self._begin_step(call, first)
+
+    def _go_on(self, call: Call, schedule: Tensor, places: list[int]) -> tuple[StepController, str] | None:
+        """Find the step of `call` in the run that goes on."""
+        run, following = self._run, self._run.place + 1
+        anew = run.first in places and not self._loop.is_pipeline
+        if run.place in places:
+            again = run.was_called(call)
+            due = following in places and run.num_calls >= (run.calls_before or 0)
+            if not again or not (due or (anew and run.place == run.first)):
+                return self._join_step(call)
+        if following in places:
+            if len(call.latents) % run.num_videos == 0:
+                return self._begin_step(call, following)
+            self.abort()
+            return self._begin(call, schedule, places, following)
+        self.abort()
+        if anew:
+            return self._begin(call, schedule, places, run.first)
+        self._strayed = schedule
+        self._warn_of_stray(call)
+        return None
+
+    def _begin_step(self, call: Call, place: int) -> tuple[StepController, str] | None:
+        """Begin the step at `place`; it is computed where the halves, the model or the batch are not what they were.
+
+        A half that was left out in the step before is forgotten: its residual is older than those of the others.
+        """
+        run = self._run
+        halves = {number: run.halves[number] for number in run.called}
+        same = call.model is run.model and call.latents.shape == run.shape and not run.strangers
+        restart = run.place >= 0 and not (same and 0 in halves and halves[0].fits(call))
+        run.is_fresh = restart or run.place < 0
+        if run.place >= 0:
+            run.calls_before = run.num_calls
+        run.halves, run.called, run.strangers = {} if run.is_fresh else halves, [], []
+        run.model, run.shape, run.place = call.model, call.latents.shape, place
+        run.controller.begin_step(place - run.first, run.times[place], restart=restart)
+        return self._join_step(call)
+
+    def _join_step(self, call: Call) -> tuple[StepController, str] | None:
+        """Find the half of a call in this step; one without a residual is computed by itself, and kept from the next
+        step on, which is computed for all.
+        """
+        run = self._run
+        if call.model is not run.model:
+            raise RuntimeError(
+                f"two transformers were called in step {run.place - run.first}; only one can be cached at a time"
+            )
+        fitting = [number for number, half in run.halves.items() if number not in run.called and half.fits(call)]
+        if not fitting:
+            half = GuidanceHalf(call.context, call.text)
+            if not run.is_fresh:
+                run.strangers.append(half)
+                return None
+            fitting = [len(run.halves)]
+            run.halves[fitting[0]] = half
+        run.called.append(fitting[0])
+        return run.controller, f"guidance half {fitting[0]}"
+
+    def _num_videos(self, call: Call) -> int:
+        """Videos in the batch of `call`; where nothing says how many there are, they are decided for as one."""
+        rows = len(call.latents)
+        halves = self._loop.halves_per_call(call.context, call.batches_guidance) if rows > 1 else 1
+        if halves is not None and rows % halves == 0:
+            return rows // halves
+        self._warn_once(
+            "nothing says how many videos the %d rows of a batch are, so that they share one schedule; call the "
+            "transformer within transformer.cache_context('cond_uncond') if they are both guidance halves, or "
+            "cache_context('cond') and ('uncond') if each half has a call of its own",
+            rows,
+        )
+        return 1
+
+    def _warn_of_stray(self, call: Call) -> None:
+        self._warn_once(
+            "%s was called at time %g, where no step of the %s is due that AdaCache goes by; until that scheduler is "
+            "set anew, all is computed without the cache. Apply AdaCache to the pipeline, or with the scheduler, that "
+            "makes these calls",
+            type(call.model).__name__,
+            call.timestep.max().item(),
+            self._loop.scheduler_name,
+        )
+
+    def _warn_once(self, sentence: str, *values: object) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            logger.warning("AdaCache: " + sentence, *values)
 
 
 class _RunEnded(Exception):
     """Closes a run that did not come to its end."""
-
-
-def num_samples(latents: Tensor) -> int:
-    """Of a batch (B, ...) the number of videos: guidance repeats them all, so that its halves are equal.
-
-    The device is waited for once. Two videos from the same noise without guidance are taken for one, which makes them
-    share a schedule.
-    """
-    count = len(latents)
-    parts = next((n for n in (2, 3) if count % n == 0 and _is_repeated(latents, count // n)), 1)
-    return count // parts
-
-
-def _is_repeated(latents: Tensor, period: int) -> bool:
-    return bool(torch.equal(latents[period:], latents[:-period]))
-
-
-def timesteps_of(owner: Any) -> Tensor:
-    """What a scheduler, or a pipeline's scheduler, will step through in the coming run.
-
-    Raises: RuntimeError when they were not set.
-    """
-    timesteps = getattr(owner, "timesteps", None)
-    if not isinstance(timesteps, Tensor) or not len(timesteps):
-        raise RuntimeError(
-            f"{type(owner).__name__} has no timesteps; call its set_timesteps before the transformer, and give "
-            "apply_adacache the scheduler that the loop really uses"
-        )
-    return timesteps

@@ -155,11 +155,16 @@ def test_a_handle_that_saw_no_call_says_so(pipe, caplog):
     assert "AdaCache saw no call of the LatteTransformer3DModel" in caplog.text
 
 
-def test_a_transformer_that_was_replaced_is_said(pipe, caplog):
-    with apply_adacache(pipe, STATIC):
+@pytest.mark.parametrize("runs_before", [0, 1])
+def test_a_transformer_that_was_replaced_is_said(pipe, caplog, runs_before):
+    with apply_adacache(pipe, STATIC) as handle:
+        for _ in range(runs_before):
+            TINY_LATTE.run(pipe)
+            assert handle.trace.num_reused and not caplog.text
         pipe.transformer = TINY_LATTE.build().transformer
         TINY_LATTE.run(pipe)
-    assert "nothing was cached; was the pipeline's transformer replaced" in caplog.text
+    assert "the pipeline's transformer was replaced since apply_adacache" in caplog.text
+    assert "apply_adacache anew" in caplog.text
 
 
 def test_a_run_that_reused_nothing_says_so(pipe, caplog):

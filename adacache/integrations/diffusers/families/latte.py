@@ -20,4 +20,5 @@ FAMILY = Family(
     rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
     num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
     bypass={"enable_temporal_attentions": False},
+    batches_guidance=True,
 )
