@@ -62,6 +62,8 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what it cannot show of a prompt must not end a run
     try:
         if not several:
             _check_alone()

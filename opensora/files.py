@@ -11,6 +11,20 @@ from opensora.errors import ConfigError, one_line, shortened
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
 
+def is_utf8(text: str | os.PathLike[str]) -> bool:
+    """Whether a text can be written; bytes of a command line or file name that are not UTF-8 are lone surrogates."""
+    try:
+        os.fspath(text).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """A text for a message, with such bytes as escapes."""
+    return os.fspath(text).encode(errors="backslashreplace").decode()
+
+
 def find_path(path: str | os.PathLike[str]) -> Path | None:
     """An existing ``path``, looked up from the working directory, then the repository's root; else None."""
     if not os.fspath(path):
@@ -34,6 +48,10 @@ def make_output_folder(folder: str | os.PathLike[str], flag: str = "--save-dir")
     Raises:
         ConfigError: the folder cannot be created or written to.
     """
+    if not is_utf8(folder):
+        raise ConfigError(
+            f"the output folder '{printable(folder)}' has bytes that are not UTF-8; choose another one with {flag}"
+        )
     try:
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from opensora.errors import one_line, shortened, suggest
-from opensora.files import find_path
+from opensora.files import find_path, is_utf8, printable
 
 DEFAULT_CONFIG = "configs/mini/sample_adacache.py"
 
@@ -22,6 +22,12 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Parse, and name the nearest flag for one that does not exist."""
+        args = sys.argv[1:] if args is None else args
+        for text in args:
+            if not is_utf8(text):
+                self.error(
+                    f"'{printable(text)}' has bytes that are not UTF-8; save the script, or name the file, as UTF-8"
+                )
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]

@@ -6,13 +6,18 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from opensora.datasets.video_io import ffmpeg_url
 from opensora.errors import one_line
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
+try:
+    import av
+except ImportError:  # images need no decoder
+    av = None
 
 # Pillow's and FFmpeg's own names. Only what stores pixels: no documents, playlists or text, which both would read.
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -47,8 +52,6 @@ class StillImage:
         Raises:
             NotReadable: it cannot be decoded.
         """
-        from PIL import ImageOps
-
         with _decoding():
             self._image.load()
             image = self._image
@@ -79,8 +82,6 @@ class AnimatedImage:
         Raises:
             NotReadable: one cannot be decoded.
         """
-        import numpy as np
-
         for i in range(self.num_frames):
             with _decoding():
                 self._image.seek(i)
@@ -111,8 +112,6 @@ class VideoFile:
         Raises:
             NotReadable: one cannot be decoded.
         """
-        import av
-
         count = 0
         try:
             for frame in self._decoded():
@@ -151,8 +150,6 @@ def open_reference(path: Path) -> StillImage | AnimatedImage | VideoFile:
 
 def _open_image(path: Path) -> Image.Image | None:
     """The image that Pillow finds in the file, or None."""
-    from PIL import Image, UnidentifiedImageError
-
     with _decoding():  # without Pillow's warning about large images: the caller has a limit
         try:
             return Image.open(path, formats=_IMAGE_FORMATS)
@@ -163,11 +160,11 @@ def _open_image(path: Path) -> Image.Image | None:
 
 
 def _open_video(path: Path) -> VideoFile:
-    import av
-
+    if av is None:
+        raise NotReadable("is no image, and videos cannot be read without PyAV; install it with pip install av")
     try:
-        # An absolute path is no URL; formats that lead to other files, such as playlists, are off.
-        container = av.open(str(path.resolve()), options={"format_whitelist": _VIDEO_FORMATS})
+        # Formats that lead to other files, such as playlists, are off.
+        container = av.open(ffmpeg_url(path), options={"format_whitelist": _VIDEO_FORMATS})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise NotReadable(_why_not_a_video(path)) from error
     attached = av.stream.Disposition.attached_pic  # the cover of a song
@@ -217,9 +214,6 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    import numpy as np
-    from PIL import Image
-
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65_535:
         raise ValueError("its pixels have more than 16 bits; save it with 8 bits per channel")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from opensora.conditioning.reference_frames import AnimatedImage, NotReadable, StillImage, VideoFile, open_reference
 from opensora.conditioning.resize_crop import crop_frame, crop_image
 from opensora.errors import ConfigError
-from opensora.files import find_path
+from opensora.files import find_path, is_utf8
 
 if TYPE_CHECKING:
     import torch
@@ -160,12 +160,13 @@ def _size_problem(width: int, height: int) -> str | None:
 def _check_file(path: Path) -> None:
     text = str(path)
     try:
-        if "://" in text or text.startswith(("http:/", "https:/")):
-            raise NotReadable("is a URL; download it and give the file")
         if path.is_dir():
             raise NotReadable("is a folder; give an image or a video")
         if not path.exists():
-            raise NotReadable("does not exist")
+            is_url = "://" in text or text.startswith(("http:/", "https:/"))
+            raise NotReadable("is a URL; download it and give the file" if is_url else "does not exist")
+        if not is_utf8(path.resolve()):
+            raise NotReadable("has a name, or a folder, that is not UTF-8, so that no record could name it; rename it")
         if not path.is_file():
             raise NotReadable("is not a regular file")
         with path.open("rb") as file:

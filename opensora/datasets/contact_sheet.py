@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from adacache.atomic import atomic_path
 from adacache.trace_plot import side_by_side, spread
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont
 
 INK, FAINT = "#1f2937", "#6b7280"
 PADDING = 2  # pixels around the text of a strip
@@ -44,8 +41,6 @@ def film(frames: np.ndarray, count: int, box: tuple[int, int] | None = None, gap
 
 def scaled_into(frames: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     """Frames (F, H, W, 3) uint8 as large as a ``box`` of (width, height) pixels allows, their shape kept."""
-    from PIL import Image
-
     height, width = frames.shape[1:3]
     scale = min(box[0] / width, box[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -54,13 +49,11 @@ def scaled_into(frames: np.ndarray, box: tuple[int, int]) -> np.ndarray:
 
 def grid(
     strips: Sequence[Strip], per_row: int = 1, text_lines: int = 1, font_size: int = 10, heading: str = ""
-) -> Image:
+) -> Image.Image:
     """Strips in rows of ``per_row``, each under at most ``text_lines`` lines; a ``heading`` (two lines at most) on top.
 
     All cells are as large as the largest strip needs; text that does not fit is left out.
     """
-    from PIL import Image, ImageDraw
-
     font, bold, line = sans_font(font_size), sans_font(font_size, bold=True), round(1.3 * font_size)
     width = max(strip.image.shape[1] for strip in strips) + 3 * PADDING
     text_height = text_lines * line + PADDING
@@ -80,10 +73,8 @@ def grid(
     return sheet
 
 
-def save_sheet(grids: Sequence[Image], path: Path, margin: int = 0) -> None:
+def save_sheet(grids: Sequence[Image.Image], path: Path, margin: int = 0) -> None:
     """Write grids below each other as a PNG, with a white ``margin`` around each; it appears complete or not at all."""
-    from PIL import Image
-
     width = max(grid.width for grid in grids) + 2 * margin
     sheet = Image.new("RGB", (width, sum(grid.height + margin for grid in grids) + margin), "white")
     y = margin
@@ -94,7 +85,7 @@ def save_sheet(grids: Sequence[Image], path: Path, margin: int = 0) -> None:
         sheet.save(temporary, format="PNG")
 
 
-def _label(strip: Strip, font: FreeTypeFont, width: float) -> list[tuple[float, int, str, str]]:
+def _label(strip: Strip, font: ImageFont.FreeTypeFont, width: float) -> list[tuple[float, int, str, str]]:
     """(indent in pixels, line, text, color) of a strip's text and its note: beside the text's end if it fits there."""
     lines = _wrap(strip.text, font, width)
     pieces = [(0.0, row, text, strip.color) for row, text in enumerate(lines)]
@@ -104,16 +95,13 @@ def _label(strip: Strip, font: FreeTypeFont, width: float) -> list[tuple[float, 
     return pieces + [(0.0, len(lines) + row, text, FAINT) for row, text in enumerate(_wrap(strip.note, font, width))]
 
 
-def sans_font(size: int, bold: bool = False) -> FreeTypeFont:
+def sans_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and knows more alphabets than Pillow's own font."""
-    import matplotlib
-    from PIL import ImageFont
-
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
+    return ImageFont.truetype(Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf" / name, size)
 
 
-def _wrap(text: str, font: FreeTypeFont, width: float) -> list[str]:
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     """The words of ``text`` in lines of at most ``width`` pixels; a longer word has a line of its own."""
     lines: list[str] = []
     for word in text.split():

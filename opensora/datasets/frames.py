@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from adacache.atomic import atomic_path
 from opensora.datasets.video_io import checked_frames
@@ -55,8 +56,6 @@ def write_frames(path_without_suffix: str | os.PathLike[str], frames: np.ndarray
         with atomic_path(target) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **{_KEY: array})
         return target
-    from PIL import Image
-
     with _atomic_folder(target) as folder:
         for number, frame in enumerate(array):
             Image.fromarray(frame).save(folder / f"{number:05d}.png")
@@ -90,8 +89,6 @@ def _read_npz(path: Path) -> np.ndarray:
 
 
 def _read_pngs(folder: Path) -> np.ndarray:
-    from PIL import Image
-
     files = sorted(folder.glob("*.png"))
     expected = [f"{number:05d}.png" for number in range(len(files))]
     if not files or [file.name for file in files] != expected:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from adacache.atomic import atomic_path
 from opensora.datasets.contact_sheet import scaled_into
@@ -67,8 +68,6 @@ def write_preview(
     array = array[::stride]
     if max(array.shape[1:3]) > max_side:
         array = scaled_into(array, (max_side, max_side))
-
-    from PIL import Image
 
     first, *others = [Image.fromarray(frame) for frame in array]
     # Pillow takes a single duration for a single image only.

@@ -1,7 +1,6 @@
 """Videos and images on disk: uint8 frames (T, H, W, 3) to mp4 or png, and back.
 
-H.264 is lossy, so numbers about quality are to be computed on the frames and not on a file. PyAV and Pillow
-are imported where they are used, to keep start-up quick.
+H.264 is lossy, so numbers about quality are to be computed on the frames and not on a file.
 """
 
 import os
@@ -10,9 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from adacache.atomic import atomic_path
 from adacache.trace_plot import spread
+
+try:
+    import av
+except ImportError:  # images need no encoder; who asks for videos is told before
+    av = None
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +99,11 @@ def read_video(path: str | os.PathLike[str], count: int | None = None) -> tuple[
     return _read_png(path) if path.suffix.lower() == IMAGE_SUFFIX else _read_av(path, count)
 
 
+def ffmpeg_url(path: Path) -> str:
+    """A path as FFmpeg takes it literally; of "run:1/a.mp4" it would take "run" for a protocol, such as "pipe"."""
+    return f"file:{path}"
+
+
 def checked_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
     """Frames (T, H, W, 3) uint8 as an array.
 
@@ -132,18 +142,14 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 
 
 def _write_png(path: Path, frame: np.ndarray) -> None:
-    from PIL import Image
-
     Image.fromarray(frame).save(path, format="PNG")
 
 
 def _write_mp4(path: Path, frames: np.ndarray, rate: Fraction, crf: int) -> None:
-    import av
-
     height, width = frames.shape[1:3]
     padding = ((0, height % 2), (0, width % 2), (0, 0))
     options = _X264_OPTIONS | {"crf": str(crf)}
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(ffmpeg_url(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
@@ -158,8 +164,6 @@ def _write_mp4(path: Path, frames: np.ndarray, rate: Fraction, crf: int) -> None
 
 
 def _read_png(path: Path) -> tuple[np.ndarray, float]:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))[None], _IMAGE_FPS
@@ -168,10 +172,8 @@ def _read_png(path: Path) -> tuple[np.ndarray, float]:
 
 
 def _read_av(path: Path, count: int | None) -> tuple[np.ndarray, float]:
-    import av
-
     try:
-        with av.open(str(path)) as container:
+        with av.open(ffmpeg_url(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"'{path}' holds no video stream")
             stream = container.streams.video[0]

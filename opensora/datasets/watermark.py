@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from opensora.datasets.contact_sheet import sans_font
 from opensora.datasets.video_io import checked_frames
@@ -51,8 +52,6 @@ def _render(text: str, size: int, frame: tuple[int, int], margin: int) -> tuple[
     Args:
         frame: its width and height, into which the text has to fit with a ``margin``.
     """
-    from PIL import Image, ImageDraw
-
     font, stroke = sans_font(size), max(1, round(size * _OUTLINE))
     left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
     canvas = (int(np.ceil(right - left)), int(np.ceil(bottom - top)))

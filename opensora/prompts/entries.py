@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from opensora.errors import ConfigError, suggest
+from opensora.files import is_utf8
 from opensora.prompts.file_names import safe_stem
 
 PROMPT_KEY = "prompt"
@@ -82,7 +83,7 @@ def _checked_prompt(prompt: Any, fail: Callable[[str], ConfigError]) -> str:
 def _text(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
     if not isinstance(value, str):
         raise fail(f"'{key}' must be text, got {_short(value)}")
-    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    if "\0" in value or not is_utf8(value):
         raise fail(f"'{key}' has a character that is not text (NUL, or half of a surrogate pair)")
     return value
 

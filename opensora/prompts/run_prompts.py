@@ -9,7 +9,7 @@ from typing import Any
 
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, shortened
-from opensora.files import find_path
+from opensora.files import find_path, is_utf8, printable
 from opensora.prompts.files import PromptLine, read_prompt_file
 from opensora.prompts.syntax import extract_json_from_prompts, merge_prompt, split_prompt
 
@@ -127,6 +127,8 @@ def _split(index: int, prompt: str, given: Mapping[str, Any], loops: int) -> tup
     Raises:
         ValueError: what is wrong with the prompt.
     """
+    if not is_utf8(prompt) or "\0" in prompt:
+        raise ConfigError(f"prompt {index} has a character that is not text: '{shortened(printable(prompt))}'")
     [text], [reference], [strategy] = extract_json_from_prompts([prompt], [""], [""])
     segments, starts = split_prompt(text)
     segments = [segment.strip() for segment in segments]

@@ -15,6 +15,11 @@ CASES = {
     "flag without a value": Case("--seed", ["--seed: expected one argument"]),
     "list without a value": Case("--reference-path", ["--reference-path"]),
     "a size of one number": Case("--image-size 16", ["--image-size: expected 2 arguments"]),
+    "bytes that are not UTF-8 in a prompt": Case(
+        ["--prompt", "a caf\udce9 sign"], ["command line: 'a caf\\udce9 sign' has bytes that are not UTF-8"]
+    ),
+    "bytes that are not UTF-8 in a folder": Case(["--save-dir", "caf\udce9"], ["not UTF-8"]),
+    "bytes that are not UTF-8 in an option": Case(["--cfg-options", "watermark_text=\udce9"], ["not UTF-8"]),
     "text for a number": Case("--fps fast", ["--fps", "'fast'"]),
     "a fraction": Case("--seed 1.5", ["--seed", "'1.5'"]),
     "a switch that is neither": Case("--resample perhaps", ["--resample", "expected True or False, got 'perhaps'"]),

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from opensora.conditioning.references import check_reference
 from opensora.datasets import video_io
 from opensora.datasets.video_io import read_video, to_uint8, write_video
 
@@ -135,6 +136,16 @@ def test_odd_sides_are_extended_by_their_edge(tmp_path, height, width):
 def test_header_comes_first_so_that_players_can_start_early(tmp_path):
     data = write_video(tmp_path / "clip", gradient(3, 32, 32), 24).read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize("folder", ["run-10:30:00", "pipe:1", "concat:a|b", "%03d", "-x", "a\nb", "http:", "a?b#c,d"])
+def test_a_path_has_no_meaning_but_the_file(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    for frames in (gradient(3, 16, 16), gradient(1, 16, 16)):
+        path = write_video(Path(folder) / "a%03d:b", frames, 24)
+        assert path.is_file() and len(read_video(path)[0]) == len(frames)
+        assert check_reference(path).frames == len(frames)
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
 
 
 def test_one_frame_is_a_lossless_png(tmp_path):
