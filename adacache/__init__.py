@@ -32,6 +32,7 @@ Without a controller a model must behave exactly as if this package did not exis
 Source: Adaptive Caching for Faster Video Generation with Diffusion Transformers, arXiv:2411.02397.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from adacache.codebook import PRESETS, Codebook
@@ -41,7 +42,7 @@ from adacache.sites import Site
 from adacache.trace import StepRecord, Trace
 
 if TYPE_CHECKING:
-    from adacache.controller import StepController
+    from adacache.controller import RunObserver, StepController
 
 __all__ = [
     "PRESETS",
@@ -49,6 +50,7 @@ __all__ = [
     "BridgeConfig",
     "Codebook",
     "MoRegConfig",
+    "RunObserver",
     "Site",
     "StepController",
     "StepRecord",
@@ -58,8 +60,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # The controller imports torch, which takes over a second; a config error must not have to wait for it.
-    if name == "StepController":
-        from adacache.controller import StepController
-
-        return StepController
+    if name in ("RunObserver", "StepController"):
+        return getattr(import_module("adacache.controller"), name)
     raise AttributeError(f"module 'adacache' has no attribute {name!r}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adacache import StepController, Trace
+from adacache import RunObserver, StepController, Trace
 from adacache.calibration.plan import Clip
 from bench.points import BenchPoint
 
@@ -44,32 +44,24 @@ class Sampled:
     peak_bytes: int | None
 
 
-class WatchedController(StepController):
-    """A controller that notes the most bytes it held at the end of a step; nothing waits for the device for that."""
+class CacheBytes(RunObserver):
+    """Notes the most bytes that a controller held at the end of a step; nothing waits for the device for that."""
 
-    most_bytes = 0
+    def __init__(self) -> None:
+        self.most = 0
+        self._controller: StepController | None = None
 
-    @contextmanager
-    def run(self, num_steps: int, num_samples: int = 1) -> Iterator[StepController]:
-        """As ``StepController.run``; begins at 0."""
-        self.most_bytes = 0
-        with super().run(num_steps, num_samples) as controller:
-            yield controller
-            self._note()
+    def begin_run(self, controller: StepController, num_steps: int, num_samples: int) -> None:
+        """Begin at 0."""
+        self.most, self._controller = 0, controller
 
-    def begin_step(
-        self,
-        step_index: int,
-        timestep: float | None = None,
-        generated_frames: Sequence[Sequence[bool]] | None = None,
-        restart: bool = False,
-    ) -> None:
-        """As ``StepController.begin_step``."""
-        self._note()
-        super().begin_step(step_index, timestep, generated_frames, restart)
+    def begin_step(self, step_index: int) -> None:
+        """The step before has ended."""
+        self.most = max(self.most, self._controller.nbytes)
 
-    def _note(self) -> None:
-        self.most_bytes = max(self.most_bytes, self.nbytes)
+    def end_run(self) -> None:
+        """The last step has ended."""
+        self.most = max(self.most, self._controller.nbytes)
 
 
 class Sampler:
@@ -92,7 +84,8 @@ class Sampler:
             SamplingError: latents or pixels are not finite.
         """
         self.prepare(clip)
-        controller = None if point.cache is None else WatchedController(point.cache)
+        cache_bytes = CacheBytes()
+        controller = None if point.cache is None else StepController(point.cache, observers=[cache_bytes])
         with self._scheduler_of(point):
             num_steps = self.pipe.scheduler.num_model_calls
         knows_peak = self._watch.reset_peak()
@@ -108,7 +101,7 @@ class Sampler:
             decode_seconds=self._watch.now() - decoding,
             num_steps=num_steps,
             trace=None if controller is None else controller.trace,
-            cache_bytes=0 if controller is None else controller.most_bytes,
+            cache_bytes=cache_bytes.most,
             peak_bytes=peak,
         )
 

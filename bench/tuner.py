@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from adacache import StepController
 from adacache.atomic import atomic_path
 from adacache.calibration.plan import Clip
 from adacache.calibration.recorder import PolicyCalibration, SignalRecorder, fit_policies
 from adacache.calibration.runner import Runner
 from adacache.options import ReuseOptions
 from adacache.policies.registry import config_from_dict, config_to_dict
+from adacache.policies.static import StaticScheduleConfig
 from bench.plan import BenchPlan, PolicyPlan
 from bench.points import BenchPoint, calibrated_schedule, complete, needs_calibration
 from bench.setting import digest
@@ -231,7 +233,8 @@ def calibrate_policies(runner: Runner, clips: Sequence[Clip]) -> PolicyCalibrati
     Raises:
         ValueError: too few steps and clips for a fit.
     """
-    recorder = SignalRecorder(runner.num_steps)
+    recorder = SignalRecorder()
+    every_step = StaticScheduleConfig(tuple(range(runner.num_steps)))
     inputs, outputs, ratios = [], [], []
 
     def collect(_latents: object) -> None:
@@ -239,5 +242,5 @@ def calibrate_policies(runner: Runner, clips: Sequence[Clip]) -> PolicyCalibrati
         outputs.append(np.stack(recorder.output_changes, axis=1))
         ratios.append(np.stack(recorder.ratios, axis=1))
 
-    runner.sample(clips, recorder, collect)
+    runner.sample(clips, StepController(every_step, observers=[recorder]), collect)
     return fit_policies(np.concatenate(inputs), np.concatenate(outputs), np.concatenate(ratios))

@@ -1,7 +1,6 @@
 """What is measured in the runs of a calibration."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -9,59 +8,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adacache.controller import StepController
-from adacache.policies.static import StaticScheduleConfig
+from adacache.controller import RunObserver, StepController
 
 SKETCH_ELEMENTS = 2**15  # per row of the batch; inner products of sketches are then good to about one percent
 DEGREE = 4  # of TeaCache's polynomial, as published
 
 
-class ResidualRecorder(StepController):
-    """Runs a static schedule and keeps some elements of the stack's residual at every step, computed or reused.
+class ResidualRecorder(RunObserver):
+    """Keeps some elements of the stack's residual at every step, computed or reused; waits for the device to do so.
 
     The elements are drawn once, the same for every recorder of one `elements`, so that sketches of different runs can
     be compared. They are held on the CPU in float32: `elements` numbers per row and step, whatever the model's size.
     """
 
-    def __init__(self, config: StaticScheduleConfig, elements: int = SKETCH_ELEMENTS) -> None:
-        super().__init__(config)
+    def __init__(self, elements: int = SKETCH_ELEMENTS) -> None:
         self._elements = elements
         self._picked: Tensor | None = None
         self._steps: list[list[Tensor]] = []  # per step the sketches (B, M) of its calls
         self._num_samples = 1
 
-    @contextmanager
-    def run(self, num_steps: int, num_samples: int = 1) -> Any:
-        """As `StepController.run`; forgets the sketches of the run before, whose residuals may have another size."""
+    def begin_run(self, controller: StepController, num_steps: int, num_samples: int) -> None:
+        """Forget the sketches of the run before, whose residuals may have another size."""
         self._steps, self._num_samples, self._picked = [], num_samples, None
-        with super().run(num_steps, num_samples) as controller:
-            yield controller
 
-    def begin_step(
-        self,
-        step_index: int,
-        timestep: float | None = None,
-        generated_frames: Sequence[Sequence[bool]] | None = None,
-        restart: bool = False,
-    ) -> None:
-        """As `StepController.begin_step`."""
-        super().begin_step(step_index, timestep, generated_frames, restart)
+    def begin_step(self, step_index: int) -> None:
+        """Make room for the sketches of a step."""
         self._steps.append([])
 
-    def stack(
-        self,
-        hidden_states: Tensor,
-        run_blocks: Callable[..., Tensor],
-        tokens_per_frame: int,
-        context: str = "default",
-        signals: Mapping[str, Callable[[], Tensor]] | None = None,
-    ) -> Tensor:
-        """As `StepController.stack`; waits for the device once, to fetch the sketch."""
-        output = super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
+    def end_stack(
+        self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
+    ) -> None:
+        """Fetch the sketch."""
         picked = self._positions(hidden_states[0].numel(), hidden_states.device)
         before, after = (tensor.flatten(1)[:, picked].float() for tensor in (hidden_states, output))
         self._steps[-1].append((after - before).cpu())
-        return output
 
     def sketches(self) -> np.ndarray:
         """Sketches of the last run, (videos, steps, M) float32; M counts the rows of all guidance branches."""
@@ -113,8 +93,8 @@ class PolicyCalibration:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-class SignalRecorder(StepController):
-    """Computes every step and measures, per video, what the policies are fitted to.
+class SignalRecorder(RunObserver):
+    """Measures, per video of a run that computes every step, what the policies are fitted to; waits for the device.
 
     Where guidance branches run one after another, only the context that came first in the run is measured. For
     neighboring steps:
@@ -125,8 +105,7 @@ class SignalRecorder(StepController):
         ratios: per step but the first (videos,) mean ratios of the residual's token norms.
     """
 
-    def __init__(self, num_steps: int) -> None:
-        super().__init__(StaticScheduleConfig(tuple(range(num_steps))))
+    def __init__(self) -> None:
         self.input_changes: list[np.ndarray] = []
         self.output_changes: list[np.ndarray] = []
         self.ratios: list[np.ndarray] = []
@@ -134,47 +113,31 @@ class SignalRecorder(StepController):
         self._observed_context: str | None = None
         self._previous: dict[str, Tensor] = {}
 
-    @contextmanager
-    def run(self, num_steps: int, num_samples: int = 1) -> Iterator[StepController]:
-        """As `StepController.run`; forgets the run before."""
+    def begin_run(self, controller: StepController, num_steps: int, num_samples: int) -> None:
+        """Forget the run before."""
         self.input_changes, self.output_changes, self.ratios = [], [], []
         self._num_samples = num_samples
         self._observed_context = None
-        self._previous = {}
-        try:
-            with super().run(num_steps, num_samples) as controller:
-                yield controller
-        finally:
-            self._previous = {}
 
-    def stack(
-        self,
-        hidden_states: Tensor,
-        run_blocks: Callable[..., Tensor],
-        tokens_per_frame: int,
-        context: str = "default",
-        signals: Mapping[str, Callable[[], Tensor]] | None = None,
-    ) -> Tensor:
-        """As `StepController.stack`; waits for the device.
-
-        Raises: RuntimeError when the model offers no "modulated_input".
-        """
-        if "modulated_input" not in (signals or {}):
+    def end_stack(
+        self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
+    ) -> None:
+        """Raises: RuntimeError when the model offers no "modulated_input"."""
+        if "modulated_input" not in signals:
             raise RuntimeError("the model offers no signal 'modulated_input', to which TeaCache would be fitted")
         self._observed_context = self._observed_context or context
-        if context != self._observed_context:
-            return super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
-        signal = signals["modulated_input"]()
-        output = super().stack(hidden_states, run_blocks, tokens_per_frame, context, signals)
-        self._note(self.input_changes, "input", signal, self._relative_changes)
-        self._note(self.ratios, "norms", (output - hidden_states).float().norm(dim=-1), self._mean_ratios)
-        return output
+        if context == self._observed_context:
+            self._note(self.input_changes, "input", signals["modulated_input"](), self._relative_changes)
+            self._note(self.ratios, "norms", (output - hidden_states).float().norm(dim=-1), self._mean_ratios)
 
-    def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
-        """As `StepController.output`; waits for the device."""
+    def end_output(self, latents: Tensor, output: Tensor, context: str) -> None:
+        """Measure the model's output."""
         if context == self._observed_context:
             self._note(self.output_changes, "output", output[:, : latents.shape[1]], self._relative_changes)
-        return super().output(latents, output, context)
+
+    def end_run(self) -> None:
+        """Let go of all tensors."""
+        self._previous = {}
 
     def _note(
         self, results: list[np.ndarray], name: str, current: Tensor, compare: Callable[[Tensor, Tensor], Tensor]

@@ -65,8 +65,8 @@ class Runner:
         every_step = tuple(range(self.num_steps))
         grams, powers, effects, errors = [], [], [], []
         for batch in self._batches(clips):
-            recorder = ResidualRecorder(StaticScheduleConfig(every_step))
-            exact = self._latents(batch, recorder)
+            recorder = ResidualRecorder()
+            exact = self._latents(batch, StepController(StaticScheduleConfig(every_step), observers=[recorder]))
             gram = gram_of_sketches(recorder.sketches())
             grams.append(gram)
             powers.append(_mean_square(exact))

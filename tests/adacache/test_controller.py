@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import adacache
-from adacache import AdaCacheConfig, Codebook, Site, StepController
+from adacache import AdaCacheConfig, Codebook, RunObserver, Site, StepController
 from adacache.policies.base import Policy, Report
+from adacache.policies.static import StaticScheduleConfig
+from adacache.reuse.base import Reuse
 
 HELD = 4 * 4  # bytes of one (1, 4, 1) float32 tensor
 
@@ -418,6 +420,75 @@ def test_another_policy_needs_no_change_of_the_controller(model, tokens):
 
     controller = StepController(EverySecondConfig())
     assert sample(model, controller, [10, 11, 12, 13], tokens) == [20, 21, 24, 25]
+
+
+class GuidedTwice(Reuse):
+    """A reused step returns, for every row, twice the guided difference of the last computed output's two rows."""
+
+    name = "output"
+    takes_output = True
+
+    def output(self, step, context, latents, output, observed):
+        if step.computed:
+            self.last = output
+            return output
+        conditional, unconditional = self.last
+        return (2 * (conditional - unconditional)).expand_as(output)
+
+
+def test_a_policy_of_ones_own_brings_a_reuse_of_its_own():
+    class FirstOnly(Policy):
+        reuse = f"{__name__}:GuidedTwice"
+
+        def should_compute(self, step_index):
+            return step_index == 0
+
+    class FirstOnlyConfig:
+        def make_policy(self, num_steps):
+            return FirstOnly()
+
+    controller = StepController(FirstOnlyConfig())
+    outputs = []
+    with controller.run(3, num_samples=2):
+        for step in range(3):
+            controller.begin_step(step)
+            x = torch.tensor([1.0, 2.0, 5.0, 7.0])[:, None, None] + 10 * step  # conditional rows, then the others
+            h = controller.stack(x, lambda h: 3 * h, 1)
+            outputs.append(controller.output(x, h).flatten().tolist())
+    # Of the first video 3 * (1 - 5), of the second 3 * (2 - 7), twice.
+    assert outputs == [[3, 6, 15, 21], [-24, -30, -24, -30], [-24, -30, -24, -30]]
+    assert controller.trace.metadata["reuses"] == "output"
+
+
+def test_an_observer_is_shown_what_goes_on(model, tokens):
+    class Log(RunObserver):
+        def __init__(self):
+            self.seen = []
+
+        def begin_run(self, controller, num_steps, num_samples):
+            self.controller = controller
+            self.seen.append(("run", num_steps, num_samples))
+
+        def begin_step(self, step_index):
+            self.seen.append(("step", step_index, self.controller.nbytes > 0))
+
+        def end_stack(self, hidden_states, output, context, signals):
+            self.seen.append((context, (output - hidden_states).mean().item()))
+
+        def end_run(self):
+            self.seen.append(("end", self.controller.nbytes > 0))
+
+    log = Log()
+    controller = StepController(StaticScheduleConfig((0,)), observers=[RunObserver(), log])
+    assert sample(model, controller, [10, 11], tokens) == [20, 21]
+    assert log.seen == [
+        ("run", 2, 1),
+        ("step", 0, False),
+        ("default", 10),
+        ("step", 1, True),
+        ("default", 10),
+        ("end", True),
+    ]
 
 
 def test_the_example_in_the_package_docstring_works():

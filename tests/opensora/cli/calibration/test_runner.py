@@ -36,8 +36,9 @@ def test_a_recording_holds_the_residuals_and_the_effects_of_each_clip(runner):
     recording = runner.record(CLIPS, [1, 3])
     assert (recording.gram.shape, recording.gains.shape, recording.power.shape) == ((3, 5, 5), (3, 5), (3,))
     for video, clip in enumerate(CLIPS):  # a batch of two and one of one
-        recorder = ResidualRecorder(StaticScheduleConfig(tuple(range(STEPS))), elements=10**9)
-        exact = runner.sampler.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=recorder)
+        recorder = ResidualRecorder(elements=10**9)
+        every_step = StepController(StaticScheduleConfig(tuple(range(STEPS))), observers=[recorder])
+        exact = runner.sampler.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=every_step)
         residuals = recorder.sketches()[0].astype(float)
         gram = residuals @ residuals.T / residuals.shape[1]
         np.testing.assert_allclose(recording.gram[video], gram, rtol=0.03, atol=0.03 * gram.max())
