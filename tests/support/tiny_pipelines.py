@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tests.support.tiny_latte import randomize
@@ -294,4 +295,101 @@ TINY = {
         {**_SMALL, "num_frames": 8, "guidance_scale": 5.0, "negative_prompt": None},
         masks=True,
     ),
+}
+
+
+def _rebuilt(transformer: Any, **changes: Any) -> Any:
+    """A transformer of the same class with other options."""
+    options = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
+    return randomize(type(transformer)(**{**options, **changes}))
+
+
+def cogvideox_image() -> diffusers.CogVideoXImageToVideoPipeline:
+    """The latents of an image are further channels."""
+    pipe = cogvideox()
+    transformer = _rebuilt(pipe.transformer, in_channels=8)
+    return _finished(diffusers.CogVideoXImageToVideoPipeline(None, None, pipe.vae, transformer, pipe.scheduler))
+
+
+def cogvideox_video() -> diffusers.CogVideoXVideoToVideoPipeline:
+    """A noised video is denoised."""
+    pipe = cogvideox()
+    return _finished(diffusers.CogVideoXVideoToVideoPipeline(None, None, pipe.vae, pipe.transformer, pipe.scheduler))
+
+
+def wan_image(**options: Any) -> diffusers.WanImageToVideoPipeline:
+    """The latents of an image, and a mask, are further channels."""
+    pipe = wan()
+    transformer = _rebuilt(pipe.transformer, in_channels=12)
+    return _finished(
+        diffusers.WanImageToVideoPipeline(None, None, pipe.vae, pipe.scheduler, transformer=transformer, **options)
+    )
+
+
+def wan_tokens() -> diffusers.WanImageToVideoPipeline:
+    """Wan 2.2 TI2V: the tokens of the image have a time of their own."""
+    pipe = wan()
+    return _finished(
+        diffusers.WanImageToVideoPipeline(
+            None, None, pipe.vae, pipe.scheduler, transformer=pipe.transformer, expand_timesteps=True
+        )
+    )
+
+
+def wan_video() -> diffusers.WanVideoToVideoPipeline:
+    """Calls both guidance halves without naming them."""
+    pipe = wan()
+    return _finished(diffusers.WanVideoToVideoPipeline(None, None, pipe.transformer, pipe.vae, pipe.scheduler))
+
+
+def ltx_condition() -> diffusers.LTXConditionPipeline:
+    """Tokens of conditions stand before those of the video."""
+    pipe = ltx()
+    return _finished(diffusers.LTXConditionPipeline(pipe.scheduler, pipe.vae, None, None, pipe.transformer))
+
+
+def ltx_image() -> diffusers.LTXImageToVideoPipeline:
+    """The tokens of the image have a time of their own."""
+    pipe = ltx()
+    return _finished(diffusers.LTXImageToVideoPipeline(pipe.scheduler, pipe.vae, None, None, pipe.transformer))
+
+
+def hunyuan_image() -> diffusers.HunyuanVideoImageToVideoPipeline:
+    """Calls both guidance halves without naming them; the latents of an image, and a mask, are further channels."""
+    pipe = hunyuan_video()
+    transformer = _rebuilt(pipe.transformer, in_channels=9, image_condition_type="latent_concat")
+    return _finished(
+        diffusers.HunyuanVideoImageToVideoPipeline(None, None, transformer, pipe.vae, pipe.scheduler, None, None, None)
+    )
+
+
+def skyreels_image() -> diffusers.HunyuanSkyreelsImageToVideoPipeline:
+    """Calls both guidance halves without naming them; the latents of an image are further channels."""
+    pipe = hunyuan_video()
+    transformer = _rebuilt(pipe.transformer, in_channels=8)
+    return _finished(
+        diffusers.HunyuanSkyreelsImageToVideoPipeline(None, None, transformer, pipe.vae, pipe.scheduler, None, None)
+    )
+
+
+_IMAGE = Image.new("RGB", (64, 64), (200, 30, 60))
+_VIDEO = [Image.new("RGB", (64, 64), (20 * number, 30, 60)) for number in range(9)]
+
+
+def _other(family: str, build: Callable[[], Any], leave_out: str = "", **call: Any) -> TinyPipeline:
+    """Another pipeline around the transformer of a family."""
+    own = {name: value for name, value in TINY[family].call.items() if name != leave_out}
+    return replace(TINY[family], build=build, call={**own, **call})
+
+
+OTHERS = {
+    "cogvideox_image": _other("cogvideox", cogvideox_image, image=_IMAGE),
+    "cogvideox_video": _other("cogvideox", cogvideox_video, "num_frames", video=_VIDEO, strength=1.0),
+    "wan_image": _other("wan", wan_image, image=_IMAGE),
+    "wan_tokens": _other("wan", wan_tokens, image=_IMAGE),
+    "wan_video": _other("wan", wan_video, "num_frames", video=_VIDEO, strength=1.0),
+    "ltx_condition": _other("ltx", ltx_condition, image=_IMAGE, frame_index=8, num_frames=17),
+    "ltx_image": _other("ltx", ltx_image, image=_IMAGE),
+    "hunyuan_image": _other("hunyuan_video", hunyuan_image, image=_IMAGE),
+    "skyreels_image": _other("hunyuan_video", skyreels_image, image=_IMAGE),
 }

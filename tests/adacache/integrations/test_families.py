@@ -15,7 +15,7 @@ from torch import Tensor
 from adacache import AdaCacheConfig
 from adacache.integrations.diffusers import apply_adacache
 from adacache.policies.static import StaticScheduleConfig
-from tests.support.tiny_pipelines import TINY, TinyPipeline
+from tests.support.tiny_pipelines import OTHERS, TINY, TinyPipeline
 
 STEPS = 8
 SCHEDULE = (0, 1, 3, 7)
@@ -121,6 +121,24 @@ def test_leaving_out_the_stack_is_what_it_is_by_hand(pipe, tiny):
         latents = tiny.run(pipe, steps=STEPS)
     assert handle.trace.computed_steps == [step for step in range(STEPS) if calls[step * tiny.calls_per_step]]
     assert_close(latents, by_hand)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_pipelines_of_a_family_are_cached_as_its_first_one(name, caplog):
+    tiny = OTHERS[name]
+    pipe = tiny.build()
+    plain = tiny.run(pipe, steps=STEPS)
+    with skipped_by_hand(pipe, tiny, SCHEDULE) as calls:
+        by_hand = tiny.run(pipe, steps=STEPS)
+    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
+        assert_close(tiny.run(pipe, steps=STEPS), by_hand)
+    assert handle.trace.computed_steps == [step for step in range(STEPS) if calls[step * tiny.calls_per_step]]
+    with apply_adacache(pipe, {"policy": "easycache", "threshold": 1e6, "warmup": 2}) as handle:
+        assert tiny.run(pipe, steps=STEPS).isfinite().all()
+    assert handle.trace.computed_steps == [0, 1, STEPS - 1]
+    assert "AdaCache" not in caplog.text
+    with apply_adacache(pipe, EVERY_STEP):
+        assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
 
 
 def test_a_batch_of_two_is_two_single_runs(pipe, tiny):
