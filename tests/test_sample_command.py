@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from opensora.datasets.video_io import read_video
+from tests.support import warm_python
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = warm_python.ROOT
 
 
-def sample(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts/inference.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+def sample(*arguments: str) -> subprocess.CompletedProcess:
+    return warm_python.run([ROOT / "scripts/inference.py", *arguments])
 
 
 def test_one_command_makes_a_video_its_trace_and_a_picture(tmp_path):
-    """From another working directory, with relative output, as a user would."""
-    done = sample(
-        str(ROOT / "configs/mini/sample_adacache.py"), "--prompt", "a red circle moving fast to the right",
-        "--save-dir", "out", cwd=tmp_path,
-    )  # fmt: skip
+    """From another working directory, with relative output, as a user would; Python starts anew."""
+    command = [sys.executable, ROOT / "scripts/inference.py", ROOT / "configs/mini/sample_adacache.py", "--prompt"]
+    command += ["a red circle moving fast to the right", "--save-dir", "out"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     frames, fps = read_video(tmp_path / "out/sample_0000.mp4")
     assert frames.shape == (17, 64, 64, 3)
@@ -72,8 +72,6 @@ def test_the_other_variants_sample(tmp_path, config):
 
 
 def test_a_checkpoint_of_the_wrong_shape_is_refused_in_one_line(tmp_path):
-    import shutil
-
     folder = shutil.copytree(ROOT / "assets/opensora-mini/transformer", tmp_path / "transformer")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 160}))

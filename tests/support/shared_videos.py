@@ -1,4 +1,4 @@
-"""Videos that are sampled by one process, or by several together: torchrun ... shared_videos.py FOLDER.
+"""Videos that are sampled by one process, or by several together: shared_videos.py FOLDER, as torchrun starts it.
 
 Each process writes what it got for every arrangement and case; tests compare that with what one process gets.
 """
@@ -33,7 +33,7 @@ MOREG = MoRegConfig(scale=0.15, power=1.5, gradient_weight=0, strides=(1, 2), wi
 ADACACHE = AdaCacheConfig(codebook=Codebook((0.2, 0.5), (3, 2, 1)), metric_blocks=(2,))
 # Frame by frame, and next to each other, tokens of this model differ more.
 STRICT = replace(ADACACHE, codebook=Codebook((0.9, 1.8), (3, 2, 1)))
-MESHES = (MeshShape(1, 1, 4), MeshShape(1, 2, 2), MeshShape(2, 2, 1))
+SEQUENCE, MIXED, GUIDANCE = MESHES = (MeshShape(1, 1, 4), MeshShape(1, 2, 2), MeshShape(2, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,16 @@ CASES: dict[str, Case] = {
     "given frames, easycache": Case(cache=EasyCacheConfig(threshold=0.2, warmup=2), given=GIVEN),
     "given frames, pab": Case(cache=PABConfig(mlp_blocks=(0, 1)), given=GIVEN),
 }
+# Every case in the arrangement that has both, in the others what their own exchanges can break.
+CASES_OF = {
+    SEQUENCE: (
+        *("plain", "adacache", "spatial metric", "spatial metric and moreg", "several blocks", "one schedule"),
+        *("fitted bridge", "easycache", "pab", "odd sides", "more frames", "given frames, spatial metric"),
+    ),
+    MIXED: tuple(CASES),
+    GUIDANCE: ("plain", "moreg", "both streams", "one schedule", "fbcache", "easycache", "an image", "given frames"),
+}
+PAIRS = [(shape, name) for shape, names in CASES_OF.items() for name in names]
 # Frames, and latents of a tile, None for no tiles.
 DECODED = ((17, None), (51, None), (20, 4), (1, None))
 
@@ -164,8 +174,8 @@ def main() -> None:
     processes, pipe, results = Processes(launch), load(), {}
     for shape in MESHES:
         group = processes.arrange(shape)
-        for name, case in CASES.items():
-            results[str(shape), name] = sample(pipe, case, group)
+        for name in CASES_OF[shape]:
+            results[str(shape), name] = sample(pipe, CASES[name], group)
         for num_frames, tile_size in DECODED:
             results[str(shape), "decoded", num_frames] = decode(pipe, num_frames, tile_size, group)
     torch.save(results, folder / f"rank{launch.rank}.pt")

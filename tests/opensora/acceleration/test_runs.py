@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import torchrun
+from tests.support import torchrun, warm_python
 
-SCRIPT = torchrun.ROOT / "scripts/inference.py"
+ROOT = warm_python.ROOT
+SCRIPT = ROOT / "scripts/inference.py"
 CONFIG = "configs/mini/sample_adacache_moreg.py"
-PROMPTS = [f"a {color} circle moving right" for color in ("red", "green", "blue", "white", "yellow", "orange")]
+PROMPTS = [f"a {color} circle moving right" for color in ("red", "green", "blue", "white", "yellow")]
 
 
 def statuses(folder: Path) -> list[str]:
@@ -31,36 +32,17 @@ def videos(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
 
 
-def start_by_hand(*commands: list[str]) -> list[subprocess.Popen[str]]:
-    """One process for each command line, without an agent that would watch over them."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
-    return [
-        torchrun.start([sys.executable, str(SCRIPT), *command], RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-        for rank, command in enumerate(commands)
-    ]
-
-
-def kill_all(processes: list[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def arguments() -> list[str]:
     """Enough steps for somebody to be killed between them."""
-    return [CONFIG, "--prompt", *PROMPTS, "--num-sampling-steps", "120"]
+    return [CONFIG, "--prompt", *PROMPTS, "--num-sampling-steps", "40"]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, arguments) -> Path:
     """What one process makes."""
     folder = tmp_path_factory.mktemp("alone") / "out"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments, "--save-dir", str(folder)], cwd=torchrun.ROOT, capture_output=True
-    )
+    done = warm_python.run([SCRIPT, *arguments, "--save-dir", folder])
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -68,7 +50,7 @@ def alone(tmp_path_factory, arguments) -> Path:
 def test_a_process_that_is_killed_ends_the_others_and_any_number_of_them_goes_on(alone, arguments, tmp_path):
     folder = tmp_path / "out"
     command = [*arguments, "--save-dir", str(folder)]
-    processes = start_by_hand(command, command)
+    processes = torchrun.start_together([SCRIPT, *command], [SCRIPT, *command])
     try:
         deadline = time.monotonic() + torchrun.PATIENCE
         while statuses(folder).count("done") < 2:
@@ -78,7 +60,7 @@ def test_a_process_that_is_killed_ends_the_others_and_any_number_of_them_goes_on
         os.kill(processes[1].pid, signal.SIGKILL)
         _, errors = processes[0].communicate(timeout=30)
     finally:
-        kill_all(processes)
+        torchrun.kill_all(processes)
     assert time.monotonic() - killed < 30
     assert processes[0].returncode == 3
     assert f"error: rank 1 (host {socket.gethostname()}, process {processes[1].pid}) died; finished" in errors
@@ -101,7 +83,7 @@ def test_a_process_that_is_killed_ends_the_others_and_any_number_of_them_goes_on
 @pytest.mark.parametrize("victim", [0, 1])
 def test_no_process_waits_for_one_that_died_within_a_step(arguments, tmp_path, victim):
     command = [*arguments, "--guidance-parallel", "2", "--save-dir", str(tmp_path / "out")]
-    processes = start_by_hand(command, command)
+    processes = torchrun.start_together([SCRIPT, *command], [SCRIPT, *command])
     try:
         deadline = time.monotonic() + torchrun.PATIENCE
         while "done" not in statuses(tmp_path / "out"):
@@ -110,7 +92,7 @@ def test_no_process_waits_for_one_that_died_within_a_step(arguments, tmp_path, v
         os.kill(processes[victim].pid, signal.SIGKILL)
         _, errors = processes[1 - victim].communicate(timeout=30)
     finally:
-        kill_all(processes)
+        torchrun.kill_all(processes)
     assert processes[1 - victim].returncode == 3
     assert ("rank 0, which leads the run, died" if victim == 0 else "error: rank 1 (host ") in errors
     assert "done" in statuses(tmp_path / "out")
@@ -123,11 +105,11 @@ def test_two_machines_meet(alone, arguments, tmp_path):
     options = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
     command = [SCRIPT, *arguments[:3], "--num-sampling-steps", "30", "--guidance-parallel", "2", "--save-dir"]
     command.append(tmp_path / "out")
-    agents = [torchrun.start(torchrun.torchrun_command(1, command, options)) for _ in range(2)]
+    agents = [torchrun.start_agent(1, command, *options) for _ in range(2)]
     try:
         outputs = [agent.communicate(timeout=torchrun.PATIENCE) for agent in agents]
     finally:
-        kill_all(agents)
+        torchrun.kill_all(agents)
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     assert statuses(tmp_path / "out") == ["done"]
     sidecar = json.loads((tmp_path / "out/sample_0000.json").read_text())
@@ -135,12 +117,12 @@ def test_two_machines_meet(alone, arguments, tmp_path):
 
 
 def test_processes_with_different_commands_are_refused_before_anything_is_loaded(tmp_path):
-    commands = [[CONFIG, "--prompt", "a", "--save-dir", str(tmp_path), "--seed", seed] for seed in ("1", "2")]
-    processes = start_by_hand(*commands)
+    commands = [[SCRIPT, CONFIG, "--prompt", "a", "--save-dir", str(tmp_path), "--seed", seed] for seed in ("1", "2")]
+    processes = torchrun.start_together(*commands)
     try:
         outputs = [process.communicate(timeout=torchrun.PATIENCE) for process in processes]
     finally:
-        kill_all(processes)
+        torchrun.kill_all(processes)
     assert [process.returncode for process in processes] == [2, 2]
     errors = outputs[0][1]
     assert "error: rank 1 (host " in errors and "has sample sample_0000" in errors or "has seed 2" in errors
@@ -166,7 +148,7 @@ def test_sizes_that_do_not_fit_are_refused_in_one_sentence(tmp_path, count, flag
 
 
 def test_the_benchmark_tells_bytes_of_computed_and_reused_steps():
-    done = torchrun.run(2, torchrun.ROOT / "scripts/bench_parallel.py", CONFIG, "--prompt", PROMPTS[0])
+    done = torchrun.run(2, ROOT / "scripts/bench_parallel.py", CONFIG, "--prompt", PROMPTS[0])
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     computed = [line.split() for line in lines if " computed " in line]
@@ -186,7 +168,7 @@ def test_one_process_imports_nothing_of_it(tmp_path):
         f"assert main(['{CONFIG}', '--prompt', 'a', '--verbose', '0', '--save-dir', '{tmp_path}']) == 0; "
         "print([name for name in sys.modules if name.startswith(('colossalai', 'opensora.acceleration.'))])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=torchrun.ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "['opensora.acceleration.launch', 'opensora.acceleration.mesh']", done
 
 

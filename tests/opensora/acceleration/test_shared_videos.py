@@ -10,7 +10,7 @@ from bench.timing.scaling import count_steps, group_of
 from opensora.acceleration.video_group import VideoGroup
 from opensora.models.stdit import STDiT3
 from tests.support import torchrun
-from tests.support.shared_videos import CASES, DECODED, MESHES, decode, load, sample
+from tests.support.shared_videos import CASES, DECODED, MESHES, PAIRS, decode, load, sample
 
 RANKS = 4
 ALONE = VideoGroup()
@@ -22,7 +22,7 @@ SCHEDULE_ERROR = 1e-4
 def shared(tmp_path_factory) -> list[dict]:
     """What each of four processes got, in every arrangement."""
     folder = tmp_path_factory.mktemp("shared")
-    done = torchrun.run(RANKS, torchrun.ROOT / "tests/support/shared_videos.py", folder)
+    done = torchrun.run(RANKS, "tests/support/shared_videos.py", folder)
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(RANKS)]
 
@@ -38,8 +38,7 @@ def alone(pipe) -> dict[str, dict]:
     return {name: sample(pipe, case, ALONE) for name, case in CASES.items()}
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=str)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("shape", "name"), PAIRS, ids=str)
 def test_latents_are_those_of_one_process(shared, alone, name, shape):
     expected = alone[name]["latents"]
     for results in shared:
@@ -50,8 +49,7 @@ def test_latents_are_those_of_one_process(shared, alone, name, shape):
         assert torch.equal(latents, shared[0][str(shape), name]["latents"])
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=str)
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.cache is not None])
+@pytest.mark.parametrize(("shape", "name"), [pair for pair in PAIRS if CASES[pair[1]].cache is not None], ids=str)
 def test_all_processes_decide_alike_and_as_one_does(shared, alone, name, shape):
     expected = alone[name]
     assert "pab" in name or any(len(steps) < 10 for steps in expected["computed"])  # that one reuses branches
@@ -74,8 +72,11 @@ def test_pixels_are_those_of_one_process(shared, pipe, num_frames, shape):
         assert np.array_equal(results[str(shape), "decoded", num_frames], expected)
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=str)
-@pytest.mark.parametrize("name", ["adacache", "moreg", "spatial metric", "fitted bridge", "given frames"])
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [pair for pair in PAIRS if pair[1] in ("adacache", "moreg", "spatial metric", "fitted bridge", "given frames")],
+    ids=str,
+)
 def test_reused_steps_exchange_nothing_in_the_blocks_and_computed_ones_agree_by_a_few_numbers(
     shared, alone, name, shape
 ):

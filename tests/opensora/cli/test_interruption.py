@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support import warm_python
+
 STEMS = [f"sample_{i:04d}" for i in range(3)]
 PROMPTS = ["a still red star", "a blue circle moving fast to the right", "a growing white square"]
 ARGUMENTS = [
@@ -20,7 +18,6 @@ ARGUMENTS = [
     *("--save-frames", "--preview", "webp", "--seed", "3"),
 ]
 BYTES = [f"{stem}{suffix}" for stem in STEMS for suffix in (".mp4", ".frames.npz", ".preview.webp")]
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def read(folder: Path) -> dict[str, bytes]:
@@ -29,8 +26,7 @@ def read(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(tmp_path, kills):
-    command = [sys.executable, "tests/support/killed_runs.py", str(tmp_path), str(kills), "7", *ARGUMENTS]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = warm_python.run(["tests/support/killed_runs.py", tmp_path, str(kills), "7", *ARGUMENTS], timeout=300)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["kills"] == kills
@@ -45,8 +41,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(tmp_path, kills
 
 def test_killed_while_the_thread_writes_a_run_ends_with_the_same_bytes(tmp_path):
     arguments = [*ARGUMENTS, "--batch-size", "1", "--num-sampling-steps", "2"]
-    command = [sys.executable, "tests/support/killed_while_writing.py", str(tmp_path), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = warm_python.run(["tests/support/killed_while_writing.py", tmp_path, *arguments])
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert list(report["status"].values()) == ["done", "running", "running"]
@@ -59,17 +54,9 @@ def test_killed_while_the_thread_writes_a_run_ends_with_the_same_bytes(tmp_path)
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, code):
-    command = [sys.executable, "scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "150", "--batch-size", "1"]
+    command = ["scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "60", "--batch-size", "1"]
     command += ["--save-dir", str(tmp_path / "out")]
-    run = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),  # a shell's background job ignores Ctrl+C
-    )
+    run = warm_python.start(command)
     second = tmp_path / "out/sample_0001.mp4"
     deadline = time.monotonic() + 120
     while not second.is_file() and time.monotonic() < deadline and run.poll() is None:
@@ -82,7 +69,7 @@ def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, 
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["runs"][-1]["outcome"] == "interrupted"
     assert "running" not in {sample["status"] for sample in manifest["samples"].values()}
-    again = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    again = warm_python.run(command)
     assert again.returncode == 0, again.stderr
     assert "samples are in" in again.stderr and "video 1 of 3" not in again.stderr
     assert len(json.loads((tmp_path / "out/manifest.json").read_text())["runs"]) == 2
