@@ -1,20 +1,29 @@
-"""The device a run uses."""
+"""The machine a run uses: its device, its memory, its dtypes, and its compiler."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import inspect
 import os
-from collections.abc import Iterator
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from opensora.errors import ConfigError
 
-if TYPE_CHECKING:
-    import torch
-
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}  # by their names in configs
 SMALL_MODEL_PARAMETERS = 50_000_000
 BF16_CAPABILITY = 8  # Ampere
 OLDEST_TORCH = (2, 6)
+# Text with and without a mask, frame masks, sizes of 1 and every size that changes for the first time each add a graph:
+# mixed batches need a dozen in all. To hit the limit is an error under fullgraph.
+RECOMPILE_LIMIT = 64
 
 
 def check_torch() -> None:
@@ -23,8 +32,6 @@ def check_torch() -> None:
     Raises:
         ConfigError: it is.
     """
-    import torch
-
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     if (major, minor) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
@@ -40,8 +47,6 @@ def check_device(device: str | None, dtype: torch.dtype | None = None) -> torch.
         ConfigError: PyTorch is too old, or a CUDA device was asked for and this machine, or this build of PyTorch, does
             not have it, or it cannot compute in ``dtype``.
     """
-    import torch
-
     check_torch()
     count = torch.cuda.device_count()
     chosen = torch.device(device if device is not None else "cuda" if count else "cpu")
@@ -67,11 +72,20 @@ def limit_threads(model: torch.nn.Module) -> None:
     Its tensors are too small to be shared out: threads would spend their time waiting for each other, on a busy
     machine several times that of the work. OMP_NUM_THREADS, where the user has set it, is left alone.
     """
-    import torch
-
     small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL_PARAMETERS
     if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+
+
+def release_memory(device: torch.device | str) -> None:
+    """Give the memory of deleted models back to the device or the system."""
+    gc.collect()  # hooks of streamed models and quantized weights hang in reference cycles
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    # glibc keeps freed blocks below its threshold (up to 32 MB), which most of a quantized or streamed T5 may be.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager
@@ -81,8 +95,6 @@ def exact_convolutions() -> Iterator[None]:
     PyTorch lets cuDNN round their factors to the 10 bits of TF32 unless told otherwise, while its matrix products keep
     all: whoever asks for float32 gets it in every layer.
     """
-    import torch
-
     cudnn = torch.backends.cudnn
     # The second name is that of PyTorch before 2.9.
     switch, name, exact = (
@@ -94,3 +106,59 @@ def exact_convolutions() -> Iterator[None]:
         yield
     finally:
         setattr(switch, name, before)
+
+
+def compile_function(function: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile`` of one function in one graph, by whatever options the installed PyTorch has.
+
+    Sizes are constants until one changes, as for a single video they do not; where fewer rows of a batch are due or
+    texts have another length, a second graph leaves that size open. To leave all open from the start compiles more
+    graphs at once, and again where sizes were equal by chance.
+    """
+    options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": None}
+    known = inspect.signature(torch.compile).parameters
+    if "isolate_recompiles" in known:  # from 2.12 on: graphs of other models do not count toward this one's limit
+        options["isolate_recompiles"] = True
+    if "recompile_limit" in known:
+        return torch.compile(function, recompile_limit=RECOMPILE_LIMIT, **options)
+    compiled = torch.compile(function, **options)
+    settings = torch._dynamo.config
+    # The second name is that of 2.6.
+    limit = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with settings.patch({limit: RECOMPILE_LIMIT}):
+            return compiled(*args, **kwargs)
+
+    return run
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse to compile for ``device`` where that would fail in the first step.
+
+    Raises:
+        ConfigError: on the CPU, a C++ compiler or Python's C headers are missing; on CUDA, triton.
+    """
+    problem = _problem_on_cpu() if device.type == "cpu" else _problem_on_cuda()
+    if problem:
+        raise ConfigError(f"compile=True cannot be used on {device.type}: {problem}, or switch it off")
+
+
+def _problem_on_cpu() -> str | None:
+    from torch._inductor.cpp_builder import get_cpp_compiler  # a private part, which takes seconds
+
+    try:
+        get_cpp_compiler()  # the one that torch.compile will start: CXX, or g++
+    except (RuntimeError, OSError):
+        return "there is no C++ compiler; install g++, name one in the environment variable CXX"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "there are no C headers of Python; install them (python3-dev or the like)"
+    return None
+
+
+def _problem_on_cuda() -> str | None:
+    try:
+        import triton  # noqa: F401 - an optional package
+    except ImportError:
+        return "the package triton cannot be imported; install it"
+    return None

@@ -6,23 +6,24 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from opensora.compiler import check_compiler
 from opensora.config.kinds import kind_of
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.config.size_limits import check_size_limits
 from opensora.config.target import check_calibrated_model
-from opensora.device import check_device
-from opensora.dtypes import DTYPES
+from opensora.device import DTYPES, check_compiler, check_device
 from opensora.errors import ConfigError
-from opensora.models.text_encoder.options import check_text_options
-from opensora.models.text_encoder.t5 import T5Encoder
+from opensora.models.text_encoder import check_text_options
 from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import MODELS, build_module, model_class
 from opensora.weights import locate_weights
 from opensora.weights.checkpoint import read_config
 from opensora.weights.download import download_missing
+
+if TYPE_CHECKING:
+    from opensora.models.text_encoder.t5 import T5Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,20 +16,18 @@ from torch import Tensor
 
 from adacache import StepController, Trace
 from adacache.policies.base import PolicyConfig
-from opensora.conditioning.masking import apply_mask_strategy
+from opensora.conditioning.masking import append_generated, append_latents, apply_mask_strategy
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
 from opensora.errors import ConfigError, UserError
 from opensora.load_models import load_models
-from opensora.loops import carried_over, continued
 from opensora.memory.measure import StageMeter
-from opensora.models.text_encoder.guidance import with_guidance
-from opensora.models.text_encoder.t5 import CaptionEncoder
+from opensora.models.text_encoder.encoded_text import CaptionEncoder, EncodedText, with_guidance
 from opensora.prompts.captions import prepare_captions
-from opensora.protocols import Sampler, VideoAutoencoder, VideoModel
+from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
-from opensora.schedulers.rf import NonFiniteLatentsError, TextEncoder
+from opensora.schedulers.steps import NonFiniteLatentsError, Sampler
 
 if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
@@ -61,6 +59,14 @@ class SamplingOutput:
     traces: list[Trace | None]
     seconds: float
     later_traces: list[list[Trace | None]] = field(default_factory=list)
+
+
+class _Clip(NamedTuple):
+    """One clip per prompt: latents (B, 4, T, H', W'), a video (F, H, W, 3) uint8 and a trace for each."""
+
+    latents: Tensor
+    videos: list[np.ndarray]
+    traces: list[Trace | None]
 
 
 class SamplingPipeline:
@@ -103,14 +109,14 @@ class SamplingPipeline:
     def from_config(
         cls,
         config: SampleConfig | Mapping[str, Any] | str | os.PathLike[str],
-        text_encoder: TextEncoder | None = None,
+        text_encoder: CaptionEncoder | None = None,
         group: VideoGroup | None = None,
     ) -> Self:
         """Load the models that a config names: a typed one, its entries, or the path of a config file.
 
         Args:
             text_encoder: takes the place of the config's, which is then not loaded.
-            group: the processes that share every video, see ``SamplingPipeline``.
+            group: the processes that share every video, as for the class.
 
         Raises:
             ConfigError: the config cannot be used, its device does not exist, nothing can be compiled for it, or its
@@ -137,6 +143,7 @@ class SamplingPipeline:
         scheduler = build_module(vars(config.scheduler), SCHEDULERS)
         return type(self)(self.model, self.vae, self.text_encoder, scheduler, config, config.cache, self.group)
 
+    @torch.no_grad()
     def __call__(
         self,
         prompts: Sequence[str],
@@ -148,12 +155,14 @@ class SamplingPipeline:
     ) -> SamplingOutput:
         """Sample one video per prompt.
 
+        A warning names the words of prompts that are longer than what the text encoder reads.
+
         Args:
             seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends
                 on its own seed only, unless the cache has schedule="batch".
             progress: show progress bars; None as the config's ``verbose`` says.
-            references: per prompt, the latents (4, t, H', W') of the frames it is given; see ``encode_reference``.
-            mask_strategies: per prompt, where its references go, as ``opensora.conditioning.masking`` reads it:
+            references: per prompt, the latents (4, t, H', W') of the frames it is given, by ``encode_reference``.
+            mask_strategies: per prompt, where its references go, as ``opensora.conditioning.mask_strategy`` reads it:
                 "0,0,0,0,1,0" starts the video with the first latent frame of reference 0.
             meter: notes the memory of the stages "denoise" and "decode".
 
@@ -162,39 +171,69 @@ class SamplingPipeline:
         """
         started = time.monotonic()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = self._seeds(seed, len(prompts))
         references = [list(latents) for latents in references or [[]] * len(prompts)]
         strategies = list(mask_strategies or [])
-        clips: list[list[np.ndarray]] = [[] for _ in prompts]
-        all_latents, traces = [], []
-        stage = nullcontext if meter is None else meter.stage
-        for loop in range(self.config.loop):
-            controller = self.controller()
-            with stage("denoise"):
-                latents = self.sample_latents(prompts, seed, progress, references, strategies, controller, loop)
-            with stage("decode"):
-                videos = self.decode(latents, progress)
-            given_latents, given_frames = carried_over(self.config, self.vae) if loop else (0, 0)
-            all_latents.append(latents[:, :, given_latents:])
-            for parts, video in zip(clips, videos, strict=True):
-                parts.append(video[given_frames:])
-            traces.append([None] * len(prompts) if controller is None else controller.traces)
-            if loop + 1 < self.config.loop:
-                strategies = strategies or [""] * len(prompts)
-                references, strategies = continued(
-                    self.config, self.vae, latents, videos, references, strategies, loop + 1
-                )
-        videos = [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in clips]
-        seconds = time.monotonic() - started
-        return SamplingOutput(videos, torch.cat(all_latents, dim=2), traces[0], seconds, traces[1:])
+        captions = [tuple(self.captions(prompts, loop)) for loop in range(self.config.loop)]
+        texts: dict[tuple[str, ...], EncodedText] = {}
+        for of_clip in dict.fromkeys(captions):
+            texts[of_clip] = EncodedText.of(self.text_encoder, of_clip)
+        clips: list[_Clip] = []
+        for loop, of_clip in enumerate(captions):
+            if clips:
+                references, strategies = self._continued(clips[-1], references, strategies, loop)
+            clips.append(self._clip(texts[of_clip], seeds, references, strategies, loop, progress, meter))
+        return self._joined(clips, started)
 
-    def controller(self) -> StepController | None:
-        """A new controller for one clip; None without a cache."""
-        if self.cache is None:
-            return None
-        if self.group is None:
-            return StepController(self.cache)
-        frames = self.vae.get_latent_size([self.config.num_frames, self.config.height, self.config.width])[0]
-        return StepController(self.cache, self.group.shard(frames))
+    def _clip(
+        self,
+        text: EncodedText,
+        seeds: Sequence[int],
+        references: Sequence[Sequence[Tensor]],
+        strategies: Sequence[str],
+        loop: int,
+        progress: bool | None,
+        meter: StageMeter | None,
+    ) -> _Clip:
+        """One clip of every video: noise and references, sampling, decoding."""
+        stage = nullcontext if meter is None else meter.stage
+        controller = self.controller()
+        with stage("denoise"):
+            z, mask = self._noise_and_references(seeds, references, strategies, loop)
+            latents = self._denoise(text, z, mask, seeds, loop, progress, controller)
+        with stage("decode"):
+            videos = self.decode(latents, progress)
+        return _Clip(latents, videos, [None] * len(seeds) if controller is None else controller.traces)
+
+    def _continued(
+        self, before: _Clip, references: list[list[Tensor]], strategies: list[str], loop: int
+    ) -> tuple[list[list[Tensor]], list[str]]:
+        """References and mask strategies under which clip ``loop`` begins with the end of the one before.
+
+        Its latents are taken over as they are. With ``compat`` they are decoded and encoded again, as upstream does,
+        which loses a little in every loop.
+        """
+        config = self.config
+        given = (references, strategies or [""] * len(references), loop)
+        length, edit = config.condition_frame_length, config.condition_frame_edit
+        if not config.compat:
+            return append_latents(before.latents, *given, length, edit)
+        pixels = torch.stack([torch.from_numpy(video).movedim(-1, 0).float() / 127.5 - 1 for video in before.videos])
+        return append_generated(self.vae, pixels.to(before.latents.device), *given, length, edit)
+
+    def _joined(self, clips: Sequence[_Clip], started: float) -> SamplingOutput:
+        """The clips one after the other, without what each repeats of the one before."""
+        first, *later = clips
+        latents, videos = first.latents, first.videos
+        if later:
+            repeated = self.config.condition_frame_length
+            chunk = self.vae.config.micro_frame_size or self.config.num_frames
+            frames = repeated // self.vae.latent_frames(chunk) * chunk
+            latents = torch.cat([latents, *(clip.latents[:, :, repeated:] for clip in later)], dim=2)
+            parts = zip(videos, *([video[frames:] for video in clip.videos] for clip in later), strict=True)
+            videos = [np.concatenate(of_video) for of_video in parts]
+        seconds = time.monotonic() - started
+        return SamplingOutput(videos, latents, first.traces, seconds, [clip.traces for clip in later])
 
     @torch.no_grad()
     def sample_latents(
@@ -216,27 +255,93 @@ class SamplingPipeline:
         Raises:
             SamplingError: as for a call.
         """
-        if not prompts:
-            raise SamplingError("no prompts were given; pass at least one")
-        config = self.config
         seeds = self._seeds(seed, len(prompts))
-        z = self._noise(seeds, loop)
-        if any(references or []) and not mask_strategies:
-            raise SamplingError("references were given, but no mask_strategies that say where they go")
-        mask = self._apply_references(z, references or [[]] * len(prompts), mask_strategies or [], loop)
+        text = EncodedText.of(self.text_encoder, self.captions(prompts, loop))
+        z, mask = self._noise_and_references(
+            seeds, references or [[]] * len(prompts), list(mask_strategies or []), loop
+        )
+        return self._denoise(text, z, mask, seeds, loop, progress, controller)
+
+    def _seeds(self, seed: int | Sequence[int] | None, count: int) -> Sequence[int]:
+        """One seed for each of ``count`` prompts.
+
+        Raises:
+            SamplingError: no prompts, or another number of seeds.
+        """
+        if not count:
+            raise SamplingError("no prompts were given; pass at least one")
+        if seed is None or isinstance(seed, Integral):
+            first = self.config.seed if seed is None else int(seed)
+            return list(range(first, first + count))
+        if len(seed) != count:
+            raise SamplingError(f"got {len(seed)} seeds for {count} prompts; give one seed per prompt, or one")
+        return seed
+
+    def captions(self, prompts: Sequence[str], loop: int = 0) -> list[str]:
+        """What the text encoder reads about one loop."""
+        config = self.config
+        scores = (config.aes, config.flow, config.camera_motion)
+        return [prepare_captions(prompt, *scores, loop + 1)[loop] for prompt in prompts]
+
+    def controller(self) -> StepController | None:
+        """A new controller for one clip; None without a cache."""
+        if self.cache is None:
+            return None
+        if self.group is None:
+            return StepController(self.cache)
+        frames = self.vae.get_latent_size([self.config.num_frames, self.config.height, self.config.width])[0]
+        return StepController(self.cache, self.group.shard(frames))
+
+    def _noise_and_references(
+        self, seeds: Sequence[int], references: Sequence[Sequence[Tensor]], strategies: Sequence[str], loop: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Noise (B, C, T, H, W) with references written into it; the mask (B, T) of what is sampled, None: all.
+
+        Raises:
+            SamplingError: the references do not fit.
+        """
+        config, factor = self.config, self.vae.downsample
+        height, width = config.height, config.width
+        if not config.compat:  # upstream rounds down, and the video gets smaller than asked for
+            height, width = -(-height // factor) * factor, -(-width // factor) * factor
+        shape = (self.vae.out_channels, *self.vae.get_latent_size([config.num_frames, height, width]))
+        z = draw_noise(seeds, shape, loop).to(self.model.device, self.model.dtype)
+        if not strategies:
+            if any(references):
+                raise SamplingError("references were given, but no mask_strategies that say where they go")
+            return z, None
+        align = config.align if config.compat or config.vae.micro_frame_size else None
         try:
-            return self.scheduler.sample(
+            return z, apply_mask_strategy(z, references, strategies, loop, align, config.compat)
+        except ValueError as error:
+            raise SamplingError(str(error)) from error
+
+    def _denoise(
+        self,
+        text: EncodedText,
+        z: Tensor,
+        mask: Tensor | None,
+        seeds: Sequence[int],
+        loop: int,
+        progress: bool | None,
+        controller: StepController | None,
+    ) -> Tensor:
+        """Latents of one clip.
+
+        Raises:
+            SamplingError: they became NaN or infinite.
+        """
+        try:
+            return self.scheduler.denoise(
                 self._denoiser,
-                self.text_encoder,
+                text,
                 z,
-                self.captions(prompts, loop),
-                self.model.device,
-                additional_args=self.size_arguments(len(prompts)),
-                mask=mask,
-                progress=self._shows(progress),
+                self.size_arguments(len(z)),
+                mask,
+                progress=self.config.verbose > 0 if progress is None else progress,
                 controller=controller,
                 generator=[torch.Generator().manual_seed(int(seed) + (loop + 1) * EDIT_SEED_OFFSET) for seed in seeds],
-                compat=config.compat,
+                compat=self.config.compat,
             )
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error
@@ -248,15 +353,14 @@ class SamplingPipeline:
         Raises:
             SamplingError: pixels are NaN or infinite.
         """
-        shown = self._shows(progress)
-        if self.group is None:
-            videos = self._frames(latents, self.vae.decode_chunks(latents, self.config.num_frames, shown))
-        else:
-            share = self.group.share
-            own = self.vae.decode_chunks(latents, self.config.num_frames, shown, share=share)
-            videos = self.group.collect(self._frames(latents, own), latents.device)
+        config, group = self.config, self.group
+        shown = config.verbose > 0 if progress is None else progress
+        share = (0, 1) if group is None else group.share
+        videos = self._frames(latents, self.vae.decode_chunks(latents, config.num_frames, shown, share=share))
+        if group is not None:
+            videos = group.collect(videos, latents.device)
         if videos is None:
-            raise SamplingError(f"decoding gave NaN or infinite pixels in {self.config.dtype}; try dtype bf16 or fp32")
+            raise SamplingError(f"decoding gave NaN or infinite pixels in {config.dtype}; try dtype bf16 or fp32")
         return list(videos)
 
     def _frames(self, latents: Tensor, chunks: Iterator[Tensor]) -> np.ndarray | None:
@@ -311,54 +415,6 @@ class SamplingPipeline:
         latents = self.vae.encode(frames[None].to(self.model.device), sample_posterior=compat, generator=generator)[0]
         return latents[:, :1] if is_image else latents
 
-    def _apply_references(
-        self, z: Tensor, references: Sequence[Sequence[Tensor]], mask_strategies: Sequence[str], loop: int
-    ) -> Tensor | None:
-        """Write references into the noise ``z``; the mask (B, T) of what is sampled, None where all is.
-
-        Raises:
-            SamplingError: the references do not fit.
-        """
-        if not mask_strategies:
-            return None
-        config = self.config
-        align = config.align if config.compat or config.vae.micro_frame_size else None
-        try:
-            return apply_mask_strategy(z, references, mask_strategies, loop, align, config.compat)
-        except ValueError as error:
-            raise SamplingError(str(error)) from error
-
-    def _shows(self, progress: bool | None) -> bool:
-        return self.config.verbose > 0 if progress is None else progress
-
-    def _seeds(self, seed: int | Sequence[int] | None, count: int) -> Sequence[int]:
-        """One seed per prompt.
-
-        Raises:
-            SamplingError: another number of seeds.
-        """
-        if seed is None or isinstance(seed, Integral):
-            first = self.config.seed if seed is None else int(seed)
-            return [first + i for i in range(count)]
-        if len(seed) != count:
-            raise SamplingError(f"got {len(seed)} seeds for {count} prompts; give one seed per prompt, or one")
-        return seed
-
-    def captions(self, prompts: Sequence[str], loop: int = 0) -> list[str]:
-        """What the text encoder reads about one loop."""
-        config = self.config
-        scores = (config.aes, config.flow, config.camera_motion)
-        return [prepare_captions(prompt, *scores, loop + 1)[loop] for prompt in prompts]
-
-    def _noise(self, seeds: Sequence[int], loop: int) -> Tensor:
-        """One seed, one noise, (B, C, T, H, W)."""
-        config, factor = self.config, self.vae.downsample
-        height, width = config.height, config.width
-        if not config.compat:  # upstream rounds down, and the video gets smaller than asked for
-            height, width = (-(-side // factor) * factor for side in (height, width))
-        shape = (self.vae.out_channels, *self.vae.get_latent_size([config.num_frames, height, width]))
-        return draw_noise(seeds, shape, loop).to(self.model.device, self.model.dtype)
-
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> Tensor:
     """One seed, one noise of ``shape``, (B, *shape): drawn on the CPU, so that it is the same on every device.
@@ -384,33 +440,28 @@ def prepare_multi_resolution_info(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Keyword arguments of the model that tell it what it draws; nothing for `info_type` None.
+    """Keyword arguments of the model that tell it what it draws.
 
-    `image_size` is (height, width) in pixels. "OpenSora" and "STDiT2" give height, width, num_frames, ar
-    (height over width) and fps, each [B]; "PixArtMS" gives ar [B, 1] and hw [B, 2]. With bfloat16, sizes are
-    rounded to 8 significant bits (854 becomes 856), as in the reference.
+    With bfloat16, sizes are rounded to 8 significant bits (854 becomes 856), as in the reference.
+
+    Args:
+        info_type: "OpenSora" and "STDiT2" give height, width, num_frames, ar (height over width) and fps, (B,) each;
+            "PixArtMS" gives ar (B, 1) and hw (B, 2); None gives nothing.
+        image_size: (height, width) in pixels.
 
     Raises:
-        ValueError: an unknown `info_type`.
+        ValueError: an unknown ``info_type``.
 
     Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
     """
     height, width = image_size
-
-    def per_sample(value: float | list[float]) -> Tensor:
-        row = torch.tensor([value], device=device, dtype=dtype)
-        return row.repeat(batch_size, *[1] * (row.ndim - 1))
-
     if info_type is None:
         return {}
+    if info_type not in _INFO_TYPES:
+        raise ValueError(f"unknown multi_resolution {info_type!r}: use {', '.join(_INFO_TYPES)} or None")
     if info_type == "PixArtMS":
-        return {"ar": per_sample([height / width]), "hw": per_sample([height, width])}
-    if info_type in _INFO_TYPES:
-        return {
-            "height": per_sample(height),
-            "width": per_sample(width),
-            "num_frames": per_sample(num_frames),
-            "ar": per_sample(height / width),
-            "fps": per_sample(IMG_FPS if num_frames == 1 else fps),
-        }
-    raise ValueError(f"unknown multi_resolution {info_type!r}: use {', '.join(_INFO_TYPES)} or None")
+        values = {"ar": [height / width], "hw": [height, width]}
+    else:
+        fps = IMG_FPS if num_frames == 1 else fps
+        values = {"height": height, "width": width, "num_frames": num_frames, "ar": height / width, "fps": fps}
+    return {name: torch.tensor([value] * batch_size, device=device, dtype=dtype) for name, value in values.items()}

@@ -1,16 +1,12 @@
-"""What ``SamplingPipeline`` asks of its models and of its sampler, whichever they are."""
+"""What ``SamplingPipeline`` asks of its models, whichever they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from adacache import StepController
-    from opensora.schedulers.rf import TextEncoder
 
 
 class ModelConfig(Protocol):
@@ -46,30 +42,3 @@ class VideoAutoencoder(Protocol):
 
     def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Latents of a video."""
-
-
-class Sampler(Protocol):
-    """A sampling loop from noise to latents."""
-
-    num_sampling_steps: int
-
-    @property
-    def num_model_calls(self) -> int:
-        """How often a run calls the model; more than its steps with some solvers."""
-
-    def sample(
-        self,
-        model: VideoModel,
-        text_encoder: TextEncoder,
-        z: Tensor,
-        prompts: Sequence[str],
-        device: torch.device | str,
-        additional_args: Mapping[str, Tensor] | None = None,
-        mask: Tensor | None = None,
-        *,
-        progress: bool = True,
-        controller: StepController | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        compat: bool = False,
-    ) -> Tensor:
-        """Latents like the noise ``z``, float32."""

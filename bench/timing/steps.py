@@ -17,7 +17,7 @@ from adacache.sites import Site
 from bench.timing.models import build_xl2, first_step_inputs, hidden_state_shape, load_mini, xl2_inputs
 from bench.timing.record import Samples
 from bench.timing.turns import Length, Task, Yardstick, in_turns, seconds
-from opensora.compiler import check_compiler
+from opensora.device import check_compiler
 from opensora.models.stdit import STDiT3
 
 _TURNS = 5

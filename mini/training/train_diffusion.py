@@ -19,7 +19,8 @@ from mini.training.workers import Workers
 from mini.world.paths import SIZE
 from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.pipeline import prepare_multi_resolution_info
-from opensora.schedulers.rf.timesteps import add_noise, timestep_transform
+from opensora.schedulers.rf import timestep_transform
+from opensora.schedulers.rf.frame_mask import add_noise
 
 FPS = 8.0
 CAPTION_DROPOUT = 0.1

@@ -18,7 +18,7 @@ from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, one_line
 from opensora.files import make_output_folder
-from opensora.models.text_encoder.options import check_text_options
+from opensora.models.text_encoder import check_text_options
 from opensora.prompts.run_prompts import read_prompts
 from opensora.weights import WeightPaths, locate_weights
 from opensora.weights.download import download_missing
@@ -112,10 +112,8 @@ def check_machine(session: Session, processes: int = 1) -> None:
         ConfigError: no such device, no compiler, no PyAV, too little memory, or models that do not belong together.
         WeightsError: a checkpoint does not fit its model.
     """
-    from opensora.compiler import check_compiler
     from opensora.config.target import check_calibrated_model
-    from opensora.device import check_device
-    from opensora.dtypes import DTYPES
+    from opensora.device import DTYPES, check_compiler, check_device
     from opensora.load_models import check_models
     from opensora.memory.report import check_cache_memory
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from opensora.config.schema import SampleConfig
-from opensora.dtypes import DTYPES
+from opensora.device import DTYPES, release_memory
 from opensora.errors import ConfigError
-from opensora.models.text_encoder.cache_key import encoder_key
-from opensora.models.text_encoder.embedding_cache import EmbeddingCache, EncodedCaption, cache_folder
-from opensora.models.text_encoder.t5_loading import release_memory
+from opensora.models.text_encoder.embedding_cache import EmbeddingCache, EncodedCaption, cache_folder, encoder_key
+from opensora.models.text_encoder.encoded_text import cut_lines
 from opensora.registry import MODELS, build_module
 
 logger = logging.getLogger(__name__)
@@ -70,10 +69,12 @@ def encode_captions(
     device: torch.device | str,
     progress: bool = True,
     whole: Sequence[str] = (),
+    quiet: bool = False,
 ) -> PreparedText:
     """Encode ``captions``, each by itself, or take them from the folder that ``config.text_cache`` names.
 
-    The text encoder is loaded only if a caption is not in that folder, and is released before this returns.
+    The text encoder is loaded only if a caption is not in that folder, and is released before this returns. The log
+    says which captions it cut.
 
     Args:
         config: with a local folder as ``text_encoder.from_pretrained``.
@@ -82,6 +83,7 @@ def encode_captions(
         progress: show a bar.
         whole: captions of which is kept what the encoder says about padding, such as a negative prompt; they need not
             be among ``captions``.
+        quiet: another process says what is cut.
 
     Raises:
         WeightsError: the encoder cannot be loaded.
@@ -104,6 +106,10 @@ def encode_captions(
             release_memory(device)
     if missing and caches is not None:
         caches[False].prune()
+    for what, texts in () if quiet else (("prompt", captions), ("negative prompt", whole)):
+        num_chars = [encoded[caption].num_chars for caption in texts]
+        for line in cut_lines(what, texts, num_chars, text.model_max_length):
+            logger.warning("WARNING %s", line)
     return PreparedText(encoded, text.model_max_length)
 
 
@@ -126,7 +132,7 @@ def _encode(
     for caption in tqdm(captions, desc="encoding text", disable=not progress, leave=False):
         encoded = encoder.encode([caption])
         keep = EncodedCaption.whole if caption in whole else EncodedCaption.trimmed
-        result = keep(encoded["y"][0, 0], encoded["mask"][0])
+        result = keep(encoded["y"][0, 0], encoded["mask"][0], int(encoded["num_chars"]))
         if not torch.isfinite(result.y).all():
             raise ConfigError(
                 f"the text encoder in {text.from_pretrained} gave NaN or infinity in {text.dtype} for '{caption}'; "

@@ -18,7 +18,7 @@ from opensora.config.schema import SampleConfig
 from opensora.device import check_device, limit_threads
 from opensora.memory.measure import StageMeter
 from opensora.memory.report import check_memory
-from opensora.models.text_encoder.guidance import negative_prompts
+from opensora.models.text_encoder.encoded_text import negative_prompts
 from opensora.pipeline import SamplingPipeline
 from opensora.prompts.captions import prepare_captions
 from opensora.weights import WeightPaths
@@ -173,7 +173,8 @@ def encode_text(task: Task, progress: bool = True, processes: int = 1) -> Prepar
     largest = task.weights.applied_to(largest)
     kept = all_kept(config, every, device, negative)
     check_memory(largest, len(task.samples), device, text=not kept, processes=processes)
-    return encode_captions(config, every, device, progress and config.verbose > 0, negative)
+    shown = progress and config.verbose > 0
+    return encode_captions(config, every, device, shown, negative, quiet=not progress)
 
 
 def _captions(task: Task) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from opensora.config.schema import LatteModelConfig, SampleConfig
-from opensora.dtypes import DTYPES
+from opensora.device import DTYPES
 from opensora.errors import ConfigError
 from opensora.memory.live_bytes import held_bytes, peak_live_bytes
 from opensora.models.stdit import STDiT3, STDiT3Config

@@ -1,16 +1,18 @@
-"""What every sampling loop does around its steps: a progress bar, and a look at whether the latents are numbers."""
+"""What all samplers share: upstream's interface, a progress bar, and a look at whether the latents are numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from adacache.host_copy import HostCopy
+from opensora.models.text_encoder.encoded_text import EncodedText, TextEncoder
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -20,14 +22,84 @@ class NonFiniteLatentsError(RuntimeError):
     """Sampling produced NaN or infinite latents."""
 
 
-class TextEncoder(Protocol):
-    """What a sampler asks of a text encoder."""
+class Sampler(ABC):
+    """A sampling loop from noise to latents.
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
+    Attributes:
+        num_sampling_steps: of a run.
+        cfg_scale: guidance scale.
+    """
 
-    def null(self, n: int) -> Tensor:
-        """Features of what ``n`` videos are guided away from, (n, 1, L, caption_channels)."""
+    num_sampling_steps: int
+    cfg_scale: float
+
+    @property
+    @abstractmethod
+    def num_model_calls(self) -> int:
+        """How often a run calls the model; more than its steps with some solvers."""
+
+    @abstractmethod
+    def denoise(
+        self,
+        model: nn.Module,
+        text: EncodedText,
+        z: Tensor,
+        size: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        guidance_scale: float | None = None,
+        progress: bool = True,
+        controller: StepController | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        compat: bool = False,
+    ) -> Tensor:
+        """Turn noise into latents of videos.
+
+        Args:
+            z: noise (B, C, T, H, W); where ``mask`` is 0, the latents to keep.
+            size: ``height``, ``width``, ``num_frames``, ``fps``, (B,) each, for models that read them.
+            mask: (B, T), 1 = generate, 0 = keep, in between = strength of an edit.
+            guidance_scale: replaces ``cfg_scale``.
+            progress: show a bar.
+            controller: step cache, whose steps are the calls of the model; None computes every step.
+            generator: source of the noise that edited frames receive: one for each video, so that no video depends on
+                the others of its batch, or one for all, as upstream.
+            compat: cache as upstream does under a mask: frames that are held count in what is measured, and residuals
+                of the time before a frame joined are reused after it.
+
+        Returns:
+            Latents like ``z``, float32.
+
+        Raises:
+            ValueError: the arguments do not fit each other or the model.
+            NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
+        """
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model: nn.Module,
+        text_encoder: TextEncoder,
+        z: Tensor,
+        prompts: Sequence[str],
+        device: torch.device | str,
+        additional_args: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        guidance_scale: float | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        """Encode ``prompts`` and turn the noise ``z`` into latents, by upstream's names.
+
+        Args:
+            device: of the sampling, to which ``z`` is moved.
+            additional_args: the ``size`` of ``denoise``.
+            options: further arguments of ``denoise``.
+
+        Raises:
+            ValueError, NonFiniteLatentsError: as ``denoise``.
+        """
+        text = EncodedText.of(text_encoder, prompts)
+        return self.denoise(model, text, z.to(device), additional_args, mask, guidance_scale, progress, **options)
 
 
 class StepsBar:
@@ -53,12 +125,8 @@ class StepsBar:
         if not latents.is_cuda:
             self.check()
         if self._controller is not None:
-            counts = self._controller.step_counts
-            self._bar.set_postfix(
-                computed=_span([computed for computed, _ in counts]),
-                reused=_span([reused for _, reused in counts]),
-                refresh=False,
-            )
+            computed, reused = zip(*self._controller.step_counts, strict=True)
+            self._bar.set_postfix(computed=_span(computed), reused=_span(reused), refresh=False)
         self._bar.update()
 
     def check(self) -> None:

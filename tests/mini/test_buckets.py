@@ -51,7 +51,7 @@ def test_training_times_are_shifted_towards_the_noise_with_length_and_size():
 
 def test_an_image_keeps_its_times():
     u = torch.tensor([250.0, 500.0])
-    from opensora.schedulers.rf.timesteps import timestep_transform
+    from opensora.schedulers.rf import timestep_transform
 
     image = BUCKETS[-1]
     assert image.frames == 1

@@ -17,8 +17,8 @@ from torch.torch_version import TorchVersion
 
 from adacache import AdaCacheConfig, StepController
 from opensora.cli.arguments import parse_arguments
-from opensora.compiler import RECOMPILE_LIMIT, check_compiler, compile_function
 from opensora.config import load_config
+from opensora.device import RECOMPILE_LIMIT, check_compiler, compile_function
 from opensora.errors import ConfigError
 from opensora.models.stdit import STDiT3
 from opensora.models.stdit.stdit3 import EAGER

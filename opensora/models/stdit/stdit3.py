@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adacache import StepController
 from adacache.sites import Site, Stream
-from opensora.compiler import compile_function
+from opensora.device import compile_function
 from opensora.models.layers.attention import CrossAttention, RotaryEmbedding, SelfAttention
 from opensora.models.layers.embeddings import (
     CaptionEmbedder,

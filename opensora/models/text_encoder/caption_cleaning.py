@@ -13,6 +13,9 @@ import urllib.parse
 import warnings
 from typing import NamedTuple
 
+import ftfy
+from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
+
 
 class Rule(NamedTuple):
     """One substitution."""
@@ -90,14 +93,18 @@ _MAX_JOINERS = 3  # more than these make a caption a file-name-like-this one
 
 
 def clean_caption(text: str) -> str:
-    """One pass of the cleaning; not idempotent, see `text_preprocessing`."""
+    """One pass of the cleaning; not idempotent, `text_preprocessing` applies it twice."""
     text = urllib.parse.unquote_plus(text).strip().lower()
     text = _apply(LINK_RULES, text)
-    text = _strip_markup(text)
+    with warnings.catch_warnings():
+        # A prompt that looks like a file name is still a prompt.
+        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)
+        text = BeautifulSoup(text, features="html.parser").text  # without HTML, entities resolved
     text = _apply(CHARACTER_RULES, text)
     if len(_WORD_JOINER.findall(text)) > _MAX_JOINERS:
         text = _WORD_JOINER.sub(" ", text)
-    text = _repair_encoding(text)
+    # Mojibake, ligatures and odd Unicode forms repaired; entities may have been escaped twice.
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return _apply(WORD_RULES, text).strip()
 
 
@@ -113,20 +120,3 @@ def _apply(rules: tuple[Rule, ...], text: str) -> str:
     for rule in rules:
         text = rule.pattern.sub(rule.replacement, text)
     return text
-
-
-def _strip_markup(text: str) -> str:
-    """The text content of HTML, entities resolved."""
-    from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
-
-    with warnings.catch_warnings():
-        # A prompt that looks like a file name is still a prompt.
-        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)
-        return BeautifulSoup(text, features="html.parser").text
-
-
-def _repair_encoding(text: str) -> str:
-    """Mojibake, ligatures and odd Unicode forms repaired, entities resolved twice."""
-    import ftfy
-
-    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()

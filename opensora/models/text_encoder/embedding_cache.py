@@ -19,13 +19,24 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from adacache.atomic import atomic_path
+from opensora.config.conditions import fingerprint
+from opensora.config.schema import TextEncoderConfig
+from opensora.weights.layout import tokenizer_folder
 
 logger = logging.getLogger(__name__)
 
 OFF = "off"
 SIZE_LIMIT = 2 * 1000**3  # bytes; of the published encoder some 4000 captions of 30 tokens
-_FORMAT = 1  # part of the names: files of another format are never read
+_FORMAT = 2  # part of the names: files of another format are never read
 _OWN_FILE = re.compile(r"\.?[0-9a-f]{64}\.safetensors(\.\w+\.tmp)?")  # the last part: left by a killed run
+_TOKENIZER_FILES = (  # and the encoder's sizes: small, and they change what it gives
+    "config.json",
+    "tokenizer.json",
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 @dataclass(frozen=True)
@@ -38,23 +49,25 @@ class EncodedCaption:
     Attributes:
         y: (tokens, caption_channels) on the CPU, in the encoder's dtype.
         mask: (tokens,) integers, non-zero at real tokens.
+        num_chars: of the caption that the encoder read; it cuts what is too long.
     """
 
     y: Tensor
     mask: Tensor
+    num_chars: int
 
     @classmethod
-    def trimmed(cls, y: Tensor, mask: Tensor) -> Self:
+    def trimmed(cls, y: Tensor, mask: Tensor, num_chars: int) -> Self:
         """From what an encoder gives, (L, caption_channels) and (L,) on any device."""
         mask = mask.cpu()
         real = mask.nonzero()
         tokens = int(real.max()) + 1 if len(real) else 0
-        return cls(y[:tokens].cpu().clone(), mask[:tokens].clone())
+        return cls(y[:tokens].cpu().clone(), mask[:tokens].clone(), num_chars)
 
     @classmethod
-    def whole(cls, y: Tensor, mask: Tensor) -> Self:
+    def whole(cls, y: Tensor, mask: Tensor, num_chars: int) -> Self:
         """The same with what the encoder gives for padding."""
-        return cls(y.cpu().clone(), mask.cpu().clone())
+        return cls(y.cpu().clone(), mask.cpu().clone(), num_chars)
 
     def padded(self, length: int) -> tuple[Tensor, Tensor]:
         """``y`` (length, caption_channels) and ``mask`` (length,), zero at padding unless that is kept."""
@@ -69,7 +82,7 @@ class EmbeddingCache:
 
     Args:
         folder: made when the first caption is kept.
-        key: tells apart what different encoders make of a caption, see ``cache_key.encoder_key``.
+        key: tells apart what different encoders make of a caption, as ``encoder_key`` does.
     """
 
     def __init__(self, folder: Path, key: str):
@@ -100,7 +113,12 @@ class EmbeddingCache:
         """Keep ``encoded``, in place of what there was."""
         if not self._writable:
             return
-        tensors = {"y": encoded.y, "mask": encoded.mask, "checksum": _checksum(encoded)}
+        tensors = {
+            "y": encoded.y,
+            "mask": encoded.mask,
+            "num_chars": torch.tensor([encoded.num_chars]),
+            "checksum": _checksum(encoded),
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path(caption)) as temporary:
@@ -145,10 +163,33 @@ def cache_folder(text_cache: str | None) -> Path | None:
     return Path(base) / "opensora-adacache" / "text"
 
 
+def encoder_key(text: TextEncoderConfig, device_type: str) -> str:
+    """A hash of everything beside the caption that changes what the encoder in a folder gives.
+
+    The kind of device is part of it, because rounding differs; streaming is not, because nothing differs.
+
+    Args:
+        device_type: "cpu" or "cuda".
+
+    Raises:
+        WeightsError: the folder holds no weights.
+        OSError: a file cannot be read.
+    """
+    folder = Path(text.from_pretrained)
+    settings = (fingerprint(folder), text.model_max_length, text.dtype, text.quantize, device_type)
+    digest = hashlib.sha256(repr(settings).encode())
+    for place in dict.fromkeys((folder, tokenizer_folder(folder) or folder)):
+        for name in _TOKENIZER_FILES:
+            file = place / name
+            if file.is_file():
+                digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
 def _read(data: bytes) -> EncodedCaption:
     """Raises: SafetensorError, KeyError or ValueError for what ``EmbeddingCache.put`` did not write."""
     tensors = load(data)
-    encoded = EncodedCaption(tensors["y"], tensors["mask"])
+    encoded = EncodedCaption(tensors["y"], tensors["mask"], int(tensors["num_chars"]))
     if not torch.equal(_checksum(encoded), tensors["checksum"]):
         raise ValueError("its checksum is wrong")
     return encoded
@@ -156,7 +197,7 @@ def _read(data: bytes) -> EncodedCaption:
 
 def _checksum(encoded: EncodedCaption) -> Tensor:
     """(1,) int64: bytes that changed on the disk would change the video and nothing would tell."""
-    value = 0
+    value = encoded.num_chars
     for tensor in (encoded.y, encoded.mask):
         value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy(), value)
     return torch.tensor([value])

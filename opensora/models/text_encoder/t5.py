@@ -1,4 +1,4 @@
-"""The T5 text encoder and the pairing of its output with the model's empty caption.
+"""The T5 text encoder: loaded whole, with 8-bit weights, or streamed from disk weight by weight.
 
 Source: Open-Sora v1.2, ``opensora/models/text_encoder/t5.py``.
 """
@@ -6,23 +6,27 @@ Source: Open-Sora v1.2, ``opensora/models/text_encoder/t5.py``.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import shutil
+import tempfile
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from transformers import AutoTokenizer, T5EncoderModel, TorchAoConfig
 
-from opensora.models.layers.embeddings import CaptionEmbedder
-from opensora.models.text_encoder.t5_loading import load_t5
+from opensora.errors import ConfigError, WeightsError
 from opensora.registry import MODELS
+from opensora.weights import weight_files
+from opensora.weights.layout import tokenizer_folder
 
-
-class CaptionEncoder(Protocol):
-    """Whatever turns prompts into features."""
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) and the token ``mask`` (B, L)."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @MODELS.register_module("t5")
@@ -33,7 +37,7 @@ class T5Encoder:
         from_pretrained: folder or hub repository with a T5 encoder and its tokenizer.
         model_max_length: tokens per prompt; longer prompts are cut, shorter ones padded.
         dtype: floating-point type of the weights; upstream runs float32 whatever the video model's.
-        quantize, stream: how the weights are held, see ``load_t5``; streaming changes no result.
+        quantize, stream: how the weights are held, as in ``load_t5``; streaming changes no result.
 
     Raises:
         WeightsError: the files are missing, damaged or do not fit their config.json.
@@ -55,44 +59,118 @@ class T5Encoder:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Features ``y`` (B, 1, L, caption_channels), not zeroed at padding, and the token ``mask`` (B, L)."""
+        """Features, tokens and how much of the prompts they stand for.
+
+        Returns:
+            ``y`` (B, 1, L, caption_channels), not zeroed at padding; the token ``mask`` (B, L); and ``num_chars``
+            (B,) on the CPU, how many characters of each prompt were read.
+        """
         tokens = self.tokenizer(
             list(prompts),
             max_length=self.model_max_length,
             padding="max_length",
             truncation=True,
             return_tensors="pt",
-        ).to(self.model.device)
+        )
+        num_chars = torch.tensor(list(map(len, prompts)))
+        for i, encoding in enumerate(tokens.encodings):
+            if encoding.overflowing:  # tokens that did not fit
+                num_chars[i] = max(encoding.offsets)[1]
+        tokens = tokens.to(self.model.device)
         mask = tokens["attention_mask"]
         features = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
-        return {"y": features[:, None], "mask": mask}
+        return {"y": features[:, None], "mask": mask, "num_chars": num_chars}
 
 
-@dataclass(frozen=True)
-class GuidedTextEncoder:
-    """A text encoder together with the features of the empty caption, which belong to the video model.
+def load_t5(
+    source: str | os.PathLike[str],
+    dtype: torch.dtype,
+    device: torch.device | str | None = None,
+    quantize: str | None = None,
+    stream: bool = False,
+) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+    """The tokenizer and the encoder, in evaluation mode on ``device`` (None: the CPU).
 
-    Attributes:
-        encoder: T5 itself, or what it made of the prompts before (``PreparedText``).
-        caption_embedder: ``STDiT3.y_embedder``, whose buffer (L, caption_channels) is the empty caption.
+    Args:
+        source: a folder, for which no network is used and whose tokenizer may be in the folder ``tokenizer`` beside it,
+            or a hub repository.
+        quantize: "int8" keeps the weights of linear layers in 8 bits with a scale per row.
+        stream: the weights of the blocks stay on disk; each is on ``device`` only while it is used.
+
+    Raises:
+        WeightsError: files are missing, damaged or do not fit their config.json.
+        ConfigError: streaming needs a copy of the weights, and there is no room for it.
     """
+    device = "cpu" if device is None else str(device)
+    local = Path(source).is_dir()
+    options: dict[str, Any] = {}
+    with ExitStack() as cleaning:
+        if stream:
+            copies = _folder_for_copies(Path(source))
+            cleaning.callback(shutil.rmtree, copies, ignore_errors=True)
+            options |= {"device_map": _streamed(device), "offload_folder": copies}
+        with _load_errors(source):
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(Path(source)) or source, local_files_only=local)
+            if quantize == "int8":
+                options["quantization_config"] = _int8()
+            model, found = T5EncoderModel.from_pretrained(
+                source,
+                dtype=dtype,
+                local_files_only=local,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+        _check_complete(source, found)
+        weakref.finalize(model, cleaning.pop_all().close)
+    return tokenizer, (model if stream else model.to(device)).eval()
 
-    encoder: CaptionEncoder
-    caption_embedder: CaptionEmbedder
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Features and mask of ``prompts`` on the device of the video model."""
-        encoded = self.encoder.encode(prompts)
-        return {
-            "y": encoded["y"].to(self._null_embedding),
-            "mask": encoded["mask"].to(self._null_embedding.device),
-        }
+def _streamed(device: str) -> dict[str, str]:
+    """Only what is small stays on ``device``, which also tells where the blocks are computed."""
+    return {
+        "shared": device,
+        "encoder.embed_tokens": device,
+        "encoder.final_layer_norm": device,
+        "encoder.block": "disk",
+    }
 
-    def null(self, n: int) -> Tensor:
-        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
-        return self._null_embedding.expand(n, 1, -1, -1)
 
-    @property
-    def _null_embedding(self) -> Tensor:
-        # Read on use: the model may have been moved to another device since.
-        return self.caption_embedder.y_embedding
+def _folder_for_copies(source: Path) -> Path:
+    """A new temporary folder; weights that are not safetensors are copied there before they can be streamed."""
+    files = [file for file in weight_files(source) if file.suffix != ".safetensors" and file.is_file()]
+    needed = sum(file.stat().st_size for file in files)
+    folder = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"text_encoder.stream copies the .bin weights in {source} first, {needed / 1e9:.1f} GB, but {folder} has "
+            f"{free / 1e9:.1f} GB left; set TMPDIR to a folder with room, or store the weights as safetensors"
+        )
+    return Path(tempfile.mkdtemp(prefix="opensora-t5-", dir=folder))
+
+
+def _int8() -> TorchAoConfig:
+    from torchao.quantization import Int8WeightOnlyConfig  # an optional package
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def _check_complete(source: str | os.PathLike[str], found: Mapping[str, Collection[Any]]) -> None:
+    # transformers would go on with random weights in their place.
+    unfit = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+    if unfit:
+        raise WeightsError(
+            f"the text encoder in {source} does not fit its config.json: {len(unfit)} tensors are missing "
+            f"or of another shape, such as {sorted(unfit)[0]}"
+        )
+
+
+@contextmanager
+def _load_errors(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever transformers raises for files it cannot read, as one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise WeightsError(f"the text encoder in {source} cannot be loaded: {reason}") from error

@@ -9,13 +9,14 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import torch
 from torch import Tensor, nn
 
 from opensora.errors import suggest
+from opensora.models.text_encoder.encoded_text import EncodedText
 from opensora.registry import SCHEDULERS
-from opensora.schedulers.diffusion.guidance import GuidedModel
-from opensora.schedulers.steps import TextEncoder, steps_of_run
+from opensora.schedulers.steps import Sampler, steps_of_run
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -29,7 +30,7 @@ SOLVERS = {
 }
 
 
-class DiffusionSampler:
+class DiffusionSampler(Sampler):
     """Samples with one of diffusers' schedulers.
 
     Args:
@@ -69,14 +70,12 @@ class DiffusionSampler:
         return [float(t) for t in self._make_scheduler("cpu").timesteps.tolist()]
 
     @torch.no_grad()
-    def sample(
+    def denoise(
         self,
         model: nn.Module,
-        text_encoder: TextEncoder,
+        text: EncodedText,
         z: Tensor,
-        prompts: Sequence[str],
-        device: torch.device | str,
-        additional_args: Mapping[str, Tensor] | None = None,
+        size: Mapping[str, Tensor] | None = None,
         mask: Tensor | None = None,
         guidance_scale: float | None = None,
         progress: bool = True,
@@ -84,16 +83,13 @@ class DiffusionSampler:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         compat: bool = False,
     ) -> Tensor:
-        """Turn noise into latents of videos; the arguments are those of ``RFLOW.sample``.
+        """Turn noise into latents of videos, as ``Sampler.denoise`` describes.
+
+        Latents are float32 whatever the model's dtype.
 
         Args:
-            z: standard normal noise (B, C, T, H, W). It is held in float32 whatever the model's dtype.
-            additional_args, generator, compat: these models and solvers have no use for them.
+            size, generator, compat: these models and solvers have no use for them.
             mask: must be None.
-            controller: step cache, whose steps are the calls of the model.
-
-        Returns:
-            Latents like ``z``, float32.
 
         Raises:
             ValueError: a mask was given.
@@ -102,10 +98,23 @@ class DiffusionSampler:
         if mask is not None:
             raise ValueError("this model samples whole videos only; leave references and mask strategies out")
         scale = self.cfg_scale if guidance_scale is None else guidance_scale
-        predict_noise = GuidedModel(model, text_encoder, prompts, scale, controller)
-        scheduler = self._make_scheduler(device)
+        is_guided = scale > 1
+        y, text_mask = _read_by_model(text, model, is_guided)
+        options = {} if controller is None else {"controller": controller}
+        scheduler = self._make_scheduler(z.device)
         times = [float(t) for t in scheduler.timesteps.tolist()]
         latents = z.float() * scheduler.init_noise_sigma
+
+        def predict_noise(latents: Tensor, t: Tensor) -> Tensor:
+            batch = torch.cat([latents, latents]) if is_guided else latents
+            output = model(batch.to(model.dtype), t.to(z.device).expand(len(batch)), y, mask=text_mask, **options)
+            output = output.float()
+            if is_guided:
+                negative, positive = output.chunk(2)
+                output = negative + scale * (positive - negative)
+            # Further channels are a variance that these solvers do not use.
+            return output[:, : latents.shape[1]]
+
         with steps_of_run(len(times), len(z), controller, progress) as steps:
             for i, t in enumerate(scheduler.timesteps):
                 if controller is not None:
@@ -117,8 +126,6 @@ class DiffusionSampler:
 
     @property
     def _scheduler_class(self) -> type:
-        import diffusers
-
         return getattr(diffusers, SOLVERS[self.solver])
 
     def _make_scheduler(self, device: torch.device | str) -> Any:
@@ -129,6 +136,25 @@ class DiffusionSampler:
         except (ValueError, IndexError) as error:
             raise ValueError(f"{self.solver} cannot sample in {self.num_sampling_steps} steps: {error}") from error
         return scheduler
+
+
+def _read_by_model(text: EncodedText, model: nn.Module, is_guided: bool) -> tuple[Tensor, Tensor | None]:
+    """Features (B, L, C') that the model reads and, where prompts differ in length, the mask (B, L) of their tokens.
+
+    Text is cut to the longest prompt of the batch, the negative prompt with it, as ``LattePipeline`` does for a single
+    prompt. Shorter prompts of a batch are masked, so that a video does not depend on its neighbors: there
+    ``LattePipeline`` lets them see zeros instead. Under guidance the negative half comes first.
+    """
+    lengths = [max(1, int(mask.nonzero().max()) + 1 if mask.any() else 0) for mask in text.mask]
+    longest = max(lengths)
+    y = text.y[:, 0, :longest]
+    if is_guided:
+        negative = text.null[:, 0, :longest].to(y)
+        y, lengths = torch.cat([negative, y]), lengths * 2
+    mask = None
+    if min(lengths) < longest:
+        mask = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).to(model.device)
+    return y.to(model.device, model.dtype), mask
 
 
 def _register(solver: str) -> None:

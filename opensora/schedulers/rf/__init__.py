@@ -1,6 +1,9 @@
 """Sampling with rectified flow: steps from noise to video under classifier-free guidance.
 
-Source: Open-Sora v1.2, ``opensora/schedulers/rf/__init__.py``.
+Times run from 1000, noise, to 0, the clean video.
+
+Source: Open-Sora v1.2, ``opensora/schedulers/rf``; the shift of timesteps by size follows Stable Diffusion 3
+(arXiv:2403.03206, section 5.3.2).
 """
 
 from __future__ import annotations
@@ -11,20 +14,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from opensora.models.text_encoder.encoded_text import EncodedText
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.rf.frame_mask import FrameMask
 from opensora.schedulers.rf.solvers import make_solver
-from opensora.schedulers.rf.timesteps import BASE_RESOLUTION, timestep_transform
-from opensora.schedulers.steps import NonFiniteLatentsError, TextEncoder, steps_of_run
+from opensora.schedulers.steps import NonFiniteLatentsError, Sampler, steps_of_run
 
 if TYPE_CHECKING:
     from adacache import StepController
 
-__all__ = ["RFLOW", "NonFiniteLatentsError", "TextEncoder"]
+__all__ = ["RFLOW", "NonFiniteLatentsError", "timestep_transform"]
+
+BASE_RESOLUTION = 512 * 512  # pixels of a frame for which the transform changes nothing
+CHUNK_FRAMES, CHUNK_LATENTS = 17, 5  # what the VAE makes of a chunk of frames
+TIME_FACTOR = 4  # frames per latent within a shorter clip
 
 
 @SCHEDULERS.register_module("rflow")
-class RFLOW:
+class RFLOW(Sampler):
     """Rectified-flow sampler.
 
     Attributes:
@@ -33,7 +40,7 @@ class RFLOW:
         use_timestep_transform: shift the timesteps by the size of the video.
         use_discrete_timesteps: round the timesteps before the transform.
         base_resolution: pixels of an image that the transform leaves as it is; what the model was trained with.
-        solver: "euler", "adams" or "midpoint", see ``opensora.schedulers.rf.solvers``.
+        solver: "euler", "adams" or "midpoint", the solver of the differential equation.
     """
 
     def __init__(
@@ -68,25 +75,24 @@ class RFLOW:
         Raises:
             ValueError: the timestep transform is on and ``size`` is not given.
         """
-        times = [(1 - i / self.num_sampling_steps) * self.num_timesteps for i in range(self.num_sampling_steps)]
-        if self.use_discrete_timesteps:
-            times = [round(t) for t in times]
-        steps = [torch.full((batch,), float(t), device=device) for t in times]
-        if not self.use_timestep_transform:
-            return steps
-        if not size or not {"height", "width", "num_frames"} <= size.keys():
+        if self.use_timestep_transform and not {"height", "width", "num_frames"} <= (size or {}).keys():
             raise ValueError("the timestep transform needs height, width and num_frames in additional_args")
-        return [timestep_transform(t, size, self.num_timesteps, self.base_resolution) for t in steps]
+        steps = []
+        for i in range(self.num_sampling_steps):
+            time = (1 - i / self.num_sampling_steps) * self.num_timesteps
+            t = torch.full((batch,), float(round(time) if self.use_discrete_timesteps else time), device=device)
+            if self.use_timestep_transform:
+                t = timestep_transform(t, size, self.num_timesteps, self.base_resolution)
+            steps.append(t)
+        return steps
 
     @torch.no_grad()
-    def sample(
+    def denoise(
         self,
         model: nn.Module,
-        text_encoder: TextEncoder,
+        text: EncodedText,
         z: Tensor,
-        prompts: Sequence[str],
-        device: torch.device | str,
-        additional_args: Mapping[str, Tensor] | None = None,
+        size: Mapping[str, Tensor] | None = None,
         mask: Tensor | None = None,
         guidance_scale: float | None = None,
         progress: bool = True,
@@ -94,52 +100,27 @@ class RFLOW:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         compat: bool = False,
     ) -> Tensor:
-        """Turn noise into latents of videos.
-
-        Args:
-            z: noise (B, C, T, H, W); where ``mask`` is 0, the latents to keep.
-            additional_args: ``height``, ``width``, ``num_frames``, ``fps``, (B,) each, for the model.
-            mask: (B, T), 1 = generate, 0 = keep, in between = strength of an edit.
-            guidance_scale: replaces ``cfg_scale``.
-            controller: step cache; None computes every step.
-            generator: source of the noise that edited frames receive: one for each video, so that no video depends on
-                the others of its batch, or one for all, as upstream.
-            compat: cache as upstream does under a mask: frames that are held count in what is measured, and residuals
-                of the time before a frame joined are reused after it.
-
-        Returns:
-            Latents like ``z``, float32.
+        """Turn noise into latents of videos, as ``Sampler.denoise`` describes.
 
         Raises:
-            ValueError: there is not one generator for each video.
+            ValueError: there is not one generator for each video, or no ``size`` for the timestep transform.
             NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
         """
         guidance_scale = self.cfg_scale if guidance_scale is None else guidance_scale
-        size = dict(additional_args or {})
-        text = text_encoder.encode(prompts)
-        # The model reads from it how long the texts are; on the host, it waits for no device to do so.
-        text_mask = None if text.get("mask") is None else text["mask"].cpu()
-        y = torch.cat([text["y"], text_encoder.null(len(prompts))])
-        timesteps = self.timesteps(len(z), device, size)
+        options = {**(size or {}), **({} if controller is None else {"controller": controller})}
+        y = torch.cat([text.y, text.null])
+        timesteps = self.timesteps(len(z), z.device, size)
         plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once: the device is not waited for in every step
         frame_mask = None if mask is None else FrameMask(mask, timesteps, self.num_timesteps, generator)
         solver = make_solver(self.solver, self.num_sampling_steps)
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
             x_mask = None if frame_mask is None else frame_mask.generated.repeat(2, 1)
-            out = model(
-                torch.cat([z, z]),
-                torch.cat([t, t]),
-                y,
-                mask=text_mask,
-                x_mask=x_mask,
-                **size,
-                **({} if controller is None else {"controller": controller}),
-            )
+            out = model(torch.cat([z, z]), torch.cat([t, t]), y, mask=text.mask, x_mask=x_mask, **options)
             cond, uncond = out[:, : z.shape[1]].chunk(2)
             return uncond + guidance_scale * (cond - uncond)
 
-        with steps_of_run(self.num_model_calls, len(z), controller, progress) as steps:
+        with steps_of_run(len(timesteps), len(z), controller, progress) as steps:
             for i, t in enumerate(timesteps):
                 if controller is not None:
                     told = {} if frame_mask is None or compat else {"generated_frames": frame_mask.generated_frames[i]}
@@ -157,3 +138,27 @@ class RFLOW:
                     z = frame_mask.end_step(z)
                 steps.end_step(z, plain_times[i])
         return z
+
+
+def timestep_transform(
+    t: Tensor, size: Mapping[str, Tensor], num_timesteps: int = 1000, base_resolution: int = BASE_RESOLUTION
+) -> Tensor:
+    """Shift timesteps towards the noise for larger and longer videos.
+
+    Clips of 17 frames and more count in whole chunks only, as the published model was trained. For 2 to 16 frames
+    upstream would count none and divide by zero; the real number of latent frames is used instead.
+
+    Args:
+        t: (B,) float32, 0..num_timesteps.
+        size: ``height``, ``width`` and ``num_frames`` in pixels and frames, (B,) each. Their dtype decides the
+            arithmetic of the ratio, as upstream.
+        base_resolution: pixels of an image whose timesteps stay as they are.
+    """
+    height, width, num_frames = size["height"], size["width"], size["num_frames"]
+    if height.dtype == torch.float16:  # an area of 256 x 256 is more than it can hold
+        height, width, num_frames = height.float(), width.float(), num_frames.float()
+    chunks = num_frames // CHUNK_FRAMES * CHUNK_LATENTS
+    latent_frames = torch.where(num_frames < CHUNK_FRAMES, torch.ceil(num_frames / TIME_FACTOR), chunks)
+    ratio = (height * width / base_resolution).sqrt() * latent_frames.sqrt()
+    u = t / num_timesteps
+    return ratio * u / (1 + (ratio - 1) * u) * num_timesteps

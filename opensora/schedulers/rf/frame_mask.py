@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from opensora.schedulers.rf.timesteps import add_noise
-
 
 class FrameMask:
     """Progress of one masked sampling run.
@@ -87,6 +85,12 @@ class FrameMask:
         # In float32, so that the stream is the same for every dtype of the latents.
         drawn = [torch.randn(z.shape[1:], generator=own, device=own.device) for own in self._generator]
         return torch.stack(drawn).to(z.device, z.dtype, non_blocking=True) if any(joins) else None
+
+
+def add_noise(clean: Tensor, noise: Tensor, t: Tensor, num_timesteps: int = 1000) -> Tensor:
+    """The point at time ``t`` (B,) on the straight line from ``clean`` to ``noise``, both (B, C, T, H, W)."""
+    u = (t / num_timesteps).view(-1, *[1] * (clean.ndim - 1))
+    return (1 - u) * clean + u * noise
 
 
 def _per_latent(frames: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
-from opensora.schedulers.rf.timesteps import add_noise, timestep_transform
+from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError, timestep_transform
+from opensora.schedulers.rf.frame_mask import add_noise
 from support.reference_model import StoredText, load_reference, stored_size
 
 FOLDER = Path(__file__).parents[2] / "golden" / "rflow"

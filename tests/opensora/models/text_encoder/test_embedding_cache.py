@@ -20,7 +20,7 @@ CAPTION = "a still red star, größer\nthan \ud83d"  # half of a character, as b
 
 def encoded(dtype: torch.dtype = torch.float32, seed: int = 0) -> EncodedCaption:
     y = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    return EncodedCaption.trimmed(y, torch.tensor([1, 1, 1, 0, 1, 0, 0, 0]))
+    return EncodedCaption.trimmed(y, torch.tensor([1, 1, 1, 0, 1, 0, 0, 0]), len(CAPTION))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_padding_is_cut_and_comes_back_as_zeros():
     assert mask.tolist() == [1, 1, 1, 0, 1, 0, 0, 0]
     assert y.shape == (8, 6)
     assert not y[5:].any()
-    assert EncodedCaption.trimmed(y, torch.zeros(8, dtype=torch.long)).padded(8)[1].tolist() == [0] * 8
+    assert EncodedCaption.trimmed(y, torch.zeros(8, dtype=torch.long), 0).padded(8)[1].tolist() == [0] * 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -119,7 +119,7 @@ def test_two_processes_may_write_the_same_caption(cache):
         "from opensora.models.text_encoder.embedding_cache import EmbeddingCache, EncodedCaption\n"
         "cache = EmbeddingCache(Path(sys.argv[1]), 'key'); ones = torch.ones(400, dtype=torch.long)\n"
         "for i in range(200):\n"
-        "    cache.put('caption', EncodedCaption(torch.full((400, 64), 1.0), ones))\n"
+        "    cache.put('caption', EncodedCaption(torch.full((400, 64), 1.0), ones, 7))\n"
         "    assert cache.get('caption').y.sum() == 400 * 64\n"
     )
     command = [sys.executable, "-c", code, str(cache.folder)]

@@ -11,8 +11,8 @@ import pytest
 
 from opensora.config import load_config
 from opensora.errors import ConfigError
-from opensora.models.text_encoder import options
-from opensora.models.text_encoder.options import check_text_options
+from opensora.models import text_encoder
+from opensora.models.text_encoder import check_text_options
 
 MINI = Path(__file__).parents[4] / "configs" / "mini" / "sample.py"
 
@@ -23,7 +23,7 @@ def checked(monkeypatch, installed: dict[str, str], **entries) -> None:
             raise PackageNotFoundError(name)
         return installed[name]
 
-    monkeypatch.setattr(options, "version", version)
+    monkeypatch.setattr(text_encoder, "version", version)
     check_text_options(load_config(MINI, None, {f"text_encoder.{key}": value for key, value in entries.items()}))
 
 
@@ -50,6 +50,6 @@ def test_what_cannot_work_is_refused_in_one_sentence(monkeypatch, entries, messa
 
 
 def test_checking_imports_nothing_heavy():
-    code = "import sys, opensora.models.text_encoder.options; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, opensora.models.text_encoder; print({'torch', 'transformers'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=MINI.parents[2])
     assert result.stdout.strip() == "set()", result.stderr

@@ -18,8 +18,9 @@ from opensora.config import load_config
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.models.stdit.stdit3 import STDiT3
-from opensora.models.text_encoder.cache_key import encoder_key
-from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
+from opensora.models.text_encoder.embedding_cache import encoder_key
+from opensora.models.text_encoder.encoded_text import GuidedTextEncoder
+from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.schedulers.rf import RFLOW
 
 ROOT = Path(__file__).parents[4]

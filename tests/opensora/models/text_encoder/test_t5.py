@@ -13,7 +13,8 @@ import torch
 
 from opensora.errors import WeightsError
 from opensora.models.layers.embeddings import CaptionEmbedder
-from opensora.models.text_encoder.t5 import GuidedTextEncoder, T5Encoder
+from opensora.models.text_encoder.encoded_text import GuidedTextEncoder
+from opensora.models.text_encoder.t5 import T5Encoder
 
 
 def test_published_format_loads_and_encodes(published_format, sentences):

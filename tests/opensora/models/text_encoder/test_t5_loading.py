@@ -10,9 +10,9 @@ from collections import namedtuple
 import pytest
 import torch
 
+from opensora.device import release_memory
 from opensora.errors import ConfigError
 from opensora.models.text_encoder.t5 import T5Encoder
-from opensora.models.text_encoder.t5_loading import release_memory
 
 
 @pytest.fixture

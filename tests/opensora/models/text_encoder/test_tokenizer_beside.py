@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from opensora.config.schema import TextEncoderConfig
-from opensora.models.text_encoder.cache_key import encoder_key
+from opensora.models.text_encoder.embedding_cache import encoder_key
 from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.weights.layout import gaps, tokenizer_folder
 from support import tiny_latte

@@ -1,0 +1,167 @@
+"""Text as a sampler reads it: features of the prompts, and of what their videos are guided away from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+from torch import Tensor
+
+from opensora.config.kinds import kind_of
+from opensora.config.schema import SampleConfig
+
+if TYPE_CHECKING:
+    from opensora.models.layers.embeddings import CaptionEmbedder
+    from opensora.protocols import VideoModel
+
+_APPENDED = ("aesthetic score", "motion score", "camera motion")  # in the order in which prompts get them
+_MAX_LINES = 5
+_SHOWN_WORDS = 6  # at the beginning of a prompt, and as many before the cut
+
+
+class CaptionEncoder(Protocol):
+    """Whatever turns prompts into features."""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``y`` (B, 1, L, caption_channels) and the token ``mask`` (B, L) of prompts.
+
+        An encoder that cuts long prompts also gives ``num_chars`` (B,), how many of their characters it read.
+        """
+
+
+class TextEncoder(CaptionEncoder, Protocol):
+    """A caption encoder that knows what videos are guided away from."""
+
+    def null(self, n: int) -> Tensor:
+        """Features of what ``n`` videos are guided away from, (n, 1, L, caption_channels)."""
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """What a model reads about the videos of a batch.
+
+    Attributes:
+        y: (B, 1, L, caption_channels).
+        mask: (B, L) on the CPU, non-zero at real tokens; a model that reads the lengths of texts there waits for no
+            device. None where all tokens are real.
+        null: what they are guided away from, (B, 1, L, caption_channels).
+    """
+
+    y: Tensor
+    mask: Tensor | None
+    null: Tensor
+
+    @classmethod
+    def of(cls, encoder: TextEncoder, prompts: Sequence[str]) -> Self:
+        """Encode ``prompts``; a warning names the words that did not fit."""
+        encoded = encoder.encode(prompts)
+        if "num_chars" in encoded:  # else the encoder cuts nothing, or it was said when the text was prepared
+            for line in cut_lines("prompt", prompts, encoded["num_chars"].tolist(), encoded["y"].shape[-2]):
+                warnings.warn(line, stacklevel=4)
+        mask = encoded.get("mask")
+        return cls(encoded["y"], None if mask is None else mask.cpu(), encoder.null(len(prompts)))
+
+
+@dataclass(frozen=True)
+class GuidedTextEncoder:
+    """A caption encoder together with the features of the empty caption, which belong to the video model.
+
+    Attributes:
+        encoder: T5, or ``PreparedText`` that it encoded before.
+        caption_embedder: ``STDiT3.y_embedder``, whose buffer (L, caption_channels) is the empty caption. It is read on
+            use, as the model may be moved to another device.
+    """
+
+    encoder: CaptionEncoder
+    caption_embedder: CaptionEmbedder
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What the encoder gives, with features on the device and in the dtype of the video model."""
+        encoded = self.encoder.encode(prompts)
+        return {**encoded, "y": encoded["y"].to(self.caption_embedder.y_embedding)}
+
+    def null(self, n: int) -> Tensor:
+        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+        return self.caption_embedder.y_embedding.expand(n, 1, -1, -1)
+
+
+@dataclass(frozen=True)
+class NegativeTextEncoder:
+    """A caption encoder together with the prompt that videos are guided away from.
+
+    Attributes:
+        encoder: T5, or ``PreparedText`` that it encoded before, the negative prompt with padding.
+        negative: the prompt; "" guides away from nothing in particular.
+    """
+
+    encoder: CaptionEncoder
+    negative: str = ""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What the encoder gives."""
+        return self.encoder.encode(prompts)
+
+    def null(self, n: int) -> Tensor:
+        """Features of the negative prompt, (n, 1, L, caption_channels), with what the encoder says about padding.
+
+        These models were trained and published with guidance that sees it.
+        """
+        encoded = self.encoder.encode([self.negative])
+        if "num_chars" in encoded:
+            num_chars, num_tokens = encoded["num_chars"].tolist(), encoded["y"].shape[-2]
+            for line in cut_lines("negative prompt", [self.negative], num_chars, num_tokens):
+                warnings.warn(line, stacklevel=5)
+        return encoded["y"].expand(n, 1, -1, -1)
+
+
+def with_guidance(text_encoder: CaptionEncoder | TextEncoder, model: VideoModel, config: SampleConfig) -> TextEncoder:
+    """``text_encoder`` with what videos are guided away from; one that has it already stays as it is."""
+    if hasattr(text_encoder, "null"):
+        return text_encoder
+    if hasattr(model, "y_embedder"):
+        return GuidedTextEncoder(text_encoder, model.y_embedder)
+    return NegativeTextEncoder(text_encoder, config.negative_prompt)
+
+
+def negative_prompts(config: SampleConfig) -> list[str]:
+    """What the text encoder has to read beside the prompts, with padding; nothing for models with an empty caption."""
+    return [] if "negative_prompt" in kind_of(config.model.type).refused else [config.negative_prompt]
+
+
+def cut_lines(what: str, captions: Sequence[str], num_chars: Sequence[int], num_tokens: int) -> list[str]:
+    """A line for each caption whose end the text encoder did not read, and where it ends; at most six in all.
+
+    Args:
+        what: the captions are, such as "prompt".
+        num_chars: of each caption, the characters that were read.
+        num_tokens: that the encoder reads.
+    """
+    lines: dict[str, str] = {}
+    for caption, num in zip(captions, num_chars, strict=True):
+        if caption[num:].strip():
+            lines[caption] = _cut_line(what, caption, num, num_tokens)
+    shown, further = list(lines.values())[:_MAX_LINES], len(lines) - _MAX_LINES
+    return shown if further <= 0 else [*shown, f"{further} more of the {what}s are cut in the same way"]
+
+
+def _cut_line(what: str, caption: str, num_chars: int, num_tokens: int) -> str:
+    read, cut = caption[:num_chars].split(), caption[num_chars:].split()
+    last = f"last {len(cut)}" if len(cut) > 1 else "last"
+    verb = "are" if len(cut) > 1 else "is"
+    scores = [name for name, end in _appended(caption) if caption[num_chars:end].strip(" .")]
+    among = f", {' and '.join(scores)} among them," if scores else ""
+    shown = read if len(read) <= 2 * _SHOWN_WORDS else [*read[:_SHOWN_WORDS], "...", *read[-_SHOWN_WORDS:]]
+    return (
+        f"the {last} of {len(caption.split())} words of a {what}{among} {verb} left out, as the text encoder reads "
+        f"{num_tokens} tokens: '{' '.join(shown)} | the rest is cut'"
+    )
+
+
+def _appended(caption: str) -> list[tuple[str, int]]:
+    """The scores at the end of a caption, and where each of them ends."""
+    found = [(name, caption.rfind(f" {name}:")) for name in _APPENDED]
+    found = [(name, start) for name, start in found if start >= 0]
+    ends = [*(start for _, start in found), len(caption)][1:]
+    return [(name, end) for (name, _), end in zip(found, ends, strict=True)]
