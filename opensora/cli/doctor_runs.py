@@ -1,0 +1,358 @@
+"""The checks of ``python -m opensora.doctor`` that use the packages: devices, weights, and a video of the mini model.
+
+The video is made from text to mp4 and compared with the one of the release: versions that do not go together often
+sample without an error, and badly, and this is where it shows. ``--write-reference`` writes what is compared with anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from adacache.atomic import atomic_path
+from opensora.cli.doctor import Check, Finding, ok, pip, problem, warning
+from opensora.cli.verify import BAD, check_piece
+from opensora.config.loading import load_config
+from opensora.datasets.video_io import read_video, write_video
+from opensora.device import limit_threads
+from opensora.errors import ConfigError, WeightsError
+from opensora.files import REPO_ROOT
+from opensora.memory.free import free_in_cpu_memory
+from opensora.pipeline import SamplingPipeline
+from opensora.weights import hub
+from opensora.weights.layout import PIECES
+from opensora.weights.locate import Piece, find_piece
+
+PUBLISHED = "configs/sample_adacache.py"
+ENCODER = "libx264"
+CONFIG = "configs/mini/sample.py"
+MODEL_FOLDER = REPO_ROOT / "assets/opensora-mini"
+REFERENCE = MODEL_FOLDER / "doctor.safetensors"
+PROMPT = "a red circle moving fast to the right on a gray background"
+SEED = 1
+STEPS = 8  # with fewer the guided latents overshoot, and pixels are black or white
+# Largest root mean square of the difference, relative to that of the reference's latents. The instruction sets of a CPU
+# and numbers of threads differ by 2e-6, float32 and bfloat16 by 0.03, and a broken sampler is off by about 1. GPUs
+# compute convolutions with fewer bits.
+TOLERANCES = {"cpu": 1e-3, "cuda": 5e-2}
+SHADE_TOLERANCES = {"cpu": 1.0, "cuda": 4.0}  # gray levels of 255, mean over all blocks of pixels
+
+_SMALL_DISK = 2e9  # bytes; an mp4 is small, but frames that are kept are not
+_OLD_CAPABILITY = (8, 0)  # from here on GPUs compute in bf16
+_DOWNLOAD = "python scripts/weights.py download"
+_BLOCK = 8  # pixels; the reference holds means over squares of this side, as whole frames would be large
+_NOTE = "about"  # a single entry: the file format does not keep the order of several
+_FPS = 8
+_LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below
+
+
+def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
+    """Titles and checks, as ``opensora.cli.doctor.sections``."""
+    yield "devices", [check_devices, check_threads, check_arrays]
+    yield "memory and disk", [check_space]
+    yield "video", [check_encoder]
+    yield "weights of the published model", [lambda: check_weights(PUBLISHED, required=False)]
+    if config is not None:
+        yield f"weights of {config}", [lambda: check_weights(config, required=True)]
+    yield "sampling", [check_weights_unchanged, check_sampling]
+
+
+def check_devices() -> list[Finding]:
+    """CUDA devices by name, and why there is none where one could be expected."""
+    count = torch.cuda.device_count()
+    findings = [_describe_cuda(index) for index in range(count)]
+    if not count:
+        findings.append(_explain_no_cuda(torch.version.cuda, shutil.which("nvidia-smi") is not None))
+    if torch.backends.mps.is_available():
+        findings.append(ok("Apple's GPU (MPS) is there, but not used: the sampler knows CUDA and the CPU"))
+    return findings
+
+
+def _describe_cuda(index: int) -> Finding:
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError as error:
+        fix = "end what else runs on it, or restart the machine if its driver was updated"
+        return problem(f"cuda:{index} {name} cannot be used: {error}", fix)
+    text = f"cuda:{index} {name}, {hub.size_text(free)} of {hub.size_text(total)} free, capability {capability}"
+    if capability < _OLD_CAPABILITY:
+        return warning(f"{text}; it computes bf16 slowly or not at all", "give --dtype fp16 or fp32")
+    return ok(f"{text}, bf16")
+
+
+def _explain_no_cuda(cuda: str | None, has_driver: bool) -> Finding:
+    if not has_driver:
+        return ok("no CUDA device; the sampler runs on the CPU")
+    if cuda is None:
+        fix = "install a PyTorch build for CUDA as pytorch.org/get-started tells, if the GPU is to be used"
+        return warning("there is an NVIDIA driver, but this PyTorch is built for the CPU only", fix)
+    fix = f"update the driver to one for CUDA {cuda}, and check that CUDA_VISIBLE_DEVICES does not hide the GPU"
+    return warning(f"there is an NVIDIA driver and PyTorch is built for CUDA {cuda}, but it sees no device", fix)
+
+
+def check_threads() -> list[Finding]:
+    """Threads that PyTorch takes on the CPU, by the variables of OpenMP and the cores there are."""
+    cores, threads = available_cores(), torch.get_num_threads()
+    findings = [ok(f"{cores} CPU cores for this process, {threads} threads chosen by PyTorch")]
+    text = os.environ.get("OMP_NUM_THREADS")
+    if text is not None:
+        counts = text.split(",")  # of nested levels
+        if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
+            ignored = f"OMP_NUM_THREADS={text!r} is no number and ignored"
+            return [*findings, warning(ignored, "run: unset OMP_NUM_THREADS")]
+        findings.append(ok(f"OMP_NUM_THREADS={text}"))
+    if threads > cores:
+        text = f"{threads} threads share {cores} cores, so that they wait for each other"
+        findings.append(warning(text, f"run: export OMP_NUM_THREADS={cores}"))
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE":
+        text = "OMP_WAIT_POLICY=ACTIVE lets waiting threads keep their cores busy"
+        findings.append(warning(text, "run: export OMP_WAIT_POLICY=PASSIVE, if the machine is shared"))
+    return findings
+
+
+def available_cores() -> int:
+    """Cores that this process may use: those it is bound to, within the quota of its control group."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return bound if quota is None else max(1, min(bound, round(quota)))
+
+
+def _quota() -> float | None:
+    """Cores of a container's quota; None if there is none."""
+    try:
+        allowed, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return int(allowed) / int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def check_arrays() -> list[Finding]:
+    """Whether PyTorch and NumPy can exchange arrays."""
+    try:
+        torch.from_numpy(np.zeros(1)).numpy()
+    except (RuntimeError, TypeError) as error:
+        fix = pip("install --force-reinstall numpy torch")
+        return [problem(f"PyTorch and NumPy cannot exchange arrays: {error}", fix)]
+    return [ok("PyTorch and NumPy exchange arrays")]
+
+
+def check_space() -> list[Finding]:
+    """Free memory of the CPU, free space where results and downloads go."""
+    free = free_in_cpu_memory()
+    findings = [] if free is None else [ok(f"{hub.size_text(free)} of CPU memory are free")]
+    for what, folder in (("the working directory", Path.cwd()), ("the hub's cache", hub.cache_folder())):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        left = shutil.disk_usage(existing).free
+        text = f"{hub.size_text(left)} are free for {what} ({folder})"
+        enough = left >= _SMALL_DISK
+        findings.append(ok(text) if enough else warning(text, "make room, or use a folder on another disk"))
+        if not os.access(existing, os.W_OK):
+            fix = "change to another folder" if folder == Path.cwd() else "set HF_HOME to a folder of your own"
+            findings.append(warning(f"{what} ({folder}) cannot be written to", fix))
+    return findings
+
+
+def check_encoder() -> list[Finding]:
+    """The H.264 encoder within PyAV, which not every build of it has."""
+    if ENCODER not in av.codecs_available:
+        fix = pip("install --force-reinstall --no-deps av (its wheels have it; builds of distributions may not)")
+        return [problem(f"av {av.__version__} is built without {ENCODER}, so no mp4 can be written", fix)]
+    version = ".".join(map(str, av.library_versions.get("libavcodec", ("of unknown version",))))
+    return [ok(f"{ENCODER} is there, by FFmpeg's libavcodec {version}")]
+
+
+def check_weights(config_path: str, required: bool) -> list[Finding]:
+    """Every piece that a config names; of its files little more than the headers is read.
+
+    Args:
+        required: whether a missing piece is a problem where it cannot be downloaded; else it is never one.
+    """
+    try:
+        config = load_config(config_path)
+    except ConfigError as error:
+        if required:
+            return [problem(str(error), f"correct {config_path}, or give another config")]
+        return [ok(f"{config_path} is not part of this installation, so no weights were looked for")]
+    findings, absent = [], []
+    for name, label in PIECES.items():
+        wanted = getattr(config, name).from_pretrained
+        try:
+            piece = find_piece(name, wanted, config.weights_dir)
+        except WeightsError as error:
+            findings.append(problem(f"{label}: {error}", f"correct {name}.from_pretrained in {config_path}"))
+            continue
+        if piece.is_complete or piece.repo is None:
+            findings += _check_files(piece, getattr(config, name).type, label)
+        else:
+            absent.append(f"{label} {wanted}")
+    return findings + ([_explain_absent(absent, required)] if absent else [])
+
+
+def _explain_absent(absent: list[str], required: bool) -> Finding:
+    """About hub repositories that are not, or not completely, on this machine."""
+    text = f"not (completely) on this machine: {', '.join(absent)}"
+    if not required:
+        return warning(text, f"run: {_DOWNLOAD}, if you want the published model")
+    if hub.is_reachable():
+        return warning(f"{text}; the first run downloads it", f"run: {_DOWNLOAD} CONFIG to have it before")
+    fix = (
+        f"run: {_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, copy DIR here, and give --weights-dir DIR"
+    )
+    return problem(f"{text}, and {hub.why_unreachable()}", fix)
+
+
+def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
+    """Of a piece that is here, or should be in a folder of the user's own."""
+    findings = []
+    for state, sentence in check_piece(piece, kind):
+        text = f"{label} {piece.wanted}: {sentence}"
+        if state not in BAD:
+            findings.append(ok(text))
+        elif piece.repo is None:
+            findings.append(problem(text, f"copy {piece.wanted} anew, or correct {piece.name}.from_pretrained"))
+        else:
+            findings.append(problem(text, f"delete {piece.path} and run: {_DOWNLOAD}"))
+    return findings
+
+
+@dataclass(frozen=True)
+class MiniVideo:
+    """The video of ``PROMPT``: latents (4, T, H', W') float32, frames (F, H, W, 3) uint8."""
+
+    latents: Tensor
+    frames: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is compared with.
+
+    Attributes:
+        latents: (4, T, H', W') float32.
+        shades: mean gray levels over blocks of the frames, (F, H / 8, W / 8, 3) float32.
+        checksums: sha256 of every weight file of the mini model by its path within the model's folder.
+    """
+
+    latents: Tensor
+    shades: Tensor
+    checksums: dict[str, str]
+
+
+def check_weights_unchanged() -> list[Finding]:
+    """Whether the mini model is the one that the reference was made with."""
+    if not REFERENCE.is_file():
+        fix = "run this command in a checkout of the repository, whose assets hold the mini model"
+        return [warning("the mini model is not part of this installation, so nothing was sampled", fix)]
+    present = weight_checksums()
+    findings = []
+    for name, checksum in read_reference().checksums.items():
+        if present.get(name) != checksum:
+            text = f"{MODEL_FOLDER / name} is {'damaged or changed' if name in present else 'missing'}"
+            again = "(or, after a new training, python -m opensora.doctor --write-reference)"
+            findings.append(problem(text, f"run: git checkout {MODEL_FOLDER} {again}"))
+    return findings or [ok("the mini model's weights are those of the release")]
+
+
+def check_sampling() -> list[Finding]:
+    """Sample on the CPU, and on the first CUDA device if there is one; write and read an mp4 of it."""
+    if any(finding.state != "ok" for finding in check_weights_unchanged()):
+        return []  # said already, and a comparison would mislead
+    expected = read_reference()
+    findings: list[Finding] = []
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        started = time.monotonic()
+        video = sample_mini(device)
+        findings.append(_compare(video, expected, device, time.monotonic() - started))
+    return [*findings, _check_mp4(video.frames)]
+
+
+def sample_mini(device: str) -> MiniVideo:
+    """Sample ``PROMPT`` with every step computed, in float32."""
+    transformers_logging.disable_progress_bar()
+    flags = {"num_sampling_steps": STEPS, "dtype": "fp32", "device": device, "verbose": 0}
+    pipe = SamplingPipeline.from_config(load_config(CONFIG, flags))
+    limit_threads(pipe.model)
+    output = pipe([PROMPT], seed=SEED, progress=False)
+    return MiniVideo(output.latents[0].cpu().float(), output.videos[0])
+
+
+def block_means(frames: np.ndarray) -> Tensor:
+    """Frames (F, H, W, 3) uint8 -> (F, H / 8, W / 8, 3) float32."""
+    num_frames, height, width, colors = frames.shape
+    blocks = frames.reshape(num_frames, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, colors)
+    return torch.from_numpy(blocks.mean(axis=(2, 4), dtype="float32"))
+
+
+def write_reference() -> Path:
+    """Sample on the CPU and write the reference anew."""
+    video = sample_mini("cpu")
+    note = json.dumps({"prompt": PROMPT, "seed": SEED, "steps": STEPS, "sha256": weight_checksums()}, sort_keys=True)
+    with atomic_path(REFERENCE) as temporary:
+        tensors = {"latents": video.latents.contiguous(), "shades": block_means(video.frames)}
+        save_file(tensors, temporary, {_NOTE: note})
+    return REFERENCE
+
+
+def read_reference() -> Reference:
+    """The file at ``REFERENCE``."""
+    with safe_open(REFERENCE, framework="pt") as file:
+        checksums = json.loads(file.metadata()[_NOTE])["sha256"]
+        return Reference(file.get_tensor("latents"), file.get_tensor("shades"), checksums)
+
+
+def weight_checksums() -> dict[str, str]:
+    """sha256 of the mini model's weight files that are there."""
+    found = {}
+    for path in sorted(MODEL_FOLDER.glob("*/*.safetensors")):
+        with path.open("rb") as file:
+            found[path.relative_to(MODEL_FOLDER).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _compare(video: MiniVideo, expected: Reference, device: str, seconds: float) -> Finding:
+    what = f"{STEPS} steps of the mini model on {device} ({seconds:.1f} s)"
+    fix = f"compare the versions above with requirements.txt, and {pip('install -r requirements.txt')}"
+    latents, limit = _relative_error(video.latents, expected.latents), TOLERANCES[device]
+    if not latents <= limit:  # also for NaN
+        text = f"{what} give other latents than the release: relative error {latents:.1e}, at most {limit:g} is right"
+        return problem(text, fix)
+    shades = (block_means(video.frames) - expected.shades).abs().mean().item()
+    limit_shades = SHADE_TOLERANCES[device]
+    if not shades <= limit_shades:
+        text = f"{what} decode to another video than the release's: {shades:.1f} gray levels off, at most "
+        return problem(f"{text}{limit_shades:g} is right", fix)
+    text = f"{what} give the video of the release: relative error of latents {latents:.1e} (at most {limit:g}), "
+    return ok(f"{text}of pixels {shades:.2f} gray levels (at most {limit_shades:g})")
+
+
+def _relative_error(latents: Tensor, expected: Tensor) -> float:
+    if latents.shape != expected.shape:
+        return float("inf")
+    return ((latents - expected).square().mean() / expected.square().mean()).sqrt().item()
+
+
+def _check_mp4(frames: np.ndarray) -> Finding:
+    with tempfile.TemporaryDirectory(prefix="opensora-doctor-") as folder:
+        read, fps = read_video(write_video(Path(folder) / "clip.mp4", frames, _FPS))
+    same_size = read.shape == frames.shape and fps == _FPS
+    loss = float(np.abs(read.astype(int) - frames).mean()) if same_size else float("inf")
+    if loss > _LOSS:
+        text = f"an mp4 of {frames.shape} comes back as {read.shape}, {loss:.1f} gray levels off"
+        return problem(text, pip("install --force-reinstall --no-deps av"))
+    return ok(f"its mp4 is read back as it was written ({loss:.1f} gray levels off, at most {_LOSS:g})")

@@ -1,0 +1,343 @@
+"""What the doctor finds by use: devices, threads, space, the encoder, weights, and the mini model's video."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from opensora.cli import doctor_runs
+from opensora.cli.doctor_runs import (
+    PUBLISHED,
+    MiniVideo,
+    available_cores,
+    block_means,
+    check_arrays,
+    check_devices,
+    check_encoder,
+    check_sampling,
+    check_space,
+    check_threads,
+    check_weights,
+    check_weights_unchanged,
+    read_reference,
+    sample_mini,
+    weight_checksums,
+)
+from opensora.weights import hub
+
+ROOT = Path(__file__).resolve().parents[3]
+GB = 10**9
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A function that makes a CUDA device up."""
+
+    def set_up(
+        name: str = "NVIDIA A100", capability: tuple[int, int] = (8, 0), memory=lambda index: (30 * GB, 40 * GB)
+    ):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+
+    return set_up
+
+
+def no_gpu(monkeypatch, cuda: str | None, driver: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi" if driver else None)
+
+
+def test_a_gpu_is_described(gpu):
+    gpu()
+    finding = check_devices()[0]
+    assert finding.state == "ok"
+    assert finding.text.startswith("cuda:0 NVIDIA A100, 30") and finding.text.endswith("capability (8, 0), bf16")
+
+
+def test_an_old_gpu_has_no_bf16(gpu):
+    gpu("Tesla T4", (7, 5))
+    finding = check_devices()[0]
+    assert finding.state == "warning" and "--dtype fp16" in finding.fix
+
+
+def test_a_gpu_that_does_not_answer_is_a_problem(gpu):
+    def fail(index):
+        raise RuntimeError("CUDA error: device busy")
+
+    gpu(memory=fail)
+    assert check_devices()[0].state == "problem" and "device busy" in check_devices()[0].text
+
+
+def test_no_gpu_and_no_driver_is_fine(monkeypatch):
+    no_gpu(monkeypatch, None, driver=False)
+    assert check_devices()[0].state == "ok"
+
+
+@pytest.mark.parametrize(
+    "cuda, said", [(None, "this PyTorch is built for the CPU only"), ("12.4", "PyTorch is built for CUDA 12.4, but")]
+)
+def test_a_driver_without_a_gpu_is_a_warning(monkeypatch, cuda, said):
+    no_gpu(monkeypatch, cuda, driver=True)
+    finding = check_devices()[0]
+    assert finding.state == "warning" and said in finding.text and finding.fix
+
+
+def test_apples_gpu_is_mentioned(monkeypatch):
+    no_gpu(monkeypatch, None, driver=False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "not used" in check_devices()[1].text
+
+
+def test_a_full_disk_is_a_warning(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    assert [finding.state for finding in check_space() if "are free for" in finding.text] == ["warning"] * 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_warning(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    texts = [finding.text for finding in check_space() if finding.state == "warning"]
+    assert sum("cannot be written to" in text for text in texts) == 2
+
+
+def test_a_cache_that_is_not_there_yet_is_on_the_disk_of_its_parent(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "not" / "there")
+    assert all(finding.state == "ok" for finding in check_space())
+
+
+def threads(monkeypatch, chosen: int, cores: int, **variables: str) -> list[str]:
+    """States and texts of what is found about threads."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: chosen)
+    monkeypatch.setattr(doctor_runs, "available_cores", lambda: cores)
+    return [f"{finding.state} {finding.text}" for finding in check_threads()]
+
+
+def test_threads(monkeypatch):
+    assert threads(monkeypatch, 4, 4) == ["ok 4 CPU cores for this process, 4 threads chosen by PyTorch"]
+    assert threads(monkeypatch, 1, 4, OMP_NUM_THREADS="1")[1:] == ["ok OMP_NUM_THREADS=1"]
+
+
+def test_more_threads_than_cores_are_a_warning(monkeypatch):
+    assert threads(monkeypatch, 64, 2)[1].startswith("warning 64 threads share 2 cores")
+
+
+@pytest.mark.parametrize("value", ["many", "", "0", "-1"])
+def test_a_number_of_threads_that_is_none(monkeypatch, value):
+    assert threads(monkeypatch, 2, 2, OMP_NUM_THREADS=value)[1].startswith("warning OMP_NUM_THREADS=")
+
+
+def test_busy_waiting_is_a_warning(monkeypatch):
+    assert threads(monkeypatch, 2, 2, OMP_WAIT_POLICY="active")[1].startswith("warning OMP_WAIT_POLICY=ACTIVE")
+
+
+def test_cores_are_those_of_the_process_within_its_quota(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    for quota, cores in ((None, 8), (2.0, 2), (0.5, 1), (100.0, 8)):
+        monkeypatch.setattr(doctor_runs, "_quota", lambda quota=quota: quota)
+        assert available_cores() == cores
+
+
+def test_the_encoder_is_there():
+    (finding,) = check_encoder()
+    assert finding.state == "ok" and "libavcodec" in finding.text
+
+
+def test_a_build_without_the_encoder_is_a_problem(monkeypatch):
+    monkeypatch.setattr(doctor_runs, "ENCODER", "libnothing264")
+    (finding,) = check_encoder()
+    assert finding.state == "problem" and "without libnothing264" in finding.text and "pip install" in finding.fix
+
+
+MINI = str(ROOT / "configs/mini/sample.py")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "empty")
+
+
+def config_with(tmp_path: Path, piece: str, path: str) -> str:
+    config = tmp_path / "config.py"
+    config.write_text(f'_base_ = "{MINI}"\n{piece} = dict(from_pretrained="{path}")\n')
+    return str(config)
+
+
+def test_the_mini_models_weights_fit():
+    findings = check_weights(MINI, required=True)
+    assert [finding.state for finding in findings] == ["ok"] * 6
+    assert sum("whole" in finding.text for finding in findings) == 3
+
+
+def test_published_weights_that_are_not_here_are_one_warning():
+    (finding,) = check_weights(PUBLISHED, required=False)
+    assert finding.state == "warning" and finding.fix.startswith("run: python scripts/weights.py download")
+    assert all(part in finding.text for part in ("OpenSora-STDiT-v3", "OpenSora-VAE-v1.2", "t5-v1_1-xxl"))
+
+
+def test_weights_of_ones_own_config_that_cannot_be_downloaded_are_a_problem(monkeypatch):
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    (finding,) = check_weights(PUBLISHED, required=True)
+    assert finding.state == "problem" and "--weights-dir DIR" in finding.fix
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    (finding,) = check_weights(PUBLISHED, required=True)
+    assert finding.state == "warning" and "the first run downloads it" in finding.text
+
+
+def test_a_file_that_is_cut_off_is_a_problem(tmp_path):
+    folder = shutil.copytree(ROOT / "assets/opensora-mini/vae", tmp_path / "vae")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    bad = [finding for finding in check_weights(config_with(tmp_path, "vae", folder), True) if finding.state != "ok"]
+    assert [finding.state for finding in bad] == ["problem"]
+    assert "autoencoder" in bad[0].text and "truncated" in bad[0].text and bad[0].fix
+
+
+def test_a_folder_that_is_not_there_is_a_problem(tmp_path):
+    config = config_with(tmp_path, "model", "/no/such/folder")
+    bad = [finding for finding in check_weights(config, True) if finding.state != "ok"]
+    assert [finding.state for finding in bad] == ["problem"]
+    assert "/no/such/folder" in bad[0].text and "model.from_pretrained" in bad[0].fix
+
+
+def test_weights_of_another_piece_are_a_problem(tmp_path):
+    config = config_with(tmp_path, "model", str(ROOT / "assets/opensora-mini/vae"))
+    assert "problem" in [finding.state for finding in check_weights(config, True)]
+
+
+def test_a_config_that_cannot_be_read(tmp_path):
+    (finding,) = check_weights("no/such/config.py", required=True)
+    assert finding.state == "problem" and "no/such/config.py" in finding.fix
+    (finding,) = check_weights("no/such/config.py", required=False)
+    assert finding.state == "ok"
+
+
+@pytest.fixture(scope="module")
+def sampled() -> MiniVideo:
+    return sample_mini("cpu")
+
+
+@pytest.fixture
+def copied_model(tmp_path, monkeypatch):
+    """The mini model's folder as a copy that can be damaged."""
+    folder = shutil.copytree(doctor_runs.MODEL_FOLDER, tmp_path / "mini")
+    monkeypatch.setattr(doctor_runs, "MODEL_FOLDER", folder)
+    monkeypatch.setattr(doctor_runs, "REFERENCE", folder / "doctor.safetensors")
+    return folder
+
+
+def states(findings) -> list[str]:
+    return [finding.state for finding in findings]
+
+
+def test_the_mini_model_samples_as_it_did():
+    assert states(check_weights_unchanged() + check_sampling()) == ["ok", "ok", "ok"]
+
+
+def test_arrays_that_cannot_be_exchanged_are_a_problem(monkeypatch):
+    def refuse(array):
+        raise RuntimeError("Numpy is not available")
+
+    assert states(check_arrays()) == ["ok"]
+    monkeypatch.setattr(torch, "from_numpy", refuse)
+    (finding,) = check_arrays()
+    assert finding.state == "problem" and finding.text.endswith("Numpy is not available")
+
+
+def test_the_reference_is_small_and_of_these_weights():
+    assert doctor_runs.REFERENCE.stat().st_size < 50_000
+    expected = read_reference()
+    assert expected.checksums == weight_checksums() and len(expected.checksums) == 3
+    assert expected.latents.shape == (4, 5, 8, 8) and expected.shades.shape == (17, 8, 8, 3)
+
+
+def test_writing_the_reference_gives_the_same_again(copied_model):
+    before = read_reference()
+    assert doctor_runs.write_reference() == copied_model / "doctor.safetensors"
+    first = doctor_runs.REFERENCE.read_bytes()
+    assert doctor_runs.write_reference().read_bytes() == first
+    after = read_reference()
+    assert torch.allclose(after.latents, before.latents, atol=1e-3)
+    assert after.checksums == before.checksums
+
+
+def test_means_over_blocks():
+    frames = np.zeros((1, 16, 8, 3), np.uint8)
+    frames[0, :4, :, 1] = 200
+    assert block_means(frames).tolist() == [[[[0, 100, 0]], [[0, 0, 0]]]]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "missing"])
+def test_a_damaged_weight_file_is_found(copied_model, damage):
+    file = copied_model / "transformer/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1  # one bit, whose effect on videos may be too small to see
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content if damage == "flipped" else content[:-1000])
+    (finding,) = check_weights_unchanged()
+    assert finding.state == "problem" and str(file) in finding.text and "git checkout" in finding.fix
+    assert ("missing" in finding.text) == (damage == "missing")
+    assert check_sampling() == []  # it would only say the same
+
+
+def test_an_installation_without_the_mini_model(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor_runs, "REFERENCE", tmp_path / "doctor.safetensors")
+    (finding,) = check_weights_unchanged()
+    assert finding.state == "warning" and "not part of this installation" in finding.text
+    assert check_sampling() == []
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_other_latents_are_a_problem(monkeypatch, sampled, factor):
+    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: MiniVideo(sampled.latents * factor, sampled.frames))
+    finding = check_sampling()[0]
+    assert finding.state == "problem" and "other latents than the release" in finding.text
+    assert "at most 0.001 is right" in finding.text and "requirements.txt" in finding.fix
+
+
+def test_latents_of_another_shape_are_a_problem(monkeypatch, sampled):
+    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: MiniVideo(sampled.latents[:, :1], sampled.frames))
+    assert check_sampling()[0].state == "problem"
+
+
+def test_other_pixels_are_a_problem(monkeypatch, sampled):
+    wrong = sampled.frames[..., ::-1]  # blue for red
+    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: MiniVideo(sampled.latents, wrong))
+    finding = check_sampling()[0]
+    assert finding.state == "problem" and "decode to another video" in finding.text
+
+
+def test_an_encoder_that_spoils_videos_is_a_problem(monkeypatch, sampled):
+    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: sampled)
+    monkeypatch.setattr(doctor_runs, "write_video", lambda path, frames, fps: path)
+    monkeypatch.setattr(doctor_runs, "read_video", lambda path: (255 - sampled.frames, 8.0))
+    assert check_sampling()[-1].state == "problem"
+    monkeypatch.setattr(doctor_runs, "read_video", lambda path: (sampled.frames[:5], 8.0))
+    assert "comes back as (5, 64, 64, 3)" in check_sampling()[-1].text
+
+
+def test_a_gpu_is_checked_with_a_tolerance_of_its_own(monkeypatch, sampled):
+    devices = []
+
+    def sample(device):
+        devices.append(device)
+        return MiniVideo(sampled.latents * (1.01 if device == "cuda" else 1), sampled.frames)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor_runs, "sample_mini", sample)
+    assert states(check_sampling()) == ["ok", "ok", "ok"] and devices == ["cpu", "cuda"]
+    monkeypatch.setitem(doctor_runs.TOLERANCES, "cuda", 1e-3)
+    assert states(check_sampling()) == ["ok", "problem", "ok"]
