@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from opensora.models.stdit.stdit3 import EAGER, STDiT3
-
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
@@ -25,27 +23,26 @@ _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _a
 def counted_flops(model: nn.Module) -> Iterator[list[int]]:
     """A list that gets the operations (two per multiply-add) of every call of the model.
 
-    Matrix products, convolutions and attention count; what is done element by element does not. Nothing is compiled
-    meanwhile: compiled kernels cannot be counted.
+    Matrix products, convolutions and attention count; what is done element by element does not. What was compiled runs
+    uncompiled meanwhile: compiled kernels cannot be counted.
     """
     counts: list[int] = []
-    # Blocks of models of diffusers are never compiled here.
-    blocks = (*model.spatial_blocks, *model.temporal_blocks) if isinstance(model, STDiT3) else ()
-    compiled = [block.functions for block in blocks]
-    forward = model.forward
+    before = 0
 
-    def counting(*args: Any, **kwargs: Any) -> torch.Tensor:
-        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-            output = forward(*args, **kwargs)
-        counts.append(counter.get_total_flops())
-        return output
+    def begin(*_: Any) -> None:
+        nonlocal before
+        before = counter.get_total_flops()
 
-    for block in blocks:
-        block.functions = EAGER
-    model.forward = counting
+    def end(*_: Any) -> None:
+        counts.append(counter.get_total_flops() - before)
+
+    hooks = model.register_forward_pre_hook(begin), model.register_forward_hook(end)
     try:
-        yield counts
+        with (
+            torch.compiler.set_stance("force_eager"),
+            FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter,
+        ):
+            yield counts
     finally:
-        del model.forward
-        for block, functions in zip(blocks, compiled, strict=True):
-            block.functions = functions
+        for hook in hooks:
+            hook.remove()
