@@ -38,6 +38,7 @@ setup(
         "setuptools<82",  # mmengine imports pkg_resources, which newer ones no longer have
     ],
     extras_require={
+        "bench": ["altair>=6", "vl-convert-python>=1.9"],  # the report of scripts/bench.py in a checkout
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff"],
         "int8": ["torchao>=0.15"],  # text_encoder.quantize
         "stream": ["accelerate>=1.1"],  # text_encoder.stream

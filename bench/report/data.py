@@ -57,7 +57,7 @@ def page_data(bench: Mapping[str, Any]) -> dict[str, Any]:
         {**scene, "videos": [{**video, "steps": _columns(video.get("steps") or [])} for video in scene["videos"]]}
         for scene in bench["showcase"]
     ]
-    return _rounded({**bench, "showcase": showcase})
+    return _rounded({**bench, "showcase": showcase} | {"points": None})
 
 
 def _problem(bench: Any) -> str | None:
@@ -113,3 +113,23 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(entry) for entry in value]
     return value
+
+
+def known_budgets(bench: Mapping[str, Any]) -> list[int]:
+    """The bench's budgets; where it has none, those of its points, or the whole steps that their settings came to."""
+    budgets = bench["setting"].get("budgets")
+    given = budgets or [point["budget"] for point in bench["points"] if point["budget"] is not None]
+    return sorted(set(given or (round(compute_of(point)) for point in bench["points"])))
+
+
+def compute_of(point: Mapping[str, Any]) -> float:
+    """Mean compute of a point in equivalent steps."""
+    values = point["values"]
+    return (values.get("compute") or values["computed_steps"])["mean"]
+
+
+def budget_of(point: Mapping[str, Any], budgets: Sequence[int]) -> int:
+    """The budget that a point is shown at: its own, or without one the nearest to what it computed."""
+    if point["budget"] is not None:
+        return point["budget"]
+    return min(budgets, key=lambda budget: abs(budget - compute_of(point)))

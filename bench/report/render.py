@@ -8,32 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
 from adacache.atomic import atomic_path
-from bench.report.data import load_bench, load_videos, page_data
+from bench.report.charts import charts, policy_styles, runtime
+from bench.report.data import known_budgets, load_bench, load_videos, page_data
 from bench.report.definitions import COSTS, define
 from bench.report.findings import Findings
+from bench.report.table import columns, rows
 
 PAGE_FILE = "index.html"
 _PARTS = Path(__file__).with_name("page")
-_STYLES = ("colors.css", "page.css", "controls.css", "chart.css", "forest.css", "showcase.css", "table.css")
+_STYLES = ("colors.css", "page.css", "controls.css", "charts.css", "showcase.css", "table.css")
 # One module is made of them, so that each file uses what those before it define.
 _SCRIPTS = (
-    "dom.js",
-    "data.js",
-    "tooltip.js",
-    "markers.js",
-    "scale.js",
-    "labels.js",
-    "points.js",
-    "chart.js",
-    "legend.js",
-    "forest.js",
-    "table.js",
-    "strip.js",
-    "player.js",
-    "difference.js",
-    "showcase.js",
-    "main.js",
+    *("dom.js", "data.js", "tooltip.js", "charts.js", "table.js"),
+    *("strip.js", "player.js", "difference.js", "showcase.js", "main.js"),
 )
 
 logger = logging.getLogger(__name__)
@@ -65,19 +56,24 @@ def script_json(value: Any) -> str:
 
 
 def _page(bench: Mapping[str, Any], videos: Mapping[str, str]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PARTS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    environment.filters["zip"] = zip
+    styles = policy_styles(bench)
+    policies = [policy | styles[policy["title"]] for policy in bench["policies"]]
+    data = page_data({**bench, "policies": policies, "charts": charts(bench), "budgets": known_budgets(bench)})
     return environment.get_template("page.html.j2").render(
         bench=bench,
         findings=Findings(bench),
         definitions=define(bench["metrics"]),
         style=Markup(_joined(_STYLES)),
         script=Markup(_joined(_SCRIPTS)),
-        data=Markup(script_json({**page_data(bench), "costs": COSTS})),
+        runtime=Markup(runtime()),
+        styles=styles,
+        columns=columns(bench),
+        rows=rows(bench),
+        data=Markup(script_json({**data, "costs": COSTS})),
         videos=Markup(script_json(videos)),
     )
 

@@ -11,12 +11,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import altair as alt
+import jsonschema
 import pytest
 
 from bench.report import render
+from bench.report.charts import charts, runtime
 from bench.report.data import load_bench, page_data
 from bench.report.findings import Findings
 from bench.report.render import script_json
+from bench.report.table import columns, number_text, rows
 from support.bench_folder import SHAPES, bench_data, write_bench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +82,7 @@ def test_the_page_holds_everything_and_loads_nothing(folder, data):
     assert all(address.startswith(("#", "data:")) for address in scripts.addresses)
     shown = json.loads(scripts.texts["bench-data"])
     assert shown["showcase"][0]["prompt"] == data["showcase"][0]["prompt"]
-    assert len(shown["points"]) == len(data["points"])
+    assert len(shown["charts"]["points"]) == len(data["points"]) + 1  # and the uncached video
     videos = json.loads(scripts.texts["video-data"])
     for video in data["showcase"][0]["videos"]:
         kind, _, content = videos[video["file"]].partition(",")
@@ -87,10 +91,38 @@ def test_the_page_holds_everything_and_loads_nothing(folder, data):
 
 
 def test_no_style_or_script_names_another_host(folder):
-    text = re.sub(r'"data:video[^"]*"', "", render(folder).read_text(encoding="utf-8"))
+    text = re.sub(r'"data:video[^"]*"', "", render(folder).read_text(encoding="utf-8")).replace(runtime(), "")
     hosts = set(re.findall(r"https?://[\w.]+", text))
-    assert hosts <= {"http://www.w3.org"}  # the name of SVG's elements, which is not loaded
+    assert hosts <= {"https://vega.github.io"}  # the name of Vega-Lite's schema, which is not loaded
+    assert "default-src 'none'; script-src 'unsafe-inline'; style" in text  # nor may Vega load anything
     assert not re.search(r"@import|url\(|\bfetch\(|XMLHttpRequest|\bimport\s", text)
+
+
+def test_the_charts_are_valid_and_hold_the_results(data):
+    made = charts(data)
+    for name in ("quality", "gains"):
+        jsonschema.validate(made[name], alt.load_schema())
+    own = next(row for row in made["points"] if row["policy"] == "Calibrated (ours)" and row["budget"] == 8)
+    expected = point(data, "calibrated", 8)
+    assert own["psnr_low"] == expected["values"]["psnr"]["low"]
+    assert own["gain_psnr_mean"] == expected["gain"]["psnr"]["mean"]
+
+
+def test_the_table_holds_the_results(data):
+    expected = point(data, "calibrated", 8)
+    expected["gain"]["psnr"] = {"mean": -0.5, "low": -0.75, "high": -0.25}
+    row = next(row for row in rows(data) if (row.policy, row.column) == ("calibrated", 8))
+    cells = {(column.key, column.metric): cell for column, cell in zip(columns(data), row.cells, strict=True)}
+    gain, psnr = cells["gain", "psnr"], cells["psnr", None]
+    assert (gain.text, gain.interval, gain.kind.split()[-1]) == ("−0.50", "−0.75 to −0.25", "worse")
+    assert psnr.text == f"{expected['values']['psnr']['mean']:.2f}"
+    assert cells["videos", None].value == expected["num_videos"]
+    assert [row.title for row in rows(data)[:2]] == ["Uncached, 30 steps", "Exact, 200 steps"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.001, "0.00"), (1.5, "+1.50"), (-2, "−2.00")])
+def test_numbers_have_a_true_minus_and_no_sign_at_zero(value, text):
+    assert number_text(value, 2, "+") == text
 
 
 def test_no_text_can_end_a_script_element():

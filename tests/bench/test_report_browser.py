@@ -114,8 +114,8 @@ def scroll_to(driver: Any, selector: str) -> None:
     )
 
 
-def hover(driver: Any, selector: str, index: int = 0) -> None:
-    """Put the mouse on the middle of an element."""
+def hover(driver: Any, selector: str, index: int = 0) -> dict[str, float]:
+    """Put the mouse on the middle of an element; where that is."""
     box = driver.execute_script(
         "const node = document.querySelectorAll(arguments[0])[arguments[1]];"
         "node.scrollIntoView({block: 'center', behavior: 'instant'});"
@@ -126,6 +126,7 @@ def hover(driver: Any, selector: str, index: int = 0) -> None:
     for dx in (2, 0):
         position = {"type": "mouseMoved", "x": box[0] + dx, "y": box[1]}
         driver.execute_cdp_cmd("Input.dispatchMouseEvent", position)
+    return {"x": box[0], "y": box[1]}
 
 
 def press(driver: Any, key: str) -> None:
@@ -148,9 +149,10 @@ def tooltip(driver: Any) -> str:
 def test_the_page_opens_with_all_its_parts(opened):
     driver = opened()
     assert "Calibrated (ours) has the best PSNR" in find(driver, ".headline").text
-    assert len(find_all(driver, ".chart")) == 2
-    assert len(find_all(driver, ".legend [aria-pressed]")) == len(SHAPES)
-    assert len(find_all(driver, ".forest tbody tr")) == len(SHAPES) - 1  # the baseline is the line
+    wait_until(driver, "document.querySelectorAll('.vega-host svg').length === 2")
+    assert len(find_all(driver, "[data-part='quality-chart'] .role-legend-label text")) == len(SHAPES)
+    names = texts(driver, "[data-part='gains'] .role-axis-label text")
+    assert not {shape.title for shape in SHAPES if shape.name != "adacache"} - set(names)  # the baseline is the line
     points = bench_data()["points"]
     assert len(find_all(driver, ".numbers tbody tr")) == len(points) + 2
     assert len(find_all(driver, ".card")) == len(SHAPES) + 2
@@ -255,40 +257,53 @@ def test_steps_are_walked_with_the_arrow_keys(opened):
     assert find(driver, "#tooltip").get_attribute("hidden") is not None
 
 
+MARK = "[data-part='quality-chart'] path[aria-roledescription='point']"
+
+
 def test_a_mark_shows_its_numbers_and_brings_its_curve_forward(opened):
     driver = opened()
-    hover(driver, ".series[data-policy='calibrated'] .mark path", 4)
+    wait_until(driver, f'document.querySelectorAll("{MARK}").length > 0')
+    labels = [node.get_attribute("aria-label") for node in find_all(driver, MARK)]
+    own = [index for index, label in enumerate(labels) if "Calibrated (ours)" in label]
+    hover(driver, MARK, own[-1])
     text = tooltip(driver)
     assert text.startswith("Calibrated (ours), budget 20\nPSNR to uncached\n")
-    assert "over AdaCache\n+" in text and "Compute\n" in text and "Pareto front\nyes" in text
-    assert len(find_all(driver, ".series.active[data-policy='calibrated']")) == 2  # in both charts
-    driver.execute_script("document.querySelector('.mark[tabindex=\"0\"]').focus()")
-    press(driver, "ARROW_RIGHT")
-    assert ", budget 10: PSNR" in driver.switch_to.active_element.get_attribute("aria-label")
+    assert "over AdaCache\n+" in text and "Compute\n" in text
+    faded = f"[...document.querySelectorAll(\"{MARK}\")].filter(node => node.getAttribute('opacity') < 1).length"
+    wait_until(driver, f"{faded} === {len(labels) - len(own)}")
 
 
-def test_the_legend_hides_and_shows_policies(opened):
+def test_a_name_in_the_legend_brings_its_policy_forward(opened):
     driver = opened()
-    button = next(node for node in find_all(driver, ".legend button") if node.text == "TeaCache")
-    assert len(find_all(driver, ".series[data-policy='teacache']")) == 2
-    click(driver, button)
-    assert button.get_attribute("aria-pressed") == "false"
-    assert find_all(driver, ".series[data-policy='teacache']") == []
-    only = next(node for node in find_all(driver, ".legend button") if node.text.startswith("Only"))
-    click(driver, only)
-    shown = {node.get_attribute("data-policy") for node in find_all(driver, ".series")}
-    assert shown == {"calibrated", "hybrid", "adacache"}
-    click(driver, next(node for node in find_all(driver, ".legend button") if node.text == "Show all"))
-    assert len(find_all(driver, ".series")) == 2 * len(SHAPES)
+    wait_until(driver, f'document.querySelectorAll("{MARK}").length > 0')
+    names = texts(driver, "[data-part='quality-chart'] .role-legend-label text")
+    place = hover(driver, "[data-part='quality-chart'] .role-legend-label text", names.index("TeaCache"))
+    for kind in ("mousePressed", "mouseReleased"):
+        driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "button": "left", "clickCount": 1, **place})
+    shown = f"[...document.querySelectorAll(\"{MARK}\")].filter(node => node.getAttribute('opacity') >= 1)"
+    wait_until(driver, f"{shown}.length === 5 && {shown}.every(node => node.ariaLabel.includes('TeaCache'))")
 
 
 def test_the_metric_changes_everywhere(opened):
     driver = opened()
+    wait_until(driver, "document.querySelectorAll('.vega-host svg').length === 2")
     select = find(driver, "#quality select")
     driver.execute_script("arguments[0].value = 'psnr_exact'; arguments[0].dispatchEvent(new Event('change'))", select)
-    assert [node.get_property("value") for node in find_all(driver, "#gains select, #all select")] == ["psnr_exact"] * 2
-    assert "PSNR to 200 steps" in find(driver, ".forest caption").text
-    assert any(text.startswith("Uncached, 30 steps: 38.80 dB") for text in texts(driver, ".chart text"))
+    chosen = "[...document.querySelectorAll('#gains select, #all select')].every(node => node.value === 'psnr_exact')"
+    assert driver.execute_script(f"return {chosen}")
+    heads = [head.text for head in find_all(driver, "#all thead th:not([hidden])")]
+    assert heads[2].startswith("PSNR to 200 steps over AdaCache") and not heads[3].endswith("over AdaCache")
+    title = "document.querySelector('[data-part=quality-chart] .role-title-text').textContent"
+    wait_until(driver, f"{title} === 'PSNR to 200 steps (dB), higher is better,against compute (steps)'")
+    wait_until(driver, "document.querySelector('.vega-host').textContent.includes('Uncached, 30 steps')")
+
+
+def test_on_a_phone_differences_are_of_one_budget(opened):
+    driver = opened(390, 844)
+    heads = "[...document.querySelectorAll('[data-part=\"gains\"] .column_header text')].map(n => n.textContent).join()"
+    wait_until(driver, f"{heads} === '12 steps'")
+    driver.execute_script("document.querySelector('#gains input[value=\"20\"]').click()")
+    wait_until(driver, f"{heads} === '20 steps'")
 
 
 def test_the_table_is_sorted_and_narrowed_down(opened):
@@ -297,7 +312,9 @@ def test_the_table_is_sorted_and_narrowed_down(opened):
 
     def means() -> list[float]:
         column = driver.execute_script(
-            "return [...document.querySelectorAll('#all tbody tr')].map(row => row.children[3].firstChild.textContent)"
+            "return [...document.querySelectorAll('#all tbody tr:not([hidden])')]"
+            ".map(row => row.cells[arguments[0]].firstChild.textContent)",
+            driver.execute_script("return document.querySelector('#all button[data-key=psnr]').parentNode.cellIndex"),
         )
         return [float(text.replace("−", "-")) for text in column if text != "–"]
 
@@ -309,9 +326,9 @@ def test_the_table_is_sorted_and_narrowed_down(opened):
     assert means() == sorted(means())
     driver.execute_script("document.querySelector('#all input[value=\"12\"]').click()")
     budgets = driver.execute_script(
-        "return [...document.querySelectorAll('#all tbody tr')].map(row => row.children[1].textContent)"
+        "return [...document.querySelectorAll('#all tbody tr:not([hidden])')].map(row => row.dataset.budget ?? '')"
     )
-    assert set(budgets) == {"12", "–"}
+    assert set(budgets) == {"12", ""}
 
 
 def test_another_prompt_and_another_budget(opened):

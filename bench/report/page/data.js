@@ -3,43 +3,16 @@
 const bench = JSON.parse(document.getElementById("bench-data").textContent);
 const videoFiles = JSON.parse(document.getElementById("video-data").textContent);
 
+const { budgets, charts } = bench;
+
 const costKeys = new Set(bench.costs.map((cost) => cost.key));
 const metrics = bench.metrics.filter((metric) => !costKeys.has(metric.key));
-const costs = bench.costs.filter((cost) => bench.points.some((point) => point.values[cost.key]));
+const costs = bench.costs.filter((cost) => charts.points.some((point) => `${cost.key}_mean` in point));
 const quantities = new Map([...costs, ...metrics].map((quantity) => [quantity.key, quantity]));
-const budgets = knownBudgets();
 
-const OURS_COLORS = 3;
-const OTHER_COLORS = 12;
-const policies = styledPolicies();
+const policies = new Map(bench.policies.map((policy) => [policy.name, policy]));
 const policyNames = [...policies.keys()];
 const baseline = policies.get(bench.baseline);
-
-/** The bench's budgets; where it has none, those of its points, or the whole steps that their settings came to. */
-function knownBudgets() {
-  if (bench.setting.budgets?.length) return bench.setting.budgets;
-  const given = bench.points.map((point) => point.budget).filter((budget) => budget !== null);
-  const numbers = given.length ? given : bench.points.map((point) => Math.round(computeOf(point)));
-  return [...new Set(numbers)].sort((a, b) => a - b);
-}
-
-function computeOf(point) {
-  return (point.values.compute ?? point.values.computed_steps).mean;
-}
-
-function styledPolicies() {
-  let ours = 0;
-  let others = 0;
-  return new Map(
-    bench.policies.map((policy, index) => {
-      const isBaseline = policy.name === bench.baseline;
-      let color = "var(--base)";
-      if (policy.ours) color = `var(--ours-${ours++ % OURS_COLORS})`;
-      else if (!isBaseline) color = `var(--other-${others++ % OTHER_COLORS})`;
-      return [policy.name, { ...policy, color, marker: index, strong: Boolean(policy.ours) || isBaseline }];
-    }),
-  );
-}
 
 function referenceTitle(name) {
   const reference = bench.references.find((entry) => entry.name === name);
@@ -49,14 +22,6 @@ function referenceTitle(name) {
 function valueText(quantity, value) {
   if (value === null || value === undefined) return MISSING;
   return fixed(value, quantity.digits);
-}
-
-/** "41.2 dB", or with its interval "41.2 dB (40.1 to 42.3)". */
-function estimateText(quantity, estimate, write = valueText) {
-  if (!estimate) return MISSING;
-  const mean = withUnit(write(quantity, estimate.mean), quantity.unit);
-  if (estimate.low === estimate.high) return mean;
-  return `${mean} (${write(quantity, estimate.low)} to ${write(quantity, estimate.high)})`;
 }
 
 /** An estimate as rows of a tooltip. */
@@ -75,25 +40,9 @@ function withParentheses(title, unit) {
   return unit ? `${title} (${unit})` : title;
 }
 
-function compareText(quantity) {
-  return quantity.better === "lower" ? "lower is better" : "higher is better";
-}
-
-/** The budget that a point is shown at: its own, or without one the nearest to what it computed. */
-function budgetOf(point) {
-  if (point.budget !== null || point.reference) return point.budget;
-  const compute = computeOf(point);
-  return budgets.reduce(
-    (best, budget) => (Math.abs(budget - compute) < Math.abs(best - compute) ? budget : best),
-    budgets[0],
-  );
-}
-
 const state = {
   metric: metrics[0].key,
-  compute: "compute",
-  time: "denoise_seconds",
-  hidden: new Set(),
+  cost: quantities.has("compute") ? "compute" : costs[0].key,
   intervals: false,
 };
 const listeners = [];

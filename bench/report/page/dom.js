@@ -1,6 +1,5 @@
 // Elements, and numbers as text.
 
-const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 const MISSING = "–";
 
 function fill(node, attributes, children) {
@@ -16,10 +15,6 @@ function fill(node, attributes, children) {
 
 function html(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
-}
-
-function svg(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS(SVG_NAMESPACE, tag), attributes, children);
 }
 
 function part(name) {

@@ -151,7 +151,7 @@ class Showcase {
         "--color": policy?.color ?? "var(--ink)",
         "data-policy": video.policy,
       },
-      html("h3", {}, policy ? swatch(policy) : null, html("span", {}, title)),
+      html("h3", {}, policy ? html("i", { class: "swatch" }) : null, html("span", {}, title)),
       screen,
       buildStrip(video, title, policy?.color ?? "var(--ink)"),
       cardValues(video),

@@ -37,7 +37,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener(
   "pointerdown",
   (event) => {
-    if (tooltipOwner && !event.target.closest(".chart, .strip, .plot")) hideTooltip();
+    if (tooltipOwner && !event.target.closest(".vega-host, .strip")) hideTooltip();
   },
   { capture: true },
 );
