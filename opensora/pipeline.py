@@ -24,7 +24,7 @@ from opensora.errors import ConfigError, UserError
 from opensora.load_models import load_models
 from opensora.memory.measure import StageMeter
 from opensora.models.text_encoder.encoded_text import CaptionEncoder, EncodedText, with_guidance
-from opensora.prompts.captions import prepare_captions
+from opensora.prompts.syntax import prepare_captions
 from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
 from opensora.schedulers.steps import NonFiniteLatentsError, Sampler

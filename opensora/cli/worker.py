@@ -20,7 +20,7 @@ from opensora.memory.measure import StageMeter
 from opensora.memory.report import check_memory
 from opensora.models.text_encoder.encoded_text import negative_prompts
 from opensora.pipeline import SamplingPipeline
-from opensora.prompts.captions import prepare_captions
+from opensora.prompts.syntax import prepare_captions
 from opensora.weights import WeightPaths
 
 if TYPE_CHECKING:

@@ -1,10 +1,14 @@
-"""Files of prompts: plain text, one prompt per line, or JSON where a prompt sets more than its text.
+"""Files of prompts: one prompt per line, or a table or JSON where a prompt sets more than its text.
 
     # prompts.txt: blank lines and comments are skipped; a prompt that begins with "#" is written "\\#"
     a red circle moving fast to the right
     |0| a sunny day |2| a rainy day {"reference_path": "day.png", "mask_strategy": "0"}
 
-    # prompts.jsonl: one object per line; prompts.json: a list of them; LINE_KEYS are what they can set
+    # prompts.csv: the first line names the columns, of LINE_KEYS; an empty cell sets nothing
+    prompt,seed,steps
+    "a red circle, moving fast to the right",7,50
+
+    # prompts.jsonl: one object per line; prompts.json: a list of them
     {"prompt": "a red circle moving fast to the right", "seed": 7, "steps": 50, "name": "circle"}
 
 The object at the end of a prompt of plain text stays part of it, see ``opensora.prompts.syntax``.
@@ -12,22 +16,74 @@ The object at the end of a prompt of plain text stays part of it, see ``opensora
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opensora.errors import ConfigError
-from opensora.prompts.entries import LINE_KEYS, read_entry
+from opensora.errors import ConfigError, shortened, suggest
+from opensora.files import is_utf8
 from opensora.prompts.strict_json import decode, decode_all, skip_blanks
-
-__all__ = ["LINE_KEYS", "PromptLine", "read_prompt_file"]
+from opensora.prompts.syntax import safe_stem
 
 MAX_LINE = 100_000  # characters; T5 reads some 1,500
 MAX_FILE = 100_000_000  # bytes
+STANDARD_INPUT = "-"
 _BOM = "\ufeff"
+_PLAIN, _LINES = ("", ".txt", ".text"), (".jsonl", ".ndjson")
+
+PROMPT_KEY = "prompt"
+
+# What a prompt can set for itself; other entries of a config hold for the whole run.
+LINE_KEYS = frozenset(
+    {
+        "name",  # of its files, without the ending
+        "seed",
+        "num_sampling_steps",
+        "cfg_scale",
+        "solver",
+        "speedup",
+        "max_steps_computed",
+        "min_psnr",
+        "aes",
+        "flow",
+        "camera_motion",
+        "num_frames",
+        "resolution",
+        "aspect_ratio",
+        "image_size",
+        "fps",
+        "save_fps",
+        "loop",
+        "condition_frame_length",
+        "condition_frame_edit",
+        "reference_path",
+        "mask_strategy",
+    }
+)
+ALIASES = {"steps": "num_sampling_steps"}
+# Cells of a table that stay text; others are numbers or lists as in JSON.
+_TEXT_COLUMNS = frozenset(
+    {
+        "prompt",
+        "name",
+        "solver",
+        "camera_motion",
+        "num_frames",
+        "resolution",
+        "aspect_ratio",
+        "reference_path",
+        "mask_strategy",
+    }
+)
+
+# What is read of a prompt: where it starts, its text, what it overrides.
+_Found = tuple[int, str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -46,22 +102,28 @@ class PromptLine:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-def read_prompt_file(path: str | os.PathLike[str]) -> list[PromptLine]:
-    """The prompts of a file, in its order: ``.jsonl`` and ``.json`` are JSON, all others plain text.
+def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> list[PromptLine]:
+    """The prompts of a file, in its order; its ending says how they are written, and text of a pipe is plain or JSON.
+
+    Args:
+        text: what ``read_prompt_text`` has read of it; None reads it.
 
     Raises:
         ConfigError: the file cannot be read or holds no prompt, or one of its prompts cannot be used; the message
             names the file, and the line where there is one.
     """
     path = Path(path)
-    text = _read_text(path)
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        found = _read_list(text, path)
-    elif suffix in (".jsonl", ".ndjson"):
-        found = _read_objects(text, path)
-    else:
-        found = ((number, *_plain(line, number, path)) for number, line in _lines(text, path))
+    suffix = "" if is_stream(path) else path.suffix.lower()
+    readers = {".csv": _read_table, ".json": _read_list, **dict.fromkeys(_LINES, _read_objects)}
+    if suffix not in (*readers, *_PLAIN):
+        raise ConfigError(
+            f"prompt file '{path}' has the ending {suffix}, which is none of .txt (one prompt per line), .csv, .jsonl "
+            "and .json; save it as one of these"
+        )
+    text = read_prompt_text(path) if text is None else text
+    if is_stream(path) and text.lstrip().startswith("{"):  # no prompt does
+        suffix = ".jsonl"
+    found = readers.get(suffix, _read_plain)(text, path)
     prompts = [PromptLine(i, line, prompt, overrides) for i, (line, prompt, overrides) in enumerate(found)]
     if not prompts:
         raise ConfigError(f"prompt file '{path}' holds no prompt; write one per line")
@@ -69,15 +131,32 @@ def read_prompt_file(path: str | os.PathLike[str]) -> list[PromptLine]:
     return prompts
 
 
-def _read_text(path: Path) -> str:
-    """The text of a UTF-8 file without a byte order mark, lines ended by a newline only."""
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether a path can be read only once: ``-``, which is standard input, ``/dev/stdin`` or a pipe of the shell."""
+    try:
+        path = Path(path)
+        return str(path) == STANDARD_INPUT or path.is_fifo() or path.is_char_device()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
+        return False
+
+
+def read_prompt_text(path: str | os.PathLike[str]) -> str:
+    """The text of a UTF-8 file without a byte order mark, lines ended by a newline only.
+
+    Raises:
+        ConfigError: it cannot be read, is no text, or is too large.
+    """
+    path = Path(path)
     try:
         if path.is_dir():
             raise ConfigError(f"prompt file '{path}' is a folder; give a text file with one prompt per line")
-        if not path.is_file():
+        if not path.is_file() and not is_stream(path):
             raise ConfigError(f"there is no prompt file '{path}'; give a text file with one prompt per line")
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+        if str(path) == STANDARD_INPUT:
+            data = sys.stdin.buffer.read(MAX_FILE + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE + 1)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise ConfigError(f"prompt file '{path}' cannot be read ({reason})") from error
@@ -104,13 +183,59 @@ def _lines(text: str, path: Path) -> Iterator[tuple[int, str]]:
             yield number, _of_usable_length(stripped, number, path)
 
 
-def _plain(line: str, number: int, path: Path) -> tuple[str, dict[str, Any]]:
-    if line.startswith("{"):
-        raise _error(path, number, "no prompt before the '{'; objects go into a file named .jsonl")
-    return line.removeprefix("\\") if line.startswith("\\#") else line, {}
+def _read_plain(text: str, path: Path) -> Iterator[_Found]:
+    for number, line in _lines(text, path):
+        if line.startswith("{"):
+            raise _error(path, number, "no prompt before the '{'; objects go into a file named .jsonl")
+        yield number, line.removeprefix("\\") if line.startswith("\\#") else line, {}
 
 
-def _read_objects(text: str, path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def _read_table(text: str, path: Path) -> Iterator[_Found]:
+    """Rows below a first one that names the columns."""
+    rows = _rows(text, path)
+    number, columns = next(rows, (1, []))
+    columns = [column.strip() for column in columns]
+    if "prompt" not in columns:
+        raise _error(
+            path, number, f"the first line names no column 'prompt' but {', '.join(map(repr, columns)) or 'nothing'}; "
+            "columns are named there, with commas in between, such as prompt,seed"
+        )  # fmt: skip
+    if len(set(columns)) < len(columns):
+        raise _error(path, number, "a column is named twice")
+    for number, cells in rows:
+        if len(cells) > len(columns):
+            raise _error(
+                path, number, f"{len(cells)} cells are more than the {len(columns)} columns; put a prompt that has a "
+                'comma into quotes ("")'
+            )  # fmt: skip
+        entry = {name: _cell(name, cell) for name, cell in zip(columns, cells, strict=False) if cell.strip()}
+        yield number, *read_entry({"prompt": "", **entry}, lambda problem, line=number: _error(path, line, problem))
+
+
+def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of the rows that are not blank."""
+    reader = csv.reader(io.StringIO(text), strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                _of_usable_length(max(cells, key=len), start, path)
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise _error(path, start, f"no row of a .csv file ({error})") from error
+
+
+def _cell(column: str, text: str) -> Any:
+    if column in _TEXT_COLUMNS:
+        return text.strip()
+    try:
+        return decode_all(text)
+    except ValueError:
+        return text.strip()  # which whoever wants a number refuses by name
+
+
+def _read_objects(text: str, path: Path) -> Iterator[_Found]:
     for number, line in _lines(text, path):
         try:
             entry = decode_all(line)
@@ -118,10 +243,10 @@ def _read_objects(text: str, path: Path) -> Iterator[tuple[int, str, dict[str, A
             raise _error(path, number, f"invalid JSON ({error.msg}, column {error.colno})") from error
         except ValueError as error:
             raise _error(path, number, str(error)) from error
-        yield number, *_read_entry(entry, number, path)
+        yield number, *read_entry(entry, lambda problem, line=number: _error(path, line, problem))
 
 
-def _read_list(text: str, path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def _read_list(text: str, path: Path) -> Iterator[_Found]:
     """Entries of a JSON list; read one by one, so that every error has its line."""
     line, counted = 1, 0
 
@@ -149,15 +274,11 @@ def _read_list(text: str, path: Path) -> Iterator[tuple[int, str, dict[str, Any]
             raise _error(path, line_at(start), str(error)) from error
         number = line_at(start)
         _of_usable_length(text[start:position], number, path)
-        yield number, *_read_entry(entry, number, path)
+        yield number, *read_entry(entry, lambda problem, line=number: _error(path, line, problem))
         position, is_first = skip_blanks(text, position), False
     end = skip_blanks(text, position + 1)
     if end != len(text):
         raise _error(path, line_at(end), "invalid JSON (something follows the list)")
-
-
-def _read_entry(entry: Any, number: int, path: Path) -> tuple[str, dict[str, Any]]:
-    return read_entry(entry, lambda problem: _error(path, number, problem))
 
 
 def _of_usable_length(line: str, number: int, path: Path) -> str:
@@ -180,3 +301,81 @@ def _check_names(prompts: Iterable[PromptLine], path: Path) -> None:
 
 def _error(path: Path, line: int, problem: str) -> ConfigError:
     return ConfigError(f"prompt file '{path}', line {line}: {problem}")
+
+
+def read_entry(entry: Any, fail: Callable[[str], ConfigError]) -> tuple[str, dict[str, Any]]:
+    """The prompt and the overrides of a JSON object, or of a text, which is a prompt without any.
+
+    ``steps`` becomes ``num_sampling_steps``, and a list of references one text with ";" in between. Values are kept
+    as they are otherwise: the config that they override knows their types.
+
+    Args:
+        fail: the error that names the place of the entry, from what is wrong with it.
+
+    Raises:
+        ConfigError: an unknown key, no prompt, or a name, reference or mask strategy that cannot be one.
+    """
+    if isinstance(entry, str):
+        return _checked_prompt(entry, fail), {}
+    if not isinstance(entry, dict):
+        raise fail(f'a prompt is an object such as {{"prompt": "a red circle"}}, got {shortened(repr(entry), 80)}')
+    if PROMPT_KEY not in entry:
+        raise fail(f"the object has no '{PROMPT_KEY}'")
+    known = LINE_KEYS | set(ALIASES) | {PROMPT_KEY}
+    overrides: dict[str, Any] = {}
+    for written, value in entry.items():
+        if written not in known:
+            raise fail(f"unknown key {written!r}; {suggest(written, known)}")
+        key = ALIASES.get(written, written)
+        if key in overrides:
+            raise fail(f"{written!r} and {key!r} are the same; give one of them")
+        if key != PROMPT_KEY:
+            overrides[key] = _READERS[key](key, value, fail) if key in _READERS else value
+    return _checked_prompt(entry[PROMPT_KEY], fail), overrides
+
+
+def _checked_prompt(prompt: Any, fail: Callable[[str], ConfigError]) -> str:
+    """The prompt on one line, stripped."""
+    prompt = " ".join(_text(PROMPT_KEY, prompt, fail).splitlines()).strip()
+    if not prompt:
+        raise fail("the prompt is empty; describe what the video should show")
+    return prompt
+
+
+def _text(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
+    if not isinstance(value, str):
+        raise fail(f"'{key}' must be text, got {shortened(repr(value), 80)}")
+    if "\0" in value or not is_utf8(value):
+        raise fail(f"'{key}' has a character that is not text (NUL, or half of a surrogate pair)")
+    return value
+
+
+def _name(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
+    text = _text(key, value, fail)
+    if safe_stem(text) != text:
+        raise fail(f"name {text!r} cannot be a file name everywhere; {safe_stem(text)!r} can")
+    return text
+
+
+def _references(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
+    """Paths with ";" in between."""
+    if value is None or isinstance(value, str):
+        return _optional_text(key, value, fail)
+    if not isinstance(value, list):
+        raise fail(f"'{key}' must be a path or a list of paths, got {shortened(repr(value), 80)}")
+    paths = [_text(key, path, fail) for path in value]
+    for path in paths:
+        if ";" in path or not path.strip():
+            raise fail(f"'{key}' has an entry {path!r}; each must be one path, without ';', which separates them")
+    return ";".join(paths)
+
+
+def _optional_text(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
+    return "" if value is None else _text(key, value, fail)
+
+
+_READERS: dict[str, Callable[[str, Any, Callable[[str], ConfigError]], str]] = {
+    "name": _name,
+    "reference_path": _references,
+    "mask_strategy": _optional_text,
+}

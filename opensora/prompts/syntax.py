@@ -8,23 +8,38 @@ of this prompt. No function here changes its arguments.
 Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
 """
 
+import logging
 import math
 import os
 import re
 from collections.abc import Sequence
 
-from opensora.prompts.file_names import safe_stem
+from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.prompts.strict_json import decode_all
 
 # One temporal window of the autoencoder: 17 frames become 5 latent frames.
 WINDOW_FRAMES = 17
 WINDOW_LATENTS = 5
 
+logger = logging.getLogger(__name__)
+
 _SEGMENT_MARKER = re.compile(r"\|([0-9]{1,9})\|")
 _START_OF_MARKER = re.compile(r"\|[0-9]{1,9}\Z")  # becomes a marker in front of a "|"
 _PROMPT_SETTINGS = ("reference_path", "mask_strategy")
 _MAX_PROMPT_IN_FILE_NAME = 50
 _MAX_PROMPT_IN_MESSAGE = 200
+
+# Of the 255 bytes that file systems give a name; the rest is for endings (".frames.npz") and temporary names.
+MAX_STEM_BYTES = 200
+
+# Separators, what Windows refuses, control and line-separating characters, marks that turn the direction of
+# writing (a name could show another ending than it has), and halves of surrogate pairs, which have no bytes.
+_UNSAFE = re.compile(r'[\\/<>:"|?*\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+_TRAILING = re.compile(r"[\s.]+\Z")  # Windows drops them
+_RESERVED = frozenset(
+    {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+    | {f"{device}{number}" for device in ("COM", "LPT") for number in "0123456789¹²³"}
+)
 
 
 def extract_json_from_prompts(
@@ -179,6 +194,41 @@ def append_score_to_prompts(
     ]
 
 
+def prepare_captions(
+    text: str, aes: float | None, flow: float | None, camera_motion: str | None, loops: int
+) -> list[str]:
+    """The caption of each of ``loops`` clips of one prompt, which a language model has refined before if it shall.
+
+    The object at the end goes, every ``|i|`` segment gets the scores and is cleaned by itself, and each loop reads the
+    last segment started by then.
+
+    Args:
+        aes, flow, camera_motion: what is appended to the text, see ``append_score_to_prompts``; None appends nothing.
+
+    Raises:
+        ValueError: the object or the markers cannot be read, a score is not finite, or ``loops`` is below 1.
+
+    Source: scripts/inference.py (Open-Sora v1.2).
+    """
+    if loops < 1:
+        raise ValueError(f"a video has at least 1 loop, got {loops}")
+    [text], _, _ = extract_json_from_prompts([text], [""], [""])
+    segments, starts = split_prompt(text)
+    for segment in segments:
+        if segment.strip() and not text_preprocessing(segment):
+            logger.warning("nothing is left of '%s' after caption cleaning; the model reads English", segment.strip())
+    scored = append_score_to_prompts(segments, aes, flow, camera_motion)
+    # Not merged and split again, as upstream does: cleaning can uncover a "|2|" that was escaped.
+    captions = [text_preprocessing(segment) for segment in scored]
+    starts = starts or [0]
+    return [captions[_last_started(starts, loop)] for loop in range(loops)]
+
+
+def _last_started(starts: list[int], loop: int) -> int:
+    """Index of the last segment that starts at ``loop`` or before; the first one starts at 0."""
+    return max(i for i, start in enumerate(starts) if start <= loop)
+
+
 def get_save_path_name(
     save_dir: str | os.PathLike[str],
     sample_name: str | None = None,
@@ -206,6 +256,24 @@ def get_save_path_name(
     else:
         stem = safe_stem("sample" if sample_name is None else sample_name, f"_{sample_idx:04d}{tail}")
     return os.path.join(save_dir, stem)
+
+
+def safe_stem(name: str, tail: str = "") -> str:
+    """``name`` and ``tail`` as a file name without its ending; what is safe already stays as it is.
+
+    ``name`` is cut to the bytes that ``tail``, such as "_0003", leaves over, so that numbers are never lost.
+    """
+    room = MAX_STEM_BYTES - len(tail.encode())
+    stem = _cut(_UNSAFE.sub("_", name).strip(), room) + tail
+    # A command takes a leading "-" for an option; a leading "." hides the file.
+    if not stem or stem[0] in "-." or stem.split(".")[0].rstrip().upper() in _RESERVED:
+        stem = _cut("_" + stem.removesuffix(tail), room) + tail
+    return stem
+
+
+def _cut(text: str, num_bytes: int) -> str:
+    """The start of ``text`` that fits, without blanks and dots at its end."""
+    return _TRAILING.sub("", text.encode()[: max(num_bytes, 0)].decode(errors="ignore"))
 
 
 def dframe_to_frame(num: int) -> int:

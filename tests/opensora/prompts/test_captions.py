@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
-from opensora.prompts.captions import prepare_captions
-from opensora.prompts.syntax import merge_prompt
+from opensora.prompts.syntax import merge_prompt, prepare_captions
 
 REFERENCE = json.loads((Path(__file__).parents[2] / "golden" / "tables" / "prompts.json").read_text())
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensora.prompts.file_names import MAX_STEM_BYTES, safe_stem
-from opensora.prompts.syntax import get_save_path_name
+from opensora.prompts.syntax import MAX_STEM_BYTES, get_save_path_name, safe_stem
 
 RESERVED = ["CON", "nul", "Com1.txt", "LPT¹", "aux .x"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -53,6 +54,65 @@ def test_json(tmp_path, name, content, lines):
         PromptLine(1, lines[1], "only text", {}),
         PromptLine(2, lines[2], "b", {"name": "b"}),
     ]
+
+
+TABLE = """\ufeffprompt, seed,steps,name,image_size,num_frames,aes\r
+"a cat,\r
+ ""big"" and black",7,50,tom,"[64, 32]",17,5.5\r
+,,,,,\r
+# a plain one\r
+|0| a |1| b,,x,007,,2s,
+"""
+
+
+def test_a_table(tmp_path):
+    overrides = {"seed": 7, "num_sampling_steps": 50, "name": "tom", "image_size": [64, 32], "num_frames": "17"}
+    assert read_prompt_file(write(tmp_path, TABLE, "p.csv")) == [
+        PromptLine(0, 2, 'a cat,  "big" and black', {**overrides, "aes": 5.5}),
+        PromptLine(1, 5, "# a plain one", {}),
+        PromptLine(2, 6, "|0| a |1| b", {"num_sampling_steps": "x", "name": "007", "num_frames": "2s"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            "a red circle\na star",
+            "line 1: the first line names no column 'prompt' but 'a red circle'; columns are named",
+        ),
+        ("", "line 1: the first line names no column 'prompt' but nothing"),
+        ("prompt;seed\na;7", "names no column 'prompt' but 'prompt;seed'"),
+        ("prompt\n", "holds no prompt"),
+        ("prompt,sed\na,7", "line 2: unknown key 'sed'; did you mean 'seed'"),
+        ("prompt,seed,seed\na,7,8", "line 1: a column is named twice"),
+        ("prompt\na circle, moving", "line 2: 2 cells are more than the 1 columns; put a prompt that has a comma"),
+        ("prompt,seed\na,1\n,7", "line 3: the prompt is empty"),
+        ('prompt\n"a\nb', "line 2: no row of a .csv file"),
+        ("prompt,seed\na,1\n" + "b" * (MAX_LINE + 1), "line 3: .* too long"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        read_prompt_file(write(tmp_path, content, "p.csv"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "xlsx", "yaml", "md", "parquet", "CSV2"])
+def test_other_endings_are_refused(tmp_path, suffix):
+    with pytest.raises(ConfigError, match=f"has the ending .{suffix.lower()}, which is none of .txt"):
+        read_prompt_file(write(tmp_path, "prompt\ta\n", f"p.{suffix}"))
+
+
+@pytest.mark.parametrize("content", ["a cat\n# no\na dog\n", '{"prompt": "a cat"}\n"a dog"\n'])
+def test_a_pipe(content, monkeypatch):
+    reading, writing = os.pipe()
+    with open(writing, "w") as file:
+        file.write(content)
+    assert [line.text for line in read_prompt_file(f"/dev/fd/{reading}")] == ["a cat", "a dog"]
+    os.close(reading)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    assert [line.text for line in read_prompt_file("-")] == ["a cat", "a dog"]
 
 
 def test_every_override(tmp_path):
@@ -149,13 +209,12 @@ def test_files_that_cannot_be_used(tmp_path, name, content, message):
 
 
 def test_what_is_no_file(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "pipe")
     cases = {
         tmp_path / "none.txt": "there is no prompt file",
         tmp_path: "is a folder",
         "nul\0": "there is no prompt file",
     }
-    cases |= {tmp_path / "pipe": "there is no prompt file", tmp_path / ("x" * 300): "there is no|cannot be read"}
+    cases |= {tmp_path / ("x" * 300): "there is no|cannot be read"}
     for path, message in cases.items():
         with pytest.raises(ConfigError, match=message):
             read_prompt_file(path)
@@ -199,7 +258,10 @@ def test_any_json_is_read_or_refused(tmp_path_factory, entries, suffix, indented
 
 
 @SETTINGS
-@given(st.binary(max_size=50) | st.text('[]{}",:#\\|0 \nab').map(str.encode), st.sampled_from(["txt", "json", "jsonl"]))
+@given(
+    st.binary(max_size=50) | st.text('[]{}",:#\\|0 \nab').map(str.encode),
+    st.sampled_from(["txt", "csv", "json", "jsonl"]),
+)
 def test_any_bytes_are_read_or_refused(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"bytes.{suffix}"
     path.write_bytes(content)
