@@ -118,7 +118,9 @@ def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts")
     group.add_argument("--prompt", nargs="+", metavar="TEXT", help="one or more prompts")
     group.add_argument(
-        "--prompt-path", metavar="FILE", help="one prompt per line, or .jsonl with settings of their own for each"
+        "--prompt-path",
+        metavar="FILE",
+        help="one prompt per line, or .csv or .jsonl with settings of their own for each; - reads standard input",
     )
     group.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from (Latte, Open-Sora-Plan)")
     group.add_argument("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")
