@@ -21,7 +21,7 @@ from adacache.policies.static import StaticScheduleConfig
 from bench.gpu.report import Check, relative_error, top_kernels
 from bench.timing.models import RESOLUTIONS, build_xl2, xl2_inputs
 from opensora.models.stdit import STDiT3, STDiT3Config
-from opensora.models.stdit.stdit3 import EAGER, STDiT3Block
+from opensora.models.stdit.blocks import EAGER, STDiT3Block
 
 TEXT_TOKENS = 120  # of a caption of two sentences
 REUSED_STEPS = 20

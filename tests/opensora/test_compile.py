@@ -21,7 +21,7 @@ from opensora.config import load_config
 from opensora.device import RECOMPILE_LIMIT, check_compiler, compile_function
 from opensora.errors import ConfigError
 from opensora.models.stdit import STDiT3
-from opensora.models.stdit.stdit3 import EAGER
+from opensora.models.stdit.blocks import EAGER
 from opensora.pipeline import SamplingPipeline
 from opensora.schedulers.rf import RFLOW
 from support.reference_model import StoredText, load_reference, stored_size

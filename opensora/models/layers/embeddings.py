@@ -1,4 +1,4 @@
-"""What enters the STDiT3 blocks: patches, positions, timestep, frame rate, text.
+"""Layers of STDiT3 beside attention: patches, positions, timestep, frame rate and text; modulation and the MLP.
 
 Source: Open-Sora v1.2, ``opensora/models/layers/blocks.py``.
 """
@@ -13,6 +13,12 @@ from torch import Tensor, nn
 
 SINUSOID_DIM = 256
 MAX_PERIOD = 10_000.0
+NORM_EPS = 1e-6
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights, then a given affine map; ``x`` is (B, T, S, C), the others broadcast to it."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
 
 
 class Mlp(nn.Module):

@@ -8,151 +8,30 @@ Source: Open-Sora v1.2, ``opensora/models/stdit/stdit3.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adacache import StepController
-from adacache.sites import Site, Stream
 from opensora.device import compile_function
-from opensora.models.layers.attention import CrossAttention, RotaryEmbedding, SelfAttention
+from opensora.models.layers.attention import RotaryEmbedding
 from opensora.models.layers.embeddings import (
     CaptionEmbedder,
-    Mlp,
     PatchEmbed3D,
     SinusoidEmbedder,
+    modulate,
     position_embedding,
     select_tokens,
 )
-from opensora.models.stdit.cached_stack import CachedStack, Conditions
+from opensora.models.stdit.blocks import EAGER, UNSHARDED, BlockFunctions, Sharding, STDiT3Block
 from opensora.models.stdit.config import STDiT3Config
-from opensora.models.stdit.sharding import UNSHARDED, Sharding
 from opensora.registry import MODELS
 from opensora.weights.checkpoint import PretrainedModel
 
-NORM_EPS = 1e-6
 DEFAULT_FPS = 24.0
 VAE_FACTOR = 8  # pixels per latent, for the size assumed when the caller gives none
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights, then a given affine map; ``x`` is (B, T, S, C), the others broadcast to it."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
-
-
-@dataclass(frozen=True)
-class BlockFunctions:
-    """How blocks compute: functions of (block, tensors) that know no controller.
-
-    Attributes:
-        whole: all three residual branches, added to the hidden states.
-        attention, cross_attention, mlp: one residual branch each, for blocks that a controller looks into.
-    """
-
-    whole: Callable[..., Tensor]
-    attention: Callable[..., Tensor]
-    cross_attention: Callable[..., Tensor]
-    mlp: Callable[..., Tensor]
-
-
-class STDiT3Block(nn.Module):
-    """Self-attention within frames (spatial) or along time (temporal), cross-attention to the text, MLP.
-
-    Attributes:
-        functions: plain methods of this class, or what ``STDiT3.compile_blocks`` made of them.
-    """
-
-    def __init__(self, config: STDiT3Config, temporal: bool, index: int):
-        super().__init__()
-        dim = config.hidden_size
-        self.temporal = temporal
-        self.index = index
-        self.functions = EAGER
-        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
-        self.attn = SelfAttention(dim, config.num_heads, config.qk_norm)
-        self.cross_attn = CrossAttention(dim, config.num_heads)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dim)
-
-    def forward(
-        self,
-        x: Tensor,
-        text: Tensor,
-        text_mask: Tensor | None,
-        modulation: Tensor,
-        rope: tuple[Tensor, Tensor] | None,
-        controller: StepController | None = None,
-    ) -> Tensor:
-        """(B, T, S, C) -> (B, T, S, C).
-
-        Args:
-            modulation: (B, 1 or T, 6, C), what the timestep adds to the table; one row per frame under a mask.
-            controller: is shown every branch; None where nobody looks into this block.
-        """
-        run = self.functions
-        if controller is None:
-            return run.whole(self, x, text, text_mask, modulation, rope)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
-
-        def branch(part: str, compute: Callable[[], Tensor]) -> Tensor:
-            return controller.branch(Site(self.stream, self.index, part), compute)
-
-        x = x + branch("attn", lambda: run.attention(self, x, shift_msa, scale_msa, gate_msa, rope))
-        x = x + branch("cross", lambda: run.cross_attention(self, x, text, text_mask))
-        return x + branch("mlp", lambda: run.mlp(self, x, shift_mlp, scale_mlp, gate_mlp))
-
-    @property
-    def stream(self) -> Stream:
-        """What a controller calls the axis of the block's self-attention."""
-        return "temporal" if self.temporal else "spatial"
-
-    def computed(
-        self, x: Tensor, text: Tensor, text_mask: Tensor | None, modulation: Tensor, rope: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """``x`` (B, T, S, C) with what all branches add; the arguments are those of ``forward``."""
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
-        x = x + self.attention_residual(x, shift_msa, scale_msa, gate_msa, rope)
-        x = x + self.cross_attention_residual(x, text, text_mask)
-        return x + self.mlp_residual(x, shift_mlp, scale_mlp, gate_mlp)
-
-    def modulation_rows(self, modulation: Tensor) -> tuple[Tensor, ...]:
-        """Shift, scale and gate of self-attention, then of the MLP, (B, 1 or T, 1, C) each."""
-        return (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)
-
-    def modulated_input(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """What self-attention reads of ``x`` (B, T, S, C); ``modulation`` is that of ``forward``."""
-        shift, scale = self.modulation_rows(modulation)[:2]
-        return modulate(x, shift, scale)
-
-    def attention_residual(
-        self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, rope: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """What self-attention adds to ``x`` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
-        return gate * self._attend(modulate(x, shift, scale), rope)
-
-    def cross_attention_residual(self, x: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
-        """What the text (B, L, C) adds to ``x`` (B, T, S, C); ``text_mask`` is (B, L)."""
-        return self.cross_attn(x.flatten(1, 2), text, text_mask).view_as(x)
-
-    def mlp_residual(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        """What the MLP adds to ``x`` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
-        return gate * self.mlp(modulate(x, shift, scale))
-
-    def _attend(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
-        if not self.temporal:
-            return self.attn(x.flatten(0, 1)).view_as(x)  # (B * T, S, C)
-        by_place = x.transpose(1, 2)  # (B, S, T, C)
-        return self.attn(by_place.flatten(0, 1), rope).view_as(by_place).transpose(1, 2)
-
-
-EAGER = BlockFunctions(
-    STDiT3Block.computed,
-    STDiT3Block.attention_residual,
-    STDiT3Block.cross_attention_residual,
-    STDiT3Block.mlp_residual,
-)
 
 
 class FinalLayer(nn.Module):
@@ -337,6 +216,116 @@ class STDiT3(PretrainedModel):
         x = x.unflatten(3, (rows, columns, -1)).unflatten(2, grid)  # (B, T, H, W, rows, columns, C_out)
         x = x.permute(0, 6, 1, 2, 4, 3, 5)  # (B, C_out, T, H, rows, W, columns)
         return x.flatten(5, 6).flatten(3, 4)[:, :, :, :height, :width]
+
+
+class Conditions:
+    """What the blocks of one forward pass are told beside the hidden states; made when it is first asked for.
+
+    A step that reuses a residual never asks.
+
+    Args:
+        text: gives the embedded captions (B, L, C), and which of their tokens are real, (B, L) or None for all.
+        modulation: gives what the timestep adds to the blocks' tables, (B, 1 or T, 6, C).
+        rope: gives the tables of the rotary embedding of all frames.
+    """
+
+    def __init__(
+        self,
+        text: Callable[[], tuple[Tensor, Tensor | None]],
+        modulation: Callable[[], Tensor],
+        rope: Callable[[], tuple[Tensor, Tensor]],
+    ) -> None:
+        self._text, self._modulation, self._rope = text, modulation, rope
+
+    @cached_property
+    def text(self) -> tuple[Tensor, Tensor | None]:
+        """Embedded captions and the mask of their tokens."""
+        return self._text()
+
+    @cached_property
+    def modulation(self) -> Tensor:
+        """Of all frames."""
+        return self._modulation()
+
+    @cached_property
+    def rope(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines."""
+        return self._rope()
+
+    def modulation_of(self, frames: slice) -> Tensor:
+        """Of some frames; one row is for all of them."""
+        return self.modulation if self.modulation.shape[1] == 1 else self.modulation[:, frames]
+
+    def of_rows(self, rows: Tensor | None) -> Conditions:
+        """Those of some rows of the batch, given by their indices; None for all."""
+        if rows is None:
+            return self
+        text, mask = self.text
+        own_text = text[rows], None if mask is None else mask[rows]
+        return Conditions(lambda: own_text, lambda: self.modulation[rows], lambda: self.rope)
+
+
+class CachedStack:
+    """One forward pass of STDiT3's blocks under a controller, which may run them, for some of the videos, or not.
+
+    Args:
+        latents: (B, C, T, Hx, Wx), the model's input.
+        hidden_states: (B, T, S, C), the blocks' input.
+    """
+
+    def __init__(
+        self,
+        model: STDiT3,
+        latents: Tensor,
+        hidden_states: Tensor,
+        conditions: Conditions,
+        sharding: Sharding,
+        controller: StepController,
+    ) -> None:
+        self._model = model
+        self._latents = latents
+        self._hidden_states = hidden_states
+        self._conditions = conditions
+        self._sharding = sharding
+        self._controller = controller
+        self._begun: list[Tensor] = []  # what the first block gave, where a policy wanted to see it
+
+    def run(self) -> Tensor:
+        """The blocks' output (B, T, S, C), or the input with the residual that the controller gives."""
+        signals = {
+            "latents": lambda: self._latents.transpose(1, 2),  # frames first
+            "modulated_input": self._modulated_input,
+            "first_block": self._first_block,
+        }
+        tokens, tokens_per_frame = self._hidden_states.flatten(1, 2), self._hidden_states.shape[2]
+        tokens = self._controller.stack(tokens, self._compute, tokens_per_frame, signals=signals)
+        return tokens.unflatten(1, self._hidden_states.shape[1:3])
+
+    def _compute(self, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(B, T * S, C) -> the same; ``rows`` are the indices of the videos that are due, where not all are."""
+        conditions, has_begun = self._conditions.of_rows(rows), bool(self._begun)
+        # No name here holds what the blocks begin with, so that it is gone while they run.
+        return self._model.run_blocks(
+            self._take_begun(rows) if has_begun else tokens.unflatten(1, self._hidden_states.shape[1:3]),
+            conditions,
+            self._sharding,
+            self._controller,
+            has_begun,
+        ).flatten(1, 2)
+
+    def _take_begun(self, rows: Tensor | None) -> Tensor:
+        return self._begun.pop() if rows is None else self._begun.pop()[rows]
+
+    def _first_block(self) -> Tensor:
+        """What the first block adds, (B, T * S, C); it is kept, as the blocks may be run next."""
+        self._begun.append(
+            self._model.first_block(self._hidden_states, self._conditions, self._sharding, self._controller)
+        )
+        return (self._begun[0] - self._hidden_states).flatten(1, 2)
+
+    def _modulated_input(self) -> Tensor:
+        modulation = self._conditions.modulation_of(self._sharding.frames)
+        return self._model.spatial_blocks[0].modulated_input(self._hidden_states, modulation)
 
 
 def _watching(controller: StepController | None, block: STDiT3Block) -> StepController | None:
