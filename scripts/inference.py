@@ -46,27 +46,32 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
     """
     from opensora.acceleration.launch import read_launch
     from opensora.acceleration.mesh import check_axes
-    from opensora.cli.command import Prepared, prepare, report, run
+    from opensora.cli.command import Plan, prepare
     from opensora.errors import message_for_the_user
 
     launch = read_launch()
     set_log_level(flags["verbose"] if launch.rank == 0 else 0)
 
-    def read() -> Prepared:
-        prepared = prepare(config_path, flags, cfg_options)
-        config = prepared.config
-        check_axes(launch.world_size, config.guidance_parallel, config.sequence_parallel)
-        set_log_level(config.verbose if launch.rank == 0 else 0)
-        return prepared
+    def read() -> Plan:
+        plan = prepare(config_path, flags, cfg_options)
+        check_axes(launch.world_size, plan.config.guidance_parallel, plan.config.sequence_parallel)
+        set_log_level(plan.config.verbose if launch.rank == 0 else 0)
+        return plan
 
     if not launch.is_alone:
         from opensora.cli.parallel import sample_in_parallel
 
         return sample_in_parallel(launch, read, arguments)
-    prepared = read()
-    with prepared.open_session() as session:
+    plan = read()
+    from opensora.cli.session import open_session
+
+    with open_session(plan) as session:
         try:
-            run(session, arguments)
+            session.announce()
+            if session.plan.due_batches or session.failed:
+                from opensora.cli.run import run
+
+                run(session, arguments)
         except Exception as error:
             message = message_for_the_user(error)
             if message is None or not session.begun:
@@ -75,7 +80,7 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
             return EXIT_FAILED
         finally:
             # Also after an interrupt or an error: what is finished is kept.
-            report(session, arguments)
+            session.report(arguments)
     return EXIT_FAILED if session.failed else 0
 
 

@@ -1,136 +1,102 @@
-"""Draft, then final: which seeds a run samples, and what a draft run leaves to choose from."""
+"""What a run leaves to look at and to choose from: contact sheets, and of drafts their list and the final command."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adacache.atomic import atomic_path
-from opensora.config.draft import parse_seed
-from opensora.config.schema import SampleConfig
-from opensora.errors import ConfigError
+from opensora.cli.plan import Sample
+from opensora.datasets.contact_sheet import Strip, film, grid, save_sheet
+from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
 from opensora.files import REPO_ROOT
-from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt
 
 if TYPE_CHECKING:
-    from opensora.cli.result import SampleResult
+    from PIL.Image import Image
 
-SAMPLE_SEED_OFFSET = 2**20  # between samples of one prompt, so that they share no noise with those of other prompts
-MAX_STRIPS = 24  # in one sheet; with more drafts, every prompt has its own
+SHEET_FRAMES = 6  # per video
+FRAME_BOX = (192, 144)  # pixels that a frame of the sheet fits into
+FRAME_GAP = 3
+FONT_SIZE = 14
+MARGIN = 16
+IMAGES_PER_ROW = 5  # where a sample is a single frame
+MAX_STRIPS = 24  # of one sheet; viewers fail at pictures of any height, and many drafts have one for each prompt
+
+_GRAY = 200  # of the box that stands for a file that cannot be read
+_RED = "#b91c1c"
 
 # Entries of a draft run that its final run must not repeat, as flags or by --cfg-options.
 _DRAFT_ENTRIES = ("draft", "speedup", "max_steps_computed", "min_psnr")
 _DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 
 
-def planned_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[NumberedPrompt]:
-    """Every prompt under every seed that the run samples it with.
-
-    Drafts count up from the prompt's usual seed. Final seeds belong to every prompt, or by "2:1027" to prompt 2 only;
-    prompts without any are left out.
-
-    Raises:
-        ConfigError: a final seed for a prompt that the run has not, or a seed that is too large.
-    """
-    samples = _samples(config, prompts)
-    largest = max(sample.seed for sample in samples)
-    if largest > MAX_SEED:
-        raise ConfigError(f"seed {largest} is too large; the largest one is {MAX_SEED}")
-    return samples
-
-
-def _samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[NumberedPrompt]:
-    if config.draft is not None:
-        return [replace(prompt, seed=prompt.seed + i) for prompt in prompts for i in range(config.draft)]
-    if config.final is None:
-        return [
-            replace(prompt, number=k, seed=prompt.seed + k * SAMPLE_SEED_OFFSET)
-            for prompt in prompts
-            for k in range(config.num_sample)
-        ]
-    chosen = [parse_seed(text) for text in config.final]
-    known = [prompt.index for prompt in prompts]
-    for index, seed in chosen:
-        if index not in (None, *known):
-            numbers = f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
-            raise ConfigError(f"final {index}:{seed}: the run has no prompt {index}, only {numbers}")
-    return [
-        replace(prompt, seed=seed)
-        for prompt in prompts
-        for seed in dict.fromkeys(seed for index, seed in chosen if index in (None, prompt.index))
-    ]
-
-
-def write_overview(results: Sequence[SampleResult]) -> list[Path]:
+def write_overview(samples: Sequence[Sample]) -> list[Path]:
     """Write ``drafts.json`` and contact sheets beside the drafts, the least risky one of each prompt first.
 
     The sheets are returned: one, ``drafts.png``, or one per prompt, ``drafts_0003.png``, where there are many drafts.
     """
-    folder = results[0].video.parent
-    by_prompt = _by_prompt(results)
+    folder = samples[0].result.video.parent
+    by_prompt = _by_risk(samples)
     with atomic_path(folder / "drafts.json") as temporary:
-        entries = [_entry(result) for drafts in by_prompt for result in drafts]
+        entries = [_entry(sample) for drafts in by_prompt for sample in drafts]
         text = json.dumps({"drafts": entries}, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    if len(results) <= MAX_STRIPS or len(by_prompt) == 1:
+    if len(samples) <= MAX_STRIPS or len(by_prompt) == 1:
         return [_save(by_prompt, folder / "drafts.png")]
-    return [_save([drafts], folder / f"drafts_{drafts[0].prompt.index:04d}.png") for drafts in by_prompt]
+    return [_save([drafts], folder / f"drafts_{drafts[0].index:04d}.png") for drafts in by_prompt]
 
 
-def final_command(arguments: Sequence[str], results: Sequence[SampleResult]) -> str:
+def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
     """The command that renders the least risky draft of every prompt well, for a shell in the working directory.
 
     Args:
         arguments: those of the draft run.
     """
-    best = [drafts[0].prompt for drafts in _by_prompt(results)]
-    seeds = [f"{prompt.seed}" if len(best) == 1 else f"{prompt.index}:{prompt.seed}" for prompt in best]
+    best = [drafts[0] for drafts in _by_risk(samples)]
+    seeds = [f"{draft.seed}" if len(best) == 1 else f"{draft.index}:{draft.seed}" for draft in best]
     script = REPO_ROOT / "run_sample_video.sh"
     if script.is_relative_to(Path.cwd()):
         script = script.relative_to(Path.cwd())
     return shlex.join(["bash", str(script), *_without_draft_flags(arguments), "--final", *seeds])
 
 
-def _by_prompt(results: Sequence[SampleResult]) -> list[list[SampleResult]]:
+def _by_risk(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Drafts prompt by prompt, the least risky first; without a measurement they come last."""
 
-    def order(result: SampleResult) -> tuple[int, float, int]:
-        return result.prompt.index, math.inf if result.risk is None else result.risk, result.prompt.seed
+    def order(sample: Sample) -> tuple[int, float, int]:
+        return sample.index, math.inf if sample.result.risk is None else sample.result.risk, sample.seed
 
-    return [list(drafts) for _, drafts in groupby(sorted(results, key=order), lambda result: result.prompt.index)]
+    return [list(drafts) for _, drafts in groupby(sorted(samples, key=order), lambda sample: sample.index)]
 
 
-def _entry(result: SampleResult) -> dict[str, Any]:
-    known = result.risk is not None and math.isfinite(result.risk)  # JSON knows no infinity
+def _entry(sample: Sample) -> dict[str, Any]:
+    known = sample.result.risk is not None and math.isfinite(sample.result.risk)  # JSON knows no infinity
     return {
-        "prompt_index": result.prompt.index,
-        "prompt": result.prompt.text,
-        "seed": result.prompt.seed,
-        "file": result.video.name,
-        "risk": result.risk if known else None,
-        "num_computed": result.num_computed,
-        "num_steps": result.num_steps,
+        "prompt_index": sample.index,
+        "prompt": sample.prompt,
+        "seed": sample.seed,
+        "file": sample.result.video.name,
+        "risk": sample.result.risk if known else None,
+        "num_computed": sample.result.num_computed,
+        "num_steps": sample.result.num_steps,
     }
 
 
-def _save(by_prompt: Sequence[Sequence[SampleResult]], path: Path) -> Path:
-    from opensora.cli.run_sheet import MARGIN, prompt_grid
-    from opensora.datasets.contact_sheet import save_sheet
-
+def _save(by_prompt: Sequence[Sequence[Sample]], path: Path) -> Path:
     save_sheet([prompt_grid(drafts, [_note(draft) for draft in drafts]) for drafts in by_prompt], path, MARGIN)
     return path
 
 
-def _note(draft: SampleResult) -> str:
-    from opensora.cli.run_sheet import steps_note
-
-    risk = "no risk measured" if draft.risk is None else f"risk {draft.risk:.4f}"
+def _note(draft: Sample) -> str:
+    risk = "no risk measured" if draft.result.risk is None else f"risk {draft.result.risk:.4f}"
     return f"{risk}, {steps_note(draft)}"
 
 
@@ -150,3 +116,96 @@ def _without_draft_flags(arguments: Sequence[str]) -> list[str]:
         for argument, after in zip(kept, following, strict=False)
         if argument != "--cfg-options" or not after.startswith("--")
     ]
+
+
+def write_run_sheet(path: Path, samples: Sequence[Sample]) -> Path:
+    """Write a sheet of all samples, prompt by prompt, as a PNG; returns ``path``.
+
+    More than ``MAX_STRIPS`` samples go on in ``STEM.page2.png`` and so on, and each sheet says which one it is. Sheets
+    that an older, longer run left there are removed. A sample whose file cannot be read has a gray box in its place.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    pages = _pages(samples)
+    for number, page in enumerate(pages, start=1):
+        of = f" (sheet {number} of {len(pages)})" if len(pages) > 1 else ""
+        save_sheet(list(_grids(page, of)), _page_path(path, number), MARGIN)
+    for leftover in path.parent.glob("*.png"):
+        match = re.fullmatch(rf"{re.escape(path.stem)}\.page(\d+)\.png", leftover.name)
+        if match and int(match[1]) > len(pages):
+            leftover.unlink()
+    return path
+
+
+def prompt_grid(samples: Sequence[Sample], notes: Sequence[str], heading: str | None = None) -> Image:
+    """The samples of one prompt, each with its seed and a note, under the prompt or another ``heading``."""
+    first = samples[0]
+    strips = [_strip(sample, f"seed {sample.seed}", note) for sample, note in zip(samples, notes, strict=True)]
+    return _grid_of(samples, strips, 3, f"{first.index}: {first.prompt}" if heading is None else heading)
+
+
+def steps_note(sample: Sample) -> str:
+    """How many steps of a sample were computed."""
+    return f"{sample.result.num_computed} of {sample.result.num_steps} steps"
+
+
+def _pages(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples sheet by sheet; those of one prompt are kept together where a sheet can hold them."""
+    pages: list[list[Sample]] = []
+    for prompt in _by_prompt(samples):
+        for start in range(0, len(prompt), MAX_STRIPS):
+            part = prompt[start : start + MAX_STRIPS]
+            if pages and len(pages[-1]) + len(part) <= MAX_STRIPS:
+                pages[-1] += part
+            else:
+                pages.append(part)
+    return pages
+
+
+def _grids(page: Sequence[Sample], of: str) -> Iterator[Image]:
+    prompts = _by_prompt(page)
+    if len(prompts) == len(page) and all(_is_image(sample) for sample in page):
+        # A row per image would leave most of the sheet white, so here the prompts are the notes.
+        strips = [_strip(sample, _seed_and_steps(sample), sample.prompt) for sample in page]
+        yield _grid_of(page, strips, 5, of.strip())
+        return
+    for samples in prompts:
+        first = samples[0]
+        # The heading keeps two lines of what may be a long prompt, so the number of the sheet comes first.
+        heading = f"{of.strip()} {first.index}: {first.prompt}".strip()
+        of = ""
+        yield prompt_grid(samples, [steps_note(sample) for sample in samples], heading)
+
+
+def _grid_of(samples: Sequence[Sample], strips: Sequence[Strip], text_lines: int, heading: str) -> Image:
+    """Videos one below the other with one line of text; images side by side with up to ``text_lines``."""
+    if all(_is_image(sample) for sample in samples):
+        return grid(strips, min(IMAGES_PER_ROW, len(strips)), text_lines, FONT_SIZE, heading)
+    return grid(strips, 1, 1, FONT_SIZE, heading)
+
+
+def _strip(sample: Sample, text: str, note: str) -> Strip:
+    try:
+        frames, _ = read_video(sample.result.video, SHEET_FRAMES)
+    except (OSError, ValueError):
+        box = np.full((1, FRAME_BOX[1], FRAME_BOX[0], 3), _GRAY, np.uint8)
+        return Strip(film(box, 1), f"{text}: cannot read {sample.result.video.name}", _RED)
+    return Strip(film(frames, SHEET_FRAMES, FRAME_BOX, FRAME_GAP), text, note=note)
+
+
+def _seed_and_steps(sample: Sample) -> str:
+    return f"{sample.index}: seed {sample.seed}, {steps_note(sample)}"
+
+
+def _by_prompt(samples: Iterable[Sample]) -> list[list[Sample]]:
+    in_order = sorted(samples, key=lambda sample: sample.index)  # stable: samples stay in their order
+    return [list(group) for _, group in groupby(in_order, key=lambda sample: sample.index)]
+
+
+def _is_image(sample: Sample) -> bool:
+    return sample.result.video.suffix.lower() == IMAGE_SUFFIX
+
+
+def _page_path(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}.page{number}{path.suffix}")

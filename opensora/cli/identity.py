@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adacache.policies.registry import config_to_dict
-from opensora.cli.plan import PlannedSample
+from opensora.cli.plan import Sample
 from opensora.config.conditions import fingerprint
 from opensora.config.schema import SampleConfig
 from opensora.weights import WeightPaths
@@ -20,21 +20,8 @@ _NO_INFLUENCE = frozenset(
         *("path", "prompt", "prompt_path", "prompt_as_path", "start_index", "end_index", "reference_path"),
         *("mask_strategy", "save_dir", "logdate_dir", "sample_name", "save_frames", "preview", "contact_sheet"),
         *("verbose", "resample", "weights_dir", "text_cache", "low_memory", "batch_size", "device", "seed"),
-        *(
-            "frame_interval",
-            "llm_endpoint",
-            "llm_model",
-            "num_sample",
-            "sequence_parallel",
-            "guidance_parallel",
-            "draft",
-            "final",
-            "calibration",
-            "replay",
-            "speedup",
-            "max_steps_computed",
-            "min_psnr",
-        ),
+        *("frame_interval", "llm_endpoint", "llm_model", "num_sample", "sequence_parallel", "guidance_parallel"),
+        *("draft", "final", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr"),
     }
 )
 
@@ -64,24 +51,24 @@ def config_hash(config: SampleConfig) -> str:
     return _hash(entries)
 
 
-def sample_identity(sample: PlannedSample, weights: Mapping[str, str], batch: Sequence[PlannedSample]) -> str:
+def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str], batch: Sequence[Sample]) -> str:
     """A hash of everything that decides about one video but versions and hardware.
 
     Args:
+        config_hash: of the sample's config.
         weights: fingerprints of the model's pieces.
-
         batch: the samples of its batch, for the case that they share a schedule.
     """
     shared = getattr(sample.config.cache, "schedule", None) == "batch" and len(batch) > 1
     return _hash(
         {
-            "prompt": sample.prompt.text,
-            "seed": sample.prompt.seed,
-            "config": config_hash(sample.config),
+            "prompt": sample.prompt,
+            "seed": sample.seed,
+            "config": config_hash,
             "weights": dict(weights),
             "references": list(sample.reference_hashes),
             "mask_strategy": sample.mask_strategy,
-            "batch": [[mate.prompt.text, mate.prompt.seed] for mate in batch] if shared else None,
+            "batch": [[mate.prompt, mate.seed] for mate in batch] if shared else None,
         }
     )
 

@@ -1,38 +1,49 @@
 """The ledger of an output folder: what was asked for, what is finished, what failed and why.
 
-``manifest.json`` is written anew, atomically, whenever something changes, so that a run that is killed at any moment
-finds out the next time what is missing. Format 1: ``runs``, one entry per command (config, versions, command line,
-begin, end, outcome), and ``samples`` by file stem (prompt, seed, identity, status, files with size and hash, times,
-error).
+``manifest.json`` is of format 1: ``runs``, one entry per command (config, versions, command line, begin, end, outcome),
+and ``samples`` by file stem (prompt, seed, identity, status, files with size and hash, times, error). It is written
+whole, atomically, when a run begins and ends. What happens between goes to ``manifest.journal``, one line for each
+change, so that a sample costs the same in a run of ten and of a hundred thousand. A run that is killed leaves both;
+whoever opens the folder next reads them together, and writes the manifest anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
+import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from adacache.atomic import atomic_path
-from opensora.cli.plan import PlannedSample
+from opensora.cli.plan import Sample
 from opensora.errors import ConfigError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+JOURNAL = "manifest.journal"
 REPLACED = "replaced"  # subfolder of videos whose place other settings took
 UNLISTED = "unlisted"  # subfolder therein for files that no run entered
 FORMAT = 1
 _LOCK = ".manifest.lock"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass
@@ -79,7 +90,9 @@ class Ledger:
         self._lock = _take_lock(folder)
         self._changing = threading.RLock()  # held from a change until it is on disk
         self.runs: list[dict[str, Any]] = []
-        self.entries: dict[str, Entry] = {}
+        self._entries: dict[str, str] = {}  # as the manifest has them: a text takes a third of the memory of an object
+        self._running: set[str] = set()
+        self._journal: TextIO | None = None
         try:
             self._load()
         except BaseException:
@@ -88,122 +101,172 @@ class Ledger:
         if self._lock is not None:  # so that nobody else writes here now
             self._remove_leftovers()
 
-    def begin_run(self, **about: Any) -> None:
-        """Note that a command starts; ``about`` are JSON values."""
-        self.runs.append({"started": _now(), **about})
-        self.save()
+    def get(self, stem: str) -> Entry | None:
+        """What is known about a sample; changes of it do not count."""
+        text = self._entries.get(stem)
+        return None if text is None else Entry(**json.loads(text))
 
-    def end_run(self, outcome: str, **about: Any) -> None:
+    def begin_run(self, **about: Any) -> None:
+        """Note that a command starts; ``about`` are JSON values. Its samples follow, and then ``save``."""
+        self.runs.append({"started": _now(), **about})
+
+    def end_run(self, outcome: str) -> None:
         """Note how the command that began last ended; samples that it had begun are waiting again."""
         with self._changing:
-            for entry in self.entries.values():
-                if entry.status == "running":
-                    entry.status = "waiting"
-            self.runs[-1] |= {"finished": _now(), "outcome": outcome, **about}
-            self.save()
+            for stem in self._running:
+                self._set(stem, status="waiting")
+            self._running.clear()
+            self.runs[-1] |= {"finished": _now(), "outcome": outcome}
+            self.save(goes_on=False)
 
     def resampled(self) -> set[str]:
         """What the last command had finished, if it sampled everything again and was interrupted in that."""
         if not self.runs or not self.runs[-1].get("resample") or self.runs[-1].get("outcome") == "done":
             return set()
         last = len(self.runs) - 1
-        return {stem for stem, entry in self.entries.items() if entry.status == "done" and entry.run == last}
+        entries = ((stem, json.loads(text)) for stem, text in self._entries.items())
+        return {stem for stem, entry in entries if entry["status"] == "done" and entry["run"] == last}
 
-    def is_done(self, stem: str, identity: str, wanted: Sequence[str]) -> bool:
-        """Whether the sample is there: the same one, with all ``wanted`` files at the sizes they were written with."""
-        entry = self.entries.get(stem)
-        if entry is None or entry.status != "done" or entry.identity != identity:
+    def is_done(self, stem: str, identity: str, wanted: Iterable[str]) -> bool:
+        """Whether a sample is finished, with this identity, and its files are there as they were written."""
+        entry = self.get(stem)
+        if entry is None or entry.identity != identity or entry.status != "done":
             return False
         return all(name in entry.files and self._is_whole(name, entry.files[name]) for name in wanted)
 
-    def plan(self, sample: PlannedSample, identity: str, config_hash: str, wanted: Sequence[str]) -> None:
+    def keep(self, stem: str) -> None:
+        """A sample that is finished counts as made by this command."""
+        self._set(stem, run=len(self.runs) - 1)
+
+    def plan(self, sample: Sample, config_hash: str, wanted: Sequence[str]) -> None:
         """Enter a sample that is to be made; what is finished in its place, of other settings, goes to ``replaced/``.
 
         So do files of its ``wanted`` names that no run entered here.
         """
-        old = self.entries.get(sample.stem)
+        old = self.get(sample.stem)
+        entry = Entry(sample.prompt, sample.seed, sample.index, sample.number, sample.identity, config_hash)
+        entry.run = len(self.runs) - 1
         if old is None:
             self._set_aside(UNLISTED, wanted)
-        elif old.identity != identity:
+        elif old.identity != sample.identity:
             self._set_aside(old.identity or UNLISTED, dict.fromkeys([*old.files, *wanted]))
-        prompt = sample.prompt
-        self.entries[sample.stem] = Entry(
-            prompt.text, prompt.seed, prompt.index, prompt.number, identity, config_hash, run=len(self.runs) - 1
-        )
-        if old is not None and old.identity == identity:
-            # Until they are replaced by the same ones, they are there.
-            self.entries[sample.stem].files, self.entries[sample.stem].refined = old.files, old.refined
+        else:  # until its files are replaced by the same ones, they are there
+            entry.files, entry.refined = old.files, old.refined
+        self._entries[sample.stem] = _text(vars(entry))
 
-    def note_problem(self, sample: PlannedSample, problem: str) -> None:
+    def note_problem(self, sample: Sample) -> None:
         """Enter a sample that cannot be made as it is asked for now; one that is finished in its place stays."""
-        old = self.entries.get(sample.stem)
+        old = self.get(sample.stem)
         if old is None or old.status != "done":
-            prompt = sample.prompt
-            self.entries[sample.stem] = Entry(
-                prompt.text, prompt.seed, prompt.index, prompt.number, status="failed", error=problem, finished=_now()
-            )
+            entry = Entry(sample.prompt, sample.seed, sample.index, sample.number, status="failed")
+            entry.error, entry.finished = sample.problem, _now()
+            self._entries[sample.stem] = _text(vars(entry))
 
-    def start(self, stems: Sequence[str]) -> None:
+    def start(self, stems: Iterable[str]) -> None:
         """The samples are being made now."""
         with self._changing:
             for stem in stems:
-                entry = self.entries[stem]
-                entry.status, entry.started, entry.error = "running", _now(), None
-            self.save()
+                self._running.add(stem)
+                self.note(stem, status="running", started=_now(), error=None)
 
     def finish(self, stem: str, files: Sequence[Path], seconds: float) -> None:
         """The sample is done; its files are complete."""
         described = {str(path.relative_to(self.folder)): _describe(path) for path in files}
         with self._changing:
-            entry = self.entries[stem]
-            entry.files = described
-            entry.status, entry.finished, entry.seconds, entry.error = "done", _now(), round(seconds, 3), None
-            self.save()
+            self._running.discard(stem)
+            self.note(
+                stem, files=described, status="done", finished=_now(), seconds=round(seconds, 3), error=None, sync=True
+            )
 
     def fail(self, stem: str, error: str) -> None:
         """The sample cannot be made."""
         with self._changing:
-            entry = self.entries[stem]
-            entry.status, entry.finished, entry.error = "failed", _now(), error
-            self.save()
+            self._running.discard(stem)
+            self.note(stem, status="failed", finished=_now(), error=error, sync=True)
 
-    def save(self) -> None:
-        """Write the manifest.
+    def note(self, stem: str, sync: bool = False, **changes: Any) -> None:
+        """Change attributes of a sample's entry.
+
+        Args:
+            sync: whether it is to outlast a power failure, too.
 
         Raises:
             OSError: the disk refuses.
         """
-        content = {
-            "format": FORMAT,
-            "runs": self.runs,
-            "samples": {stem: asdict(entry) for stem, entry in self.entries.items()},
-        }
-        with atomic_path(self.folder / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with self._changing:
+            self._set(stem, **changes)
+            if self._journal is not None:
+                self._journal.write(_encode({"sample": stem, "set": changes}) + "\n")
+                self._journal.flush()
+                if sync:
+                    os.fsync(self._journal.fileno())
+
+    def save(self, goes_on: bool = True) -> None:
+        """Write the manifest.
+
+        Args:
+            goes_on: whether changes follow, for which a new journal is begun.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with self._changing:
+            token = secrets.token_hex(8) if goes_on else None
+            with atomic_path(self.folder / MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
+                file.writelines(self._manifest(token))
+                file.flush()
+                os.fsync(file.fileno())
+            # A journal that is left from before does not have this token, and counts no more.
+            self._close_journal()
+            if token is None:
+                (self.folder / JOURNAL).unlink(missing_ok=True)
+            else:
+                self._journal = (self.folder / JOURNAL).open("w", encoding="utf-8")
+                self._journal.write(_encode({"format": FORMAT, "journal": token}) + "\n")
 
     def close(self) -> None:
         """Let other runs into the folder."""
+        self._close_journal()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            with contextlib.suppress(OSError):  # a full disk was told when it refused the change
+                self._journal.close()
+            self._journal = None
+
+    def _set(self, stem: str, **changes: Any) -> None:
+        self._entries[stem] = _text(json.loads(self._entries[stem]) | changes)
+
+    def _manifest(self, token: str | None) -> Iterator[str]:
+        runs = json.dumps(self.runs, indent=1, ensure_ascii=False).replace("\n", "\n ")
+        yield f'{{\n "format": {FORMAT},\n "runs": {runs},\n'
+        if token is not None:
+            yield f' "journal": "{token}",\n'
+        yield ' "samples": {'
+        separator = "\n"
+        for stem, text in self._entries.items():
+            yield f"{separator}  {_encode(stem)}: {text}"
+            separator = ",\n"
+        yield "\n }\n}\n" if self._entries else "}\n}\n"
 
     def _load(self) -> None:
         path = self.folder / MANIFEST
         if not path.is_file():
             return
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict) or "format" not in content:
-                raise ValueError("it says no format")
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
+            content = read_manifest(self.folder)
             self.runs = list(content["runs"])
-            self.entries = {stem: _read_entry(stem, entry) for stem, entry in content["samples"].items()}
+            self._entries = {stem: _text(_checked(stem, values)) for stem, values in content["samples"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
                 f"{path} is not a manifest of ours ({one_line(error)}); move it away or choose another folder with "
                 "--save-dir"
             ) from error
+        if (self.folder / JOURNAL).exists():  # of a run that was killed
+            self.save(goes_on=False)
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed run had not finished writing, see ``atomic_path``."""
@@ -219,27 +282,75 @@ class Ledger:
 
     def _set_aside(self, identity: str, names: Iterable[str]) -> None:
         """Move files into a subfolder of ``replaced/``, named by what they were."""
-        names, folder = list(names), self.folder / REPLACED / identity
+        names = [name for name in names if os.path.exists(f"{self.folder}/{name}")]
+        if not names:
+            return
+        folder = self.folder / REPLACED / identity
         if identity == UNLISTED:  # whose files may differ each time
             numbers = (folder.with_name(f"{identity}-{number}") for number in count(2))
             folder = next(f for f in chain([folder], numbers) if not any((f / name).exists() for name in names))
         for name in names:
             source, target = self.folder / name, folder / name
-            if not source.exists() or target.is_dir():  # a folder of frames that was set aside before is the same one
+            if target.is_dir():  # a folder of frames that was set aside before is the same one
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
             logger.info("%s is of other settings; it was moved to %s", source, target)
 
 
-def _read_entry(stem: str, values: Any) -> Entry:
-    """Raises: ValueError, TypeError: ``values`` of a manifest are no sample."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of a folder's manifest with all that its journal adds, also while a run goes on or after a kill.
+
+    Raises:
+        OSError: there is none.
+        ValueError, KeyError, TypeError, AttributeError: it is not one of ours.
+    """
+    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or "format" not in content:
+        raise ValueError("it says no format")
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
+    token = content.pop("journal", None)
+    if token is not None and (folder / JOURNAL).is_file():
+        with (folder / JOURNAL).open(encoding="utf-8", errors="replace") as lines:
+            if _line(next(lines, "")).get("journal") == token:
+                for change in map(_line, lines):
+                    if change:
+                        content["samples"][change["sample"]] |= change["set"]
+    return content
+
+
+def _line(text: str) -> dict[str, Any]:
+    """One line of a journal; empty where it was cut off by the end of its run."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    """An entry as it stands in the manifest; JSON's own indentation would take ten times as long."""
+    files = (
+        json.dumps(values["files"], indent=1, ensure_ascii=False).replace("\n", "\n   ") if values["files"] else "{}"
+    )
+    lines = (f'   "{name}": {files if name == "files" else _encode(value)}' for name, value in values.items())
+    return "{\n" + ",\n".join(lines) + "\n  }"
+
+
+def _checked(stem: str, values: Any) -> dict[str, Any]:
+    """What a manifest says about a sample, now that no run goes on.
+
+    Raises:
+        ValueError, TypeError: ``values`` are no sample.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"sample '{stem}' is no object")
     entry = Entry(**values)
+    if entry.status == "running":  # in a run that was killed
+        entry.status = "waiting"
     if not isinstance(entry.files, dict) or not all(isinstance(about, dict) for about in entry.files.values()):
         raise ValueError(f"sample '{stem}' has no list of files")
-    return entry
+    return vars(entry)
 
 
 def _take_lock(folder: Path) -> int | None:
@@ -248,9 +359,7 @@ def _take_lock(folder: Path) -> int | None:
     Raises:
         ConfigError: another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if fcntl is None:
         return None
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -2,42 +2,58 @@
 
 Every process reads the same command line. Before anything is loaded they compare what they understood. Then rank 0
 opens the ledger and publishes what is due; each group of processes asks for the next batch when it has sampled one,
-and its leader writes the files and reports them, while the next batch is sampled. So the manifest has what is finished,
+and its leader writes the files and reports them, while the next batch is sampled. So the ledger has what is finished,
 whichever process dies.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from opensora.acceleration.launch import Launch
 from opensora.acceleration.member import Member
-from opensora.acceleration.mesh import MeshShape
+from opensora.acceleration.mesh import MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
 from opensora.acceleration.video_group import VideoGroup
-from opensora.cli.agreement import agreed
-from opensora.cli.arrangement import check_device_of_all, mesh_of
-from opensora.cli.command import Prepared, announce, check_machine, check_pyav, report
-from opensora.cli.handout import Handout
-from opensora.cli.shared_plan import plan_of, read_plan
-from opensora.cli.worker import Made, NotMade, Task, Worker, encode_text
+from opensora.cli.identity import config_hash, plain_config, weight_fingerprints
+from opensora.cli.ledger import MANIFEST
+from opensora.cli.plan import Plan, Sample, distinct_configs
+from opensora.cli.records import read_result, wanted_files
+from opensora.cli.refining import refine
+from opensora.cli.run import check_machine, check_pyav
+from opensora.cli.session import Session, open_session
+from opensora.cli.worker import Worker, Write, encode_text
 from opensora.cli.writing import BackgroundWriter
-from opensora.errors import message_for_the_user, one_line
+from opensora.config.kinds import kind_of
+from opensora.config.schema import SampleConfig
+from opensora.errors import ConfigError, WeightsError, message_for_the_user, one_line, shortened
+from opensora.memory.shapes import read_shapes
 from opensora.models.text_encoder.embedding_cache import cache_folder
+from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
+FILES_SECONDS = 40.0  # that a file of another machine may take to be seen here
 _PLAN = "plan"
 _NEWS_SECONDS = 10.0  # that the news of a death may take to arrive, after a connection broke
+# Entries of a config that may differ: each machine has its own paths.
+_OWN = frozenset({"path", "weights_dir", "text_cache", "save_dir", "verbose"})
 
 
-def sample_in_parallel(launch: Launch, read: Callable[[], Prepared], arguments: Sequence[str]) -> int:
+def sample_in_parallel(launch: Launch, read: Callable[[], Plan], arguments: Sequence[str]) -> int:
     """This process' part of a run; the exit code.
 
     Args:
@@ -48,11 +64,11 @@ def sample_in_parallel(launch: Launch, read: Callable[[], Prepared], arguments: 
         ConfigError, WeightsError, OSError: on the process that cannot go on; the others end with it.
     """
     processes = Processes(launch)
-    prepared = agreed(processes, read)
-    if prepared is None:  # rank 0 says why
+    plan = agreed(processes, read)
+    if plan is None:  # rank 0 says why
         return EXIT_REFUSED
     try:
-        code = _lead(processes, prepared, arguments) if launch.rank == 0 else _follow(processes, prepared)
+        code = _lead(processes, plan, arguments) if launch.rank == 0 else _follow(processes, plan)
     except KeyboardInterrupt:
         processes.member.fail("it was interrupted")
         raise
@@ -63,60 +79,205 @@ def sample_in_parallel(launch: Launch, read: Callable[[], Prepared], arguments: 
     return code
 
 
-def _lead(processes: Processes, prepared: Prepared, arguments: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class Understanding:
+    """What a process made of its command line: what is wrong with it, or all entries and samples as text."""
+
+    name: str
+    problem: str | None
+    entries: Mapping[str, str]
+
+
+def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:
+    """What ``read`` gives, if it gives the same on all processes.
+
+    Returns:
+        None where it does not, and another process says so. The run is over then, in good order.
+
+    Raises:
+        ConfigError: the same on rank 0, with what is wrong, or the first entry that differs and whose it is.
+    """
+    plan, problem = None, None
+    try:
+        plan = read()
+    except (ConfigError, WeightsError, OSError) as error:
+        problem = str(error)
+    entries = {} if plan is None else _entries(plan)
+    digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+    refusal = None
+    if len(set(processes.gather((problem, digest)))) > 1 or problem is not None:  # only then all of it is sent
+        refusal = compare(processes.gather(Understanding(processes.launch.name, problem, entries)))
+    if refusal is None:
+        return plan
+    processes.close()
+    if processes.launch.rank:
+        return None
+    raise ConfigError(refusal)
+
+
+def compare(all_of_them: list[Understanding]) -> str | None:
+    """Why the processes cannot go on together, in a sentence; None if they can."""
+    first = all_of_them[0]
+    for other in all_of_them:
+        if other.problem is not None:
+            return other.problem if other.problem == first.problem else f"{other.name}: {other.problem}"
+    for other in all_of_them[1:]:
+        for name in sorted(first.entries.keys() | other.entries.keys()):
+            mine, theirs = (side.entries.get(name, "nothing") for side in (first, other))
+            if mine != theirs:
+                return (
+                    f"{other.name} has {name} {shortened(theirs, 80)} where rank 0 has {shortened(mine, 80)}; start "
+                    "all processes with the same command and files"
+                )
+    return None
+
+
+def _entries(plan: Plan) -> dict[str, str]:
+    entries: dict[str, Any] = {name: value for name, value in plain_config(plan.config).items() if name not in _OWN}
+    hashes = {id(config): config_hash(config) for config in distinct_configs(plan.samples)}
+    for sample in plan.samples:
+        about = [sample.prompt, sample.seed, hashes[id(sample.config)], sample.mask_strategy]
+        entries[f"sample {sample.stem}"] = [*about, *sample.reference_hashes]
+    return {name: json.dumps(value, default=list, sort_keys=True) for name, value in entries.items()}
+
+
+def _lead(processes: Processes, plan: Plan, arguments: Sequence[str]) -> int:
     """Rank 0: keep the ledger, and take part."""
-    with prepared.open_session() as session:
-        announce(session)
-        if not session.pending:
+    with open_session(plan) as session:
+        session.announce()
+        due = session.plan.due_batches
+        if not due:
             processes.coordinator.publish(_PLAN, None)
-            if any(sample.problem for sample in session.samples):
+            if session.failed:
                 session.begin(arguments)
-                session.ledger.end_run(f"{len(session.failed)} failed")
-            report(session, arguments)
+                session.ledger.end_run(session.outcome)
+            session.report(arguments)
             return EXIT_FAILED if session.failed else EXIT_DONE
-        check_device_of_all(session.config)
-        shape = mesh_of(session, processes.launch.world_size)
-        check_machine(session, shape.per_video)
+        check_device_of_all(session.plan.config)
+        shape = mesh_of(session.plan, processes.launch.world_size)
+        check_machine(session.plan, shape.per_video)
         session.begin(arguments)
         outcome = "interrupted"
         try:
-            task = session.task()
-            handout = Handout(session, task)
+            refine((sample for batch in due for sample in batch), session.ledger)
             processes.before_end = lambda reason: session.ledger.end_run(f"error: {reason}")
-            processes.coordinator.handle({**handout.handlers, "publish": _publisher(processes)})
-            count = len(task.batches)
-            batches = "1 batch" if count == 1 else f"{count} batches"
+            publish = {"publish": lambda rank, name: processes.coordinator.publish(name, True)}
+            processes.coordinator.handle({**answers(session), **publish})
+            batches = "1 batch" if len(due) == 1 else f"{len(due)} batches"
             logger.info("%d processes: %s, %s of videos", shape.world_size, shape, batches)
             processes.coordinator.publish(f"weights of {processes.launch.node}", True)
-            processes.coordinator.publish(_PLAN, plan_of(task, shape))
-            _work(processes, task, shape)
+            processes.coordinator.publish(_PLAN, message_of(session.plan, shape))
+            _work(processes, session.plan, shape)
             processes.coordinator.wait_for_goodbyes()
-            outcome = f"{len(session.failed)} failed" if session.failed else "done"
+            outcome = session.outcome
         except Exception as error:
             outcome = f"error: {error}"
             raise
         finally:
             session.ledger.end_run(outcome)
             processes.before_end = lambda reason: None  # not before: another process may end this one right now
-            report(session, arguments)
+            session.report(arguments)
         return EXIT_FAILED if session.failed else EXIT_DONE
 
 
-def _follow(processes: Processes, prepared: Prepared) -> int:
+def answers(session: Session) -> dict[str, Callable[[int, Any], Any]]:
+    """Rank 0's answers: which batch a group makes next, and the ledger's entries about what it made."""
+    due = session.plan.due_batches
+    samples = {sample.stem: sample for batch in due for sample in batch}
+    numbers = iter(range(len(due)))
+    given: dict[tuple[int, int], int | None] = {}
+
+    def next_batch(rank: int, value: Sequence[int]) -> int | None:
+        """The batch that a group makes in one of its turns, the same for all of its processes; None after the last."""
+        group, turn = value
+        if (group, turn) not in given:
+            given[group, turn] = number = next(numbers, None)
+            if number is not None:
+                session.start(due[number])
+        return given[group, turn]
+
+    def made(rank: int, stem: str) -> None:
+        sample, folder = samples[stem], session.ledger.folder
+        wanted = wanted_files(stem, sample.config)
+        result = read_result(folder, sample) if _are_there(folder, wanted) else None
+        if result is None:
+            session.fail(sample, f"rank {rank} wrote files that rank 0 cannot read in {folder}")
+        else:
+            session.finish(sample, result, [folder / name for name in wanted])
+
+    def not_made(rank: int, value: Sequence[str]) -> None:
+        stem, why = value
+        session.fail(samples[stem], why)
+
+    return {"next": next_batch, "made": made, "not made": not_made}
+
+
+def _are_there(folder: Path, names: Sequence[str]) -> bool:
+    """Whether files that another machine has written are seen here; network file systems take a while to tell."""
+    deadline = time.monotonic() + FILES_SECONDS
+    while not all((folder / name).exists() for name in names):
+        if time.monotonic() > deadline:
+            return False
+        os.listdir(folder)  # which makes a network file system look again
+        time.sleep(0.1)
+    return True
+
+
+def _follow(processes: Processes, plan: Plan) -> int:
     """Any other rank: do what rank 0 plans."""
-    plan = processes.member.wait(_PLAN)
-    if plan is not None:
-        shape = MeshShape(**plan["shape"])
-        task = read_plan(plan, prepared, processes)
-        check_pyav(task.samples)  # rank 0 may be on another machine
-        _work(processes, task, shape)
+    message = processes.member.wait(_PLAN)
+    if message is not None:
+        receive(message, plan, processes)
+        check_pyav([sample for batch in plan.due_batches for sample in batch])  # rank 0 may be on another machine
+        _work(processes, plan, MeshShape(**message["shape"]))
     return EXIT_DONE
 
 
-def _work(processes: Processes, task: Task, shape: MeshShape) -> None:
+def message_of(plan: Plan, shape: MeshShape) -> dict[str, Any]:
+    """What rank 0 tells the other processes about a run, beside what they have read themselves, as JSON values."""
+    return {
+        "shape": vars(shape),
+        "due": [sample.stem for sample in plan.samples if sample.is_due],
+        "refined": {sample.stem: sample.refined for sample in plan.samples if sample.refined is not None},
+        "fingerprints": dict(plan.fingerprints),
+        "folder": str(plan.folder.resolve()),
+    }
+
+
+def receive(message: Mapping[str, Any], plan: Plan, processes: Processes) -> None:
+    """Enter rank 0's message into the plan, once it is clear that this process has the folder and weights of rank 0.
+
+    Raises:
+        ConfigError: it has not.
+        WeightsError: a download failed.
+    """
+    plan.folder = Path(message["folder"])
+    if not (plan.folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"{processes.launch.name} does not see the output folder {plan.folder} of rank 0; all machines need one "
+            "that they share, choose it with --save-dir"
+        )
+    # On another machine than rank 0's weights may have to be downloaded, by one process.
+    if processes.launch.local_rank:
+        processes.member.wait(f"weights of {processes.launch.node}")
+    plan.weights = download_missing(plan.weights)
+    if not processes.launch.local_rank:
+        processes.member.ask("publish", f"weights of {processes.launch.node}")
+    plan.fingerprints = weight_fingerprints(plan.weights)
+    for piece, expected in message["fingerprints"].items():
+        if plan.fingerprints[piece] != expected:
+            where = getattr(plan.weights, piece)
+            raise WeightsError(f"the {piece} weights of {processes.launch.name} in {where} are not those of rank 0")
+    due = set(message["due"])
+    for sample in plan.samples:
+        sample.is_due = sample.stem in due
+        sample.refined = message["refined"].get(sample.stem)
+
+
+def _work(processes: Processes, plan: Plan, shape: MeshShape) -> None:
     """Make batches until there are none left; where another process died meanwhile, this does not return."""
     try:
-        _make_batches(processes, task, shape)
+        _make_batches(processes, plan, shape)
     except RuntimeError as error:
         if message_for_the_user(error) is None:
             # A broken connection may be noticed here before the news of who died has arrived.
@@ -124,40 +285,88 @@ def _work(processes: Processes, task: Task, shape: MeshShape) -> None:
         raise
 
 
-def _make_batches(processes: Processes, task: Task, shape: MeshShape) -> None:
+def _make_batches(processes: Processes, plan: Plan, shape: MeshShape) -> None:
     launch, member = processes.launch, processes.member
     group = processes.arrange(shape)
+    due = plan.due_batches
     text = None
-    if cache_folder(task.config.text_cache) is not None:
+    if cache_folder(plan.config.text_cache) is not None:
         # One process of a machine loads the text encoder, and the others find what it said on disk.
         if launch.local_rank == 0:
-            text = encode_text(task, launch.rank == 0, shape.per_video)
+            text = encode_text(plan, launch.rank == 0, shape.per_video)
             member.ask("publish", f"text of {launch.node}")
         else:
             member.wait(f"text of {launch.node}")
     worker = None
     with logging_redirect_tqdm(), BackgroundWriter() as writer:
-        for batch in _batches(processes, task, group):
-            worker = worker or Worker(task, group, launch.rank == 0, text)
-            writer.begin([partial(_write_and_report, member, write) for write in worker.make(batch)])
+        for batch in (due[number] for number in _numbers(member, group)):
+            worker = worker or Worker(plan, group, launch.rank == 0, text)
+            writer.begin([partial(_write_and_report, member, *job) for job in worker.make(batch)])
     if worker is not None and worker.memory_line is not None:
         logger.info(worker.memory_line)
 
 
-def _write_and_report(member: Member, write: Callable[[], Made | NotMade]) -> None:
-    made = write()
-    if isinstance(made, NotMade):
-        member.ask("not made", [made.sample.stem, str(made.why)])
-    else:
-        member.ask("made", made.sample.stem)
-
-
-def _batches(processes: Processes, task: Task, group: VideoGroup) -> Iterator[Sequence[Any]]:
+def _numbers(member: Member, group: VideoGroup) -> Iterator[int]:
     turn = 0
-    while (number := processes.member.ask("next", [group.index, turn])) is not None:
-        yield task.batches[number]
+    while (number := member.ask("next", [group.index, turn])) is not None:
+        yield number
         turn += 1
 
 
-def _publisher(processes: Processes) -> Callable[[int, str], None]:
-    return lambda rank, name: processes.coordinator.publish(name, True)
+def _write_and_report(member: Member, sample: Sample, write: Write | str) -> None:
+    if isinstance(write, str):
+        member.ask("not made", [sample.stem, write])
+    else:
+        write()
+        member.ask("made", sample.stem)
+
+
+def check_device_of_all(config: SampleConfig) -> None:
+    """Refuse a device that processes cannot share.
+
+    Raises:
+        ConfigError: says what to do instead.
+    """
+    if config.device is None:
+        return
+    device = torch.device(config.device)
+    if device.index is not None:
+        raise ConfigError(
+            f"device '{config.device}' is one GPU, but each process takes one of its own; leave --device out, and "
+            "choose GPUs with CUDA_VISIBLE_DEVICES"
+        )
+    if device.type == "cpu" and torch.cuda.is_available():
+        raise ConfigError(
+            "processes on the CPU of a machine with GPUs would still exchange over these; leave --device out and hide "
+            "them with CUDA_VISIBLE_DEVICES="
+        )
+
+
+def mesh_of(plan: Plan, world_size: int) -> MeshShape:
+    """The arrangement of the processes for what is due.
+
+    Raises:
+        ConfigError: what the config asks for cannot be.
+    """
+    config = plan.config
+    sizes = []
+    for chosen in distinct_configs([sample for sample in plan.samples if sample.is_due]):
+        shapes = read_shapes(plan.weights.applied_to(chosen))
+        frames, height, width = shapes.latent_size(chosen)
+        rows, columns = shapes.patch_size
+        sizes.append((frames, -(-height // rows) * -(-width // columns), shapes.rows_per_video(chosen)))
+    splits = kind_of(config.model.type).splits_frames
+    if not splits and (config.sequence_parallel or 1) > 1:
+        raise ConfigError(
+            f"sequence_parallel={config.sequence_parallel} does not work with {kind_of(config.model.type).name}, whose "
+            "transformer is diffusers' own; leave it out, and use guidance_parallel=2 or several prompts"
+        )
+    return choose_mesh(
+        world_size,
+        len(plan.due_batches),
+        config.guidance_parallel,
+        config.sequence_parallel,
+        max_guidance=min(rows for _, _, rows in sizes),
+        latent_frames=min(frames for frames, _, _ in sizes) if splits else 1,
+        tokens_per_frame=min(tokens for _, tokens, _ in sizes) if splits else 1,
+    )

@@ -1,16 +1,21 @@
-"""What a run will sample, decided before anything heavy is imported."""
+"""What a run will sample, decided before anything heavy is imported.
+
+A ``Sample`` is one video from here to the end: the plan says what it is, the session whether it is due, and whoever
+makes it what became of it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opensora.cli.drafts import planned_samples
-from opensora.cli.names import file_stems
-from opensora.cli.pairing import pair_references, pair_strategies
 from opensora.conditioning.mask_strategy import check_mask_strategy, check_placement, default_mask_strategy
 from opensora.conditioning.references import (
     ReferenceInfo,
@@ -19,73 +24,225 @@ from opensora.conditioning.references import (
     sha256_of,
     split_references,
 )
+from opensora.config.draft import parse_seed
 from opensora.config.kinds import refuse
 from opensora.config.schema import SampleConfig
 from opensora.config.video import latent_frames, latents_per_chunk
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path
-from opensora.prompts.run_prompts import NumberedPrompt, check_any_usable, whole_file
+from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt, whole_file
+from opensora.prompts.syntax import get_save_path_name
+from opensora.weights import WeightPaths
+
+if TYPE_CHECKING:
+    from opensora.cli.records import Result
 
 # (overrides of one prompt, what errors about them begin with) -> the config of that prompt's samples.
 LineConfig = Callable[[Mapping[str, Any], str], SampleConfig]
 
+SAMPLE_SEED_OFFSET = 2**20  # between samples of one prompt, so that they share no noise with those of other prompts
+
 _NOT_CONFIG = ("reference_path", "mask_strategy", "name")  # overrides that are no entries of a config
+# Stems whose files would be the ledger's and other files of a run, or those that belong to another sample.
+_TAKEN = re.compile(
+    r"manifest|drafts.*|contact_sheet|.*\.(trace|frames|preview|loop\d+|page\d+)", re.IGNORECASE | re.DOTALL
+)
+# Of several files with a prompt's name, the first kind counts: a video comes before its own animated preview.
+_REFERENCE_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-@dataclass(frozen=True)
-class PlannedSample:
-    """One video that a run is to make.
+@dataclass(slots=True)
+class Sample:
+    """One video of a run.
 
     Attributes:
-        stem: its files' names without suffix.
+        index: of its prompt in the list or file.
+        number: which of several samples of this prompt it is.
         config: the run's, with what the prompt's own line says.
+        stem: its files' names without suffix.
         references: images and videos it is conditioned on.
         reference_hashes: SHA-256 of their files.
         mask_strategy: where they go; "" without references.
-        problem: why it cannot be sampled, in one sentence; None if it can.
+        problem: why it cannot be made, in one sentence; None as far as it can.
+        identity: hash of all that decides how it looks; "" until the weights are known.
+        is_due: whether it is not finished and can be made.
+        refined: the prompt as a language model rewrote it.
+        result: of one that is finished.
     """
 
-    prompt: NumberedPrompt
-    stem: str
+    index: int
+    prompt: str
+    seed: int
     config: SampleConfig
+    number: int = 0
+    stem: str = ""
     references: tuple[ReferenceInfo, ...] = ()
     reference_hashes: tuple[str, ...] = ()
     mask_strategy: str = ""
     problem: str | None = None
+    identity: str = ""
+    is_due: bool = False
+    refined: str | None = None
+    result: Result | None = None
+
+    @property
+    def text(self) -> str:
+        """What the video is made of: the prompt, or what a language model made of it."""
+        return self.prompt if self.refined is None else self.refined
 
 
-def plan_samples(
-    config: SampleConfig, prompts: Sequence[NumberedPrompt], line_config: LineConfig
-) -> list[PlannedSample]:
-    """The samples of a run, in order; one with a problem is among them as long as another one can be sampled.
+@dataclass
+class Plan:
+    """What a run is to make, as each of its processes knows it.
+
+    Attributes:
+        weights: found, and on this machine once the folder is open.
+        fingerprints: of the weights, by piece; empty until the folder is open.
+        folder: where the files go; None until it is open.
+    """
+
+    config: SampleConfig
+    samples: Sequence[Sample]
+    weights: WeightPaths
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.batches = make_batches(self.samples)
+
+    @property
+    def due_batches(self) -> list[list[Sample]]:
+        """Batches of which at least one sample has to be made."""
+        return [batch for batch in self.batches if any(sample.is_due for sample in batch)]
+
+
+def make_batches(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples that can be made, in batches of neighbors with the same settings.
+
+    Batches depend on the plan alone, not on what is finished: rounding differs between batches of different sizes, and
+    a continued run is to give the same bytes as one that was never interrupted.
+    """
+    usable = [sample for sample in samples if sample.problem is None]
+    batches = []
+    for config, group in groupby(usable, key=lambda sample: sample.config):
+        alike = list(group)
+        batches += [alike[start : start + config.batch_size] for start in range(0, len(alike), config.batch_size)]
+    return batches
+
+
+def distinct_configs(samples: Sequence[Sample]) -> list[SampleConfig]:
+    """The configs of the samples, each once; samples of the same settings share one object."""
+    return list({id(sample.config): sample.config for sample in samples}.values())
+
+
+def plan_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt], line_config: LineConfig) -> list[Sample]:
+    """The samples of a run, in order; one with a problem is among them as long as another one can be made.
 
     Args:
         prompts: of the run, see ``read_prompts``.
-        line_config: makes the config of a prompt with overrides.
+        line_config: makes the config of a prompt with overrides; called once for each set of overrides.
 
     Raises:
         ConfigError: no sample at all can be made, or references and prompts do not pair up.
     """
-    planned = planned_samples(config, prompts)
-    stems = file_stems(config, planned, prompts if config.prompt is not None else whole_file(config))
-    references = pair_references(config, prompts)
-    strategies = pair_strategies(config, prompts)
-    known: dict[str, SampleConfig] = {}
-    samples = []
-    for prompt, stem in zip(planned, stems, strict=True):
-        sample = PlannedSample(prompt, stem, config, problem=prompt.problem)
-        if sample.problem is None:
-            try:
-                own = _config_of(prompt, config, line_config, known)
-                infos, hashes, strategy = _conditions(prompt, config, own, references, strategies)
-                sample = dataclasses.replace(
-                    sample, config=own, references=infos, reference_hashes=hashes, mask_strategy=strategy
-                )
-            except (ConfigError, ValueError) as error:
-                sample = dataclasses.replace(sample, problem=str(error))
-        samples.append(sample)
-    check_any_usable([dataclasses.replace(sample.prompt, problem=sample.problem) for sample in samples])
+    samples = seeded_samples(config, prompts)
+    is_part = config.prompt is None and (config.start_index or config.end_index is not None)
+    # A name does not depend on the chosen part of a file.
+    stems = prompt_stems(config, whole_file(config) if is_part else prompts)
+    references, strategies = _references_by_index(config, prompts), _strategies_by_index(config, prompts)
+    file = None if config.prompt_path is None else (find_path(config.prompt_path) or Path(config.prompt_path))
+    by_index = {prompt.index: prompt for prompt in prompts}
+    configs: dict[str, SampleConfig] = {}
+    checked: dict[str, tuple[ReferenceInfo, str]] = {}
+    for sample in samples:
+        prompt = by_index[sample.index]
+        sample.stem = stems[sample.index] + _ending(sample)
+        if sample.problem is not None:
+            continue
+        try:
+            own = _config_of(prompt, config, line_config, configs)
+            paths = prompt.overrides.get("reference_path", references.get(prompt.index, ""))
+            strategy = prompt.overrides.get("mask_strategy", strategies.get(prompt.index, ""))
+            if paths or strategy:
+                _add_conditions(sample, own, paths, strategy, None if file is None else file.parent, checked)
+            sample.config = own
+        except ValueError as error:
+            sample.problem = str(error)
+    if all(sample.problem for sample in samples):
+        raise ConfigError(samples[0].problem)
     return samples
+
+
+def seeded_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[Sample]:
+    """Every prompt under every seed that the run samples it with.
+
+    Drafts count up from the prompt's usual seed. Final seeds belong to every prompt, or by "2:1027" to prompt 2 only;
+    prompts without any are left out.
+
+    Raises:
+        ConfigError: a final seed for a prompt that the run has not, or a seed that is too large.
+    """
+    seeds = _seeds_of(config, prompts)
+    is_numbered = config.draft is None and config.final is None  # seeds tell the others apart
+    samples = [
+        Sample(prompt.index, prompt.text, seed, config, k if is_numbered else 0, problem=prompt.problem)
+        for prompt in prompts
+        for k, seed in enumerate(seeds(prompt))
+    ]
+    largest = max(sample.seed for sample in samples)
+    if largest > MAX_SEED:
+        raise ConfigError(f"seed {largest} is too large; the largest one is {MAX_SEED}")
+    return samples
+
+
+def _seeds_of(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> Callable[[NumberedPrompt], list[int]]:
+    if config.draft is not None:
+        return lambda prompt: [prompt.seed + i for i in range(config.draft)]
+    if config.final is None:
+        return lambda prompt: [prompt.seed + k * SAMPLE_SEED_OFFSET for k in range(config.num_sample)]
+    known = {prompt.index for prompt in prompts}
+    chosen: dict[int | None, list[tuple[int, int]]] = defaultdict(list)  # by index: places in ``final`` with their seed
+    for place, (index, seed) in enumerate(map(parse_seed, config.final)):
+        if index is not None and index not in known:
+            first, last = prompts[0].index, prompts[-1].index
+            numbers = f"{first}" if first == last else f"{first} to {last}"
+            raise ConfigError(f"final {index}:{seed}: the run has no prompt {index}, only {numbers}")
+        chosen[index].append((place, seed))
+    return lambda prompt: list(dict.fromkeys(seed for _, seed in sorted(chosen[None] + chosen.get(prompt.index, []))))
+
+
+def prompt_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+    """The beginning of the file names of every prompt's samples, by its index.
+
+    Prompts that begin alike get their index appended. A name that the prompt's own line sets is taken as it is, unless
+    other files of the run have it.
+
+    Args:
+        prompts: all that the list or file has.
+    """
+    stems = {
+        prompt.index: prompt.overrides.get("name")
+        or get_save_path_name("", config.sample_name, prompt.index, prompt.text, prompt_as_path=config.prompt_as_path)
+        for prompt in prompts
+    }
+    counts = Counter(stem.casefold() for stem in stems.values())  # some file systems do not tell case apart
+    seen: set[str] = set()
+    for index, base in stems.items():
+        is_free = counts[base.casefold()] == 1 and not _TAKEN.fullmatch(base)
+        stem = base if is_free else f"{base}_{index:04d}"
+        while stem.casefold() in seen:  # the index made a name that another prompt has
+            stem = f"{stem}_{index:04d}"
+        seen.add(stem.casefold())
+        stems[index] = stem
+    return stems
+
+
+def _ending(sample: Sample) -> str:
+    """What tells apart the samples of one prompt: of drafts and finals the seed, else the number."""
+    config = sample.config
+    if config.draft is not None or config.final is not None:
+        return f"_seed{sample.seed}"
+    return "" if config.num_sample == 1 else f"-{sample.number}"
 
 
 def _config_of(
@@ -103,35 +260,87 @@ def _config_of(
     return known[key]
 
 
-def _conditions(
-    prompt: NumberedPrompt,
+def _add_conditions(
+    sample: Sample,
     config: SampleConfig,
-    own: SampleConfig,
-    references: Mapping[int, str],
-    strategies: Mapping[int, str],
-) -> tuple[tuple[ReferenceInfo, ...], tuple[str, ...], str]:
-    """The checked references of one prompt, their hashes, and where they go.
+    given: str | Sequence[object],
+    strategy: str,
+    folder: Path | None,
+    checked: dict[str, tuple[ReferenceInfo, str]],
+) -> None:
+    """Enter the references of one sample, their hashes, and where they go.
+
+    Args:
+        checked: references that were read before, with their hashes, by path.
 
     Raises:
-        ConfigError, ValueError: a reference is missing or cannot be read, or the strategy does not fit.
+        ConfigError: a reference is missing or cannot be read, or the strategy does not fit.
     """
-    folder = None if config.prompt_path is None else (find_path(config.prompt_path) or Path(config.prompt_path)).parent
-    given = prompt.overrides.get("reference_path", references.get(prompt.index, ""))
     texts = split_references(given) if isinstance(given, str) else [str(text) for text in given]
-    strategy = prompt.overrides.get("mask_strategy", strategies.get(prompt.index, ""))
     if not isinstance(strategy, str):
-        raise ConfigError(f"prompt {prompt.index}: mask_strategy must be text, got {strategy!r}")
+        raise ConfigError(f"prompt {sample.index}: mask_strategy must be text, got {strategy!r}")
     try:
         for name, value in (("reference_path", texts), ("mask_strategy", strategy)):
             if value:
-                refuse(own, name)
-        infos = tuple(check_reference(resolve_reference(text, folder)) for text in texts)
-        if infos and not strategy:
-            strategy = default_mask_strategy([info.kind == "video" for info in infos], latents_per_chunk(own))
-        check_mask_strategy(strategy, len(infos))
-        known = [latent_frames(info.frames, own) if info.frames else None for info in infos]
-        check_placement(strategy, latent_frames(own.num_frames, own), known, own.align, own.loop)
-        hashes = tuple(sha256_of(info.path) for info in infos)
+                refuse(config, name)
+        for path in (resolve_reference(text, folder) for text in texts):
+            if str(path) not in checked:
+                info = check_reference(path)
+                checked[str(path)] = info, sha256_of(info.path)
+            info, digest = checked[str(path)]
+            sample.references += (info,)
+            sample.reference_hashes += (digest,)
+        if sample.references and not strategy:
+            are_videos = [info.kind == "video" for info in sample.references]
+            strategy = default_mask_strategy(are_videos, latents_per_chunk(config))
+        check_mask_strategy(strategy, len(sample.references))
+        lengths = [latent_frames(info.frames, config) if info.frames else None for info in sample.references]
+        check_placement(strategy, latent_frames(config.num_frames, config), lengths, config.align, config.loop)
     except ValueError as error:
-        raise ConfigError(f"prompt {prompt.index}: {shortened(error, 500)}") from error
-    return infos, hashes, strategy
+        raise ConfigError(f"prompt {sample.index}: {shortened(error, 500)}") from error
+    sample.mask_strategy = strategy
+
+
+def _references_by_index(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+    """The references of every prompt, "a.png;b.mp4" for two: by an explicit list or by name, never by a folder's order.
+
+    One folder is searched for files named like the samples (``sample_0003.png``, ``0003.png`` or ``3.png`` for prompt
+    3, or as ``--prompt-as-path`` names it); where there is none, the missing name is returned as a path, to be
+    reported with its prompt.
+
+    Raises:
+        ConfigError: neither one entry nor as many as prompts.
+    """
+    entries = config.reference_path or ()
+    if len(entries) == 1 and (folder := find_path(entries[0])) is not None and folder.is_dir():
+        there = set(os.listdir(folder))
+        return {prompt.index: str(folder / _file_of(prompt, config.sample_name, there)) for prompt in prompts}
+    return _one_for_all_or_each("reference_path", entries, prompts)
+
+
+def _strategies_by_index(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+    return _one_for_all_or_each("mask_strategy", config.mask_strategy or (), prompts)
+
+
+def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+    """Raises: ConfigError: neither one entry nor as many as prompts."""
+    indices = [prompt.index for prompt in prompts]
+    if len(entries) <= 1:
+        return dict.fromkeys(indices, *entries) if entries else {}
+    if len(entries) != len(indices):
+        folder = ", or --reference-path FOLDER with files named like the samples" if name == "reference_path" else ""
+        raise ConfigError(
+            f"{name} has {len(entries)} entries for {len(indices)} prompts; give one per prompt (separate several of "
+            f"one prompt by ';') or one for all{folder}"
+        )
+    return dict(zip(indices, entries, strict=True))
+
+
+def _file_of(prompt: NumberedPrompt, sample_name: str | None, there: set[str]) -> str:
+    """The name among those that are ``there`` that belongs to a prompt, or the one that was expected."""
+    index = prompt.index
+    names = [get_save_path_name("", sample_name, index)]
+    names += [f"sample_{index:04d}", f"{index:04d}", f"{index}"]
+    names += [get_save_path_name("", sample_name, index, prompt.text, prompt_as_path=True)]
+    found = (f"{name}{suffix}" for name in names for suffix in _REFERENCE_SUFFIXES if f"{name}{suffix}" in there)
+    return next(found, f"{names[0]}.png")

@@ -1,43 +1,109 @@
-"""The files of one sample: video, sidecar, traces with their pictures, and what else was asked for."""
+"""What a sample leaves behind: its files, from the video to the pictures of its traces, and its line in the table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
-from adacache.trace import Trace
+from adacache.outcome import change_risk, surprises
+from adacache.trace import SummaryRow, Trace, summary_table
+from adacache.trace_plot import plot_trace
 from opensora.cli.identity import plain_config
-from opensora.cli.plan import PlannedSample
+from opensora.cli.plan import Sample
+from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.datasets.frames import frames_path, write_frames
 from opensora.datasets.preview import preview_path, write_preview
 from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX, write_video
+from opensora.datasets.watermark import add_watermark
+from opensora.errors import one_line
 
 if TYPE_CHECKING:
     import numpy as np
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Sampled:
-    """What the models made of one sample.
+_PACKAGES = ("torch", "diffusers", "transformers", "mmengine", "av", "numpy", "opensora-adacache")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished sample.
 
     Attributes:
-        frames: (F, H, W, 3) uint8.
-        text: the prompt, or what a language model made of it.
-        traces: one per loop; None where every step was computed.
-        captions: what the text encoder read, one per loop.
         seconds: from noise to pixels.
+        num_steps: of all loops: calls of the model.
+        num_computed: those of them that were not reused.
+        saving: estimated share of the time; None where every step was computed without a controller.
+        risk: ``change_risk`` of a draft; None of others.
+        surprises: what a user of its cache would not expect, one sentence each.
     """
 
-    frames: np.ndarray
-    text: str
-    traces: list[Trace | None]
-    captions: list[str]
+    video: Path
     seconds: float
+    num_steps: int
+    num_computed: int
+    saving: float | None = None
+    risk: float | None = None
+    surprises: tuple[str, ...] = ()
+
+
+def result_of(
+    sample: Sample, video: Path, seconds: float, traces: Sequence[Trace | None], risk: float | None = None
+) -> Result:
+    """The result of a sample with a trace for each of its loops; None where every step was computed."""
+    kept = [trace for trace in traces if trace is not None]
+    num_steps = num_model_calls(sample.config.scheduler) * sample.config.loop
+    savings = [trace.estimated_saving for trace in kept]
+    return Result(
+        video=video,
+        seconds=seconds,
+        num_steps=num_steps,
+        num_computed=sum(trace.num_computed for trace in kept) if kept else num_steps,
+        saving=sum(savings) / len(savings) if savings and None not in savings else None,
+        risk=risk,
+        surprises=tuple(sentence for trace in kept for sentence in surprises(trace, sample.config.cache)),
+    )
+
+
+def read_result(folder: Path, sample: Sample) -> Result | None:
+    """The result of a sample whose files are there, read from its sidecar; None where that is damaged."""
+    path = folder / f"{sample.stem}.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        seconds, risk = float(metadata["seconds"]), metadata.get("risk")
+        loops = range(sample.config.loop if sample.config.cache is not None else 0)
+        traces = [Trace.load(folder / trace_name(sample.stem, loop)) for loop in loops]
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("WARNING %s is damaged (%s); the sample is made again", path, one_line(error))
+        return None
+    return result_of(sample, folder / wanted_files(sample.stem, sample.config)[0], seconds, traces, risk)
+
+
+def results_table(samples: Sequence[Sample]) -> str:
+    """The table a run ends with: video, computed steps, seconds, estimated saving; of drafts also the risk."""
+    results = [sample.result for sample in samples if sample.result is not None]
+    return summary_table(
+        [SummaryRow(r.video.name, r.num_computed, r.num_steps, r.seconds, r.saving, r.risk) for r in results]
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the installed packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def wanted_files(stem: str, config: SampleConfig) -> list[str]:
@@ -54,43 +120,50 @@ def wanted_files(stem: str, config: SampleConfig) -> list[str]:
 
 
 def write_sample(
-    folder: Path, sample: PlannedSample, sampled: Sampled, about: Mapping[str, Any]
-) -> tuple[Path, list[Path]]:
-    """Write the files of a sample into ``folder``; returns the video and everything.
+    folder: Path,
+    sample: Sample,
+    frames: np.ndarray,
+    captions: Sequence[str],
+    traces: Sequence[Trace | None],
+    seconds: float,
+    about: Mapping[str, Any],
+) -> tuple[Result, list[Path]]:
+    """Write the files of a sample into ``folder``; returns the result and all files, the video first.
 
     Each appears complete or not at all; the sidecar comes last but for the pictures of its traces.
 
     Args:
+        frames: (F, H, W, 3) uint8.
+        captions: what the text encoder read, one per loop.
+        traces: one per loop; None where every step was computed.
+        seconds: from noise to pixels.
         about: what the sidecar says of the run: versions, device, weights.
 
     Raises:
         OSError: the disk refuses.
     """
     config, stem = sample.config, sample.stem
-    frames = sampled.frames
     if config.watermark:
-        from opensora.datasets.watermark import add_watermark
-
         frames = add_watermark(frames, config.watermark_text)
-    video = write_video(folder / f"{stem}{VIDEO_SUFFIX}", frames, config.save_fps, config.crf)
-    files = [video]
+    files = [write_video(folder / f"{stem}{VIDEO_SUFFIX}", frames, config.save_fps, config.crf)]
     if config.save_frames:
         files.append(write_frames(folder / stem, frames, _frames_kind(config)))
     if config.preview and len(frames) > 1:
         files.append(write_preview(folder / stem, frames, config.save_fps, config.preview))
-    metadata = {"video": video.name, **describe(sample), "captions": sampled.captions}
-    if sampled.text != sample.prompt.text:
-        metadata["refined"] = sampled.text
-    metadata |= {"seconds": round(sampled.seconds, 3), **about, "config": plain_config(config)}
-    for loop, trace in enumerate(sampled.traces):
+    risk = change_risk(traces[0]) if config.draft and traces[0] else None
+    metadata = {"video": files[0].name, **describe(sample), "captions": list(captions)}
+    if sample.text != sample.prompt:
+        metadata["refined"] = sample.text
+    metadata |= {"seconds": round(seconds, 3), **({"risk": risk} if config.draft else {}), **about}
+    metadata["config"] = plain_config(config)
+    for loop, trace in enumerate(traces):
         files += _write_trace(folder, sample, loop, trace, metadata, frames)
-    return video, list(dict.fromkeys(files))
+    return result_of(sample, files[0], seconds, traces, risk), list(dict.fromkeys(files))
 
 
-def describe(sample: PlannedSample) -> dict[str, Any]:
+def describe(sample: Sample) -> dict[str, Any]:
     """What makes a sample this one, as JSON values; together with the config it is enough to make it again."""
-    prompt = sample.prompt
-    about = {"prompt": prompt.text, "seed": prompt.seed, "prompt_index": prompt.index, "number": prompt.number}
+    about = {"prompt": sample.prompt, "seed": sample.seed, "prompt_index": sample.index, "number": sample.number}
     if sample.references:
         about["references"] = [
             {"path": str(info.path.resolve()), "sha256": digest}
@@ -102,7 +175,7 @@ def describe(sample: PlannedSample) -> dict[str, Any]:
 
 def _write_trace(
     folder: Path,
-    sample: PlannedSample,
+    sample: Sample,
     loop: int,
     trace: Trace | None,
     metadata: Mapping[str, Any],
@@ -116,14 +189,12 @@ def _write_trace(
             text = json.dumps({"metadata": dict(metadata)}, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
         return [path]
-    from adacache.trace_plot import plot_trace
-
     trace.save(path, **metadata, **({"loop": loop} if sample.config.loop > 1 else {}))
     picture = folder / _picture_name(sample.stem, loop)  # an image sample is itself a png
     cache = sample.config.cache
     # A static schedule has no codebook; a threshold is what policies have that go by a signal.
     codebook, threshold = getattr(cache, "codebook", None), getattr(cache, "threshold", None)
-    plot_trace(trace, picture, codebook, sample.prompt.text, frames, threshold)
+    plot_trace(trace, picture, codebook, sample.prompt, frames, threshold)
     return [path, picture]
 
 

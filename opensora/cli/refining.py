@@ -3,51 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from opensora.cli.ledger import Ledger
-from opensora.cli.plan import PlannedSample
+from opensora.cli.plan import Sample
 from opensora.config.schema import SampleConfig
-
-if TYPE_CHECKING:
-    from opensora.prompts.refine import PromptRefiner
+from opensora.prompts.refine import PromptRefiner, api_key_from_env
 
 logger = logging.getLogger(__name__)
 
 
-def refined_texts(samples: Sequence[PlannedSample], ledger: Ledger) -> dict[str, str]:
-    """The text that every sample is made from, by file stem; the prompt itself where nothing is to be refined.
+def refine(samples: Iterable[Sample], ledger: Ledger) -> None:
+    """Enter into each sample what the language model of its config makes of the prompt, where that is asked for.
 
-    What the language model said in an earlier run counts, so that a continued run makes the same videos. A prompt that
-    it cannot refine stays as it is, and the log says why.
+    What it said in an earlier run counts, so that a continued run makes the same videos. A prompt that it cannot refine
+    stays as it is, and the log says why.
     """
-    texts: dict[str, str] = {}
     refiners: dict[tuple[str, str], PromptRefiner] = {}
     asked: dict[tuple[str, str, str], str | None] = {}
     for sample in samples:
-        prompt, config = sample.prompt.text, sample.config
-        texts[sample.stem] = prompt
+        prompt, config = sample.prompt, sample.config
         if not config.llm_refine:
             continue
-        entry = ledger.entries.get(sample.stem)
+        entry = ledger.get(sample.stem)
         if entry is not None and entry.refined is not None:
-            texts[sample.stem] = entry.refined
+            sample.refined = entry.refined
             continue
         server = (config.llm_endpoint, config.llm_model)
         if server not in refiners:
             refiners[server] = _refiner(*server)
         if (*server, prompt) not in asked:
             asked[*server, prompt] = None if refiners[server].gave_up else _ask(refiners[server], prompt)
-        refined = asked[*server, prompt]
-        if refined is None and entry is not None:
-            entry.unrefined = True
-        if refined is not None:
-            texts[sample.stem] = refined
-            if entry is not None:
-                entry.refined = refined
-                ledger.save()  # an answer that is lost might come out otherwise
-    return texts
+        sample.refined = asked[*server, prompt]
+        if entry is not None:  # an answer that is lost might come out otherwise
+            changes = {"unrefined": True} if sample.refined is None else {"refined": sample.refined}
+            ledger.note(sample.stem, sync=True, **changes)
 
 
 def check_endpoint(config: SampleConfig) -> None:
@@ -61,8 +51,6 @@ def check_endpoint(config: SampleConfig) -> None:
 
 
 def _refiner(endpoint: str, model: str) -> PromptRefiner:
-    from opensora.prompts.refine import PromptRefiner, api_key_from_env
-
     return PromptRefiner(endpoint, model, api_key_from_env())
 
 

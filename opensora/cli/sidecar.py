@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from opensora.cli.plan import PlannedSample
+from opensora.cli.plan import Sample
 from opensora.conditioning.mask_strategy import check_mask_strategy
 from opensora.conditioning.references import ReferenceInfo, check_reference, sha256_of
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, one_line, shortened
-from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt
+from opensora.prompts.run_prompts import MAX_SEED
 
 # Entries that have done their work: what they asked for stands in others.
 _DONE = (
@@ -25,9 +25,7 @@ _NOT_OVER_A_SIDECAR = ("draft", "final", "num_sample", "prompt_path", "start_ind
 _REPRODUCED = "reproduced"  # subfolder beside the sidecar, unless another folder is given
 
 
-def read_sidecar(
-    path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, Any]
-) -> tuple[SampleConfig, list[PlannedSample]]:
+def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, Any]) -> tuple[SampleConfig, Sample]:
     """The config and the one sample that a sidecar describes, with the values of the command line over it.
 
     Raises:
@@ -48,9 +46,10 @@ def read_sidecar(
         raise ConfigError(f"--from-sidecar makes one video again, got {len(config.prompt)} prompts")
     text = config.prompt[0] if config.prompt else text
     seed = config.seed if "seed" in given else metadata["seed"]
-    prompt = NumberedPrompt(metadata.get("prompt_index", 0), text, seed)
-    stem = Path(str(metadata.get("video") or "sample")).stem
-    return config, [PlannedSample(prompt, stem, config, *_references(metadata, config, path))]
+    sample = Sample(metadata.get("prompt_index", 0), text, seed, config)
+    sample.stem = Path(str(metadata.get("video") or "sample")).stem
+    sample.references, sample.reference_hashes, sample.mask_strategy = _references(metadata, config, path)
+    return config, sample
 
 
 def _load(path: Path) -> dict[str, Any]:

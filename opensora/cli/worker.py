@@ -2,85 +2,38 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opensora.cli.make import Failure, Maker
-from opensora.cli.plan import PlannedSample
-from opensora.cli.records import Sampled, write_sample
+import torch
+
+from opensora.cli.plan import Plan, Sample
+from opensora.cli.records import Result, versions, write_sample
 from opensora.cli.text_stage import PreparedText, all_kept, encode_captions
-from opensora.cli.versions import versions
+from opensora.conditioning.reference_part import WHOLE, ReferencePart, part_of_reference
+from opensora.conditioning.references import read_reference, sha256_of
 from opensora.config.schema import SampleConfig
 from opensora.device import check_device, limit_threads
+from opensora.errors import ConfigError, message_for_the_user
 from opensora.memory.measure import StageMeter
 from opensora.memory.report import check_memory
 from opensora.models.text_encoder.encoded_text import negative_prompts
 from opensora.pipeline import SamplingPipeline
 from opensora.prompts.syntax import prepare_captions
-from opensora.weights import WeightPaths
 
 if TYPE_CHECKING:
-    from adacache.trace import Trace
     from opensora.acceleration.video_group import VideoGroup
 
 logger = logging.getLogger(__name__)
 
+REFERENCE_SEED_OFFSET = 2**40  # where compat draws references at random, not as sampling does
+MAX_ENCODED = 8  # references whose latents are kept for the samples that follow
 
-@dataclass(frozen=True)
-class Task:
-    """What a process has to know to make the videos of a run.
-
-    Attributes:
-        weights: all on this machine.
-        fingerprints: of these, by piece.
-        batches: of which at least one sample is due.
-        pending: stems of the samples that are due.
-        texts: by stem of the samples in ``batches``, the prompts or what a language model made of them.
-        numbers: by stem, the sample's place among all of the run, from 1.
-        folder: where the files go.
-    """
-
-    config: SampleConfig
-    weights: WeightPaths
-    fingerprints: Mapping[str, str]
-    batches: Sequence[Sequence[PlannedSample]]
-    pending: frozenset[str]
-    texts: Mapping[str, str]
-    numbers: Mapping[str, int]
-    folder: Path
-
-    def due(self, batch: Sequence[PlannedSample]) -> list[str]:
-        """Stems of the batch's samples that have to be made."""
-        return [sample.stem for sample in batch if sample.stem in self.pending]
-
-    @property
-    def samples(self) -> list[PlannedSample]:
-        """Of all batches."""
-        return [sample for batch in self.batches for sample in batch]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A sample whose files are written."""
-
-    sample: PlannedSample
-    video: Path
-    files: Sequence[Path]
-    seconds: float
-    traces: Sequence[Trace | None]
-    risk: float | None
-
-
-@dataclass(frozen=True)
-class NotMade:
-    """A sample that cannot be made, and why."""
-
-    sample: PlannedSample
-    why: str
+Write = Callable[..., tuple[Result, list[Path]]]  # writes the files of a sample
 
 
 class Worker:
@@ -88,7 +41,7 @@ class Worker:
 
     Args:
         group: the processes that share every video with this one.
-        progress: show bars, if the config does.
+        progress: False shows no bars, whatever a config says.
         text: what ``encode_text`` gave, where that was called before.
 
     Raises:
@@ -98,64 +51,162 @@ class Worker:
 
     def __init__(
         self,
-        task: Task,
+        plan: Plan,
         group: VideoGroup | None = None,
         progress: bool = True,
         text: PreparedText | None = None,
     ) -> None:
-        self._task = task
+        self._plan = plan
         self._group = group
-        config = task.weights.applied_to(task.config)
+        self._progress = None if progress else False  # None: as a config says
+        config = plan.weights.applied_to(plan.config)
         device = check_device(config.device)
         self._meter = StageMeter(device)
         with self._meter.stage("text"):
-            text = text or encode_text(task, progress, 1 if group is None else group.share[1])
-        pipe = SamplingPipeline.from_config(config, text, group)
-        limit_threads(pipe.model)
+            text = text or encode_text(plan, progress, 1 if group is None else group.share[1])
+        self._pipe = SamplingPipeline.from_config(config, text, group)
+        limit_threads(self._pipe.model)
+        self._own_pipe: tuple[SampleConfig, SamplingPipeline] = (plan.config, self._pipe)  # for settings of a line
+        self._encoded: dict[tuple[str, ReferencePart, SampleConfig], torch.Tensor] = {}
+        self._places = {sample.stem: place for place, sample in enumerate(plan.samples, start=1)}
         if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
             logger.info("the videos of a batch share one schedule; cache.schedule='sample' gives each its own")
-        self._maker = Maker(pipe, task.config, task.texts, _captions(task), self._meter, progress)
-        self._about = {"versions": versions(), "device": str(device), "weights": dict(task.fingerprints)}
+        self._about = {"versions": versions(), "device": str(device), "weights": dict(plan.fingerprints)}
         if group is not None:
             self._about["processes"] = str(group.shape)
 
-    def make(self, batch: Sequence[PlannedSample]) -> list[Callable[[], Made | NotMade]]:
-        """Sample what is due in a batch; for each sample a call that writes its files, on the leader of the group.
+    def make(self, batch: Sequence[Sample]) -> list[tuple[Sample, Write | str]]:
+        """Sample a batch: each sample that is due with a call that writes its files, or with why it cannot be made.
 
-        The calls are to be made in their order, by any thread, and raise OSError if the disk refuses.
+        Only the leader of a group is given them. The calls are to be made in their order, by any thread, and raise
+        OSError if the disk refuses.
+
+        Raises:
+            Exception: a bug, or an error of the machine that others would meet, too.
         """
-        task = self._task
-        first, last = task.numbers[batch[0].stem], task.numbers[batch[-1].stem]
-        prompts = " | ".join(dict.fromkeys(task.texts[sample.stem] for sample in batch))
+        first, last = self._places[batch[0].stem], self._places[batch[-1].stem]
+        prompts = " | ".join(dict.fromkeys(sample.text for sample in batch))
         which = first if first == last else f"{first} to {last}"
-        logger.info("video %s of %d: %s", which, max(task.numbers.values()), prompts)
-        made = self._maker.make(batch)
+        logger.info("video %s of %d: %s", which, len(self._places), prompts)
+        made = self._make(batch)
         if self._group is not None and not self._group.is_leader:
             return []
         # Not when a file is written: the next batch is measured by then.
         about = {**self._about, "memory": self._meter.as_dict()}
-        due = [sample for sample in batch if sample.stem in task.pending]
-        return [partial(self._write, sample, made[sample.stem], about) for sample in due]
-
-    def _write(self, sample: PlannedSample, outcome: Sampled | Failure, about: Mapping[str, Any]) -> Made | NotMade:
-        from adacache.outcome import change_risk
-
-        if isinstance(outcome, Failure):
-            return NotMade(sample, outcome)
-        trace = outcome.traces[0]
-        risk = change_risk(trace) if self._task.config.draft and trace else None
-        extra = {"risk": risk} if self._task.config.draft else {}
-        video, files = write_sample(self._task.folder, sample, outcome, {**extra, **about})
-        return Made(sample, video, files, outcome.seconds, outcome.traces, risk)
+        jobs = [(sample, made[sample.stem]) for sample in batch if sample.is_due]
+        return [(sample, job if isinstance(job, str) else partial(job, about=about)) for sample, job in jobs]
 
     @property
     def memory_line(self) -> str | None:
         """What the stages took, in a sentence."""
         return self._meter.line()
 
+    def _make(self, batch: Sequence[Sample]) -> dict[str, Write | str]:
+        """What is wrong with a sample of a batch is found by sampling each alone.
 
-def encode_text(task: Task, progress: bool = True, processes: int = 1) -> PreparedText:
-    """What the text encoder says to all captions of a task; it is loaded only for those that are not kept on disk.
+        Where processes share a video, that goes for errors that all of them meet; any other one ends the run.
+        """
+        try:
+            pipe = self._pipe_of(batch[0].config)
+        except ValueError as error:
+            return dict.fromkeys((sample.stem for sample in batch), _reason(error))
+        problems: dict[str, str] = {}
+        references = {}
+        for sample in batch:
+            try:
+                references[sample.stem] = self._references(pipe, sample)
+            except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                problems[sample.stem] = _reason(error)
+        if self._group is not None:  # what one process cannot read, the others must not wait for it to sample
+            problems = dict(self._group.agree(problems))
+        ready = [sample for sample in batch if sample.stem not in problems]
+        if not ready:
+            return problems
+        try:
+            return problems | self._sample(pipe, ready, references)
+        except self._own_errors as error:
+            problem = _reason(error)
+        # Not within the except block: the error holds on to the tensors of the batch.
+        del references
+        _release_memory()
+        if len(ready) == 1:
+            return {**problems, ready[0].stem: problem}
+        logger.warning("WARNING: a batch failed (%s); its samples are tried one by one", problem)
+        made: dict[str, Write | str] = dict(problems)
+        for sample in ready:
+            made |= self._make([sample])
+        return made
+
+    @property
+    def _own_errors(self) -> tuple[type[Exception], ...]:
+        """Errors after which the next sample can be tried. One process out of memory leaves the others waiting."""
+        shares = self._group is not None and self._group.video is not None
+        return (ValueError,) if shares else (ValueError, RuntimeError, MemoryError)
+
+    def _pipe_of(self, config: SampleConfig) -> SamplingPipeline:
+        """The models with the settings of ``config``.
+
+        Raises:
+            ConfigError: the cache does not fit the model.
+        """
+        if config is self._plan.config:
+            return self._pipe
+        if config is not self._own_pipe[0]:  # batches of the same settings follow each other
+            self._own_pipe = (config, self._pipe.with_config(config))
+        return self._own_pipe[1]
+
+    def _sample(
+        self, pipe: SamplingPipeline, batch: Sequence[Sample], references: Mapping[str, Sequence[torch.Tensor]]
+    ) -> dict[str, Write]:
+        conditioned = any(references[sample.stem] for sample in batch)
+        output = pipe(
+            [sample.text for sample in batch],
+            seed=[sample.seed for sample in batch],
+            references=[references[sample.stem] for sample in batch] if conditioned else None,
+            mask_strategies=[sample.mask_strategy for sample in batch] if conditioned else None,
+            meter=self._meter,
+            progress=self._progress,
+        )
+        by_loop = [output.traces, *output.later_traces]
+        return {
+            sample.stem: partial(
+                write_sample,
+                self._plan.folder,
+                sample,
+                frames=output.videos[i],
+                captions=_captions(sample),
+                traces=[traces[i] for traces in by_loop],
+                seconds=output.seconds / len(batch),
+            )
+            for i, sample in enumerate(batch)
+        }
+
+    def _references(self, pipe: SamplingPipeline, sample: Sample) -> list[torch.Tensor]:
+        """The latents of a sample's references; those of files that several samples share are encoded once.
+
+        Raises:
+            ConfigError: a file is not any more what it was when the run began, or cannot be read.
+        """
+        config, latents = sample.config, []
+        for number, (info, digest) in enumerate(zip(sample.references, sample.reference_hashes, strict=True)):
+            part = part_of_reference(sample.mask_strategy, number, config) if info.kind == "video" else WHOLE
+            key = (digest, part, config)
+            if key not in self._encoded or config.compat:
+                if sha256_of(info.path) != digest:
+                    raise ConfigError(f"reference '{info.path}' was changed since the run began; start it again")
+                frames = read_reference(info.path, config.height, config.width, part.max_frames)
+                frames = frames[:, part.first_frame(frames.shape[1]) :]
+                if len(self._encoded) >= MAX_ENCODED:
+                    self._encoded.clear()
+                generator = torch.Generator().manual_seed(sample.seed + REFERENCE_SEED_OFFSET + number)
+                with self._meter.stage("references"):
+                    self._encoded[key] = pipe.encode_reference(frames, generator)
+            latents.append(self._encoded[key])
+        return latents
+
+
+def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> PreparedText:
+    """What the text encoder says to all captions that are due; it is loaded only for those that are not kept on disk.
 
     As it is the first stage that takes memory, it is checked here whether all stages have enough.
 
@@ -166,24 +217,32 @@ def encode_text(task: Task, progress: bool = True, processes: int = 1) -> Prepar
         ConfigError: memory does not suffice, or as ``encode_captions``.
         WeightsError: as ``encode_captions``.
     """
-    config = task.weights.applied_to(task.config)
+    config = plan.weights.applied_to(plan.config)
     device, negative = check_device(config.device), negative_prompts(config)
-    every = [caption for texts in _captions(task).values() for caption in texts]
-    largest = max((sample.config for sample in task.samples), key=lambda c: c.height * c.width * c.num_frames)
-    largest = task.weights.applied_to(largest)
+    due = [sample for batch in plan.due_batches for sample in batch]
+    every = [caption for sample in due for caption in _captions(sample)]
+    largest = max((sample.config for sample in due), key=lambda c: c.height * c.width * c.num_frames)
     kept = all_kept(config, every, device, negative)
-    check_memory(largest, len(task.samples), device, text=not kept, processes=processes)
+    check_memory(plan.weights.applied_to(largest), len(due), device, text=not kept, processes=processes)
     shown = progress and config.verbose > 0
     return encode_captions(config, every, device, shown, negative, quiet=not progress)
 
 
-def _captions(task: Task) -> dict[str, list[str]]:
-    """What the text encoder reads about every sample, by stem: a text for each loop."""
-    return {
-        sample.stem: prepare_captions(
-            task.texts[sample.stem],
-            *(sample.config.aes, sample.config.flow, sample.config.camera_motion),
-            sample.config.loop,
-        )
-        for sample in task.samples
-    }
+def _captions(sample: Sample) -> list[str]:
+    """What the text encoder reads about a sample: a text for each loop."""
+    config = sample.config
+    return prepare_captions(sample.text, config.aes, config.flow, config.camera_motion, config.loop)
+
+
+def _reason(error: Exception) -> str:
+    """The sentence about an error that one sample may have alone; others are raised again."""
+    message = message_for_the_user(error)
+    if message is None:
+        raise error
+    return message
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adacache import AdaCacheConfig, Codebook, StepRecord, Trace
+from adacache import AdaCacheConfig, Codebook
 from adacache.calibration.quality import psnr
 from adacache.policies.static import StaticScheduleConfig
-from opensora.cli.drafts import final_command, planned_samples, write_overview
-from opensora.cli.result import SampleResult
+from opensora.cli.drafts import final_command, write_overview
+from opensora.cli.plan import Sample, seeded_samples
+from opensora.cli.records import Result
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import read_video, write_video
 from opensora.errors import ConfigError
-from opensora.prompts.run_prompts import NumberedPrompt, read_prompts
+from opensora.prompts.run_prompts import read_prompts
 from scripts import inference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ def load(overrides: dict | None = None, config: Path = MINI, **cfg_options) -> S
 def samples(**overrides) -> list[tuple[int, int]]:
     """(prompt index, seed) of everything a run samples."""
     config = load(overrides)
-    return [(sample.index, sample.seed) for sample in planned_samples(config, read_prompts(config))]
+    return [(sample.index, sample.seed) for sample in seeded_samples(config, read_prompts(config))]
 
 
 def error_of(*arguments, **cfg_options) -> str:
@@ -128,10 +129,9 @@ def test_without_a_calibration_the_official_codebooks_decide(caplog):
     assert final.codebook == Codebook.from_value("slow30")
 
 
-def result(folder: Path, index: int, seed: int, risk: float | None, frames: int = 9) -> SampleResult:
+def result(folder: Path, index: int, seed: int, risk: float | None, frames: int = 9) -> Sample:
     video = write_video(folder / f"{index}_{seed}.mp4", np.full((frames, 32, 64, 3), 90, np.uint8), 8)
-    trace = Trace(4, [StepRecord(i, None, i < 2) for i in range(4)])
-    return SampleResult(NumberedPrompt(index, "a red star", seed), video, 4, 1.0, trace, risk)
+    return Sample(index, "a red star", seed, None, result=Result(video, 1.0, 4, 2, risk=risk))
 
 
 def test_drafts_are_listed_by_prompt_and_risk(tmp_path):

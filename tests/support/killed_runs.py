@@ -76,6 +76,7 @@ def main() -> None:
 
     import opensora.cli.text_stage
     import opensora.pipeline  # noqa: F401
+    from opensora.cli.ledger import read_manifest
 
     torch.set_num_threads(1)
     for name in ("cold", "whole"):  # the first one fills the caches of text and files
@@ -93,8 +94,7 @@ def main() -> None:
                 assert code == 0, code
                 break
             hit += 1
-            manifest = target / "manifest.json"
-            samples = json.loads(manifest.read_text())["samples"] if manifest.is_file() else {}
+            samples = read_manifest(target)["samples"] if (target / "manifest.json").is_file() else {}
             states.append(sum(sample["status"] == "done" for sample in samples.values()))
         finished.append(str(target))
     print(json.dumps({"kills": hit, "seconds": duration, "finished": finished, "done_at_kill": states}))

@@ -23,12 +23,13 @@ def main() -> None:
     from diffusers import AutoencoderKL  # noqa: F401
     from transformers import T5EncoderModel  # noqa: F401
 
-    from opensora.cli.make import Maker
+    from opensora.cli.ledger import read_manifest
+    from opensora.cli.worker import Worker
     from opensora.datasets import video_io
     from tests.support.killed_runs import fork_run, wait
 
     torch.set_num_threads(1)
-    write, make, third = video_io._write_mp4, Maker.make, threading.Event()
+    write, make, third = video_io._write_mp4, Worker.make, threading.Event()
 
     def write_half(path, frames, rate, crf):
         write(path, frames, rate, crf)
@@ -38,21 +39,21 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(71)  # the third video was not sampled meanwhile
 
-    def make_and_tell(maker, batch):
+    def make_and_tell(worker, batch):
         if batch[0].stem == "sample_0002":
             third.set()
-        return make(maker, batch)
+        return make(worker, batch)
 
     assert wait(fork_run([*arguments, str(folder / "whole")])) == 0
-    video_io._write_mp4, Maker.make = write_half, make_and_tell
+    video_io._write_mp4, Worker.make = write_half, make_and_tell
     code = wait(fork_run([*arguments, str(folder / "killed")]))
     assert code == -signal.SIGKILL, code
-    samples = json.loads((folder / "killed/manifest.json").read_text())["samples"]
+    samples = read_manifest(folder / "killed")["samples"]
     report = {
         "status": {stem: sample["status"] for stem, sample in samples.items()},
         "unfinished": [path.name for path in (folder / "killed").glob(".*.tmp")],
     }
-    video_io._write_mp4, Maker.make = write, make
+    video_io._write_mp4, Worker.make = write, make
     assert wait(fork_run([*arguments, str(folder / "killed")])) == 0
     print(json.dumps(report))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opensora.cli.agreement import Understanding, compare
+from opensora.cli.parallel import Understanding, compare
 
 
 def process(rank: int, problem: str | None = None, **entries: str) -> Understanding:

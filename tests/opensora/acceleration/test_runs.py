@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from opensora.cli.ledger import read_manifest
 from tests.support import torchrun, warm_python
 
 ROOT = warm_python.ROOT
@@ -23,8 +24,7 @@ PROMPTS = [f"a {color} circle moving right" for color in ("red", "green", "blue"
 
 def statuses(folder: Path) -> list[str]:
     """Of all samples, by name."""
-    manifest = folder / "manifest.json"
-    samples = json.loads(manifest.read_text())["samples"] if manifest.is_file() else {}
+    samples = read_manifest(folder)["samples"] if (folder / "manifest.json").is_file() else {}
     return [samples[stem]["status"] for stem in sorted(samples)]
 
 

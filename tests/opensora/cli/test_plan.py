@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensora.cli.batches import make_batches
-from opensora.cli.plan import PlannedSample, plan_samples
+from opensora.cli.plan import Sample, make_batches, plan_samples
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import write_video
@@ -22,7 +21,7 @@ from opensora.prompts.run_prompts import read_prompts
 MINI = Path(__file__).resolve().parents[3] / "configs/mini/sample.py"
 
 
-def plan(**flags: Any) -> list[PlannedSample]:
+def plan(**flags: Any) -> list[Sample]:
     flags = {"prompt": None if "prompt_path" in flags else ["a", "b", "c"], "seed": 100, **flags}
     config = load_config(MINI, flags)
 
@@ -52,7 +51,7 @@ def images(tmp_path) -> Path:
 
 def test_several_samples_of_a_prompt_have_numbers_and_seeds_of_their_own():
     samples = plan(num_sample=2)
-    assert [(sample.stem, sample.prompt.seed) for sample in samples] == [
+    assert [(sample.stem, sample.seed) for sample in samples] == [
         ("sample_0000-0", 100),
         ("sample_0000-1", 100 + 2**20),
         ("sample_0001-0", 101),
@@ -98,7 +97,7 @@ def test_two_references_of_one_prompt_are_its_beginning_and_its_end(images, tmp_
 def test_a_prompt_brings_its_own_reference(images):
     text = 'a {"reference_path": "%s", "mask_strategy": "0,0,0,0,1,0.5"}' % (images / "0007.png")
     first, second = plan(prompt=[text, "b"])
-    assert (first.prompt.text, first.references[0].path.name) == ("a", "0007.png")
+    assert (first.prompt, first.references[0].path.name) == ("a", "0007.png")
     assert first.mask_strategy == "0,0,0,0,1,0.5"
     assert (second.references, second.mask_strategy) == ((), "")
 
@@ -162,7 +161,7 @@ def test_lines_of_a_file_have_settings_of_their_own(tmp_path, images):
     ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     samples = plan(prompt_path=str(tmp_path / "prompts.jsonl"), speedup=2.0)
-    assert [(s.stem, s.prompt.seed) for s in samples[:2]] == [("first", 5), ("sample_0001", 101)]
+    assert [(s.stem, s.seed) for s in samples[:2]] == [("first", 5), ("sample_0001", 101)]
     assert samples[0].config.scheduler.num_sampling_steps == 12
     assert samples[1].references[0].path.name == "0007.png"  # beside the prompt file
     assert samples[2].problem and "number of frames" in samples[2].problem  # the calibration is for another
@@ -187,7 +186,7 @@ def test_one_bad_prompt_is_among_the_others_and_only_bad_ones_are_refused():
 
 def test_a_long_video_reads_its_segments(images):
     [sample] = plan(prompt=["|0| a |2| b"], loop=3, num_frames="34")
-    assert sample.problem is None and sample.prompt.text == "|0|a|2|b"
+    assert sample.problem is None and sample.prompt == "|0|a|2|b"
     assert "segment |2|" in problem_of(prompt=["|0| a |2| "], loop=3, num_frames="34")
 
 

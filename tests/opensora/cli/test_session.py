@@ -20,7 +20,9 @@ from PIL import Image
 
 from adacache.trace import StepRecord, Trace
 from opensora.cli import command
-from opensora.cli.result import results_table
+from opensora.cli import session as sessions
+from opensora.cli.records import Result, results_table
+from opensora.cli.run import run as run_session
 from opensora.datasets.video_io import read_video
 from opensora.errors import ConfigError
 
@@ -67,12 +69,16 @@ class FakePipeline:
 class Run:
     """One run of the command's steps: what became of it."""
 
-    results: list
+    samples: list
     calls: list
     folder: Path
     failed: dict
     error: BaseException | None
     config: object
+
+    @property
+    def results(self) -> list:
+        return [sample.result for sample in self.samples]
 
     def manifest(self) -> dict:
         return json.loads((self.folder / "manifest.json").read_text())
@@ -105,17 +111,18 @@ def run(tmp_path, monkeypatch):
             return pipe
 
         monkeypatch.setattr(worker, "SamplingPipeline", SimpleNamespace(from_config=from_config))
-        monkeypatch.setattr(worker, "encode_captions", lambda *arguments: None)
-        prepared = command.prepare(config or str(ROOT / f"configs/mini/{name}.py"), flags, {})
+        monkeypatch.setattr(worker, "encode_captions", lambda *arguments, **options: None)
+        plan = command.prepare(config or str(ROOT / f"configs/mini/{name}.py"), flags, {})
         error = None
-        with prepared.open_session() as session:
+        with sessions.open_session(plan) as session:
             try:
-                command.run(session, ["--test"])
+                if plan.due_batches or session.failed:
+                    run_session(session, ["--test"])
             except BaseException as caught:
                 error = caught
-        results = [session.results[sample.stem] for sample in session.samples if sample.stem in session.results]
+        failed = {sample.stem: sample.problem for sample in session.failed}
         calls = pipe.calls if pipe else []
-        return Run(results, calls, session.ledger.folder, session.failed, error, prepared.config)
+        return Run(session.finished, calls, session.ledger.folder, failed, error, plan.config)
 
     return run_config
 
@@ -140,16 +147,16 @@ def test_a_cached_video_comes_with_its_trace_and_picture(run):
     assert metadata["config"]["model"]["from_pretrained"] == "assets/opensora-mini/transformer"
     assert "python" in metadata["versions"] and "torch" in metadata["versions"]
     assert Trace.load(folder / "sample_0000.json").num_computed == 3
-    assert results[0].summary_row()[:3] == ("sample_0000.mp4", 3, 30)
+    assert (results[0].video.name, results[0].num_computed, results[0].num_steps) == ("sample_0000.mp4", 3, 30)
 
 
 def test_the_baseline_computes_all_steps_and_has_no_picture(run):
     done = run("sample", prompt=["a"])
-    results, folder = done.results, done.folder
+    folder = done.folder
     assert done.names() == ["manifest.json", "sample_0000.json", "sample_0000.mp4"]
     assert json.loads((folder / "sample_0000.json").read_text())["metadata"]["prompt"] == "a"
-    assert results[0].summary_row() == ("sample_0000.mp4", 30, 30, 6.0, None, None)
-    assert "30/30" in results_table(results)
+    assert done.results == [Result(folder / "sample_0000.mp4", 6.0, 30, 30)]
+    assert "30/30" in results_table(done.samples)
 
 
 def test_seed_and_name_follow_the_prompt_not_the_batch(run, tmp_path):
@@ -264,9 +271,9 @@ def writing(monkeypatch):
     write = worker.write_sample
 
     def change(before: Callable[[str], None]) -> None:
-        def changed(folder, sample, sampled, about):
+        def changed(folder, sample, **what):
             before(sample.stem)
-            return write(folder, sample, sampled, about)
+            return write(folder, sample, **what)
 
         monkeypatch.setattr(worker, "write_sample", changed)
 
@@ -316,15 +323,15 @@ def test_a_sample_is_entered_once_its_files_are_complete_and_before_the_next_bat
 def test_the_frames_of_one_batch_wait_while_another_is_sampled_and_not_more(run, monkeypatch):
     from opensora.cli import worker
 
-    make, frames, held = worker.Maker.make, [], []
+    make, frames, held = worker.Worker._make, [], []
 
-    def watched(maker, batch):
+    def watched(worker, batch):
         held.append(sum(reference() is not None for reference in frames))
-        made = make(maker, batch)
-        frames.extend(weakref.ref(sampled.frames) for sampled in made.values())
+        made = make(worker, batch)
+        frames.extend(weakref.ref(write.keywords["frames"]) for write in made.values())
         return made
 
-    monkeypatch.setattr(worker.Maker, "make", watched)
+    monkeypatch.setattr(worker.Worker, "_make", watched)
     done = run(prompt=list("abcdefgh"), batch_size=2)
     assert done.error is None and len(held) == 4
     assert held[0] == 0 and max(held) <= 2
@@ -481,11 +488,11 @@ def test_a_reference_that_is_gone_for_a_while_costs_no_finished_video(run, tmp_p
 
 
 def test_a_reference_that_changes_during_the_run_fails_its_sample(run, tmp_path, monkeypatch):
-    import opensora.cli.make as make
+    from opensora.cli import worker
 
     image = tmp_path / "first.png"
     Image.new("RGB", (64, 64)).save(image)
-    monkeypatch.setattr(make, "sha256_of", lambda path: "another")
+    monkeypatch.setattr(worker, "sha256_of", lambda path: "another")
     done = run(prompt=[f"a {json.dumps({'reference_path': str(image)})}", "b"])
     assert list(done.failed) == ["sample_0000"] and "was changed" in done.failed["sample_0000"]
     assert done.statuses()["sample_0001"] == "done"
@@ -521,6 +528,6 @@ def test_a_shared_schedule_makes_the_batch_a_part_of_the_identity(run, tmp_path)
 
 
 def test_the_table_counts_the_steps_of_all_loops(run):
-    row = run(prompt=["a"], num_frames="34", loop=2).results[0].summary_row()
-    assert row[1:3] == (6, 60)
-    assert run(prompt=["a"], num_frames="34", loop=2).results[0].summary_row()[1:3] == (6, 60)
+    for _ in ("made", "read from its sidecar"):
+        [result] = run(prompt=["a"], num_frames="34", loop=2).results
+        assert (result.num_computed, result.num_steps) == (6, 60)

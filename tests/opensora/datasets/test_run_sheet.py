@@ -8,31 +8,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensora.cli import run_sheet
-from opensora.cli.result import SampleResult
-from opensora.cli.run_sheet import MAX_STRIPS, prompt_grid, steps_note, write_run_sheet
+from opensora.cli import drafts
+from opensora.cli.drafts import MAX_STRIPS, prompt_grid, steps_note, write_run_sheet
+from opensora.cli.plan import Sample
+from opensora.cli.records import Result
 from opensora.datasets.video_io import write_video
-from opensora.prompts.run_prompts import NumberedPrompt
 
 
-def sample(folder: Path, index: int, seed: int = 1, num_frames: int = 4, prompt: str = "a cat") -> SampleResult:
+def sample(folder: Path, index: int, seed: int = 1, num_frames: int = 4, prompt: str = "a cat") -> Sample:
     """A gray video, or image, of one shade per seed."""
     frames = np.full((num_frames, 36, 48, 3), 40 * seed % 200, np.uint8)
     video = write_video(folder / f"{index}_{seed}", frames, 8)
-    return SampleResult(NumberedPrompt(index, prompt, seed), video, 30, 1.0, None)
+    return Sample(index, prompt, seed, None, result=Result(video, 1.0, 30, 30))
 
 
 @pytest.fixture
 def labels(monkeypatch) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """(heading, number of columns, texts with their notes) of every grid that is drawn."""
     drawn = []
-    draw = run_sheet.grid
+    draw = drafts.grid
 
     def record(strips, per_row, text_lines, font_size, heading):
         drawn.append((heading, per_row, [(strip.text, strip.note) for strip in strips]))
         return draw(strips, per_row, text_lines, font_size, heading)
 
-    monkeypatch.setattr(run_sheet, "grid", record)
+    monkeypatch.setattr(drafts, "grid", record)
     return drawn
 
 
@@ -57,7 +57,7 @@ def test_a_sheet_has_a_strip_per_sample_under_its_prompt(tmp_path, labels):
 def test_frames_are_spread_over_the_video(tmp_path):
     frames = np.stack([np.full((144, 192, 3), 10 * t, np.uint8) for t in range(21)])
     video = write_video(tmp_path / "a", frames, 8)
-    result = SampleResult(NumberedPrompt(0, "a", 1), video, 30, 1.0, None)
+    result = Sample(0, "a", 1, None, result=Result(video, 1.0, 30, 30))
     picture = np.asarray(prompt_grid([result], [""]))
     middles = picture[-40, 96::195, 0][:6]  # of each of six frames
     assert middles == pytest.approx([0, 40, 80, 120, 160, 200], abs=4)
@@ -80,7 +80,7 @@ def test_several_images_of_a_prompt_share_a_row(tmp_path, labels):
 
 def test_many_samples_go_on_in_other_sheets(tmp_path, labels):
     one = sample(tmp_path, 0)
-    results = [SampleResult(NumberedPrompt(i, "x", 1), one.video, 30, 1.0, None) for i in range(MAX_STRIPS + 2)]
+    results = [Sample(i, "x", 1, None, result=one.result) for i in range(MAX_STRIPS + 2)]
     write_run_sheet(tmp_path / "sheet.png", results)
     assert sorted(path.name for path in tmp_path.glob("sheet*")) == ["sheet.page2.png", "sheet.png"]
     assert labels[0][0] == "(sheet 1 of 2) 0: x" and labels[1][0] == "1: x"
@@ -90,11 +90,7 @@ def test_many_samples_go_on_in_other_sheets(tmp_path, labels):
 def test_a_prompt_is_kept_on_one_sheet_if_it_fits(tmp_path, labels):
     one = sample(tmp_path, 0)
     groups = [(0, MAX_STRIPS - 1), (1, 2), (2, MAX_STRIPS + 1)]
-    results = [
-        SampleResult(NumberedPrompt(i, "x", seed), one.video, 30, 1.0, None)
-        for i, count in groups
-        for seed in range(count)
-    ]
+    results = [Sample(i, "x", seed, None, result=one.result) for i, count in groups for seed in range(count)]
     write_run_sheet(tmp_path / "sheet.png", results)
     assert [len(texts) for _, _, texts in labels] == [MAX_STRIPS - 1, 2, MAX_STRIPS, 1]
 
@@ -108,8 +104,8 @@ def test_sheets_of_an_older_longer_run_are_removed(tmp_path):
 
 def test_a_video_that_cannot_be_read_has_a_gray_box(tmp_path, labels):
     missing, broken = (sample(tmp_path, index) for index in (0, 1))
-    missing.video.unlink()
-    broken.video.write_bytes(b"text")
+    missing.result.video.unlink()
+    broken.result.video.write_bytes(b"text")
     path = write_run_sheet(tmp_path / "sheet.png", [missing, broken])
     assert [texts[0][0] for _, _, texts in labels] == ["seed 1: cannot read 0_1.mp4", "seed 1: cannot read 1_1.mp4"]
     assert size(path)[0] > 192

@@ -1,0 +1,115 @@
+"""The sampling command in one process, and what is checked on every machine before models are loaded."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from opensora.cli.plan import Plan, Sample, distinct_configs
+from opensora.cli.refining import refine
+from opensora.cli.session import Session
+from opensora.cli.worker import Worker, Write
+from opensora.cli.writing import BackgroundWriter
+from opensora.config.target import check_calibrated_model
+from opensora.device import DTYPES, check_compiler, check_device
+from opensora.errors import ConfigError, one_line
+from opensora.load_models import check_models
+from opensora.memory.report import check_cache_memory
+
+logger = logging.getLogger(__name__)
+
+
+def run(session: Session, arguments: Sequence[str]) -> None:
+    """Make what is due, and note in the ledger how that ended.
+
+    Raises:
+        ConfigError, WeightsError: the models cannot be run on this machine.
+        OSError: the disk refuses; what is finished is kept.
+    """
+    due = session.plan.due_batches
+    if due:
+        check_machine(session.plan)
+    session.begin(arguments)
+    outcome = "interrupted"
+    try:
+        if due:
+            make_all(session)
+        outcome = session.outcome
+    except Exception as error:
+        outcome = f"error: {error}"
+        raise
+    finally:
+        session.ledger.end_run(outcome)
+
+
+def make_all(session: Session) -> None:
+    """Make what is due; the files of a batch are written and entered while the next one is sampled.
+
+    What is sampled when an error or an interrupt ends the run is written and entered, too.
+
+    Raises:
+        ConfigError: the device does not exist, or memory does not suffice.
+        WeightsError: a checkpoint does not fit its model.
+        OSError: the disk refuses; what is finished is kept.
+    """
+    due = session.plan.due_batches
+    refine((sample for batch in due for sample in batch), session.ledger)
+    worker = Worker(session.plan)
+    # What the writer logs comes while a bar of the next batch is shown, and goes above it.
+    with logging_redirect_tqdm(), BackgroundWriter() as writer:
+        for batch in due:
+            session.start(batch)
+            writer.begin([partial(_write_and_enter, session, *job) for job in worker.make(batch)])
+    if worker.memory_line is not None:
+        logger.info(worker.memory_line)
+
+
+def _write_and_enter(session: Session, sample: Sample, write: Write | str) -> None:
+    if isinstance(write, str):
+        session.fail(sample, write)
+    else:
+        session.finish(sample, *write())
+
+
+def check_machine(plan: Plan, processes: int = 1) -> None:
+    """Refuse what this machine cannot run before the models are loaded.
+
+    Args:
+        processes: that share a video.
+
+    Raises:
+        ConfigError: no such device, no compiler, no PyAV, too little memory, or models that do not belong together.
+        WeightsError: a checkpoint does not fit its model.
+    """
+    due = [sample for sample in plan.samples if sample.is_due]
+    check_pyav(due)
+    config = plan.weights.applied_to(plan.config)
+    device = check_device(config.device, DTYPES[config.dtype])
+    if config.compile:
+        check_compiler(device)
+    for chosen in distinct_configs(due):
+        check_calibrated_model(plan.weights.applied_to(chosen))
+    check_models(config)
+    check_cache_memory(config, len(plan.samples), device, processes)
+
+
+def check_pyav(samples: Sequence[Sample]) -> None:
+    """Refuse to sample videos that could not be written; images need no encoder.
+
+    Raises:
+        ConfigError: PyAV cannot be imported.
+    """
+    video = next((sample.stem for sample in samples if sample.config.num_frames > 1), None)
+    if video is None:
+        return
+    try:
+        importlib.import_module("av")
+    except ImportError as error:
+        raise ConfigError(
+            f"{video}.mp4 cannot be written without PyAV, and that cannot be imported ({one_line(error)}); install it "
+            "with pip install av"
+        ) from error
