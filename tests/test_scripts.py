@@ -200,3 +200,14 @@ def test_a_missing_package_is_one_sentence(command, tmp_path):
         done.stderr.startswith(f"error: {sys.executable} has no package mmengine; run: ") and "activate" in done.stderr
     )
     assert done.stderr.count("\n") == 1
+
+
+def test_every_entry_script_explains_what_is_missing():
+    """Before it imports anything but the standard library and what explains it."""
+    for script in [*ROOT.glob("scripts/*.py"), ROOT / "opensora/memory/__main__.py"]:
+        before, call, _ = script.read_text().partition("\nexplain_missing_packages()\n")
+        imported = [
+            line.split()[1].split(".")[0] for line in before.splitlines() if line.startswith(("import ", "from "))
+        ]
+        assert call and set(imported) <= {*sys.stdlib_module_names, "opensora"}, script
+        assert before.count("from opensora") == 1, script

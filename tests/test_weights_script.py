@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save
 
+from scripts.weights import main
 from support.fake_hub import COMMIT, FakeHub, checksum
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +57,22 @@ def run(hub, tmp_path) -> Run:
             text=True,
             timeout=TIME_LIMIT,
         )
+
+    return run_command
+
+
+@pytest.fixture
+def run_offline(run, tmp_path, monkeypatch, capsys) -> Run:
+    """The same within this process, which has loaded torch already, and without a network."""
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub/hub"))
+
+    def run_command(*arguments: str) -> subprocess.CompletedProcess:
+        capsys.readouterr()
+        code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return run_command
 
@@ -111,7 +129,7 @@ def pipeline(hub) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("place", ["folder", "cache"])
-def test_pieces_in_folders_of_one_repository(run, hub, pipeline, tmp_path, place):
+def test_pieces_in_folders_of_one_repository(run, run_offline, hub, pipeline, tmp_path, place):
     """The tokenizer comes along with the text encoder, and nothing else does."""
     where = ["--weights-dir", str(tmp_path / "weights")] if place == "folder" else []
     done = run("download", MINI, *where, *SUBFOLDERS)
@@ -125,41 +143,40 @@ def test_pieces_in_folders_of_one_repository(run, hub, pipeline, tmp_path, place
         assert (top / name).read_bytes() == data
     assert not (top / "vae_other").exists() and not (top / "model_index.json").exists()
 
-    offline = {"HF_HUB_OFFLINE": "1"}
-    verified = run("verify", MINI, *where, *SUBFOLDERS, **offline)
+    verified = run_offline("verify", MINI, *where, *SUBFOLDERS)
     assert (verified.returncode, verified.stderr) == (0, "")
     assert "unchecked" not in verified.stdout and "fit T5EncoderModel" in verified.stdout
     assert f"{'weights folder' if place == 'folder' else 'hub cache'} {top}/vae" in (
-        run("list", MINI, *where, *SUBFOLDERS, **offline).stdout
+        run_offline("list", MINI, *where, *SUBFOLDERS).stdout
     )
 
     before = len(hub.requests)
     assert run("download", MINI, *where, *SUBFOLDERS).returncode == 0 and len(hub.requests) == before
     if place == "cache":
-        copied = run("download", MINI, "--weights-dir", str(tmp_path / "copy"), *SUBFOLDERS, **offline)
+        copied = run_offline("download", MINI, "--weights-dir", str(tmp_path / "copy"), *SUBFOLDERS)
         assert copied.returncode == 0, copied.stderr
         assert (tmp_path / "copy/pipeline/tokenizer/tokenizer.json").read_bytes() == wanted["tokenizer/tokenizer.json"]
-        again = run("verify", MINI, "--weights-dir", str(tmp_path / "copy"), *SUBFOLDERS, **offline)
+        again = run_offline("verify", MINI, "--weights-dir", str(tmp_path / "copy"), *SUBFOLDERS)
         assert again.returncode == 0 and "all weights can be used" in again.stdout
 
 
-def test_a_folder_of_a_repository_is_mended_and_named(run, hub, pipeline, tmp_path):
+def test_a_folder_of_a_repository_is_mended_and_named(run, run_offline, hub, pipeline, tmp_path):
     folder = tmp_path / "weights"
     assert run("download", MINI, "--weights-dir", str(folder), *SUBFOLDERS).returncode == 0
     (folder / "pipeline/tokenizer/tokenizer.json").unlink()
     (folder / "pipeline/vae/model.safetensors").write_bytes(b"cut off")
-    verified = run("verify", MINI, "--weights-dir", str(folder), *SUBFOLDERS)
+    verified = run_offline("verify", MINI, "--weights-dir", str(folder), *SUBFOLDERS)
     assert verified.returncode == 1 and "not usable: autoencoder, text encoder" in verified.stdout
     assert "text_encoder lacks tokenizer.json or spiece.model" in verified.stdout
     done = run("download", MINI, "--weights-dir", str(folder), *SUBFOLDERS)
     assert done.returncode == 0, done.stderr
-    assert run("verify", MINI, "--weights-dir", str(folder), *SUBFOLDERS).returncode == 0
+    assert run_offline("verify", MINI, "--weights-dir", str(folder), *SUBFOLDERS).returncode == 0
     missing = ["--cfg-options", "model.from_pretrained=owner/pipeline/nothing"]
     assert_refused(
         run("download", MINI, "--weights-dir", str(folder), *missing),
         "owner/pipeline/nothing is not a folder of transformer weights: it holds none",
     )
-    told = run("verify", MINI, "--weights-dir", str(folder), *missing, HF_HUB_OFFLINE="1")
+    told = run_offline("verify", MINI, "--weights-dir", str(folder), *missing)
     assert "not on this machine" in told.stdout
 
 
@@ -189,7 +206,7 @@ def test_finished_files_survive_a_download_that_fails(run, hub, tmp_path):
     assert len(hub.transfers("model.safetensors")) == 1
 
 
-def test_damage_is_found_and_mended(run, hub, tmp_path):
+def test_damage_is_found_and_mended(run, run_offline, hub, tmp_path):
     folder = tmp_path / "weights"
     arguments = (MINI, "--weights-dir", str(folder), *OPTIONS)
     assert run("download", *arguments).returncode == 0
@@ -198,13 +215,13 @@ def test_damage_is_found_and_mended(run, hub, tmp_path):
     weights.write_bytes(data[:-8] + bytes(8 * [1]))  # of the right size
     (folder / "tiny-vae/model.safetensors").write_bytes(b"cut off")
     (folder / "tiny-text_encoder/tokenizer.json").unlink()
-    done = run("verify", *arguments, HF_HUB_OFFLINE="1")
+    done = run_offline("verify", *arguments)
     assert done.returncode == 1
     assert f"{weights} has another sha256" in done.stdout
     assert "tiny-vae/model.safetensors is corrupt or truncated" in done.stdout
     assert "lacks tokenizer.json or spiece.model" in done.stdout
     assert done.stdout.splitlines()[-1] == "not usable: transformer, autoencoder, text encoder"
-    quick = run("verify", *arguments, "--quick", HF_HUB_OFFLINE="1").stdout
+    quick = run_offline("verify", *arguments, "--quick").stdout
     assert quick.splitlines()[-1] == "not usable: autoencoder, text encoder"
 
     weights.unlink()
@@ -213,25 +230,25 @@ def test_damage_is_found_and_mended(run, hub, tmp_path):
     assert mended.returncode == 0, mended.stderr
     assert "the rest is there" in mended.stdout and len(hub.transfers("model.safetensors")) == 2
     assert len(hub.transfers("tokenizer.json")) == 1
-    assert run("verify", *arguments, "--quick").returncode == 0
+    assert run_offline("verify", *arguments, "--quick").returncode == 0
     assert weights.read_bytes() == data
 
 
-def test_the_cache_of_the_hub(run, hub, tmp_path):
+def test_the_cache_of_the_hub(run, run_offline, hub, tmp_path):
     assert run("download", MINI, *OPTIONS).returncode == 0
     snapshot = tmp_path / "hub/hub/models--owner--tiny-vae/snapshots" / COMMIT
     assert snapshot.is_dir()
-    listed = run("list", MINI, *OPTIONS, HF_HUB_OFFLINE="1").stdout
+    listed = run_offline("list", MINI, *OPTIONS).stdout
     assert f"hub cache {snapshot}" in listed
-    verified = run("verify", MINI, *OPTIONS, HF_HUB_OFFLINE="1")
+    verified = run_offline("verify", MINI, *OPTIONS)
     assert verified.returncode == 0 and "unchecked" not in verified.stdout
     # A folder to take along is filled from the cache, without a network.
     folder = tmp_path / "along"
-    copied = run("download", MINI, "--weights-dir", str(folder), *OPTIONS, HF_HUB_OFFLINE="1")
+    copied = run_offline("download", MINI, "--weights-dir", str(folder), *OPTIONS)
     assert copied.returncode == 0 and "to copy from the hub's cache" in copied.stdout
     assert (folder / "tiny-vae/model.safetensors").read_bytes() == (ASSETS / "vae/model.safetensors").read_bytes()
     (snapshot / "model.safetensors").resolve().write_bytes(b"x" * 100)
-    damaged = run("verify", MINI, *OPTIONS, "--quick")
+    damaged = run_offline("verify", MINI, *OPTIONS, "--quick")
     assert damaged.returncode == 1 and "corrupt or truncated" in damaged.stdout
 
 
@@ -268,16 +285,16 @@ def test_all_that_cannot_be_downloaded_is_named(run, hub):
     assert_refused(done, "no repository owner/tiny-vae", "owner/tiny-text_encoder is not a repository of text encoder")
 
 
-def test_what_is_missing_is_told_by_verify_and_list(run, hub, tmp_path):
-    done = run("verify", "configs/sample.py", HF_HUB_OFFLINE="1")
+def test_what_is_missing_is_told_by_verify_and_list(run, run_offline, hub, tmp_path):
+    done = run_offline("verify", "configs/sample.py")
     assert done.returncode == 1 and done.stdout.count("scripts/weights.py download") == 3
-    listed = run("list", HF_HUB_OFFLINE="1")
+    listed = run_offline("list")
     assert listed.returncode == 0 and "hpcai-tech/OpenSora-STDiT-v3  4.8 GB  missing" in listed.stdout
     assert "384 kB  missing" in run("list", MINI, *OPTIONS).stdout  # as the hub says
     own = ["--cfg-options", f"model.from_pretrained={tmp_path}", "vae.from_pretrained=./nowhere"]
-    done = run("download", MINI, *own, HF_HUB_OFFLINE="1")
+    done = run_offline("download", MINI, *own)
     assert done.returncode == 1 and "a folder of your own" in done.stderr and "'./nowhere' is neither" in done.stderr
-    done = run("verify", MINI, *own, HF_HUB_OFFLINE="1")
+    done = run_offline("verify", MINI, *own)
     assert done.returncode == 1 and f"{tmp_path} lacks config.json" in done.stdout and "'./nowhere'" in done.stdout
 
 
