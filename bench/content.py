@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from adacache import AdaCacheConfig, Codebook, Trace
+from adacache.atomic import atomic_path
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from mini.world.captions import MOTION_MIX, Scene, draw_scene, max_draws
@@ -118,11 +121,6 @@ def spread_shares(rows: Sequence[Mapping[str, Any]], key: str = "distances") -> 
 
 def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Distance curves per class; beside them the steps AdaCache computes and its gain over the fixed list."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    from adacache.atomic import atomic_path
-
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     curves, steps, gain = figure.subplots(1, 3, width_ratios=(2.2, 1, 1))
     colors = dict(zip(summary, colormaps["tab20"].colors, strict=False))

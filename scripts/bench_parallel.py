@@ -16,13 +16,15 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 
 explain_missing_packages()
 
+from opensora.acceleration.launch import read_launch  # noqa: E402
 from opensora.cli.arguments import parse_arguments  # noqa: E402
+from opensora.config.loading import load_config  # noqa: E402
+from opensora.errors import ConfigError, run_command  # noqa: E402
+from opensora.prompts.run_prompts import read_prompts  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    from opensora.errors import run_command
-
     return run_command(lambda: measure(*parse_arguments(arguments)), several=True)
 
 
@@ -32,11 +34,6 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
     Raises:
         ConfigError: the config or the number of processes cannot be used.
     """
-    from opensora.acceleration.launch import read_launch
-    from opensora.config.loading import load_config
-    from opensora.errors import ConfigError
-    from opensora.prompts.run_prompts import read_prompts
-
     launch = read_launch()
     if launch.is_alone:
         raise ConfigError("one process has nothing to exchange; start with torchrun --nproc-per-node 2 or more")

@@ -28,9 +28,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -39,20 +38,15 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 
 explain_missing_packages()
 
-from opensora.errors import ConfigError, run_command  # noqa: E402
-
-if TYPE_CHECKING:
-    from bench.timing.record import Record
-
-PARTS = ("steps", "memory", "flops", "mini", "compile", "quality")
-DEFAULT_PARTS = ("memory", "flops", "mini", "compile")
-DEFAULT_FILE = Path("outputs/benchmark.json")
-EXIT_SLOWER = 1
+from bench.timing import DEFAULT_FILE, DEFAULT_PARTS, PARTS  # noqa: E402
+from opensora.errors import run_command  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = parse_options(arguments)
+    from bench.timing.parts import compare_runs, run_parts
+
     return run_command(lambda: compare_runs(options) if options.compare else run_parts(options))
 
 
@@ -110,107 +104,6 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.compare and options.save and options.save.resolve() == options.compare[0].resolve():
         parser.error(f"--save would overwrite {options.save}, which is compared with; choose another file")
     return options
-
-
-def run_parts(options: argparse.Namespace) -> int:
-    """Run the chosen parts, print their figures and write them."""
-    file = options.save or DEFAULT_FILE
-    measure(options.parts or DEFAULT_PARTS, settings_of(options, {}), file)
-    print(f"wrote {file}")
-    return 0
-
-
-def compare_runs(options: argparse.Namespace) -> int:
-    """Compare a file with a run of the same parts, or with another file."""
-    from bench.timing.comparison import compare
-    from bench.timing.record import Record
-    from bench.timing.report import comparison_text
-
-    before = Record.load(options.compare[0])
-    if len(options.compare) == 2:
-        after = Record.load(options.compare[1])
-    else:
-        parts = options.parts or [part for part in before.figures if part in PARTS]
-        after = measure(parts, settings_of(options, before.settings), options.save)
-        print()
-    comparison = compare(before, after)
-    print(comparison_text(before, after, comparison))
-    if options.fail_above is None:
-        return 0
-    slower = comparison.slower_than(options.fail_above)
-    if slower:
-        print(f"slower than {options.fail_above:g} times: {', '.join(row.name for row in slower)}", file=sys.stderr)
-    return EXIT_SLOWER if slower else 0
-
-
-def settings_of(options: argparse.Namespace, defaults: dict[str, Any]) -> dict[str, Any]:
-    """What the figures depend on; what was not given is taken from `defaults`, those of an earlier run."""
-    known: dict[str, Any] = {"repeats": None, "captions": 32, "no_command": False}
-    given = {name: getattr(options, name) for name in known}
-    return {name: defaults.get(name, value) if given[name] is None else given[name] for name, value in known.items()}
-
-
-def measure(parts: Sequence[str], settings: dict[str, Any], file: Path | None) -> Record:
-    """Run parts and print their figures; after each of them, what there is so far is written to `file`.
-
-    Raises:
-        ConfigError: none of the parts can be measured on this machine, or the file cannot be written.
-    """
-    from bench.machine import describe_machine
-    from bench.timing.record import Record
-    from bench.timing.report import figures_text
-    from bench.timing.turns import same_threads
-
-    record = Record(describe_machine(), settings)
-    print(figures_text("machine", record.machine), flush=True)
-    for part in PARTS if "all" in parts else parts:
-        try:
-            with same_threads():
-                record.figures[part] = task_of(part, settings)()
-        except ConfigError as error:
-            print(f"{part} is left out: {error}", file=sys.stderr)
-            continue
-        print(figures_text(part, record.figures[part]), flush=True)
-        if file is not None:
-            record.save(file)
-    if not record.figures:
-        raise ConfigError("nothing was measured")
-    return record
-
-
-def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-    """What measures a part; only its own libraries are imported."""
-    repeats = settings["repeats"]
-    if part == "steps":
-        from bench.timing.steps import measure_steps
-
-        return lambda: measure_steps(repeats)
-    if part == "memory":
-        from bench.timing.memory import measure_memory
-
-        return measure_memory
-    if part == "flops":
-        from bench.timing.models import measure_flops
-
-        return measure_flops
-    if part == "mini":
-        from bench.timing.mini import measure_mini
-
-        return lambda: measure_mini(repeats, command=not settings["no_command"])
-    if part == "compile":
-        from bench.timing.steps import measure_compile
-
-        return lambda: measure_compile(repeats)
-    return lambda: measure_quality_of_caches(settings["captions"])
-
-
-def measure_quality_of_caches(captions: int) -> dict[str, Any]:
-    """Held-out captions under several codebooks; prints the table that the README shows."""
-    from bench.timing.quality import markdown, measure_quality
-
-    result = measure_quality(captions)
-    print(markdown(result))
-    return result
 
 
 if __name__ == "__main__":

@@ -20,6 +20,17 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 
 explain_missing_packages()
 
+from tqdm import tqdm  # noqa: E402
+
+from adacache import AdaCacheConfig  # noqa: E402
+from adacache.atomic import atomic_path  # noqa: E402
+from adacache.calibration.quality import psnr  # noqa: E402
+from bench import content as study  # noqa: E402
+from opensora.config.loading import load_config  # noqa: E402
+from opensora.device import limit_threads  # noqa: E402
+from opensora.errors import ConfigError, WeightsError  # noqa: E402
+from opensora.pipeline import SamplingPipeline  # noqa: E402
+
 
 def main() -> None:
     """Sample, summarize, draw."""
@@ -32,17 +43,6 @@ def main() -> None:
     for name in ("captions", "tune_captions"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
-
-    from tqdm import tqdm
-
-    from adacache import AdaCacheConfig
-    from adacache.atomic import atomic_path
-    from adacache.calibration.quality import psnr
-    from bench import content as study
-    from opensora.config.loading import load_config
-    from opensora.device import limit_threads
-    from opensora.errors import ConfigError, WeightsError
-    from opensora.pipeline import SamplingPipeline
 
     try:
         classes = study.captions_by_class(options.captions, seed=5)

@@ -25,6 +25,8 @@ explain_missing_packages()
 
 from bench.compare.metric_info import METRICS  # noqa: E402
 from opensora.cli.arguments import OneLineParser  # noqa: E402
+from opensora.errors import run_command  # noqa: E402
+from opensora.files import make_output_folder  # noqa: E402
 
 if TYPE_CHECKING:
     from bench.compare.vbench import VBenchExport
@@ -53,8 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.export and options.export[0] != "vbench":
         parser.error(f"--export knows 'vbench' only, got '{options.export[0]}'")
-    from opensora.errors import run_command
-
     return run_command(lambda: run(options))
 
 
@@ -62,7 +62,6 @@ def run(options: argparse.Namespace) -> int:
     """Export, compare, print, write."""
     from bench.compare.evaluate import check_format, evaluate, remarks, table, write
     from bench.compare.vbench import export_vbench
-    from opensora.files import make_output_folder
 
     if options.output:
         check_format(options.output)

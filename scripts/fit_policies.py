@@ -20,7 +20,12 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 
 explain_missing_packages()
 
+from adacache.calibration.target import TARGETS  # noqa: E402
 from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
+from opensora.config.loading import load_config  # noqa: E402
+from opensora.errors import ConfigError, run_command  # noqa: E402
+from opensora.files import make_output_folder  # noqa: E402
+from opensora.prompts.run_prompts import plain_texts  # noqa: E402
 
 GOOD_FIT = 0.5  # R^2; published fits of other models that people asked about had 0.1 to 0.7
 
@@ -48,19 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("opensora").setLevel(logging.INFO)
-    from opensora.errors import run_command
-
     return run_command(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> int:
     """Sample, fit, write, print."""
-    from adacache.calibration.target import TARGETS
-    from opensora.config.loading import load_config
-    from opensora.errors import ConfigError
-    from opensora.files import make_output_folder
-    from opensora.prompts.run_prompts import plain_texts
-
     off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})

@@ -24,8 +24,21 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 explain_missing_packages()
 
 import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
-from mini.world.captions import BACKGROUNDS, COLORS, DIRECTIONS, PATTERNS, SHAPES, TEXTURES, moves  # noqa: E402
+from mini.check.check import compare  # noqa: E402
+from mini.check.describe import describe_clip  # noqa: E402
+from mini.world.captions import (  # noqa: E402
+    BACKGROUNDS,
+    COLORS,
+    DIRECTIONS,
+    PATTERNS,
+    SHAPES,
+    TEXTURES,
+    moves,
+    parse_caption,  # noqa: E402
+)
+from mini.world.clips import make_clip  # noqa: E402
 
 if TYPE_CHECKING:
     from mini.world.captions import Background, Figure, Scene
@@ -153,13 +166,6 @@ def with_other_number(scene: Scene, rng: np.random.Generator) -> Scene:
 
 def validate(clips: int, seed: int, variants: list[str]) -> tuple[dict[str, Tally], dict[str, Tally]]:
     """Tallies per variant: items right on the true captions, and wrong captions accepted."""
-    from tqdm import tqdm
-
-    from mini.check.check import compare
-    from mini.check.describe import describe_clip
-    from mini.world.captions import parse_caption
-    from mini.world.clips import make_clip
-
     right = {name: Tally() for name in variants}
     accepted = {name: Tally() for name in variants}
     for index in tqdm(range(clips), desc="clips", mininterval=1):

@@ -1,1 +1,7 @@
 """What `scripts/benchmark.py` measures: one file per part, and the comparison of two runs of it."""
+
+from pathlib import Path
+
+PARTS = ("steps", "memory", "flops", "mini", "compile", "quality")
+DEFAULT_PARTS = ("memory", "flops", "mini", "compile")
+DEFAULT_FILE = Path("outputs/benchmark.json")

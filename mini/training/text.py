@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
 from mini.world.captions import vocabulary
 
 if TYPE_CHECKING:
@@ -16,9 +19,6 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word, an end mark, and one token for every word outside the vocabulary."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     words = [PAD, EOS, UNKNOWN, *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -37,8 +37,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_text_encoder() -> T5EncoderModel:
     """A two-layer T5 encoder with random weights."""
-    from transformers import T5Config, T5EncoderModel
-
     config = T5Config(
         vocab_size=len(vocabulary()) + 3,
         d_model=WIDTH,

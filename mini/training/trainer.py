@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -193,8 +194,6 @@ class Trainer:
 
 def plot_loss(losses: list[float], path: Path, title: str) -> None:
     """Draw the loss of every step and its running mean."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="step", ylabel="loss", yscale="log")
     values = torch.tensor(losses)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.timing import mini, parts
 from bench.timing.record import Record, Samples
+from opensora.errors import ConfigError
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts/benchmark.py"
 
@@ -71,7 +73,7 @@ def test_a_file_of_something_else_is_told_in_one_sentence(script, capsys, tmp_pa
 
 
 def test_two_files_are_compared_without_a_run(script, capsys, files, monkeypatch):
-    monkeypatch.setattr(script, "measure", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr(parts, "measure", lambda *_: pytest.fail("something was measured"))
     assert script.main(["--compare", *files]) == 0
     text = capsys.readouterr().out
     assert "slower" in text and "1.500" in text and "equal: 1 exact figure" in text
@@ -86,7 +88,7 @@ def test_the_exit_code_of_a_slower_run_is_asked_for(script, capsys, files, limit
 
 def test_one_file_is_compared_with_a_run_of_its_parts_and_settings(script, capsys, files, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(script, "measure", lambda *arguments: asked.append(arguments) or run_of(10, threads=2))
+    monkeypatch.setattr(parts, "measure", lambda *arguments: asked.append(arguments) or run_of(10, threads=2))
     assert script.main(["--compare", files[0]]) == 0
     settings = {"repeats": 9, "captions": 32, "no_command": False}
     assert asked == [(["mini"], settings, None)]
@@ -96,7 +98,6 @@ def test_one_file_is_compared_with_a_run_of_its_parts_and_settings(script, capsy
 
 
 def test_a_part_that_cannot_be_measured_does_not_take_the_others_along(script, capsys, monkeypatch, tmp_path):
-    from opensora.errors import ConfigError
 
     def task_of(part: str, _: dict):
         def refuse():
@@ -104,7 +105,7 @@ def test_a_part_that_cannot_be_measured_does_not_take_the_others_along(script, c
 
         return refuse if part == "compile" else lambda: {"held_GB": 0.5}
 
-    monkeypatch.setattr(script, "task_of", task_of)
+    monkeypatch.setattr(parts, "task_of", task_of)
     path = tmp_path / "run.json"
     assert script.main(["--parts", "compile", "memory", "--save", str(path)]) == 0
     assert "compile is left out: there is no compiler" in capsys.readouterr().err
@@ -128,7 +129,6 @@ def test_help_answers_without_torch():
 
 def test_the_mini_part_measures_and_is_equal_to_itself(script, capsys, monkeypatch, tmp_path):
     """A real run of one turn, but for what takes processes of its own."""
-    from bench.timing import mini
 
     monkeypatch.setattr(mini, "_processes", lambda turns, command: {"turns": turns, "command": command})
     path = tmp_path / "run.json"
