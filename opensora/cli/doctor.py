@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if all is fine, also with warnings, and 1 if something needs fixing."""
     parser = OneLineParser(
         prog="python -m opensora.doctor",
-        description="Say what this installation has, and what is wrong with it; it takes about half a minute.",
+        description="Say what this installation has, and what is wrong with it; it takes some seconds.",
         epilog="Exit code 0: all is fine, or there are warnings only; 1: something needs fixing.",
         allow_abbrev=False,
     )
