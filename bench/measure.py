@@ -11,9 +11,8 @@ import numpy as np
 
 from adacache import Trace
 from adacache.trace import StepRecord
-from bench.compare.captions import caption_scores
 from bench.compare.metric_info import METRICS, MetricInfo
-from bench.compare.metrics import Metrics
+from bench.compare.metrics import Metrics, caption_scores
 from bench.costs import Costs
 from bench.points import EXACT, UNCACHED, BenchPoint
 from bench.sampler import Sampled

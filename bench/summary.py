@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ class Measured:
     rows: tuple[VideoRow, ...]
     prompts: tuple[int, ...]  # index of the prompt of each
 
-    @property
+    @cached_property
     def keys(self) -> list[str]:
         """Quantities that every video has."""
         return [key for key in self.rows[0].values if all(key in row.values for row in self.rows)]

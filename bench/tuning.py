@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from adacache import AdaCacheConfig, Codebook, StepController
+from adacache import Codebook, StepController
 from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
 from adacache.codebook import PRESETS
@@ -72,19 +71,6 @@ def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) 
     tuned = [tune_codebook(steps_of, longest, count) for longest in holds]
     near = [found for found in tuned if abs(found[1] - count) < REACHED] or [tuned[0]]
     return min(near, key=lambda found: tried[found[0]].log_error)
-
-
-def adacache_at(runner: Runner, base: AdaCacheConfig, clips: Sequence[Clip], count: int) -> AdaCacheConfig:
-    """AdaCache as the paper has it, tuned on ``clips`` to ``count`` computed steps on average."""
-    exact = final_latents(runner, None, clips)[0]
-
-    def with_codebook(codebook: Codebook) -> AdaCacheConfig:
-        return replace(base, codebook=codebook, bridge="hold", moreg=None)
-
-    codebook, _ = best_codebook(
-        lambda codebook: try_policy(runner, with_codebook(codebook), clips, exact), runner.num_steps, count
-    )
-    return with_codebook(codebook)
 
 
 def try_policy(runner: Runner, policy: PolicyConfig, clips: Sequence[Clip], exact: np.ndarray) -> Tried:

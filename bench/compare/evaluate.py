@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from adacache.atomic import atomic_path
 from bench.compare.bootstrap import interval
-from bench.compare.captions import caption_scores
 from bench.compare.metric_info import METRICS
-from bench.compare.metrics import DEFAULT_FPS, Metrics
+from bench.compare.metrics import DEFAULT_FPS, Metrics, caption_scores
 from bench.compare.pairs import NotCompared, Pair, match, read_clip
 from opensora.errors import ConfigError, one_line
 

@@ -15,8 +15,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from bench.report.data import budget_of, compute_of, known_budgets
-from bench.report.definitions import COSTS
+from bench.report.data import COSTS, budget_of, compute_of, known_budgets
 
 OURS_COLORS, OTHER_COLORS = 3, 12  # of the style sheet
 SHAPES = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report.definitions import COSTS
+from bench.report.data import COSTS, compute_of
 
 NEAR = 0.5  # equivalent steps: a point without a budget counts for one this near, and costs this near are compared
 _COMPARED_COSTS = ("denoise_seconds", "cache_mb")
@@ -126,7 +126,7 @@ class Findings:
 
     def _at(self, budget: int) -> Iterator[Mapping[str, Any]]:
         for point in self._points:
-            stray = point["budget"] is None and abs(_compute(point) - budget) <= NEAR
+            stray = point["budget"] is None and abs(compute_of(point) - budget) <= NEAR
             if point["budget"] == budget or stray:
                 yield point
 
@@ -166,7 +166,7 @@ class Findings:
         own = {point["budget"]: point for point in self._points if point["policy"] == self.ours["name"]}
         for point in self._rivals():
             ours = own.get(point["budget"])
-            if ours is None or abs(_compute(point) - _compute(ours)) > NEAR:
+            if ours is None or abs(compute_of(point) - compute_of(ours)) > NEAR:
                 continue
             mine, theirs = ours["values"].get(key), point["values"].get(key)
             if mine and theirs:
@@ -197,15 +197,9 @@ def _entry(point: Mapping[str, Any], table: str, key: str) -> Mapping[str, float
     return (point.get(table) or {}).get(key)
 
 
-def _compute(point: Mapping[str, Any]) -> float:
-    """Mean compute of a point in equivalent steps."""
-    values = point["values"]
-    return (values.get("compute") or values["computed_steps"])["mean"]
-
-
 def _steps(point: Mapping[str, Any]) -> float:
     """What a point is called by: its budget, or without one its compute."""
-    return round(_compute(point), 1) if point["budget"] is None else point["budget"]
+    return round(compute_of(point), 1) if point["budget"] is None else point["budget"]
 
 
 def _sign(metric: Mapping[str, Any]) -> int:

@@ -13,8 +13,7 @@ from markupsafe import Markup
 
 from adacache.atomic import atomic_path
 from bench.report.charts import charts, policy_styles, runtime
-from bench.report.data import known_budgets, load_bench, load_videos, page_data
-from bench.report.definitions import COSTS, define
+from bench.report.data import COSTS, define, known_budgets, load_bench, load_videos, page_data
 from bench.report.findings import Findings
 from bench.report.table import columns, rows
 

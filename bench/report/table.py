@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report.data import budget_of, known_budgets
-from bench.report.definitions import COSTS
+from bench.report.data import COSTS, budget_of, known_budgets
 
 MISSING = "–"
 # Policies are set to about equal ones, so that the smallest of a budget is no merit.

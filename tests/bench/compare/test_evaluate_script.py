@@ -77,3 +77,11 @@ def test_mistakes_are_told_in_one_line(folders, capsys, arguments, message):
     stderr = capsys.readouterr().err
     assert code == 2
     assert stderr.startswith("error: ") and stderr.count("\n") == 1 and message in stderr
+
+
+def test_a_folder_whose_name_looks_like_a_protocol_is_a_folder(save, tmp_path, monkeypatch, capsys):
+    save("a:b", "x", CLIP, "video")
+    save("c", "x", CLIP, "video")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main(["a:b", "c", *QUICK]) == 0
+    assert "80.00" in capsys.readouterr().out

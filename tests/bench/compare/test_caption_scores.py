@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.compare.captions import caption_scores, is_caption
+from bench.compare.metrics import caption_scores, is_caption
 from mini.world.captions import parse_caption
 from mini.world.paths import random_shot
 from mini.world.render import render
