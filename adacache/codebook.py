@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+from adacache.options import plain
 from adacache.validation import check_count, check_keys, choices, is_finite, is_list, whole_numbers
 
 
@@ -87,11 +88,7 @@ class Codebook:
 
     def to_dict(self) -> dict[str, Any]:
         """The codebook as plain lists and numbers; `from_value` reads it back."""
-        return {
-            "thresholds": list(self.thresholds),
-            "rates": list(self.rates),
-            "num_sampling_steps": self.num_sampling_steps,
-        }
+        return plain(self)
 
 
 def _check_ascending(thresholds: Sequence[float]) -> None:

@@ -1,7 +1,7 @@
 """Options that every policy has: they say how reuse works, not when."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Self
 
 from adacache.validation import check_choice, check_count, check_keys, check_positive, check_weight, is_whole
@@ -113,19 +113,17 @@ class ReuseOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain values; `from_dict` reads it back."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        return plain | self.reuse_dict()
+        return plain(self)
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Raises: ValueError when the options do not fit a run of `num_steps` or a model of `num_blocks`."""
         check_count("num_steps", num_steps)
 
-    def reuse_dict(self) -> dict[str, Any]:
-        """These options as plain values."""
-        return {
-            "bridge": self.bridge.to_dict(),
-            "schedule": self.schedule,
-            "cache_device": self.cache_device,
-            "cache_dtype": self.cache_dtype,
-        }
+
+def plain(value: Any) -> Any:
+    """A dataclass, or what is in one, as mappings, lists, numbers and strings, as JSON has them."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,13 +1,13 @@
-"""What happened at each step of a run: kept as plain values, written as JSON, summed up as a table."""
+"""What happened at each step of a run: kept as plain values, written as JSON."""
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from adacache.atomic import atomic_path
 
@@ -144,35 +144,6 @@ class Trace:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path} holds no trace ({error}); give a file that Trace.save wrote") from error
-
-
-class SummaryRow(NamedTuple):
-    """One video in the table at the end of a run; `saving` is a fraction, None without caching, `risk` of drafts."""
-
-    video: str
-    computed: int
-    total: int
-    seconds: float
-    saving: float | None = None
-    risk: float | None = None
-
-
-def summary_table(rows: Sequence[SummaryRow]) -> str:
-    """A plain text table, one line per video: computed steps, seconds, estimated saving of time, and any risks."""
-    table = [("video", "computed steps", "seconds", "estimated saving", "risk")]
-    for video, computed, total, seconds, saving, risk in rows:
-        saved = "-" if saving is None else f"{saving:.0%}"
-        table.append((video, f"{computed}/{total}", f"{seconds:.1f}", saved, "-" if risk is None else f"{risk:.4f}"))
-    if all(row.risk is None for row in rows):
-        table = [line[:-1] for line in table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    alignments = ["<", *">>>>"]
-    lines = [
-        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, alignments, widths, strict=False))
-        for line in table
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
 
 
 def _without_nonfinite(value: Any) -> Any:

@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adacache.atomic import atomic_path
-from adacache.options import BridgeConfig
+from adacache.options import BridgeConfig, plain
 from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_keys, is_finite, is_list
 
@@ -34,7 +34,7 @@ class Point:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Point":
-        """Read what `dataclasses.asdict` made of a point, with a list of steps.
+        """Read what `to_dict` of a calibration made of a point.
 
         Raises: ValueError when `data` is something else.
         """
@@ -108,15 +108,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as plain values; `from_dict` reads it back."""
-        return {
-            "format": FORMAT,
-            "conditions": dict(self.conditions),
-            "timesteps": list(self.timesteps),
-            "bridge": self.bridge.to_dict(),
-            "points": [asdict(point) | {"computed_steps": list(point.computed_steps)} for point in self.points],
-            "reused_cost": self.reused_cost,
-            "details": dict(self.details),
-        }
+        return {"format": FORMAT, **plain(self)}
 
     @classmethod
     def from_dict(cls, data: Any) -> "Calibration":

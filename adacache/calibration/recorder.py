@@ -1,7 +1,7 @@
 """What is measured in the runs of a calibration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adacache.controller import RunObserver, StepController
+from adacache.options import plain
 
 SKETCH_ELEMENTS = 2**15  # per row of the batch; inner products of sketches are then good to about one percent
 DEGREE = 4  # of TeaCache's polynomial, as published
@@ -82,7 +83,7 @@ class PolicyCalibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` reads them back."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from adacache.codebook import PRESETS, Codebook
@@ -131,19 +131,6 @@ class AdaCacheConfig(ReuseOptions):
             )
         translated = official_options.translate(options)
         return cls(**translated) if translated else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config as plain lists, numbers and strings; `from_dict` reads it back."""
-        moreg = asdict(self.moreg) if self.moreg else None
-        if moreg:
-            moreg |= {"strides": list(self.moreg.strides), "window": list(self.moreg.window)}
-        return {
-            "codebook": self.codebook.to_dict(),
-            "metric": self.metric,
-            "metric_blocks": list(self.metric_blocks),
-            "moreg": moreg,
-            **self.reuse_dict(),
-        }
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Check the config against the run it is meant for, before anything heavy is loaded.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
 from adacache.outcome import change_risk, surprises
-from adacache.trace import SummaryRow, Trace, summary_table
+from adacache.trace import Trace
 from adacache.trace_plot import plot_trace
 from opensora.cli.identity import plain_config
 from opensora.cli.plan import Sample
@@ -90,9 +90,20 @@ def read_result(folder: Path, sample: Sample) -> Result | None:
 def results_table(samples: Sequence[Sample]) -> str:
     """The table a run ends with: video, computed steps, seconds, estimated saving; of drafts also the risk."""
     results = [sample.result for sample in samples if sample.result is not None]
-    return summary_table(
-        [SummaryRow(r.video.name, r.num_computed, r.num_steps, r.seconds, r.saving, r.risk) for r in results]
-    )
+    table = [("video", "computed steps", "seconds", "estimated saving", "risk")]
+    for r in results:
+        saving = "-" if r.saving is None else f"{r.saving:.0%}"
+        risk = "-" if r.risk is None else f"{r.risk:.4f}"
+        table.append((r.video.name, f"{r.num_computed}/{r.num_steps}", f"{r.seconds:.1f}", saving, risk))
+    if all(r.risk is None for r in results):
+        table = [line[:-1] for line in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, "<>>>>", widths, strict=False))
+        for line in table
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
 
 
 def versions() -> dict[str, str]:

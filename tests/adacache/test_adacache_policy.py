@@ -84,7 +84,7 @@ def test_residuals_stay_where_and_as_they_are_unless_told_otherwise():
     assert (AdaCacheConfig().cache_device, AdaCacheConfig().cache_dtype) == ("model", None)
     for dtype in ("fp32", "bf16", "fp16", None):
         config = AdaCacheConfig(cache_device="cpu", cache_dtype=dtype)
-        assert (config.reuse_dict()["cache_device"], config.reuse_dict()["cache_dtype"]) == ("cpu", dtype)
+        assert (config.to_dict()["cache_device"], config.to_dict()["cache_dtype"]) == ("cpu", dtype)
         assert AdaCacheConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

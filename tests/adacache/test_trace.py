@@ -4,7 +4,6 @@ import os
 import pytest
 
 from adacache import StepRecord, Trace
-from adacache.trace import SummaryRow, summary_table
 
 
 def trace(*milliseconds_of_computed_and_reused: tuple[bool, float | None]) -> Trace:
@@ -97,26 +96,6 @@ def test_a_file_that_holds_no_trace_is_named(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match="other.json holds no trace"):
         Trace.load(tmp_path / "other.json")
-
-
-def test_the_summary_is_a_table_with_aligned_columns():
-    rows = [SummaryRow("a_cat.mp4", 12, 100, 41.23, 0.789), SummaryRow("b.mp4", 100, 100, 200.0)]
-    assert summary_table(rows).split("\n") == [
-        "video      computed steps  seconds  estimated saving",
-        "----------------------------------------------------",
-        "a_cat.mp4          12/100     41.2               79%",
-        "b.mp4             100/100    200.0                 -",
-    ]
-
-
-def test_risks_have_a_column_where_there_are_any():
-    rows = [SummaryRow("a.mp4", 8, 30, 1, 0.6, 0.0413), SummaryRow("b.mp4", 8, 30, 1, 0.6)]
-    assert summary_table(rows).split("\n") == [
-        "video  computed steps  seconds  estimated saving    risk",
-        "--------------------------------------------------------",
-        "a.mp4            8/30      1.0               60%  0.0413",
-        "b.mp4            8/30      1.0               60%       -",
-    ]
 
 
 def test_a_join_survives_a_file_and_older_files_know_of_none(tmp_path):
