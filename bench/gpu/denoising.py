@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from adacache import AdaCacheConfig, StepController
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
+from bench.flops import counted_flops
 from bench.gpu.report import Check, relative_error, top_kernels
 from bench.timing.models import RESOLUTIONS, build_xl2, xl2_inputs
 from opensora.models.stdit import STDiT3, STDiT3Config
@@ -208,9 +208,9 @@ def step_tflop(shape: tuple[int, ...], tiny: bool) -> float:
     model, inputs = build_xl2("meta"), xl2_inputs("720p", "meta")
     inputs["x"] = torch.empty(shape, dtype=torch.bfloat16, device="meta")
     # The lengths of a text are read from its mask, which has none without data: all tokens count.
-    with FlopCounterMode(display=False) as counter:
+    with counted_flops(model) as counts:
         model(**inputs)
-    return counter.get_total_flops() / 1e12
+    return counts[0] / 1e12
 
 
 def _small_model() -> STDiT3:

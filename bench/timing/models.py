@@ -13,11 +13,11 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging as transformers_logging
 
 from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
+from bench.flops import counted_flops
 from opensora.datasets.aspect import get_image_size
 from opensora.device import limit_threads
 from opensora.files import REPO_ROOT
@@ -99,18 +99,16 @@ def measure_flops() -> dict[str, Any]:
     for resolution in RESOLUTIONS:
         inputs = xl2_inputs(resolution, "meta")
         controller = StepController(StaticScheduleConfig((0,)))
-        counts = []
-        with controller.run(2):
+        with controller.run(2), counted_flops(model) as counts:
             for step in range(2):
                 controller.begin_step(step)
-                with FlopCounterMode(display=False) as counter:
-                    model(**inputs, controller=controller)
-                counts.append(counter.get_total_flops() / 1e12)
+                model(**inputs, controller=controller)
+        computed, reused = (count / 1e12 for count in counts)
         result[resolution] = {
-            "computed_step_TFLOP": counts[0],
-            "reused_step_TFLOP": counts[1],
-            "run_of_30_steps_TFLOP": 30 * counts[0],
-            "run_of_100_steps_TFLOP": 100 * counts[0],
+            "computed_step_TFLOP": computed,
+            "reused_step_TFLOP": reused,
+            "run_of_30_steps_TFLOP": 30 * computed,
+            "run_of_100_steps_TFLOP": 100 * computed,
         }
     return result
 
