@@ -10,13 +10,12 @@ from typing import Any
 
 from bench.machine import describe_machine
 from bench.timing import DEFAULT_FILE, DEFAULT_PARTS, PARTS
-from bench.timing.comparison import compare
+from bench.timing.comparison import compare, comparison_text, figures_text
 from bench.timing.memory import measure_memory
 from bench.timing.mini import measure_mini
 from bench.timing.models import measure_flops
 from bench.timing.quality import markdown, measure_quality
 from bench.timing.record import Record
-from bench.timing.report import comparison_text, figures_text
 from bench.timing.steps import measure_compile, measure_steps
 from bench.timing.turns import same_threads
 from opensora.errors import ConfigError

@@ -1,4 +1,8 @@
-"""Timing of what is to be compared: in turns, beside a yardstick that tells how fast the machine was just then."""
+"""Timing of what is to be compared: in turns, beside a yardstick that tells how fast the machine was just then.
+
+`torch.utils.benchmark` times one statement after the other, in blocks and with warm-up runs of its own: whatever slows
+the machine meanwhile hits one of them alone, and a whole command, or the first compiled step, would run three times.
+"""
 
 from __future__ import annotations
 

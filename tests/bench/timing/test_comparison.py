@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.timing.comparison import MIN_SAMPLES, compare, compare_figure, ratio_interval
+from bench.timing.comparison import MIN_SAMPLES, compare, compare_figure, comparison_text, figures_text, ratio_interval
 from bench.timing.record import Record, Samples
-from bench.timing.report import comparison_text, figures_text
 
 MACHINE = {"cpu": "a CPU", "cores": 2, "gpu": None, "threads": 1, "python": "3.11", "torch": "2.13", "commit": "abc"}
 
