@@ -52,8 +52,8 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
     launch = read_launch()
     set_log_level(flags["verbose"] if launch.rank == 0 else 0)
 
-    def read() -> Plan:
-        plan = prepare(config_path, flags, cfg_options)
+    def read(prompt_text: str | None = None) -> Plan:
+        plan = prepare(config_path, flags, cfg_options, prompt_text)
         check_axes(launch.world_size, plan.config.guidance_parallel, plan.config.sequence_parallel)
         set_log_level(plan.config.verbose if launch.rank == 0 else 0)
         return plan
@@ -61,7 +61,7 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
     if not launch.is_alone:
         from opensora.cli.parallel import sample_in_parallel
 
-        return sample_in_parallel(launch, read, arguments)
+        return sample_in_parallel(launch, read, arguments, flags["prompt_path"])
     plan = read()
     from opensora.cli.session import open_session
 

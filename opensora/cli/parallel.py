@@ -41,6 +41,7 @@ from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, WeightsError, message_for_the_user, one_line, shortened
 from opensora.memory.shapes import read_shapes
 from opensora.models.text_encoder.embedding_cache import cache_folder
+from opensora.prompts.run_prompts import stream_text
 from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
@@ -53,18 +54,22 @@ _NEWS_SECONDS = 10.0  # that the news of a death may take to arrive, after a con
 _OWN = frozenset({"path", "weights_dir", "text_cache", "save_dir", "verbose"})
 
 
-def sample_in_parallel(launch: Launch, read: Callable[[], Plan], arguments: Sequence[str]) -> int:
+def sample_in_parallel(
+    launch: Launch, read: Callable[[str | None], Plan], arguments: Sequence[str], prompt_path: str | None = None
+) -> int:
     """This process' part of a run; the exit code.
 
     Args:
-        read: reads and checks the command line.
+        read: reads and checks the command line; it gets the text of a prompt file that can be read only once.
         arguments: those of the command line, for the ledger.
+        prompt_path: one of them; of standard input, only rank 0 reads.
 
     Raises:
         ConfigError, WeightsError, OSError: on the process that cannot go on; the others end with it.
     """
     processes = Processes(launch)
-    plan = agreed(processes, read)
+    text = processes.gather(_stream_text(launch, prompt_path))[0]
+    plan = agreed(processes, partial(_read_with_text, text, read))
     if plan is None:  # rank 0 says why
         return EXIT_REFUSED
     try:
@@ -86,6 +91,20 @@ class Understanding:
     name: str
     problem: str | None
     entries: Mapping[str, str]
+
+
+def _stream_text(launch: Launch, prompt_path: str | None) -> str | ConfigError | None:
+    """On rank 0 the prompts of a stream, or why there are none; else None."""
+    try:
+        return stream_text(prompt_path) if launch.rank == 0 else None
+    except ConfigError as error:
+        return error
+
+
+def _read_with_text(text: str | ConfigError | None, read: Callable[[str | None], Plan]) -> Plan:
+    if isinstance(text, ConfigError):
+        raise text
+    return read(text)
 
 
 def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:

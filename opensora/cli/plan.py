@@ -30,7 +30,7 @@ from opensora.config.schema import SampleConfig
 from opensora.config.video import latent_frames, latents_per_chunk
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path
-from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt, whole_file
+from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt, chosen_prompts
 from opensora.prompts.syntax import get_save_path_name
 from opensora.weights import WeightPaths
 
@@ -139,16 +139,15 @@ def plan_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt], line_c
     """The samples of a run, in order; one with a problem is among them as long as another one can be made.
 
     Args:
-        prompts: of the run, see ``read_prompts``.
+        prompts: all of the list or file.
         line_config: makes the config of a prompt with overrides; called once for each set of overrides.
 
     Raises:
         ConfigError: no sample at all can be made, or references and prompts do not pair up.
     """
+    stems = prompt_stems(config, prompts)  # a name does not depend on the chosen part of a file
+    prompts = chosen_prompts(config, prompts)
     samples = seeded_samples(config, prompts)
-    is_part = config.prompt is None and (config.start_index or config.end_index is not None)
-    # A name does not depend on the chosen part of a file.
-    stems = prompt_stems(config, whole_file(config) if is_part else prompts)
     references, strategies = _references_by_index(config, prompts), _strategies_by_index(config, prompts)
     file = None if config.prompt_path is None else (find_path(config.prompt_path) or Path(config.prompt_path))
     by_index = {prompt.index: prompt for prompt in prompts}

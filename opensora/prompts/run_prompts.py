@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path, is_utf8, printable
-from opensora.prompts.files import PromptLine, read_prompt_file
+from opensora.prompts.files import STANDARD_INPUT, PromptLine, is_stream, read_prompt_file, read_prompt_text
 from opensora.prompts.syntax import extract_json_from_prompts, merge_prompt, split_prompt
 
 MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
@@ -42,31 +43,60 @@ class NumberedPrompt:
 def read_prompts(config: SampleConfig) -> list[NumberedPrompt]:
     """The prompts from ``start_index`` up to, not including, ``end_index``.
 
-    A prompt's index is its place among the prompts of the file; a list counts from ``start_index``. One that cannot be
-    used is there with its ``problem``.
+    Raises:
+        ConfigError: as ``all_prompts`` and ``chosen_prompts``.
+    """
+    return chosen_prompts(config, all_prompts(config))
+
+
+def all_prompts(config: SampleConfig, text: str | None = None) -> list[NumberedPrompt]:
+    """Every prompt of the list or file; one that cannot be used is there with its ``problem``.
+
+    A prompt's index is its place among the prompts of the file; a list counts from ``start_index``, as upstream slices
+    files only.
+
+    Args:
+        text: what was read of a file that can be read only once.
 
     Raises:
         ConfigError: there is no prompt, or the file cannot be read.
     """
     if config.prompt is not None:
-        # Upstream slices files only; for a list, start_index is the number of the first sample.
-        prompts = [PromptLine(i, 0, text.strip(), {}) for i, text in enumerate(config.prompt, config.start_index)]
+        prompts = [PromptLine(i, 0, prompt.strip(), {}) for i, prompt in enumerate(config.prompt, config.start_index)]
         if not prompts:
             raise ConfigError('the prompt list is empty; give at least one, such as --prompt "a red circle"')
     elif config.prompt_path is not None:
-        prompts = _read_file(config)
+        prompts = read_prompt_file(_file(config.prompt_path), text)
     else:
         raise ConfigError("no prompts; give --prompt TEXT ... or --prompt-path FILE")
     return [_numbered(prompt, config) for prompt in prompts]
 
 
-def whole_file(config: SampleConfig) -> list[NumberedPrompt]:
-    """All prompts of the config's file, those that are not chosen among them.
+def chosen_prompts(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[NumberedPrompt]:
+    """Those of a run: of a file, from ``start_index`` up to, not including, ``end_index``; of a list, all.
 
     Raises:
-        ConfigError: as ``read_prompts``.
+        ConfigError: there are none.
     """
-    return read_prompts(replace(config, start_index=0, end_index=None))
+    if config.prompt is not None:
+        return list(prompts)
+    end = math.inf if config.end_index is None else config.end_index
+    chosen = [prompt for prompt in prompts if config.start_index <= prompt.index < end]
+    if not chosen:
+        raise ConfigError(
+            f"prompt file '{config.prompt_path}' holds {len(prompts)} prompts, none from start_index "
+            f"{config.start_index} on"
+        )
+    return chosen
+
+
+def stream_text(prompt_path: str | None) -> str | None:
+    """What standard input or a pipe holds, which is gone once it is read; None for a file.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    return read_prompt_text(prompt_path) if prompt_path is not None and is_stream(_file(prompt_path)) else None
 
 
 def plain_texts(config: SampleConfig) -> list[str]:
@@ -96,18 +126,8 @@ def check_any_usable(prompts: Sequence[NumberedPrompt]) -> None:
         raise ConfigError(prompts[0].problem)
 
 
-def _read_file(config: SampleConfig) -> list[PromptLine]:
-    path = find_path(config.prompt_path) or Path(config.prompt_path)
-    try:
-        lines = read_prompt_file(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    chosen = lines[config.start_index : config.end_index]
-    if not chosen:
-        raise ConfigError(
-            f"prompt file '{path}' holds {len(lines)} prompts, none from start_index {config.start_index} on"
-        )
-    return chosen
+def _file(prompt_path: str) -> Path:
+    return Path(prompt_path) if prompt_path == STANDARD_INPUT else find_path(prompt_path) or Path(prompt_path)
 
 
 def _numbered(prompt: PromptLine, config: SampleConfig) -> NumberedPrompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import write_video
 from opensora.errors import ConfigError
-from opensora.prompts.run_prompts import read_prompts
+from opensora.prompts.run_prompts import all_prompts
 
 MINI = Path(__file__).resolve().parents[3] / "configs/mini/sample.py"
 
@@ -28,7 +29,7 @@ def plan(**flags: Any) -> list[Sample]:
     def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
         return load_config(MINI, flags, None, overrides, where)
 
-    return plan_samples(config, read_prompts(config), line_config)
+    return plan_samples(config, all_prompts(config), line_config)
 
 
 def problem_of(**flags: Any) -> str:
@@ -59,6 +60,15 @@ def test_several_samples_of_a_prompt_have_numbers_and_seeds_of_their_own():
         ("sample_0002-0", 102),
         ("sample_0002-1", 102 + 2**20),
     ]
+
+
+def test_a_part_of_a_pipe_is_named_as_that_of_a_file():
+    reading, writing = os.pipe()
+    with open(writing, "w") as file:
+        file.write("a\nb\nc\n")
+    samples = plan(prompt_path=f"/dev/fd/{reading}", start_index=1)
+    os.close(reading)
+    assert [(sample.stem, sample.prompt) for sample in samples] == [("sample_0001", "b"), ("sample_0002", "c")]
 
 
 def test_references_of_a_folder_pair_by_name(images):

@@ -16,7 +16,7 @@ from opensora.config.kinds import kind_of
 from opensora.config.loading import ConfigError, load_config
 from opensora.config.schema import CausalVAEConfig, DiffusionSchedulerConfig, ImageVAEConfig, LatteModelConfig
 from opensora.config.sections import SECTIONS, types_of
-from opensora.prompts.run_prompts import read_prompts
+from opensora.prompts.run_prompts import all_prompts
 from opensora.registry import _PROVIDERS, MODELS, SCHEDULERS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -157,7 +157,7 @@ def test_a_prompt_s_own_references_are_refused_too(latte, tmp_path):
     lines += [{"prompt": "a square", "num_sampling_steps": 4, "seed": 7}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     config = latte(prompt_path=str(tmp_path / "prompts.jsonl"))
-    samples = plan_samples(config, read_prompts(config), lambda overrides, where: latte(**overrides))
+    samples = plan_samples(config, all_prompts(config), lambda overrides, where: latte(**overrides))
     assert samples[0].problem.startswith("prompt 0: reference_path does not work with Latte")
     assert samples[1].problem.startswith("prompt 1: mask_strategy does not work with Latte")
     assert samples[2].problem is None and samples[2].config.scheduler.num_sampling_steps == 4
