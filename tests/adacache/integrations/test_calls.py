@@ -1,0 +1,348 @@
+"""Which run, step, guidance half and video a call of the transformer belongs to."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers.modular_pipelines.wan.denoise import WanDenoiseStep
+from torch import Tensor
+
+from adacache import AdaCacheConfig
+from adacache.integrations.diffusers import apply_adacache
+from adacache.policies.static import StaticScheduleConfig
+from tests.support.tiny_pipelines import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
+
+WAN = TINY["wan"]
+STEPS = 8
+SOME = StaticScheduleConfig((0, 1, 4, STEPS - 1))
+# Everything that may be reused is.
+EAGER = AdaCacheConfig(codebook={"thresholds": [1e9], "rates": [3, 1]}, metric_blocks=(1,))
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+TEXTS = [noise(seed, 1, TEXT_TOKENS, TEXT_WIDTH) for seed in (1, 2, 3)]
+
+
+@pytest.fixture
+def told(caplog) -> Callable[[], list[str]]:
+    """Warnings of AdaCache so far but those about how much was reused."""
+    caplog.set_level(logging.INFO)
+    return lambda: [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno == logging.WARNING
+        and record.name.startswith("adacache")
+        and not any(words in record.getMessage() for words in ("was reused", "was tuned for"))
+    ]
+
+
+def times_of(transformer: Any) -> list[float]:
+    """Filled with the time of every call."""
+    times: list[float] = []
+    transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: times.append(float(kwargs["timestep"].max())), with_kwargs=True
+    )
+    return times
+
+
+def flow(steps: int = STEPS, kind: Any = diffusers.FlowMatchEulerDiscreteScheduler, **options: Any) -> Any:
+    scheduler = kind(shift=3.0, **options)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@torch.no_grad()
+def denoise(
+    transformer: Any,
+    scheduler: Any,
+    halves: Callable[[int], Iterable[Tensor]] = lambda step: TEXTS[:2],
+    dtype: torch.dtype = torch.float32,
+    names: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Tensor:
+    """A loop around Wan's transformer that calls it for the texts of each step; their mean is the prediction."""
+    latents = noise(seed, 1, 4, 3, 8, 8)
+    for step, time in enumerate(scheduler.timesteps):
+        found = []
+        for number, text in enumerate(halves(step)):
+            with transformer.cache_context(names[number]) if names else nullcontext():
+                found.append(
+                    transformer(
+                        hidden_states=latents.expand(len(text), *latents.shape[1:]),
+                        timestep=time.expand(len(text)).to(dtype),
+                        encoder_hidden_states=text,
+                        return_dict=False,
+                    )[0].mean(0, keepdim=True)
+                )
+        latents = scheduler.step(sum(found) / len(found), time, latents, return_dict=False)[0]
+    return latents
+
+
+@pytest.mark.parametrize("name", ["cogvideox_video", "wan_video"])
+@pytest.mark.parametrize(("strength", "taken"), [(0.5, 8), (0.13, 2)])
+def test_with_strength_a_run_has_the_steps_that_are_taken(name, strength, taken, caplog, told):
+    tiny = OTHERS[name]
+    pipe = tiny.build()
+    times = times_of(pipe.transformer)
+    with apply_adacache(pipe, EAGER) as handle:
+        tiny.run(pipe, steps=16, strength=strength)
+    trace = handle.trace
+    assert [record.timestep for record in trace.records] == times[:: tiny.calls_per_step]
+    assert trace.num_steps == len(trace.records) == taken
+    assert {0, taken - 2, taken - 1} <= set(trace.computed_steps)
+    assert trace.num_reused or taken == 2
+    assert f"of {taken} steps computed" in caplog.text
+    assert not told()
+
+
+def test_a_solver_that_comes_to_times_twice_may_begin_in_the_middle():
+    tiny = OTHERS["wan_video"]
+    pipe = tiny.build()
+    pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0)
+    times = times_of(pipe.transformer)
+    with apply_adacache(pipe, EAGER) as handle:
+        tiny.run(pipe, steps=10, strength=0.6)
+    assert [record.timestep for record in handle.trace.records] == times[::2]
+    assert handle.trace.num_steps == len(times) // 2 == 2 * len(set(times)) - 1
+
+
+@pytest.mark.parametrize("names", [(), ("cond", "uncond")])
+def test_second_order_solvers_take_each_call_at_a_repeated_time_for_a_step(names, told):
+    transformer = WAN.build().transformer
+    times = times_of(transformer)
+    scheduler = flow(kind=diffusers.FlowMatchHeunDiscreteScheduler)
+    plain = denoise(transformer, scheduler, names=names)
+    count = len(times) // 2
+    assert count == 2 * STEPS - 1
+    with apply_adacache(transformer, StaticScheduleConfig(tuple(range(count))), scheduler=scheduler) as handle:
+        scheduler.set_timesteps(STEPS)
+        assert torch.equal(denoise(transformer, scheduler, names=names), plain)
+    assert [record.timestep for record in handle.trace.records] == times[::2][:count]
+    assert not told()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_short_run_ends_with_its_last_call(steps, caplog):
+    """Also in a loop that tells nobody of its end; with one step nothing says that no other half follows."""
+    caplog.set_level(logging.INFO)
+    transformer = WAN.build().transformer
+    scheduler = flow(steps)
+    apply_adacache(transformer, StaticScheduleConfig((0,)), scheduler=scheduler)
+    denoise(transformer, scheduler)
+    assert (f"of {steps} steps computed" in caplog.text) == (steps > 1)
+
+
+def test_times_that_were_rounded_into_one_are_told_apart(told):
+    """bfloat16 has fewer numbers than a fine schedule has times."""
+    transformer = WAN.build().transformer
+    scheduler = flow(100)
+    assert len(set(scheduler.timesteps.bfloat16().tolist())) < 100
+    plain = denoise(transformer, scheduler, dtype=torch.bfloat16)
+    scheduler.set_timesteps(100)
+    with apply_adacache(transformer, StaticScheduleConfig(tuple(range(100))), scheduler=scheduler) as handle:
+        assert torch.equal(denoise(transformer, scheduler, dtype=torch.bfloat16), plain)
+    assert [record.timestep for record in handle.trace.records] == scheduler.timesteps.tolist()
+    assert not told()
+
+
+def switched(first: list[Tensor], later: list[Tensor], at: int = 3) -> Callable[[int], list[Tensor]]:
+    return lambda step: first if step < at else later
+
+
+CHANGES = {
+    "guidance is switched off": switched(TEXTS[:2], TEXTS[:1]),
+    "the half that is left is the other one": switched(TEXTS[:2], TEXTS[1:2]),
+    "guidance is switched on": switched(TEXTS[:1], TEXTS[:2]),
+    "a batch loses its half": switched([torch.cat(TEXTS[:2])], TEXTS[1:2]),
+    "another prompt": switched(TEXTS[:2], [TEXTS[2], TEXTS[1]]),
+    "another order": switched(TEXTS[:2], TEXTS[1::-1]),
+    "guidance is left out for a while": lambda step: TEXTS[:1] if step in (3, 4) else TEXTS[:2],
+    "a third half with a text that was there": lambda step: [*TEXTS[:2], TEXTS[0]],
+    "a half that joins at the end": switched(TEXTS[:1], TEXTS[:2], STEPS - 1),
+}
+
+
+@pytest.mark.parametrize("halves", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("config", [SOME, {"policy": "easycache", "threshold": 1e6, "warmup": 2}, EAGER], ids=str)
+def test_halves_may_change_in_the_middle_of_a_run(halves, config):
+    """A run that computes every step is the plain one, bit for bit; others end, and come near it."""
+    transformer = WAN.build().transformer
+    scheduler = flow()
+    every_step = StaticScheduleConfig(tuple(range(STEPS)))
+    plain = denoise(transformer, scheduler, halves)
+    with apply_adacache(transformer, every_step, scheduler=scheduler):
+        scheduler.set_timesteps(STEPS)
+        assert torch.equal(denoise(transformer, scheduler, halves), plain)
+    with apply_adacache(transformer, config, scheduler=scheduler) as handle:
+        scheduler.set_timesteps(STEPS)
+        result = denoise(transformer, scheduler, halves)
+        trace = handle.trace
+    assert len(trace.records) == STEPS and trace.num_reused
+    assert 0 < (result - plain).norm() < plain.norm()
+
+
+def test_a_callback_switches_guidance_off():
+    def switch_off(pipe: Any, step: int, time: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 1.0 if step == 2 else pipe._guidance_scale
+        return tensors
+
+    pipe = WAN.build()
+    plain = WAN.run(pipe, steps=STEPS, callback_on_step_end=switch_off)
+    with apply_adacache(pipe, StaticScheduleConfig(tuple(range(STEPS)))) as handle:
+        assert torch.equal(WAN.run(pipe, steps=STEPS, callback_on_step_end=switch_off), plain)
+    assert len(handle.trace.records) == STEPS
+
+
+def test_a_run_that_a_callback_interrupts_leaves_nothing_to_the_next(told):
+    def interrupt(pipe: Any, step: int, time: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 2
+        return tensors
+
+    pipe = WAN.build()
+    with apply_adacache(pipe, SOME) as handle:
+        want = WAN.run(pipe, steps=STEPS)
+        WAN.run(pipe, seed=5, steps=STEPS, callback_on_step_end=interrupt)
+        assert len(handle.trace.records) == 3
+        assert torch.equal(WAN.run(pipe, steps=STEPS), want)
+    assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
+    assert not told()
+
+
+def test_a_loop_that_begins_again_without_setting_its_scheduler():
+    transformer = WAN.build().transformer
+    scheduler = flow()
+    with apply_adacache(transformer, SOME, scheduler=scheduler) as handle:
+        want = denoise(transformer, scheduler)
+        for broken_off in (1, 4):
+            scheduler._step_index = None
+            with pytest.raises(KeyError):
+                denoise(
+                    transformer, scheduler, lambda step, last=broken_off: TEXTS[:2] if step < last else {}[0], seed=5
+                )
+            scheduler._step_index = None
+            assert torch.equal(denoise(transformer, scheduler), want)
+    assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
+
+
+@pytest.mark.parametrize("kind", [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.UniPCMultistepScheduler])
+@pytest.mark.parametrize("steps", [STEPS, 2 * STEPS, 5])
+def test_a_second_pipeline_around_the_transformer_is_computed(kind, steps, told):
+    first = WAN.build()
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if "UniPC" in kind.__name__ else {}
+    second = diffusers.WanPipeline(None, None, first.vae, kind(**options), first.transformer)
+    second.set_progress_bar_config(disable=True)
+    plain = WAN.run(second, steps=steps)
+    with apply_adacache(first, SOME) as handle:
+        want = WAN.run(first, steps=STEPS)
+        assert torch.equal(WAN.run(second, steps=steps), plain)
+        assert torch.equal(WAN.run(first, steps=STEPS), want)
+        assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
+    [sentence] = told()
+    assert "no step of the FlowMatchEulerDiscreteScheduler is due" in sentence
+    assert "Apply AdaCache to the pipeline" in sentence
+
+
+def test_times_that_the_scheduler_does_not_have_are_computed(told):
+    """A solver of one's own that looks halfway between two of them."""
+    transformer = WAN.build().transformer
+    scheduler = flow()
+    midpoints = SimpleNamespace(
+        timesteps=(scheduler.timesteps[:-1, None] * torch.tensor([1.0, 0.9])).flatten(),
+        step=lambda output, time, latents, return_dict: (latents - 0.1 * output,),
+    )
+    plain = denoise(transformer, midpoints)
+    with apply_adacache(transformer, SOME, scheduler=scheduler):
+        assert torch.equal(denoise(transformer, midpoints), plain)
+    assert len(told()) == 1
+
+
+@pytest.mark.parametrize("name", ["wan", "latte", "cogvideox"])
+def test_two_prompts_with_one_seed_are_two_videos(name):
+    tiny = TINY[name]
+    pipe = tiny.build()
+    pipe_call = {"generator": [torch.Generator().manual_seed(7)]}
+    with apply_adacache(pipe, EAGER) as handle:
+        alone = []
+        for prompt in range(2):
+            pipe_call["generator"][0].manual_seed(7)
+            alone.append(pipe(**{**tiny.arguments(seed=prompt, steps=STEPS), **pipe_call}).frames[0])
+        generators = [torch.Generator().manual_seed(7) for _ in range(2)]
+        both = pipe(**{**tiny.arguments(steps=STEPS, batch=2), "generator": generators}).frames
+        assert len(handle.traces) == 2
+    for video, single in zip(both, alone, strict=True):
+        assert (video - single).norm() < 1e-4 * single.norm()
+
+
+@pytest.mark.parametrize(("context", "videos", "warnings"), [(None, 1, 1), ("cond_uncond", 2, 0), ("cond", 4, 0)])
+def test_a_loop_of_ones_own_names_what_is_in_its_batch(context, videos, warnings, told):
+    transformer = WAN.build().transformer
+    scheduler = flow()
+    batch = torch.cat([*TEXTS, TEXTS[0]])
+    with apply_adacache(transformer, SOME, scheduler=scheduler) as handle:
+        denoise(transformer, scheduler, lambda step: [batch], names=(context,) if context else ())
+    assert len(handle.traces) == videos
+    assert len(told()) == warnings
+
+
+def modular_wan(guider: Any, transformer: Any) -> Callable[[int], Tensor]:
+    """The denoising of modular Wan, in so many steps."""
+    pipe = WanDenoiseStep().init_pipeline()
+    pipe.update_components(transformer=transformer, scheduler=flow(), guider=guider)
+    pipe.set_progress_bar_config(disable=True)
+
+    def run(steps: int) -> Tensor:
+        pipe.scheduler.set_timesteps(steps)
+        return pipe(
+            latents=noise(0, 1, 4, 3, 8, 8),
+            timesteps=pipe.scheduler.timesteps,
+            num_inference_steps=steps,
+            prompt_embeds=TEXTS[0],
+            negative_prompt_embeds=TEXTS[1],
+            dtype=torch.float32,
+            output="latents",
+        )
+
+    run.pipe = pipe
+    return run
+
+
+GUIDERS = {
+    "always": {},
+    "from the fourth step on": {"start": 0.4},
+    "in the first steps only": {"stop": 0.5},
+}
+
+
+@pytest.mark.parametrize("interval", GUIDERS.values(), ids=GUIDERS)
+def test_modular_pipelines_with_a_guider(interval, told):
+    run = modular_wan(diffusers.ClassifierFreeGuidance(guidance_scale=4.0, **interval), WAN.build().transformer)
+    plain = run(STEPS)
+    with apply_adacache(run.pipe, StaticScheduleConfig(tuple(range(STEPS)))) as handle:
+        assert torch.equal(run(STEPS), plain)
+    with apply_adacache(run.pipe, SOME) as handle:
+        result = run(STEPS)
+    assert handle.trace.num_steps == len(handle.trace.records) == STEPS
+    assert handle.trace.num_reused
+    assert 0 < (result - plain).norm() < plain.norm()
+    assert not told()
+
+
+def test_two_schedulers_with_equal_times_are_two_runs():
+    """A copy of the scheduler has the same times, and what is reused in its run is of its own."""
+    pipe = WAN.build()
+    with apply_adacache(pipe, SOME) as handle:
+        want = WAN.run(pipe, steps=STEPS)
+        pipe.scheduler = copy.deepcopy(pipe.scheduler)
+        assert torch.equal(WAN.run(pipe, steps=STEPS), want)
+        assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
