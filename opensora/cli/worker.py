@@ -14,8 +14,8 @@ import torch
 from opensora.cli.plan import Plan, Sample
 from opensora.cli.records import Result, versions, write_sample
 from opensora.cli.text_stage import PreparedText, all_kept, encode_captions
-from opensora.conditioning.reference_part import WHOLE, ReferencePart, part_of_reference
-from opensora.conditioning.references import read_reference, sha256_of
+from opensora.conditioning.reference_pixels import read_reference
+from opensora.conditioning.references import WHOLE, ReferencePart, part_of_reference, sha256_of
 from opensora.config.schema import SampleConfig
 from opensora.device import check_device, limit_threads
 from opensora.errors import ConfigError, message_for_the_user

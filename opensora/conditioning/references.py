@@ -1,8 +1,8 @@
 """References: images and videos that latent frames are taken from instead of being sampled.
 
 What a file is, its content says and not its name. Photos are turned as their EXIF data asks, which upstream does not
-do; the rotation in a video's metadata is ignored, as upstream does. PyAV, Pillow and torch are imported where they are
-used, as references are checked before anything heavy is loaded.
+do; the rotation in a video's metadata is ignored, as upstream does. Nothing here imports torch, as references are
+checked before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from opensora.conditioning.mask_strategy import parse_mask_strategy
 from opensora.conditioning.reference_frames import AnimatedImage, NotReadable, StillImage, VideoFile, open_reference
-from opensora.conditioning.resize_crop import crop_frame, crop_image
+from opensora.config.schema import SampleConfig
+from opensora.config.video import frames_per_chunk, latents_per_chunk
 from opensora.errors import ConfigError
 from opensora.files import find_path, is_utf8
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_PIXELS = 100_000_000  # of an image or frame; a small file can claim to hold more than any memory
 MAX_RATIO = 50  # of the sides; to cover a video, a narrower image would become as large as that
@@ -79,44 +78,12 @@ def check_reference(path: str | os.PathLike[str]) -> ReferenceInfo:
     """
     path = Path(path)
     try:
-        with closing(_open(path)) as source:
+        with closing(open_checked(path)) as source:
             source.check()
             kind = "image" if isinstance(source, StillImage) else "video"
             return ReferenceInfo(path, kind, source.width, source.height, source.num_frames)
     except NotReadable as error:
         raise ConfigError(f"reference '{path}' {error}") from error
-
-
-def read_reference(
-    path: str | os.PathLike[str], height: int, width: int, max_frames: int | None = None
-) -> torch.Tensor:
-    """Frames (3, F, height, width) float32 in [-1, 1] of a reference that is resized to cover them and cropped.
-
-    F is 1 for an image. The frames of a video are resized while they are decoded, so that memory does not depend on
-    their size; ``max_frames`` is where reading stops. Colors are RGB: a transparent image loses its alpha, as upstream.
-
-    Raises:
-        ConfigError: what ``check_reference`` refuses, or a video that is damaged further on.
-    """
-    import torch
-
-    path = Path(path)
-    if height < 1 or width < 1 or (max_frames is not None and max_frames < 1):
-        raise ConfigError(f"reference '{path}': size and max_frames must be at least 1")
-    try:
-        with closing(_open(path)) as source:
-            if isinstance(source, StillImage):
-                return crop_image(source.image(), height, width)
-            frames = []
-            for frame in source.frames():
-                frames.append(crop_frame(frame, height, width))
-                if len(frames) == max_frames:
-                    break
-    except NotReadable as error:
-        raise ConfigError(f"reference '{path}' {error}") from error
-    if not frames:
-        raise ConfigError(f"reference '{path}' holds no frames")
-    return torch.stack(frames, dim=1)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -132,7 +99,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         raise ConfigError(f"reference '{path}' cannot be read ({_reason(error)})") from error
 
 
-def _open(path: Path) -> StillImage | AnimatedImage | VideoFile:
+def open_checked(path: Path) -> StillImage | AnimatedImage | VideoFile:
     """The opened reference, of a usable size.
 
     Raises:
@@ -178,3 +145,44 @@ def _check_file(path: Path) -> None:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
+
+
+@dataclass(frozen=True)
+class ReferencePart:
+    """Which frames of a reference video have to be read and encoded.
+
+    Attributes:
+        max_frames: to read, from the first one; None reads all.
+        chunk: whole chunks of so many frames are counted from the last frame; None counts them from the first.
+    """
+
+    max_frames: int | None = None
+    chunk: int | None = None
+
+    def first_frame(self, num_frames: int) -> int:
+        """Which of the frames that were read is the first one to be encoded."""
+        return 0 if self.chunk is None or num_frames < self.chunk else num_frames % self.chunk
+
+
+WHOLE = ReferencePart()
+
+
+def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) -> ReferencePart:
+    """What is needed of the video ``reference``, counted from 0; upstream encodes all of it, from its first frame.
+
+    Raises:
+        ConfigError: some entries count from its beginning and others from its end, which chunks cannot both fit.
+    """
+    entries = [entry for entry in parse_mask_strategy(mask_strategy) if entry.ref_id == reference]
+    if config.compat or not entries:
+        return WHOLE
+    if all(entry.ref_start < 0 for entry in entries):
+        return ReferencePart(chunk=frames_per_chunk(config))
+    if any(entry.ref_start < 0 for entry in entries):
+        raise ConfigError(
+            f"mask strategy '{mask_strategy}' counts frames of reference {reference} both from its beginning and from "
+            "its end; give the video twice, separated by ';', one for each"
+        )
+    latents = max(entry.ref_start + entry.length for entry in entries)
+    # Alignment moves a start up by less than a chunk, and not into the last one.
+    return ReferencePart(max_frames=(-(-latents // latents_per_chunk(config)) + 2) * frames_per_chunk(config))

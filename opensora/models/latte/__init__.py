@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from diffusers import LatteTransformer3DModel
+from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
 from torch import Tensor, nn
 
+from adacache.integrations.diffusers.forward import CachedForward
 from opensora.errors import WeightsError
 from opensora.models.latte.config import LatteConfig, OpenSoraPlanConfig
 from opensora.registry import MODELS
@@ -39,8 +42,6 @@ class LatteModel(nn.Module):
     unused_tensors: frozenset[str] = frozenset()  # of checkpoints
 
     def __init__(self, config: LatteConfig) -> None:
-        from diffusers import LatteTransformer3DModel
-
         super().__init__()
         self.config = config
         self.transformer = LatteTransformer3DModel(**config.arguments())
@@ -101,8 +102,6 @@ class LatteModel(nn.Module):
 
     def _make_positions(self) -> None:
         """Tables of positions are in no checkpoint, and a model without storage has none."""
-        from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
-
         config = self.config
         patches = PatchEmbed(
             height=config.sample_size,
@@ -161,8 +160,6 @@ class LatteModel(nn.Module):
             arguments["encoder_attention_mask"] = bias[:, None].repeat_interleave(num_frames, dim=0)
         if controller is None:
             return self.transformer(**arguments)[0]
-        from adacache.integrations.diffusers.forward import CachedForward
-
         return CachedForward(self.transformer)(controller, self.transformer.forward, "default", arguments)[0]
 
 

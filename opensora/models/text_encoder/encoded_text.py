@@ -151,10 +151,10 @@ def _cut_line(what: str, caption: str, num_chars: int, num_tokens: int) -> str:
     last = f"last {len(cut)}" if len(cut) > 1 else "last"
     verb = "are" if len(cut) > 1 else "is"
     scores = [name for name, end in _appended(caption) if caption[num_chars:end].strip(" .")]
-    among = f", {' and '.join(scores)} among them," if scores else ""
+    included = f" ({', '.join(scores)} included)" if scores else ""
     shown = read if len(read) <= 2 * _SHOWN_WORDS else [*read[:_SHOWN_WORDS], "...", *read[-_SHOWN_WORDS:]]
     return (
-        f"the {last} of {len(caption.split())} words of a {what}{among} {verb} left out, as the text encoder reads "
+        f"the {last} of {len(caption.split())} words of a {what}{included} {verb} left out, as the text encoder reads "
         f"{num_tokens} tokens: '{' '.join(shown)} | the rest is cut'"
     )
 

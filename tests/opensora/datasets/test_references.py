@@ -18,14 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from opensora.conditioning.reference_frames import VideoFile
+from opensora.conditioning.reference_pixels import crop_frame, read_reference
 from opensora.conditioning.references import (
     check_reference,
-    read_reference,
     resolve_reference,
     sha256_of,
     split_references,
 )
-from opensora.conditioning.resize_crop import crop_frame
 from opensora.datasets.video_io import write_video
 from opensora.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""Frames resized until they cover a target size, then cropped at their center: what references go through.
+"""References as the model gets them: frames resized until they cover the size of the video, then cropped at the center.
 
 Images and videos differ in filter and rounding, as in the data pipeline that the model was trained with.
 
@@ -7,20 +7,52 @@ Source: opensora/datasets/utils.py (Open-Sora v1.2), resize_crop_to_fill for ima
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from contextlib import closing
+from pathlib import Path
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL import Image
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from opensora.conditioning.reference_frames import NotReadable, StillImage
+from opensora.conditioning.references import open_checked
+from opensora.errors import ConfigError
+
+
+def read_reference(
+    path: str | os.PathLike[str], height: int, width: int, max_frames: int | None = None
+) -> torch.Tensor:
+    """Frames (3, F, height, width) float32 in [-1, 1] of a reference that is resized to cover them and cropped.
+
+    F is 1 for an image. The frames of a video are resized while they are decoded, so that memory does not depend on
+    their size; ``max_frames`` is where reading stops. Colors are RGB: a transparent image loses its alpha, as upstream.
+
+    Raises:
+        ConfigError: what ``check_reference`` refuses, or a video that is damaged further on.
+    """
+    path = Path(path)
+    if height < 1 or width < 1 or (max_frames is not None and max_frames < 1):
+        raise ConfigError(f"reference '{path}': size and max_frames must be at least 1")
+    try:
+        with closing(open_checked(path)) as source:
+            if isinstance(source, StillImage):
+                return crop_image(source.image(), height, width)
+            frames = []
+            for frame in source.frames():
+                frames.append(crop_frame(frame, height, width))
+                if len(frames) == max_frames:
+                    break
+    except NotReadable as error:
+        raise ConfigError(f"reference '{path}' {error}") from error
+    if not frames:
+        raise ConfigError(f"reference '{path}' holds no frames")
+    return torch.stack(frames, dim=1)
 
 
 def crop_image(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """(3, 1, height, width) float32 in [-1, 1] of an RGB image: bicubic, with the antialiasing of Pillow."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
     cover_height, cover_width = _cover(image.height, image.width, height, width)
     image = image.resize((cover_width, cover_height), Image.Resampling.BICUBIC)
     top, left = round((cover_height - height) / 2.0), round((cover_width - width) / 2.0)
@@ -31,9 +63,6 @@ def crop_image(image: Image.Image, height: int, width: int) -> torch.Tensor:
 
 def crop_frame(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
     """(3, height, width) float32 in [-1, 1] of a video frame (H, W, 3) uint8: bilinear, without antialiasing."""
-    import torch
-    from torch.nn.functional import interpolate
-
     pixels = torch.tensor(frame).permute(2, 0, 1)[None].float().div_(255)  # (1, 3, H, W)
     cover = _cover(*frame.shape[:2], height, width)
     pixels = interpolate(pixels, size=cover, mode="bilinear", align_corners=False)
