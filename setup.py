@@ -24,6 +24,7 @@ setup(
         "av>=12",
         "numpy>=1.26",
         "packaging>=23",
+        "pydantic>=2.7,<3",
         "safetensors>=0.4.3",
         "sentencepiece>=0.2",
         "protobuf>=4",

@@ -32,15 +32,13 @@ from bench.showcase import make_showcase
 from bench.summary import summarize
 from bench.tuner import TunedFile, Tuner
 from opensora.cli.calibrate import PipelineClips
-from opensora.config.conditions import fingerprint
-from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.config.target import timesteps_of
 from opensora.device import limit_threads
 from opensora.errors import ConfigError
 from opensora.files import make_output_folder
 from opensora.pipeline import SamplingPipeline
-from opensora.weights import locate_weights
+from opensora.weights import fingerprint, locate_weights
 from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
@@ -180,7 +178,7 @@ class Bench:
 
     @property
     def _num_steps(self) -> int:
-        return num_model_calls(self._config.scheduler)
+        return self._config.scheduler.num_model_calls
 
     def _timesteps(self, num_steps: int | None) -> Sequence[float]:
         scheduler = self._config.scheduler

@@ -4,19 +4,67 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from opensora.config.file import find_config, read_config_file
+from pydantic import Field, InstanceOf
+from pydantic.dataclasses import dataclass
+
+from opensora.config.entries import find_config, read_config_file
 from opensora.config.reading import Source, check_names, read_fields, read_value
-from opensora.config.schema import at_least
+from opensora.config.schema import STRICT
 from opensora.errors import ConfigError, suggest
 
 REFERENCES = ("uncached", "exact")
 
 
-@dataclass(frozen=True, kw_only=True)
+DEFAULT_BOUNDS = (1e-4, 10.0)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PolicyPlan:
+    """A policy, or a sampler without a cache.
+
+    It meets budgets in one of these ways: ``tune`` "threshold" searches the option ``threshold``; "codebook" scales
+    AdaCache's published codebook; "calibrated" takes the schedules of the sampling config's calibration; ``steps``
+    samples with as many steps as the budget and no cache. With ``settings`` it is run with these options instead, and
+    the compute falls where it falls.
+
+    Attributes:
+        about: one sentence for readers.
+        source: where the policy comes from.
+        ours: whether it is this project's own.
+        cache: options as in a config's ``cache``; for "calibrated" what replaces those of the calibrated schedule.
+        solver: None for the sampling config's own; another one goes with ``steps`` and "calibrated" only.
+        calibration: file of "calibrated" schedules, such as another solver's; None for the sampling config's own.
+        fallbacks: options that are tried, in this order, at budgets that are out of the reach of ``cache`` alone.
+        bounds: smallest and largest threshold that is tried.
+        further_budgets: at which this policy alone is run, so that its curve over compute reaches further than others':
+            those that compute parts of steps spend more than their budget.
+    """
+
+    name: str
+    cache: Mapping[str, Any] | None
+    settings: tuple[Mapping[str, Any], ...]
+    fallbacks: tuple[Mapping[str, Any], ...]
+    title: str
+    about: str = ""
+    source: str = ""
+    ours: bool = False
+    solver: Literal["euler", "adams", "midpoint"] | None = None
+    tune: Literal["threshold", "codebook", "calibrated"] | None = None
+    calibration: str | None = None
+    steps: bool = False
+    bounds: tuple[float, float] = DEFAULT_BOUNDS
+    further_budgets: tuple[int, ...] = ()
+
+    @property
+    def by_budget(self) -> bool:
+        """Whether it is run once per budget."""
+        return self.steps or self.tune is not None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchPlan:
     """A bench, complete but for what the sampling config says.
 
@@ -38,24 +86,24 @@ class BenchPlan:
     """
 
     path: str
-    policies: tuple[PolicyPlan, ...]
+    policies: tuple[InstanceOf[PolicyPlan], ...]
     sample: str
     budgets: tuple[int, ...]
     baseline: str = "adacache"
     best: str | None = None
     title: str = "Policies at equal compute"
     prompts: str | None = None
-    num_prompts: int = at_least(1, 32)
-    num_seeds: int = at_least(1, 2)
+    num_prompts: int = Field(32, ge=1)
+    num_seeds: int = Field(2, ge=1)
     tuning_prompts: str | None = None
-    tuning_clips: int = at_least(1, 16)
-    exact_steps: int = at_least(1, 200)
+    tuning_clips: int = Field(16, ge=1)
+    exact_steps: int = Field(200, ge=1)
     exact_solver: Literal["euler", "adams", "midpoint"] | None = None
     showcase_prompts: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     showcase_budgets: tuple[int, ...] = ()
-    batch_size: int = at_least(1, 1)
+    batch_size: int = Field(1, ge=1)
     caption_check: Literal["mini", "none"] = "none"  # "mini": prompts are captions of the mini model's world
-    sample_options: Mapping[str, Any] = field(default_factory=dict)  # of the sampling config, by dotted key
+    sample_options: Mapping[str, Any] = Field(default_factory=dict)  # of the sampling config, by dotted key
 
     def __post_init__(self) -> None:
         source = Source(self.path)
@@ -123,7 +171,7 @@ class BenchPlan:
             changes["policies"] = self._chosen(policies)
         if sample_options:
             changes["sample_options"] = {**self.sample_options, **sample_options}
-        return replace(self, **changes)
+        return read_fields(BenchPlan, {}, Source(self.path), **{**vars(self), **changes})
 
     def _chosen(self, names: Sequence[str]) -> tuple[PolicyPlan, ...]:
         known = [policy.name for policy in self.policies]
@@ -160,7 +208,7 @@ def plan_from_dict(entries: Mapping[str, Any], path: str = "bench") -> BenchPlan
         ConfigError: an entry is unknown, of the wrong type or out of range.
     """
     source, entries = Source(path), dict(entries)
-    check_names(entries, set(BenchPlan.__dataclass_fields__) - {"path"}, source)
+    check_names(entries, set(BenchPlan.__pydantic_fields__) - {"path"}, source)
     options = entries.pop("sample_options", {})
     if not isinstance(options, Mapping):
         raise source.error("sample_options", f"sample_options must be a dict of config entries, got {options!r}")
@@ -180,52 +228,6 @@ def _showcase_prompts(value: Any, source: Source) -> tuple[int, ...]:
     return tuple(range(value)) if isinstance(value, int) else value
 
 
-DEFAULT_BOUNDS = (1e-4, 10.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyPlan:
-    """A policy, or a sampler without a cache.
-
-    It meets budgets in one of these ways: ``tune`` "threshold" searches the option ``threshold``; "codebook" scales
-    AdaCache's published codebook; "calibrated" takes the schedules of the sampling config's calibration; ``steps``
-    samples with as many steps as the budget and no cache. With ``settings`` it is run with these options instead, and
-    the compute falls where it falls.
-
-    Attributes:
-        about: one sentence for readers.
-        source: where the policy comes from.
-        ours: whether it is this project's own.
-        cache: options as in a config's ``cache``; for "calibrated" what replaces those of the calibrated schedule.
-        solver: None for the sampling config's own; another one goes with ``steps`` and "calibrated" only.
-        calibration: file of "calibrated" schedules, such as another solver's; None for the sampling config's own.
-        fallbacks: options that are tried, in this order, at budgets that are out of the reach of ``cache`` alone.
-        bounds: smallest and largest threshold that is tried.
-        further_budgets: at which this policy alone is run, so that its curve over compute reaches further than others':
-            those that compute parts of steps spend more than their budget.
-    """
-
-    name: str
-    cache: Mapping[str, Any] | None
-    settings: tuple[Mapping[str, Any], ...]
-    fallbacks: tuple[Mapping[str, Any], ...]
-    title: str
-    about: str = ""
-    source: str = ""
-    ours: bool = False
-    solver: Literal["euler", "adams", "midpoint"] | None = None
-    tune: Literal["threshold", "codebook", "calibrated"] | None = None
-    calibration: str | None = None
-    steps: bool = False
-    bounds: tuple[float, float] = DEFAULT_BOUNDS
-    further_budgets: tuple[int, ...] = ()
-
-    @property
-    def by_budget(self) -> bool:
-        """Whether it is run once per budget."""
-        return self.steps or self.tune is not None
-
-
 def read_policies(entries: Any, source: Source) -> tuple[PolicyPlan, ...]:
     """The policies of a plan, in their order.
 
@@ -242,7 +244,7 @@ def _read_policy(name: str, options: Any, source: Source) -> PolicyPlan:
     if not isinstance(options, Mapping):
         raise source.error(section, f"{section} must be a dict, got {options!r}")
     options = dict(options)
-    check_names(options, set(PolicyPlan.__dataclass_fields__) - {"name"}, source, section)
+    check_names(options, set(PolicyPlan.__pydantic_fields__) - {"name"}, source, section)
     cache = options.pop("cache", None)
     if cache is not None:
         cache = _options(cache, f"{section}.cache", source)

@@ -16,8 +16,7 @@ from adacache.policies.static import StaticScheduleConfig
 from bench.plan import BenchPlan, PolicyPlan
 from bench.setting import digest
 from bench.tuning import scaled_codebook
-from opensora.config.kinds import model_depth
-from opensora.config.model_calls import num_model_calls
+from opensora.config.model_families import model_depth
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.config.target import apply_target, check_calibrated_model
@@ -95,7 +94,7 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
         ConfigError: names the policy of the plan.
     """
     source = Source(plan.path)
-    steps = num_model_calls(config.scheduler)
+    steps = config.scheduler.num_model_calls
     depth = model_depth(config.model.from_pretrained, config.model.type, config.weights_dir)
     stand_in = PolicyCalibration(steps, 1, (1.0, 0.0), 1.0, (1.0,) * (steps - 1), 0.0)
     for policy in plan.policies:

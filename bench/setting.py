@@ -12,7 +12,6 @@ from typing import Any
 from adacache.calibration.plan import Clip
 from bench.plan import BenchPlan
 from opensora.config.loading import load_config
-from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.files import find_path
@@ -52,7 +51,7 @@ def load_sample_config(plan: BenchPlan, device: str | None = None) -> SampleConf
     given = {key: value for key, value in plan.sample_options.items() if key.split(".")[0] not in _LEFT_ASIDE}
     config = load_config(plan.sample, {"device": device}, {**given, **dict.fromkeys(_LEFT_ASIDE)})
     config = dataclasses.replace(config, cache=None)  # the official code's options stand inside of the model's
-    steps = num_model_calls(config.scheduler)
+    steps = config.scheduler.num_model_calls
     most = max(plan.all_budgets, default=0)
     if most >= steps:
         raise ConfigError(f"budgets: {most} computed steps leave nothing to reuse, as {plan.sample} has {steps} steps")

@@ -23,7 +23,6 @@ from bench.plan import BenchPlan, PolicyPlan
 from bench.points import BenchPoint, calibrated_schedule, complete, needs_calibration
 from bench.setting import digest
 from bench.tuning import REACHED, BudgetSearch, Tried, best_codebook, final_latents, try_policy
-from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 
@@ -52,7 +51,7 @@ class Tuner:
         self._make_runner = make_runner
         self._clips = clips
         self._file = file
-        self._num_steps = num_model_calls(config.scheduler)
+        self._num_steps = config.scheduler.num_model_calls
 
     def points(self) -> list[BenchPoint]:
         """All points in the plan's order; what cannot be met is noted in ``left_out``.

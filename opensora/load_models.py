@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opensora.config.kinds import kind_of
+from opensora.config.model_families import check_size_limits, family_of
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
-from opensora.config.size_limits import check_size_limits
 from opensora.config.target import check_calibrated_model
 from opensora.device import DTYPES, check_compiler, check_device
 from opensora.errors import ConfigError
@@ -83,7 +82,7 @@ def check_models(config: SampleConfig) -> None:
     model = model_class(config.model.type).check_pretrained(config.model.from_pretrained, **qk_norm)
     model_class(config.vae.type).check_pretrained(config.vae.from_pretrained)
     text = config.text_encoder
-    if kind_of(config.model.type).fixed_text_length and text.model_max_length != model.model_max_length:
+    if family_of(config.model.type).fixed_text_length and text.model_max_length != model.model_max_length:
         raise ConfigError(
             f"text_encoder.model_max_length is {text.model_max_length}, but the transformer in "
             f"{config.model.from_pretrained} reads {model.model_max_length} tokens; set it to that"

@@ -68,9 +68,8 @@ def run(options: argparse.Namespace) -> int:
     from adacache.calibration.target import TARGETS, Target
     from adacache.options import BridgeConfig
     from adacache.validation import check_choice
-    from opensora.config.file import find_config
+    from opensora.config.entries import find_config
     from opensora.config.loading import load_config
-    from opensora.config.model_calls import num_model_calls
     from opensora.errors import ConfigError
     from opensora.files import make_output_folder
     from opensora.prompts.run_prompts import plain_texts
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
     try:
-        target.check_possible(num_model_calls(config.scheduler))
+        target.check_possible(config.scheduler.num_model_calls)
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error
     texts = plain_texts(config)
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     plan = CalibrationPlan(search, held_out, bridge, options.candidates, options.batch_size)
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
-    with tqdm(total=plan.num_clips(num_model_calls(config.scheduler)), desc="clips", unit="clip") as bar:
+    with tqdm(total=plan.num_clips(config.scheduler.num_model_calls), desc="clips", unit="clip") as bar:
         calibration = calibrate_sampler(pipe, plan, bar.update)
     # The target may be out of reach; what was measured is kept all the same.
     write_calibration(calibration, folder, find_config(options.config), given, (target.kind, target.value))

@@ -14,7 +14,7 @@ from bench.timing.models import CALIBRATED_CONFIG, CONFIG, PROMPT, first_step_in
 from bench.timing.record import Samples
 from bench.timing.steps import step_figures
 from bench.timing.turns import Length, Task, Yardstick, in_turns, seconds
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.files import REPO_ROOT
 from opensora.pipeline import SamplingOutput, SamplingPipeline
 

@@ -21,6 +21,7 @@ from bench.flops import counted_flops
 from opensora.datasets.aspect import get_image_size
 from opensora.device import limit_threads
 from opensora.files import REPO_ROOT
+from opensora.latent_frames import chunked_latent_frames
 from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.pipeline import SamplingPipeline
 
@@ -51,7 +52,7 @@ def xl2_inputs(resolution: str, device: str) -> dict[str, Any]:
     """Arguments of one guided forward pass of STDiT3-XL/2 for a two-second 9:16 video."""
     dtype = torch.bfloat16
     height, width = get_image_size(resolution, "9:16")
-    latents = (GUIDANCE_HALVES, 4, TWO_SECONDS // 17 * 5, height // 8, width // 8)
+    latents = (GUIDANCE_HALVES, 4, chunked_latent_frames(TWO_SECONDS), height // 8, width // 8)
     return {
         "x": torch.randn(latents, dtype=dtype, device=device),
         "timestep": torch.full((GUIDANCE_HALVES,), 500.0, device=device),

@@ -14,7 +14,7 @@ from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
 from bench.content import captions_by_class
 from mini.world.captions import held_out_captions
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.device import limit_threads
 from opensora.pipeline import SamplingOutput, SamplingPipeline
 

@@ -18,11 +18,10 @@ from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.plan import CalibrationPlan, Clip
 from adacache.calibration.plot import plot_calibration
-from opensora.config.conditions import conditions_of, fingerprint
-from opensora.config.file import read_config_file
-from opensora.config.overrides import retired_by
-from opensora.config.target import timesteps_of
+from opensora.config.entries import read_config_file, retired_by
+from opensora.config.target import conditions_of, timesteps_of
 from opensora.errors import ConfigError
+from opensora.weights import fingerprint
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline

@@ -10,9 +10,8 @@ from typing import Any
 
 from adacache.policies.registry import config_to_dict
 from opensora.cli.plan import Sample
-from opensora.config.conditions import fingerprint
 from opensora.config.schema import SampleConfig
-from opensora.weights import WeightPaths
+from opensora.weights import WeightPaths, fingerprint
 
 # Entries of a config that say where and what is written, or that have done their work before sampling begins.
 _NO_INFLUENCE = frozenset(
@@ -74,7 +73,7 @@ def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str]
 
 
 def weight_fingerprints(weights: WeightPaths) -> dict[str, str]:
-    """A short hash of each piece's weights, see ``opensora.config.conditions``; all have to be on this machine.
+    """A short hash of each piece's weights (``opensora.weights.fingerprint``); all have to be on this machine.
 
     Raises:
         WeightsError: a piece has no weights.

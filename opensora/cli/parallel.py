@@ -36,7 +36,7 @@ from opensora.cli.run import check_machine, check_pyav
 from opensora.cli.session import Session, open_session
 from opensora.cli.worker import Worker, Write, encode_text
 from opensora.cli.writing import BackgroundWriter
-from opensora.config.kinds import kind_of
+from opensora.config.model_families import family_of
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, WeightsError, message_for_the_user, one_line, shortened
 from opensora.memory.shapes import read_shapes
@@ -374,11 +374,11 @@ def mesh_of(plan: Plan, world_size: int) -> MeshShape:
         frames, height, width = shapes.latent_size(chosen)
         rows, columns = shapes.patch_size
         sizes.append((frames, -(-height // rows) * -(-width // columns), shapes.rows_per_video(chosen)))
-    splits = kind_of(config.model.type).splits_frames
-    if not splits and (config.sequence_parallel or 1) > 1:
+    family = family_of(config.model.type)
+    if not family.splits_frames and (config.sequence_parallel or 1) > 1:
         raise ConfigError(
-            f"sequence_parallel={config.sequence_parallel} does not work with {kind_of(config.model.type).name}, whose "
-            "transformer is diffusers' own; leave it out, and use guidance_parallel=2 or several prompts"
+            f"sequence_parallel={config.sequence_parallel} does not work with {family.name}, whose transformer "
+            "is diffusers' own; leave it out, and use guidance_parallel=2 or several prompts"
         )
     return choose_mesh(
         world_size,
@@ -386,6 +386,6 @@ def mesh_of(plan: Plan, world_size: int) -> MeshShape:
         config.guidance_parallel,
         config.sequence_parallel,
         max_guidance=min(rows for _, _, rows in sizes),
-        latent_frames=min(frames for frames, _, _ in sizes) if splits else 1,
-        tokens_per_frame=min(tokens for _, tokens, _ in sizes) if splits else 1,
+        latent_frames=min(frames for frames, _, _ in sizes) if family.splits_frames else 1,
+        tokens_per_frame=min(tokens for _, tokens, _ in sizes) if family.splits_frames else 1,
     )

@@ -25,9 +25,8 @@ from opensora.conditioning.references import (
     split_references,
 )
 from opensora.config.draft import parse_seed
-from opensora.config.kinds import refuse
+from opensora.config.model_families import refuse
 from opensora.config.schema import SampleConfig
-from opensora.config.video import latent_frames, latents_per_chunk
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path
 from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt, chosen_prompts
@@ -291,10 +290,12 @@ def _add_conditions(
             sample.reference_hashes += (digest,)
         if sample.references and not strategy:
             are_videos = [info.kind == "video" for info in sample.references]
-            strategy = default_mask_strategy(are_videos, latents_per_chunk(config))
+            strategy = default_mask_strategy(
+                are_videos, config.vae.latent_frames(config.vae.frames_per_chunk(config.num_frames))
+            )
         check_mask_strategy(strategy, len(sample.references))
-        lengths = [latent_frames(info.frames, config) if info.frames else None for info in sample.references]
-        check_placement(strategy, latent_frames(config.num_frames, config), lengths, config.align, config.loop)
+        lengths = [config.vae.latent_frames(info.frames) if info.frames else None for info in sample.references]
+        check_placement(strategy, config.vae.latent_frames(config.num_frames), lengths, config.align, config.loop)
     except ValueError as error:
         raise ConfigError(f"prompt {sample.index}: {shortened(error, 500)}") from error
     sample.mask_strategy = strategy

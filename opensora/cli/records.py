@@ -17,7 +17,6 @@ from adacache.trace import Trace
 from adacache.trace_plot import plot_trace
 from opensora.cli.identity import plain_config
 from opensora.cli.plan import Sample
-from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.datasets.frames import frames_path, write_frames
 from opensora.datasets.preview import preview_path, write_preview
@@ -60,7 +59,7 @@ def result_of(
 ) -> Result:
     """The result of a sample with a trace for each of its loops; None where every step was computed."""
     kept = [trace for trace in traces if trace is not None]
-    num_steps = num_model_calls(sample.config.scheduler) * sample.config.loop
+    num_steps = sample.config.scheduler.num_model_calls * sample.config.loop
     savings = [trace.estimated_saving for trace in kept]
     return Result(
         video=video,

@@ -17,7 +17,6 @@ from typing import Literal
 from opensora.conditioning.mask_strategy import parse_mask_strategy
 from opensora.conditioning.reference_frames import AnimatedImage, NotReadable, StillImage, VideoFile, open_reference
 from opensora.config.schema import SampleConfig
-from opensora.config.video import frames_per_chunk, latents_per_chunk
 from opensora.errors import ConfigError
 from opensora.files import find_path, is_utf8
 
@@ -173,11 +172,12 @@ def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) 
     Raises:
         ConfigError: some entries count from its beginning and others from its end, which chunks cannot both fit.
     """
+    chunk = config.vae.frames_per_chunk(config.num_frames)
     entries = [entry for entry in parse_mask_strategy(mask_strategy) if entry.ref_id == reference]
     if config.compat or not entries:
         return WHOLE
     if all(entry.ref_start < 0 for entry in entries):
-        return ReferencePart(chunk=frames_per_chunk(config))
+        return ReferencePart(chunk=chunk)
     if any(entry.ref_start < 0 for entry in entries):
         raise ConfigError(
             f"mask strategy '{mask_strategy}' counts frames of reference {reference} both from its beginning and from "
@@ -185,4 +185,4 @@ def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) 
         )
     latents = max(entry.ref_start + entry.length for entry in entries)
     # Alignment moves a start up by less than a chunk, and not into the last one.
-    return ReferencePart(max_frames=(-(-latents // latents_per_chunk(config)) + 2) * frames_per_chunk(config))
+    return ReferencePart(max_frames=(-(-latents // config.vae.latent_frames(chunk)) + 2) * chunk)

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adacache.options import ReuseOptions
+from adacache.policies.registry import config_from_dict
+from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
-from opensora.config.schema import OFFICIAL_CACHE_KEYS
 from opensora.config.target import find_calibration
 from opensora.errors import one_line
 
-if TYPE_CHECKING:
-    from adacache.options import ReuseOptions
-    from adacache.policies.static import StaticScheduleConfig
-
 logger = logging.getLogger(__name__)
-
-
-def split_model_entries(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model's own entries, and the official cache options found among them."""
-    official = {key: value for key, value in model.items() if key in OFFICIAL_CACHE_KEYS}
-    own = {key: value for key, value in model.items() if key not in OFFICIAL_CACHE_KEYS}
-    return own, official
 
 
 def read_cache(
@@ -70,9 +61,6 @@ def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | N
     Raises:
         ValueError, TypeError: what is wrong with the entries or the file.
     """
-    from adacache.policies.registry import config_from_dict
-    from adacache.policies.static import StaticScheduleConfig
-
     if entries.get("policy", "static") != "static" or "file" not in entries:
         return config_from_dict(entries)
     if "computed_steps" in entries:
@@ -96,8 +84,6 @@ def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConf
     Raises:
         ConfigError: the file cannot be read, holds no complete trace, or one of another number of steps.
     """
-    from adacache.policies.static import StaticScheduleConfig
-
     if not isinstance(path, str) or not path:
         raise source.error("replay", f"replay must be the path of a trace (.json), got {path!r}")
     try:

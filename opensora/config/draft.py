@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from opensora.config.model_calls import num_model_calls
+from adacache.calibration.target import LEAST_COMPUTED, TARGETS
+from adacache.options import ReuseOptions
+from adacache.policies.adacache import AdaCacheConfig
+from adacache.policies.base import PolicyConfig
+from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
+from opensora.config.schema import SampleConfig
 from opensora.config.target import apply_target, with_memory_options
 from opensora.errors import ConfigError, one_line
-
-if TYPE_CHECKING:
-    from adacache.options import ReuseOptions
-    from adacache.policies.base import PolicyConfig
-    from opensora.config.schema import SampleConfig
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ DRAFT_CODEBOOK, FINAL_CODEBOOK = "fast30", "slow30"
 
 def replaces_cache(entries: Mapping[str, Any]) -> bool:
     """Whether config ``entries`` ask for a target, a draft or a final, each of which replaces the config's cache."""
-    from adacache.calibration.target import TARGETS
-
     return any(entries.get(name) is not None for name in (*TARGETS, "draft", "final"))
 
 
@@ -47,9 +45,6 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
     Raises:
         ConfigError: entries that exclude each other, seeds that cannot be read, or what ``apply_target`` raises.
     """
-    from adacache.calibration.target import LEAST_COMPUTED, TARGETS
-    from adacache.policies.static import StaticScheduleConfig
-
     mode = _mode(config, source)
     if mode is None:
         return apply_target(config, source)
@@ -57,7 +52,7 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
     if not has_target:
         if config.calibration is None:
             return replace(config, cache=_validated(_official(config, mode, depth), config, depth, source))
-        share, steps = (DRAFT_SHARE if mode == "draft" else FINAL_SHARE), num_model_calls(config.scheduler)
+        share, steps = (DRAFT_SHARE if mode == "draft" else FINAL_SHARE), config.scheduler.num_model_calls
         if steps <= LEAST_COMPUTED:
             return replace(config, cache=None)
         chosen = replace(config, max_steps_computed=min(steps, max(LEAST_COMPUTED, round(share * steps))))
@@ -121,8 +116,6 @@ def _measured(cache: Any, depth: int | None) -> dict[str, Any]:
 
 def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOptions:
     """An official codebook, for a model without a calibration."""
-    from adacache.policies.adacache import AdaCacheConfig
-
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
     logger.info(
         "%s: there is no calibration, so the official codebook %s decides; 'python scripts/calibrate.py %s' makes one "
@@ -137,7 +130,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
 def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, source: Source) -> PolicyConfig:
     """``cache``, whose metric comes from the config's own cache, which was not compared with the model."""
     try:
-        cache.validate(num_model_calls(config.scheduler), depth)
+        cache.validate(config.scheduler.num_model_calls, depth)
     except ValueError as error:
         raise source.error("cache", f"cache: {one_line(error)}") from error
     return cache

@@ -6,41 +6,47 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from opensora.config.cache import read_cache, read_replay, split_model_entries
-from opensora.config.draft import apply_mode, replaces_cache, seed_texts
-from opensora.config.file import find_config, read_config_file
-from opensora.config.kinds import check_entries, check_pieces, kind_of, model_depth
-from opensora.config.low_memory import with_low_memory
-from opensora.config.model_calls import check_diffusion_options, num_model_calls
-from opensora.config.overrides import dotted_overrides, merge_into_file, without_alternatives
-from opensora.config.reading import Source, check_names, read_fields, read_section
-from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS, LatteModelConfig, ModelConfig, SampleConfig
-from opensora.config.sections import SECTIONS
-from opensora.config.size_limits import check_size_limits
-from opensora.config.target import with_memory_options
-from opensora.config.video import (
-    SIZE_KEYS,
-    default_save_fps,
-    frames_per_chunk,
-    latent_frames,
-    latents_per_chunk,
-    resolve_num_frames,
-    resolve_size,
-)
-from opensora.errors import ConfigError
+from mmengine.config import Config
 
-__all__ = ["ConfigError", "SampleConfig", "config_from_dict", "load_config"]
+from opensora.config.cache import read_cache, read_replay
+from opensora.config.draft import apply_mode, replaces_cache, seed_texts
+from opensora.config.entries import (
+    dotted_overrides,
+    find_config,
+    merge_into_file,
+    read_config_file,
+    without_alternatives,
+)
+from opensora.config.model_families import (
+    check_diffusion_options,
+    check_entries,
+    check_pieces,
+    check_size_limits,
+    family_of,
+    model_depth,
+)
+from opensora.config.reading import Source, check_names, read_fields, read_section, read_value
+from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS, SECTIONS, SampleConfig, section_class
+from opensora.config.target import with_memory_options
+from opensora.datasets.aspect import NUM_FRAMES_MAP, get_image_size, get_num_frames
+from opensora.errors import one_line
 
 logger = logging.getLogger(__name__)
 
-_MAX_STEPS = 10_000
-_MAX_CRF = 51  # of H.264 with 8 bits
-_NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}
+SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")
+_NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}  # upstream's files leave them open
 _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+# What low_memory sets: section ("" for the top level) -> entries. The command line wins over it.
+_LOW_MEMORY: dict[str, dict[str, Any]] = {
+    "": {"batch_size": 1},
+    "vae": {"tiling": True, "micro_batch_size": 1},
+    "text_encoder": {"dtype": "bf16"},
+    "cache": {"cache_device": "cpu"},
+}
 
 
 def load_config(
@@ -85,8 +91,6 @@ def config_from_entries(
     Args:
         path: what errors call their origin.
     """
-    from mmengine.config import Config
-
     given = dotted_overrides(overrides, cfg_options)
     return config_from_dict(merge_into_file(Config(dict(entries)), given, path), Source(path, frozenset(given)))
 
@@ -98,47 +102,51 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         ConfigError: an entry is unknown, of the wrong type or out of range.
     """
     source = source or Source("config")
-    entries = with_low_memory(_without_helper_variables(entries, source), source)
-    known = {*SampleConfig.__dataclass_fields__, *NO_EFFECT[""], *SIZE_KEYS}
+    entries = _with_low_memory(_without_helper_variables(entries, source), source)
+    known = {*SampleConfig.__pydantic_fields__, *SIZE_KEYS}
     check_names(entries, known - {"height", "width", "path"}, source)
 
     sections = {name: _section_entries(entries.pop(name, None), name, source) for name in SECTIONS}
-    sections["model"], official_cache = split_model_entries(sections["model"])
+    model = sections["model"]
+    official_cache = {key: model.pop(key) for key in OFFICIAL_CACHE_KEYS & model.keys()}
     # The official options repeat the number of steps here; the scheduler's own entry rules.
-    repeated_steps = sections["model"].pop("num_sampling_steps", None)
+    repeated_steps = model.pop("num_sampling_steps", None)
     if repeated_steps is not None:
         sections["scheduler"].setdefault("num_sampling_steps", repeated_steps)
     built = {name: read_section(name, _without_effectless(sections[name], name), source) for name in SECTIONS}
     check_pieces(built, source)
     check_diffusion_options(built["scheduler"], source)
-    calls, cache_entry = num_model_calls(built["scheduler"]), entries.pop("cache", None)
-    depth = _model_depth(built["model"], entries.get("weights_dir"))
+    calls, cache_entry = built["scheduler"].num_model_calls, entries.pop("cache", None)
+    weights_dir = entries.get("weights_dir")
+    depth = model_depth(
+        built["model"].from_pretrained, built["model"].type, weights_dir if isinstance(weights_dir, str) else None
+    )
     replay = entries.get("replay")
     replaced = replay is not None or replaces_cache(entries)
     cache = read_cache(official_cache, cache_entry, None if replaced else calls, depth, source)
     if replay is not None:
         cache = with_memory_options(read_replay(replay, calls, source), cache)
 
-    height, width = resolve_size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
+    height, width = _size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
     entries |= {"height": height, "width": width}
     if source.from_command_line & set(SIZE_KEYS):
         source = dataclasses.replace(source, from_command_line=source.from_command_line | {"height", "width"})
-    has_durations = kind_of(built["model"].type).has_durations
-    entries["num_frames"] = resolve_num_frames(entries.get("num_frames"), source, has_durations)
+    has_durations = family_of(built["model"].type).has_durations
+    entries["num_frames"] = _num_frames(entries.get("num_frames"), source, has_durations)
     if entries.get("save_fps") is None:
-        entries["save_fps"] = default_save_fps(entries)
+        entries["save_fps"] = _save_fps(entries)
     if isinstance(entries.get("dtype"), str):
         entries["dtype"] = _DTYPE_NAMES.get(entries["dtype"], entries["dtype"])
     if isinstance(entries.get("prompt"), str):
         entries["prompt"] = [entries["prompt"]]
     for name in ("reference_path", "mask_strategy"):
         entries[name] = _as_texts(entries.get(name))
-    # Upstream's files leave these open by None.
     entries |= {name: default for name, default in _NONE_MEANS.items() if name in entries and entries[name] is None}
     entries["final"] = seed_texts(entries.get("final"))
-    result = read_fields(SampleConfig, _without_effectless(entries, ""), source, path=source.path, cache=cache, **built)
+    result = read_fields(SampleConfig, entries, source, path=source.path, cache=cache, **built)
     check_entries(result, source)
-    _check_together(result, source)
+    for keys, message in _conflicts(result):
+        raise source.error(keys, message)
     check_size_limits(result, source)
     return apply_mode(result, source, depth)
 
@@ -175,77 +183,125 @@ def _as_texts(entry: Any) -> Any:
     return [entry] if isinstance(entry, str) else entry
 
 
-def _model_depth(model: ModelConfig | LatteModelConfig, weights_dir: Any) -> int | None:
-    return model_depth(model.from_pretrained, model.type, weights_dir if isinstance(weights_dir, str) else None)
+def _with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """``entries`` of a config with those of low memory in their place, where it is asked for."""
+    result = dict(entries)
+    if result.get("low_memory") is not True:
+        return result
+    for section, wanted in _LOW_MEMORY.items():
+        prefix = f"{section}." if section else ""
+        chosen = {key: value for key, value in wanted.items() if f"{prefix}{key}" not in source.from_command_line}
+        if not section:
+            result |= chosen
+        elif isinstance(result.get(section), Mapping):  # another value gets its own error
+            has = section_class(section, result[section]).__pydantic_fields__ if section in SECTIONS else chosen
+            result[section] = {**result[section], **{key: value for key, value in chosen.items() if key in has}}
+    return result
 
 
-def _check_together(config: SampleConfig, source: Source) -> None:
-    """What no single entry can be blamed for."""
-    if getattr(config.scheduler, "use_timestep_transform", False) and config.multi_resolution is None:
+def _size(size: Mapping[str, Any], source: Source) -> tuple[int, int]:
+    """Height and width in pixels, from ``image_size`` or from ``resolution`` and ``aspect_ratio`` (None: unset).
+
+    Raises:
+        ConfigError: neither or both are given, or a name is unknown.
+    """
+    names = {key: size[key] for key in ("resolution", "aspect_ratio") if size[key] is not None}
+    if size["image_size"] is not None:
+        if names:
+            raise source.error(
+                "image_size", f"image_size and {next(iter(names))} exclude each other; set one of them to None"
+            )
+        return read_value(size["image_size"], tuple[int, int], "image_size", source)
+    if len(names) < 2:
+        missing = next(key for key in ("resolution", "aspect_ratio") if key not in names)
+        raise source.error(SIZE_KEYS, f"'{missing}' is missing; a size is resolution and aspect_ratio, or image_size")
+    for key, value in names.items():
+        read_value(value, str | int, key, source)
+    try:
+        return get_image_size(names["resolution"], names["aspect_ratio"])
+    except ValueError as error:
+        raise source.error(SIZE_KEYS, one_line(error)) from error
+
+
+def _num_frames(num_frames: Any, source: Source, has_durations: bool = True) -> int:
+    """Number of frames of a duration name ("2s") or a number.
+
+    Args:
+        has_durations: whether durations have a meaning for the model.
+
+    Raises:
+        ConfigError: missing, or neither of the two.
+    """
+    if num_frames is None:
+        forms = "a duration ('2s') or a number of frames" if has_durations else "a number of frames"
+        raise source.error("num_frames", f"'num_frames' is missing; give {forms}")
+    read_value(num_frames, int | float | str, "num_frames", source)
+    if num_frames in NUM_FRAMES_MAP and not has_durations:
         raise source.error(
-            "multi_resolution",
+            "num_frames", f"num_frames={num_frames!r} is a duration of Open-Sora; give this model a number of frames"
+        )
+    try:
+        return get_num_frames(num_frames)
+    except ValueError as error:
+        raise source.error("num_frames", one_line(error)) from error
+
+
+def _save_fps(entries: Mapping[str, Any]) -> int:
+    """Frame rate of the mp4 when the config does not say: every ``frame_interval``-th of ``fps`` frames."""
+    fps, interval = entries.get("fps", 24), entries.get("frame_interval", 1)
+    usable = all(isinstance(number, int) and number > 0 for number in (fps, interval))
+    return max(1, fps // interval) if usable else 1  # unusable ones get their own error
+
+
+def _conflicts(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no single entry can be blamed for: the entries, and one sentence each."""
+    if getattr(config.scheduler, "use_timestep_transform", False) and config.multi_resolution is None:
+        yield (
+            ("multi_resolution",),
             "scheduler.use_timestep_transform needs the size of the video; set multi_resolution='STDiT2'",
         )
     if config.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
-        raise source.error("device", f"device must be 'cpu', 'cuda' or 'cuda:N', got '{config.device}'")
+        yield ("device",), f"device must be 'cpu', 'cuda' or 'cuda:N', got '{config.device}'"
     if config.end_index is not None and config.end_index <= config.start_index:
-        raise source.error(
-            "end_index",
-            f"end_index ({config.end_index}) must be above start_index ({config.start_index})",
-        )
-    if config.scheduler.num_sampling_steps > _MAX_STEPS:
-        raise source.error(
-            ("num_sampling_steps", "scheduler.num_sampling_steps"),
-            f"scheduler.num_sampling_steps must be at most {_MAX_STEPS}, got {config.scheduler.num_sampling_steps}",
-        )
-    if config.condition_frame_edit > 1:
-        raise source.error("condition_frame_edit", f"condition_frame_edit is {config.condition_frame_edit}, above 1")
+        yield ("end_index",), f"end_index ({config.end_index}) must be above start_index ({config.start_index})"
     if config.watermark and not config.watermark_text.strip():
-        raise source.error(
-            ("watermark", "watermark_text"), "watermark_text is empty; give it a word, or leave the watermark out"
-        )
-    if config.crf > _MAX_CRF:
-        raise source.error("crf", f"crf must be at most {_MAX_CRF}, got {config.crf}")
+        yield ("watermark", "watermark_text"), "watermark_text is empty; give it a word, or leave the watermark out"
     if config.llm_refine and not (config.llm_endpoint and config.llm_model):
         missing = "llm_model" if config.llm_endpoint else "llm_endpoint"
-        raise source.error(
+        yield (
             ("llm_refine", missing),
             f"llm_refine needs {missing}; set llm_endpoint='http://HOST:PORT/v1' and llm_model to what it serves",
         )
-    _check_continuation(config, source)
-    if config.sample_name is not None and (
-        config.sample_name == ".." or Path(config.sample_name).name != config.sample_name
-    ):
-        raise source.error(
-            "sample_name",
-            f"sample_name must be a file name, got '{config.sample_name}'; folders go to save_dir",
-        )
+    if config.loop > 1:
+        yield from _conflicts_of_a_loop(config)
+    name = config.sample_name
+    if name is not None and (name == ".." or Path(name).name != name):
+        yield ("sample_name",), f"sample_name must be a file name, got '{name}'; folders go to save_dir"
 
 
-def _check_continuation(config: SampleConfig, source: Source) -> None:
+def _conflicts_of_a_loop(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     """A clip that goes on has to end with a whole chunk of the autoencoder, and must not consist of it alone."""
-    if config.loop == 1:
-        return
-    chunk, latents = frames_per_chunk(config), latents_per_chunk(config)
+    chunk, carried = config.vae.frames_per_chunk(config.num_frames), config.condition_frame_length
+    latents, all_latents = config.vae.latent_frames(chunk), config.vae.latent_frames(config.num_frames)
     if config.num_frames % chunk or config.num_frames < 2:
-        raise source.error(
+        yield (
             ("loop", "num_frames"),
             f"loop={config.loop} needs clips of whole chunks of {chunk} frames, got num_frames={config.num_frames}",
         )
-    if config.condition_frame_length % latents:
-        raise source.error(
-            "condition_frame_length",
-            f"condition_frame_length is {config.condition_frame_length}; a loop takes over whole chunks, multiples of "
-            f"{latents} latent frames",
+    if carried % latents:
+        yield (
+            ("condition_frame_length",),
+            f"condition_frame_length is {carried}; a loop takes over whole chunks, multiples of {latents} latent "
+            "frames",
         )
     if config.align is not None and config.align % latents:
-        raise source.error(
-            "align", f"align is {config.align}; with loops it has to be a multiple of a chunk's {latents} latent frames"
+        yield (
+            ("align",),
+            f"align is {config.align}; with loops it has to be a multiple of a chunk's {latents} latent frames",
         )
-    if config.condition_frame_length >= latent_frames(config.num_frames, config):
-        raise source.error(
+    if carried >= all_latents:
+        yield (
             ("condition_frame_length", "num_frames", "loop"),
-            f"condition_frame_length={config.condition_frame_length} leaves nothing to generate in clips of "
-            f"{config.num_frames} frames ({latent_frames(config.num_frames, config)} latent ones); set a larger "
-            "num_frames",
+            f"condition_frame_length={carried} leaves nothing to generate in clips of {config.num_frames} frames "
+            f"({all_latents} latent ones); set a larger num_frames",
         )

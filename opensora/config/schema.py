@@ -1,112 +1,310 @@
 """What a sampling configuration holds: typed, frozen, with upstream's key names.
 
+A description is also the help of the entry's flag.
+
 Source: the keys and defaults of Open-Sora v1.2's inference configs and ``scripts/inference.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import ConfigDict, Field, InstanceOf
+from pydantic.dataclasses import dataclass
 
 from adacache.options import ReuseOptions
-from opensora.config.sections import (
-    CausalVAEConfig,
-    DiffusionSchedulerConfig,
-    ImageVAEConfig,
-    LatteModelConfig,
-    ModelConfig,
-    SchedulerConfig,
-    TextEncoderConfig,
-    VAEConfig,
-    at_least,
-)
+from opensora.latent_frames import CHUNK_FRAMES, causal_latent_frames, causal_num_frames, chunked_latent_frames
 
-__all__ = [
-    "NO_EFFECT",
-    "OFFICIAL_CACHE_KEYS",
-    "CausalVAEConfig",
-    "DiffusionSchedulerConfig",
-    "ImageVAEConfig",
-    "LatteModelConfig",
-    "ModelConfig",
-    "SampleConfig",
-    "SchedulerConfig",
-    "TextEncoderConfig",
-    "VAEConfig",
-]
+# No text for a number, no 1 for True, no key that is not there; NaN and infinity are no numbers.
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+DTypeName = Literal["bf16", "fp16", "fp32"]
+_PIXELS_PER_LATENT = 8  # along a side, of published autoencoders
+_PRK_CALLS = 9  # of pndm beyond one per step: it begins with three Runge-Kutta steps of four calls
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    """The diffusion transformer."""
+
+    from_pretrained: str = Field(description="folder, weight file or hub repository of the transformer")
+    type: Literal["STDiT3-XL/2", "STDiT3"] = "STDiT3-XL/2"
+    qk_norm: bool | None = None  # None: as the checkpoint says
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LatteModelConfig:
+    """A Latte transformer: as diffusers names its sizes ("Latte"), or as Open-Sora-Plan does ("LatteT2V")."""
+
+    from_pretrained: str
+    type: Literal["Latte", "LatteT2V"] = "Latte"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VAEConfig:
+    """The autoencoder between pixels and latents."""
+
+    from_pretrained: str
+    type: Literal["OpenSoraVAE_V1_2"] = "OpenSoraVAE_V1_2"
+    micro_frame_size: int | None = Field(CHUNK_FRAMES, ge=1)  # frames per temporal chunk
+    micro_batch_size: int | None = Field(4, ge=1)  # frames per pass of the 2-D autoencoder
+    tiling: bool = False  # encode and decode in tiles: an eighth of the memory at 720p, the same pixels up to rounding
+    tile_size: int | None = Field(None, ge=1)  # latents per side of a tile; None: 32
+
+    def frames_per_chunk(self, num_frames: int) -> int:
+        """Frames of a clip that are encoded and decoded together."""
+        return self.micro_frame_size or num_frames
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip, chunk by chunk."""
+        return chunked_latent_frames(num_frames, self.micro_frame_size)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ImageVAEConfig:
+    """An image autoencoder, which encodes and decodes frame by frame."""
+
+    from_pretrained: str
+    type: Literal["AutoencoderKL"] = "AutoencoderKL"
+    micro_batch_size: int | None = Field(4, ge=1)  # frames at a time; None: all
+
+    def frames_per_chunk(self, num_frames: int) -> int:
+        """Frames of a clip that are encoded and decoded together."""
+        return 1
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip: every frame has one of its own."""
+        return num_frames
+
+    def num_frames(self, latent_frames: int) -> int:
+        """Frames that so many latent ones are decoded to."""
+        return latent_frames
+
+    @staticmethod
+    def downsample(entries: Mapping[str, Any]) -> int:
+        """Pixels per latent along a side, by the entries of its config.json; without them that of the published one."""
+        levels = entries.get("block_out_channels")
+        return 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else _PIXELS_PER_LATENT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CausalVAEConfig:
+    """Open-Sora-Plan's autoencoder, where a first frame stands alone and every four others share a latent one."""
+
+    from_pretrained: str
+    type: Literal["CausalVAE"] = "CausalVAE"
+    tiling: bool = False  # overlapping tiles of frames above 256 pixels per side, as published videos were made
+
+    def frames_per_chunk(self, num_frames: int) -> int:
+        """Frames of a clip that are encoded and decoded together."""
+        return num_frames
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip of 4 k + 1 frames."""
+        return causal_latent_frames(num_frames)
+
+    def num_frames(self, latent_frames: int) -> int:
+        """Frames that so many latent ones are decoded to."""
+        return causal_num_frames(latent_frames)
+
+    @staticmethod
+    def downsample(entries: Mapping[str, Any]) -> int:
+        """Pixels per latent along a side, whatever its config.json says of widths."""
+        return _PIXELS_PER_LATENT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TextEncoderConfig:
+    """The T5 encoder."""
+
+    from_pretrained: str
+    type: Literal["t5"] = "t5"
+    model_max_length: int = Field(300, ge=1)  # tokens
+    dtype: DTypeName = "fp32"
+    quantize: Literal["int8"] | None = None  # 8-bit weights
+    stream: bool = False  # one layer at a time on the device
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SchedulerConfig:
+    """The rectified-flow sampler; the one place that knows the number of steps."""
+
+    type: Literal["rflow"] = "rflow"
+    num_sampling_steps: int = Field(10, ge=1, le=10_000, description="denoising steps")
+    cfg_scale: float = Field(4.0, ge=0, description="strength of classifier-free guidance")
+    use_timestep_transform: bool = False
+    use_discrete_timesteps: bool = False
+    num_timesteps: int = Field(1000, ge=1)
+    base_resolution: int = Field(512 * 512, ge=1)  # pixels of an image whose timesteps the transform keeps
+    solver: Literal["euler", "adams", "midpoint"] = Field(
+        "euler", description="euler, adams or midpoint, of Open-Sora; the model is called once per step"
+    )
+
+    @property
+    def num_model_calls(self) -> int:
+        """Calls of the model in a run, which a step cache counts as its steps: one per step with every solver."""
+        return self.num_sampling_steps
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DiffusionSchedulerConfig:
+    """A sampler of noise-predicting models, around diffusers' scheduler of that name.
+
+    Options that are None have the default of diffusers' class; they are named as it names them.
+    """
+
+    type: Literal["ddim", "pndm", "euler", "heun"] = "ddim"
+    num_sampling_steps: int = Field(50, ge=1, le=10_000)  # pndm and heun call the model more often
+    cfg_scale: float = Field(7.5, ge=0)
+    num_train_timesteps: int | None = Field(None, ge=1)
+    beta_start: float | None = Field(None, ge=0, le=1)
+    beta_end: float | None = Field(None, ge=0, le=1)
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] | None = None
+    clip_sample: bool | None = None
+    set_alpha_to_one: bool | None = None
+    skip_prk_steps: bool | None = None
+    steps_offset: int | None = Field(None, ge=0)
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+
+    @property
+    def solver(self) -> str:
+        """How a step is made of the model's outputs."""
+        return self.type
+
+    @property
+    def num_model_calls(self) -> int:
+        """Calls of the model in a run, which a step cache counts as its steps.
+
+        Heun's method calls it twice in every step but the last. PNDM begins with three Runge-Kutta steps of four calls;
+        without them, it repeats its second one.
+
+        Source: diffusers' schedulers, ``len(scheduler.timesteps)``.
+        """
+        steps = self.num_sampling_steps
+        if self.type == "heun":
+            return 2 * steps - 1
+        if self.type == "pndm":
+            return steps + (_PRK_CALLS if not self.skip_prk_steps else 1 if steps > 1 else 0)
+        return steps
+
+
+# Section -> the dataclasses its entries may be read into; the first one where they name no type.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "model": (ModelConfig, LatteModelConfig),
+    "vae": (VAEConfig, ImageVAEConfig, CausalVAEConfig),
+    "text_encoder": (TextEncoderConfig,),
+    "scheduler": (SchedulerConfig, DiffusionSchedulerConfig),
+}
+
+
+def types_of(cls: type) -> tuple[str, ...]:
+    """The values of ``type`` whose entries ``cls`` holds."""
+    return get_args(cls.__pydantic_fields__["type"].annotation)
+
+
+def section_class(section: str, entries: Mapping[str, Any]) -> type:
+    """The dataclass for the entries of a section; that of the default type where theirs is unknown."""
+    classes = SECTIONS[section]
+    wanted = entries.get("type")
+    return next((cls for cls in classes if isinstance(wanted, str) and wanted in types_of(cls)), classes[0])
+
 
 # Far beyond what anybody samples: above them there is a slip of the hand, which would eat the memory first.
 MAX_SIDE = 16_384  # pixels
 MAX_SAMPLES = 10_000  # of one prompt
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SampleConfig:
     """Everything one sampling run needs, validated."""
 
     path: str  # the config file this was read from
-    model: ModelConfig | LatteModelConfig
-    vae: VAEConfig | ImageVAEConfig | CausalVAEConfig
+    model: ModelConfig | LatteModelConfig = Field(discriminator="type")
+    vae: VAEConfig | ImageVAEConfig | CausalVAEConfig = Field(discriminator="type")
     text_encoder: TextEncoderConfig
-    scheduler: SchedulerConfig | DiffusionSchedulerConfig
-    cache: ReuseOptions | None  # the config of a policy
-    height: int = at_least(8, at_most=MAX_SIDE)  # pixels
-    width: int = at_least(8, at_most=MAX_SIDE)
-    num_frames: int = at_least(1, at_most=1_000_000)
-    fps: int = at_least(1, 24, at_most=1000)  # what the model is told
-    frame_interval: int = at_least(1, 1)
-    save_fps: int = at_least(1, at_most=1000)  # what the mp4 plays at
-    seed: int = at_least(0, 1024)
-    batch_size: int = at_least(1, 1)
-    replay: str | None = None  # trace (.json) of a run whose computed steps are repeated; it replaces the cache
-    calibration: str | None = None  # schedules that scripts/calibrate.py found for this model; a target picks one
-    speedup: float | None = None  # target: denoising so many times as fast as with every step computed
-    max_steps_computed: int | None = None  # target: computed steps of a video
-    min_psnr: float | None = None  # target: dB to the video without reuse, mean over videos
-    draft: int | None = at_least(
-        1, None, at_most=MAX_SAMPLES
-    )  # videos per prompt, with seeds that count up, under a strong cache
-    final: tuple[str, ...] | None = None  # seeds to render again under a weak cache, "SEED" or "PROMPT_INDEX:SEED"
-    num_sample: int = at_least(1, 1, at_most=MAX_SAMPLES)  # videos per prompt
-    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
-    device: str | None = None  # None: CUDA when there is one, else the CPU
-    sequence_parallel: int | None = at_least(1, None)  # processes that split a video's frames; None: chosen by the run
-    guidance_parallel: int | None = at_least(1, None)  # 2: its guidance branches on processes of their own
-    compile: bool = False  # torch.compile the blocks of the transformer; the first steps take longer
+    scheduler: SchedulerConfig | DiffusionSchedulerConfig = Field(discriminator="type")
+    cache: InstanceOf[ReuseOptions] | None  # the config of a policy
+    height: int = Field(ge=8, le=MAX_SIDE)  # pixels
+    width: int = Field(ge=8, le=MAX_SIDE)
+    num_frames: int = Field(ge=1, le=1_000_000, description="2s, 4s, 8s, 16s, or a number of frames")
+    fps: int = Field(24, ge=1, le=1000, description="frame rate the model is told")
+    frame_interval: int = Field(1, ge=1, description="fps / frame interval is the default of save-fps")
+    save_fps: int = Field(ge=1, le=1000, description="frame rate of the mp4")
+    seed: int = Field(1024, ge=0, description="prompt i is sampled with seed N + i")
+    batch_size: int = Field(1, ge=1, description="prompts sampled together")
+    # It replaces the cache.
+    replay: str | None = Field(
+        None, description="compute the same steps as the run of this trace (.json), measure nothing"
+    )
+    calibration: str | None = Field(None, description="what scripts/calibrate.py wrote for this model")
+    speedup: float | None = Field(None, description="denoise X times as fast as with every step computed")
+    max_steps_computed: int | None = Field(None, description="compute N steps of every video")
+    min_psnr: float | None = Field(None, description="stay within DB of the video without reuse, on average")
+    draft: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SAMPLES,
+        description="N quick drafts of each prompt, with risk scores and a contact sheet",
+    )
+    final: tuple[str, ...] | None = Field(
+        None, description="render the chosen seeds well: of every prompt, or of prompt i by i:SEED"
+    )
+    num_sample: int = Field(
+        1, ge=1, le=MAX_SAMPLES, description="videos per prompt; the k-th has a seed 1048576 * k further on"
+    )
+    dtype: DTypeName = Field("bf16", description="bf16, fp16 or fp32")
+    device: str | None = Field(None, description="cpu, cuda or cuda:N (default: CUDA when there is one)")
+    sequence_parallel: int | None = Field(None, ge=1, description="processes that split the frames of a video")
+    guidance_parallel: int | None = Field(
+        None, ge=1, description="2: both guidance branches at once, on different processes"
+    )
+    compile: bool = Field(False, description="compile the transformer: slower first steps, faster others")
     multi_resolution: Literal["STDiT2"] | None = None
-    prompt: tuple[str, ...] | None = None
-    prompt_path: str | None = None
-    negative_prompt: str = ""  # what videos are guided away from, by models without an empty caption of their own
-    prompt_as_path: bool = False
-    start_index: int = at_least(0, 0)
-    end_index: int | None = at_least(0, None)
-    aes: float | None = None  # aesthetic score appended to the prompts
-    flow: float | None = None  # motion score
-    camera_motion: str | None = None
-    llm_refine: bool = False  # rewrite prompts with a language model before they are encoded
-    llm_endpoint: str | None = None  # base address of an OpenAI-compatible server, such as http://localhost:8000/v1
-    llm_model: str | None = None  # the model that is asked for there
-    reference_path: tuple[str, ...] | None = None  # one per prompt ("a.png;b.mp4" for several), or one folder or file
-    mask_strategy: tuple[str, ...] | None = None  # where references go, one per prompt or one for all
-    loop: int = at_least(1, 1, at_most=10_000)  # clips that continue each other
-    condition_frame_length: int = at_least(1, 5)  # latent frames that a clip takes over from the one before
-    condition_frame_edit: float = at_least(0, 0.0)  # their edit ratio: 0 keeps them as they are
-    align: int | None = at_least(1, 5)  # latent frames of a chunk of the autoencoder; conditions begin at multiples
-    compat: bool = False  # repeat what Open-Sora v1.2 gets wrong, see docs/sampling.md
-    save_dir: str = "samples"
-    logdate_dir: bool = False  # write into a subfolder named by date and time
-    sample_name: str | None = None
-    save_frames: Literal["npz", "png"] | bool = False  # also keep the exact frames; True is "npz"
-    crf: int = at_least(0, 18)  # of the mp4: 0 best, 51 smallest
-    preview: Literal["webp", "apng"] | None = None  # also an animated picture
-    contact_sheet: bool = False  # one picture of all videos of the run
-    watermark: bool = False
-    watermark_text: str = "AI generated"
-    resample: bool = False  # sample again what is finished already
-    weights_dir: str | None = None  # folder of downloaded weights, searched before the hub's cache
-    text_cache: str | None = None  # folder of encoded prompts, "off" for none; None: the user's cache folder
-    low_memory: bool = False  # tiled decoding, text encoder in 16 bits, cache in CPU memory, one video at a time
-    verbose: int = at_least(0, 1)  # 0 quiet, 1 progress bars, 2 debug messages
+    prompt: tuple[str, ...] | None = Field(None, description="one or more prompts")
+    prompt_path: str | None = Field(
+        None, description="one prompt per line, or .jsonl with settings of their own for each"
+    )
+    negative_prompt: str = Field("", description="what to guide away from (Latte, Open-Sora-Plan)")
+    prompt_as_path: bool = Field(False, description="name files by their prompt")
+    start_index: int = Field(0, ge=0, description="first prompt of the file, counted from 0")
+    end_index: int | None = Field(None, ge=0, description="prompt of the file to stop before")
+    aes: float | None = Field(None, description="aesthetic score appended to the prompts, about 4 to 7")
+    flow: float | None = Field(None, description="motion score appended to the prompts")
+    camera_motion: str | None = Field(None, description="camera motion appended to the prompts")
+    llm_refine: bool = Field(False, description="rewrite prompts with the language model at --llm-endpoint")
+    llm_endpoint: str | None = Field(None, description="OpenAI-compatible server, such as http://localhost:8000/v1")
+    llm_model: str | None = Field(None, description="the model to ask for there (key: OPENAI_API_KEY)")
+    reference_path: tuple[str, ...] | None = Field(
+        None,
+        description="one per prompt (a.png;b.png for two), one for all, or a folder whose files are named like the "
+        "samples",
+    )
+    mask_strategy: tuple[str, ...] | None = Field(
+        None, description="where they go, one per prompt or one for all (see docs)"
+    )
+    loop: int = Field(1, ge=1, le=10_000, description="clips that continue each other")
+    condition_frame_length: int = Field(5, ge=1, description="latent frames carried over by a loop")
+    condition_frame_edit: float = Field(0.0, ge=0, le=1, description="their edit ratio, 0 keeps them")
+    align: int | None = Field(5, ge=1)  # latent frames of a chunk of the autoencoder; conditions begin at multiples
+    compat: bool = Field(False, description="repeat what Open-Sora v1.2 gets wrong")
+    save_dir: str = Field("samples", description="folder of the results")
+    logdate_dir: bool = Field(False, description="write into a subfolder named by date and time")
+    sample_name: str | None = Field(None, description="start of the file names (default: sample)")
+    save_frames: Literal["npz", "png"] | bool = Field(False, description="exact frames too: npz or png")
+    crf: int = Field(18, ge=0, le=51, description="quality of the mp4, 0 (best) to 51 (smallest)")
+    preview: Literal["webp", "apng"] | None = Field(None, description="also an animated picture: webp or apng")
+    contact_sheet: bool = Field(False, description="also one picture of all videos of the run")
+    watermark: bool = Field(False, description="write watermark_text into a corner of the videos")
+    watermark_text: str = Field("AI generated", description="what the watermark says (default: AI generated)")
+    resample: bool = Field(False, description="sample again what the folder holds already")
+    weights_dir: str | None = Field(None, description="folder of downloaded weights (see scripts/weights.py)")
+    text_cache: str | None = Field(None, description="folder of encoded prompts; off keeps none")
+    low_memory: bool = Field(
+        False, description="tiled decoding, text encoder in 16 bits, cache in CPU memory, one at a time"
+    )
+    verbose: int = Field(1, ge=0, description="0 quiet, 1 progress, 2 debug messages")
 
 
 # Keys that other Open-Sora configs carry and that change nothing here: section -> keys.
@@ -115,7 +313,6 @@ NO_EFFECT: dict[str, frozenset[str]] = {
     "vae": frozenset({"force_huggingface", "local_files_only", "cache_dir"}),
     "text_encoder": frozenset({"local_files_only", "shardformer", "cache_dir"}),
     "scheduler": frozenset(),
-    "": frozenset(),
 }
 
 # The official AdaCache options as they stand, flat, inside ``model``.
@@ -132,3 +329,13 @@ OFFICIAL_CACHE_KEYS = frozenset(
         "mograd_mul",
     }
 )
+
+# Flags that set an entry of a section; every other flag sets the top-level entry of its own name.
+FLAG_KEYS = {
+    "num_sampling_steps": "scheduler.num_sampling_steps",
+    "solver": "scheduler.solver",
+    "cfg_scale": "scheduler.cfg_scale",
+    "ckpt_path": "model.from_pretrained",
+    "flash_attn": "model.enable_flash_attn",
+    "layernorm_kernel": "model.enable_layernorm_kernel",
+}

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from opensora.config.model_calls import num_model_calls
+from adacache.calibration.calibration import Calibration
+from adacache.calibration.target import TARGETS, read_target
+from adacache.options import ReuseOptions
 from opensora.config.reading import Source
-from opensora.config.sections import SchedulerConfig
+from opensora.config.schema import SampleConfig
 from opensora.errors import one_line
 from opensora.files import find_path
-
-if TYPE_CHECKING:
-    from adacache.calibration.calibration import Calibration
-    from adacache.options import ReuseOptions
-    from opensora.config.schema import SampleConfig
+from opensora.registry import SCHEDULERS, build_module
+from opensora.weights import fingerprint
 
 logger = logging.getLogger(__name__)
+
+# Names of the conditions that a config alone answers, as a user would say them.
+_NAMES = {
+    "image_size": "image size (height, width)",
+    "num_frames": "number of frames",
+    "cfg_scale": "guidance scale",
+    "solver": "solver",
+}
+
+_DEFAULT_CONDITIONS = {"solver": "euler"}  # what a calibration was made for that does not name the condition
 
 
 def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
@@ -30,8 +40,6 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
     Raises:
         ConfigError: several targets, one out of reach, no calibration, or a calibration of something else.
     """
-    from adacache.calibration.target import TARGETS, read_target
-
     values = {name: getattr(config, name) for name in TARGETS}
     given = [name for name, value in values.items() if value is not None]
     if not given:
@@ -47,7 +55,7 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         schedule = target.resolve(calibration, timesteps_of(config))
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
-    count, steps = len(schedule.computed_steps), num_model_calls(config.scheduler)
+    count, steps = len(schedule.computed_steps), config.scheduler.num_model_calls
     # Beyond the measured counts the curve only repeats its ends: no figure is better than one that flatters.
     measured = [len(point.computed_steps) for point in calibration.measured]
     is_known = count < steps and measured[0] <= count <= measured[-1]
@@ -64,6 +72,27 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
     return replace(config, cache=with_memory_options(schedule, config.cache))
 
 
+def conditions_of(config: SampleConfig) -> dict[str, Any]:
+    """The conditions of a run that can be told from its config, as plain values."""
+    return {
+        "image_size": [config.height, config.width],
+        "num_frames": config.num_frames,
+        "cfg_scale": config.scheduler.cfg_scale,
+        "solver": config.scheduler.solver,
+    }
+
+
+def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
+    """Which condition ``config`` does not meet, in words; None when it meets all that it can be asked."""
+    made_for = {**_DEFAULT_CONDITIONS, **conditions}
+    for key, value in conditions_of(config).items():
+        if key not in made_for:
+            return f"it does not say for which {_NAMES[key]} it was made"
+        if made_for[key] != value:
+            return f"it was made for {_NAMES[key]} {made_for[key]}, this run has {value}"
+    return None
+
+
 def check_calibrated_model(config: SampleConfig) -> None:
     """Prove that the calibration of a config with a target was made with the weights in ``model.from_pretrained``.
 
@@ -73,9 +102,6 @@ def check_calibrated_model(config: SampleConfig) -> None:
         ConfigError: it was made with other weights, or is not there any more.
         WeightsError: the folder holds no weights.
     """
-    from adacache.calibration.target import TARGETS
-    from opensora.config.conditions import fingerprint
-
     target = next((name for name in TARGETS if getattr(config, name) is not None), None)
     if target is None:
         return
@@ -92,16 +118,8 @@ def check_calibrated_model(config: SampleConfig) -> None:
 
 def timesteps_of(config: SampleConfig) -> tuple[float, ...]:
     """The scheduler's times of all steps of a run (calls of the model), descending; some solvers come to one twice."""
-    from opensora.registry import SCHEDULERS, build_module
-
     scheduler = build_module(vars(config.scheduler), SCHEDULERS)
-    if not isinstance(config.scheduler, SchedulerConfig):
-        return tuple(scheduler.timesteps())
-    import torch
-
-    # Those of rectified flow depend on the size of the video.
-    size = {name: torch.tensor([float(getattr(config, name))]) for name in ("height", "width", "num_frames")}
-    return tuple(float(t[0]) for t in scheduler.timesteps(1, "cpu", size))
+    return scheduler.times_of_calls(config.height, config.width, config.num_frames)
 
 
 def find_calibration(name: str, config_path: str) -> Path | None:
@@ -132,9 +150,6 @@ def _find(config: SampleConfig, target: str, source: Source) -> Path:
 
 
 def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
-    from adacache.calibration.calibration import Calibration
-    from opensora.config.conditions import mismatch
-
     try:
         calibration = Calibration.load(path)
     except OSError as error:
@@ -151,8 +166,6 @@ def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
 
 def with_memory_options(schedule: ReuseOptions, cache: Any) -> ReuseOptions:
     """``schedule``, the config of any policy, with what the config's own cache says about memory and batches."""
-    from adacache.options import ReuseOptions
-
     if not isinstance(cache, ReuseOptions):
         return schedule
     return replace(schedule, cache_device=cache.cache_device, cache_dtype=cache.cache_dtype, schedule=cache.schedule)

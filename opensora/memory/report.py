@@ -19,7 +19,6 @@ import torch
 
 from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.options import ELEMENT_BYTES
-from opensora.config.model_calls import num_model_calls
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.memory.free import free_in_cpu_memory, size_text
@@ -215,7 +214,7 @@ def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheB
         return None
     return estimate_cache_bytes(
         config.cache,
-        num_model_calls(config.scheduler),
+        config.scheduler.num_model_calls,
         shapes.num_hidden_states(config, batch),
         config.dtype,
         num_blocks=shapes.depth,

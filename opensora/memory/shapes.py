@@ -24,6 +24,7 @@ from transformers import T5Config, T5EncoderModel
 from opensora.config.schema import LatteModelConfig, SampleConfig
 from opensora.device import DTYPES
 from opensora.errors import ConfigError
+from opensora.latent_frames import chunked_latent_frames
 from opensora.memory.live_bytes import held_bytes, peak_live_bytes
 from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.models.vae import TilingConfig, VideoAutoencoderConfig, VideoAutoencoderPipeline
@@ -190,11 +191,7 @@ class OpenSoraShapes(ModelShapes):
 
     def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
         """Frames chunk by chunk."""
-        per_latent = self.vae.temporal.time_factor
-        full, rest = divmod(config.num_frames, config.vae.micro_frame_size or config.num_frames)
-        frames = -(-rest // per_latent)
-        if full:
-            frames += full * -(-(config.num_frames - rest) // full // per_latent)
+        frames = chunked_latent_frames(config.num_frames, config.vae.micro_frame_size, self.vae.temporal.time_factor)
         sides = (config.height, config.width)
         return frames, *(side // self._pixels if config.compat else -(-side // self._pixels) for side in sides)
 

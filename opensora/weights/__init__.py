@@ -3,7 +3,7 @@
 Everything but reading tensors and comparing them with a model works without torch.
 """
 
-from opensora.weights.layout import weight_files
+from opensora.weights.layout import fingerprint, weight_files
 from opensora.weights.locate import WeightPaths, local_config, locate_weights
 
-__all__ = ["WeightPaths", "local_config", "locate_weights", "weight_files"]
+__all__ = ["WeightPaths", "fingerprint", "local_config", "locate_weights", "weight_files"]

@@ -11,6 +11,7 @@ Source: Open-Sora v1.2, ``opensora/utils/ckpt_utils.py``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ FOLDER_WEIGHTS = (
     "diffusion_pytorch_model.bin.index.json",
 )
 _ZIP_START = b"PK"  # of files that torch.save wrote; those of versions before 1.6 are plain pickles
+_PROBES = 64  # places of a file that a fingerprint reads
+_PROBE_BYTES = 16_384
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
 _TOKENIZER_FOLDER = "tokenizer"
 # A training checkpoint.
@@ -60,6 +63,27 @@ def weight_files(path: Path) -> list[Path]:
     if (path / _SHARDS_FOLDER).is_dir() and (files := weight_files(path / _SHARDS_FOLDER)):
         return files
     return [path / _EMA_FILE] if (path / _EMA_FILE).is_file() else []
+
+
+def fingerprint(folder: str | Path) -> str:
+    """A short hash of a model's weights: of samples from all over the files, so that large ones take no time.
+
+    Raises:
+        WeightsError: there are no weights, or the list of weight files cannot be read.
+        OSError: a file cannot be read.
+    """
+    files = weight_files(Path(folder))
+    if not files:
+        raise WeightsError(f"{folder} holds no weights that could be told from others")
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for i in range(_PROBES):
+                file.seek(max(0, size - _PROBE_BYTES) * i // (_PROBES - 1))
+                digest.update(file.read(_PROBE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def config_file(path: Path) -> Path | None:

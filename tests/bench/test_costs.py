@@ -74,7 +74,7 @@ def test_records_of_steps_are_json():
 
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
-    from opensora.config import load_config
+    from opensora.config.loading import load_config
 
     options = {"scheduler.num_sampling_steps": 6, "image_size": (32, 48)}
     return Sampler(SamplingPipeline.from_config(load_config("configs/mini/sample.py", None, options)))

@@ -14,7 +14,7 @@ from mini.check.check import check_clip
 from mini.world.captions import parse_caption
 from mini.world.paths import random_shot
 from mini.world.render import render
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.pipeline import SamplingError, SamplingPipeline
 from support.mini_golden import PATH, sample_golden
 

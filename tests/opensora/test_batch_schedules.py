@@ -9,7 +9,7 @@ import torch
 
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
 
 PROMPTS = (

@@ -17,7 +17,7 @@ from torch.torch_version import TorchVersion
 
 from adacache import AdaCacheConfig, StepController
 from opensora.cli.arguments import parse_arguments
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.device import RECOMPILE_LIMIT, check_compiler, compile_function
 from opensora.errors import ConfigError
 from opensora.models.stdit import STDiT3

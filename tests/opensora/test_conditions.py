@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from adacache.calibration.calibration import Calibration
-from opensora.config import load_config
-from opensora.config.conditions import conditions_of, fingerprint, mismatch
+from opensora.config.loading import load_config
+from opensora.config.target import conditions_of, mismatch
 from opensora.errors import ConfigError, WeightsError
+from opensora.weights import fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "configs/mini/sample.py"

@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adacache.policies.registry import POLICIES
-from opensora.config.file import find_config, read_config_file
-from opensora.config.loading import SampleConfig, config_from_dict
-from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS
-from opensora.config.sections import SECTIONS, types_of
+from opensora.config.entries import find_config, read_config_file
+from opensora.config.loading import config_from_dict
+from opensora.config.schema import OFFICIAL_CACHE_KEYS, SECTIONS, SampleConfig, types_of
 from opensora.errors import ConfigError
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 
 SECTION_KEYS = {name: {key for cls in SECTIONS[name] for key in cls.__dataclass_fields__} for name in SECTIONS}
-TOP_LEVEL = {*SampleConfig.__dataclass_fields__, *NO_EFFECT[""], "resolution", "aspect_ratio", "image_size"}
+TOP_LEVEL = {*SampleConfig.__pydantic_fields__, "resolution", "aspect_ratio", "image_size"}
 POLICY_KEYS = {name: sorted(cls.__dataclass_fields__) for name, cls in POLICIES.items()}
 CACHE_KEYS = sorted({"policy", "file"}.union(*POLICY_KEYS.values()))
 PLACES = (

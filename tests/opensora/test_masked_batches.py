@@ -15,7 +15,7 @@ from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.teacache import TeaCacheConfig
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
 
 STEPS = 12

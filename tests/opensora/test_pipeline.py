@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mini.check.check import check_clip
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.errors import ConfigError
 from opensora.pipeline import SamplingError, SamplingPipeline
 

@@ -11,7 +11,7 @@ from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
 from adacache.policies.teacache import TeaCacheConfig
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.pipeline import SamplingOutput, SamplingPipeline
 
 STEPS = 8

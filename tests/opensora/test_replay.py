@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from adacache import StepRecord, Trace
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
 
 PROMPT = "a green star moving fast to the right on a brown checkered background"

@@ -14,11 +14,10 @@ import pytest
 from huggingface_hub.hf_api import RepoSibling
 from safetensors.numpy import save_file
 
-from opensora.config.conditions import fingerprint
-from opensora.config.kinds import model_depth
 from opensora.config.loading import load_config
+from opensora.config.model_families import model_depth
 from opensora.errors import WeightsError
-from opensora.weights import download, hub, locate_weights, weight_files
+from opensora.weights import download, fingerprint, hub, locate_weights, weight_files
 from opensora.weights.checkpoint import read_shapes
 from opensora.weights.layout import check_file, describe_format, needed_files
 from opensora.weights.locate import Piece, find_piece

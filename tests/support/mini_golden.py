@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -157,7 +157,7 @@ if __name__ == "__main__":
     import opensora.cli.text_stage
     import opensora.cli.worker
     import opensora.pipeline  # noqa: F401
-    from opensora.config import load_config
+    from opensora.config.loading import load_config
     from opensora.load_models import check_models
 
     check_models(load_config("configs/mini/sample.py", {}))  # makes torch and diffusers import what they put off

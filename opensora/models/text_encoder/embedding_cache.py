@@ -19,8 +19,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from adacache.atomic import atomic_path
-from opensora.config.conditions import fingerprint
 from opensora.config.schema import TextEncoderConfig
+from opensora.weights import fingerprint
 from opensora.weights.layout import tokenizer_folder
 
 logger = logging.getLogger(__name__)

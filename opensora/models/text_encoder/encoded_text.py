@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from torch import Tensor
 
-from opensora.config.kinds import kind_of
+from opensora.config.model_families import family_of
 from opensora.config.schema import SampleConfig
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def with_guidance(text_encoder: CaptionEncoder | TextEncoder, model: VideoModel,
 
 def negative_prompts(config: SampleConfig) -> list[str]:
     """What the text encoder has to read beside the prompts, with padding; nothing for models with an empty caption."""
-    return [] if "negative_prompt" in kind_of(config.model.type).refused else [config.negative_prompt]
+    return [] if "negative_prompt" in family_of(config.model.type).refused else [config.negative_prompt]
 
 
 def cut_lines(what: str, captions: Sequence[str], num_chars: Sequence[int], num_tokens: int) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from opensora.latent_frames import chunked_latent_frames
 from opensora.models.parts import share_of
 from opensora.models.vae.tiled_spatial import check_tiles
 from opensora.models.vae.tiling import TilingConfig
@@ -210,9 +211,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip of ``num_frames`` frames."""
-        chunk = self.config.micro_frame_size or num_frames
-        full, rest = divmod(num_frames, chunk)
-        return full * self.temporal_vae.latent_frames(chunk) + self.temporal_vae.latent_frames(rest)
+        return chunked_latent_frames(num_frames, self.config.micro_frame_size, self.temporal_vae.config.time_factor)
 
     def get_latent_size(self, input_size: Sequence[int | None]) -> list[int | None]:
         """[frames, height, width] of a video -> [T, H, W] of its latents (sides are floored); None stays open."""

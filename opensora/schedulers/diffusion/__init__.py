@@ -69,6 +69,10 @@ class DiffusionSampler(Sampler):
         """The times of all calls of a run, in their order; some solvers come to a time twice."""
         return [float(t) for t in self._make_scheduler("cpu").timesteps.tolist()]
 
+    def times_of_calls(self, height: int, width: int, num_frames: int) -> tuple[float, ...]:
+        """The same, whatever the size of the video."""
+        return tuple(self.timesteps())
+
     @torch.no_grad()
     def denoise(
         self,

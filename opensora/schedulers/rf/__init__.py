@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from opensora.latent_frames import CHUNK_FRAMES, FRAMES_PER_LATENT, chunked_latent_frames
 from opensora.models.text_encoder.encoded_text import EncodedText
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.rf.frame_mask import FrameMask
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["RFLOW", "NonFiniteLatentsError", "timestep_transform"]
 
 BASE_RESOLUTION = 512 * 512  # pixels of a frame for which the transform changes nothing
-CHUNK_FRAMES, CHUNK_LATENTS = 17, 5  # what the VAE makes of a chunk of frames
-TIME_FACTOR = 4  # frames per latent within a shorter clip
 
 
 @SCHEDULERS.register_module("rflow")
@@ -85,6 +84,12 @@ class RFLOW(Sampler):
                 t = timestep_transform(t, size, self.num_timesteps, self.base_resolution)
             steps.append(t)
         return steps
+
+    def times_of_calls(self, height: int, width: int, num_frames: int) -> tuple[float, ...]:
+        """The times of all calls of the model in a run of one video, descending."""
+        size = {"height": height, "width": width, "num_frames": num_frames}
+        tensors = {name: torch.tensor([float(value)]) for name, value in size.items()}
+        return tuple(float(t[0]) for t in self.timesteps(1, "cpu", tensors))
 
     @torch.no_grad()
     def denoise(
@@ -157,8 +162,8 @@ def timestep_transform(
     height, width, num_frames = size["height"], size["width"], size["num_frames"]
     if height.dtype == torch.float16:  # an area of 256 x 256 is more than it can hold
         height, width, num_frames = height.float(), width.float(), num_frames.float()
-    chunks = num_frames // CHUNK_FRAMES * CHUNK_LATENTS
-    latent_frames = torch.where(num_frames < CHUNK_FRAMES, torch.ceil(num_frames / TIME_FACTOR), chunks)
+    chunks = num_frames // CHUNK_FRAMES * chunked_latent_frames(CHUNK_FRAMES)
+    latent_frames = torch.where(num_frames < CHUNK_FRAMES, torch.ceil(num_frames / FRAMES_PER_LATENT), chunks)
     ratio = (height * width / base_resolution).sqrt() * latent_frames.sqrt()
     u = t / num_timesteps
     return ratio * u / (1 + (ratio - 1) * u) * num_timesteps

@@ -177,7 +177,7 @@ def test_a_device_that_processes_cannot_share_is_refused(monkeypatch, device):
     import torch
 
     from opensora.cli.arrangement import check_device_of_all
-    from opensora.config import load_config
+    from opensora.config.loading import load_config
     from opensora.errors import ConfigError
 
     config = load_config(CONFIG, {"device": device})

@@ -60,7 +60,7 @@ CASES = {
     "infinite guidance": Case("--cfg-scale inf", ["scheduler.cfg_scale must be a number, got inf"]),
     "guidance of 1e300": Case("--cfg-scale 1e300", ["cfg_scale"], code=1),
     "aes of infinity": Case("--aes inf", ["aes must be a number or None, got inf"]),
-    "an edit ratio of 2": Case("--condition-frame-edit 2", ["condition_frame_edit is 2.0, above 1"]),
+    "an edit ratio of 2": Case("--condition-frame-edit 2", ["condition_frame_edit must be at most 1, got 2.0"]),
     "an edit ratio below 0": Case("--condition-frame-edit -0.1", ["condition_frame_edit must be at least 0, got -0.1"]),
     "a crf of 52": Case("--crf 52", ["crf must be at most 51, got 52"]),
     "a preview as gif": Case("--preview gif", ["preview must be one of 'webp', 'apng' or None, got 'gif'"]),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from opensora.config.loading import ConfigError, config_from_dict
-from opensora.errors import WeightsError
+from opensora.config.loading import config_from_dict
+from opensora.errors import ConfigError, WeightsError
 from opensora.load_models import check_models, load_models
 from support import tiny_latte
 

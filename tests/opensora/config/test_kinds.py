@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 
 from opensora.cli.plan import plan_samples
-from opensora.config.conditions import conditions_of, mismatch
-from opensora.config.kinds import kind_of
-from opensora.config.loading import ConfigError, load_config
-from opensora.config.schema import CausalVAEConfig, DiffusionSchedulerConfig, ImageVAEConfig, LatteModelConfig
-from opensora.config.sections import SECTIONS, types_of
+from opensora.config.loading import load_config
+from opensora.config.model_families import family_of
+from opensora.config.schema import (
+    SECTIONS,
+    CausalVAEConfig,
+    DiffusionSchedulerConfig,
+    ImageVAEConfig,
+    LatteModelConfig,
+    types_of,
+)
+from opensora.config.target import conditions_of, mismatch
+from opensora.errors import ConfigError
 from opensora.prompts.run_prompts import all_prompts
 from opensora.registry import _PROVIDERS, MODELS, SCHEDULERS
 
@@ -43,7 +50,7 @@ def test_every_type_is_described_and_can_be_built():
     assert known == {name for classes in SECTIONS.values() for cls in classes for name in types_of(cls)}
     for cls in SECTIONS["model"]:
         for name in types_of(cls):
-            assert kind_of(name).vae in SECTIONS["vae"] and kind_of(name).scheduler in SECTIONS["scheduler"]
+            assert family_of(name).vae in SECTIONS["vae"] and family_of(name).scheduler in SECTIONS["scheduler"]
 
 
 @pytest.mark.parametrize("name", ["latte", "open_sora_plan"])
@@ -52,9 +59,8 @@ def test_the_configs_of_the_published_models(name):
     steps, calls = {"latte": (50, 50), "open_sora_plan": (150, 159)}[name]
     assert config.scheduler.num_sampling_steps == steps
     assert (config.height, config.width, config.scheduler.cfg_scale) == (512, 512, 7.5)
-    from opensora.config.model_calls import num_model_calls
 
-    assert num_model_calls(config.scheduler) == calls
+    assert config.scheduler.num_model_calls == calls
     message = error_of(load_config, ROOT / f"configs/{name}/sample_calibrated.py")
     assert f"there is no file outputs/calibration/{name}/calibration.json" in message
     assert f"sample_calibrated.py --output outputs/calibration/{name}'" in message

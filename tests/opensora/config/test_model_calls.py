@@ -9,11 +9,9 @@ import pytest
 from adacache.calibration.calibration import Calibration, Point
 from adacache.options import BridgeConfig
 from adacache.trace import StepRecord, Trace
-from opensora.config.conditions import conditions_of
-from opensora.config.loading import ConfigError
-from opensora.config.model_calls import num_model_calls
-from opensora.config.sections import DiffusionSchedulerConfig, SchedulerConfig
-from opensora.config.target import timesteps_of
+from opensora.config.schema import DiffusionSchedulerConfig, SchedulerConfig
+from opensora.config.target import conditions_of, timesteps_of
+from opensora.errors import ConfigError
 from opensora.registry import SCHEDULERS, build_module
 
 
@@ -26,7 +24,7 @@ from opensora.registry import SCHEDULERS, build_module
 def test_the_sampler_calls_the_model_as_often(options, steps):
     config = DiffusionSchedulerConfig(num_sampling_steps=steps, **options)
     sampler = build_module(vars(config), SCHEDULERS)
-    assert num_model_calls(config) == sampler.num_model_calls == len(sampler.timesteps())
+    assert config.num_model_calls == sampler.num_model_calls == len(sampler.timesteps())
 
 
 @pytest.mark.parametrize(
@@ -34,19 +32,19 @@ def test_the_sampler_calls_the_model_as_often(options, steps):
 )
 def test_one_step(options):
     config = DiffusionSchedulerConfig(num_sampling_steps=1, **options)
-    assert num_model_calls(config) == build_module(vars(config), SCHEDULERS).num_model_calls == 1
+    assert config.num_model_calls == build_module(vars(config), SCHEDULERS).num_model_calls == 1
 
 
 def test_rectified_flow_calls_it_once_per_step():
     for solver in ("euler", "adams", "midpoint"):
-        assert num_model_calls(SchedulerConfig(num_sampling_steps=30, solver=solver)) == 30
+        assert SchedulerConfig(num_sampling_steps=30, solver=solver).num_model_calls == 30
 
 
 @pytest.mark.parametrize("solver", ["ddim", "pndm", "euler", "heun"])
 def test_times_of_a_run(latte, solver):
     config = latte({"scheduler.type": solver})
     times = timesteps_of(config)
-    assert len(times) == num_model_calls(config.scheduler) and all(isinstance(time, float) for time in times)
+    assert len(times) == config.scheduler.num_model_calls and all(isinstance(time, float) for time in times)
     assert sorted(times, reverse=True) == list(times)
 
 

@@ -11,7 +11,6 @@ import pytest
 from adacache.trace import Trace
 from bench.plan import read_plan
 from opensora.config.loading import load_config
-from opensora.config.model_calls import num_model_calls
 from opensora.errors import ConfigError
 from scripts import bench, calibrate, evaluate, inference
 from tests.support import torchrun
@@ -39,7 +38,7 @@ def test_the_command_samples_and_is_continued(tmp_path, config_file, entries):
     assert [video.shape for video in frames.values()] == [(config.num_frames, 64, 64, 3)] * 2
     assert all(video.std() > 1 for video in frames.values())
     traces = [Trace.load(path) for path in sorted((tmp_path / "out").glob("*[0-9].json"))]
-    assert [trace.num_steps for trace in traces] == [num_model_calls(config.scheduler)] * 2
+    assert [trace.num_steps for trace in traces] == [config.scheduler.num_model_calls] * 2
     assert all(trace.num_reused > 0 for trace in traces)
     (tmp_path / "out" / "sample_0001.mp4").unlink()
     before = (tmp_path / "out" / "sample_0000.mp4").stat().st_mtime_ns
@@ -78,7 +77,7 @@ def test_a_trace_is_replayed(tmp_path, config_file, entries):
 def test_a_target_is_calibrated_and_met(tmp_path, config_file, capsys):
     small = ["--search-clips=1", "--held-out-clips=1", "--candidates=1", "--output", str(tmp_path / "calibration")]
     assert calibrate.main([str(config_file), *small, "--max-steps-computed", "5"]) == 0
-    calls = num_model_calls(load_config(config_file).scheduler)
+    calls = load_config(config_file).scheduler.num_model_calls
     assert f"computed of {calls}" in capsys.readouterr().out
     sample(tmp_path / "calibration" / "calibrated.py", tmp_path / "out")
     trace = Trace.load(tmp_path / "out" / "sample_0000.json")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 
 

@@ -12,7 +12,7 @@ import torch
 from adacache.calibration.quality import psnr
 from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.policies.static import StaticScheduleConfig
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.errors import ConfigError
 from opensora.memory import report
 from opensora.memory.report import cache_text, check_cache_memory

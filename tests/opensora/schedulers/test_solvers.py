@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.config.schema import SchedulerConfig
 from opensora.errors import ConfigError
 from opensora.schedulers.rf import RFLOW, solvers

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from opensora.latent_frames import FRAMES_PER_LATENT, causal_latent_frames, causal_num_frames
 from opensora.models.parts import share_of
 from opensora.models.vae.causal.coders import Decoder, Encoder
 from opensora.models.vae.causal.config import CausalVAEConfig
 from opensora.models.vae.causal.layers import CausalConv3d
 from opensora.models.vae.causal.tiling import (
-    FRAMES_PER_LATENT,
     PIXELS_PER_LATENT,
     CausalTiling,
     decoding_side,
@@ -71,14 +71,13 @@ class CausalVAE(PretrainedModel):
         Raises:
             ValueError: its frames are not 4 k + 1.
         """
-        latents, rest = divmod(num_frames - 1, FRAMES_PER_LATENT)
-        if num_frames < 1 or rest:
-            below = max(1, num_frames - rest)
+        if num_frames < 1 or num_frames != causal_num_frames(causal_latent_frames(num_frames)):
+            below = causal_num_frames(causal_latent_frames(max(1, num_frames)))
             raise ValueError(
                 f"{num_frames} frames cannot be encoded: the first one stands alone, the others are taken by "
                 f"{FRAMES_PER_LATENT}; choose {below} or {below + FRAMES_PER_LATENT}"
             )
-        return 1 + latents
+        return causal_latent_frames(num_frames)
 
     def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
         """(T, H', W') of a video's latents, from its (F, H, W).
@@ -108,7 +107,7 @@ class CausalVAE(PretrainedModel):
         if self.tiling is None or self.tiling.covers(*size):
             result = self._encode(x)
         else:
-            chunks = time_chunks(x.shape[2], (self.tiling.tile_frames - 1) * FRAMES_PER_LATENT + 1)
+            chunks = time_chunks(x.shape[2], causal_num_frames(self.tiling.tile_frames))
             side = encoding_side(self.tiling)
             parts = [in_tiles(x[:, :, start:end], side, self._encode) for start, end in chunks]
             # Every chunk but the first begins with the last frame of the one before.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 PIXELS_PER_LATENT = 8
-FRAMES_PER_LATENT = 4
 
 
 @dataclass(frozen=True)

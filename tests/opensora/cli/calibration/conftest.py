@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
 
 NUM_STEPS = 10

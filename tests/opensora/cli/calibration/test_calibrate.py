@@ -21,11 +21,11 @@ from adacache.options import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
 from opensora.cli.calibrate import PipelineClips, calibrate_sampler
-from opensora.config import load_config
-from opensora.config.conditions import fingerprint
+from opensora.config.loading import load_config
 from opensora.config.target import timesteps_of
 from opensora.errors import ConfigError
 from opensora.pipeline import SamplingPipeline
+from opensora.weights import fingerprint
 
 ROOT = Path(__file__).resolve().parents[4]
 MINI = ROOT / "configs/mini/sample.py"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adacache.calibration.calibration import Calibration
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from scripts import calibrate
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -9,7 +9,7 @@ import pytest
 
 from bench.timing.models import load_mini
 from opensora.cli.text_stage import encode_captions
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.files import REPO_ROOT
 from opensora.models.text_encoder.encoded_text import cut_lines
 from opensora.pipeline import SamplingPipeline

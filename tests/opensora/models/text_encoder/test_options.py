@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.errors import ConfigError
 from opensora.models import text_encoder
 from opensora.models.text_encoder import check_text_options

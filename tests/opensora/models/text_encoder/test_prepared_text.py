@@ -14,7 +14,7 @@ import torch
 
 from opensora.cli import text_stage as prepared_text
 from opensora.cli.text_stage import encode_captions
-from opensora.config import load_config
+from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.models.stdit.stdit3 import STDiT3

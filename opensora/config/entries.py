@@ -1,17 +1,37 @@
-"""Finding a config file and reading its raw entries."""
+"""The raw entries of a run: those of a config file, and the values of the command line over them."""
 
 from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from mmengine import fileio
+from mmengine.config import Config
+
+from opensora.config.schema import FLAG_KEYS
 from opensora.errors import ConfigError, one_line, shortened, suggest
 from opensora.files import find_path
 
-if TYPE_CHECKING:
-    from mmengine.config import Config
+_STRENGTHS = ("speedup", "max_steps_computed", "min_psnr")
+_SCHEDULES = (*_STRENGTHS, "replay")
+_MODES = ("draft", "final")  # with a strength they may be given, too; without one they have their own
+
+# Two ways to say the same thing: the one given on the command line retires the others that the file gives.
+_ALTERNATIVES = {
+    "image_size": ("resolution", "aspect_ratio"),
+    "resolution": ("image_size",),
+    "aspect_ratio": ("image_size",),
+    "prompt": ("prompt_path",),
+    "prompt_path": ("prompt",),
+    **{way: tuple(other for other in _SCHEDULES if other != way) for way in _STRENGTHS},
+    "replay": (*_STRENGTHS, *_MODES),
+    "draft": ("final", "replay", "num_sample"),
+    "final": ("draft", "replay", "num_sample"),
+    "num_sample": ("draft", "final"),
+}
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
@@ -40,8 +60,6 @@ def read_config_file(file: Path) -> Config:
     Raises:
         ConfigError: the file has a syntax error, running it failed, or it holds something else than entries.
     """
-    from mmengine.config import Config
-
     try:
         # mmengine's own messages about such mistakes do not name the file, or tell of its insides.
         _check_python(file, ()) if file.suffix == ".py" else _check_data(file)
@@ -89,9 +107,65 @@ def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
 
 def _check_data(file: Path) -> None:
     """Raises: ConfigError: a yaml or json file holds something else than entries by name."""
-    from mmengine.fileio import load
-
-    content = load(str(file))
+    content = fileio.load(str(file))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         what = "is empty" if content is None else "does not hold entries by name"
         raise ConfigError(f"{file} {what}; write 'key: value' as in configs/mini/sample.py, or a JSON object")
+
+
+def dotted_overrides(
+    overrides: Mapping[str, Any] | None, cfg_options: Mapping[str, Any] | None, by_hand: str = "command line"
+) -> dict[str, Any]:
+    """All command-line values by dotted config key; flags win over ``--cfg-options``, None means not set.
+
+    Args:
+        by_hand: what errors begin with.
+
+    Raises:
+        ConfigError: two values that exclude each other, or a second place for the number of steps.
+    """
+    given = dict(cfg_options or {})
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            given[FLAG_KEYS.get(name, name)] = value
+    if given.get("watermark_text") is not None:
+        given.setdefault("watermark", True)
+    if "model.num_sampling_steps" in given:
+        raise ConfigError(
+            "command line: model.num_sampling_steps has no effect; set --num-sampling-steps "
+            "(scheduler.num_sampling_steps), the one source of the number of steps"
+        )
+    for key, others in _ALTERNATIVES.items():
+        for other in others:
+            if key in given and other in given and None not in (given[key], given[other]):
+                raise ConfigError(f"{by_hand}: {key} and {other} exclude each other; give one of them")
+    return given
+
+
+def without_alternatives(given: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` values of a run without those that the overrides of one prompt's ``line`` say in another way."""
+    retired = {other for name in line for other in _ALTERNATIVES.get(name, ())}
+    return {key: value for key, value in given.items() if key not in retired}
+
+
+def merge_into_file(config: Config, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Entries of a config with the dotted ``given`` values merged in.
+
+    Raises:
+        ConfigError: a dotted key that leads through an entry which is not a section.
+    """
+    try:
+        config.merge_from_dict(dict(given))
+    except (TypeError, KeyError, AttributeError) as error:
+        sections = " or ".join(sorted({key.split(".")[0] for key in given if "." in key}))
+        raise ConfigError(f"command line: {path} has no dict '{sections}' to set an entry of") from error
+    retired = retired_by(given)
+    return {key: value for key, value in config.to_dict().items() if key not in retired}
+
+
+def retired_by(given: Mapping[str, Any]) -> set[str]:
+    """The entries of a config that no longer count, as ``given`` says the same thing in another way."""
+    retired = {other for key, others in _ALTERNATIVES.items() if given.get(key) is not None for other in others}
+    if any(given.get(mode) is not None for mode in _MODES):
+        retired.update(name for name in _STRENGTHS if given.get(name) is None)
+    return retired
