@@ -202,7 +202,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
         """The spatial autoencoder's latents (B, 4, f, H, W) of the frames ``start`` to ``end``, chunk after chunk."""
         z = z.to(self.dtype) * self.scale + self.shift
         frames_per_chunk = self.config.micro_frame_size or num_frames
-        for i, chunk in enumerate(z.split(self.temporal_vae.latent_frames(frames_per_chunk), dim=2)):
+        for i, chunk in enumerate(z.split(self.latent_frames(frames_per_chunk), dim=2)):
             first = i * frames_per_chunk
             frames = min(frames_per_chunk, num_frames - first)
             if first + frames > start and first < end:
