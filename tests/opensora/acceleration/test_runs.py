@@ -176,7 +176,7 @@ def test_one_process_imports_nothing_of_it(tmp_path):
 def test_a_device_that_processes_cannot_share_is_refused(monkeypatch, device):
     import torch
 
-    from opensora.cli.arrangement import check_device_of_all
+    from opensora.cli.parallel import check_device_of_all
     from opensora.config.loading import load_config
     from opensora.errors import ConfigError
 
