@@ -21,18 +21,23 @@ def modules(room: str) -> Iterator[Path]:
     return (path for path in sorted((REPO_ROOT / room).rglob("*.py")) if "__pycache__" not in path.parts)
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Full names that a file imports from; not what only a type checker reads."""
+def imports_from(path: Path, only_at_its_head: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Modules that a file imports from, with the names it takes; not what only a type checker reads."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
-    for node in ast.walk(tree):
+    for node in tree.body if only_at_its_head else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            yield node.module
+            yield node.module, [alias.name for alias in node.names]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports from."""
+    return (module for module, _ in imports_from(path))
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -61,6 +66,59 @@ def test_the_parts_of_the_sampler_point_one_way_too():
     assert {part for part, needed in arrows.items() if "cli" in needed} == {"doctor"}  # the door of a command, too
     assert {part for part, needed in arrows.items() if "pipeline" in needed} == {"cli"}
     assert arrows["errors"] == set()
+    assert list(TopologicalSorter(arrows).static_order())  # raises CycleError where they form a circle
+
+
+# Packages that requirements.txt does not name, and those that only a part of the library's users have.
+OPTIONAL = {
+    "adacache": {"diffusers", "matplotlib", "tqdm"},
+    "opensora": {"accelerate", "bitsandbytes", "colossalai", "torchao", "triton"},
+    "bench": {"cvvdp", "lpips", "pycvvdp", "torchvision", "vbench"},
+    "mini": set(),
+}
+# Files that may wait with an import, and what for.
+LATE = {
+    "opensora/cli/arguments.py": "--help answers before mmengine is loaded",
+    "opensora/cli/doctor.py": "it reports where a package cannot be imported",
+    "opensora/device.py": "torch's compiler takes seconds to import",
+    "opensora/memory/__main__.py": "errors in a config come before torch is loaded",
+}
+
+
+@pytest.mark.parametrize("room", OPTIONAL)
+def test_no_function_hides_an_import(room):
+    """A file's head says what it needs. Only scripts may wait: they check arguments before they load torch."""
+    hidden = []
+    for path in modules(room):
+        if path.relative_to(REPO_ROOT).as_posix() in LATE:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        for node in {node for function in functions for node in ast.walk(function)}:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            hidden += [
+                f"{path.relative_to(REPO_ROOT)}:{node.lineno} imports {name}"
+                for name in names
+                if name.split(".")[0] not in OPTIONAL[room]
+            ]
+    assert not hidden
+
+
+@pytest.mark.parametrize("room", ROOMS[1:])
+def test_no_file_needs_itself(room):
+    """Files of a room form no circle; what only a type checker reads does not count."""
+    arrows: dict[str, set[str]] = {}
+    files = {".".join(path.relative_to(REPO_ROOT).with_suffix("").parts): path for path in modules(room)}
+    names = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    for name, path in names.items():
+        needed = arrows.setdefault(name, set())
+        for module, members in imports_from(path, only_at_its_head=path.relative_to(REPO_ROOT).as_posix() in LATE):
+            # ``from package import module`` needs the module, ``from package import name`` the package.
+            needed.update(full for member in members if (full := f"{module}.{member}") in names)
+            if module in names and not all(f"{module}.{member}" in names for member in members):
+                needed.add(module)
+        needed.discard(name)
     assert list(TopologicalSorter(arrows).static_order())  # raises CycleError where they form a circle
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import diffusers
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -169,8 +170,6 @@ class ImageVAE(nn.Module):
 
 def _fitting(path: Path) -> tuple[nn.Module, list[Path]]:
     """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
-    import diffusers
-
     values = read_config(path)
     name = values.get("_class_name", CLASSES[0])
     if name not in CLASSES:

@@ -10,6 +10,7 @@ Shapes: frames (N, 3, 8H, 8W), latents (N, C, H, W).
 
 from __future__ import annotations
 
+from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UpDecoderBlock2D
 from torch import Tensor, nn
 
 from opensora.models.vae.layerwise import (
@@ -29,8 +30,6 @@ def check_tiles(autoencoder: nn.Module) -> None:
     Raises:
         ValueError: names the block.
     """
-    from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UpDecoderBlock2D
-
     for block in (*autoencoder.encoder.down_blocks, *autoencoder.decoder.up_blocks):
         if type(block) not in (DownEncoderBlock2D, UpDecoderBlock2D):
             raise ValueError(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from opensora.device import exact_convolutions
@@ -43,8 +45,6 @@ class SpatialVAE(nn.Module):
 
     def __init__(self, autoencoder_kl: dict[str, Any], micro_batch_size: int | None):
         super().__init__()
-        from diffusers import AutoencoderKL
-
         self.module = AutoencoderKL(**autoencoder_kl)
         keep_channels_first(self.module)
         self.micro_batch_size = micro_batch_size
@@ -76,8 +76,6 @@ class SpatialVAE(nn.Module):
 
     def _posterior(self, frames: Tensor, tiling: TilingConfig | None) -> Any:
         """diffusers' distribution of the latents of (N, 3, 8H, 8W), drawn from alike with and without tiles."""
-        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-
         tile = self._tile_size(frames, tiling, scale=self.downsample)
         if tile is None:
             return self.module.encode(frames).latent_dist
