@@ -222,3 +222,37 @@ def test_low_memory_changes_what_the_command_line_leaves_open():
     assert (config.vae.tiling, config.vae.micro_batch_size, config.batch_size) == (True, 1, 3)
     assert config.text_encoder.dtype == "fp32"
     assert load_config(MINI, {"low_memory": True}).text_encoder.dtype == "bf16"
+
+
+def test_references_lie_beside_a_prompt_file_that_is_found_from_another_folder(tmp_path, images, monkeypatch):
+    (images / "prompts.jsonl").write_text('{"prompt": "a", "reference_path": "0007.png"}')
+    monkeypatch.setattr("opensora.files.REPO_ROOT", tmp_path)  # where a relative path is looked up, too
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    [sample] = plan(prompt_path="images/prompts.jsonl")
+    assert sample.references[0].path == images / "0007.png"
+
+
+def test_a_config_is_read_once_for_all_lines_of_the_same_settings(tmp_path):
+    lines = [{"prompt": f"{i}", "seed": i, "name": f"n{i}", "cfg_scale": 3 + i % 2} for i in range(50)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config, read = load_config(MINI, {"prompt_path": str(tmp_path / "prompts.jsonl")}), []
+
+    def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
+        read.append(overrides)
+        return load_config(MINI, {}, None, overrides, where)
+
+    samples = plan_samples(config, read_prompts(config), line_config)
+    assert len(read) == 2 and len({id(sample.config) for sample in samples}) == 2
+
+
+def test_a_reference_that_all_samples_share_is_read_once(images, monkeypatch):
+    read = []
+    monkeypatch.setattr("opensora.cli.plan.sha256_of", lambda path: read.append(path) or "hash")
+    assert {s.reference_hashes for s in plan(reference_path=[str(images / "0007.png")])} == {("hash",)}
+    assert len(read) == 1
+
+
+def test_final_seeds_keep_their_order_whether_they_are_for_all_prompts_or_one():
+    samples = plan(prompt=["a", "b"], final=["7", "1:5", "3", "1:7"])
+    assert [(sample.index, sample.seed) for sample in samples] == [(0, 7), (0, 3), (1, 7), (1, 5), (1, 3)]
