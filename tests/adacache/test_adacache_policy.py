@@ -47,7 +47,7 @@ def test_defaults_are_the_same_in_both_vocabularies():
     assert AdaCacheConfig.from_dict({"do_cache": True}) == AdaCacheConfig(schedule="batch")
     assert AdaCacheConfig() == AdaCacheConfig("steps100", "t-attn", (13,), None)
     official = AdaCacheConfig.from_dict({"apply_moreg": True})
-    assert official.moreg == MoRegConfig(window=(10, 90))
+    assert official.moreg == MoRegConfig(0.385, 8, 1, 10, (1,), (10, 90)) == MoRegConfig(window=(10, 90))
     assert official.moreg.resolve_window(100) == MoRegConfig().resolve_window(100)
 
 
@@ -106,6 +106,12 @@ def test_a_wrong_place_or_precision_is_refused_in_words(options, words):
 
 def test_do_cache_false_means_no_caching():
     assert AdaCacheConfig.from_dict({**OFFICIAL, "do_cache": False}) is None
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), "10"])
+def test_a_gradient_weight_that_is_no_weight_is_refused(weight):
+    with pytest.raises(ValueError, match="moreg gradient_weight"):
+        MoRegConfig(gradient_weight=weight)
 
 
 def test_moreg_takes_true_false_none_or_its_options():

@@ -153,6 +153,12 @@ def test_guidance_branches_have_their_own_residual_and_one_decision(model, token
     assert controller.trace.records[1].distance == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("count", [0, -1, 1.5])
+def test_a_run_of_no_number_of_videos_is_refused(every, count):
+    with pytest.raises(ValueError, match="num_samples"), StepController(every(3)).run(8, num_samples=count):
+        pass
+
+
 def test_a_context_that_missed_the_computed_steps_is_refused(model, tokens, every):
     controller = StepController(every(3))
     with pytest.raises(RuntimeError, match="no residual is stored for 'uncond'"), controller.run(num_steps=8):

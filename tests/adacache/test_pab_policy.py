@@ -126,7 +126,8 @@ def test_a_reused_branch_adds_what_it_added_last():
 
 
 def test_presets_are_named_after_their_intervals():
-    assert PRESETS["PAB246"] == PABConfig()
+    assert PRESETS["PAB246"] == PABConfig(2, 4, 6, (450, 930), (864, 788, 676), 2, (0, 1, 2, 3, 4)) == PABConfig()
+    assert list(PRESETS) == ["PAB246", "PAB357", "PAB579"]
     for name, config in PRESETS.items():
         assert name == f"PAB{config.spatial}{config.temporal}{config.cross}"
 
