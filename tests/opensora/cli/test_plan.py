@@ -242,7 +242,7 @@ def test_a_config_is_read_once_for_all_lines_of_the_same_settings(tmp_path):
         read.append(overrides)
         return load_config(MINI, {}, None, overrides, where)
 
-    samples = plan_samples(config, read_prompts(config), line_config)
+    samples = plan_samples(config, all_prompts(config), line_config)
     assert len(read) == 2 and len({id(sample.config) for sample in samples}) == 2
 
 
