@@ -25,11 +25,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
-TREES = ("adacache", "opensora", "bench", "mini", "scripts", "tests", "configs", "assets", "docs", "examples")
-WARM = ("torch", "hypothesis", "transformers", "diffusers", "diffusers.hooks.hooks", "diffusers.models")
+sys.path[0] = str(ROOT)
+
+from opensora.environment import explain_missing_packages  # noqa: E402
+
+explain_missing_packages()
+for name in [name for name in sys.modules if name.split(".")[0] == "opensora"]:
+    del sys.modules[name]  # forks import the changed copy's
+
+WARM = ("pytest", "torch", "hypothesis", "transformers", "diffusers", "diffusers.hooks.hooks", "diffusers.models")
 COMPARED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -133,7 +138,7 @@ def start(mutant: Mutant, tree: Path, files: list[str]) -> int:
     sys.path[0] = str(tree)
     code = 1
     try:
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files])
+        code = sys.modules["pytest"].main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files])
     finally:
         os._exit(int(code))
 
@@ -144,10 +149,7 @@ def run(mutants: list[Mutant], jobs: int, limit: float, until: float) -> tuple[i
     with tempfile.TemporaryDirectory() as folder:
         free = [Path(folder) / str(job) for job in range(jobs)]
         for tree in free:
-            for name in filter(lambda name: (ROOT / name).exists(), TREES):
-                shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-            for path in filter(Path.is_file, ROOT.iterdir()):
-                shutil.copy(path, tree)
+            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns("__pycache__", ".*", "outputs"))
             # By content: a changed file may have the size and the second of the one before it.
             compileall.compile_dir(tree, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
         while running or (waiting and time.monotonic() < until):
@@ -165,8 +167,7 @@ def run(mutants: list[Mutant], jobs: int, limit: float, until: float) -> tuple[i
                     free.append(tree)
                     del running[process]
                     code = os.waitstatus_to_exitcode(status)
-                    if code == 0:
-                        survivors.append(mutant)
+                    survivors += [mutant] * (code == 0)
                     if code <= 0:
                         print(mutant, "" if code == 0 else "(noticed: it did not end)", flush=True)
     return ended, survivors
@@ -184,9 +185,8 @@ def main() -> None:
     os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", PYTHONPATH="")
     sys.dont_write_bytecode = True
     until = time.monotonic() + arguments.seconds
-    paths = [ROOT / path for path in arguments.paths]
-    files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))}
-    mutants = [mutant for file in sorted(files) for mutant in mutants_of(file.relative_to(ROOT))]
+    paths = {found for path in arguments.paths for found in (ROOT / path, *(ROOT / path).rglob("*.py"))}
+    mutants = [mutant for file in sorted(filter(Path.is_file, paths)) for mutant in mutants_of(file.relative_to(ROOT))]
     drawn = random.Random(arguments.seed).sample(mutants, min(arguments.sample, len(mutants)))
     for name in WARM:
         importlib.import_module(name)
