@@ -31,15 +31,11 @@ class FakeHub:
     """
 
     def __init__(self) -> None:
-        self.url = ""
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything but the address."""
         self.repos: dict[str, dict[str, bytes]] = {}
         self.cut: set[str] = set()
         self.broken: set[str] = set()
         self.requests: list[tuple[str, str, str | None]] = []
+        self.url = ""
 
     def transfers(self, name: str) -> list[str | None]:
         """The Range headers of all transfers of a file."""

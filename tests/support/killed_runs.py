@@ -72,13 +72,11 @@ def after(seconds: float) -> Callable[[], bool]:
 def main() -> None:
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     arguments = [*sys.argv[4:], "--verbose", "0"]
-    import torch
 
     import opensora.cli.text_stage
     import opensora.pipeline  # noqa: F401
     from opensora.cli.ledger import read_manifest
 
-    torch.set_num_threads(1)
     for name in ("cold", "whole"):  # the first one fills the caches of text and files
         started = time.monotonic()
         assert wait(fork_run([*arguments, "--save-dir", str(folder / name)])) == 0

@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 def main() -> None:
     folder, arguments = Path(sys.argv[1]), [*sys.argv[2:], "--verbose", "0", "--save-dir"]
-    import torch
-    import torch._dynamo  # so that the forked runs, which need it, do not import it again
     from diffusers import AutoencoderKL  # noqa: F401
     from transformers import T5EncoderModel  # noqa: F401
 
@@ -28,7 +26,6 @@ def main() -> None:
     from opensora.datasets import video_io
     from tests.support.killed_runs import fork_run, wait
 
-    torch.set_num_threads(1)
     write, make, third = video_io._write_mp4, Worker.make, threading.Event()
 
     def write_half(path, frames, rate, crf):

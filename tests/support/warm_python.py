@@ -23,7 +23,6 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-HUB = ("HF_", "TRANSFORMERS_")
 MAX_REQUEST = 1 << 20
 
 
@@ -70,8 +69,7 @@ def start(arguments: Sequence[str | Path], cwd: Path = ROOT, **environment: str)
     out, err = (tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in range(2))  # noqa: SIM115
     reading, writing = os.pipe()
     request = json.dumps({"arguments": arguments, "cwd": str(cwd), "environment": variables}).encode()
-    hub = tuple(sorted((name, value) for name, value in variables.items() if name.startswith(HUB)))
-    socket.send_fds(_interpreter(hub), [request], [writing, out.fileno(), err.fileno()])
+    socket.send_fds(_interpreter(), [request], [writing, out.fileno(), err.fileno()])
     os.close(writing)
     return WarmProcess(arguments, os.fdopen(reading, "r"), out, err)
 
@@ -91,17 +89,14 @@ def run(
 
 
 @cache
-def _interpreter(hub: tuple[tuple[str, str], ...]) -> socket.socket:
-    """An interpreter to fork from; it ends with this process, as its socket closes.
-
-    It has read the hub's variables ``hub`` while it imported, so other ones need another interpreter.
-    """
+def _interpreter() -> socket.socket:
+    """The one interpreter that a test process forks from; it ends with it, as its socket closes."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST)
     subprocess.Popen(
         [sys.executable, __file__, str(theirs.fileno())],
         cwd=ROOT,
-        env={**os.environ, **THREADS, "PYTHONPATH": str(ROOT), **dict(hub)},
+        env={**os.environ, **THREADS, "PYTHONPATH": str(ROOT)},
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,

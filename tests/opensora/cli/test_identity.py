@@ -17,7 +17,7 @@ CACHED = load_config(MINI / "sample_adacache.py")
 WEIGHTS = {"model": "a", "vae": "b", "text_encoder": "c"}
 
 INFLUENCE = {
-    "model": dataclasses.replace(PLAIN.model, type="another"),
+    "model": dataclasses.replace(PLAIN.model, type="STDiT3-XL/2"),
     "vae": dataclasses.replace(PLAIN.vae, micro_batch_size=1),
     "text_encoder": dataclasses.replace(PLAIN.text_encoder, model_max_length=7),
     "scheduler": dataclasses.replace(PLAIN.scheduler, cfg_scale=3.0),

@@ -28,7 +28,7 @@ def test_latents_have_the_size_that_the_autoencoder_gives_them(pipe, mini, frame
 def test_noise_has_that_size(pipe, mini):
     for compat in (False, True):
         config = replace(mini(image_size=[66, 100]), compat=compat)
-        noise = pipe.with_config(config)._noise([1], 0)
+        noise, _ = pipe.with_config(config)._noise_and_references([1], [], [], 0)
         assert tuple(noise.shape[2:]) == read_shapes(config).latent_size(config)
 
 
