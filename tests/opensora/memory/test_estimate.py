@@ -13,7 +13,7 @@ from opensora.memory.report import estimate_stages
 from opensora.memory.shapes import read_shapes
 from opensora.pipeline import SamplingPipeline
 
-SIDE = 192  # pixels: activations are several times the weights
+SIDE = 128  # pixels: activations are several times the weights
 TILES = {"vae.micro_batch_size": 1, "vae.tiling": True, "vae.tile_size": 8}
 
 
