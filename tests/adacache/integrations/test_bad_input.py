@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +37,18 @@ def refused(pipe: Any, words: str, config: Any = STATIC, kind: type[Exception] =
 
 def test_what_has_no_transformer(pipe):
     refused(SimpleNamespace(unet=torch.nn.Linear(1, 1)), "SimpleNamespace has no transformer.*docs/diffusers.md")
+
+
+def test_a_transformer_that_is_compiled_as_a_whole(pipe):
+    pipe.transformer.compile()
+    refused(pipe, "compiled as a whole.*compile_repeated_blocks")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+def test_a_copy_would_compute_with_the_weights_of_the_original(pipe, copied):
+    apply_adacache(pipe, STATIC)
+    with pytest.raises(TypeError, match="cannot be copied or pickled while AdaCache is applied"):
+        copied(pipe.transformer)
 
 
 def test_a_transformer_of_no_known_family():
