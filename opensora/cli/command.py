@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from opensora.cli.plan import Plan, distinct_configs, plan_samples
 from opensora.cli.refining import check_endpoint
 from opensora.cli.sidecar import read_sidecar
-from opensora.config.loading import load_config
+from opensora.config.entries import find_config, read_config_file
+from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
 from opensora.models.text_encoder import check_text_options
 from opensora.prompts.run_prompts import all_prompts
@@ -33,13 +36,34 @@ def prepare(
         config, sample = read_sidecar(sidecar, flags, cfg_options)
         samples = [sample]
     else:
-        config = load_config(config_path, flags, cfg_options)
+        file = find_config(config_path)
+        entries = read_config_file(file).to_dict()
 
         def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
-            return load_config(config_path, flags, cfg_options, overrides, where)
+            return config_from_entries(entries, str(file), flags, cfg_options, overrides, where)
 
-        samples = plan_samples(config, all_prompts(config, prompt_text), line_config)
+        config = line_config({}, "")
+        with each_message_once():
+            samples = plan_samples(config, all_prompts(config, prompt_text), line_config)
     for chosen in distinct_configs(samples):
         check_endpoint(chosen)
     check_text_options(config)
     return Plan(config, samples, locate_weights(config))
+
+
+@contextmanager
+def each_message_once() -> Iterator[None]:
+    """Log what the settings of thousands of lines have in common once."""
+    said: dict[str, logging.LogRecord] = {}
+
+    def is_new(record: logging.LogRecord) -> bool:
+        return said.setdefault(record.getMessage(), record) is record
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)

@@ -53,8 +53,6 @@ def load_config(
     path: str | os.PathLike[str],
     overrides: Mapping[str, Any] | None = None,
     cfg_options: Mapping[str, Any] | None = None,
-    line: Mapping[str, Any] | None = None,
-    line_name: str = "prompt",
 ) -> SampleConfig:
     """Read a config file (ours, Open-Sora's, or the official AdaCache's) and validate it.
 
@@ -64,20 +62,12 @@ def load_config(
         overrides: values of upstream's flags by name (``num_sampling_steps``, ``resolution``, ...); a flag that
             is None is not set.
         cfg_options: values by dotted config key (``scheduler.cfg_scale``).
-        line: what one prompt asks for by the names of flags; it wins over all of the above.
-        line_name: what errors about those values begin with.
 
     Raises:
         ConfigError: the file is missing or unreadable, or an entry is unknown, of the wrong type or out of range.
     """
     file = find_config(path)
-    config = read_config_file(file)
-    given, by_hand = dotted_overrides(overrides, cfg_options), "command line"
-    if line:
-        of_line = dotted_overrides(line, None, line_name)
-        given, by_hand = without_alternatives(given, of_line) | of_line, line_name
-    entries = merge_into_file(config, given, str(file))
-    return config_from_dict(entries, Source(str(file), frozenset(given), by_hand))
+    return config_from_entries(read_config_file(file).to_dict(), str(file), overrides, cfg_options)
 
 
 def config_from_entries(
@@ -85,14 +75,22 @@ def config_from_entries(
     path: str,
     overrides: Mapping[str, Any] | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    line: Mapping[str, Any] | None = None,
+    line_name: str = "prompt",
 ) -> SampleConfig:
-    """As ``load_config``, of entries that did not come from a config file.
+    """As ``load_config``, of entries that are read already and stay as they are.
 
     Args:
         path: what errors call their origin.
+        line: what one prompt asks for by the names of flags; it wins over all of the above.
+        line_name: what errors about those values begin with.
     """
-    given = dotted_overrides(overrides, cfg_options)
-    return config_from_dict(merge_into_file(Config(dict(entries)), given, path), Source(path, frozenset(given)))
+    given, by_hand = dotted_overrides(overrides, cfg_options), "command line"
+    if line:
+        of_line = dotted_overrides(line, None, line_name)
+        given, by_hand = without_alternatives(given, of_line) | of_line, line_name
+    merged = merge_into_file(Config(dict(entries)), given, path)
+    return config_from_dict(merged, Source(path, frozenset(given), by_hand))
 
 
 def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -> SampleConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,9 +93,14 @@ def read_value(value: Any, hint: Any, key: str, source: Source) -> Any:
         ConfigError: another type, or an unlisted choice.
     """
     try:
-        return TypeAdapter(hint, config=STRICT).validate_python(_as_tuple(value))
+        return _adapter(hint).validate_python(_as_tuple(value))
     except ValidationError as error:
         raise source.error(key, _sentence(error.errors(include_url=False)[0], hint, value, key)) from None
+
+
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=STRICT)  # slow to build, and lines of a prompt file ask for the same few
 
 
 def _as_tuple(value: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensora.cli.plan import Sample, make_batches, plan_samples
+from opensora.cli import command
+from opensora.cli.plan import Sample, make_batches
 from opensora.config.loading import load_config
-from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import write_video
 from opensora.errors import ConfigError
-from opensora.prompts.run_prompts import all_prompts
 
 MINI = Path(__file__).resolve().parents[3] / "configs/mini/sample.py"
 
 
 def plan(**flags: Any) -> list[Sample]:
     flags = {"prompt": None if "prompt_path" in flags else ["a", "b", "c"], "seed": 100, **flags}
-    config = load_config(MINI, flags)
-
-    def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
-        return load_config(MINI, flags, None, overrides, where)
-
-    return plan_samples(config, all_prompts(config), line_config)
+    return command.prepare(str(MINI), flags, {}).samples
 
 
 def problem_of(**flags: Any) -> str:
@@ -226,6 +221,7 @@ def test_low_memory_changes_what_the_command_line_leaves_open():
 
 def test_references_lie_beside_a_prompt_file_that_is_found_from_another_folder(tmp_path, images, monkeypatch):
     (images / "prompts.jsonl").write_text('{"prompt": "a", "reference_path": "0007.png"}')
+    (tmp_path / "assets").symlink_to(MINI.parents[2] / "assets")
     monkeypatch.setattr("opensora.files.REPO_ROOT", tmp_path)  # where a relative path is looked up, too
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
@@ -233,17 +229,30 @@ def test_references_lie_beside_a_prompt_file_that_is_found_from_another_folder(t
     assert sample.references[0].path == images / "0007.png"
 
 
-def test_a_config_is_read_once_for_all_lines_of_the_same_settings(tmp_path):
-    lines = [{"prompt": f"{i}", "seed": i, "name": f"n{i}", "cfg_scale": 3 + i % 2} for i in range(50)]
+def test_the_config_file_is_read_once_and_every_set_of_settings_once(tmp_path, monkeypatch, caplog):
+    settings = [{"cfg_scale": 3 + i % 2, "steps": 8} if i % 3 else {} for i in range(30)]
+    lines = [{"prompt": f"{i}", "name": f"n{i}"} | line for i, line in enumerate(settings)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    config, read = load_config(MINI, {"prompt_path": str(tmp_path / "prompts.jsonl")}), []
+    calls = Counter()
+    for function in (command.read_config_file, command.config_from_entries):
+        monkeypatch.setattr(command, function.__name__, counted(function, calls))
+    config = MINI.with_name("sample_adacache.py")
+    plan = command.prepare(str(config), {"prompt_path": str(tmp_path / "prompts.jsonl")}, {})
+    assert calls == {"read_config_file": 1, "config_from_entries": 3}  # of the run, and of two sets
+    for sample, line in zip(plan.samples, settings, strict=True):
+        scheduler = sample.config.scheduler
+        assert scheduler.cfg_scale == line.get("cfg_scale", plan.config.scheduler.cfg_scale)
+        assert scheduler.num_sampling_steps == line.get("steps", 30)
+    [warning] = [record.message for record in caplog.records if "codebook was tuned" in record.message]
+    assert "this run has 8" in warning  # said once for both sets
 
-    def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
-        read.append(overrides)
-        return load_config(MINI, {}, None, overrides, where)
 
-    samples = plan_samples(config, all_prompts(config), line_config)
-    assert len(read) == 2 and len({id(sample.config) for sample in samples}) == 2
+def counted(function: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
+    def count(*args: Any) -> Any:
+        calls[function.__name__] += 1
+        return function(*args)
+
+    return count
 
 
 def test_a_reference_that_all_samples_share_is_read_once(images, monkeypatch):
