@@ -35,6 +35,9 @@ class RunObserver:
     def begin_step(self, step_index: int) -> None:
         """A step is about to be decided about; the controller still holds what the step before left."""
 
+    def begin_latents(self, step_index: int, latents: Tensor) -> None:
+        """The latents (B, ...) that a step begins with; only of loops that tell them to the controller."""
+
     def end_stack(
         self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
     ) -> None:
@@ -121,6 +124,7 @@ class StepController:
         timestep: float | None = None,
         generated_frames: Sequence[Sequence[bool]] | None = None,
         restart: bool = False,
+        latents: Tensor | None = None,
     ) -> None:
         """Decide about one step; steps come as 0, 1, ..., num_steps - 1.
 
@@ -136,6 +140,8 @@ class StepController:
         `restart` says that another model runs from this step on, such as one for little noise after one for much: the
         step is computed, and nothing from before is reused or measured against.
 
+        `latents` (B, ...) are what the step begins with, for observers; they decide nothing.
+
         Raises: ValueError when a step is left out or repeated, or `generated_frames` are not as they should be;
         RuntimeError outside of a run, or when the model did not call `stack` in the step before.
         """
@@ -147,6 +153,8 @@ class StepController:
             run.num_frames = len(generated_frames[0])
         for observer in self._observers:
             observer.begin_step(step_index)
+            if latents is not None:
+                observer.begin_latents(step_index, latents)
         run.step = step_index
         run.contexts.clear()
         run.outputs.clear()
@@ -203,6 +211,21 @@ class StepController:
             output = run.tracks.output(latents, output, context, context == run.observed_context)
         for observer in self._observers:
             observer.end_output(latents, output, context)
+        return output
+
+    def held_output(self, context: str = "default") -> Tensor | None:
+        """The model's output at a step for which the model need not be called; None where it must be.
+
+        Whoever calls the model may ask before. What is given is what `output` gave at the step before; with it, the
+        step is over in this context. Observers are not told.
+
+        Raises: RuntimeError outside of a run, before the first step, or when the context was called in this step.
+        """
+        run = self._active("held_output")
+        run.check_due("held_output", context)
+        output = run.tracks.held_output(context)
+        if output is not None:
+            run.skip_model(context, output.device)
         return output
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
@@ -346,18 +369,33 @@ class _Run:
                 "output needs it"
             )
 
+    def check_due(self, method: str, context: str) -> None:
+        """Raises: RuntimeError unless a context may be called now."""
+        if self.step < 0:
+            raise RuntimeError(f"controller.{method} came before controller.begin_step; begin step 0 first")
+        if context in self.contexts:
+            raise RuntimeError(
+                f"controller.{method} was called twice in step {self.step} for context "
+                f"'{context}'; call begin_step before every step, and give each guidance branch a context"
+            )
+
+    def begin_time(self, device: torch.device) -> None:
+        """The step's time begins, unless it has."""
+        self.clock = self.clock or StepClock(device)
+        self.clock.mark_step(self.step)
+
+    def skip_model(self, context: str, device: torch.device) -> None:
+        """Note that the model was not called, and need not be."""
+        self.begin_time(device)
+        self.contexts.add(context)
+        self.outputs.add(context)
+
     def enter_stack(self, context: str, hidden_states: Tensor, tokens_per_frame: int) -> None:
         """Note one call of the stack; the first of a step starts its time.
 
         Raises: RuntimeError when the call is not due; ValueError when the rows or frames are not the run's.
         """
-        if self.step < 0:
-            raise RuntimeError("controller.stack came before controller.begin_step; begin step 0 first")
-        if context in self.contexts:
-            raise RuntimeError(
-                f"controller.stack was called twice in step {self.step} for context "
-                f"'{context}'; call begin_step before every step, and give each guidance branch a context"
-            )
+        self.check_due("stack", context)
         if len(hidden_states) % self.num_samples:
             raise ValueError(
                 f"hidden states of {len(hidden_states)} rows do not belong to {self.num_samples} samples; "
@@ -365,8 +403,7 @@ class _Run:
             )
         self.observed_context = self.observed_context or context
         if not self.contexts:
-            self.clock = self.clock or StepClock(hidden_states.device)
-            self.clock.mark_step(self.step)
+            self.begin_time(hidden_states.device)
             if self.tracks.first.policy.signal is not None and context != self.observed_context:
                 raise RuntimeError(
                     f"context '{context}' came before '{self.observed_context}' in step {self.step}; a policy that "

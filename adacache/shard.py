@@ -20,9 +20,11 @@ class Shard(Protocol):
 
     Attributes:
         frames: of all frames in order, those in the hidden states that `stack` is given.
+        half: number of the guidance half that all rows are of; None where all halves are there.
     """
 
     frames: slice
+    half: int | None
 
     def sum(self, terms: Tensor) -> Tensor:
         """The elementwise sum of a (K,) float32 tensor over all processes of the video, the same for all of them."""
@@ -43,6 +45,7 @@ class WholeVideo:
     """The shard of a process that works alone."""
 
     frames = slice(None)
+    half = None
 
     def sum(self, terms: Tensor) -> Tensor:
         """As they are."""

@@ -226,6 +226,12 @@ class Tracks:
             [track.reuse.output(track.step, context, x, out, observed) for (track, x), (_, out) in pairs]
         )
 
+    def held_output(self, context: str) -> Tensor | None:
+        """What stands in for the model's output where no video needs a call of the model; None where one does."""
+        if not self.first.reuse.holds_output or any(track.step.computed for track in self._tracks):
+            return None
+        return _interleave([track.reuse.held(context) for track in self._tracks])
+
     def settle(self) -> None:
         """Complete what can be told of the last step."""
         for track in self._tracks:

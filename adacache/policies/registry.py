@@ -42,6 +42,7 @@ POLICIES = _Policies(
     {
         "adacache": "adacache.policies.adacache:AdaCacheConfig",
         "static": "adacache.policies.static:StaticScheduleConfig",
+        "multistep": "adacache.policies.multistep:MultistepConfig",
         "fixed": "adacache.policies.fixed:FixedIntervalConfig",
         "magcache": "adacache.policies.magcache:MagCacheConfig",
         "taylorseer": "adacache.policies.taylorseer:TaylorSeerConfig",

@@ -45,6 +45,7 @@ class Reuse:
         takes_signal: whether `take_signal` is called, in every context.
         takes_branches: whether `branch` is called, for every branch of the model.
         takes_output: whether `output` is called; the model must give its output then.
+        holds_output: whether a reused step needs nothing of the model, and `held` is called.
         measures: whether `settle` is called.
     """
 
@@ -53,6 +54,7 @@ class Reuse:
     takes_signal: ClassVar[bool] = False
     takes_branches: ClassVar[bool] = False
     takes_output: ClassVar[bool] = False
+    holds_output: ClassVar[bool] = False
     measures: ClassVar[bool] = False
 
     def __init__(self, policy: Policy, bridge: BridgeConfig, store: TensorStore, shard: Shard = WHOLE) -> None:
@@ -87,6 +89,13 @@ class Reuse:
     def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
         """What stands in for the model's output; `observed` in the context that is measured."""
         return output
+
+    def held(self, context: str) -> Tensor:
+        """What stands in for the model's output at a reused step at which the model is not called.
+
+        Raises: RuntimeError when nothing is kept for the context.
+        """
+        raise nothing_kept(context, ())
 
     def settle(self, trace: Trace) -> None:
         """Tell the policy and the trace's last record what was measured; may wait for the device once."""

@@ -26,11 +26,13 @@ class VideoShard:
     Args:
         sequence: the processes that split the frames; None where none do.
         video: all that share the video, the two guidance branches together.
+        half: number of the guidance branch that this process takes; None where it takes both.
     """
 
-    def __init__(self, sequence: Channel | None, video: Channel, num_frames: int) -> None:
+    def __init__(self, sequence: Channel | None, video: Channel, num_frames: int, half: int | None = None) -> None:
         self._sequence = sequence
         self._video = video
+        self.half = half
         self._frame_parts = even_parts(num_frames, sequence.size) if sequence else [slice(None)]
         self.frames = self._frame_parts[sequence.index if sequence else 0]
         self._num_frames = num_frames

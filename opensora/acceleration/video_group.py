@@ -54,7 +54,8 @@ class VideoGroup:
 
     def shard(self, num_frames: int) -> Shard:
         """What this process has of a video of so many latent frames."""
-        return WHOLE if self.video is None else VideoShard(self.sequence, self.video, num_frames)
+        half = None if self.guidance is None else self.guidance.index
+        return WHOLE if self.video is None else VideoShard(self.sequence, self.video, num_frames, half)
 
     def agree(self, problems: Mapping[str, str]) -> dict[str, str]:
         """Problems that any of the processes found, under their names: what fails for one of them fails for all."""

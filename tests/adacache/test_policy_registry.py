@@ -18,6 +18,11 @@ from adacache.policies.static import StaticScheduleConfig
 OPTIONS = {
     "adacache": {"codebook": "fast30"},
     "static": {"computed_steps": [0, 1, 4]},
+    "multistep": {
+        "computed_steps": [0, 2],
+        "coefficients": [[[1.0], [1.0]], [[1.5, -0.5], [1.0]]],
+        "num_sampling_steps": 4,
+    },
     "fixed": {"interval": 3},
     "magcache": {"ratios": [0.9, 1.0, 1.1], "max_skips": 2},
     "taylorseer": {"interval": 4, "order": 2},

@@ -55,6 +55,10 @@ class CachedForward:
         family, own_lists = self.family, self._lists()
         first = family.lists[0]
         latents = arguments["hidden_states"]
+        if arguments.get("return_dict", True) is False:
+            held = controller.held_output(context)
+            if held is not None:
+                return (held.movedim(1, family.channels_dim),)
         denoised = family.denoised(self.transformer, latents)
         num_frames = family.num_frames(self.transformer.config, arguments)
 

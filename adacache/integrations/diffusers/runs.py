@@ -277,7 +277,7 @@ class Runs:
             run.calls_before = run.num_calls
         run.halves, run.called, run.strangers = {} if run.is_fresh else halves, [], []
         run.model, run.shape, run.place = call.model, call.latents.shape, place
-        run.controller.begin_step(place - run.first, run.times[place], restart=restart)
+        run.controller.begin_step(place - run.first, run.times[place], restart=restart, latents=call.latents)
         return self._join_step(call)
 
     def _join_step(self, call: Call) -> tuple[StepController, str] | None:

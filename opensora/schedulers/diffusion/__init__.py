@@ -119,11 +119,13 @@ class DiffusionSampler(Sampler):
             # Further channels are a variance that these solvers do not use.
             return output[:, : latents.shape[1]]
 
+        noise = None
         with steps_of_run(len(times), len(z), controller, progress) as steps:
             for i, t in enumerate(scheduler.timesteps):
                 if controller is not None:
-                    controller.begin_step(i, times[i])
-                noise = predict_noise(scheduler.scale_model_input(latents, t), t)
+                    controller.begin_step(i, times[i], latents=latents)
+                if noise is None or controller is None or controller.held_output() is None:
+                    noise = predict_noise(scheduler.scale_model_input(latents, t), t)
                 latents = scheduler.step(noise, t, latents, return_dict=False)[0]
                 steps.end_step(latents, times[i])
         return latents

@@ -125,11 +125,12 @@ class RFLOW(Sampler):
             cond, uncond = out[:, : z.shape[1]].chunk(2)
             return uncond + guidance_scale * (cond - uncond)
 
+        v = None
         with steps_of_run(len(timesteps), len(z), controller, progress) as steps:
             for i, t in enumerate(timesteps):
                 if controller is not None:
                     told = {} if frame_mask is None or compat else {"generated_frames": frame_mask.generated_frames[i]}
-                    controller.begin_step(i, plain_times[i], **told)
+                    controller.begin_step(i, plain_times[i], latents=z, **told)
                 restart = None
                 if frame_mask is not None:
                     z = frame_mask.begin_step(z, t)
@@ -138,7 +139,9 @@ class RFLOW(Sampler):
                     restart = None if joining is None else joining.view(-1, 1, 1, 1, 1)
                 following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
                 dt = (t - following) / self.num_timesteps
-                z = solver.step(z, velocity(z, t), dt.view(-1, 1, 1, 1, 1), restart)
+                if v is None or controller is None or controller.held_output() is None:
+                    v = velocity(z, t)
+                z = solver.step(z, v, dt.view(-1, 1, 1, 1, 1), restart)
                 if frame_mask is not None:
                     z = frame_mask.end_step(z)
                 steps.end_step(z, plain_times[i])

@@ -144,9 +144,9 @@ class Listening(StepController):
         super().__init__(StaticScheduleConfig((0, 3)))
         self.told: list[list[list[bool]] | None] = []
 
-    def begin_step(self, step_index, timestep=None, generated_frames=None, restart=False) -> None:
+    def begin_step(self, step_index, timestep=None, generated_frames=None, **others) -> None:
         self.told.append(generated_frames)
-        super().begin_step(step_index, timestep, generated_frames, restart)
+        super().begin_step(step_index, timestep, generated_frames, **others)
 
 
 def test_a_cache_is_told_and_computes_the_step_of_a_join():

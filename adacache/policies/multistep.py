@@ -1,0 +1,119 @@
+"""A solver with few, uneven steps: outputs of the last computed steps, combined by calibrated coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from adacache.options import BridgeConfig, ReuseOptions
+from adacache.policies.base import Held
+from adacache.policies.static import StaticSchedule, StaticScheduleConfig
+from adacache.validation import check_count, is_finite, is_list
+
+MOST_OUTPUTS = 4  # of one guidance half that a step may combine
+
+Coefficients = tuple[tuple[float, ...], ...]  # [guidance half][output, the newest first]
+
+
+@dataclass(frozen=True)
+class MultistepConfig(ReuseOptions):
+    """Which steps are computed, and what stands in for the model's output from each of them until the next.
+
+    That is, for each guidance half by itself, the sum of `coefficients[k][half][j]` times the output of the computed
+    step k - j. ((1.0,), (1.0,)) holds the output of step k. Coefficients are found by `adacache.calibration` for one
+    model, sampler, number of steps and guidance; halves count as rows of a batch or as calls of a step do.
+
+    A reused step costs no call of the model. Where frames join, outputs of the time before are not combined: the step's
+    own are held until as many steps as a combination needs have followed.
+
+    Raises: ValueError when steps and coefficients do not fit each other, or for another wrong option.
+    """
+
+    label: ClassVar[str] = "multistep"
+
+    computed_steps: tuple[int, ...]
+    coefficients: tuple[Coefficients, ...]
+    num_sampling_steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        steps = StaticScheduleConfig(self.computed_steps).computed_steps
+        object.__setattr__(self, "computed_steps", steps)
+        object.__setattr__(self, "coefficients", read_coefficients(self.coefficients, len(steps)))
+        check_count("num_sampling_steps", self.num_sampling_steps)
+        if steps[-1] >= self.num_sampling_steps:
+            raise ValueError(
+                f"computed_steps reach to {steps[-1]}, but num_sampling_steps is {self.num_sampling_steps}"
+            )
+        if self.schedule != "sample":
+            raise ValueError("multistep combines the outputs of each video by itself; leave schedule='batch' out")
+
+    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
+        """Raises: ValueError when it was made for another number of steps."""
+        check_count("num_steps", num_steps)
+        if num_steps != self.num_sampling_steps:
+            raise ValueError(
+                f"the coefficients were made for {self.num_sampling_steps} sampling steps, but the run has "
+                f"{num_steps}; set num_sampling_steps to {self.num_sampling_steps}, or calibrate for {num_steps}"
+            )
+
+    def make_policy(self, num_steps: int) -> MultistepPolicy:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when it was made for another number.
+        """
+        self.validate(num_steps)
+        return MultistepPolicy(self.computed_steps, self.coefficients, num_steps)
+
+
+class MultistepPolicy(StaticSchedule):
+    """The policy of a `MultistepConfig`."""
+
+    reuse: ClassVar[str] = "adacache.reuse.multistep:MultistepReuse"
+
+    def __init__(self, computed_steps: Sequence[int], coefficients: Sequence[Coefficients], num_steps: int) -> None:
+        super().__init__(computed_steps, num_steps)
+        self._steps = tuple(computed_steps)
+        self._coefficients: Mapping[int, Coefficients] = dict(zip(computed_steps, coefficients, strict=True))
+        self.num_halves = len(coefficients[0])
+        self.num_outputs = max(len(half) for halves in coefficients for half in halves)
+
+    def coefficients(self, steps: Sequence[int]) -> Coefficients:
+        """How outputs of the computed `steps`, the newest first, are combined, for each guidance half.
+
+        Where these are not the steps that the coefficients were made for, the newest output is held.
+        """
+        own = self._coefficients.get(steps[0])
+        if own is not None:
+            place = self._steps.index(steps[0])
+            needed = max(map(len, own))
+            if tuple(steps[:needed]) == self._steps[place::-1][:needed]:
+                return own
+        return ((1.0,),) * self.num_halves
+
+    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+        """For each context what stands in for its output, and the outputs that the next combination needs."""
+        return Held(outputs=self.num_outputs * num_contexts)
+
+
+def read_coefficients(value: Any, num_computed: int) -> tuple[Coefficients, ...]:
+    """Coefficients as tuples.
+
+    Raises: ValueError unless they are finite numbers for each computed step, guidance half and output, with as many
+    halves in every step, and no more outputs than there are by then.
+    """
+    if not is_list(value) or len(value) != num_computed:
+        found = len(value) if is_list(value) else repr(value)
+        raise ValueError(f"coefficients must be a list for each of the {num_computed} computed steps, got {found}")
+    for place, halves in enumerate(value):
+        if not is_list(halves) or not halves or len(halves) != len(value[0]):
+            raise ValueError(f"coefficients of computed step {place} must list as many guidance halves as the first's")
+        most = min(place + 1, MOST_OUTPUTS)
+        for half in halves:
+            if not is_list(half) or not 1 <= len(half) <= most or not all(map(is_finite, half)):
+                raise ValueError(
+                    f"coefficients of computed step {place} must be 1 to {most} finite numbers for each guidance half, "
+                    f"got {half!r}"
+                )
+    return tuple(tuple(tuple(map(float, half)) for half in halves) for halves in value)
