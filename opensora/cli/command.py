@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from opensora.acceleration.launch import read_launch
 from opensora.cli.plan import Plan, distinct_configs, plan_samples
 from opensora.cli.refining import check_endpoint
 from opensora.cli.sidecar import read_sidecar
 from opensora.config.entries import find_config, read_config_file
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
+from opensora.errors import ConfigError
 from opensora.models.text_encoder import check_text_options
+from opensora.prompts.files import is_stream
 from opensora.prompts.run_prompts import all_prompts
 from opensora.weights import locate_weights
 
@@ -43,12 +46,23 @@ def prepare(
             return config_from_entries(entries, str(file), flags, cfg_options, overrides, where)
 
         config = line_config({}, "")
+        _check_stream(config, prompt_text)
         with each_message_once():
             samples = plan_samples(config, all_prompts(config, prompt_text), line_config)
     for chosen in distinct_configs(samples):
         check_endpoint(chosen)
     check_text_options(config)
     return Plan(config, samples, locate_weights(config))
+
+
+def _check_stream(config: SampleConfig, text: str | None) -> None:
+    """Raises: ConfigError: a config names a stream that several processes would read; only the flag is read by one."""
+    path = config.prompt_path
+    if text is None and path is not None and is_stream(path) and not read_launch().is_alone:
+        raise ConfigError(
+            f"prompt_path is '{path}', which only one process can read; give it as the flag --prompt-path {path}, "
+            "which rank 0 reads for all"
+        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from opensora.config.schema import SampleConfig
 from opensora.device import DTYPES, release_memory
 from opensora.errors import ConfigError
 from opensora.models.text_encoder.embedding_cache import EmbeddingCache, EncodedCaption, cache_folder, encoder_key
-from opensora.models.text_encoder.encoded_text import cut_lines
+from opensora.models.text_encoder.encoded_text import cut_lines, shorter_line
 from opensora.registry import MODELS, build_module
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class PreparedText:
 
 
 def all_kept(
-    config: SampleConfig, captions: Sequence[str], device: torch.device | str, whole: Sequence[str] = ()
+    config: SampleConfig, captions: Sequence[str], device: torch.device | str, whole: Set[str] = frozenset()
 ) -> bool:
     """Whether ``encode_captions`` would find everything on disk and load no encoder."""
     caches = _caches(config, torch.device(device))
@@ -68,13 +68,13 @@ def encode_captions(
     captions: Sequence[str],
     device: torch.device | str,
     progress: bool = True,
-    whole: Sequence[str] = (),
+    whole: Set[str] = frozenset(),
     quiet: bool = False,
 ) -> PreparedText:
     """Encode ``captions``, each by itself, or take them from the folder that ``config.text_cache`` names.
 
     The text encoder is loaded only if a caption is not in that folder, and is released before this returns. The log
-    says which captions it cut.
+    says which captions it cut, and whether a negative prompt is longer than prompts.
 
     Args:
         config: with a local folder as ``text_encoder.from_pretrained``.
@@ -110,6 +110,10 @@ def encode_captions(
         num_chars = [encoded[caption].num_chars for caption in texts]
         for line in cut_lines(what, texts, num_chars, text.model_max_length):
             logger.warning("WARNING %s", line)
+    for negative in () if quiet else whole:
+        line = shorter_line((encoded[caption].mask for caption in dict.fromkeys(captions)), encoded[negative].mask)
+        if line is not None:
+            logger.warning("WARNING %s", line)
     return PreparedText(encoded, text.model_max_length)
 
 
@@ -123,7 +127,7 @@ def _caches(config: SampleConfig, device: torch.device) -> dict[bool, EmbeddingC
 
 
 def _encode(
-    config: SampleConfig, captions: Sequence[str], device: torch.device, progress: bool, whole: Sequence[str]
+    config: SampleConfig, captions: Sequence[str], device: torch.device, progress: bool, whole: Set[str]
 ) -> Iterator[EncodedCaption]:
     """One after the other, so that no result depends on its neighbors; the encoder ends with the last one."""
     text = config.text_encoder

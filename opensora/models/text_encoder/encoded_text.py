@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, Self
 
 from torch import Tensor
@@ -99,16 +100,25 @@ class NegativeTextEncoder:
     encoder: CaptionEncoder
     negative: str = ""
 
+    @cached_property
+    def _encoded(self) -> dict[str, Tensor]:
+        return self.encoder.encode([self.negative])
+
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What the encoder gives."""
-        return self.encoder.encode(prompts)
+        """What the encoder gives; a warning names the tokens of the negative prompt that are left out for them."""
+        encoded = self.encoder.encode(prompts)
+        if "num_chars" in encoded:
+            line = shorter_line(encoded["mask"], self._encoded["mask"][0])
+            if line is not None:
+                warnings.warn(line, stacklevel=5)
+        return encoded
 
     def null(self, n: int) -> Tensor:
         """Features of the negative prompt, (n, 1, L, caption_channels), with what the encoder says about padding.
 
         These models were trained and published with guidance that sees it.
         """
-        encoded = self.encoder.encode([self.negative])
+        encoded = self._encoded
         if "num_chars" in encoded:
             num_chars, num_tokens = encoded["num_chars"].tolist(), encoded["y"].shape[-2]
             for line in cut_lines("negative prompt", [self.negative], num_chars, num_tokens):
@@ -125,12 +135,12 @@ def with_guidance(text_encoder: CaptionEncoder | TextEncoder, model: VideoModel,
     return NegativeTextEncoder(text_encoder, config.negative_prompt)
 
 
-def negative_prompts(config: SampleConfig) -> list[str]:
+def negative_prompts(config: SampleConfig) -> set[str]:
     """What the text encoder has to read beside the prompts, with padding; nothing for models with an empty caption."""
-    return [] if "negative_prompt" in family_of(config.model.type).refused else [config.negative_prompt]
+    return set() if "negative_prompt" in family_of(config.model.type).refused else {config.negative_prompt}
 
 
-def cut_lines(what: str, captions: Sequence[str], num_chars: Sequence[int], num_tokens: int) -> list[str]:
+def cut_lines(what: str, captions: Iterable[str], num_chars: Sequence[int], num_tokens: int) -> list[str]:
     """A line for each caption whose end the text encoder did not read, and where it ends; at most six in all.
 
     Args:
@@ -144,6 +154,29 @@ def cut_lines(what: str, captions: Sequence[str], num_chars: Sequence[int], num_
             lines[caption] = _cut_line(what, caption, num, num_tokens)
     shown, further = list(lines.values())[:_MAX_LINES], len(lines) - _MAX_LINES
     return shown if further <= 0 else [*shown, f"{further} more of the {what}s are cut in the same way"]
+
+
+def num_tokens(mask: Tensor) -> int:
+    """Tokens up to the last real one, of a mask (L,); at least 1, as a model reads at least one."""
+    return max(1, int(mask.nonzero().max()) + 1 if mask.any() else 0)
+
+
+def shorter_line(masks: Iterable[Tensor], negative: Tensor) -> str | None:
+    """What guidance leaves out of a negative prompt that is longer than the prompts; None where it is for none.
+
+    Args:
+        masks: (L,) each, of the prompts.
+        negative: the mask (L,) of the negative prompt.
+    """
+    lengths, length = [num_tokens(mask) for mask in masks], num_tokens(negative)
+    shorter = [tokens for tokens in lengths if tokens < length]
+    if not shorter:
+        return None
+    return (
+        f"the negative prompt has {length} tokens, more than {len(shorter)} of {len(lengths)} prompts (the shortest "
+        f"has {min(shorter)}): each video is guided away from as many of its first tokens as its prompt has, as in "
+        "diffusers' LattePipeline; shorten it, or lengthen the prompts"
+    )
 
 
 def _cut_line(what: str, caption: str, num_chars: int, num_tokens: int) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from opensora.errors import suggest
-from opensora.models.text_encoder.encoded_text import EncodedText
+from opensora.models.text_encoder.encoded_text import EncodedText, num_tokens
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.steps import Sampler, steps_of_run
 
@@ -147,11 +147,11 @@ class DiffusionSampler(Sampler):
 def _read_by_model(text: EncodedText, model: nn.Module, is_guided: bool) -> tuple[Tensor, Tensor | None]:
     """Features (B, L, C') that the model reads and, where prompts differ in length, the mask (B, L) of their tokens.
 
-    Text is cut to the longest prompt of the batch, the negative prompt with it, as ``LattePipeline`` does for a single
-    prompt. Shorter prompts of a batch are masked, so that a video does not depend on its neighbors: there
-    ``LattePipeline`` lets them see zeros instead. Under guidance the negative half comes first.
+    Text is cut to the longest prompt of the batch, the negative prompt of each video to its own prompt, as
+    ``LattePipeline`` does for a single one. Shorter prompts of a batch are masked, so that a video does not depend on
+    its neighbors: there ``LattePipeline`` lets them see zeros instead. Under guidance the negative half comes first.
     """
-    lengths = [max(1, int(mask.nonzero().max()) + 1 if mask.any() else 0) for mask in text.mask]
+    lengths = [num_tokens(mask) for mask in text.mask]
     longest = max(lengths)
     y = text.y[:, 0, :longest]
     if is_guided:

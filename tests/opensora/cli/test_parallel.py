@@ -63,6 +63,23 @@ def test_other_weights_than_those_of_rank_0_are_refused(session, read, follower)
         receive(message, read(), follower)
 
 
+def test_a_stream_in_a_config_is_refused_where_several_processes_would_read_it(tmp_path, monkeypatch):
+    config = tmp_path / "config.py"
+    config.write_text(f"_base_ = [{str(CONFIG)!r}]\nprompt_path = '-'\n")
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+        "LOCAL_RANK": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="prompt_path is '-', .* give it as the flag --prompt-path -, which rank 0"):
+        command.prepare(str(config), {}, {})
+    plan = command.prepare(str(config), {}, {}, "a cat\na dog\n")  # as if it was given as a flag
+    assert [sample.prompt for sample in plan.samples] == ["a cat", "a dog"]
+
+
 def test_a_group_is_given_each_batch_once_however_many_of_it_ask(session):
     ask = answers(session)["next"]
     assert [ask(0, [0, 0]), ask(1, [0, 0]), ask(2, [1, 0])] == [0, 0, 1]

@@ -68,13 +68,23 @@ def test_a_negative_prompt_is_named_as_such(tmp_path):
     entries = latte_config(write_latte(tmp_path), negative_prompt="blue " * 20, text_cache="off")
     pipe = SamplingPipeline.from_config(entries)
     with pytest.warns(UserWarning, match="last 5 of 20 words of a negative prompt are left out.* 16 tokens"):
-        pipe.sample_latents(["a star"], progress=False)
+        pipe.sample_latents(["a star " * 10], progress=False)
+
+
+def test_a_negative_prompt_that_is_longer_than_the_prompt_is_named(tmp_path):
+    entries = latte_config(write_latte(tmp_path), negative_prompt="blue blue blue", text_cache="off")
+    pipe = SamplingPipeline.from_config(entries)
+    with pytest.warns(UserWarning, match=r"has 4 tokens, more than 1 of 2 prompts \(the shortest has 3\)"):
+        pipe.sample_latents(["a star", "a red star"], progress=False)
 
 
 def test_a_negative_prompt_that_was_prepared_is_named_too(tmp_path, caplog):
     config = load_config(CONFIG, {"text_cache": str(tmp_path)})
-    encode_captions(config, ["a star"], "cpu", False, whole=[LONG])
+    encode_captions(config, ["a star"], "cpu", False, whole={LONG})
     assert "8 of 31 words of a negative prompt" in lines(caplog)[0]
+    assert (
+        "WARNING the negative prompt has 24 tokens, more than 1 of 1 prompts (the shortest has 3): each" in caplog.text
+    )
     caplog.clear()
     encode_captions(config, [LONG], "cpu", False, quiet=True)
     assert not lines(caplog)
