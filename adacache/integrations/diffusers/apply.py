@@ -62,7 +62,8 @@ class AdaCacheHandle:
 
         Raises: RuntimeError before the first run.
         """
-        self._warn_if_replaced()
+        if not self._removed:
+            _warn_if_replaced(self._loop, self.transformers)
         return self._runs.traces
 
     @property
@@ -82,7 +83,7 @@ class AdaCacheHandle:
         """Leave the transformers as they were; the last run's traces can still be read. Again, it does nothing."""
         if self._removed:
             return
-        replaced = self._warn_if_replaced()
+        replaced = _warn_if_replaced(self._loop, self.transformers)
         self._removed = True
         with self._runs.lock:
             self._runs.abort()
@@ -93,16 +94,6 @@ class AdaCacheHandle:
                 "AdaCache saw no call of the %s it was applied to: nothing was cached; does the loop call another one?",
                 type(self.transformers[0]).__name__,
             )
-
-    def _warn_if_replaced(self) -> bool:
-        """Whether the pipeline has other transformers now, whose runs are in no trace; that is said."""
-        replaced = not self._removed and not self._loop.has(self.transformers)
-        if replaced:
-            logger.warning(
-                "AdaCache: the pipeline's transformer was replaced since apply_adacache; what the new one does is "
-                "computed without the cache and is in no trace. Call remove() of this handle, and apply_adacache anew"
-            )
-        return replaced
 
     def __enter__(self) -> Self:
         return self
@@ -157,21 +148,33 @@ def apply_adacache(
         schedules = CalibratedTarget.of(calibration, target)
         schedules.check_model(cached)
         config_of_run = schedules.config_of_run
-    loop = DenoisingLoop(pipe_or_transformer, scheduler)
-    for forward in cached:
-        check_free(forward.transformer)
+    loop, transformers = DenoisingLoop(pipe_or_transformer, scheduler), [forward.transformer for forward in cached]
+    for transformer in transformers:
+        check_free(transformer)
 
     def make_controller(start: RunStart) -> StepController:
         loop.check()
-        for forward in cached:
-            check_combination(forward.transformer)
+        for transformer in transformers:
+            check_combination(transformer)
+        _warn_if_replaced(loop, transformers)
         config = config_of_run(start)
         config.validate(len(start.timesteps), num_blocks)
         return StepController(config)
 
     runs = Runs(loop, make_controller, _report)
     hook(cached, runs)
-    return AdaCacheHandle([forward.transformer for forward in cached], runs, loop)
+    return AdaCacheHandle(transformers, runs, loop)
+
+
+def _warn_if_replaced(loop: DenoisingLoop, transformers: list[nn.Module]) -> bool:
+    """Whether the pipeline has other transformers now, whose runs are in no trace; that is said."""
+    replaced = not loop.has(transformers)
+    if replaced:
+        logger.warning(
+            "AdaCache: the pipeline's transformer was replaced since apply_adacache; what the new one does is "
+            "computed without the cache and is in no trace. Call remove() of this handle, and apply_adacache anew"
+        )
+    return replaced
 
 
 def _report(controller: StepController) -> None:

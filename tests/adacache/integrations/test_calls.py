@@ -132,14 +132,16 @@ def test_second_order_solvers_take_each_call_at_a_repeated_time_for_a_step(names
     assert not told()
 
 
+@pytest.mark.parametrize("num_halves", [1, 2])
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_short_run_ends_with_its_last_call(steps, caplog):
+def test_a_short_run_ends_with_its_last_call(steps, num_halves, caplog):
     """Also in a loop that tells nobody of its end; with one step nothing says that no other half follows."""
     caplog.set_level(logging.INFO)
     transformer = WAN.build().transformer
     scheduler = flow(steps)
-    apply_adacache(transformer, StaticScheduleConfig((0,)), scheduler=scheduler)
-    denoise(transformer, scheduler)
+    handle = apply_adacache(transformer, StaticScheduleConfig((0,)), scheduler=scheduler)
+    denoise(transformer, scheduler, lambda step: TEXTS[:num_halves])
+    assert handle.trace.num_steps == len(handle.trace.records) == steps
     assert (f"of {steps} steps computed" in caplog.text) == (steps > 1)
 
 
