@@ -21,6 +21,7 @@ setup(
         "mmengine>=0.10.3",
         "diffusers>=0.35.2",
         "transformers>=4.56",
+        "huggingface_hub>=0.34,<3",
         "av>=12",
         "numpy>=1.26",
         "packaging>=23",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
+from opensora.environment import requirements
 from opensora.files import REPO_ROOT
 
 # Each room may import from those after it.
@@ -103,6 +106,22 @@ def test_no_function_hides_an_import(room):
                 if name.split(".")[0] not in OPTIONAL[room]
             ]
     assert not hidden
+
+
+def test_every_package_that_is_imported_is_required():
+    """Also one that others happen to bring along."""
+    required = {re.match(r"[\w.-]+", text)[0].lower().replace("_", "-") for text in requirements()}
+    distributions = packages_distributions()
+    missing = {
+        name
+        for room in ("adacache", "opensora")
+        for path in modules(room)
+        for name in {module.split(".")[0] for module in imported(path)} - OPTIONAL["opensora"]
+        if name not in sys.stdlib_module_names
+        and name not in ROOMS
+        and not required & {found.lower().replace("_", "-") for found in distributions.get(name, [])}
+    }
+    assert not missing
 
 
 @pytest.mark.parametrize("room", ROOMS[1:])
