@@ -8,9 +8,10 @@ Parts: steps   a computed and a reused step of STDiT3-XL/2 at 144p (random weigh
        mini    the bundled model: loading, first frame and video, computed and reused steps, the controller's own work,
                bytes of its caches, the whole command
        compile the bundled model: a computed step with and without torch.compile, measured in turns
+       prompts runs of 100 to 100,000 prompts without a model: their start, a sample, memory
        quality the bundled model: computed steps and PSNR to the uncached video, for several codebooks
 
-Without --parts those run that take about two minutes together: memory, flops, mini and compile; "all" takes all six.
+Without --parts those run that take about two minutes together: memory, flops, mini and compile; "all" takes all seven.
 Times are medians of repeated samples, without warm-up. What is compared within a part is measured in turns, and its
 ratio taken turn by turn.
 

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-PARTS = ("steps", "memory", "flops", "mini", "compile", "quality")
+PARTS = ("steps", "memory", "flops", "mini", "compile", "prompts", "quality")
 DEFAULT_PARTS = ("memory", "flops", "mini", "compile")
 DEFAULT_FILE = Path("outputs/benchmark.json")

@@ -14,6 +14,7 @@ from bench.timing.comparison import compare, comparison_text, figures_text
 from bench.timing.memory import measure_memory
 from bench.timing.mini import measure_mini
 from bench.timing.models import measure_flops
+from bench.timing.prompts import measure_prompts
 from bench.timing.quality import markdown, measure_quality
 from bench.timing.record import Record
 from bench.timing.steps import measure_compile, measure_steps
@@ -89,6 +90,7 @@ def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]
         "flops": measure_flops,
         "mini": lambda: measure_mini(repeats, command=not settings["no_command"]),
         "compile": lambda: measure_compile(repeats),
+        "prompts": measure_prompts,
         "quality": lambda: _measure_quality(settings["captions"]),
     }[part]
 

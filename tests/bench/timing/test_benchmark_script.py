@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.timing import mini, parts
+from bench.timing.prompts import measure_prompts
 from bench.timing.record import Record, Samples
 from opensora.errors import ConfigError
 
@@ -149,6 +150,12 @@ def test_the_mini_part_measures_and_is_equal_to_itself(script, capsys, monkeypat
     assert all(len(value.values) == 1 for value in record.flat().values() if isinstance(value, Samples))
     assert script.main(["--compare", str(path), str(path)]) == 0
     assert "WARNING" not in capsys.readouterr().out
+
+
+def test_long_runs_are_measured_without_a_model():
+    figures = measure_prompts(counts=(3, 200))
+    assert list(figures) == ["3 prompts", "200 prompts"]
+    assert all(set(found) == {"start_s", "sample_ms", "end_s", "memory_MB"} for found in figures.values())
 
 
 @pytest.mark.slow
