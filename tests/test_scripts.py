@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from opensora.cli.arguments import parse_arguments
+from opensora.cli.arguments import build_parser, parse_arguments
+from opensora.config.loading import SIZE_KEYS
+from opensora.config.schema import FLAG_KEYS, SampleConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("examples/*.sh"), ROOT / ".ci/run"]
@@ -39,6 +41,14 @@ def test_help_lists_every_flag():
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for flag in [*UPSTREAM_FLAGS, "--dtype", "--device", "--cfg-options", "--save-frames", "--draft", "--final"]:
         assert f"  {flag} " in text
+
+
+def test_every_flag_sets_an_entry_and_says_what_that_means():
+    actions = {action.dest: action.help for action in build_parser()._actions}
+    for name in ("help", "config", "cfg_options", "from_sidecar"):
+        del actions[name]
+    assert actions.keys() <= {*SampleConfig.__pydantic_fields__, *FLAG_KEYS, *SIZE_KEYS}
+    assert all(actions.values())
 
 
 def test_the_official_launch_line_is_understood():

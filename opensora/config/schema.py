@@ -1,6 +1,6 @@
 """What a sampling configuration holds: typed, frozen, with upstream's key names.
 
-A description is also the help of the entry's flag.
+What an entry means says the help of the flag of its name (``opensora/cli/arguments.py``), else a comment.
 
 Source: the keys and defaults of Open-Sora v1.2's inference configs and ``scripts/inference.py``.
 """
@@ -28,7 +28,7 @@ _PRK_CALLS = 9  # of pndm beyond one per step: it begins with three Runge-Kutta 
 class ModelConfig:
     """The diffusion transformer."""
 
-    from_pretrained: str = Field(description="folder, weight file or hub repository of the transformer")
+    from_pretrained: str
     type: Literal["STDiT3-XL/2", "STDiT3"] = "STDiT3-XL/2"
     qk_norm: bool | None = None  # None: as the checkpoint says
 
@@ -131,15 +131,13 @@ class SchedulerConfig:
     """The rectified-flow sampler; the one place that knows the number of steps."""
 
     type: Literal["rflow"] = "rflow"
-    num_sampling_steps: int = Field(10, ge=1, le=10_000, description="denoising steps")
-    cfg_scale: float = Field(4.0, ge=0, description="strength of classifier-free guidance")
+    num_sampling_steps: int = Field(10, ge=1, le=10_000)
+    cfg_scale: float = Field(4.0, ge=0)
     use_timestep_transform: bool = False
     use_discrete_timesteps: bool = False
     num_timesteps: int = Field(1000, ge=1)
     base_resolution: int = Field(512 * 512, ge=1)  # pixels of an image whose timesteps the transform keeps
-    solver: Literal["euler", "adams", "midpoint"] = Field(
-        "euler", description="euler, adams or midpoint, of Open-Sora; the model is called once per step"
-    )
+    solver: Literal["euler", "adams", "midpoint"] = "euler"
 
     @property
     def num_model_calls(self) -> int:
@@ -228,83 +226,60 @@ class SampleConfig:
     cache: InstanceOf[ReuseOptions] | None  # the config of a policy
     height: int = Field(ge=8, le=MAX_SIDE)  # pixels
     width: int = Field(ge=8, le=MAX_SIDE)
-    num_frames: int = Field(ge=1, le=1_000_000, description="2s, 4s, 8s, 16s, or a number of frames")
-    fps: int = Field(24, ge=1, le=1000, description="frame rate the model is told")
-    frame_interval: int = Field(1, ge=1, description="fps / frame interval is the default of save-fps")
-    save_fps: int = Field(ge=1, le=1000, description="frame rate of the mp4")
-    seed: int = Field(1024, ge=0, description="prompt i is sampled with seed N + i")
-    batch_size: int = Field(1, ge=1, description="prompts sampled together")
+    num_frames: int = Field(ge=1, le=1_000_000)
+    fps: int = Field(24, ge=1, le=1000)
+    frame_interval: int = Field(1, ge=1)
+    save_fps: int = Field(ge=1, le=1000)
+    seed: int = Field(1024, ge=0)
+    batch_size: int = Field(1, ge=1)
     # It replaces the cache.
-    replay: str | None = Field(
-        None, description="compute the same steps as the run of this trace (.json), measure nothing"
-    )
-    calibration: str | None = Field(None, description="what scripts/calibrate.py wrote for this model")
-    speedup: float | None = Field(None, description="denoise X times as fast as with every step computed")
-    max_steps_computed: int | None = Field(None, description="compute N steps of every video")
-    min_psnr: float | None = Field(None, description="stay within DB of the video without reuse, on average")
-    draft: int | None = Field(
-        None,
-        ge=1,
-        le=MAX_SAMPLES,
-        description="N quick drafts of each prompt, with risk scores and a contact sheet",
-    )
-    final: tuple[str, ...] | None = Field(
-        None, description="render the chosen seeds well: of every prompt, or of prompt i by i:SEED"
-    )
-    num_sample: int = Field(
-        1, ge=1, le=MAX_SAMPLES, description="videos per prompt; the k-th has a seed 1048576 * k further on"
-    )
-    dtype: DTypeName = Field("bf16", description="bf16, fp16 or fp32")
-    device: str | None = Field(None, description="cpu, cuda or cuda:N (default: CUDA when there is one)")
-    sequence_parallel: int | None = Field(None, ge=1, description="processes that split the frames of a video")
-    guidance_parallel: int | None = Field(
-        None, ge=1, description="2: both guidance branches at once, on different processes"
-    )
-    compile: bool = Field(False, description="compile the transformer: slower first steps, faster others")
+    replay: str | None = None
+    calibration: str | None = None
+    speedup: float | None = None
+    max_steps_computed: int | None = None
+    min_psnr: float | None = None
+    draft: int | None = Field(None, ge=1, le=MAX_SAMPLES)
+    final: tuple[str, ...] | None = None
+    num_sample: int = Field(1, ge=1, le=MAX_SAMPLES)
+    dtype: DTypeName = "bf16"
+    device: str | None = None
+    sequence_parallel: int | None = Field(None, ge=1)
+    guidance_parallel: int | None = Field(None, ge=1)
+    compile: bool = False
     multi_resolution: Literal["STDiT2"] | None = None
-    prompt: tuple[str, ...] | None = Field(None, description="one or more prompts")
-    prompt_path: str | None = Field(
-        None, description="one prompt per line, or .jsonl with settings of their own for each"
-    )
-    negative_prompt: str = Field("", description="what to guide away from (Latte, Open-Sora-Plan)")
-    prompt_as_path: bool = Field(False, description="name files by their prompt")
-    start_index: int = Field(0, ge=0, description="first prompt of the file, counted from 0")
-    end_index: int | None = Field(None, ge=0, description="prompt of the file to stop before")
-    aes: float | None = Field(None, description="aesthetic score appended to the prompts, about 4 to 7")
-    flow: float | None = Field(None, description="motion score appended to the prompts")
-    camera_motion: str | None = Field(None, description="camera motion appended to the prompts")
-    llm_refine: bool = Field(False, description="rewrite prompts with the language model at --llm-endpoint")
-    llm_endpoint: str | None = Field(None, description="OpenAI-compatible server, such as http://localhost:8000/v1")
-    llm_model: str | None = Field(None, description="the model to ask for there (key: OPENAI_API_KEY)")
-    reference_path: tuple[str, ...] | None = Field(
-        None,
-        description="one per prompt (a.png;b.png for two), one for all, or a folder whose files are named like the "
-        "samples",
-    )
-    mask_strategy: tuple[str, ...] | None = Field(
-        None, description="where they go, one per prompt or one for all (see docs)"
-    )
-    loop: int = Field(1, ge=1, le=10_000, description="clips that continue each other")
-    condition_frame_length: int = Field(5, ge=1, description="latent frames carried over by a loop")
-    condition_frame_edit: float = Field(0.0, ge=0, le=1, description="their edit ratio, 0 keeps them")
+    prompt: tuple[str, ...] | None = None
+    prompt_path: str | None = None
+    negative_prompt: str = ""
+    prompt_as_path: bool = False
+    start_index: int = Field(0, ge=0)
+    end_index: int | None = Field(None, ge=0)
+    aes: float | None = None
+    flow: float | None = None
+    camera_motion: str | None = None
+    llm_refine: bool = False
+    llm_endpoint: str | None = None
+    llm_model: str | None = None
+    reference_path: tuple[str, ...] | None = None
+    mask_strategy: tuple[str, ...] | None = None
+    loop: int = Field(1, ge=1, le=10_000)
+    condition_frame_length: int = Field(5, ge=1)
+    condition_frame_edit: float = Field(0.0, ge=0, le=1)
     align: int | None = Field(5, ge=1)  # latent frames of a chunk of the autoencoder; conditions begin at multiples
-    compat: bool = Field(False, description="repeat what Open-Sora v1.2 gets wrong")
-    save_dir: str = Field("samples", description="folder of the results")
-    logdate_dir: bool = Field(False, description="write into a subfolder named by date and time")
-    sample_name: str | None = Field(None, description="start of the file names (default: sample)")
-    save_frames: Literal["npz", "png"] | bool = Field(False, description="exact frames too: npz or png")
-    crf: int = Field(18, ge=0, le=51, description="quality of the mp4, 0 (best) to 51 (smallest)")
-    preview: Literal["webp", "apng"] | None = Field(None, description="also an animated picture: webp or apng")
-    contact_sheet: bool = Field(False, description="also one picture of all videos of the run")
-    watermark: bool = Field(False, description="write watermark_text into a corner of the videos")
-    watermark_text: str = Field("AI generated", description="what the watermark says (default: AI generated)")
-    resample: bool = Field(False, description="sample again what the folder holds already")
-    weights_dir: str | None = Field(None, description="folder of downloaded weights (see scripts/weights.py)")
-    text_cache: str | None = Field(None, description="folder of encoded prompts; off keeps none")
-    low_memory: bool = Field(
-        False, description="tiled decoding, text encoder in 16 bits, cache in CPU memory, one at a time"
-    )
-    verbose: int = Field(1, ge=0, description="0 quiet, 1 progress, 2 debug messages")
+    compat: bool = False
+    save_dir: str = "samples"
+    logdate_dir: bool = False
+    sample_name: str | None = None
+    save_frames: Literal["npz", "png"] | bool = False
+    crf: int = Field(18, ge=0, le=51)
+    preview: Literal["webp", "apng"] | None = None
+    contact_sheet: bool = False
+    watermark: bool = False
+    watermark_text: str = "AI generated"
+    resample: bool = False
+    weights_dir: str | None = None
+    text_cache: str | None = None
+    low_memory: bool = False
+    verbose: int = Field(1, ge=0)
 
 
 # Keys that other Open-Sora configs carry and that change nothing here: section -> keys.

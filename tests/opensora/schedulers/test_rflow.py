@@ -142,6 +142,17 @@ def test_guidance_scale_of_the_call_replaces_the_configured_one():
     assert torch.allclose(out, torch.full_like(out, 3.0))
 
 
+def test_the_times_that_are_told_before_a_run_are_those_of_its_calls():
+    scheduler, model, times = RFLOW(num_sampling_steps=3, use_timestep_transform=True), ConstantVelocity(), []
+    model.register_forward_pre_hook(lambda _, arguments: times.append(arguments[1][0].item()))
+    size = {"height": 256, "width": 320, "num_frames": 51}
+    tensors = {name: torch.tensor([float(value)]) for name, value in size.items()}
+    z = torch.zeros(1, 4, 1, 2, 2)
+    scheduler.sample(model, ConstantText(), z, ["x"], "cpu", additional_args=tensors, progress=False)
+    assert scheduler.times_of_calls(**size) == tuple(times)
+    assert len(times) == 3 and times[0] == 1000
+
+
 def test_non_finite_latents_stop_the_run_and_name_the_step():
     with pytest.raises(NonFiniteLatentsError, match=r"step 4 of 6 \(timestep 500.0\)"):
         RFLOW(num_sampling_steps=6).sample(
