@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Find out which steps of a model can be reused, and what that costs in quality.
+"""Find out which steps of a model need not be computed, what stands in for them, and what that costs in quality.
 
-Runs a few prompts without reuse, searches schedules on what was recorded, tries the best ones, and measures them on
-other prompts. Writes calibration.json, calibrated.py (a config that uses it) and calibration.png. From then on
---speedup, --max-steps-computed or --min-psnr take the place of a codebook.
+Runs a few prompts with every step computed, searches for the steps that matter, fits what combination of the model's
+last outputs bridges each gap, and measures the result on other prompts. Writes calibration.json, calibrated.py (a
+config that uses it) and calibration.png. From then on --speedup, --max-steps-computed or --min-psnr take the place of a
+codebook. A calibration that was stopped goes on where it was when the same command is run again.
 """
 
 from __future__ import annotations
@@ -34,10 +35,20 @@ def build_parser() -> OneLineParser:
     parser.add_argument("config", help="config of the model to calibrate; its cache is left aside")
     parser.add_argument("--output", type=Path, default=Path("outputs/calibration"), help="folder of the results")
     parser.add_argument("--prompt-path", metavar="FILE", help="prompts, one per line (default: the config's)")
-    parser.add_argument("--search-clips", type=int, default=8, metavar="N", help="clips that schedules are searched on")
-    parser.add_argument("--held-out-clips", type=int, default=16, metavar="N", help="other clips, to measure the curve")
-    parser.add_argument("--candidates", type=int, default=3, metavar="N", help="schedules tried per measured count")
-    parser.add_argument("--bridge", default="fitted", help="how a reused step gets its residual: hold, linear, fitted")
+    parser.add_argument(
+        "--aim",
+        choices=("repeat", "solution"),
+        default="repeat",
+        help="come near the video with every step computed, or the exact solution that many more steps would give "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--fit-clips", type=int, default=4, metavar="N", help="clips that are fitted to (default 4)")
+    parser.add_argument(
+        "--held-out-clips", type=int, default=8, metavar="N", help="other clips, to measure the curve (default 8)"
+    )
+    parser.add_argument(
+        "--candidates", type=int, default=3, metavar="N", help="lists of computed steps tried per count (default 3)"
+    )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="clips sampled together")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--speedup", type=float, metavar="X", help="target of the config that is written (default 2)")
@@ -51,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_parser()
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    for name in ("search_clips", "held_out_clips", "candidates", "batch_size"):
+    for name in ("fit_clips", "held_out_clips", "candidates", "batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -64,10 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Calibrate, write the results, and check that the target can be met."""
     from adacache.calibration.plan import split_clips
-    from adacache.calibration.simulation import SIMULATED
     from adacache.calibration.target import TARGETS, Target
-    from adacache.options import BridgeConfig
-    from adacache.validation import check_choice
     from opensora.config.entries import find_config
     from opensora.config.loading import load_config
     from opensora.errors import ConfigError
@@ -77,8 +85,6 @@ def run(options: argparse.Namespace) -> int:
     wishes = ((name, getattr(options, name)) for name in TARGETS)
     try:
         target = Target(*next(((name, value) for name, value in wishes if value is not None), DEFAULT_TARGET))
-        check_choice("bridge kind", options.bridge, SIMULATED)
-        bridge = BridgeConfig(options.bridge, weight=0.5)
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error
     off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
@@ -90,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"command line: {error}") from error
     texts = plain_texts(config)
     try:
-        search, held_out = split_clips(texts, options.search_clips, options.held_out_clips, config.seed)
+        fit, held_out = split_clips(texts, options.fit_clips, options.held_out_clips, config.seed)
     except ValueError as error:
         raise ConfigError(f"{error}; give a file with more by --prompt-path") from error
     from tqdm import tqdm
@@ -103,11 +109,15 @@ def run(options: argparse.Namespace) -> int:
     if find_config(options.config).resolve() == (options.output / SNIPPET).resolve():
         raise ConfigError(f"{options.config} would be overwritten; choose another folder with --output")
     folder = make_output_folder(options.output, "--output")
-    plan = CalibrationPlan(search, held_out, bridge, options.candidates, options.batch_size)
+    plan = CalibrationPlan(fit, held_out, options.aim, options.candidates, options.batch_size)
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
-    with tqdm(total=plan.num_clips(config.scheduler.num_model_calls), desc="clips", unit="clip") as bar:
-        calibration = calibrate_sampler(pipe, plan, bar.update)
+    total = plan.num_calls(config.scheduler.num_model_calls)
+    print(
+        f"calls of the model: {total:,} (fitting on {len(fit)} clips, measuring on {len(held_out)} others)", flush=True
+    )
+    with tqdm(total=total, desc="calls", unit="call") as bar:
+        calibration = calibrate_sampler(pipe, plan, bar.update, folder / "calibration.partial.json")
     # The target may be out of reach; what was measured is kept all the same.
     write_calibration(calibration, folder, find_config(options.config), given, (target.kind, target.value))
     print(curve_table(calibration))

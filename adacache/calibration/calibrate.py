@@ -1,20 +1,27 @@
-"""A calibration from beginning to end: record, search, try, measure."""
+"""A calibration from beginning to end: record, search, fit, measure."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+from adacache.atomic import atomic_path
 from adacache.calibration.calibration import Calibration, Point
-from adacache.calibration.plan import FEWEST_COMPUTED, CalibrationPlan
+from adacache.calibration.multistep import Fit, MultistepFitter, MultistepSimulation, record_target
+from adacache.calibration.plan import CalibrationPlan
+from adacache.calibration.quality import Quality
 from adacache.calibration.runner import ClipSampler, Runner
-from adacache.calibration.simulation import Recording, Schedule, Simulation, best_schedules, neighbors
-from adacache.options import BridgeConfig
-from adacache.policies.static import StaticScheduleConfig
+from adacache.calibration.search import Schedule, best_schedules, neighbors
+from adacache.policies.multistep import MultistepConfig, read_coefficients
 
 logger = logging.getLogger(__name__)
+
+# How much more an early error may matter than a late one; which of them is true of a model, fits tell.
+EARLY = (3.0, 1.0, 10.0)
 
 
 def calibrate(
@@ -23,91 +30,145 @@ def calibrate(
     conditions: Mapping[str, Any],
     timesteps: Sequence[float],
     finished: Callable[[int], object],
+    checkpoint: Path | None = None,
 ) -> Calibration:
     """Calibrate a model.
 
     Args:
         conditions: what the calibration will hold for, by name, as plain values.
         timesteps: of every run, descending from noise.
-        finished: is told about every few finished clips; ``plan.num_clips`` says how many there will be.
+        finished: is told about every few finished calls of the model; ``plan.num_calls`` says how many there will be.
+        checkpoint: file in which finished parts are kept until the calibration is complete; one that was stopped goes
+            on from there.
 
     Raises:
         ValueError: the run has too few steps to leave any out; otherwise as ``sampler``.
     """
-    runner = Runner(sampler, plan.batch_size, finished)
-    steps = runner.num_steps
-    plan.check(steps)
-    counts = plan.measured_counts(steps)
-    recording = runner.record(plan.search, plan.probed_steps(steps))
-    logger.info("recorded; searching schedules (seconds for 30 steps, two minutes for 100)")
-    found = {
-        bridge: best_schedules(Simulation(recording, bridge), range(FEWEST_COMPUTED, steps)) for bridge in plan.bridges
-    }
-    schedules = {
-        count: StaticScheduleConfig(listed, bridge=plan.bridge) for count, listed in found[plan.bridge].items()
-    }
-    if plan.candidates > 1:
-        schedules = _select(runner, plan, recording, found, counts)
-    points, reused_cost = _measure(runner, plan, schedules, counts)
+    plan.check(sampler.num_steps)
+    parts = _Parts(checkpoint, {"conditions": dict(conditions), "timesteps": list(timesteps), **asdict(plan)})
+    fits = _fit(sampler, plan, parts, finished)
+    points, reused_cost, uncached = _measure(sampler, plan, fits, parts, finished)
+    parts.forget()
     return Calibration(
         conditions=conditions,
         timesteps=tuple(timesteps),
-        bridge=plan.bridge,
+        aim=plan.aim,
         points=points,
         reused_cost=reused_cost,
         details={
-            "search_prompts": sorted({clip.prompt for clip in plan.search}),
+            "fit_prompts": sorted({clip.prompt for clip in plan.fit}),
             "held_out_prompts": sorted({clip.prompt for clip in plan.held_out}),
             "held_out_clips": len(plan.held_out),
-            "quality": "PSNR in dB of decoded frames against the same clip with every step computed",
+            "quality": f"PSNR in dB of decoded frames to {plan.reference}",
+            **({} if uncached is None else {"uncached_psnr": uncached}),
         },
     )
 
 
-def _select(
-    runner: Runner,
-    plan: CalibrationPlan,
-    recording: Recording,
-    found: Mapping[BridgeConfig, Mapping[int, Schedule]],
-    counts: Sequence[int],
-) -> dict[int, StaticScheduleConfig]:
-    """For every measured count the best of a few candidates, really sampled on the search clips; others follow suit.
-
-    The simulation ranks well but leaves out how errors change the trajectory. Its own best under every bridge, the best
-    for plain reuse (which trusts no slope), and the nearest variations of the first are tried. Counts in between take
-    the bridge of the nearest measured one.
-    """
-    simulation = Simulation(recording, plan.bridge)
-    plain = best_schedules(Simulation(recording, BridgeConfig()), counts)
-    exact = runner.exact_frames(plan.search)
-    selected = {}
+def _fit(
+    sampler: ClipSampler, plan: CalibrationPlan, parts: _Parts, finished: Callable[[int], object]
+) -> dict[int, Fit]:
+    """For every count the best fit of a few lists of computed steps, by the clips that they were fitted to."""
+    counts, num_clips, num_steps = plan.counts(sampler.num_steps), len(plan.fit), sampler.num_steps
+    fits = {}
     for count in counts:
-        best = found[plan.bridge][count]
-        ranked = sorted(neighbors(best, runner.num_steps), key=simulation.quality, reverse=True)
-        pairs = [(found[bridge][count], bridge) for bridge in plan.bridges]
-        pairs += [(schedule, plan.bridge) for schedule in (plain[count], *ranked)]
-        tried = [StaticScheduleConfig(steps, bridge=bridge) for steps, bridge in dict.fromkeys(pairs)]
-        tried = tried[: plan.num_candidates(count, runner.num_steps)]
-        qualities = [runner.quality(config, plan.search, exact).mean for config in tried]
-        selected[count] = tried[qualities.index(max(qualities))]
-        logger.debug("%d steps: %s", count, list(zip(tried, qualities, strict=True)))
-    for count in found[plan.bridge].keys() - selected.keys():
-        bridge = selected[min(counts, key=lambda measured: abs(measured - count))].bridge
-        selected[count] = StaticScheduleConfig(found[bridge][count], bridge=bridge)
-    return selected
+        kept = parts.get(f"fit {count}")
+        if kept is not None:
+            fits[count] = Fit(
+                tuple(kept["computed_steps"]), read_coefficients(kept["coefficients"], count), kept["quality"]
+            )
+            finished(num_clips * plan.candidates * count)
+    targets = []
+    if len(fits) < len(counts):
+        targets = [record_target(sampler, batch, plan.refinement) for batch in Runner.split(plan.fit, plan.batch_size)]
+    finished(num_clips * num_steps * plan.refinement)
+    if not targets:
+        return fits
+    simulations = [MultistepSimulation(targets, num_steps, early) for early in EARLY[: plan.candidates]]
+    searched = [best_schedules(simulation, counts) for simulation in simulations]
+    fitter = MultistepFitter(sampler, targets, finished)
+    for count in counts:
+        if count in fits:
+            continue
+        lists = list(dict.fromkeys(found[count] for found in searched))
+        if plan.candidates > len(EARLY):
+            lists += _variations(lists, simulations[0], plan.candidates - len(lists))
+        tried = [fitter.fit(steps) for steps in lists]
+        finished(num_clips * count * (plan.candidates - len(lists)))  # lists that are the same are fitted once
+        fits[count] = max(tried, key=lambda fit: fit.quality)
+        logger.debug("%d steps: %s", count, [(fit.computed_steps, fit.quality) for fit in tried])
+        parts.set(f"fit {count}", asdict(fits[count]))
+    return fits
+
+
+def _variations(lists: Sequence[Schedule], simulation: MultistepSimulation, count: int) -> list[Schedule]:
+    """The lists nearest to the first one of which the simulation promises most."""
+    others = (steps for steps in neighbors(lists[0], simulation.num_steps) if steps not in lists)
+    return sorted(others, key=simulation.quality, reverse=True)[:count]
 
 
 def _measure(
-    runner: Runner, plan: CalibrationPlan, schedules: Mapping[int, StaticScheduleConfig], counts: Sequence[int]
-) -> tuple[tuple[Point, ...], float]:
-    """All schedules as points, those of ``counts`` measured on the held-out clips; and the cost of a reused step."""
-    exact = runner.exact_frames(plan.held_out)
-    points = {count: Point(config.computed_steps, bridge=config.bridge) for count, config in schedules.items()}
-    costs = []
-    for count in counts:
-        quality = runner.quality(schedules[count], plan.held_out, exact)
-        costs.append(quality.reused_cost)
-        points[count] = replace(
-            points[count], psnr=quality.mean, psnr_error=quality.error, psnr_lowest=min(quality.psnr)
+    sampler: ClipSampler,
+    plan: CalibrationPlan,
+    fits: Mapping[int, Fit],
+    parts: _Parts,
+    finished: Callable[[int], object],
+) -> tuple[tuple[Point, ...], float, float | None]:
+    """All fits as points, measured on the held-out clips; the cost of a reused step; where the aim is another one, the
+    quality of videos with every step computed.
+    """
+    num_steps = sampler.num_steps
+    runner = Runner(sampler, plan.batch_size, lambda clips: finished(clips * num_steps))
+    with sampler.refined(plan.refinement):
+        wanted = replace(runner, finished=lambda clips: finished(clips * num_steps * plan.refinement)).exact_frames(
+            plan.held_out
         )
-    return tuple(points[count] for count in sorted(points)), sorted(costs)[len(costs) // 2]
+    uncached = None
+    if plan.aim == "solution":
+        uncached = Quality.of(runner.exact_frames(plan.held_out), wanted).mean
+    points, costs = [], []
+    for count, fit in sorted(fits.items()):
+        measured = parts.get(f"measured {count}")
+        if measured is None:
+            config = MultistepConfig(fit.computed_steps, num_steps, coefficients=fit.coefficients)
+            counting = replace(runner, finished=lambda clips, count=count: finished(clips * count))
+            quality = counting.quality(config, plan.held_out, wanted)
+            measured = {"psnr": quality.psnr, "cost": quality.reused_cost}
+            parts.set(f"measured {count}", measured)
+        else:
+            finished(len(plan.held_out) * count)
+        quality = Quality([], measured["psnr"], [])
+        costs.append(measured["cost"])
+        points.append(
+            Point(fit.computed_steps, quality.mean, quality.error, min(quality.psnr), coefficients=fit.coefficients)
+        )
+    return tuple(points), sorted(costs)[len(costs) // 2], uncached
+
+
+class _Parts:
+    """Finished parts of a calibration in a file, which belongs to what it is made of; without one nothing is kept."""
+
+    def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
+        self._path = path
+        self._facts = json.loads(json.dumps(facts))
+        self._found: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept.get("facts") == self._facts:
+                self._found = kept["parts"]
+
+    def get(self, name: str) -> Any:
+        """A finished part, or None."""
+        return self._found.get(name)
+
+    def set(self, name: str, value: Any) -> None:
+        """A part is finished."""
+        self._found[name] = value
+        if self._path is not None:
+            with atomic_path(self._path) as temporary:
+                temporary.write_text(json.dumps({"facts": self._facts, "parts": self._found}), encoding="utf-8")
+
+    def forget(self) -> None:
+        """The calibration is complete."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

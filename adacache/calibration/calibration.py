@@ -10,20 +10,25 @@ from typing import Any
 import numpy as np
 
 from adacache.atomic import atomic_path
+from adacache.calibration.plan import REFERENCES, Aim
 from adacache.options import BridgeConfig, plain
+from adacache.policies.multistep import Coefficients, MultistepConfig, read_coefficients
 from adacache.policies.static import StaticScheduleConfig
-from adacache.validation import check_keys, is_finite, is_list
+from adacache.validation import check_choice, check_keys, is_finite, is_list
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # of the first one, calibrations reuse residuals: they have bridges, and no coefficients
+
+LEAST_COMPUTED = 2  # of a run
 
 
 @dataclass(frozen=True)
 class Point:
     """One schedule of the calibrated number of steps.
 
-    `psnr` is the mean over held-out videos in dB against the same video without reuse, `psnr_lowest` the worst one,
-    `psnr_error` the standard error of the mean; None, all three, where the schedule was not sampled. `bridge` is how
-    reused steps get their residual, None for the calibration's.
+    `psnr` is the mean over held-out videos in dB to what the calibration aims at, `psnr_lowest` the worst one,
+    `psnr_error` the standard error of the mean; None, all three, where the schedule was not sampled. `coefficients` are
+    those of a `MultistepConfig`; where there are none, residuals are reused by `bridge`, or else by the calibration's.
     """
 
     computed_steps: tuple[int, ...]
@@ -31,6 +36,7 @@ class Point:
     psnr_error: float | None = None
     psnr_lowest: float | None = None
     bridge: BridgeConfig | None = None
+    coefficients: tuple[Coefficients, ...] | None = None
 
     @classmethod
     def from_dict(cls, data: Any) -> "Point":
@@ -45,16 +51,21 @@ class Point:
         if qualities != [None] * 3 and not all(map(is_finite, qualities)):
             raise ValueError(f"psnr, psnr_error and psnr_lowest must be three finite numbers or null, got {qualities}")
         bridge = None if data.get("bridge") is None else BridgeConfig.from_value(data["bridge"])
-        return cls(StaticScheduleConfig(data["computed_steps"]).computed_steps, *qualities, bridge)
+        steps = StaticScheduleConfig(data["computed_steps"]).computed_steps
+        coefficients = data.get("coefficients")
+        if coefficients is not None:
+            coefficients = read_coefficients(coefficients, len(steps))
+        return cls(steps, *qualities, bridge, coefficients)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Schedules for one model, video size and guidance scale.
+    """Schedules for one model, sampler, video size and guidance scale.
 
     Attributes:
         conditions: what they hold for, by name, as plain values.
         timesteps: the scheduler's times of all steps, descending from noise.
+        aim: what videos should come near, "repeat" or "solution", as in a `CalibrationPlan`.
         bridge: how reused steps get their residual, where a point does not say otherwise.
         points: one per number of computed steps, ascending.
         reused_cost: time of a reused step over that of a computed one.
@@ -63,10 +74,11 @@ class Calibration:
 
     conditions: Mapping[str, Any]
     timesteps: tuple[float, ...]
-    bridge: BridgeConfig
     points: tuple[Point, ...]
     reused_cost: float
     details: Mapping[str, Any]
+    aim: Aim = "repeat"
+    bridge: BridgeConfig = BridgeConfig()
 
     @property
     def num_steps(self) -> int:
@@ -77,6 +89,11 @@ class Calibration:
     def measured(self) -> list[Point]:
         """The points that were sampled, by number of computed steps."""
         return [point for point in self.points if point.psnr is not None]
+
+    def counts(self, num_steps: int) -> range | list[int]:
+        """Numbers of computed steps that a run of `num_steps` can have, ascending; with all, none is reused."""
+        combined = [len(point.computed_steps) for point in self.points if point.coefficients is not None]
+        return [*combined, num_steps] if combined else range(LEAST_COMPUTED, num_steps + 1)
 
     def psnr(self, num_computed: int) -> float:
         """Expected PSNR in dB, on the line through the measured points; beyond them the nearest one's."""
@@ -90,15 +107,24 @@ class Calibration:
     def schedule(self, num_computed: int, timesteps: Sequence[float]) -> StaticScheduleConfig:
         """A schedule of `num_computed` steps for a run with these `timesteps`, descending from noise.
 
-        The calibrated schedule of as many steps (else of the nearest number, stretched) is read as times of the flow;
-        each goes to the nearest step that is still free.
+        Without coefficients, the calibrated schedule of as many steps (else of the nearest number, stretched) is read
+        as times of the flow; each goes to the nearest step that is still free.
 
-        Raises: ValueError when the run has fewer steps than that.
+        Raises: ValueError when the run has fewer steps than that, or others than coefficients were made for.
         """
         if not 1 <= num_computed <= len(timesteps):
             raise ValueError(f"cannot compute {num_computed} of {len(timesteps)} steps")
         nearest = min(self.points, key=lambda point: abs(len(point.computed_steps) - num_computed))
         steps = nearest.computed_steps
+        if nearest.coefficients is not None:
+            if len(timesteps) != self.num_steps or not np.allclose(self.timesteps, timesteps):
+                raise ValueError(
+                    f"the calibration is for {self.num_steps} sampling steps at times of its own, this run has "
+                    f"{len(timesteps)}; set num_sampling_steps to {self.num_steps}, or calibrate for this run"
+                )
+            if num_computed == self.num_steps:
+                return StaticScheduleConfig(tuple(range(num_computed)), num_computed)
+            return MultistepConfig(steps, self.num_steps, coefficients=nearest.coefficients)
         if (len(steps), tuple(timesteps)) != (num_computed, self.timesteps):
             times = np.interp(
                 np.linspace(0, 1, num_computed), np.linspace(0, 1, len(steps)), [self.timesteps[step] for step in steps]
@@ -118,11 +144,12 @@ class Calibration:
         """
         if not isinstance(data, Mapping) or "format" not in data:
             raise ValueError("it is no JSON object with a format")
-        if data["format"] != FORMAT:
-            raise ValueError(f"its format is {data['format']!r}, this version reads {FORMAT}")
+        if data["format"] not in READABLE:
+            raise ValueError(f"its format is {data['format']!r}, this version reads {' and '.join(map(str, READABLE))}")
         names = [field.name for field in fields(cls)]
         check_keys("entry", data, ["format", *names])
-        missing = [name for name in names if name not in data]
+        optional = ("aim",) if data["format"] == 1 else ()
+        missing = [name for name in names if name not in data and name not in optional]
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}")
         for name in ("timesteps", "points"):
@@ -135,12 +162,14 @@ class Calibration:
             points=tuple(map(Point.from_dict, data["points"])),
             reused_cost=data["reused_cost"],
             details=data["details"],
+            aim=data.get("aim", "repeat"),
         )
         calibration._check()
         return calibration
 
     def _check(self) -> None:
         """Raises: ValueError when an entry is of the wrong kind, or some contradict each other."""
+        check_choice("aim", self.aim, REFERENCES)
         for name in ("conditions", "details"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be a mapping, got {getattr(self, name)!r}")

@@ -4,6 +4,7 @@ import os
 
 from adacache.atomic import atomic_path
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.plan import REFERENCES
 
 COMPUTED_COLOR, LOWEST_COLOR = "#1f5fa8", "#c8642b"
 
@@ -27,7 +28,14 @@ def plot_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
         label="mean of held-out clips, two standard errors",
     )
     quality.plot(counts, [point.psnr_lowest for point in measured], "v", color=LOWEST_COLOR, label="lowest")
-    quality.set(xlabel=f"computed steps of {steps}", ylabel="PSNR to the uncached video (dB)", title="Measured curve")
+    quality.set(
+        xlabel=f"computed steps of {steps}",
+        ylabel=f"PSNR to {REFERENCES[calibration.aim]} (dB)",
+        title="Measured curve",
+    )
+    uncached = calibration.details.get("uncached_psnr")
+    if uncached is not None:
+        quality.axhline(uncached, color="0.4", linestyle="--", label=f"all {steps} steps computed, no cache")
     quality.set_xticks(counts)
     quality.grid(alpha=0.3)
     quality.legend(loc="lower right")

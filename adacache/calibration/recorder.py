@@ -1,4 +1,4 @@
-"""What is measured in the runs of a calibration."""
+"""Constants of published policies, measured in runs without reuse."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,53 +11,7 @@ from torch import Tensor
 from adacache.controller import RunObserver, StepController
 from adacache.options import plain
 
-SKETCH_ELEMENTS = 2**15  # per row of the batch; inner products of sketches are then good to about one percent
 DEGREE = 4  # of TeaCache's polynomial, as published
-
-
-class ResidualRecorder(RunObserver):
-    """Keeps some elements of the stack's residual at every step, computed or reused; waits for the device to do so.
-
-    The elements are drawn once, the same for every recorder of one `elements`, so that sketches of different runs can
-    be compared. They are held on the CPU in float32: `elements` numbers per row and step, whatever the model's size.
-    """
-
-    def __init__(self, elements: int = SKETCH_ELEMENTS) -> None:
-        self._elements = elements
-        self._picked: Tensor | None = None
-        self._steps: list[list[Tensor]] = []  # per step the sketches (B, M) of its calls
-        self._num_samples = 1
-
-    def begin_run(self, controller: StepController, num_steps: int, num_samples: int) -> None:
-        """Forget the sketches of the run before, whose residuals may have another size."""
-        self._steps, self._num_samples, self._picked = [], num_samples, None
-
-    def begin_step(self, step_index: int) -> None:
-        """Make room for the sketches of a step."""
-        self._steps.append([])
-
-    def end_stack(
-        self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
-    ) -> None:
-        """Fetch the sketch."""
-        picked = self._positions(hidden_states[0].numel(), hidden_states.device)
-        before, after = (tensor.flatten(1)[:, picked].float() for tensor in (hidden_states, output))
-        self._steps[-1].append((after - before).cpu())
-
-    def sketches(self) -> np.ndarray:
-        """Sketches of the last run, (videos, steps, M) float32; M counts the rows of all guidance branches."""
-        steps = [torch.cat(calls) for calls in self._steps]  # (B, M) each, row r of video r % num_samples
-        by_branch = torch.stack(steps, dim=1).unflatten(0, (-1, self._num_samples))  # (G, P, N, M)
-        return by_branch.permute(1, 2, 0, 3).flatten(2).numpy()
-
-    def _positions(self, numel: int, device: torch.device) -> Tensor:
-        if self._picked is None:
-            count = min(self._elements, numel)
-            # Drawn with replacement: a permutation of all elements of a long video would take more than the video.
-            generator = torch.Generator().manual_seed(0)
-            drawn = torch.randint(numel, (count,), generator=generator) if count < numel else torch.arange(numel)
-            self._picked = drawn.to(device)
-        return self._picked
 
 
 @dataclass(frozen=True)

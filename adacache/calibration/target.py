@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from adacache.calibration.calibration import Calibration
+from adacache.calibration.calibration import LEAST_COMPUTED, Calibration
 from adacache.calibration.quality import EQUAL_DB
 from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_count, check_positive
@@ -13,13 +13,12 @@ from adacache.validation import check_count, check_positive
 logger = logging.getLogger(__name__)
 
 TARGETS = ("speedup", "max_steps_computed", "min_psnr")
-LEAST_COMPUTED = 2
 
 
 @dataclass(frozen=True)
 class Target:
     """One wish: `kind` "speedup" (denoising so many times as fast as with every step computed), "max_steps_computed"
-    (steps per video) or "min_psnr" (dB to the video without reuse, mean over videos).
+    (steps per video) or "min_psnr" (dB to what the calibration aims at, mean over videos).
 
     Raises: ValueError for a value that no model could meet.
     """
@@ -38,7 +37,7 @@ class Target:
     def resolve(self, calibration: Calibration, timesteps: Sequence[float]) -> StaticScheduleConfig:
         """The schedule that meets the target in a run with these `timesteps`.
 
-        A quality is met with as few computed steps as it can be, a speedup with as many. What lies outside of what was
+        A quality is met with as few computed steps as it can be, the others with as many. What lies outside of what was
         measured is said in a warning.
 
         Raises: ValueError when it cannot be met, with what can.
@@ -70,21 +69,27 @@ class Target:
             )
 
     def _max_steps_computed(self, calibration: Calibration, num_steps: int) -> int:
-        return int(self.value)
+        found = [count for count in calibration.counts(num_steps) if count <= self.value]
+        if not found:
+            raise ValueError(
+                f"max_steps_computed {self.value} cannot be met: the calibration computes "
+                f"{calibration.counts(num_steps)[0]} steps at least"
+            )
+        return found[-1]
 
     def _speedup(self, calibration: Calibration, num_steps: int) -> int:
-        counts = range(num_steps, LEAST_COMPUTED - 1, -1)
-        for count in counts:
+        counts = calibration.counts(num_steps)
+        for count in reversed(counts):
             if calibration.speedup(count, num_steps) >= self.value:
                 return count
         raise ValueError(
-            f"speedup {self.value:g} cannot be reached: {LEAST_COMPUTED} computed of {num_steps} steps are "
-            f"{calibration.speedup(LEAST_COMPUTED, num_steps):.1f}x; ask for less"
+            f"speedup {self.value:g} cannot be reached: {counts[0]} computed of {num_steps} steps are "
+            f"{calibration.speedup(counts[0], num_steps):.1f}x; ask for less"
         )
 
     def _min_psnr(self, calibration: Calibration, num_steps: int) -> int:
         first, last = (len(calibration.measured[i].computed_steps) for i in (0, -1))
-        counts = range(first, min(last, num_steps) + 1)
+        counts = [count for count in calibration.counts(num_steps) if first <= count <= last]
         for count in counts:
             if calibration.psnr(count) >= self.value:
                 return count

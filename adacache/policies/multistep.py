@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adacache.options import BridgeConfig, ReuseOptions
+from adacache.options import BridgeConfig
 from adacache.policies.base import Held
 from adacache.policies.static import StaticSchedule, StaticScheduleConfig
-from adacache.validation import check_count, is_finite, is_list
+from adacache.validation import is_finite, is_list
 
 MOST_OUTPUTS = 4  # of one guidance half that a step may combine
 
@@ -17,7 +17,7 @@ Coefficients = tuple[tuple[float, ...], ...]  # [guidance half][output, the newe
 
 
 @dataclass(frozen=True)
-class MultistepConfig(ReuseOptions):
+class MultistepConfig(StaticScheduleConfig):
     """Which steps are computed, and what stands in for the model's output from each of them until the next.
 
     That is, for each guidance half by itself, the sum of `coefficients[k][half][j]` times the output of the computed
@@ -32,31 +32,15 @@ class MultistepConfig(ReuseOptions):
 
     label: ClassVar[str] = "multistep"
 
-    computed_steps: tuple[int, ...]
-    coefficients: tuple[Coefficients, ...]
-    num_sampling_steps: int
+    coefficients: tuple[Coefficients, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps = StaticScheduleConfig(self.computed_steps).computed_steps
-        object.__setattr__(self, "computed_steps", steps)
-        object.__setattr__(self, "coefficients", read_coefficients(self.coefficients, len(steps)))
-        check_count("num_sampling_steps", self.num_sampling_steps)
-        if steps[-1] >= self.num_sampling_steps:
-            raise ValueError(
-                f"computed_steps reach to {steps[-1]}, but num_sampling_steps is {self.num_sampling_steps}"
-            )
+        object.__setattr__(self, "coefficients", read_coefficients(self.coefficients, len(self.computed_steps)))
+        if self.num_sampling_steps is None:
+            raise ValueError("coefficients hold for one number of steps; give num_sampling_steps")
         if self.schedule != "sample":
             raise ValueError("multistep combines the outputs of each video by itself; leave schedule='batch' out")
-
-    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Raises: ValueError when it was made for another number of steps."""
-        check_count("num_steps", num_steps)
-        if num_steps != self.num_sampling_steps:
-            raise ValueError(
-                f"the coefficients were made for {self.num_sampling_steps} sampling steps, but the run has "
-                f"{num_steps}; set num_sampling_steps to {self.num_sampling_steps}, or calibrate for {num_steps}"
-            )
 
     def make_policy(self, num_steps: int) -> MultistepPolicy:
         """A policy for one run of `num_steps`.
@@ -64,7 +48,7 @@ class MultistepConfig(ReuseOptions):
         Raises: ValueError when it was made for another number.
         """
         self.validate(num_steps)
-        return MultistepPolicy(self.computed_steps, self.coefficients, num_steps)
+        return MultistepPolicy(self, num_steps)
 
 
 class MultistepPolicy(StaticSchedule):
@@ -72,12 +56,12 @@ class MultistepPolicy(StaticSchedule):
 
     reuse: ClassVar[str] = "adacache.reuse.multistep:MultistepReuse"
 
-    def __init__(self, computed_steps: Sequence[int], coefficients: Sequence[Coefficients], num_steps: int) -> None:
-        super().__init__(computed_steps, num_steps)
-        self._steps = tuple(computed_steps)
-        self._coefficients: Mapping[int, Coefficients] = dict(zip(computed_steps, coefficients, strict=True))
-        self.num_halves = len(coefficients[0])
-        self.num_outputs = max(len(half) for halves in coefficients for half in halves)
+    def __init__(self, config: MultistepConfig, num_steps: int) -> None:
+        super().__init__(config.computed_steps, num_steps, config.measured_sites, config.motion_strides)
+        self._steps = config.computed_steps
+        self._coefficients: Mapping[int, Coefficients] = dict(zip(self._steps, config.coefficients, strict=True))
+        self.num_halves = len(config.coefficients[0])
+        self.num_outputs = max(len(half) for halves in config.coefficients for half in halves)
 
     def coefficients(self, steps: Sequence[int]) -> Coefficients:
         """How outputs of the computed `steps`, the newest first, are combined, for each guidance half.
@@ -94,7 +78,7 @@ class MultistepPolicy(StaticSchedule):
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
         """For each context what stands in for its output, and the outputs that the next combination needs."""
-        return Held(outputs=self.num_outputs * num_contexts)
+        return Held(hidden_states=len(self.observed_sites), outputs=self.num_outputs * num_contexts)
 
 
 def read_coefficients(value: Any, num_computed: int) -> tuple[Coefficients, ...]:

@@ -112,8 +112,12 @@ class StaticScheduleConfig(ReuseOptions):
         Raises: ValueError when a step lies outside.
         """
         self.validate(num_steps)
-        sites = () if self.metric is None else metric_sites(self.metric, self.metric_blocks)
-        return StaticSchedule(self.computed_steps, num_steps, sites, self.motion_strides)
+        return StaticSchedule(self.computed_steps, num_steps, self.measured_sites, self.motion_strides)
+
+    @property
+    def measured_sites(self) -> tuple[SiteGroup, ...]:
+        """Branches whose distances go into the trace."""
+        return () if self.metric is None else metric_sites(self.metric, self.metric_blocks)
 
 
 class StaticSchedule(Policy):

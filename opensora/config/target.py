@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adacache.calibration.calibration import Calibration
+from adacache.calibration.plan import REFERENCES
 from adacache.calibration.target import TARGETS, read_target
 from adacache.options import ReuseOptions
 from opensora.config.reading import Source
@@ -52,14 +53,14 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         raise source.error(tuple(given), one_line(error)) from error
     calibration = _load(_find(config, given[0], source), config, source)
     try:
-        schedule = target.resolve(calibration, timesteps_of(config))
+        schedule = with_memory_options(target.resolve(calibration, timesteps_of(config)), config.cache)
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
     count, steps = len(schedule.computed_steps), config.scheduler.num_model_calls
     # Beyond the measured counts the curve only repeats its ends: no figure is better than one that flatters.
     measured = [len(point.computed_steps) for point in calibration.measured]
     is_known = count < steps and measured[0] <= count <= measured[-1]
-    quality = f", {calibration.psnr(count):.1f} dB (mean) to the uncached video" if is_known else ""
+    quality = f", {calibration.psnr(count):.1f} dB (mean) to {REFERENCES[calibration.aim]}" if is_known else ""
     logger.info(
         "%s %s: %d of %d steps are computed, denoising %.1fx as fast%s",
         given[0],
@@ -69,7 +70,7 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         calibration.speedup(count, steps),
         quality,
     )
-    return replace(config, cache=with_memory_options(schedule, config.cache))
+    return replace(config, cache=schedule)
 
 
 def conditions_of(config: SampleConfig) -> dict[str, Any]:

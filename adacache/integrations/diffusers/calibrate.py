@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,15 @@ from tqdm import tqdm
 
 from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
-from adacache.calibration.plan import CalibrationPlan, Clip, split_clips
-from adacache.calibration.simulation import SIMULATED
+from adacache.calibration.plan import Aim, CalibrationPlan, Clip, split_clips
 from adacache.calibration.target import Target
 from adacache.controller import StepController
 from adacache.integrations.diffusers.forward import CachedForward
 from adacache.integrations.diffusers.hook import hook, unhook
 from adacache.integrations.diffusers.pipeline import DenoisingLoop, cached_forwards_of, check_diffusers, check_free
 from adacache.integrations.diffusers.runs import Runs, RunStart
-from adacache.options import BridgeConfig
 from adacache.policies.static import StaticScheduleConfig
-from adacache.validation import check_choice, check_count
+from adacache.validation import check_count
 
 Encode = Callable[[list[str]], Mapping[str, Any]]
 # Arguments of a pipeline's call that a calibration gives itself.
@@ -38,31 +38,34 @@ def calibrate_pipeline(
     pipe: Any,
     prompts: Sequence[str],
     *,
-    search_clips: int = 8,
-    held_out_clips: int = 16,
+    aim: Aim = "repeat",
+    fit_clips: int = 4,
+    held_out_clips: int = 8,
     candidates: int = 3,
-    bridge: str = "fitted",
     batch_size: int = 1,
     seed: int = 0,
     encode: Encode | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **call: Any,
 ) -> Calibration:
-    """Find out which steps of a diffusers pipeline can be reused, and what that costs in quality.
+    """Find out which steps of a diffusers pipeline need not be computed, and what that costs in quality.
 
-    Some clips are sampled without reuse, once more for every probed step, and under the schedules that a search finds;
-    other clips measure the best ones. `apply_adacache(pipe, calibration=..., speedup=...)` goes by the outcome, which
-    `Calibration.save` writes to a file.
+    Some clips are sampled with every step computed. Lists of computed steps are searched on what was recorded, and
+    coefficients are fitted that combine the last outputs across each gap; other clips measure the best ones.
+    `apply_adacache(pipe, calibration=..., speedup=...)` goes by the outcome, which `Calibration.save` writes to a file.
 
     Args:
-        prompts: at least two different ones; those of the search measure nothing.
-        search_clips, held_out_clips: clips to search on, and to measure on.
-        candidates: schedules tried per measured number of computed steps.
-        bridge: how a reused step gets its residual: hold, linear or fitted.
+        prompts: at least two different ones; those that are fitted to measure nothing.
+        aim: "repeat" the video with every step computed, or come near the "solution" of many more steps, which needs a
+            scheduler whose times lie among those of more steps.
+        fit_clips, held_out_clips: clips to fit to, and to measure on.
+        candidates: lists of computed steps that are fitted per measured number of them.
         batch_size: clips sampled together.
         seed: of the first clip's noise; it counts up.
         encode: turns a batch of prompts into arguments of the pipeline's call, such as embeddings made beforehand;
-            without it the pipeline is called with the prompts, and encodes them again for every clip.
+            without it the pipeline is called with the prompts, and encodes them again for every run.
+        checkpoint: file in which finished parts are kept until the end, so that a calibration that was stopped goes on.
         progress: whether to show a bar.
         call: other arguments of the pipeline's call, such as num_inference_steps, height, guidance_scale.
 
@@ -73,23 +76,20 @@ def calibrate_pipeline(
     """
     check_diffusers()
     for name, value in {
-        "search_clips": search_clips,
+        "fit_clips": fit_clips,
         "held_out_clips": held_out_clips,
-        "candidates": candidates,
-        "batch_size": batch_size,
     }.items():
         check_count(name, value)
-    check_choice("bridge", bridge, SIMULATED)
     given = [name for name in _OWN if name in call]
     if given:
         raise ValueError(f"calibrate_pipeline gives {given[0]} itself; leave it out")
-    search, held_out = split_clips(prompts, search_clips, held_out_clips, seed)
-    plan = CalibrationPlan(search, held_out, BridgeConfig(bridge, weight=0.5), candidates, batch_size)
+    fit, held_out = split_clips(prompts, fit_clips, held_out_clips, seed)
+    plan = CalibrationPlan(fit, held_out, aim, candidates, batch_size)
     cached = cached_forwards_of(pipe)
     for forward in cached:
         check_free(forward.transformer)
     with PipelineClips.of(pipe, encode or _as_prompts, call) as sampler:
-        start = sampler.peek(search[0])
+        start = sampler.peek(fit[0])
         plan.check(len(start.timesteps))
         if any(a < b for a, b in zip(start.timesteps, start.timesteps[1:], strict=False)):
             raise ValueError(
@@ -97,9 +97,13 @@ def calibrate_pipeline(
                 "describe; take another scheduler"
             )
         conditions = {**model_conditions(cached), **run_conditions(start), "scheduler": type(pipe.scheduler).__name__}
-        total = plan.num_clips(len(start.timesteps))
-        with tqdm(total=total, desc="clips", unit="clip", disable=not progress) as bar:
-            return calibrate(sampler, plan, conditions, start.timesteps, bar.update)
+        if plan.refinement > 1:
+            with sampler.refined(plan.refinement):
+                sampler.check_refined(sampler.peek(fit[0]), start, plan.refinement)
+        total = plan.num_calls(len(start.timesteps))
+        with tqdm(total=total, desc="calls", unit="call", disable=not progress) as bar:
+            path = None if checkpoint is None else Path(checkpoint)
+            return calibrate(sampler, plan, conditions, start.timesteps, bar.update, path)
 
 
 def _as_prompts(prompts: list[str]) -> Mapping[str, Any]:
@@ -110,7 +114,8 @@ class PipelineClips:
     """Clips of a hooked pipeline; an `adacache.calibration.runner.ClipSampler`.
 
     Args:
-        make_run: calls the pipeline for a batch of clips, with other arguments; returns its frames.
+        make_run: calls the pipeline for a batch of clips, with so many steps in place of each, and other arguments;
+            returns its frames.
     """
 
     def __init__(self, make_run: Callable[..., Any]) -> None:
@@ -118,17 +123,22 @@ class PipelineClips:
         self._controller: StepController | None = None
         self._start: RunStart | None = None
         self._peeking = False
+        self._factor = 1
 
     @classmethod
     @contextmanager
     def of(cls, pipe: Any, encode: Encode, call: Mapping[str, Any]) -> Iterator[PipelineClips]:
         """Of a pipeline that is hooked for so long, and shows no bars of its own."""
 
-        def make_run(clips: Sequence[Clip], **options: Any) -> Any:
+        def make_run(clips: Sequence[Clip], factor: int, **options: Any) -> Any:
             generators = [torch.Generator().manual_seed(clip.seed) for clip in clips]
-            return pipe(
-                **{**call, **encode([clip.prompt for clip in clips]), "generator": generators, **options}
-            ).frames
+            steps = call.get(
+                "num_inference_steps", inspect.signature(pipe.__call__).parameters.get("num_inference_steps")
+            )
+            given = {**call, **encode([clip.prompt for clip in clips]), "generator": generators, **options}
+            if factor > 1:
+                given["num_inference_steps"] = factor * getattr(steps, "default", steps)
+            return pipe(**given).frames
 
         sampler = cls(make_run)
         cached = cached_forwards_of(pipe)
@@ -151,22 +161,45 @@ class PipelineClips:
         """What is known of the runs at their first call, which is not made."""
         self._peeking = True
         try:
-            self._make_run([clip], output_type="latent")
+            self._make_run([clip], self._factor, output_type="latent")
         except _Peeked:
             return self._start
         finally:
             self._peeking = False
         raise RuntimeError("the pipeline did not call its transformer")
 
+    @contextmanager
+    def refined(self, factor: int) -> Iterator[None]:
+        """That many steps in place of each for a while."""
+        self._factor, start = factor, self._start
+        try:
+            if factor > 1:
+                self._start = replace(start, timesteps=list(np.repeat(start.timesteps, factor)))
+            yield
+        finally:
+            self._factor, self._start = 1, start
+
+    @staticmethod
+    def check_refined(many: RunStart, start: RunStart, factor: int) -> None:
+        """Raises: ValueError when the times of a run do not lie among those of one with more steps."""
+        if not np.allclose(many.timesteps[::factor], start.timesteps, rtol=1e-4):
+            raise ValueError(
+                f"the times of {len(many.timesteps)} steps do not hold those of {len(start.timesteps)}, so that there "
+                "is no exact solution to compare with; aim at 'repeat'"
+            )
+
     def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
         """Final latents (B, ...), as the pipeline returns them."""
         self._controller = controller
-        return self._make_run(clips, output_type="latent")
+        return self._make_run(clips, self._factor, output_type="latent")
 
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
         """The same as videos, (F, H, W, 3) uint8 each."""
         self._controller = controller
-        return [np.round(np.asarray(video) * 255).astype(np.uint8) for video in self._make_run(clips, output_type="np")]
+        return [
+            np.round(np.asarray(video) * 255).astype(np.uint8)
+            for video in self._make_run(clips, self._factor, output_type="np")
+        ]
 
     def _begin(self, start: RunStart) -> StepController:
         self._start = start

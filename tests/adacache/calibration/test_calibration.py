@@ -5,6 +5,8 @@ import pytest
 
 from adacache.calibration.calibration import Calibration, Point
 from adacache.options import BridgeConfig
+from adacache.policies.multistep import MultistepConfig
+from adacache.policies.static import StaticScheduleConfig
 
 # Of 10 steps at times 1000, 900, ..., 100 the fixture's schedules compute
 #   4: 0 1 5 8 (1000 900 500 200), 5: 0 1 2 5 8, 6: 0 1 2 4 6 8, 8: 0 1 2 3 4 6 8 9.
@@ -104,6 +106,37 @@ def test_more_steps_than_there_are_are_refused(calibration, count):
         calibration.schedule(count, descending(5))
 
 
+@pytest.fixture
+def combining(calibration) -> Calibration:
+    """The same with coefficients for 4 and 6 computed steps, and no other counts."""
+    points = [point for point in calibration.points if len(point.computed_steps) in (4, 6)]
+    combined = [replace(p, coefficients=(((1.0,), (1.0,)),) * len(p.computed_steps)) for p in points]
+    return replace(calibration, points=tuple(combined), aim="solution")
+
+
+def test_coefficients_are_kept_and_hold_for_their_steps_only(combining, tmp_path):
+    combining.save(tmp_path / "calibration.json")
+    read = Calibration.load(tmp_path / "calibration.json")
+    assert read == combining
+    assert read.counts(10) == [4, 6, 10]
+    point = read.points[0]
+    expected = MultistepConfig(point.computed_steps, 10, coefficients=point.coefficients)
+    assert read.schedule(4, [time * 1.000001 for time in read.timesteps]) == expected
+    assert read.schedule(10, read.timesteps) == StaticScheduleConfig(tuple(range(10)), 10)
+    for timesteps in (descending(20), descending(9), [1000 - 99 * step for step in range(10)]):
+        with pytest.raises(ValueError, match=f"is for 10 sampling steps .*, this run has {len(timesteps)}"):
+            read.schedule(4, timesteps)
+
+
+def test_a_file_of_the_first_format_is_read(calibration):
+    data = calibration.to_dict()
+    del data["aim"]
+    for point in data["points"]:
+        del point["coefficients"]
+    assert Calibration.from_dict({**data, "format": 1}) == calibration
+    assert calibration.counts(10) == range(2, 11)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "{}", '{"num_steps": 30, "records": []}', "\xff"])
 def test_other_files_are_refused_with_the_command_that_writes_one(tmp_path, text):
     path = tmp_path / "other.json"
@@ -119,7 +152,8 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
 
 LEFT_OUT = object()
 DAMAGES = [
-    ("format", 2, "its format is 2, this version reads 1"),
+    ("format", 3, "its format is 3, this version reads 1 and 2"),
+    ("aim", "perfection", "aim 'perfection' is unknown"),
     ("bridge", LEFT_OUT, "it lacks bridge"),
     ("bridges", {}, "unknown entry 'bridges', did you mean 'bridge'"),
     ("conditions", ["model"], "conditions must be a mapping"),
@@ -172,6 +206,8 @@ def test_damaged_entries_are_named(calibration, name, value, message):
         ({"psnr": None}, "three finite numbers or null"),
         ({"psnr_error": None}, "three finite numbers or null"),
         ({"psnr_lowest": None}, "three finite numbers or null"),
+        ({"coefficients": [[[1.0]]]}, "a list for each of the 4 computed steps, got 1"),
+        ({"coefficients": [[[float("inf")]]] * 4}, "finite numbers for each guidance half"),
         ({"quality": 3}, "unknown entry of a point 'quality'"),
     ],
 )

@@ -66,6 +66,21 @@ def test_the_best_quality_is_named_where_it_was_measured(calibration):
         count(Target("min_psnr", 42), replace(calibration, points=tuple(points)))
 
 
+def test_with_coefficients_the_fitted_counts_are_all_there_are(calibration):
+    points = [replace(p, coefficients=(((1.0,),),) * len(p.computed_steps)) for p in calibration.points if p.psnr]
+    combining = replace(calibration, points=tuple(points))  # 4, 6 and 8
+    assert count(Target("max_steps_computed", 7), combining) == 6
+    assert count(Target("max_steps_computed", 10), combining) == 10
+    assert count(Target("speedup", 1.5), combining) == 6
+    assert count(Target("min_psnr", 21), combining) == 6
+    with pytest.raises(ValueError, match="max_steps_computed 3 cannot be met: the calibration computes 4 steps"):
+        count(Target("max_steps_computed", 3), combining)
+    with pytest.raises(ValueError, match=r"speedup 3 cannot be reached: 4 computed of 10 steps are 2\.2x"):
+        count(Target("speedup", 3), combining)
+    with pytest.raises(ValueError, match="is for 10 sampling steps"):
+        count(Target("speedup", 2), combining, num_steps=20)
+
+
 def test_nothing_is_warned_of_within_what_was_measured(calibration, caplog):
     for target in (Target("max_steps_computed", 4), Target("speedup", 2), Target("min_psnr", 33)):
         count(target, calibration)

@@ -55,7 +55,7 @@ def calibrated(name: str, **options: Any) -> Calibrated:
     tiny = TINY[name]
     pipe = tiny.build()
     call = {**tiny.call, "num_inference_steps": STEPS, "encode": encoder(tiny), "progress": False}
-    plan = {"search_clips": 1, "held_out_clips": 2, "candidates": 2}
+    plan = {"fit_clips": 1, "held_out_clips": 2, "candidates": 2}
     return Calibrated(tiny, pipe, calibrate_pipeline(pipe, PROMPTS, **{**call, **plan, **options}))
 
 
@@ -125,8 +125,8 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
     ("options", "words"),
     [
         ({"num_inference_steps": 4}, "4 steps is too short to be calibrated"),
-        ({"search_clips": 0}, "search_clips must be"),
-        ({"bridge": "fourier"}, "bridge.*fitted"),
+        ({"fit_clips": 0}, "fit_clips must be"),
+        ({"aim": "perfection"}, "aim 'perfection' is unknown"),
         ({"output_type": "pil"}, "gives output_type itself"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_scheduler_that_comes_to_a_time_twice_is_calibrated(scheduler):
     pipe = tiny.build()
     pipe.scheduler = scheduler()
     call = {**tiny.call, "num_inference_steps": STEPS, "encode": encoder(tiny), "progress": False}
-    calibration = calibrate_pipeline(pipe, PROMPTS, search_clips=1, held_out_clips=2, candidates=2, **call)
+    calibration = calibrate_pipeline(pipe, PROMPTS, fit_clips=1, held_out_clips=2, candidates=2, **call)
     with apply_adacache(pipe, calibration=calibration, max_steps_computed=6) as handle:
         tiny.run(pipe, steps=STEPS)
         trace = handle.trace

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from adacache.calibration.calibration import Calibration, Point
-from adacache.options import BridgeConfig
 from adacache.trace import StepRecord, Trace
 from opensora.config.schema import DiffusionSchedulerConfig, SchedulerConfig
 from opensora.config.target import conditions_of, timesteps_of
@@ -70,7 +69,7 @@ def calibration(latte, tmp_path):
     """Of a run of pndm in 6 steps, 15 calls."""
     config = latte({"scheduler.type": "pndm"})
     points = [Point(tuple(range(count)), 20.0 + count, 0.1, 20.0) for count in (3, 6, 9)]
-    made = Calibration(conditions_of(config), timesteps_of(config), BridgeConfig("hold"), tuple(points), 0.01, {})
+    made = Calibration(conditions_of(config), timesteps_of(config), tuple(points), 0.01, {})
     (tmp_path / "calibration.json").write_text(json.dumps(made.to_dict()))
     return str(tmp_path / "calibration.json")
 

@@ -6,18 +6,14 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 import opensora.pipeline
-from adacache.calibration.calibrate import _select
 from adacache.calibration.calibration import Calibration
-from adacache.calibration.plan import DAMPED, CalibrationPlan, Clip
+from adacache.calibration.plan import CalibrationPlan, Clip
 from adacache.calibration.runner import Runner
-from adacache.calibration.simulation import Recording, Simulation, best_schedules, gram_of_sketches
-from adacache.options import BridgeConfig
+from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
 from opensora.cli.calibrate import PipelineClips, calibrate_sampler
@@ -29,7 +25,7 @@ from opensora.weights import fingerprint
 
 ROOT = Path(__file__).resolve().parents[4]
 MINI = ROOT / "configs/mini/sample.py"
-SEARCH = (Clip("a still red circle on a navy background", 1),)
+FIT = (Clip("a still red circle on a navy background", 1),)
 HELD_OUT = (Clip("a green star moving fast to the right", 2), Clip("a yellow square on a gray background", 3))
 MEASURED = [4, 5, 6, 7, 8]  # of 10 steps
 
@@ -46,7 +42,7 @@ class Calibrated:
 
 @pytest.fixture(scope="module")
 def made(pipe, tmp_path_factory) -> Calibrated:
-    plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=2, batch_size=2)
+    plan = CalibrationPlan(FIT, HELD_OUT, candidates=2, batch_size=2)
     finished: list[int] = []
     calibration = calibrate_sampler(pipe, plan, finished.append)
     file = tmp_path_factory.mktemp("calibration") / "calibration.json"
@@ -65,7 +61,6 @@ def load(made, options):
 def test_the_curve_is_there(made):
     calibration = made.calibration
     assert [len(point.computed_steps) for point in calibration.measured] == MEASURED
-    assert [len(point.computed_steps) for point in calibration.points] == list(range(4, 10))
     for point in calibration.measured:
         assert 10 < point.psnr_lowest <= point.psnr <= 80
         # Of two clips, the standard error of the mean is half of their distance, the lowest one's from the mean.
@@ -78,47 +73,68 @@ def test_the_curve_is_what_the_schedules_really_give(made, pipe):
     runner = Runner(PipelineClips(pipe), 2, lambda clips: None)
     exact = runner.exact_frames(HELD_OUT)
     point = made.calibration.measured[1]
-    config = StaticScheduleConfig(point.computed_steps, bridge=point.bridge)
+    config = MultistepConfig(point.computed_steps, 10, coefficients=point.coefficients)
     assert runner.quality(config, HELD_OUT, exact).mean == pytest.approx(point.psnr, abs=0.1)
 
 
-def test_as_many_clips_are_reported_as_the_plan_says(made):
-    # 1 recorded and 6 probes (steps 1, 2, 3, 4, 7, 9), 1 exact and 5 counts with 2 candidates; 1 exact and 5 measured.
-    assert made.plan.probed_steps(10) == [1, 2, 3, 4, 7, 9]
-    assert sum(made.finished) == made.plan.num_clips(10) == 1 * (7 + 11) + 2 * 6
-    assert max(made.finished) == 2
-
-
-def test_more_candidates_than_there_are_schedules_are_not_counted():
-    plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=1000)
-    # Of 5 steps 4 are computed: one schedule under two bridges, or one of three other steps left out instead.
-    assert plan.measured_counts(5) == [4]
-    assert plan.num_candidates(4, 5) == 5
-    assert plan.num_clips(5) == 1 * (1 + len(plan.probed_steps(5)) + 1 + 5) + 2 * 2
-    assert replace(plan, candidates=1).num_clips(5) == 1 * (1 + len(plan.probed_steps(5))) + 2 * 2
+def test_as_many_calls_are_reported_as_the_plan_says(made):
+    # One clip: every step, and 4 to 8 computed steps with 2 candidates. Two clips: every step, and 4 to 8.
+    assert sum(made.finished) == made.plan.num_calls(10) == 1 * (10 + 2 * 30) + 2 * (10 + 30)
 
 
 @pytest.mark.parametrize("num_steps", [2, 5, 10, 30, 100])
-def test_probes_leave_out_the_first_step_and_measured_counts_leave_something_out(num_steps):
-    plan = CalibrationPlan(SEARCH, HELD_OUT)
-    probed, counts = plan.probed_steps(num_steps), plan.measured_counts(num_steps)
-    assert probed == sorted(set(probed)) and probed[0] >= 1 and probed[-1] < num_steps
+def test_measured_counts_leave_something_out(num_steps):
+    counts = CalibrationPlan(FIT, HELD_OUT).counts(num_steps)
     assert counts == sorted(set(counts)) and all(4 <= count < num_steps for count in counts)
 
 
-def test_with_all_candidates_the_report_still_agrees_with_the_plan(pipe):
+def test_a_calibration_that_was_stopped_goes_on(pipe, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    plan = CalibrationPlan(FIT, HELD_OUT[:1], candidates=1)
+    checkpoint = tmp_path / "partial.json"
     finished: list[int] = []
-    plan = CalibrationPlan(SEARCH, HELD_OUT[:1], BridgeConfig(), candidates=99)
-    with PipelineClips(pipe).steps(5):
+
+    def stop(calls: int) -> None:
+        finished.append(calls)
+        if sum(finished) >= 18:  # all steps, and both counts: 6 + 4 + 5, and in the middle of what is measured
+            raise Stopped
+
+    with PipelineClips(pipe).steps(6):
+        whole = calibrate_sampler(pipe, plan, print)
+        with pytest.raises(Stopped):
+            calibrate_sampler(pipe, plan, stop, checkpoint)
+        assert checkpoint.is_file()
+        rest: list[int] = []
+        resumed = calibrate_sampler(pipe, plan, rest.append, checkpoint)
+    assert sum(rest) == plan.num_calls(6)
+    assert replace(resumed, reused_cost=0) == replace(whole, reused_cost=0)
+    assert not checkpoint.exists()
+
+
+def test_the_solution_is_nearer_than_the_video_with_every_step_computed(pipe):
+    plan = CalibrationPlan(FIT + HELD_OUT, HELD_OUT, aim="solution", candidates=1, batch_size=3)
+    with PipelineClips(pipe).steps(6):
+        finished: list[int] = []
         calibration = calibrate_sampler(pipe, plan, finished.append)
-    assert sum(finished) == plan.num_clips(5)
-    assert [len(point.computed_steps) for point in calibration.measured] == [4]
-    assert calibration.bridge == BridgeConfig()
+    assert calibration.aim == "solution"
+    assert sum(finished) == plan.num_calls(6) == 3 * (48 + 9) + 2 * (48 + 9 + 6)
+    assert calibration.psnr(5) > calibration.details["uncached_psnr"] + 1
+
+
+def test_without_an_exact_solution_none_is_aimed_at(pipe, monkeypatch):
+    scheduler = pipe.scheduler
+    spaced = lambda *size: tuple(1000 - 10 * step for step in range(scheduler.num_sampling_steps))  # noqa: E731
+    monkeypatch.setattr(scheduler, "times_of_calls", spaced)
+    plan = CalibrationPlan(FIT, HELD_OUT, aim="solution")
+    with PipelineClips(pipe).steps(7), pytest.raises(ConfigError, match="the times of 56 steps do not hold those of 7"):
+        calibrate_sampler(pipe, plan, print)
 
 
 def test_a_run_of_few_steps_is_refused(pipe):
     with PipelineClips(pipe).steps(4), pytest.raises(ConfigError, match="4 steps is too short to be calibrated"):
-        calibrate_sampler(pipe, CalibrationPlan(SEARCH, HELD_OUT), print)
+        calibrate_sampler(pipe, CalibrationPlan(FIT, HELD_OUT), print)
 
 
 def test_the_saved_file_holds_what_it_was_made_for(made, pipe):
@@ -131,24 +147,24 @@ def test_the_saved_file_holds_what_it_was_made_for(made, pipe):
         "cfg_scale": 5.0,
         "solver": "euler",
     }
-    assert made.calibration.details["search_prompts"] == [clip.prompt for clip in SEARCH]
+    assert made.calibration.details["fit_prompts"] == [clip.prompt for clip in FIT]
     assert set(made.calibration.details["held_out_prompts"]) == {clip.prompt for clip in HELD_OUT}
     assert made.calibration.timesteps == timesteps_of(pipe.config)
 
 
-@pytest.mark.parametrize("count", [*MEASURED, 9])
+@pytest.mark.parametrize("count", MEASURED)
 def test_a_run_of_the_calibrated_steps_gets_the_calibrated_schedule(made, load, count):
     cache = load({"max_steps_computed": count}).cache
     [stored] = [point for point in made.calibration.points if len(point.computed_steps) == count]
-    assert cache == StaticScheduleConfig(stored.computed_steps, 10, bridge=stored.bridge)
+    assert cache == MultistepConfig(stored.computed_steps, 10, coefficients=stored.coefficients)
 
 
-@pytest.mark.parametrize(("count", "num_steps"), [(5, 10), (3, 10), (7, 13)])
-def test_the_pipeline_computes_exactly_as_many_steps(load, count, num_steps):
-    config = load({"max_steps_computed": count, "num_sampling_steps": num_steps})
+@pytest.mark.parametrize(("wanted", "count"), [(5, 5), (9, 8), (10, 10)])
+def test_the_pipeline_computes_no_more_steps_than_it_may(load, wanted, count):
+    config = load({"max_steps_computed": wanted})
     output = SamplingPipeline.from_config(config)(["a red circle"], progress=False)
     [trace] = output.traces
-    assert (trace.num_computed, trace.num_steps) == (count, num_steps)
+    assert trace.num_computed == count
     assert tuple(trace.computed_steps) == config.cache.computed_steps
 
 
@@ -164,11 +180,12 @@ def test_a_speedup_and_a_quality_are_turned_into_steps(made, load):
 
 
 def test_how_residuals_are_kept_is_taken_over_from_the_configs_own_cache(load):
-    own = {"cache": {"computed_steps": [0, 1], "cache_dtype": "fp32", "cache_device": "cpu", "schedule": "batch"}}
+    own = {"cache": {"computed_steps": [0, 1], "cache_dtype": "fp32", "cache_device": "cpu"}}
     cache = load({"max_steps_computed": 6}, **own).cache
     assert len(cache.computed_steps) == 6
-    assert (cache.cache_dtype, cache.cache_device, cache.schedule) == ("fp32", "cpu", "batch")
-    assert cache.bridge.kind == "fitted"
+    assert (cache.cache_dtype, cache.cache_device) == ("fp32", "cpu")
+    with pytest.raises(ConfigError, match="leave schedule='batch' out"):
+        load({"max_steps_computed": 6}, cache={"computed_steps": [0, 1], "schedule": "batch"})
 
 
 def error_of(load, flags=None, **options) -> str:
@@ -260,8 +277,8 @@ def test_a_target_on_the_command_line_takes_the_place_of_the_files(in_file):
 
 def test_a_replay_on_the_command_line_takes_the_place_of_the_files_target(in_file, pipe, tmp_path):
     runner = Runner(PipelineClips(pipe), 1, lambda clips: None)
-    exact = runner.exact_frames(SEARCH)
-    trace = runner.quality(StaticScheduleConfig((0, 3, 9)), SEARCH, exact).traces[0]
+    exact = runner.exact_frames(FIT)
+    trace = runner.quality(StaticScheduleConfig((0, 3, 9)), FIT, exact).traces[0]
     trace.save(tmp_path / "trace.json")
     config = load_config(in_file("max_steps_computed = 8"), {"replay": str(tmp_path / "trace.json")})
     assert config.cache.computed_steps == (0, 3, 9)
@@ -324,22 +341,3 @@ def test_a_calibration_that_went_away_is_named_when_models_are_loaded(made, load
     copy.unlink()
     with pytest.raises(ConfigError, match=r"there is no file .*copy\.json"):
         SamplingPipeline.from_config(config)
-
-
-def test_the_bridge_that_does_best_on_the_search_clips_is_taken_and_counts_in_between_follow():
-    rng = np.random.default_rng(0)
-    gram = gram_of_sketches(np.cumsum(rng.normal(size=(1, 10, 50)), axis=1))
-    recording = Recording(gram, np.ones((1, 10)), np.ones(1))
-    plan = CalibrationPlan(SEARCH, HELD_OUT, candidates=2)
-    found = {bridge: best_schedules(Simulation(recording, bridge), range(4, 10)) for bridge in plan.bridges}
-
-    def prefers_damped_from_seven_steps(config, clips, exact):
-        return SimpleNamespace(mean=float((config.bridge == DAMPED) == (len(config.computed_steps) >= 7)))
-
-    runner = SimpleNamespace(num_steps=10, exact_frames=lambda clips: [], quality=prefers_damped_from_seven_steps)
-    selected = _select(runner, plan, recording, found, counts=[4, 8])
-    kinds = {count: config.bridge.kind for count, config in sorted(selected.items())}
-    assert kinds == {4: "fitted", 5: "fitted", 6: "fitted", 7: "linear", 8: "linear", 9: "linear"}
-    assert all(config.computed_steps == found[config.bridge][count] for count, config in selected.items())
-    assert replace(plan, candidates=1).bridges == (plan.bridge,)
-    assert replace(plan, bridge=BridgeConfig()).bridges == (BridgeConfig(),)

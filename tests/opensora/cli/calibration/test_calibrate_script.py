@@ -15,8 +15,8 @@ from scripts import calibrate
 
 ROOT = Path(__file__).resolve().parents[4]
 MINI = "configs/mini/sample.py"
-# 8 clips: recorded, probed at 4 steps; every step, 4 and 5 of 6 steps computed.
-SMALL = ["--search-clips=1", "--held-out-clips=1", "--candidates=1", "--cfg-options", "scheduler.num_sampling_steps=6"]
+# 30 calls: every step, 4 and 5 of 6 steps for one clip to fit to and one to measure on.
+SMALL = ["--fit-clips=1", "--held-out-clips=1", "--candidates=1", "--cfg-options", "scheduler.num_sampling_steps=6"]
 SIZE = "image_size=[32,48]"
 
 
@@ -31,8 +31,11 @@ def test_a_target_out_of_reach_leaves_the_calibration_behind(tmp_path):
     assert len(error) == 1 and done.stderr.endswith(f"{error[0]}\n") and "Traceback" not in done.stderr
     assert "min_psnr 79 dB cannot be promised: the calibration measured up to" in error[0]
     assert f"the calibration itself is in {tmp_path}" in error[0]
-    assert "8/8" in done.stderr  # the progress bar's end
-    assert done.stdout.startswith("computed of 6   denoising   PSNR mean (lowest)\n")
+    assert "30/30" in done.stderr  # the progress bar's end
+    assert done.stdout.startswith(
+        "calls of the model: 30 (fitting on 1 clips, measuring on 1 others)\n"
+        "computed of 6   denoising   PSNR to the uncached video: mean (lowest)\n"
+    )
     calibration = Calibration.load(tmp_path / "calibration.json")
     assert [len(point.computed_steps) for point in calibration.measured] == [4, 5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calibrated.py", "calibration.json", "calibration.png"]
@@ -60,7 +63,7 @@ def test_the_config_it_writes_samples_what_was_calibrated(tmp_path, capsys, monk
     assert len(load_config(output / "calibrated.py", {"max_steps_computed": 5}).cache.computed_steps) == 5
     text = (output / "calibrated.py").read_text()
     assert "# Measured on 1 held-out clips" in text
-    for line in told.splitlines()[:3]:
+    for line in told.splitlines()[1:4]:
         assert line in text  # the curve
 
     # A second calibration may start from it, but must not take its own base away.
@@ -74,9 +77,9 @@ def test_the_config_it_writes_samples_what_was_calibrated(tmp_path, capsys, monk
     ("arguments", "message"),
     [
         ("configs/mini/sampel.py", "did you mean 'configs/mini/sample.py'"),
-        (f"{MINI} --search-clips 0", "--search-clips is 0; give at least 1"),
+        (f"{MINI} --fit-clips 0", "--fit-clips is 0; give at least 1"),
         (f"{MINI} --candidates -1", "--candidates is -1; give at least 1"),
-        (f"{MINI} --bridge cubic", "bridge kind 'cubic' is unknown"),
+        (f"{MINI} --aim perfection", "argument --aim: invalid choice: 'perfection'"),
         (f"{MINI} --speedup 0.5", "command line: speedup must be at least 1, got 0.5"),
         (f"{MINI} --min-psnr nan", "min_psnr must be a finite number"),
         (f"{MINI} --max-steps-computed 0", "max_steps_computed must be a whole number >= 1"),
