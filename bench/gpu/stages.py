@@ -14,9 +14,10 @@ from transformers import T5Config, T5EncoderModel
 from adacache import StepController
 from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
+from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.gpu.denoising import FullSizeModel
-from bench.gpu.report import Check, relative_error, top_kernels
+from bench.gpu.report import Check, top_kernels
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
@@ -71,10 +72,7 @@ def check_vae(check: Check) -> None:
         check.figure(f"{resolution} temporal half, one chunk of 17 frames", spent, "ms")
         frames_at_once = check.randn(4, vae.out_channels, *size[1:])
         top_kernels(check, lambda: vae.spatial_vae.module.decode(frames_at_once), 10)  # noqa: B023
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            measure("decode, convolutions chosen by trial", decode)
         _layouts(check, vae, frames_at_once)
-        _compiled_decoder(check, resolution, vae, frames_at_once)
         _work_space(check, resolution, vae, frames_at_once)
 
 
@@ -95,23 +93,6 @@ def _layouts(check: Check, vae: VideoAutoencoderPipeline, latents: Tensor) -> No
         check.wrong("norms of the decoder", f"{len(copied)} of {len(norms)} must copy their input")
     else:
         check.note("norms of the decoder that copy their input", f"{len(copied)} of {len(norms)}")
-
-
-def _compiled_decoder(check: Check, resolution: str, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
-    """Four frames through the 2-D half, compiled."""
-
-    def decode(latents: Tensor) -> Tensor:
-        return vae.spatial_vae.module.decode(latents).sample
-
-    expected = decode(latents)
-    eager = check.milliseconds(lambda: decode(latents), 3, 1)
-    compiled = torch.compile(decode, backend="aot_eager" if check.tiny else "inductor")
-    first = check.seconds(lambda: compiled(latents))
-    spent = check.milliseconds(lambda: compiled(latents), 3, 1)
-    error = relative_error(compiled(latents), expected)
-    what = f"{resolution} 2-D half, {len(latents)} frames"
-    check.figure(what, eager, "ms", compiled=spent, first_compiled_seconds=first, difference=error)
-    torch._dynamo.reset()
 
 
 def _work_space(check: Check, resolution: str, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
@@ -162,7 +143,7 @@ def check_runs(check: Check, full_size: FullSizeModel) -> None:
     """Whole videos of random weights: the pictures mean nothing, so schedules are given; time and memory are real."""
     model = full_size.get(check)
     text_seconds, caption = _encoded(check, torch.bfloat16)
-    for resolution in _resolutions(check)[::-1]:
+    for resolution in _resolutions(check):
         for compiled in (False,) if check.tiny else (True, False):
             vae = _random_vae(check)
             if compiled:
@@ -185,8 +166,9 @@ def _videos(check: Check, what: str, pipe: SamplingPipeline, resolution: str, te
     uncached = check.seconds(lambda: few.sample_latents([PROMPT], progress=False)) * steps / taken
     check.figure(f"{what}, {steps} steps, all computed (from {taken}): denoise", uncached, "s")
     # Uncompiled, one is enough to compare.
-    for computed in (4,) if check.tiny else COMPUTED[resolution][: None if "compiled" in what else 1]:
-        controller = StepController(even_schedule(computed, steps))
+    counts = (4,) if check.tiny else COMPUTED[resolution][: None if "compiled" in what else 1]
+    for computed, make in ((count, make) for count in counts for make in (even_schedule, even_multistep)):
+        controller = StepController(make(computed, steps))
         results: list[Tensor] = []
 
         def denoise() -> None:
@@ -198,8 +180,9 @@ def _videos(check: Check, what: str, pipe: SamplingPipeline, resolution: str, te
             decoding = check.seconds(lambda: pipe.decode(results[0].clamp(-1, 1), progress=False))  # noqa: B023
         rest = text_seconds + decoding
         trace = controller.trace
+        reuses = trace.metadata.get("reuses", "residuals")
         check.figure(
-            f"{what}, {steps} steps, {trace.num_computed} computed: denoise",
+            f"{what}, {steps} steps, {trace.num_computed} computed, {reuses} reused: denoise",
             denoising,
             "s",
             text=text_seconds,
@@ -276,6 +259,14 @@ def even_schedule(computed: int, steps: int) -> StaticScheduleConfig:
     """The first and the last two steps, and the others evenly between."""
     between = [round(1 + (steps - 3) * i / max(computed - 3, 1)) for i in range(max(computed - 3, 0))]
     return StaticScheduleConfig(tuple(sorted({0, steps - 2, steps - 1, *between})))
+
+
+def even_multistep(computed: int, steps: int) -> MultistepConfig:
+    """The same steps, with outputs of three of them combined by coefficients of no meaning."""
+    listed = even_schedule(computed, steps).computed_steps
+    weights = ((1.0,), (1.5, -0.5), (1.8, -1.0, 0.2))
+    coefficients = [(weights[min(place, 2)],) * 2 for place in range(len(listed))]
+    return MultistepConfig(listed, steps, coefficients=coefficients)
 
 
 def _resolutions(check: Check) -> list[str]:
