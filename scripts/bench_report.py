@@ -14,10 +14,12 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 
 explain_missing_packages()
 
+from opensora.cli.arguments import OneLineParser  # noqa: E402
+
 
 def main() -> None:
     """Read the folder, write the page, say where it is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder of scripts/bench.py")
     options = parser.parse_args()
     logging.basicConfig(format="%(levelname)s: %(message)s")

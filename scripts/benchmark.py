@@ -40,6 +40,7 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 explain_missing_packages()
 
 from bench.timing import DEFAULT_FILE, DEFAULT_PARTS, PARTS  # noqa: E402
+from opensora.cli.arguments import OneLineParser  # noqa: E402
 from opensora.errors import run_command  # noqa: E402
 
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; options that say how to run are None where they were not given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "all"), help=f"default: {' '.join(DEFAULT_PARTS)}")
     parser.add_argument(
         "--repeats", type=int, help="samples of every time (default: as many as each needs, 5 to 200); 1 is for a try"

@@ -26,6 +26,7 @@ from adacache import AdaCacheConfig  # noqa: E402
 from adacache.atomic import atomic_path  # noqa: E402
 from adacache.calibration.quality import psnr  # noqa: E402
 from bench import content as study  # noqa: E402
+from opensora.cli.arguments import OneLineParser  # noqa: E402
 from opensora.config.loading import load_config  # noqa: E402
 from opensora.device import limit_threads  # noqa: E402
 from opensora.errors import ConfigError, WeightsError  # noqa: E402
@@ -34,7 +35,7 @@ from opensora.pipeline import SamplingPipeline  # noqa: E402
 
 def main() -> None:
     """Sample, summarize, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default=str(ROOT / "configs/mini/sample_adacache.py"))
     parser.add_argument("--captions", type=int, default=6, help="held-out captions per class")
     parser.add_argument("--tune-captions", type=int, default=3, help="training captions per class for the fixed list")

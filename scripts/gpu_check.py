@@ -34,6 +34,7 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 
 explain_missing_packages()
 
+from opensora.cli.arguments import OneLineParser  # noqa: E402
 from opensora.errors import ConfigError, run_command  # noqa: E402
 
 # Seconds that a section needs on an H100.
@@ -65,7 +66,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         SystemExit: a section that is not there, or a deadline that none of them can meet.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/gpu"), help="folder of gpu_check.jsonl (default: %(default)s)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,12 @@ from opensora.environment import explain_missing_packages  # noqa: E402
 
 explain_missing_packages()
 
+from opensora.cli.arguments import OneLineParser  # noqa: E402
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is counted and predicted; the exit code."""
-    parser = argparse.ArgumentParser(description="What several GPUs would make of a video, from counted work.")
+    parser = OneLineParser(description="What several GPUs would make of a video, from counted work.")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also a picture (.png)")
     chosen = parser.parse_args(arguments)
 

@@ -18,6 +18,7 @@ explain_missing_packages()
 
 from adacache.codebook import Codebook  # noqa: E402
 from adacache.trace import StepRecord, Trace  # noqa: E402
+from opensora.cli.arguments import OneLineParser  # noqa: E402
 
 COMPUTED, REUSED = "#", "."
 
@@ -107,7 +108,7 @@ def diff(first: Path, second: Path) -> str:
 
 def main() -> int:
     """Run one of the commands."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("show", help="print every step")
     command.add_argument("trace", type=Path)

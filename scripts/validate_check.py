@@ -39,6 +39,7 @@ from mini.world.captions import (  # noqa: E402
     parse_caption,  # noqa: E402
 )
 from mini.world.clips import make_clip  # noqa: E402
+from opensora.cli.arguments import OneLineParser  # noqa: E402
 
 if TYPE_CHECKING:
     from mini.world.captions import Background, Figure, Scene
@@ -194,7 +195,7 @@ def table(title: str, tallies: dict[str, Tally]) -> str:
 
 def main() -> int:
     """Measure and print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=300, help="number of held-out scenes")
     parser.add_argument("--seed", type=int, default=0, help="chooses the scenes and the noise")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")

@@ -43,6 +43,12 @@ def test_help_lists_every_flag():
         assert f"  {flag} " in text
 
 
+def test_entry_scripts_share_the_parser_that_answers_in_one_sentence():
+    """Also to text that is not UTF-8, which a script would meet when it prints or writes."""
+    of_their_own = {path.name for path in (ROOT / "scripts").glob("*.py") if "ArgumentParser(" in path.read_text()}
+    assert of_their_own <= {"check_captions.py", "mutate.py", "train_mini.py"}
+
+
 def test_every_flag_sets_an_entry_and_says_what_that_means():
     actions = {action.dest: action.help for action in build_parser()._actions}
     for name in ("help", "config", "cfg_options", "from_sidecar"):

@@ -1,4 +1,4 @@
-""""""
+"""Which clips of two folders make a pair, and what is read of each: lossless frames before the video, its record."""
 
 from __future__ import annotations
 
