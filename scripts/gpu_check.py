@@ -45,7 +45,7 @@ SECTIONS = {
     "pointwise": 10.0,
     "steps": 40.0,
     "reused": 30.0,
-    "runs": 120.0,
+    "runs": 60.0,
     "vae": 40.0,
     "t5": 15.0,
     "profile": 20.0,
