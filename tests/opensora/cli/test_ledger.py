@@ -12,7 +12,7 @@ from opensora.cli.plan import Sample
 
 
 def samples(count: int) -> list[Sample]:
-    return [Sample(i, f"prompt {i:06d}", i, None, stem=f"sample_{i:06d}", identity="x") for i in range(count)]
+    return [Sample(i, f"prompt {i:06d}: é", i, None, stem=f"sample_{i:06d}", identity="x") for i in range(count)]
 
 
 def begun(folder: Path, planned: list[Sample]) -> Ledger:
