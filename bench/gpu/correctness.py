@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController
 from bench.gpu.report import Check, largest_difference, relative_error
-from opensora.cli import doctor_runs
+from opensora.cli import mini_reference
 from opensora.files import REPO_ROOT
 from opensora.models.layers.attention import SelfAttention
 from opensora.models.stdit import STDiT3
@@ -173,11 +173,11 @@ def _autoencoder(check: Check) -> None:
 
 
 def _mini(check: Check) -> None:
-    expected = doctor_runs.read_reference()
-    sampled = doctor_runs.sample_mini(str(check.device))
-    what = f"{doctor_runs.STEPS} steps of the bundled model, float32: relative error of latents"
+    expected = mini_reference.read_reference()
+    sampled = mini_reference.sample_mini(str(check.device))
+    what = f"{mini_reference.STEPS} steps of the bundled model, float32: relative error of latents"
     check.error(what, relative_error(sampled.latents, expected.latents), MINI_LIMIT)
-    shades = (doctor_runs.block_means(sampled.frames) - expected.shades).abs().mean().item()
+    shades = (mini_reference.block_means(sampled.frames) - expected.shades).abs().mean().item()
     check.error("  pixels, gray levels of 255", shades, 1.0)
 
 

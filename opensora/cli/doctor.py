@@ -277,7 +277,7 @@ def _explain(error: BaseException) -> Finding:
 
 
 def _write_reference() -> int:
-    from opensora.cli.doctor_runs import write_reference
+    from opensora.cli.mini_reference import write_reference
 
     print(f"wrote {write_reference()}")
     return 0

@@ -6,46 +6,31 @@ sample without an error, and badly, and this is where it shows. ``--write-refere
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
-from adacache.atomic import atomic_path
+from opensora.cli import mini_reference
 from opensora.cli.doctor import Check, Finding, ok, pip, problem, warning
 from opensora.cli.verify import BAD, check_piece
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video, write_video
-from opensora.device import limit_threads
 from opensora.errors import ConfigError, WeightsError
-from opensora.files import REPO_ROOT
 from opensora.memory.free import free_in_cpu_memory
-from opensora.pipeline import SamplingPipeline
 from opensora.weights import hub
 from opensora.weights.layout import PIECES
 from opensora.weights.locate import Piece, find_piece
 
 PUBLISHED = "configs/sample_adacache.py"
 ENCODER = "libx264"
-CONFIG = "configs/mini/sample.py"
-MODEL_FOLDER = REPO_ROOT / "assets/opensora-mini"
-REFERENCE = MODEL_FOLDER / "doctor.safetensors"
-PROMPT = "a red circle moving fast to the right on a gray background"
-SEED = 1
-STEPS = 8  # with fewer the guided latents overshoot, and pixels are black or white
 # Largest root mean square of the difference, relative to that of the reference's latents. The instruction sets of a CPU
 # and numbers of threads differ by 2e-6, float32 and bfloat16 by 0.03, and a broken sampler is off by about 1. GPUs
 # compute convolutions with fewer bits.
@@ -55,8 +40,6 @@ SHADE_TOLERANCES = {"cpu": 1.0, "cuda": 4.0}  # gray levels of 255, mean over al
 _SMALL_DISK = 2e9  # bytes; an mp4 is small, but frames that are kept are not
 _OLD_CAPABILITY = (8, 0)  # from here on GPUs compute in bf16
 _DOWNLOAD = "python scripts/weights.py download"
-_BLOCK = 8  # pixels; the reference holds means over squares of this side, as whole frames would be large
-_NOTE = "about"  # a single entry: the file format does not keep the order of several
 _FPS = 8
 _LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below
 
@@ -231,41 +214,18 @@ def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
     return findings
 
 
-@dataclass(frozen=True)
-class MiniVideo:
-    """The video of ``PROMPT``: latents (4, T, H', W') float32, frames (F, H, W, 3) uint8."""
-
-    latents: Tensor
-    frames: np.ndarray
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is compared with.
-
-    Attributes:
-        latents: (4, T, H', W') float32.
-        shades: mean gray levels over blocks of the frames, (F, H / 8, W / 8, 3) float32.
-        checksums: sha256 of every weight file of the mini model by its path within the model's folder.
-    """
-
-    latents: Tensor
-    shades: Tensor
-    checksums: dict[str, str]
-
-
 def check_weights_unchanged() -> list[Finding]:
     """Whether the mini model is the one that the reference was made with."""
-    if not REFERENCE.is_file():
+    if not mini_reference.REFERENCE.is_file():
         fix = "run this command in a checkout of the repository, whose assets hold the mini model"
         return [warning("the mini model is not part of this installation, so nothing was sampled", fix)]
-    present = weight_checksums()
+    present = mini_reference.weight_checksums()
     findings = []
-    for name, checksum in read_reference().checksums.items():
+    for name, checksum in mini_reference.read_reference().checksums.items():
         if present.get(name) != checksum:
-            text = f"{MODEL_FOLDER / name} is {'damaged or changed' if name in present else 'missing'}"
+            text = f"{mini_reference.MODEL_FOLDER / name} is {'damaged or changed' if name in present else 'missing'}"
             again = "(or, after a new training, python -m opensora.doctor --write-reference)"
-            findings.append(problem(text, f"run: git checkout {MODEL_FOLDER} {again}"))
+            findings.append(problem(text, f"run: git checkout {mini_reference.MODEL_FOLDER} {again}"))
     return findings or [ok("the mini model's weights are those of the release")]
 
 
@@ -273,66 +233,25 @@ def check_sampling() -> list[Finding]:
     """Sample on the CPU, and on the first CUDA device if there is one; write and read an mp4 of it."""
     if any(finding.state != "ok" for finding in check_weights_unchanged()):
         return []  # said already, and a comparison would mislead
-    expected = read_reference()
+    expected = mini_reference.read_reference()
     findings: list[Finding] = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         started = time.monotonic()
-        video = sample_mini(device)
+        video = mini_reference.sample_mini(device)
         findings.append(_compare(video, expected, device, time.monotonic() - started))
     return [*findings, _check_mp4(video.frames)]
 
 
-def sample_mini(device: str) -> MiniVideo:
-    """Sample ``PROMPT`` with every step computed, in float32."""
-    transformers_logging.disable_progress_bar()
-    flags = {"num_sampling_steps": STEPS, "dtype": "fp32", "device": device, "verbose": 0}
-    pipe = SamplingPipeline.from_config(load_config(CONFIG, flags))
-    limit_threads(pipe.model)
-    output = pipe([PROMPT], seed=SEED, progress=False)
-    return MiniVideo(output.latents[0].cpu().float(), output.videos[0])
-
-
-def block_means(frames: np.ndarray) -> Tensor:
-    """Frames (F, H, W, 3) uint8 -> (F, H / 8, W / 8, 3) float32."""
-    num_frames, height, width, colors = frames.shape
-    blocks = frames.reshape(num_frames, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, colors)
-    return torch.from_numpy(blocks.mean(axis=(2, 4), dtype="float32"))
-
-
-def write_reference() -> Path:
-    """Sample on the CPU and write the reference anew."""
-    video = sample_mini("cpu")
-    note = json.dumps({"prompt": PROMPT, "seed": SEED, "steps": STEPS, "sha256": weight_checksums()}, sort_keys=True)
-    with atomic_path(REFERENCE) as temporary:
-        tensors = {"latents": video.latents.contiguous(), "shades": block_means(video.frames)}
-        save_file(tensors, temporary, {_NOTE: note})
-    return REFERENCE
-
-
-def read_reference() -> Reference:
-    """The file at ``REFERENCE``."""
-    with safe_open(REFERENCE, framework="pt") as file:
-        checksums = json.loads(file.metadata()[_NOTE])["sha256"]
-        return Reference(file.get_tensor("latents"), file.get_tensor("shades"), checksums)
-
-
-def weight_checksums() -> dict[str, str]:
-    """sha256 of the mini model's weight files that are there."""
-    found = {}
-    for path in sorted(MODEL_FOLDER.glob("*/*.safetensors")):
-        with path.open("rb") as file:
-            found[path.relative_to(MODEL_FOLDER).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def _compare(video: MiniVideo, expected: Reference, device: str, seconds: float) -> Finding:
-    what = f"{STEPS} steps of the mini model on {device} ({seconds:.1f} s)"
+def _compare(
+    video: mini_reference.MiniVideo, expected: mini_reference.Reference, device: str, seconds: float
+) -> Finding:
+    what = f"{mini_reference.STEPS} steps of the mini model on {device} ({seconds:.1f} s)"
     fix = f"compare the versions above with requirements.txt, and {pip('install -r requirements.txt')}"
     latents, limit = _relative_error(video.latents, expected.latents), TOLERANCES[device]
     if not latents <= limit:  # also for NaN
         text = f"{what} give other latents than the release: relative error {latents:.1e}, at most {limit:g} is right"
         return problem(text, fix)
-    shades = (block_means(video.frames) - expected.shades).abs().mean().item()
+    shades = (mini_reference.block_means(video.frames) - expected.shades).abs().mean().item()
     limit_shades = SHADE_TOLERANCES[device]
     if not shades <= limit_shades:
         text = f"{what} decode to another video than the release's: {shades:.1f} gray levels off, at most "

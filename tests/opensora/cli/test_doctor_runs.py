@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from opensora.cli import doctor_runs
+from opensora.cli import doctor_runs, mini_reference
 from opensora.cli.doctor_runs import (
     PUBLISHED,
-    MiniVideo,
     available_cores,
-    block_means,
     check_arrays,
     check_devices,
     check_encoder,
@@ -25,10 +23,8 @@ from opensora.cli.doctor_runs import (
     check_threads,
     check_weights,
     check_weights_unchanged,
-    read_reference,
-    sample_mini,
-    weight_checksums,
 )
+from opensora.cli.mini_reference import MiniVideo, block_means, read_reference, sample_mini, weight_checksums
 from opensora.weights import hub
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -231,9 +227,9 @@ def sampled() -> MiniVideo:
 @pytest.fixture
 def copied_model(tmp_path, monkeypatch):
     """The mini model's folder as a copy that can be damaged."""
-    folder = shutil.copytree(doctor_runs.MODEL_FOLDER, tmp_path / "mini")
-    monkeypatch.setattr(doctor_runs, "MODEL_FOLDER", folder)
-    monkeypatch.setattr(doctor_runs, "REFERENCE", folder / "doctor.safetensors")
+    folder = shutil.copytree(mini_reference.MODEL_FOLDER, tmp_path / "mini")
+    monkeypatch.setattr(mini_reference, "MODEL_FOLDER", folder)
+    monkeypatch.setattr(mini_reference, "REFERENCE", folder / "doctor.safetensors")
     return folder
 
 
@@ -256,7 +252,7 @@ def test_arrays_that_cannot_be_exchanged_are_a_problem(monkeypatch):
 
 
 def test_the_reference_is_small_and_of_these_weights():
-    assert doctor_runs.REFERENCE.stat().st_size < 50_000
+    assert mini_reference.REFERENCE.stat().st_size < 50_000
     expected = read_reference()
     assert expected.checksums == weight_checksums() and len(expected.checksums) == 3
     assert expected.latents.shape == (4, 5, 8, 8) and expected.shades.shape == (17, 8, 8, 3)
@@ -264,9 +260,9 @@ def test_the_reference_is_small_and_of_these_weights():
 
 def test_writing_the_reference_gives_the_same_again(copied_model):
     before = read_reference()
-    assert doctor_runs.write_reference() == copied_model / "doctor.safetensors"
-    first = doctor_runs.REFERENCE.read_bytes()
-    assert doctor_runs.write_reference().read_bytes() == first
+    assert mini_reference.write_reference() == copied_model / "doctor.safetensors"
+    first = mini_reference.REFERENCE.read_bytes()
+    assert mini_reference.write_reference().read_bytes() == first
     after = read_reference()
     assert torch.allclose(after.latents, before.latents, atol=1e-3)
     assert after.checksums == before.checksums
@@ -294,7 +290,7 @@ def test_a_damaged_weight_file_is_found(copied_model, damage):
 
 
 def test_an_installation_without_the_mini_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor_runs, "REFERENCE", tmp_path / "doctor.safetensors")
+    monkeypatch.setattr(mini_reference, "REFERENCE", tmp_path / "doctor.safetensors")
     (finding,) = check_weights_unchanged()
     assert finding.state == "warning" and "not part of this installation" in finding.text
     assert check_sampling() == []
@@ -302,26 +298,28 @@ def test_an_installation_without_the_mini_model(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_other_latents_are_a_problem(monkeypatch, sampled, factor):
-    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: MiniVideo(sampled.latents * factor, sampled.frames))
+    monkeypatch.setattr(
+        mini_reference, "sample_mini", lambda device: MiniVideo(sampled.latents * factor, sampled.frames)
+    )
     finding = check_sampling()[0]
     assert finding.state == "problem" and "other latents than the release" in finding.text
     assert "at most 0.001 is right" in finding.text and "requirements.txt" in finding.fix
 
 
 def test_latents_of_another_shape_are_a_problem(monkeypatch, sampled):
-    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: MiniVideo(sampled.latents[:, :1], sampled.frames))
+    monkeypatch.setattr(mini_reference, "sample_mini", lambda device: MiniVideo(sampled.latents[:, :1], sampled.frames))
     assert check_sampling()[0].state == "problem"
 
 
 def test_other_pixels_are_a_problem(monkeypatch, sampled):
     wrong = sampled.frames[..., ::-1]  # blue for red
-    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: MiniVideo(sampled.latents, wrong))
+    monkeypatch.setattr(mini_reference, "sample_mini", lambda device: MiniVideo(sampled.latents, wrong))
     finding = check_sampling()[0]
     assert finding.state == "problem" and "decode to another video" in finding.text
 
 
 def test_an_encoder_that_spoils_videos_is_a_problem(monkeypatch, sampled):
-    monkeypatch.setattr(doctor_runs, "sample_mini", lambda device: sampled)
+    monkeypatch.setattr(mini_reference, "sample_mini", lambda device: sampled)
     monkeypatch.setattr(doctor_runs, "write_video", lambda path, frames, fps: path)
     monkeypatch.setattr(doctor_runs, "read_video", lambda path: (255 - sampled.frames, 8.0))
     assert check_sampling()[-1].state == "problem"
@@ -337,7 +335,7 @@ def test_a_gpu_is_checked_with_a_tolerance_of_its_own(monkeypatch, sampled):
         return MiniVideo(sampled.latents * (1.01 if device == "cuda" else 1), sampled.frames)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(doctor_runs, "sample_mini", sample)
+    monkeypatch.setattr(mini_reference, "sample_mini", sample)
     assert states(check_sampling()) == ["ok", "ok", "ok"] and devices == ["cpu", "cuda"]
     monkeypatch.setitem(doctor_runs.TOLERANCES, "cuda", 1e-3)
     assert states(check_sampling()) == ["ok", "problem", "ok"]
