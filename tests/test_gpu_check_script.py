@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,13 @@ def figures(folder: Path) -> list[dict]:
 
 def test_every_section_runs_dry(tmp_path):
     command = [sys.executable, REPO_ROOT / "scripts/gpu_check.py", "--dry", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    # Machines with a GPU may lack what the check has no use for.
+    without = tmp_path / "without"
+    without.mkdir()
+    for package in ("av", "colossalai", "altair", "pandas", "vl_convert"):
+        (without / f"{package}.py").write_text(f"raise ModuleNotFoundError('{package}', name='{package}')")
+    environment = {**os.environ, "PYTHONPATH": str(without)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("all sections are right\n")
     written = figures(tmp_path)
@@ -70,8 +77,8 @@ def test_what_would_pass_the_deadline_is_not_begun(tmp_path):
         (["--only", "stepps"], "there is no section 'stepps'; choose from machine, correct"),
         (["--deadline", "3"], "--deadline 3 is too short for any of these sections; give at least 5"),
         (
-            ["--only", "runs", "--deadline", "60"],
-            "--deadline 60 is too short for any of these sections; give at least 90",
+            ["--only", "runs", "--deadline", "50"],
+            "--deadline 50 is too short for any of these sections; give at least 60",
         ),
         (["--weights-dir", "no/such/folder"], "--weights-dir no/such/folder is no folder"),
     ],
