@@ -177,6 +177,9 @@ def test_a_transformer_that_was_replaced_is_said(pipe, caplog, runs_before):
             assert handle.trace.num_reused and not caplog.text
         pipe.transformer = TINY_LATTE.build().transformer
         TINY_LATTE.run(pipe)
+        if runs_before:
+            assert handle.trace.num_reused and "was replaced since apply_adacache" in caplog.text
+            caplog.clear()
     assert "the pipeline's transformer was replaced since apply_adacache" in caplog.text
     assert "apply_adacache anew" in caplog.text
 

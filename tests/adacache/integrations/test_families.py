@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adacache import AdaCacheConfig
 from adacache.integrations.diffusers import apply_adacache
+from adacache.integrations.diffusers.family import from_tokens, tokens_of
 from adacache.policies.static import StaticScheduleConfig
 from tests.support.tiny_pipelines import OTHERS, TINY, TinyPipeline
 
@@ -121,6 +122,18 @@ def test_leaving_out_the_stack_is_what_it_is_by_hand(pipe, tiny):
         latents = tiny.run(pipe, steps=STEPS)
     assert handle.trace.computed_steps == [step for step in range(STEPS) if calls[step * tiny.calls_per_step]]
     assert_close(latents, by_hand)
+
+
+@pytest.mark.parametrize(("layout", "shape"), [("videos", (2, 12, 5)), ("frames", (6, 4, 5)), ("places", (8, 3, 5))])
+def test_tokens_go_back_to_where_their_blocks_had_them(layout, shape):
+    """Two videos of 3 frames and 4 places; frame 2 of the second one has its own tokens in all layouts."""
+    states = torch.arange(2 * 12 * 5.0).view(2, 3, 4, 5)
+    if layout == "places":
+        states = states.transpose(1, 2)
+    states = states.reshape(shape)
+    tokens = tokens_of(states, layout, 2, 3)
+    assert torch.equal(tokens[1, 2], torch.arange(100.0, 120.0).view(4, 5))
+    assert torch.equal(from_tokens(tokens.flatten(1, 2), states, layout), states)
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -15,8 +15,8 @@ import torch
 from diffusers.modular_pipelines.wan.denoise import WanDenoiseStep
 from torch import Tensor
 
-from adacache import AdaCacheConfig
-from adacache.integrations.diffusers import apply_adacache
+from adacache import AdaCacheConfig, StepController
+from adacache.integrations.diffusers import apply, apply_adacache
 from adacache.policies.static import StaticScheduleConfig
 from tests.support.tiny_pipelines import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
 
@@ -194,6 +194,16 @@ def test_halves_may_change_in_the_middle_of_a_run(halves, config):
     assert 0 < (result - plain).norm() < plain.norm()
 
 
+def test_halves_are_known_by_what_their_texts_hold():
+    """Loops may make the same text anew in every step."""
+    transformer, scheduler = WAN.build().transformer, flow()
+    with apply_adacache(transformer, SOME, scheduler=scheduler) as handle:
+        want = denoise(transformer, scheduler)
+        scheduler.set_timesteps(STEPS)
+        assert torch.equal(denoise(transformer, scheduler, lambda step: [text.clone() for text in TEXTS[:2]]), want)
+    assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
+
+
 def test_a_callback_switches_guidance_off():
     def switch_off(pipe: Any, step: int, time: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
         pipe._guidance_scale = 1.0 if step == 2 else pipe._guidance_scale
@@ -219,6 +229,18 @@ def test_a_run_that_a_callback_interrupts_leaves_nothing_to_the_next(told):
         assert torch.equal(WAN.run(pipe, steps=STEPS), want)
     assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
     assert not told()
+
+
+def test_a_run_that_broke_off_lets_go_of_what_it_holds(monkeypatch):
+    made = []
+    monkeypatch.setattr(apply, "StepController", lambda config: made.append(StepController(config)) or made[-1])
+    pipe = WAN.build()
+    with apply_adacache(pipe, SOME) as handle:
+        with pytest.raises(ZeroDivisionError):
+            WAN.run(pipe, steps=STEPS, callback_on_step_end=lambda *_: 1 / 0)
+        assert made[0].nbytes
+        handle.reset()
+        assert not made[0].nbytes
 
 
 def test_a_loop_that_begins_again_without_setting_its_scheduler():

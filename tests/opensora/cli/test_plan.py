@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,6 +88,22 @@ def test_an_explicit_list_pairs_in_its_order_and_one_entry_is_for_all(images):
     assert {str(sample.references[0].path) for sample in plan(reference_path=paths[:1])} == {paths[0]}
     assert "2 entries for 3 prompts" in problem_of(reference_path=paths[:2])
     assert "2 entries for 3 prompts" in problem_of(reference_path=paths[:1], mask_strategy=["0", "0"])
+
+
+def test_a_video_that_does_not_tell_its_length_may_be_taken_from_anywhere(tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", np.zeros((20, 64, 64, 3), np.uint8), 8)
+    assert "begins at latent frame 7, but reference 0 has 6" in problem_of(
+        prompt=["a"], reference_path=[str(clip)], mask_strategy=["0,0,7,0,1"]
+    )
+    untold = tmp_path / "clip.mkv"
+    with av.open(str(clip)) as source, av.open(str(untold), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    [sample] = plan(prompt=["a"], reference_path=[str(untold)], mask_strategy=["0,0,7,0,1"])
+    assert sample.references[0].frames is None and sample.mask_strategy == "0,0,7,0,1"
 
 
 def test_two_references_of_one_prompt_are_its_beginning_and_its_end(images, tmp_path):
