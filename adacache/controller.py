@@ -187,7 +187,7 @@ class StepController:
         Raises: RuntimeError outside of a run, when called twice, or without the policy's signal; ValueError when the
         shape changed during the run, or the rows or frames do not belong to the run's videos.
         """
-        run, signals = self._active("stack"), signals or {}
+        run, signals = self._active("stack", context), signals or {}
         run.enter_stack(context, hidden_states, tokens_per_frame)
         observed = context == run.observed_context
         run.tracks.decide(context, signals, len(hidden_states), observed)
@@ -221,11 +221,12 @@ class StepController:
 
         Raises: RuntimeError outside of a run, before the first step, or when the context was called in this step.
         """
-        run = self._active("held_output")
-        run.check_due("held_output", context)
+        run = self._active("held_output", context)
+        if not run.tracks.first.reuse.holds_output:
+            return None
         output = run.tracks.held_output(context)
         if output is not None:
-            run.skip_model(context, output.device)
+            run.skip_model(context)
         return output
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
@@ -308,13 +309,21 @@ class StepController:
             memory.update(kept.memory)
         return dict(memory)
 
-    def _active(self, method: str) -> _Run:
+    def _active(self, method: str, context: str | None = None) -> _Run:
         if self._run is None:
             raise RuntimeError(
                 f"controller.{method} was called outside of a run; wrap the sampling loop in "
                 "'with controller.run(num_steps):'"
             )
-        return self._run
+        run = self._run
+        if context is not None and run.step < 0:
+            raise RuntimeError(f"controller.{method} came before controller.begin_step; begin step 0 first")
+        if context in run.contexts:
+            raise RuntimeError(
+                f"controller.{method} was called twice in step {run.step} for context "
+                f"'{context}'; call begin_step before every step, and give each guidance branch a context"
+            )
+        return run
 
 
 @dataclass
@@ -369,24 +378,9 @@ class _Run:
                 "output needs it"
             )
 
-    def check_due(self, method: str, context: str) -> None:
-        """Raises: RuntimeError unless a context may be called now."""
-        if self.step < 0:
-            raise RuntimeError(f"controller.{method} came before controller.begin_step; begin step 0 first")
-        if context in self.contexts:
-            raise RuntimeError(
-                f"controller.{method} was called twice in step {self.step} for context "
-                f"'{context}'; call begin_step before every step, and give each guidance branch a context"
-            )
-
-    def begin_time(self, device: torch.device) -> None:
-        """The step's time begins, unless it has."""
-        self.clock = self.clock or StepClock(device)
-        self.clock.mark_step(self.step)
-
-    def skip_model(self, context: str, device: torch.device) -> None:
+    def skip_model(self, context: str) -> None:
         """Note that the model was not called, and need not be."""
-        self.begin_time(device)
+        self.clock.mark_step(self.step)
         self.contexts.add(context)
         self.outputs.add(context)
 
@@ -395,7 +389,6 @@ class _Run:
 
         Raises: RuntimeError when the call is not due; ValueError when the rows or frames are not the run's.
         """
-        self.check_due("stack", context)
         if len(hidden_states) % self.num_samples:
             raise ValueError(
                 f"hidden states of {len(hidden_states)} rows do not belong to {self.num_samples} samples; "
@@ -403,7 +396,8 @@ class _Run:
             )
         self.observed_context = self.observed_context or context
         if not self.contexts:
-            self.begin_time(hidden_states.device)
+            self.clock = self.clock or StepClock(hidden_states.device)
+            self.clock.mark_step(self.step)
             if self.tracks.first.policy.signal is not None and context != self.observed_context:
                 raise RuntimeError(
                     f"context '{context}' came before '{self.observed_context}' in step {self.step}; a policy that "

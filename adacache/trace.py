@@ -68,7 +68,7 @@ class Trace:
     @property
     def num_reused(self) -> int:
         """How many steps were reused so far."""
-        return len(self.reused_steps)
+        return len(self.records) - self.num_computed
 
     @property
     def estimated_speedup(self) -> float | None:

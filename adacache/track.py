@@ -228,7 +228,7 @@ class Tracks:
 
     def held_output(self, context: str) -> Tensor | None:
         """What stands in for the model's output where no video needs a call of the model; None where one does."""
-        if not self.first.reuse.holds_output or any(track.step.computed for track in self._tracks):
+        if any(track.step.computed for track in self._tracks):
             return None
         return _interleave([track.reuse.held(context) for track in self._tracks])
 
