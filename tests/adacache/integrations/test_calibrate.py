@@ -152,6 +152,14 @@ def test_a_hooked_pipeline_and_a_wavering_scheduler_are_refused():
         calibrate_pipeline(pipe, PROMPTS, encode=encoder(tiny), num_inference_steps=STEPS, **tiny.call)
 
 
+def test_a_schedule_that_more_steps_do_not_refine_has_no_solution_to_come_near():
+    tiny = TINY["latte"]
+    pipe = tiny.build()
+    pipe.scheduler = diffusers.DDIMScheduler(timestep_spacing="linspace")
+    with pytest.raises(ValueError, match="steps do not hold those of 8, .* no exact solution .* aim at 'repeat'"):
+        calibrate_pipeline(pipe, PROMPTS, aim="solution", encode=encoder(tiny), num_inference_steps=8, **tiny.call)
+
+
 @pytest.mark.parametrize("scheduler", [diffusers.PNDMScheduler, diffusers.HeunDiscreteScheduler])
 def test_a_scheduler_that_comes_to_a_time_twice_is_calibrated(scheduler):
     tiny = TINY["latte"]
