@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController
 from adacache.integrations.diffusers import apply, apply_adacache
+from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 from tests.support.tiny_pipelines import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
 
@@ -232,6 +233,7 @@ def test_a_run_that_a_callback_interrupts_leaves_nothing_to_the_next(told):
 
 
 def test_a_run_that_broke_off_lets_go_of_what_it_holds(monkeypatch):
+    """At once where the transformer failed; AdaCache is not told of other errors, and the handle can be reset."""
     made = []
     monkeypatch.setattr(apply, "StepController", lambda config: made.append(StepController(config)) or made[-1])
     pipe = WAN.build()
@@ -241,6 +243,25 @@ def test_a_run_that_broke_off_lets_go_of_what_it_holds(monkeypatch):
         assert made[0].nbytes
         handle.reset()
         assert not made[0].nbytes
+        last_block, counted = pipe.transformer.blocks[-1], iter([1, 1, 1, 0])
+        last_block.register_forward_hook(lambda *_: (1 // next(counted), None)[1])
+        with pytest.raises(ZeroDivisionError):
+            WAN.run(pipe, steps=STEPS)
+        assert len(made) == 2 and not made[1].nbytes
+
+
+def test_a_held_output_is_returned_in_the_form_that_is_asked_for():
+    transformer, scheduler = WAN.build().transformer, flow(3)
+    config = MultistepConfig((0, 2), num_sampling_steps=3, coefficients=[[[1.0]]] * 2)
+    outputs = []
+    with apply_adacache(transformer, config, scheduler=scheduler), torch.no_grad():
+        for form in ({}, {"return_dict": True}, {"return_dict": False}):
+            scheduler.set_timesteps(3)
+            for time in scheduler.timesteps:
+                outputs.append(transformer(noise(0, 1, 4, 3, 8, 8), time[None], encoder_hidden_states=TEXTS[0], **form))
+    samples = [output[0] if isinstance(output, tuple) else output.sample for output in outputs]
+    assert [isinstance(output, tuple) for output in outputs] == [False] * 6 + [True] * 3
+    assert all(torch.equal(samples[first + 1], samples[first]) for first in (0, 3, 6))
 
 
 def test_a_loop_that_begins_again_without_setting_its_scheduler():
