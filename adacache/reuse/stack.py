@@ -55,7 +55,7 @@ class StackReuse(Reuse):
 
     def finish(self, trace: Trace) -> None:
         """Read the bridge's weights, for which nothing had to wait."""
-        if self.bridge.kind != "fitted" or not self._histories:
+        if self.bridge.kind not in ("fitted", "exponential") or not self._histories:
             return
         first = next(iter(self._histories.values()))  # the context that is measured, too
         for index, weight in zip(trace.computed_steps, first.read_weights(), strict=True):
@@ -177,7 +177,10 @@ class ResidualHistory:
             return [-coefficient for coefficient in taylor_coefficients(steps, step_index)[:-1]]
         if len(steps) == 1:
             return []
-        return [self._weights[-1] * self._ratio(step_index - steps[-1], steps[-1] - steps[-2])]
+        ratio = self._ratio(step_index - steps[-1], steps[-1] - steps[-2])
+        if self._bridge.kind == "exponential":
+            return [geometric_sum(self._weights[-1], ratio)]
+        return [self._weights[-1] * ratio]
 
     def _weight(self, step_index: int, residual: Tensor, frames: FrameSet) -> Tensor | float:
         """How much of the latest change a reused step adds, with `residual` as the latest one."""
@@ -195,7 +198,8 @@ class ResidualHistory:
         return share.clamp(0, 1)
 
     def _ratio(self, gap: int, previous_gap: int) -> float:
-        return min(gap / previous_gap, self._bridge.max_ratio)
+        ratio = gap / previous_gap
+        return ratio if self._bridge.kind == "exponential" else min(ratio, self._bridge.max_ratio)
 
     @property
     def kept(self) -> list[KeptTensor]:
@@ -224,6 +228,18 @@ def taylor_coefficients(steps: Sequence[int], step_index: int) -> list[float]:
         differences = np.diff(differences, axis=0) / gaps[k - 1 :, None]  # the first k steps have none
         forecast = forecast + differences[-1] * (step_index - steps[-1]) ** k / math.factorial(k)
     return forecast.tolist()
+
+
+def geometric_sum(factor: Tensor | float, count: float) -> Tensor:
+    """factor + factor^2 + ... + factor^count, as a 0-dim tensor; its closed form where `count` is no whole number.
+
+    `factor` lies between 0 and 1.
+
+    Source: the forecast of dynamic mode decomposition with one real mode (Schmid, J. Fluid Mech. 656, 2010).
+    """
+    factor = torch.as_tensor(factor)
+    left = -torch.expm1(count * factor.log())  # 1 - factor^count, exact also near 1
+    return torch.where(factor < 1, factor * left / (1 - factor), torch.full_like(factor, count))
 
 
 def _like(weight: Tensor | float, residual: Tensor) -> Tensor | float:

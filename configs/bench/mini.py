@@ -75,6 +75,13 @@ policies = dict(
         tune="codebook",
         cache=dict(policy="adacache", metric="t-attn", metric_blocks=(2,), bridge="fitted"),
     ),
+    adacache_exponential=dict(
+        title="AdaCache, exponential forecast",
+        about="AdaCache's decisions; changes of the residual are forecast to fade as measured.",
+        source="dynamic mode decomposition",
+        tune="codebook",
+        cache=dict(policy="adacache", metric="t-attn", metric_blocks=(2,), bridge="exponential"),
+    ),
     fixed=dict(
         title="Fixed interval",
         about="Every n-th step is computed.",

@@ -24,6 +24,7 @@ policies = dict(
         )
     ),
     adacache_fitted=dict(cache=dict(metric_blocks=(13,))),
+    adacache_exponential=dict(cache=dict(metric_blocks=(13,))),
     pab=dict(cache=dict(mlp_blocks=(0, 1, 2, 3, 4))),
     teacache=dict(
         about="The change of the first block's input, scaled by the published polynomial, adds up to a limit.",

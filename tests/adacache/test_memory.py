@@ -44,6 +44,7 @@ CASES = {
     "one schedule": Case(AdaCacheConfig(RATE, metric_blocks=(1,), bridge="fitted", schedule="batch"), 2, 1),
     "static": Case(StaticScheduleConfig((0, 1, 5)), 1, 0),
     "static, fitted": Case(StaticScheduleConfig((0, 1, 5), bridge="fitted"), 2, 0),
+    "static, exponential": Case(StaticScheduleConfig((0, 1, 5), bridge="exponential"), 2, 0),
     "kept in bf16": Case(AdaCacheConfig(RATE, metric_blocks=(1,), bridge="linear", cache_dtype="bf16"), 2, 1),
     "kept in fp32": Case(AdaCacheConfig(RATE, metric_blocks=(1,), cache_dtype="fp32"), 1, 1),
     "teacache": Case(TeaCacheConfig((1.0, 0.0)), 1, 1),

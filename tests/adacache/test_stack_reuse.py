@@ -6,7 +6,8 @@ import torch
 from adacache.options import BridgeConfig
 from adacache.reuse.stack import ResidualHistory, taylor_coefficients
 
-HOLD, LINEAR, FITTED = (BridgeConfig(kind, weight=0.5) for kind in ("hold", "linear", "fitted"))
+KINDS = ("hold", "linear", "fitted", "exponential")
+HOLD, LINEAR, FITTED, EXPONENTIAL = (BridgeConfig(kind, weight=0.5) for kind in KINDS)
 TAYLOR = [BridgeConfig("taylor", order=order) for order in range(5)]
 
 
@@ -35,7 +36,7 @@ def test_hold_keeps_the_latest_residual_whatever_came_before():
 
 
 def test_a_bridge_holds_as_long_as_there_is_one_residual():
-    for bridge in (LINEAR, FITTED, *TAYLOR):
+    for bridge in (LINEAR, FITTED, EXPONENTIAL, *TAYLOR):
         assert reused(history(bridge, (0, [3.0, 4.0])), 5) == [3.0, 4.0]
 
 
@@ -82,12 +83,50 @@ def test_residuals_that_did_not_change_give_no_slope():
     assert reused(kept, 3) == [5.0, 5.0]
 
 
-def test_the_fit_is_made_in_float32_and_the_result_keeps_the_dtype():
-    kept = ResidualHistory(FITTED)
+@pytest.mark.parametrize("bridge", [FITTED, EXPONENTIAL])
+def test_the_fit_is_made_in_float32_and_the_result_keeps_the_dtype(bridge):
+    kept = ResidualHistory(bridge)
     for step, value in enumerate((256.0, 258.0, 260.0)):
         kept.store(step, torch.full((4,), value, dtype=torch.bfloat16))
     assert kept.read_weights()[-1] == 1
     assert kept.add(3, torch.zeros(4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_exponential_lets_changes_shrink_by_the_measured_factor():
+    # Changes (4, 0) and (2, 3) over 2 steps each: the factor is (4 * 2 + 0 * 3) / (4^2 + 0^2) = 0.5.
+    kept = history(EXPONENTIAL, (0, [1.0, 2.0]), (2, [5.0, 2.0]), (4, [7.0, 5.0]))
+    assert kept.read_weights() == [0, 0.5, 0.5]
+    assert reused(kept, 6) == pytest.approx([7 + 2 * 0.5, 5 + 3 * 0.5])
+    assert reused(kept, 8) == pytest.approx([7 + 2 * 0.75, 5 + 3 * 0.75])  # 0.5 + 0.25
+    assert reused(kept, 10) == pytest.approx([7 + 2 * 0.875, 5 + 3 * 0.875])  # three gaps on
+    assert reused(kept, 400) == pytest.approx([7 + 2, 5 + 3])  # 0.5 + 0.25 + ... = 1
+    share = 1 - math.sqrt(0.5)  # half a gap on: 0.5 * (1 - 0.5^0.5) / (1 - 0.5)
+    assert reused(kept, 5) == pytest.approx([7 + 2 * share, 5 + 3 * share])
+
+
+@pytest.mark.parametrize(
+    ("third", "factor", "shares"),
+    [
+        ([9.0, 2.0], 1.0, (0.5, 1, 3)),  # went on as before: a straight line
+        ([20.0, 2.0], 1.0, (0.5, 1, 3)),  # grew: taken for a straight line
+        ([1.0, 2.0], 0.0, (0, 0, 0)),  # turned: held
+        ([5.0, 2.0], 0.0, (0, 0, 0)),
+    ],
+)
+def test_the_factor_of_an_exponential_lies_between_0_and_1(third, factor, shares):
+    kept = history(EXPONENTIAL, (0, [1.0, 2.0]), (2, [5.0, 2.0]), (4, third))
+    assert kept.read_weights()[-1] == factor
+    for step, share in zip((5, 6, 10), shares, strict=True):
+        assert reused(kept, step) == pytest.approx([third[0] + share * (third[0] - 5), 2.0])
+
+
+def test_an_exponential_allows_for_gaps_of_different_length_and_begins_with_the_weight():
+    # 4 within 2 steps, then 4 within 4: half as much per step, so 0.5 per gap of 4 steps.
+    kept = history(EXPONENTIAL, (0, [1.0, 0.0]), (2, [5.0, 0.0]), (6, [9.0, 0.0]))
+    assert reused(kept, 14)[0] == pytest.approx(9 + 4 * 0.75)
+    # Of two residuals nothing is known yet.
+    assert reused(history(EXPONENTIAL, (0, [1.0, 0.0]), (2, [5.0, 0.0])), 6)[0] == pytest.approx(5 + 4 * 0.75)
+    assert reused(history(EXPONENTIAL, (0, [5.0, 5.0]), (1, [5.0, 5.0]), (2, [5.0, 5.0])), 3) == [5.0, 5.0]
 
 
 def test_taylor_of_first_order_follows_the_slope_without_a_limit():
@@ -143,7 +182,7 @@ def test_taylor_keeps_the_dtype_and_loses_little_of_what_hardly_changes():
 TAYLOR_MEMORY = [(TAYLOR[0], 0, 1), (TAYLOR[1], 2, 2), (TAYLOR[2], 3, 3)]
 
 
-@pytest.mark.parametrize(("bridge", "before", "after"), [(HOLD, 0, 1), (LINEAR, 2, 2), (FITTED, 2, 2), *TAYLOR_MEMORY])
+@pytest.mark.parametrize(("bridge", "before", "after"), [(HOLD, 0, 1), (LINEAR, 2, 2), (FITTED, 2, 2), (EXPONENTIAL, 2, 2), *TAYLOR_MEMORY])
 def test_memory_is_what_the_bridge_needs_also_while_the_next_is_computed(bridge, before, after):
     kept = history(bridge, (0, [1.0, 2.0]), (1, [2.0, 3.0]), (2, [2.0, 3.0]))
     one = 2 * 4

@@ -61,6 +61,7 @@ CASES: dict[str, Case] = {
     "several blocks": Case(cache=replace(ADACACHE, metric_blocks=(0, 2), moreg=MOREG)),
     "one schedule": Case(cache=replace(ADACACHE, schedule="batch")),
     "fitted bridge": Case(cache=replace(ADACACHE, bridge="fitted")),
+    "exponential bridge": Case(cache=replace(ADACACHE, bridge="exponential")),
     "taylor bridge": Case(cache=replace(ADACACHE, bridge=BridgeConfig("taylor", order=2))),
     "kept in 16 bits": Case(cache=replace(ADACACHE, cache_dtype="bf16")),
     "teacache": Case(cache=TeaCacheConfig((1.0, 0.0), threshold=0.3)),
