@@ -25,9 +25,9 @@ class BridgeConfig:
     - "fitted": at every computed step the weight is measured anew, for every video: the least-squares share of the
       previous extrapolation that came true, between 0 and 1. Residuals that turned get weight 0, which is "hold".
       `weight` serves as long as fewer than three steps were computed.
-    - "exponential": changes are taken to shrink from gap to gap by a factor, which is measured as the weight of "fitted"
-      is, with nothing to limit the ratio. In place of weight * ratio stands factor + factor^2 + ... up to the power
-      `ratio`, which for ratios between whole numbers is factor * (1 - factor^ratio) / (1 - factor).
+    - "exponential": changes are taken to shrink from gap to gap by a factor, which is measured as the weight of
+      "fitted" is, with nothing to limit the ratio. In place of weight * ratio stands factor + factor^2 + ... up to the
+      power `ratio`, which for ratios between whole numbers is factor * (1 - factor^ratio) / (1 - factor).
     - "taylor": instead of the above, the Taylor series of the given `order` about the last computed step, with divided
       differences of the last order + 1 residuals as derivatives. Order 0 is "hold", order 1 is "linear" with weight 1
       and nothing to limit the ratio; `weight` and `max_ratio` have no part in it.

@@ -180,9 +180,10 @@ def test_taylor_keeps_the_dtype_and_loses_little_of_what_hardly_changes():
 
 
 TAYLOR_MEMORY = [(TAYLOR[0], 0, 1), (TAYLOR[1], 2, 2), (TAYLOR[2], 3, 3)]
+MEMORY = [(HOLD, 0, 1), (LINEAR, 2, 2), (FITTED, 2, 2), (EXPONENTIAL, 2, 2), *TAYLOR_MEMORY]
 
 
-@pytest.mark.parametrize(("bridge", "before", "after"), [(HOLD, 0, 1), (LINEAR, 2, 2), (FITTED, 2, 2), (EXPONENTIAL, 2, 2), *TAYLOR_MEMORY])
+@pytest.mark.parametrize(("bridge", "before", "after"), MEMORY)
 def test_memory_is_what_the_bridge_needs_also_while_the_next_is_computed(bridge, before, after):
     kept = history(bridge, (0, [1.0, 2.0]), (1, [2.0, 3.0]), (2, [2.0, 3.0]))
     one = 2 * 4
