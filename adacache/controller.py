@@ -178,11 +178,12 @@ class StepController:
         in the run is measured.
 
         `signals` are what a policy may want to see before it decides, with the rows of the hidden states:
-        "latents", the model's input; "modulated_input", the first block's normalized and modulated input;
-        "first_block", the residual of the first block, which `run_blocks` then need not compute again. Only the one
-        that the policy goes by is called, at most once and before `run_blocks`. It is kept by reference: do not change
-        it in place afterwards. All have their frames in order in dimension 1, as (B, T, ...) or as tokens frame by
-        frame (B, N, ...), so that frames that are held can be left out; latents (B, C, T, H, W) are given transposed.
+        "latents", the model's input with all frames, also those of other processes; "modulated_input", the first
+        block's normalized and modulated input; "first_block", the residual of the first block, which `run_blocks` then
+        need not compute again. Only the one that the policy goes by is called, at most once and before `run_blocks`. It
+        is kept by reference: do not change it in place afterwards. All have their frames in order in dimension 1, as
+        (B, T, ...) or as tokens frame by frame (B, N, ...), so that frames that are held can be left out; latents
+        (B, C, T, H, W) are given transposed.
 
         Raises: RuntimeError outside of a run, when called twice, or without the policy's signal; ValueError when the
         shape changed during the run, or the rows or frames do not belong to the run's videos.
@@ -360,9 +361,7 @@ class _Run:
             )
         self.check_model_called()
         if timestep is None and self.tracks.first.policy.needs_timestep:
-            raise ValueError(
-                "a policy of branches goes by the flow's time; pass it: controller.begin_step(index, timestep)"
-            )
+            raise ValueError("this policy goes by the flow's time; pass it: controller.begin_step(index, timestep)")
 
     def check_model_called(self) -> None:
         """Raises: RuntimeError when the model left something out in the last step."""

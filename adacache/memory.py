@@ -59,21 +59,21 @@ def estimate_cache_bytes(
         dtype: of the hidden states.
         num_contexts: guidance branches that run one after another; the first of them is measured.
         num_blocks: per stream (the model's depth); only policies that reuse single branches need it.
-        num_latents: numbers in the model's input of one context; only policies that reuse its output need it. The
-            output is taken to have twice as many, as with a predicted variance, and to be float32.
+        num_latents: numbers in the model's input of one context; only policies that filter it or reuse the output need
+            it. The output is taken to have twice as many, as with a predicted variance, and to be float32.
 
     Raises: ValueError when the config does not fit `num_steps`, or without one of the two that its policy needs.
     """
     options = config if isinstance(config, ReuseOptions) else ReuseOptions()
     held = config.make_policy(num_steps).held(options.bridge, num_contexts, num_blocks)
-    if held.latents or held.outputs:
-        if num_latents is None:
-            raise ValueError("the memory of a policy that reuses the model's output needs num_latents")
+    if num_latents is None and (held.latents or held.filtered):
+        raise ValueError("the memory of a policy that filters latents or reuses the model's output needs num_latents")
+    if held.latents:
         outputs = 2 * num_latents * ELEMENT_BYTES["fp32"]
         return CacheBytes(held.outputs, outputs, held.latents, num_latents * ELEMENT_BYTES[dtype])
     return CacheBytes(
         num_residuals=held.residuals,
         residual_bytes=num_elements * ELEMENT_BYTES[options.cache_dtype or dtype],
-        num_observed=held.hidden_states,
-        observed_bytes=num_elements * ELEMENT_BYTES[dtype],
+        num_observed=held.hidden_states + held.filtered,
+        observed_bytes=num_latents * ELEMENT_BYTES["fp32"] if held.filtered else num_elements * ELEMENT_BYTES[dtype],
     )

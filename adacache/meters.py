@@ -279,10 +279,20 @@ class SignalMeter:
     """Compares a signal with that of the step before, or of the last computed step, and keeps it for the next time.
 
     A signal has any shape, the same throughout a run, with the frames of videos in dimension 1; of a `shard`, those
-    that it holds. It is kept exactly as it came, whatever the store narrows.
+    that it holds, or where it `is_whole` all of them. It is kept exactly as it came, whatever the store narrows.
+
+    Attributes:
+        frames: that a signal has, of all.
     """
 
-    def __init__(self, reference: Literal["previous", "computed"], store: TensorStore, shard: Shard = WHOLE) -> None:
+    def __init__(
+        self,
+        reference: Literal["previous", "computed"],
+        store: TensorStore,
+        shard: Shard = WHOLE,
+        is_whole: bool = False,
+    ) -> None:
+        self.frames = slice(None) if is_whole else shard.frames
         self._reference = reference
         self._store = store
         self._shard = shard
@@ -298,7 +308,7 @@ class SignalMeter:
         frames = frames or FrameSet()
         if self._kept is None or frames.is_empty:
             return None
-        held = frames.part(self._shard.frames)
+        held = frames.part(self.frames)
         current = held.take(signal.detach())
         difference, magnitude = shared_means(
             change_terms(held.take(self._kept.fetch()), current), current.numel(), self._shard
@@ -318,6 +328,29 @@ class SignalMeter:
     def kept(self) -> list[KeptTensor]:
         """What is held now."""
         return [] if self._kept is None else [self._kept]
+
+
+def sea_filter(latents: Tensor, timestep: float) -> Tensor:
+    """Latents (B, T, C, H, W) as a linear denoiser sees them at a flow's time, 1000 for noise down to 0; in float32.
+
+    Over frames, height and width, frequencies f (cycles per sample) of a power spectrum |f|^-3 on each axis are
+    multiplied with the Wiener filter's gain for the share of noise at that time; its mean over frequencies is 1.
+
+    Raises: ValueError for latents without these axes.
+    Source: arXiv:2602.18993, SeaCache, and its implementation in diffusers.
+    """
+    if latents.ndim != 5:
+        raise ValueError(
+            f"SeaCache filters latents over frames, height and width, (B, T, C, H, W), but this model's are "
+            f"{tuple(latents.shape)}; take a policy that does not filter them, such as easycache"
+        )
+    noise = min(max(timestep / 1000, 1e-6), 1 - 1e-6)
+    spectrum = torch.fft.fftn(latents.float(), dim=(1, 3, 4))
+    for axis in (1, 3, 4):
+        inverse_power = torch.fft.fftfreq(latents.shape[axis], device=latents.device).abs() ** 3
+        gain = (1 - noise) / ((1 - noise) ** 2 + noise**2 * inverse_power)
+        spectrum = spectrum * (gain / gain.mean()).view(-1, *[1] * (4 - axis))
+    return torch.fft.ifftn(spectrum, dim=(1, 3, 4)).real
 
 
 def read_changes(measured: Sequence[tuple[Tensor, Tensor] | None]) -> list[SignalChange | None]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import BranchMeter, SignalMeter, read_changes
 from adacache.policies.base import Decision, Policy, SignalChange
+from adacache.policies.registry import load
 from adacache.reuse.base import Reuse, Step
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, Stream
@@ -32,9 +33,10 @@ class Track:
             self.trace.metadata["reuses"] = reuse.name
         self.policy, self.reuse = policy, reuse
         self.step = Step(-1, None, ALL_FRAMES, joined=False)
-        self._shard = shard
         self._branches = BranchMeter(policy.observed_sites, store, shard) if policy.observed_sites else None
-        self._signal = SignalMeter(policy.reference, store, shard) if policy.signal is not None else None
+        self._signal = None
+        if policy.signal is not None:
+            self._signal = SignalMeter(policy.reference, store, shard, is_whole=policy.signal == "latents")
         self._awaits_report = False
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool = False) -> None:
@@ -54,13 +56,18 @@ class Track:
         if self._signal is None:
             self._decided(Decision(self.policy.should_compute(step_index)))
 
+    def compared(self, signal: Tensor) -> Tensor:
+        """What the policy compares of the signal, for the rows of all tracks alike."""
+        name = self.policy.signal_filter
+        return signal if name is None else load(name)(signal.detach(), self.step.timestep)
+
     def measure_signal(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
         """Compare the signal of the observed context with its reference, on the device.
 
         Raises: ValueError when frames are held and the signal's do not stand in dimension 1.
         """
         if self.step.frames.videos is not None:
-            frames = len(self.step.frames.videos[0][self._shard.frames])
+            frames = len(self.step.frames.videos[0][self._signal.frames])
             if signal.shape[1] % frames if frames else signal.shape[1]:
                 raise ValueError(
                     f"the signal '{self.policy.signal}' has shape {tuple(signal.shape)}, but dimension 1 must hold the "
@@ -173,13 +180,13 @@ class Tracks:
         signal = signals[name]()
         if len(signal) != num_rows:
             raise ValueError(f"the signal '{name}' has {len(signal)} rows, the hidden states have {num_rows}")
-        parts = self._split(signal)
         if observed:
+            parts = self._split(self.first.compared(signal))
             changes = read_changes([track.measure_signal(part) for track, part in parts])
             for (track, part), change in zip(parts, changes, strict=True):
                 track.decide(part, change)
         if is_taken:
-            for track, part in parts:
+            for track, part in self._split(signal):
                 track.reuse.take_signal(context, part)
 
     def stack(

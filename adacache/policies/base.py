@@ -43,13 +43,14 @@ class Report:
 
 class Held(NamedTuple):
     """How many tensors a run holds at most: `residuals` and `hidden_states` of that size, the latter kept exactly, and
-    of the model's input and output.
+    of the model's input and output; `filtered` of the input's size, but in float32.
     """
 
     residuals: int = 0
     hidden_states: int = 0
     latents: int = 0
     outputs: int = 0
+    filtered: int = 0
 
 
 class Policy:
@@ -125,11 +126,13 @@ class SignalPolicy(Policy, ABC):
     computed ("computed").
 
     Where the signal is itself the first part of the stack's residual, `adacache.reuse.stack.TailReuse` reuses the rest
-    only.
+    only. Where not the signal is compared but what a function of it and the flow's time gives, `signal_filter` names
+    that, "module:function"; the rows and frames of what it gives, in float32, stand as those of the signal.
     """
 
     signal: ClassVar[str]
     reference: ClassVar[Literal["previous", "computed"]]
+    signal_filter: ClassVar[str | None] = None
 
     @abstractmethod
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:
@@ -142,7 +145,8 @@ class SignalPolicy(Policy, ABC):
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
         """Residuals, and what the signal is compared with."""
-        return Held(bridge.num_residuals * num_contexts, int(self.signal in HIDDEN_STATE_SIGNALS))
+        residuals, is_large = bridge.num_residuals * num_contexts, self.signal in HIDDEN_STATE_SIGNALS
+        return Held(residuals, int(is_large), filtered=int(self.signal_filter is not None))
 
 
 class OutputChange(NamedTuple):

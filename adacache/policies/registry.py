@@ -49,6 +49,7 @@ POLICIES = _Policies(
         "teacache": "adacache.policies.teacache:TeaCacheConfig",
         "fbcache": "adacache.policies.fbcache:FBCacheConfig",
         "easycache": "adacache.policies.easycache:EasyCacheConfig",
+        "seacache": "adacache.policies.seacache:SeaCacheConfig",
         "pab": "adacache.policies.pab:PABConfig",
     }
 )

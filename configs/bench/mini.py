@@ -137,6 +137,22 @@ policies = dict(
         tune="threshold",
         cache=dict(policy="easycache"),
     ),
+    seacache=dict(
+        title="SeaCache, order 1",
+        about="The latents' change, freed of noise by a filter, adds up to a limit; reused steps go on in a line.",
+        source="arXiv:2602.18993",
+        tune="threshold",
+        cache=dict(policy="seacache"),
+        fallbacks=[dict(max_skips=5)],  # its own limit keeps it above 11 of 30 steps
+    ),
+    seacache_held=dict(
+        title="SeaCache, order 0",
+        about="The same decisions with the last residual held.",
+        source="arXiv:2602.18993",
+        tune="threshold",
+        cache=dict(policy="seacache", bridge="hold"),
+        fallbacks=[dict(max_skips=5)],
+    ),
     euler_steps=dict(
         title="Fewer Euler steps",
         about="No cache: as many sampling steps as the budget.",

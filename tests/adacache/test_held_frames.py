@@ -19,6 +19,7 @@ from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.policies.magcache import MagCacheConfig
 from adacache.policies.pab import PABConfig
+from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.taylorseer import TaylorSeerConfig
 from adacache.policies.teacache import TeaCacheConfig
@@ -139,7 +140,7 @@ class Model:
             return x + controller.branch(SITE, lambda: own.clone()) + controller.branch(SITE_2, lambda: 0 * own)
 
         signals: dict[str, Callable[[], Tensor]] = {
-            "latents": lambda: latents,
+            "latents": lambda: latents.movedim(-1, 2)[..., None],  # (B, T, C, H, W)
             "modulated_input": lambda: tokens,
             "first_block": lambda: 0.1 * mean,
         }
@@ -160,6 +161,7 @@ POLICIES: dict[str, ReuseOptions] = {
     "teacache": TeaCacheConfig((1.0, 0.0), threshold=0.5),
     "fbcache": FBCacheConfig(threshold=0.5),
     "easycache": EasyCacheConfig(threshold=1.0, warmup=2),
+    "seacache": SeaCacheConfig(threshold=1.0),
     "pab": PABConfig(spatial=4, temporal=5, window=(0, 1000), mlp_times=()),
 }
 
@@ -238,7 +240,7 @@ def test_a_video_that_is_held_as_a_whole_stays_as_it_is(name):
             model(tokens, controller)
     assert all(record.distance is None for record in controller.trace.records)
     assert controller.nbytes == 0
-    if name in ("adacache", "moreg", "fitted", "teacache", "fbcache", "easycache"):
+    if name in ("adacache", "moreg", "fitted", "teacache", "fbcache", "easycache", "seacache"):
         assert controller.trace.num_computed == STEPS  # nothing was measured, so nothing may be reused
 
 
@@ -296,7 +298,7 @@ def test_a_joined_step_is_no_surprise():
     assert surprises(controller.trace, POLICIES["static"]) == []
 
 
-@pytest.mark.parametrize("name", ["teacache", "fbcache", "easycache"])
+@pytest.mark.parametrize("name", ["teacache", "fbcache", "easycache", "seacache"])
 def test_policies_by_signal_compute_without_a_change_and_add_up_anew(name):
     policy = POLICIES[name].make_policy(STEPS)
     assert policy.decide(3, None).compute

@@ -15,6 +15,7 @@ from adacache.policies.base import Policy, PolicyConfig, Report
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
+from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.teacache import TeaCacheConfig
 
@@ -53,6 +54,8 @@ CASES = {
     "fbcache": Case(FBCacheConfig(), 1, 1, 1),
     "fbcache, kept in bf16": Case(FBCacheConfig(cache_dtype="bf16"), 1, 1, 1),
     "easycache": Case(EasyCacheConfig(warmup=2), 1, 1, 1),
+    "seacache": Case(SeaCacheConfig(), 2, 1),
+    "seacache, held in bf16": Case(SeaCacheConfig(bridge="hold", cache_dtype="bf16"), 1, 1),
     "pab": Case(PABConfig(), 18, 0),
     "pab, kept in bf16": Case(PABConfig(cache_dtype="bf16"), 18, 0),
     "pab, kept in fp32": Case(PABConfig(cache_dtype="fp32"), 18, 0),
@@ -87,7 +90,7 @@ def most_held(config, hidden_states: torch.Tensor, num_samples: int, contexts: t
                 x = hidden_states * (1 + step)
                 latents = x.movedim(-1, 1)[:, :1].clone()  # (B, 1, N)
                 signals = {
-                    "latents": lambda latents=latents: latents,
+                    "latents": lambda latents=latents: latents[..., None, None],
                     "modulated_input": lambda x=x: 2 * x,
                     "first_block": lambda x=x: x * 0.1,
                 }
@@ -126,6 +129,7 @@ def test_only_residuals_for_reuse_are_narrowed():
     ("config", "known", "missing"),
     [
         (EasyCacheConfig(), {"num_blocks": 3}, "num_latents"),
+        (SeaCacheConfig(), {"num_blocks": 3}, "num_latents"),
         (PABConfig(), {"num_latents": 24}, "num_blocks"),
     ],
 )

@@ -29,6 +29,7 @@ OPTIONS = {
     "teacache": {"coefficients": [2.0, 0.5], "threshold": 0.2},
     "fbcache": {"threshold": 0.2},
     "easycache": {"threshold": 0.2},
+    "seacache": {"max_skips": 4},
     "pab": {"spatial": 3},
 }
 

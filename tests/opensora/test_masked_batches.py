@@ -13,6 +13,7 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
+from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.teacache import TeaCacheConfig
 from opensora.config.loading import load_config
@@ -37,6 +38,7 @@ def policies() -> dict[str, PolicyConfig]:
         "teacache": TeaCacheConfig((1.0, 0.0), threshold=0.3),
         "fbcache": FBCacheConfig(threshold=0.2),
         "easycache": EasyCacheConfig(threshold=0.2, warmup=2),
+        "seacache": SeaCacheConfig(threshold=0.6),
         "pab": PABConfig(mlp_blocks=(0, 1)),
         "static": StaticScheduleConfig((0, 1, 4, 6, 10), bridge="linear"),
     }

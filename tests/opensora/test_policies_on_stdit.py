@@ -10,6 +10,7 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
+from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.teacache import TeaCacheConfig
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingOutput, SamplingPipeline
@@ -28,12 +29,14 @@ REUSING: dict[str, PolicyConfig] = {
     "teacache": TeaCacheConfig((1.0, 0.0), threshold=0.3),
     "fbcache": FBCacheConfig(threshold=0.2),
     "easycache": EasyCacheConfig(threshold=0.2, warmup=2),
+    "seacache": SeaCacheConfig(threshold=0.6),
     "pab": PABConfig(mlp_blocks=(0, 1)),
 }
 NEVER_REUSING: dict[str, PolicyConfig] = {
     "teacache": TeaCacheConfig((1.0,), threshold=0.5),  # every change counts as 1
     "fbcache": FBCacheConfig(threshold=1e-9),
     "easycache": EasyCacheConfig(warmup=STEPS),
+    "seacache": SeaCacheConfig(threshold=1e-9),
     "pab": PABConfig(1, 1, 1, mlp_times=()),
 }
 
@@ -67,7 +70,7 @@ def test_a_prompt_in_a_batch_gives_the_video_it_gives_alone(pipe, plain, name):
         assert all(1 < trace.num_computed < STEPS for trace in together.traces)
 
 
-@pytest.mark.parametrize("name", ["teacache", "fbcache", "easycache"])
+@pytest.mark.parametrize("name", ["teacache", "fbcache", "easycache", "seacache"])
 def test_every_video_decides_for_itself(pipe, name):
     pipe.cache = REUSING[name]
     traces = pipe(PROMPTS, seed=SEEDS, progress=False).traces

@@ -21,6 +21,7 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
+from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.teacache import TeaCacheConfig
 from opensora.acceleration.mesh import MeshShape
@@ -67,6 +68,7 @@ CASES: dict[str, Case] = {
     "teacache": Case(cache=TeaCacheConfig((1.0, 0.0), threshold=0.3)),
     "fbcache": Case(cache=FBCacheConfig(threshold=0.2)),
     "easycache": Case(cache=EasyCacheConfig(threshold=0.8, warmup=2)),
+    "seacache": Case(cache=SeaCacheConfig(threshold=0.6)),
     "pab": Case(cache=PABConfig(mlp_blocks=(0, 1))),
     "static": Case(cache=StaticScheduleConfig((0, 1, 4, 6), bridge="linear")),
     "odd sides": Case((3, 7, 9), replace(ADACACHE, moreg=MOREG), (12, 12)),
@@ -78,13 +80,14 @@ CASES: dict[str, Case] = {
     "given frames, fitted bridge": Case(cache=replace(ADACACHE, bridge="fitted"), given=GIVEN),
     "given frames, teacache": Case(cache=TeaCacheConfig((1.0, 0.0), threshold=0.3), given=GIVEN),
     "given frames, easycache": Case(cache=EasyCacheConfig(threshold=0.2, warmup=2), given=GIVEN),
+    "given frames, seacache": Case(cache=SeaCacheConfig(threshold=0.6), given=GIVEN),
     "given frames, pab": Case(cache=PABConfig(mlp_blocks=(0, 1)), given=GIVEN),
 }
 # Every case in the arrangement that has both, in the others what their own exchanges can break.
 CASES_OF = {
     SEQUENCE: (
         *("plain", "adacache", "spatial metric", "spatial metric and moreg", "several blocks", "one schedule"),
-        *("fitted bridge", "easycache", "pab", "odd sides", "more frames", "given frames, spatial metric"),
+        *("fitted bridge", "easycache", "seacache", "pab", "odd sides", "more frames", "given frames, spatial metric"),
     ),
     MIXED: tuple(CASES),
     GUIDANCE: ("plain", "moreg", "both streams", "one schedule", "fbcache", "easycache", "an image", "given frames"),

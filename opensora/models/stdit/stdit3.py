@@ -128,7 +128,8 @@ class STDiT3(PretrainedModel):
             (B, out_channels, T, Hx, Wx) float32, of these frames.
         """
         dtype = self.x_embedder.proj.weight.dtype
-        frames, x = x.shape[2], x[:, :, sharding.frames].to(dtype)
+        latents = x.to(dtype)
+        frames, x = x.shape[2], latents[:, :, sharding.frames]
         t, t0 = self._embed_time(timestep, fps, len(x), with_t0=x_mask is not None)
         hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
         conditions = Conditions(
@@ -139,7 +140,7 @@ class STDiT3(PretrainedModel):
         if controller is None:
             hidden_states = self.run_blocks(hidden_states, conditions, sharding)
         else:
-            hidden_states = CachedStack(self, x, hidden_states, conditions, sharding, controller).run()
+            hidden_states = CachedStack(self, latents, hidden_states, conditions, sharding, controller).run()
         own_mask = None if x_mask is None else x_mask[:, sharding.frames]
         out = self.final_layer(hidden_states, t, t0, own_mask)
         out = self._unpatchify(out, x.shape[2:]).float()
@@ -269,8 +270,8 @@ class CachedStack:
     """One forward pass of STDiT3's blocks under a controller, which may run them, for some of the videos, or not.
 
     Args:
-        latents: (B, C, T, Hx, Wx), the model's input.
-        hidden_states: (B, T, S, C), the blocks' input.
+        latents: (B, C, T, Hx, Wx), the model's input with all frames.
+        hidden_states: (B, T, S, C), the blocks' input; as in `STDiT3.forward`, T are this process' own frames.
     """
 
     def __init__(

@@ -1,0 +1,82 @@
+"""SeaCache: the latents, freed of the noise that their time lets expect, tell how far the video has moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from adacache.options import BridgeConfig, ReuseOptions
+from adacache.policies.base import Decision, SignalChange, SignalPolicy
+from adacache.validation import check_count, check_positive
+
+
+@dataclass(frozen=True)
+class SeaCacheConfig(ReuseOptions):
+    """The change of the filtered latents since the step before adds up; a step is reused while the sum is small.
+
+    Latents of every step are filtered over frames, height and width as `adacache.meters.sea_filter` says, I, and
+    mean|I - I of the step before| / mean|I of the step before| is added up since the last computed step, this step's
+    included. A step is reused while the sum is below `threshold` and at most `max_skips` steps in a row are. The first
+    and the last step are always computed.
+
+    `bridge` is the straight line through the last two computed residuals, the source's order 1; "hold" is its order 0,
+    and every other bridge goes, too.
+
+    The filter reads sigma = timestep / 1000 as the share of noise in (1 - sigma) * video + sigma * noise: it is made
+    for a flow's times. With other schedulers it still orders steps by noise, but weighs frequencies otherwise than the
+    source means. A run without timesteps is refused. Frames that are held are filtered with the others, as the model
+    sees them all, but compared are those that are generated.
+
+    Raises: ValueError in one sentence that names the option.
+    Source: arXiv:2602.18993, SeaCache, and its implementation in diffusers (`SeaCacheConfig`). There each guidance
+    branch decides by itself; latents are the same in all of them, so that one decision serves here.
+    """
+
+    label: ClassVar[str] = "SeaCache"
+
+    threshold: float = 0.25
+    max_skips: int = 2
+    bridge: BridgeConfig = field(default=BridgeConfig("taylor", order=1), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("threshold", self.threshold)
+        check_count("max_skips", self.max_skips)
+
+    def make_policy(self, num_steps: int) -> SeaCachePolicy:
+        """A policy for one run of `num_steps`.
+
+        Raises: ValueError when that is no number of steps.
+        """
+        self.validate(num_steps)
+        return SeaCachePolicy(self.threshold, self.max_skips, num_steps)
+
+
+class SeaCachePolicy(SignalPolicy):
+    """The policy of a `SeaCacheConfig`."""
+
+    signal: ClassVar[str] = "latents"
+    signal_filter: ClassVar[str | None] = "adacache.meters:sea_filter"
+    reference: ClassVar[Literal["previous", "computed"]] = "previous"
+    needs_timestep: ClassVar[bool] = True
+
+    def __init__(self, threshold: float, max_skips: int, num_steps: int) -> None:
+        self._threshold = threshold
+        self._max_skips = max_skips
+        self._last_step = num_steps - 1
+        self._sum = 0.0
+        self._skips = 0
+
+    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
+        """Add the change, and compute unless the sum is below the threshold.
+
+        `distance` is the change, `value` the sum, None where the step is computed whatever it is.
+        """
+        distance = None if change is None else change.relative
+        if distance is None or step_index in (0, self._last_step) or self._skips == self._max_skips:
+            self._sum, self._skips = 0.0, 0
+            return Decision(True, distance)
+        compared = self._sum + distance
+        reused = compared < self._threshold  # false for NaN
+        self._sum, self._skips = (compared, self._skips + 1) if reused else (0.0, 0)
+        return Decision(not reused, distance, compared)
