@@ -238,6 +238,8 @@ class Runs:
         opened = ExitStack()
         opened.enter_context(controller.run(len(times) - first, num_videos))
         self._controller, self._ended = controller, None
+        if times[0] < times[-1]:
+            times = [1000 - time for time in times]  # inverted, as Mochi's are: 0 stands for noise
         self._run = _Run(controller, opened, schedule, times, first, num_videos, current_thread())
         self.num_runs += 1
         return self._begin_step(call, first)

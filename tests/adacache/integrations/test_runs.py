@@ -176,6 +176,16 @@ CHANGES = {
 }
 
 
+def test_times_fall_to_the_clean_video_also_where_the_scheduler_inverts_them():
+    transformer, scheduler = WAN.build().transformer, flow(invert_sigmas=True)
+    with apply_adacache(transformer, {"policy": "seacache", "threshold": 1e6}, scheduler=scheduler) as handle:
+        denoise(transformer, scheduler)
+    times = [record.timestep for record in handle.trace.records]
+    assert times == [1000 - time for time in scheduler.timesteps.tolist()]
+    assert times == sorted(times, reverse=True) and times[0] == 1000
+    assert handle.trace.computed_steps == [0, 3, 6, STEPS - 1]
+
+
 @pytest.mark.parametrize("halves", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("config", [SOME, {"policy": "easycache", "threshold": 1e6, "warmup": 2}, EAGER], ids=str)
 def test_halves_may_change_in_the_middle_of_a_run(halves, config):
