@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from adacache.policies.multistep import Coefficients
 from adacache.policies.static import StaticScheduleConfig
 
 NUM_OUTPUTS = 3  # of each guidance half that are combined
+REWEIGHTED = 2  # times that clips are weighed by their errors
 RIDGE = 1e-4  # of the mean diagonal, towards holding the newest output
 SKETCH_ELEMENTS = 2**15  # of a clip's latents; inner products of sketches are then good to about one percent
 # By so much outputs are enlarged whose response is tried: latents may be rounded to 16 bits on their way.
@@ -36,16 +38,16 @@ class Target:
 
     Attributes:
         latents: (B, ...) at the beginning of every step, and at the end; on the CPU.
-        sketch: (N + 1 + N * halves, B * M) float32: some elements of the model's input at every step and at the end,
+        sketch: (B, N + 1 + N * halves, M) float32: some elements of the model's input at every step and at the end,
             then of its outputs.
-        power: sum of squares of the final latents.
+        power: (B,) sum of squares of the final latents.
         restarts: steps from which another model runs; they are always computed, and outputs of before are gone.
     """
 
     clips: Sequence[Clip]
     latents: tuple[Tensor, ...]
     sketch: np.ndarray
-    power: float
+    power: np.ndarray
     restarts: frozenset[int] = frozenset()
 
 
@@ -71,7 +73,8 @@ def record_target(sampler: ClipSampler, clips: Sequence[Clip], refinement: int =
     for outputs in halves:
         rows += [_sketch(half[:, : inputs[0].shape[1]], picked) for half in outputs]
     restarts = frozenset(-(-record.index // refinement) for record in controller.trace.records if record.joined)
-    return Target(clips, (*latents, end.cpu()), np.stack(rows), float(end.double().square().sum()), restarts)
+    power = end.double().square().flatten(1).sum(1).cpu().numpy()
+    return Target(clips, (*latents, end.cpu()), np.stack(rows, axis=1), power, restarts)
 
 
 def _positions(numel: int) -> Tensor:
@@ -82,8 +85,8 @@ def _positions(numel: int) -> Tensor:
 
 
 def _sketch(tensor: Tensor, picked: Tensor) -> np.ndarray:
-    """(B, ...) -> (B * M,)."""
-    return tensor.flatten(1)[:, picked.to(tensor.device)].float().cpu().flatten().numpy()
+    """(B, ...) -> (B, M)."""
+    return tensor.flatten(1)[:, picked.to(tensor.device)].float().cpu().numpy()
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Fit:
     """The coefficients of one list of computed steps.
 
     Attributes:
-        quality: signal-to-noise ratio in dB of the final latents of the clips that they were fitted to.
+        quality: signal-to-noise ratio in dB of the final latents, mean over the clips that they were fitted to.
     """
 
     computed_steps: tuple[int, ...]
@@ -132,22 +135,20 @@ class MultistepFitter:
         batches = [_Batch(target) for target in self._targets]
         coefficients: list[Coefficients] = []
         ends = [*computed_steps[1:], self._sampler.num_steps]
-        error = 0.0
         for step, end in zip(computed_steps, ends, strict=True):
             systems = [self._system(batch, step, end) for batch in batches]
-            matrix, vector, square = (sum(parts) for parts in zip(*systems, strict=True))
+            clips = _Systems(*(np.concatenate(parts) for parts in zip(*systems, strict=True)))
             num_outputs = len(batches[0].history)
-            weights = _solve(matrix, vector, num_outputs)
-            error = float(square - 2 * weights @ vector + weights @ matrix @ weights)
+            weights = clips.solve(num_outputs)
             coefficients.append(tuple(tuple(half) for half in weights.reshape(-1, num_outputs).tolist()))
             for batch in batches:
                 batch.replayed[step] = _combined(coefficients[-1], batch.history)
-        power = sum(target.power for target in self._targets)
-        quality = 10 * np.log10(power / max(error, power * 1e-12))
+        power = np.concatenate([target.power for target in self._targets])
+        quality = np.mean(10 * np.log10(power / np.maximum(clips.errors(weights), power * 1e-12)))
         return Fit(tuple(computed_steps), tuple(coefficients), float(quality))
 
-    def _system(self, batch: _Batch, step: int, end: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Normal equations of a gap: matrix (K, K), vector (K,) and the sum of squares that is to be met.
+    def _system(self, batch: _Batch, step: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Normal equations of a gap for each clip, as in `_Systems`.
 
         K counts guidance halves, and for each of them the outputs, the newest first.
         """
@@ -168,9 +169,10 @@ class MultistepFitter:
                     for context, place in _first_halves(past, batch).items()
                 }
                 responses.append((self._reached(batch, step, end, alone) - base).double() / PROBE_SCALE)
-        basis = torch.stack(responses).flatten(1)
-        flat = wanted.flatten()
-        return (basis @ basis.T).cpu().numpy(), (basis @ flat).cpu().numpy(), float(flat @ flat)
+        basis = torch.stack(responses, dim=1).flatten(2)  # (B, K, elements)
+        flat = wanted.flatten(1)
+        parts = basis @ basis.mT, (basis @ flat[..., None])[..., 0], flat.square().sum(1)
+        return tuple(part.cpu().numpy() for part in parts)
 
     def _reached(self, batch: _Batch, step: int, end: int, outputs: Outputs) -> Tensor:
         """Latents at the step `end`, float32, where from `step` on the model gives `outputs`."""
@@ -228,13 +230,43 @@ def _combined(coefficients: Coefficients, history: Sequence[Outputs]) -> Outputs
     return combined
 
 
-def _solve(matrix: np.ndarray, vector: np.ndarray, num_outputs: int) -> np.ndarray:
-    """Ridge regression towards holding the newest output of each half."""
-    held = (np.arange(len(vector)) % num_outputs == 0).astype(float)
-    strength = RIDGE * np.trace(matrix) / len(matrix)
-    if strength == 0:  # some schedulers begin with a step that goes by no output
-        return held
-    return np.linalg.solve(matrix + strength * np.eye(len(matrix)), vector + strength * held)
+class _Systems(NamedTuple):
+    """Least-squares problems of one gap, for B clips, with the same K coefficients for all.
+
+    Attributes:
+        matrix, vector, square: (B, K, K), (B, K) and (B,) inner products of the responses, with what is wanted, and of
+            that with itself.
+    """
+
+    matrix: np.ndarray
+    vector: np.ndarray
+    square: np.ndarray
+
+    def errors(self, weights: np.ndarray) -> np.ndarray:
+        """(B,) what is left, squared."""
+        left = self.square - 2 * self.vector @ weights + np.einsum("i,bij,j->b", weights, self.matrix, weights)
+        return np.maximum(left, 0)
+
+    def solve(self, num_outputs: int) -> np.ndarray:
+        """Ridge regression towards holding the newest output of each half.
+
+        Quality is counted in decibels, so that a clip's error weighs by what is left of it: clips are weighed anew by
+        the errors of the solution before, those with next to none by a tenth of the mean.
+        """
+        held = (np.arange(self.matrix.shape[1]) % num_outputs == 0).astype(float)
+        clips = np.ones(len(self.square))
+        for _ in range(REWEIGHTED + 1):
+            matrix = np.tensordot(clips, self.matrix, axes=1)
+            strength = RIDGE * np.trace(matrix) / len(matrix)
+            if strength == 0:  # some schedulers begin with a step that goes by no output
+                return held
+            vector = clips @ self.vector
+            weights = np.linalg.solve(matrix + strength * np.eye(len(matrix)), vector + strength * held)
+            errors = self.errors(weights)
+            if not errors.any():
+                break
+            clips = 1 / (errors + 0.1 * errors.mean())
+        return weights
 
 
 class MultistepSimulation:
@@ -247,12 +279,13 @@ class MultistepSimulation:
 
     def __init__(self, targets: Sequence[Target], num_steps: int, early: float) -> None:
         self.num_steps = num_steps
-        # Inner products add up over clips.
-        self._gram = sum(target.sketch.astype(np.float64) @ target.sketch.T.astype(np.float64) for target in targets)
+        sketches = np.concatenate([target.sketch for target in targets]).astype(np.float64)
+        self._grams = sketches @ sketches.transpose(0, 2, 1)  # of each clip
+        self._gram = self._grams.sum(0)
         self._halves = (len(self._gram) - 1) // num_steps - 1
         self._restarts = sorted(targets[0].restarts)
         self._gains = np.geomspace(early, 1, num_steps)
-        self._gaps: dict[tuple[int, ...], float] = {}
+        self._gaps: dict[tuple[int, ...], np.ndarray] = {}
 
     def quality(self, computed_steps: Sequence[int]) -> float:
         """Estimated signal-to-noise ratio of the final latents in dB; `computed_steps` ascend from 0.
@@ -260,7 +293,7 @@ class MultistepSimulation:
         Without a step from which another model runs, it is minus infinity.
         """
         ends = [*computed_steps[1:], self.num_steps]
-        error = 0.0
+        error = np.zeros(len(self._grams))
         for place, end in enumerate(ends):
             history = computed_steps[max(0, place - NUM_OUTPUTS + 1) : place + 1]
             if self._restarts:
@@ -269,21 +302,21 @@ class MultistepSimulation:
                 begin = max((restart for restart in self._restarts if restart <= history[-1]), default=0)
                 history = [step for step in history if step >= begin]
             error += self._gap(tuple(history), end)
-        return float(-10 * np.log10(max(error, 1e-12)))
+        return float(np.mean(-10 * np.log10(np.maximum(error, 1e-12))))
 
-    def _gap(self, history: tuple[int, ...], end: int) -> float:
+    def _gap(self, history: tuple[int, ...], end: int) -> np.ndarray:
         key = (*history, end)
         if key not in self._gaps:
             self._gaps[key] = self._error(history, end)
         return self._gaps[key]
 
-    def _error(self, history: tuple[int, ...], end: int) -> float:
-        """Squared error of the latents at `end`, as a share of their power, times its gain."""
-        step = history[-1]
-        first = self.num_steps + 1
+    def _error(self, history: tuple[int, ...], end: int) -> np.ndarray:
+        """Squared error of each clip's latents at `end`, as a share of their power, times its gain."""
+        step, first = history[-1], self.num_steps + 1
         known = [step, *(first + past * self._halves + half for past in history for half in range(self._halves))]
         matrix, vector = self._gram[np.ix_(known, known)], self._gram[known, end]
         strength = 1e-9 * np.trace(matrix) / len(matrix)
         weights = np.linalg.solve(matrix + strength * np.eye(len(matrix)), vector)
-        error = self._gram[end, end] - 2 * weights @ vector + weights @ matrix @ weights
-        return float(max(error, 0.0) / self._gram[end, end] * self._gains[step])
+        places, left = [*known, end], np.array([*weights, -1.0])
+        errors = np.einsum("i,bij,j->b", left, self._grams[:, places][:, :, places], left)
+        return np.maximum(errors, 0) / self._grams[:, end, end] * self._gains[step]

@@ -139,16 +139,20 @@ def test_where_another_model_begins_nothing_from_before_is_combined():
     assert trace_of.trace.computed_steps == [0, 2, 3, 5]
 
 
-def test_the_simulation_ranks_lists_as_fits_do():
+def test_the_simulation_counts_what_a_fit_of_each_gap_leaves():
     loop = Loop(num_steps=6)
     target = record_target(loop, CLIPS)
-    simulation = MultistepSimulation([target], 6, early=1)
-    fitter = MultistepFitter(loop, [target])
-    lists = [(0, a, b) for a in range(1, 5) for b in range(a + 1, 6)]
-    estimated = [simulation.quality(steps) for steps in lists]
-    fitted = [fitter.fit(steps).quality for steps in lists]
-    ranks = [np.argsort(np.argsort(values)) for values in (estimated, fitted)]
-    assert np.corrcoef(*ranks)[0, 1] > 0.6
+    simulation = MultistepSimulation([target], 6, early=4)
+    states, outputs = target.sketch[:, :7].astype(float), target.sketch[:, 7:].astype(float)  # (clips, ..., elements)
+    shares = 0
+    for history, end in (((0,), 2), ((0, 2), 3), ((0, 2, 3), 6)):
+        step = history[-1]
+        known = [states[:, step], *(outputs[:, 2 * past + half] for past in history for half in range(2))]
+        basis, wanted = np.stack(known, axis=-1).reshape(-1, len(known)), states[:, end].reshape(-1)
+        left = (wanted - basis @ np.linalg.lstsq(basis, wanted)[0]).reshape(4, -1)
+        shares = shares + np.square(left).sum(1) / np.square(states[:, end]).sum(1) * 4 ** (1 - step / 5)
+    assert simulation.quality((0, 2, 3)) == pytest.approx(np.mean(-10 * np.log10(shares)), abs=1e-3)
+    assert simulation.quality(range(6)) > simulation.quality((0, 1, 2, 4)) > simulation.quality((0, 4))
 
 
 class Jumps:
