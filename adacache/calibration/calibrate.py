@@ -21,7 +21,7 @@ from adacache.policies.multistep import MultistepConfig, read_coefficients
 logger = logging.getLogger(__name__)
 
 # How much more an early error may matter than a late one; which of them is true of a model, fits tell.
-EARLY = (3.0, 1.0, 10.0)
+EARLY = (3.0, 1.0, 10.0, 30.0)
 
 
 def calibrate(
