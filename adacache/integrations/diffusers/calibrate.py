@@ -31,7 +31,12 @@ Encode = Callable[[list[str]], Mapping[str, Any]]
 # Arguments of a pipeline's call that a calibration gives itself.
 _OWN = ("prompt", "generator", "latents", "output_type", "return_dict", "num_videos_per_prompt")
 # Names of the conditions of a calibration, as a user would say them.
-_NAMES = {"transformers": "the transformers", "num_blocks": "numbers of blocks", "latents": "latents of shape"}
+_NAMES = {
+    "transformers": "the transformers",
+    "num_blocks": "numbers of blocks",
+    "latents": "latents of shape",
+    "guidance_scale": "guidance scale",
+}
 
 
 def calibrate_pipeline(
@@ -223,7 +228,7 @@ def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
 
 def run_conditions(start: RunStart) -> dict[str, Any]:
     """What it holds for as far as a run's first call tells."""
-    return {"latents": list(start.latents)}
+    return {"latents": list(start.latents), "guidance_scale": start.guidance_scale}
 
 
 @dataclass(frozen=True)
@@ -264,7 +269,8 @@ class CalibratedTarget:
     def _check(self, conditions: Mapping[str, Any]) -> None:
         for key, value in conditions.items():
             made_for = self.calibration.conditions.get(key)
-            if made_for != value:
+            is_older = key == "guidance_scale" and key not in self.calibration.conditions
+            if made_for != value and not is_older:
                 raise ValueError(
                     f"the calibration was made for {_NAMES[key]} {made_for}, not {value}; make another one"
                 )

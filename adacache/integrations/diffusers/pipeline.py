@@ -91,6 +91,12 @@ class DenoisingLoop:
         """For messages."""
         return type(self._scheduler).__name__
 
+    @property
+    def guidance_scale(self) -> float | None:
+        """Of the run that goes on; None where the loop has none, or does not tell."""
+        scale = getattr(self._owner, "guidance_scale", None) if self.is_pipeline else None
+        return float(scale) if isinstance(scale, int | float) else None
+
     def timesteps(self) -> Tensor:
         """(calls,), what the scheduler was set to step through; the same tensor until it is set anew.
 

@@ -25,10 +25,12 @@ class RunStart:
     Attributes:
         timesteps: one for each step that will be taken, fewer than the scheduler's where strength is below 1.
         latents: shape of a video's latents as the transformer gets them, without the batch.
+        guidance_scale: None where the loop does not tell.
     """
 
     timesteps: list[float]
     latents: tuple[int, ...]
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,9 @@ class Runs:
             self._warn_of_stray(call)
             return None
         times = [float(time) for time in schedule.tolist()]
-        controller = self._make_controller(RunStart(times[first:], tuple(call.latents.shape[1:])))
+        controller = self._make_controller(
+            RunStart(times[first:], tuple(call.latents.shape[1:]), self._loop.guidance_scale)
+        )
         num_videos = self._num_videos(call)
         opened = ExitStack()
         opened.enter_context(controller.run(len(times) - first, num_videos))

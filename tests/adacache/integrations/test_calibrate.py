@@ -106,6 +106,11 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
         pytest.raises(ValueError, match="made for latents of shape .* make another one"),
     ):
         made.tiny.run(made.pipe, steps=STEPS, height=32)
+    with (
+        apply_adacache(made.pipe, calibration=made.calibration, speedup=1.1),
+        pytest.raises(ValueError, match=r"made for guidance scale .*, not 2\.5; make another one"),
+    ):
+        made.tiny.run(made.pipe, steps=STEPS, guidance_scale=2.5)
     with pytest.raises(TypeError, match="speedup needs a calibration .*calibrate_pipeline"):
         apply_adacache(made.pipe, speedup=2.0)
     with pytest.raises(TypeError, match="a calibration needs a target"):
