@@ -125,7 +125,7 @@ def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
 def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) -> StaticScheduleConfig:
     """The schedule of ``count`` computed steps of the policy's calibration, or else the config's own.
 
-    The policy's cache options replace those of the schedule.
+    The policy's cache options replace those of the schedule; policy="static" takes its list alone.
 
     Raises:
         ConfigError: there is no calibration, or one of something else.
@@ -138,7 +138,10 @@ def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) ->
     target = dataclasses.replace(config, scheduler=scheduler, calibration=calibration, max_steps_computed=count)
     schedule: ReuseOptions = apply_target(target, Source(config.path)).cache
     check_calibrated_model(target)
+    options = dict(policy.cache or {})
+    if options.pop("policy", None) == "static":
+        schedule = StaticScheduleConfig(schedule.computed_steps, schedule.num_sampling_steps)
     try:
-        return dataclasses.replace(schedule, **(policy.cache or {}))
+        return dataclasses.replace(schedule, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"options of the calibrated schedule: {one_line(error)}") from error

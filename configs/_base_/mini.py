@@ -13,7 +13,7 @@ dtype = "fp32"
 
 # Schedules for --speedup, --max-steps-computed and --min-psnr, made by
 # python scripts/calibrate.py configs/mini/sample.py --prompt-path assets/prompts/mini_calibration.txt \
-#     --search-clips 11 --held-out-clips 22 --candidates 4
+#     --fit-clips 16 --held-out-clips 32 --candidates 4 --batch-size 8
 calibration = "assets/opensora-mini/calibration.json"
 
 # Its captions carry no scores.

@@ -22,7 +22,7 @@ policies = dict(
     _delete_=True,
     calibrated=dict(
         title="Calibrated (ours)",
-        about="A fixed list of steps, searched by what leaving each out does to the video; gaps follow the slope.",
+        about="A fixed list of steps; from one to the next a fitted combination of the last outputs, to repeat the video.",
         ours=True,
         tune="calibrated",
     ),
@@ -31,7 +31,7 @@ policies = dict(
         about="The same lists with the last residual held: offline schedules as in LeMiCa.",
         source="arXiv:2511.00090",
         tune="calibrated",
-        cache=dict(bridge="hold"),
+        cache=dict(policy="static", bridge="hold"),
     ),
     adacache=dict(
         title="AdaCache",

@@ -22,31 +22,32 @@ baseline = "adacache"
 best = "calibrated"
 
 # tune="threshold"   the option `threshold` is searched, "codebook": AdaCache's published one is scaled,
-#      "calibrated"  the schedules of the sampling config's calibration, with `cache` in place of their options
+#      "calibrated"  the schedules of the sampling config's calibration, with `cache` in place of their options;
+#                     policy="static" takes the lists alone, and reuses residuals
 # steps=True         as many sampling steps as the budget, no cache
 # settings=[...]     these options, wherever their compute falls
 policies = dict(
     calibrated=dict(
         title="Calibrated (ours)",
-        about="A fixed list of steps, searched by what leaving each out does to the video; gaps follow the slope.",
+        about="A fixed list of steps; from one to the next a fitted combination of the last outputs, to repeat the video.",
         ours=True,
         tune="calibrated",
-        further_budgets=(24,),
+        further_budgets=(6, 24),
     ),
-    calibrated_adams=dict(
-        title="Calibrated, second order (ours)",
-        about="The same search for a second-order solver, whose 30 steps are nearer to the solution.",
+    calibrated_solution=dict(
+        title="Calibrated to the solution (ours)",
+        about="The same, fitted to the exact solution instead of the uncached video.",
         ours=True,
         tune="calibrated",
-        solver="adams",
-        calibration="assets/opensora-mini/calibration_adams.json",
+        calibration="assets/opensora-mini/calibration_solution.json",
+        further_budgets=(6,),
     ),
     static=dict(
         title="Static schedule",
         about="The same lists with the last residual held: offline schedules as in LeMiCa.",
         source="arXiv:2511.00090",
         tune="calibrated",
-        cache=dict(bridge="hold"),
+        cache=dict(policy="static", bridge="hold"),
     ),
     adacache=dict(
         title="AdaCache",

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from adacache.policies.multistep import MultistepConfig
+from adacache.policies.static import StaticScheduleConfig
 from bench.plan import plan_from_dict, read_plan
 from bench.points import calibrated_schedule
 from bench.setting import load_sample_config
@@ -15,7 +17,7 @@ from opensora.errors import ConfigError
 
 def test_the_bundled_plans_are_valid():
     mini = read_plan("configs/bench/mini.py")
-    assert [policy.name for policy in mini.policies][:4] == ["calibrated", "calibrated_adams", "static", "adacache"]
+    assert [policy.name for policy in mini.policies][:4] == ["calibrated", "calibrated_solution", "static", "adacache"]
     assert mini.showcase_prompts == (0, 1, 2, 3, 4, 5)
     assert mini.budgets == (8, 10, 12, 15, 20)
     full = {policy.name: policy for policy in read_plan("configs/bench/open_sora_480p.py").policies}
@@ -138,10 +140,15 @@ def test_another_solver_and_calibration_go_with_calibrated_schedules_only():
             plan_from_dict(entries | {"budgets": [8]})
 
 
-def test_the_second_order_preset_is_calibrated_for_its_solver():
+def test_the_lists_of_a_calibration_can_be_taken_alone():
     plan = read_plan("configs/bench/mini.py")
     config = load_sample_config(plan)
-    policy = next(policy for policy in plan.policies if policy.name == "calibrated_adams")
-    assert len(calibrated_schedule(config, policy, 12).computed_steps) == 12
-    with pytest.raises(ConfigError, match="was made for solver adams, this run has euler"):
-        calibrated_schedule(config, replace(policy, solver=None), 12)
+    policies = {policy.name: policy for policy in plan.policies}
+    combined = calibrated_schedule(config, policies["calibrated"], 12)
+    assert isinstance(combined, MultistepConfig)
+    alone = calibrated_schedule(config, policies["static"], 12)
+    assert alone == StaticScheduleConfig(combined.computed_steps, 30)
+    to_solution = calibrated_schedule(config, policies["calibrated_solution"], 12)
+    assert isinstance(to_solution, MultistepConfig) and to_solution != combined
+    with pytest.raises(ConfigError, match="was made for solver euler, this run has adams"):
+        calibrated_schedule(config, replace(policies["calibrated"], solver="adams"), 12)
