@@ -131,13 +131,19 @@ class MultistepFitter:
         self._finished = finished
 
     def fit(self, computed_steps: Sequence[int]) -> Fit:
-        """Coefficients for a list of computed steps, which begins with 0; each step costs every clip one call."""
+        """Coefficients for a list of computed steps, which begins with 0; each step costs every clip one call.
+
+        Raises:
+            ValueError: latents are not finite.
+        """
         batches = [_Batch(target) for target in self._targets]
         coefficients: list[Coefficients] = []
         ends = [*computed_steps[1:], self._sampler.num_steps]
         for step, end in zip(computed_steps, ends, strict=True):
             systems = [self._system(batch, step, end) for batch in batches]
             clips = _Systems(*(np.concatenate(parts) for parts in zip(*systems, strict=True)))
+            if not all(np.isfinite(part).all() for part in clips):
+                raise ValueError("the clips hold numbers that are not finite; sample with dtype bf16 or fp32")
             num_outputs = len(batches[0].history)
             weights = clips.solve(num_outputs)
             coefficients.append(tuple(tuple(half) for half in weights.reshape(-1, num_outputs).tolist()))

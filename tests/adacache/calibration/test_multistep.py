@@ -155,6 +155,14 @@ def test_the_simulation_counts_what_a_fit_of_each_gap_leaves():
     assert simulation.quality(range(6)) > simulation.quality((0, 1, 2, 4)) > simulation.quality((0, 4))
 
 
+def test_latents_that_overflow_are_refused():
+    loop = Loop()
+    target = record_target(loop, CLIPS)
+    loop.c = loop.c * math.inf
+    with pytest.raises(ValueError, match="not finite; sample with dtype bf16 or fp32"):
+        MultistepFitter(loop, [target]).fit((0, 2))
+
+
 class Jumps:
     """A simulation that misses what is not computed: the sum of the weights of computed steps."""
 
