@@ -22,7 +22,7 @@ policies = dict(
     _delete_=True,
     calibrated=dict(
         title="Calibrated (ours)",
-        about="A fixed list of steps; from one to the next a fitted combination of the last outputs, to repeat the video.",
+        about="A fixed list of steps; in between, a fitted combination of the last outputs, to repeat the video.",
         ours=True,
         tune="calibrated",
     ),

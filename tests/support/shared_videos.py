@@ -20,6 +20,7 @@ from adacache.options import BridgeConfig
 from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
+from adacache.policies.multistep import MultistepConfig
 from adacache.policies.pab import PABConfig
 from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -34,6 +35,12 @@ MOREG = MoRegConfig(scale=0.15, power=1.5, gradient_weight=0, strides=(1, 2), wi
 ADACACHE = AdaCacheConfig(codebook=Codebook((0.2, 0.5), (3, 2, 1)), metric_blocks=(2,))
 # Frame by frame, and next to each other, tokens of this model differ more.
 STRICT = replace(ADACACHE, codebook=Codebook((0.9, 1.8), (3, 2, 1)))
+# The halves differ, so that a half with the other's coefficients would show.
+MULTISTEP = MultistepConfig(
+    (0, 1, 4, 7),
+    10,
+    coefficients=[((1.0,), (1.0,)), *[((1.3, -0.3), (1.1, -0.1))] * 2, ((1.3, -0.5, 0.2), (0.9, 0.2, -0.1))],
+)
 SEQUENCE, MIXED, GUIDANCE = MESHES = (MeshShape(1, 1, 4), MeshShape(1, 2, 2), MeshShape(2, 2, 1))
 
 
@@ -71,6 +78,7 @@ CASES: dict[str, Case] = {
     "seacache": Case(cache=SeaCacheConfig(threshold=0.6)),
     "pab": Case(cache=PABConfig(mlp_blocks=(0, 1))),
     "static": Case(cache=StaticScheduleConfig((0, 1, 4, 6), bridge="linear")),
+    "multistep": Case(cache=MULTISTEP),
     "odd sides": Case((3, 7, 9), replace(ADACACHE, moreg=MOREG), (12, 12)),
     "more frames": Case((6, 6, 10), lengths=(1, 3)),
     "an image": Case((1, 8, 8), replace(ADACACHE, metric="s-attn")),
@@ -81,16 +89,36 @@ CASES: dict[str, Case] = {
     "given frames, teacache": Case(cache=TeaCacheConfig((1.0, 0.0), threshold=0.3), given=GIVEN),
     "given frames, easycache": Case(cache=EasyCacheConfig(threshold=0.2, warmup=2), given=GIVEN),
     "given frames, seacache": Case(cache=SeaCacheConfig(threshold=0.6), given=GIVEN),
+    "given frames, multistep": Case(cache=MULTISTEP, given=GIVEN),
     "given frames, pab": Case(cache=PABConfig(mlp_blocks=(0, 1)), given=GIVEN),
 }
 # Every case in the arrangement that has both, in the others what their own exchanges can break.
 CASES_OF = {
     SEQUENCE: (
         *("plain", "adacache", "spatial metric", "spatial metric and moreg", "several blocks", "one schedule"),
-        *("fitted bridge", "easycache", "seacache", "pab", "odd sides", "more frames", "given frames, spatial metric"),
+        *(
+            "fitted bridge",
+            "easycache",
+            "seacache",
+            "pab",
+            "multistep",
+            "odd sides",
+            "more frames",
+            "given frames, spatial metric",
+        ),
     ),
     MIXED: tuple(CASES),
-    GUIDANCE: ("plain", "moreg", "both streams", "one schedule", "fbcache", "easycache", "an image", "given frames"),
+    GUIDANCE: (
+        "plain",
+        "moreg",
+        "both streams",
+        "one schedule",
+        "fbcache",
+        "easycache",
+        "multistep",
+        "an image",
+        "given frames",
+    ),
 }
 PAIRS = [(shape, name) for shape, names in CASES_OF.items() for name in names]
 # Frames, and latents of a tile, None for no tiles.

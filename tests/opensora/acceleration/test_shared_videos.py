@@ -90,6 +90,12 @@ def test_reused_steps_exchange_nothing_in_the_blocks_and_computed_ones_agree_by_
             assert sent["output"] > 0
 
 
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_a_gap_of_multistep_calls_no_model_and_exchanges_nothing(shared, shape):
+    for results in shared:
+        assert len(results[str(shape), "multistep"]["calls"]) == 4
+
+
 def test_bytes_are_those_of_the_parts_that_change_hands(shared):
     """Each process keeps its part of its part: before the temporal block some tokens, after it some frames."""
     rows, frames, tokens, channels, pairs, width = 4, (1, 1, 1, 2), 4, 128, 4, 4
