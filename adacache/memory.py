@@ -66,9 +66,9 @@ def estimate_cache_bytes(
     """
     options = config if isinstance(config, ReuseOptions) else ReuseOptions()
     held = config.make_policy(num_steps).held(options.bridge, num_contexts, num_blocks)
-    if num_latents is None and (held.latents or held.filtered):
+    if num_latents is None and (held.latents or held.outputs or held.filtered):
         raise ValueError("the memory of a policy that filters latents or reuses the model's output needs num_latents")
-    if held.latents:
+    if held.latents or held.outputs:
         outputs = 2 * num_latents * ELEMENT_BYTES["fp32"]
         return CacheBytes(held.outputs, outputs, held.latents, num_latents * ELEMENT_BYTES[dtype])
     return CacheBytes(
