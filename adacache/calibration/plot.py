@@ -38,7 +38,7 @@ def plot_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
         quality.axhline(uncached, color="0.4", linestyle="--", label=f"all {steps} steps computed, no cache")
     quality.set_xticks(counts)
     quality.grid(alpha=0.3)
-    quality.legend(loc="lower right")
+    quality.legend(loc="best")
     speed = quality.secondary_xaxis("top")
     speed.set_xticks(counts, [f"{calibration.speedup(count, steps):.1f}x" for count in counts], fontsize=8)
 
