@@ -385,6 +385,9 @@ class _ComputingController:
         """As ``StepController.stack``."""
         return run_blocks(hidden_states) + torch.zeros_like(hidden_states)  # the residual is taken while both live
 
+    def held_output(self, context: str) -> None:
+        """As ``StepController.held_output``: the model has to be called."""
+
     def output(self, latents: Tensor, output: Tensor, context: str) -> Tensor:
         """As ``StepController.output``."""
         return output
