@@ -93,7 +93,9 @@ class Calibration:
     def counts(self, num_steps: int) -> range | list[int]:
         """Numbers of computed steps that a run of `num_steps` can have, ascending; with all, none is reused."""
         combined = [len(point.computed_steps) for point in self.points if point.coefficients is not None]
-        return [*combined, num_steps] if combined else range(LEAST_COMPUTED, num_steps + 1)
+        if not combined or num_steps != self.num_steps:
+            return range(LEAST_COMPUTED, num_steps + 1)
+        return [*range(LEAST_COMPUTED, combined[0]), *combined, num_steps]
 
     def psnr(self, num_computed: int) -> float:
         """Expected PSNR in dB, on the line through the measured points; beyond them the nearest one's."""
@@ -107,30 +109,28 @@ class Calibration:
     def schedule(self, num_computed: int, timesteps: Sequence[float]) -> StaticScheduleConfig:
         """A schedule of `num_computed` steps for a run with these `timesteps`, descending from noise.
 
-        Without coefficients, the calibrated schedule of as many steps (else of the nearest number, stretched) is read
-        as times of the flow; each goes to the nearest step that is still free.
+        Where there are no coefficients for it, the calibrated schedule of as many steps (else of the nearest number,
+        stretched) is read as times of the flow; each goes to the nearest step that is still free, and residuals stand
+        in for the others.
 
-        Raises: ValueError when the run has fewer steps than that, or others than coefficients were made for.
+        Raises: ValueError when the run has fewer steps than that.
         """
         if not 1 <= num_computed <= len(timesteps):
             raise ValueError(f"cannot compute {num_computed} of {len(timesteps)} steps")
         nearest = min(self.points, key=lambda point: abs(len(point.computed_steps) - num_computed))
         steps = nearest.computed_steps
-        if nearest.coefficients is not None:
-            if len(timesteps) != self.num_steps or not np.allclose(self.timesteps, timesteps):
-                raise ValueError(
-                    f"the calibration is for {self.num_steps} sampling steps at times of its own, this run has "
-                    f"{len(timesteps)}; set num_sampling_steps to {self.num_steps}, or calibrate for this run"
-                )
-            if num_computed == self.num_steps:
-                return StaticScheduleConfig(tuple(range(num_computed)), num_computed)
+        fits = len(timesteps) == self.num_steps and np.allclose(self.timesteps, timesteps)
+        if fits and num_computed == self.num_steps:
+            return StaticScheduleConfig(tuple(range(num_computed)), num_computed)
+        if fits and nearest.coefficients is not None and len(steps) == num_computed:
             return MultistepConfig(steps, self.num_steps, coefficients=nearest.coefficients)
         if (len(steps), tuple(timesteps)) != (num_computed, self.timesteps):
             times = np.interp(
                 np.linspace(0, 1, num_computed), np.linspace(0, 1, len(steps)), [self.timesteps[step] for step in steps]
             )
             steps = _nearest_steps(times, np.asarray(timesteps))
-        return StaticScheduleConfig(steps, len(timesteps), bridge=nearest.bridge or self.bridge)
+        fallback = self.bridge if nearest.coefficients is None else BridgeConfig("fitted", weight=0.5)
+        return StaticScheduleConfig(steps, len(timesteps), bridge=nearest.bridge or fallback)
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as plain values; `from_dict` reads it back."""

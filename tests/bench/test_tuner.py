@@ -7,6 +7,8 @@ import re
 import pytest
 
 from adacache.calibration.plan import Clip
+from adacache.policies.multistep import MultistepConfig
+from adacache.policies.static import StaticScheduleConfig
 from bench.plan import plan_from_dict
 from bench.points import check_options
 from bench.setting import load_sample_config
@@ -61,7 +63,7 @@ def test_settings_steps_and_calibrated_schedules_need_no_tuning(entries, tmp_pat
     policies = {
         "fixed": entries["policies"]["fixed"],
         "adams": {"title": "Adams", "steps": True, "solver": "adams"},
-        "static": {"title": "Static", "tune": "calibrated", "cache": {"bridge": "hold"}},
+        "static": {"title": "Static", "tune": "calibrated", "cache": {"policy": "static", "bridge": "hold"}},
         "calibrated": {"title": "Calibrated", "tune": "calibrated"},
     }
     points = make_tuner(entries, policies, tmp_path, budgets=(8, 12)).points()
@@ -73,7 +75,8 @@ def test_settings_steps_and_calibrated_schedules_need_no_tuning(entries, tmp_pat
     assert by_key["adams@8"].options == {"solver": "adams", "num_sampling_steps": 8}
     assert by_key["static@8"].cache.computed_steps == by_key["calibrated@8"].cache.computed_steps
     assert len(by_key["static@12"].cache.computed_steps) == 12
-    assert (by_key["static@8"].cache.bridge.kind, by_key["calibrated@8"].cache.bridge.kind) == ("hold", "fitted")
+    assert type(by_key["static@8"].cache) is StaticScheduleConfig
+    assert type(by_key["calibrated@8"].cache) is MultistepConfig
     assert len({point.digest for point in points}) == len(points)
 
 

@@ -112,7 +112,7 @@ def test_a_target_on_the_command_line_replaces_the_strength_and_one_in_the_file_
     assert len(load({"draft": 2}, calibrated).cache.computed_steps) == 8
     cache = load({"draft": 2, "max_steps_computed": 5}, calibrated).cache
     assert len(cache.computed_steps) == 5 and cache.metric == "t-attn"
-    assert len(load({"final": ["7"], "max_steps_computed": 25}, calibrated).cache.computed_steps) == 25
+    assert len(load({"final": ["7"], "max_steps_computed": 25}, calibrated).cache.computed_steps) == 24
 
 
 def test_a_calibration_of_something_else_is_refused():
@@ -206,7 +206,7 @@ def test_a_cache_that_is_replaced_has_to_fit_no_run(caplog):
     assert "codebook" not in caplog.text
 
 
-@pytest.mark.parametrize(("computed", "known"), [(2, False), (6, True), (24, True), (29, False)])
+@pytest.mark.parametrize(("computed", "known"), [(2, False), (6, True), (24, True), (29, True), (30, False)])
 def test_no_quality_is_named_that_was_not_measured(caplog, computed, known):
     caplog.set_level(logging.INFO)
     load({"max_steps_computed": computed})

@@ -118,14 +118,15 @@ def test_coefficients_are_kept_and_hold_for_their_steps_only(combining, tmp_path
     combining.save(tmp_path / "calibration.json")
     read = Calibration.load(tmp_path / "calibration.json")
     assert read == combining
-    assert read.counts(10) == [4, 6, 10]
+    assert read.counts(10) == [2, 3, 4, 6, 10]
     point = read.points[0]
     expected = MultistepConfig(point.computed_steps, 10, coefficients=point.coefficients)
     assert read.schedule(4, [time * 1.000001 for time in read.timesteps]) == expected
     assert read.schedule(10, read.timesteps) == StaticScheduleConfig(tuple(range(10)), 10)
-    for timesteps in (descending(20), descending(9), [1000 - 99 * step for step in range(10)]):
-        with pytest.raises(ValueError, match=f"is for 10 sampling steps .*, this run has {len(timesteps)}"):
-            read.schedule(4, timesteps)
+    for num_computed, timesteps in ((3, descending(10)), (4, descending(20)), (4, [1000 - 99 * i for i in range(10)])):
+        schedule = read.schedule(num_computed, timesteps)
+        assert type(schedule) is StaticScheduleConfig and len(schedule.computed_steps) == num_computed
+        assert schedule.bridge == BridgeConfig("fitted", weight=0.5)
 
 
 def test_a_file_of_the_first_format_is_read(calibration):

@@ -179,7 +179,7 @@ def test_lines_of_a_file_have_settings_of_their_own(tmp_path, images):
         {"prompt": "b", "reference_path": "images/0007.png"},
         {"prompt": "c", "num_frames": 1},
         {"prompt": "d", "cfg_scale": -1},
-        {"prompt": "e", "max_steps_computed": 9},
+        {"prompt": "e", "max_steps_computed": 10},
     ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     samples = plan(prompt_path=str(tmp_path / "prompts.jsonl"), speedup=2.0)
@@ -190,7 +190,7 @@ def test_lines_of_a_file_have_settings_of_their_own(tmp_path, images):
     assert samples[3].problem == (
         f"prompt 3 (line 4 of {tmp_path / 'prompts.jsonl'}): scheduler.cfg_scale must be at least 0, got -1"
     )
-    assert len(samples[4].config.cache.computed_steps) == 9  # its own target, not the run's
+    assert len(samples[4].config.cache.computed_steps) == 10  # its own target, not the run's
     assert [[s.stem for s in batch] for batch in make_batches(samples)] == [["first"], ["sample_0001"], ["sample_0004"]]
 
 

@@ -75,7 +75,7 @@ def test_a_trace_is_replayed(tmp_path, config_file, entries):
 
 
 def test_a_target_is_calibrated_and_met(tmp_path, config_file, capsys):
-    small = ["--search-clips=1", "--held-out-clips=1", "--candidates=1", "--output", str(tmp_path / "calibration")]
+    small = ["--fit-clips=1", "--held-out-clips=1", "--candidates=1", "--output", str(tmp_path / "calibration")]
     assert calibrate.main([str(config_file), *small, "--max-steps-computed", "5"]) == 0
     calls = load_config(config_file).scheduler.num_model_calls
     assert f"computed of {calls}" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_a_target_is_calibrated_and_met(tmp_path, config_file, capsys):
 
 def test_a_calibration_of_another_solver_is_refused(tmp_path, latte_folder):
     config = write_config(tmp_path / "ddim.py", latte_config(latte_folder))
-    small = ["--search-clips=1", "--held-out-clips=1", "--candidates=1", "--output", str(tmp_path / "calibration")]
+    small = ["--fit-clips=1", "--held-out-clips=1", "--candidates=1", "--output", str(tmp_path / "calibration")]
     assert calibrate.main([str(config), *small, "--max-steps-computed", "5"]) == 0
     scheduler = {"type": "pndm", "num_sampling_steps": 6, "cfg_scale": 5.0}
     target = {"calibration": str(tmp_path / "calibration" / "calibration.json"), "max_steps_computed": 5}
