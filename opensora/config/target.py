@@ -57,9 +57,10 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
     count, steps = len(schedule.computed_steps), config.scheduler.num_model_calls
-    # Beyond the measured counts the curve only repeats its ends: no figure is better than one that flatters.
+    # Beyond the measured counts the curve only repeats its ends, and in a run of another length other things stand in
+    # for the steps that are left out: no figure is better than one that flatters.
     measured = [len(point.computed_steps) for point in calibration.measured]
-    is_known = count < steps and measured[0] <= count <= measured[-1]
+    is_known = steps == calibration.num_steps and count < steps and measured[0] <= count <= measured[-1]
     quality = f", {calibration.psnr(count):.1f} dB (mean) to {REFERENCES[calibration.aim]}" if is_known else ""
     logger.info(
         "%s %s: %d of %d steps are computed, denoising %.1fx as fast%s",

@@ -213,6 +213,13 @@ def test_no_quality_is_named_that_was_not_measured(caplog, computed, known):
     assert ("dB (mean)" in caplog.text) is known
 
 
+def test_no_quality_is_named_for_a_run_of_another_length(caplog):
+    caplog.set_level(logging.INFO)
+    load({"speedup": 2.0, "num_sampling_steps": 20})
+    assert "9 of 20 steps are computed" in caplog.text
+    assert "dB" not in caplog.text
+
+
 @pytest.mark.parametrize("calibration", ["assets/opensora-mini/calibration.json", None])
 def test_a_draft_cannot_measure_in_a_block_that_the_model_lacks(calibration):
     with pytest.raises(ConfigError, match="command line: cache: metric_blocks .* do not fit a model of 4 blocks"):
