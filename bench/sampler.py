@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from adacache import RunObserver, StepController, Trace
 from adacache.calibration.plan import Clip
 from bench.points import BenchPoint
+from opensora.models.text_encoder.encoded_text import CachedTextEncoder
 
 if TYPE_CHECKING:
     from opensora.pipeline import SamplingPipeline
@@ -167,30 +168,3 @@ class Stopwatch:
             return None
         peaks = (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
         return next(peaks, None)
-
-
-class CachedTextEncoder:
-    """A text encoder that remembers what it encoded, prompt by prompt: results do not depend on the batch.
-
-    Args:
-        encoder: with ``encode(prompts)`` and ``null(n)``, see ``opensora.schedulers.rf.TextEncoder``.
-    """
-
-    def __init__(self, encoder: Any) -> None:
-        self._encoder = encoder
-        self._encoded: dict[str, dict[str, Tensor]] = {}
-        self._null: Tensor | None = None
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
-        for prompt in prompts:
-            if prompt not in self._encoded:
-                self._encoded[prompt] = self._encoder.encode([prompt])
-        parts = [self._encoded[prompt] for prompt in prompts]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def null(self, n: int) -> Tensor:
-        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
-        if self._null is None:
-            self._null = self._encoder.null(1)
-        return self._null.expand(n, *self._null.shape[1:])

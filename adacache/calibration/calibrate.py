@@ -42,7 +42,8 @@ def calibrate(
             on from there.
 
     Raises:
-        ValueError: the run has too few steps to leave any out; otherwise as ``sampler``.
+        ValueError: the run has too few steps to leave any out, or the checkpoint is another kind of file; otherwise as
+            ``sampler``.
     """
     plan.check(sampler.num_steps)
     parts = _Parts(checkpoint, {"conditions": dict(conditions), "timesteps": list(timesteps), **asdict(plan)})
@@ -153,8 +154,8 @@ class _Parts:
         self._facts = json.loads(json.dumps(facts))
         self._found: dict[str, Any] = {}
         if path is not None and path.is_file():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept.get("facts") == self._facts:
+            kept = _read_parts(path)
+            if kept["facts"] == self._facts:
                 self._found = kept["parts"]
 
     def get(self, name: str) -> Any:
@@ -172,3 +173,14 @@ class _Parts:
         """The calibration is complete."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _read_parts(path: Path) -> dict[str, Any]:
+    """Raises: ValueError for a file that would be lost if a checkpoint took its place."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict) or kept.keys() != {"facts", "parts"}:
+        raise ValueError(f"{path} is no checkpoint of a calibration; name another file, or delete it")
+    return kept

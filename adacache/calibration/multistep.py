@@ -89,7 +89,7 @@ def _sketch(tensor: Tensor, picked: Tensor) -> np.ndarray:
     return tensor.flatten(1)[:, picked.to(tensor.device)].float().cpu().numpy()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fit:
     """The coefficients of one list of computed steps.
 
@@ -98,8 +98,8 @@ class Fit:
     """
 
     computed_steps: tuple[int, ...]
-    coefficients: tuple[Coefficients, ...] = ()
-    quality: float = 0.0
+    coefficients: tuple[Coefficients, ...]
+    quality: float
 
 
 @dataclass

@@ -21,6 +21,7 @@ from adacache.calibration.plot import plot_calibration
 from opensora.config.entries import read_config_file, retired_by
 from opensora.config.target import conditions_of, timesteps_of
 from opensora.errors import ConfigError
+from opensora.models.text_encoder.encoded_text import CachedTextEncoder
 from opensora.schedulers.rf import RFLOW
 from opensora.weights import fingerprint
 
@@ -117,7 +118,12 @@ def calibrate_sampler(
     model = pipe.config.model.from_pretrained
     conditions = {"model": fingerprint(model), "model_name": model, **conditions_of(pipe.config)}
     # As a run's schedule is looked up by; the pipeline's own differ from them by what its dtype rounds off.
-    return calibrate(sampler, plan, conditions, timesteps_of(pipe.config), finished, checkpoint)
+    # Every clip is run many times, most of them without the model: its text must not be encoded each time.
+    encoder, pipe.text_encoder = pipe.text_encoder, CachedTextEncoder(pipe.text_encoder)
+    try:
+        return calibrate(sampler, plan, conditions, timesteps_of(pipe.config), finished, checkpoint)
+    finally:
+        pipe.text_encoder = encoder
 
 
 def write_calibration(

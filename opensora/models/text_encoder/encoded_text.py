@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from opensora.config.model_families import family_of
@@ -63,6 +64,33 @@ class EncodedText:
                 warnings.warn(line, stacklevel=4)
         mask = encoded.get("mask")
         return cls(encoded["y"], None if mask is None else mask.cpu(), encoder.null(len(prompts)))
+
+
+class CachedTextEncoder:
+    """A text encoder that remembers what it encoded, prompt by prompt: results do not depend on the batch.
+
+    Args:
+        encoder: what it asks about a prompt that it does not know.
+    """
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self._encoded: dict[str, dict[str, Tensor]] = {}
+        self._null: Tensor | None = None
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
+        for prompt in prompts:
+            if prompt not in self._encoded:
+                self._encoded[prompt] = self._encoder.encode([prompt])
+        parts = [self._encoded[prompt] for prompt in prompts]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def null(self, n: int) -> Tensor:
+        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+        if self._null is None:
+            self._null = self._encoder.null(1)
+        return self._null.expand(n, *self._null.shape[1:])
 
 
 @dataclass(frozen=True)

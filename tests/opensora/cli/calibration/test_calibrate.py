@@ -113,6 +113,31 @@ def test_a_calibration_that_was_stopped_goes_on(pipe, tmp_path):
     assert not checkpoint.exists()
 
 
+def test_a_checkpoint_takes_no_other_files_place(made, pipe):
+    before = made.file.read_bytes()
+    with pytest.raises(ValueError, match=r"calibration\.json is no checkpoint of a calibration; name another file"):
+        calibrate_sampler(pipe, made.plan, print, made.file)
+    assert made.file.read_bytes() == before
+
+
+def test_a_text_is_encoded_once_and_the_pipeline_has_its_encoder_back(pipe, monkeypatch):
+    class Asked:
+        def __init__(self, encoder):
+            self.encoder, self.prompts = encoder, []
+            self.null = encoder.null
+
+        def encode(self, prompts):
+            self.prompts += prompts
+            return self.encoder.encode(prompts)
+
+    asked = Asked(pipe.text_encoder)
+    monkeypatch.setattr(pipe, "text_encoder", asked)
+    with PipelineClips(pipe).steps(5):
+        calibrate_sampler(pipe, CalibrationPlan(FIT, HELD_OUT[:1], candidates=1), print)
+    assert len(asked.prompts) == 2
+    assert pipe.text_encoder is asked
+
+
 def test_the_solution_is_nearer_than_the_video_with_every_step_computed(pipe):
     plan = CalibrationPlan(FIT + HELD_OUT, HELD_OUT, aim="solution", candidates=1, batch_size=3)
     with PipelineClips(pipe).steps(6):
