@@ -14,7 +14,23 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["adacache*", "opensora*"]),
+    # Configs, prompts and the mini model are found from any folder (opensora/files.py).
+    packages=[
+        *find_packages(include=["adacache*", "opensora*"]),
+        "opensora.bundled.configs",
+        "opensora.bundled.assets",
+    ],
+    package_dir={"opensora.bundled.configs": "configs", "opensora.bundled.assets": "assets"},
+    package_data={
+        "opensora.bundled.configs": ["**/*.py"],
+        "opensora.bundled.assets": [
+            "prompts/*.txt",
+            "opensora-mini/*.json",
+            "opensora-mini/**/*.safetensors",
+            "opensora-mini/*/*.json",
+        ],
+    },
+    entry_points={"console_scripts": ["opensora = opensora.__main__:main"]},
     # colossalai is never listed: its pins contradict these. See requirements-colossalai.txt.
     install_requires=[
         "torch>=2.6",

@@ -2,7 +2,12 @@
 
 import sys
 
-from opensora.cli.doctor import main
+from opensora.environment import enter_environment
+
+if __name__ == "__main__":
+    enter_environment()
+
+from opensora.cli.doctor import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
 from types import TracebackType
 
@@ -17,15 +20,41 @@ except ImportError:  # itself one of the packages that are asked for
     Requirement = None
 
 PROJECT = "opensora-adacache"
+OLDEST_PYTHON = (3, 11)
 _OURS = ("adacache", "bench", "mini", "opensora")
 
 
-def explain_missing_packages() -> None:
-    """Let a package that is not installed end this program with one sentence instead of a traceback.
+def enter_environment() -> None:
+    """Go on with the interpreter of ./.venv, which the set-up made, where no environment is active.
 
-    Entry scripts call it before they import anything but the standard library.
+    Entry scripts call it before they import anything but the standard library. From then on a package that is missing
+    ends the program with one sentence instead of a traceback.
     """
     sys.excepthook = _explain
+    python = REPO_ROOT / ".venv/bin/python"
+    is_active = is_environment() or "VIRTUAL_ENV" in os.environ or _is_conda()
+    if not is_active and has_venv() and sys.executable != str(python) and hasattr(sys, "orig_argv"):
+        os.execv(python, [str(python), *sys.orig_argv[1:]])
+    if sys.version_info < OLDEST_PYTHON:
+        needed = ".".join(map(str, OLDEST_PYTHON))
+        sys.exit(f"error: {sys.executable} is older than Python {needed}; {how_to_get_packages()}")
+
+
+def has_venv() -> bool:
+    """Whether the set-up has made ./.venv, and is not still at it."""
+    return (REPO_ROOT / ".venv/bin/python").is_file() and not (REPO_ROOT / ".venv-unfinished").exists()
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Import large libraries without looking for garbage among the million objects they make, which takes a second."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -38,18 +67,24 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 def is_environment() -> bool:
     """Whether this Python belongs to a virtual or conda environment; conda's base counts as the system's."""
-    conda = os.environ.get("CONDA_PREFIX") == sys.prefix and os.environ.get("CONDA_DEFAULT_ENV", "base") != "base"
-    return conda or sys.prefix != sys.base_prefix
+    return (_is_conda() and os.environ["CONDA_PREFIX"] == sys.prefix) or sys.prefix != sys.base_prefix
+
+
+def _is_conda() -> bool:
+    """Whether an environment of conda is active."""
+    return "CONDA_PREFIX" in os.environ and os.environ.get("CONDA_DEFAULT_ENV", "base") != "base"
 
 
 def how_to_get_packages() -> str:
     """What to type where packages are missing; nothing is ever installed into the system's Python."""
+    requirements_file = REPO_ROOT / "requirements.txt"
+    if not requirements_file.is_file():
+        return f"install {PROJECT} again, with all it needs, into an environment of its own"
     if is_environment():
-        return f"run: {sys.executable} -m pip install -r {REPO_ROOT / 'requirements.txt'}"
-    activate = REPO_ROOT / ".venv/bin/activate"
-    if activate.is_file():
-        return f"run: source {activate}"
-    return f"run: bash {REPO_ROOT / 'run_sample_video.sh'} --help, which makes an environment, then: source {activate}"
+        return f"run: {sys.executable} -m pip install -r {requirements_file}"
+    if has_venv():
+        return f"run: source {REPO_ROOT / '.venv/bin/activate'}"
+    return f"run: bash {REPO_ROOT / 'run_sample_video.sh'} --help, which makes an environment that all commands find"
 
 
 def installed_version(package: str) -> str | None:

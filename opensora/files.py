@@ -8,7 +8,9 @@ from pathlib import Path
 
 from opensora.errors import ConfigError, one_line, shortened
 
-REPO_ROOT = Path(__file__).resolve().parents[1]
+_BUNDLED = Path(__file__).resolve().with_name("bundled")
+# The folder that has configs/ and assets/: the checkout, or what setup.py has copied into an installation.
+REPO_ROOT = _BUNDLED if _BUNDLED.is_dir() else _BUNDLED.parents[1]
 
 
 def is_utf8(text: str | os.PathLike[str]) -> bool:
@@ -26,7 +28,7 @@ def printable(text: str | os.PathLike[str]) -> str:
 
 
 def find_path(path: str | os.PathLike[str]) -> Path | None:
-    """An existing ``path``, looked up from the working directory, then the repository's root; else None."""
+    """An existing ``path``, looked up from the working directory, then from ``REPO_ROOT``; else None."""
     if not os.fspath(path):
         return None
     for base in (Path(), REPO_ROOT):

@@ -14,9 +14,10 @@ from pathlib import Path
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from opensora.environment import explain_missing_packages  # noqa: E402
+from opensora.environment import enter_environment  # noqa: E402
 
-explain_missing_packages()
+if __name__ == "__main__":
+    enter_environment()
 
 from bench.plan import read_plan  # noqa: E402
 from bench.setting import bench_prompts, load_sample_config  # noqa: E402

@@ -12,9 +12,10 @@ from pathlib import Path
 # A checkout that is not installed works, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from opensora.environment import explain_missing_packages  # noqa: E402
+from opensora.environment import enter_environment  # noqa: E402
 
-explain_missing_packages()
+if __name__ == "__main__":
+    enter_environment()
 
 from opensora.acceleration.launch import read_launch  # noqa: E402
 from opensora.cli.arguments import parse_arguments  # noqa: E402

@@ -35,9 +35,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from opensora.environment import explain_missing_packages  # noqa: E402
+from opensora.environment import enter_environment  # noqa: E402
 
-explain_missing_packages()
+if __name__ == "__main__":
+    enter_environment()
 
 from bench.timing import DEFAULT_FILE, DEFAULT_PARTS, PARTS  # noqa: E402
 from opensora.cli.arguments import OneLineParser  # noqa: E402

@@ -16,9 +16,10 @@ from statistics import stdev
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from opensora.environment import explain_missing_packages  # noqa: E402
+from opensora.environment import enter_environment  # noqa: E402
 
-explain_missing_packages()
+if __name__ == "__main__":
+    enter_environment()
 
 from tqdm import tqdm  # noqa: E402
 

@@ -1,95 +1,19 @@
+#!/usr/bin/env python3
 """Text to video: `python scripts/inference.py [CONFIG] [--prompt "..."]`; --help lists the flags."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-# A checkout that is not installed works, too.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed works, too
 
-from opensora.environment import explain_missing_packages  # noqa: E402
+from opensora.environment import enter_environment  # noqa: E402
 
-explain_missing_packages()
+if __name__ == "__main__":
+    enter_environment()
 
-from opensora.cli.arguments import parse_arguments  # noqa: E402
-
-EXIT_FAILED = 1
-
-# Everything else is imported where it is used: --help and errors answer before torch could be loaded.
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 1 where not all samples could be made, 2 where nothing was begun."""
-    from opensora.errors import run_command
-
-    arguments = sys.argv[1:] if arguments is None else arguments
-    config_path, flags, cfg_options = parse_arguments(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    code = run_command(lambda: sample(config_path, flags, cfg_options, arguments), several=True)
-    if code and os.environ.get("WORLD_SIZE", "1") != "1":
-        # Process groups whose other members are gone would make the interpreter abort at its end.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any], arguments: Sequence[str]) -> int:
-    """Check everything that can be checked without torch, then sample all prompts.
-
-    ``arguments`` are those that the others were parsed from, for the ledger and the command that drafts suggest.
-    """
-    from opensora.acceleration.launch import read_launch
-    from opensora.acceleration.mesh import check_axes
-    from opensora.cli.command import Plan, prepare
-    from opensora.errors import message_for_the_user
-
-    launch = read_launch()
-    set_log_level(flags["verbose"] if launch.rank == 0 else 0)
-
-    def read(prompt_text: str | None = None) -> Plan:
-        plan = prepare(config_path, flags, cfg_options, prompt_text)
-        check_axes(launch.world_size, plan.config.guidance_parallel, plan.config.sequence_parallel)
-        set_log_level(plan.config.verbose if launch.rank == 0 else 0)
-        return plan
-
-    if not launch.is_alone:
-        from opensora.cli.parallel import sample_in_parallel
-
-        return sample_in_parallel(launch, read, arguments, flags["prompt_path"])
-    plan = read()
-    from opensora.cli.session import open_session
-
-    with open_session(plan) as session:
-        try:
-            session.announce()
-            if session.plan.due_batches or session.failed:
-                from opensora.cli.run import run
-
-                run(session, arguments)
-        except Exception as error:
-            message = message_for_the_user(error)
-            if message is None or not session.begun:
-                raise
-            print(f"error: {message}", file=sys.stderr)
-            return EXIT_FAILED
-        finally:
-            # Also after an interrupt or an error: what is finished is kept.
-            session.report(arguments)
-    return EXIT_FAILED if session.failed else 0
-
-
-def set_log_level(verbose: int | None) -> None:
-    """Messages of our own packages: 0 warnings only, 1 (and None) progress, 2 everything."""
-    level = {0: logging.WARNING, None: logging.INFO, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    for name in ("opensora", "adacache"):
-        logging.getLogger(name).setLevel(level)
-
+from opensora.commands.sample import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,140 +1,19 @@
 #!/usr/bin/env python3
-"""Look at recorded runs: print one, draw one, or compare two.
-
-A trace is the .json file beside a video that was sampled with a cache.
-"""
+"""Look at recorded runs: `python scripts/trace.py show NAME.json`; --help lists the commands."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed works, too
 
-from opensora.environment import explain_missing_packages  # noqa: E402
+from opensora.environment import enter_environment  # noqa: E402
 
-explain_missing_packages()
+if __name__ == "__main__":
+    enter_environment()
 
-from adacache.codebook import Codebook  # noqa: E402
-from adacache.trace import StepRecord, Trace  # noqa: E402
-from opensora.cli.arguments import OneLineParser  # noqa: E402
-
-COMPUTED, REUSED = "#", "."
-
-
-def strip(trace: Trace) -> str:
-    """One character per step: computed or reused."""
-    return "".join(COMPUTED if record.computed else REUSED for record in trace.records)
-
-
-def number(value: float | None) -> str:
-    """A measured value, or a dash."""
-    return "-" if value is None else f"{value:.4f}"
-
-
-def decision(record: StepRecord) -> str:
-    """What happened in a step; "joined" where it was computed as other frames took part than before."""
-    return "reused" if not record.computed else "joined" if record.joined else "computed"
-
-
-def show(path: Path) -> str:
-    """A line per step and a summary."""
-    trace = Trace.load(path)
-    in_parts = any(record.computed_share is not None for record in trace.records)
-    branches = f" {'branches':>9}" if in_parts else ""
-    lines = [
-        f"{'step':>4} {'timestep':>9} {'':<8} {'distance':>9} {'value':>9} {'motion':>9} "
-        f"{'bridge':>6} {'rate':>5} {'ms':>8}{branches}"
-    ]
-    for record in trace.records:
-        timestep = "-" if record.timestep is None else f"{record.timestep:.1f}"
-        lines.append(
-            f"{record.index:>4} {timestep:>9} {decision(record):<8} "
-            f"{number(record.distance):>9} {number(record.value):>9} {number(record.motion_score):>9} "
-            f"{'-' if record.bridge_weight is None else f'{record.bridge_weight:.2f}':>6} "
-            f"{'-' if record.rate is None else record.rate:>5} "
-            f"{'-' if record.milliseconds is None else f'{record.milliseconds:.1f}':>8}"
-            + (f" {record.computed_share:>9.0%}" if record.computed_share is not None else "")
-        )
-    speedup = trace.estimated_speedup
-    lines.append(f"{strip(trace)}  {trace.num_computed} of {trace.num_steps} steps computed")
-    if in_parts:
-        computed = sum(1 if r.computed_share is None else r.computed_share for r in trace.records)
-        lines.append(f"of their branches as many as of {computed:.1f} steps")
-    if speedup is not None:
-        lines.append(f"estimated speedup of the blocks {speedup:.2f}x")
-    return "\n".join(lines)
-
-
-def draw(path: Path, output: Path | None) -> str:
-    """Write the picture of a trace; with the thresholds of its codebook if it recorded one."""
-    from adacache.trace_plot import plot_trace
-
-    trace = Trace.load(path)
-    cache = (trace.metadata.get("config") or {}).get("cache") or {}
-    codebook = Codebook.from_value(cache["codebook"]) if "codebook" in cache else None
-    output = output or path.with_suffix(".trace.png")
-    plot_trace(trace, output, codebook, trace.metadata.get("prompt"), threshold=cache.get("threshold"))
-    return f"wrote {output}"
-
-
-def diff(first: Path, second: Path) -> str:
-    """Both schedules above each other, where they differ, and how far their distances are apart.
-
-    Raises:
-        ValueError: the runs had different numbers of steps.
-    """
-    a, b = Trace.load(first), Trace.load(second)
-    if a.num_steps != b.num_steps:
-        raise ValueError(f"{first} has {a.num_steps} steps and {second} has {b.num_steps}; compare runs of one length")
-    only_a, only_b = (sorted(set(x.computed_steps) - set(y.computed_steps)) for x, y in ((a, b), (b, a)))
-    pairs = [
-        (x.distance, y.distance)
-        for x, y in zip(a.records, b.records, strict=False)
-        if x.distance is not None and y.distance is not None
-    ]
-    lines = [
-        f"{strip(a)}  {a.num_computed} computed  {first}",
-        f"{strip(b)}  {b.num_computed} computed  {second}",
-        f"computed in the first only: {', '.join(map(str, only_a)) or 'none'}",
-        f"computed in the second only: {', '.join(map(str, only_b)) or 'none'}",
-    ]
-    if pairs:
-        largest = max(abs(x - y) for x, y in pairs)
-        lines.append(f"distances measured in both: {len(pairs)}, largest difference {largest:.4f}")
-    return "\n".join(lines)
-
-
-def main() -> int:
-    """Run one of the commands."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("show", help="print every step")
-    command.add_argument("trace", type=Path)
-    command = commands.add_parser("plot", help="draw the trace")
-    command.add_argument("trace", type=Path)
-    command.add_argument("--output", type=Path, help=".png, .svg or .pdf (default: beside the trace)")
-    command = commands.add_parser("diff", help="compare two runs")
-    command.add_argument("first", type=Path)
-    command.add_argument("second", type=Path)
-    options = parser.parse_args()
-    try:
-        if options.command == "show":
-            text = show(options.trace)
-        elif options.command == "plot":
-            text = draw(options.trace, options.output)
-        else:
-            text = diff(options.first, options.second)
-    except OSError as error:
-        print(f"error: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0
-
+from opensora.commands.trace import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -212,18 +212,39 @@ def test_a_missing_package_is_one_sentence(command, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert (
-        done.stderr.startswith(f"error: {sys.executable} has no package mmengine; run: ") and "activate" in done.stderr
+    assert done.stderr.startswith(f"error: {sys.executable} has no package mmengine; run: ") and (
+        "makes an environment" in done.stderr or "source" in done.stderr
     )
     assert done.stderr.count("\n") == 1
 
 
-def test_every_entry_script_explains_what_is_missing():
-    """Before it imports anything but the standard library and what explains it."""
-    for script in [*ROOT.glob("scripts/*.py"), ROOT / "opensora/memory/__main__.py"]:
-        before, call, _ = script.read_text().partition("\nexplain_missing_packages()\n")
-        imported = [
-            line.split()[1].split(".")[0] for line in before.splitlines() if line.startswith(("import ", "from "))
-        ]
-        assert call and set(imported) <= {*sys.stdlib_module_names, "opensora"}, script
-        assert before.count("from opensora") == 1, script
+ENTRIES = [*ROOT.glob("scripts/*.py"), ROOT / "opensora/memory/__main__.py", ROOT / "opensora/doctor.py"]
+
+
+@pytest.mark.parametrize("script", ENTRIES, ids=lambda path: path.name)
+def test_every_entry_enters_the_environment(script):
+    """Before it imports anything but the standard library and what finds the environment."""
+    before, call, _ = script.read_text().partition('\nif __name__ == "__main__":\n    enter_environment()\n')
+    imported = [line.split()[1].split(".")[0] for line in before.splitlines() if line.startswith(("import ", "from "))]
+    assert call and set(imported) <= {*sys.stdlib_module_names, "opensora"}
+    assert before.count("from opensora") == 1
+
+
+def test_commands_go_on_in_the_environment_of_the_set_up(checkout, tmp_path):
+    """Where no other is active, and not in one that is half made."""
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/usr/bin/env bash\necho entered "$@"\n')
+    python.chmod(0o755)
+    (checkout / "scripts/weights.py").write_text((ROOT / "scripts/weights.py").read_text())
+    variables = {name: text for name, text in os.environ.items() if not name.startswith(("VIRTUAL_ENV", "CONDA_"))}
+
+    def output(*arguments: str, **more: str) -> str:
+        command = [sys._base_executable, *arguments]
+        return subprocess.run(command, cwd=checkout, env={**variables, **more}, capture_output=True, text=True).stdout
+
+    assert output("scripts/weights.py", "list", "a b") == "entered scripts/weights.py list a b\n"
+    assert output("scripts/weights.py", VIRTUAL_ENV=str(tmp_path)) == ""
+    assert output("scripts/weights.py", CONDA_PREFIX=str(tmp_path), CONDA_DEFAULT_ENV="mine") == ""
+    (checkout / ".venv-unfinished").touch()
+    assert output("scripts/weights.py") == ""

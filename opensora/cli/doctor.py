@@ -21,6 +21,7 @@ from typing import Literal
 
 from opensora.cli.arguments import OneLineParser
 from opensora.environment import (
+    OLDEST_PYTHON,
     how_to_get_packages,
     installed_version,
     is_environment,
@@ -30,7 +31,6 @@ from opensora.environment import (
 from opensora.errors import one_line, run_command
 
 EXIT_PROBLEM = 1
-OLDEST_PYTHON = (3, 11)
 SHOWN = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "mmengine", "colossalai", "av", "numpy")
 SHOWN += ("pillow", "opensora-adacache")
 

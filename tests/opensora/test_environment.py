@@ -41,11 +41,13 @@ def test_how_to_get_packages(monkeypatch, tmp_path):
     for name in ("CONDA_PREFIX", "CONDA_DEFAULT_ENV"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "prefix", "/somewhere")
-    assert is_environment() and how_to_get_packages().startswith(f"run: {sys.executable} -m pip install -r {tmp_path}")
+    assert is_environment() and how_to_get_packages().startswith("install opensora-adacache again")  # no checkout
+    (tmp_path / "requirements.txt").touch()
+    assert how_to_get_packages() == f"run: {sys.executable} -m pip install -r {tmp_path}/requirements.txt"
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     assert not is_environment() and "run_sample_video.sh --help, which makes an environment" in how_to_get_packages()
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/activate").touch()
+    (tmp_path / ".venv/bin/python").touch()
     assert how_to_get_packages() == f"run: source {tmp_path}/.venv/bin/activate"
     monkeypatch.setenv("CONDA_PREFIX", sys.prefix)
     for name, is_one in (("base", False), ("mine", True)):

@@ -1,0 +1,27 @@
+"""What each stage of a run would take, as a table: the command takes the flags of the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from opensora.cli.arguments import parse_arguments
+from opensora.errors import run_command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    path, flags, options = parse_arguments(arguments)
+    return run_command(lambda: _print(path, flags, options))
+
+
+def _print(path: str, flags: dict[str, Any], options: dict[str, Any]) -> int:
+    from opensora.config.loading import load_config
+
+    config = load_config(path, flags, options)
+    low_memory = load_config(path, {**flags, "low_memory": True}, options)
+
+    from opensora.cli.memory import print_tables  # loads torch, which errors in a config need not wait for
+
+    print_tables(config, low_memory)
+    return 0

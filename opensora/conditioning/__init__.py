@@ -1,0 +1,1 @@
+"""References of a video: what is read, where it goes, and which frames it keeps."""
