@@ -9,6 +9,7 @@ from importlib import import_module
 
 from opensora.cli.arguments import OneLineParser
 from opensora.environment import PROJECT, enter_environment, installed_version
+from opensora.files import REPO_ROOT
 
 COMMANDS = {
     "sample": ("opensora.commands.sample", "make videos and images of prompts"),
@@ -18,6 +19,8 @@ COMMANDS = {
     "memory": ("opensora.commands.memory", "what each stage of a run would take"),
     "doctor": ("opensora.cli.doctor", "what this installation has, and what is wrong with it"),
 }
+WHERE = f"""configs/ and assets/ are found from every folder. For a config that inherits from one of these, they are in
+{REPO_ROOT}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     enter_environment()
     parser = OneLineParser(
         prog="opensora",
-        description="Open-Sora v1.2 with AdaCache. Configs, prompts and the mini model come with it: opensora sample",
-        epilog="\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()),
+        description="Open-Sora v1.2 with AdaCache: text to video.",
+        epilog="\n".join([*(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()), "", WHERE]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version = f"opensora {installed_version(PROJECT) or 'of a checkout that is not installed'}"

@@ -87,6 +87,11 @@ def how_to_get_packages() -> str:
     return f"run: bash {REPO_ROOT / 'run_sample_video.sh'} --help, which makes an environment that all commands find"
 
 
+def typed(command: str) -> str:
+    """How one of our commands is typed: as a script of the checkout, or as `opensora COMMAND` where it is installed."""
+    return f"python scripts/{command}.py" if (REPO_ROOT / "scripts").is_dir() else f"opensora {command}"
+
+
 def installed_version(package: str) -> str | None:
     """Of a distribution by its name on the package index; None if it is not installed."""
     try:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from opensora.environment import typed
 from opensora.errors import one_line, shortened, suggest
 from opensora.files import find_path, is_utf8, printable
 
@@ -81,7 +82,7 @@ def text_to_bool(text: str) -> bool:
 
 
 def build_parser() -> OneLineParser:
-    """The parser of ``scripts/inference.py``; a flag that is not given is None and overrides nothing."""
+    """The parser of the command; a flag that is not given is None and overrides nothing."""
     parser = OneLineParser(
         description="Sample videos from text with Open-Sora v1.2 and AdaCache.",
         epilog="Every flag overrides the config entry of its name; --cfg-options reaches all entries.",
@@ -151,13 +152,13 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_target_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("target of the cache (one of these, by a calibration; see scripts/calibrate.py)")
+    group = parser.add_argument_group(f"target of the cache (one of these, by a calibration; see {typed('calibrate')})")
     group.add_argument("--speedup", type=float, metavar="X", help="denoise X times as fast as with every step computed")
     group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute N steps of every video")
     group.add_argument(
         "--min-psnr", type=float, metavar="DB", help="stay within DB of the video without reuse, on average"
     )
-    group.add_argument("--calibration", metavar="FILE", help="what scripts/calibrate.py wrote for this model")
+    group.add_argument("--calibration", metavar="FILE", help=f"what '{typed('calibrate')}' wrote for this model")
 
 
 def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
@@ -261,6 +262,6 @@ def _add_reference_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weights and memory")
-    group.add_argument("--weights-dir", metavar="DIR", help="folder of downloaded weights (see scripts/weights.py)")
+    group.add_argument("--weights-dir", metavar="DIR", help=f"folder of downloaded weights (see {typed('weights')})")
     group.add_argument("--text-cache", metavar="DIR", help="folder of encoded prompts; off keeps none")
     _add_switch(group, "--low-memory", "tiled decoding, text encoder in 16 bits, cache in CPU memory, one at a time")

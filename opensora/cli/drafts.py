@@ -65,7 +65,8 @@ def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
     script = REPO_ROOT / "run_sample_video.sh"
     if script.is_relative_to(Path.cwd()):
         script = script.relative_to(Path.cwd())
-    return shlex.join(["bash", str(script), *_without_draft_flags(arguments), "--final", *seeds])
+    command = ["bash", str(script)] if script.is_file() else ["opensora", "sample"]
+    return shlex.join([*command, *_without_draft_flags(arguments), "--final", *seeds])
 
 
 def _by_risk(samples: Sequence[Sample]) -> list[list[Sample]]:

@@ -1,4 +1,4 @@
-"""``scripts/weights.py verify``: weights on disk are complete, whole, of the right shapes and as the hub has them.
+"""``weights verify``: weights on disk are complete, whole, of the right shapes and as the hub has them.
 
 The hub's client keeps checksums beside the files: in its cache, a snapshot links to blobs that are named by their
 checksum; beside a folder of its own choice there is ``.cache/huggingface/download/FILE.metadata`` with commit, checksum
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import T5Config, T5EncoderModel
 
 from opensora.cli.weights import EXIT_BAD, read_wanted
+from opensora.environment import typed
 from opensora.errors import WeightsError, one_line
 from opensora.registry import model_class
 from opensora.weights import hub
@@ -43,7 +44,7 @@ _TIED = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two 
 
 
 def verify_weights(options: argparse.Namespace) -> int:
-    """Print what was found about each piece; ``options`` are those of ``scripts/weights.py``."""
+    """Print what was found about each piece; ``options`` are those of the command."""
     wanted, weights_dir, kinds = read_wanted(options)
     pieces: list[Piece] = []
     findings: dict[str, list[Finding]] = {}
@@ -96,7 +97,7 @@ def _what_is_missing(piece: Piece) -> str:
     if piece.path is not None:
         return f"{piece.path} lacks {', '.join(piece.gaps)}"
     if piece.repo is not None:
-        return "not on this machine; 'python scripts/weights.py download' fetches it"
+        return f"not on this machine; '{typed('weights')} download' fetches it"
     return f"there is no folder or file '{piece.wanted}'; correct {piece.name}.from_pretrained"
 
 

@@ -1,4 +1,4 @@
-"""``scripts/weights.py list`` and ``download``: the weights that a config needs."""
+"""``weights list`` and ``weights download``: the weights that a config needs."""
 
 from __future__ import annotations
 

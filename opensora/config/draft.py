@@ -15,6 +15,7 @@ from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.config.target import apply_target, with_memory_options
+from opensora.environment import typed
 from opensora.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
@@ -118,10 +119,11 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
     """An official codebook, for a model without a calibration."""
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
     logger.info(
-        "%s: there is no calibration, so the official codebook %s decides; 'python scripts/calibrate.py %s' makes one "
+        "%s: there is no calibration, so the official codebook %s decides; '%s %s' makes one "
         "for this model, with which the same time gives better videos",
         mode,
         codebook,
+        typed("calibrate"),
         config.path,
     )
     return with_memory_options(AdaCacheConfig(codebook, **_measured(config.cache, depth)), config.cache)

@@ -138,6 +138,6 @@ def test_a_calibration_that_names_no_solver_was_made_with_euler_steps():
 
 
 def test_a_target_is_refused_with_a_solver_that_was_not_calibrated():
-    message = "does not fit: it was made for solver euler, this run has adams; run scripts/calibrate.py"
+    message = "does not fit: it was made for solver euler, this run has adams; run 'python scripts/calibrate.py'"
     with pytest.raises(ConfigError, match=message):
         load_config(MINI, {"solver": "adams", "speedup": 2.0})
