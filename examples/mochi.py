@@ -5,6 +5,7 @@ The first run downloads the weights; or give a folder with them: python examples
 
 import sys
 
+import checkout  # noqa: F401 (leave it out in a program of your own)
 import torch
 from diffusers import MochiPipeline
 from diffusers.utils import export_to_video

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command", metavar="COMMAND", choices=COMMANDS, help="one of those below; it has its own --help"
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the command takes")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(arguments or ["--help"])
     # The parsers of the commands show this name.
     sys.argv[:] = [f"opensora {options.command}", *options.arguments]
     return import_module(COMMANDS[options.command][0]).main()

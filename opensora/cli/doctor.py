@@ -157,7 +157,10 @@ def check_versions() -> list[Finding]:
     place = "" if is_environment() else ", in no environment"
     found = {name: installed_version(name) for name in SHOWN}
     packages = ", ".join(f"{name} {number}" for name, number in found.items() if number)
-    findings = [ok(f"python {version} on {platform.system()} {platform.machine()}{place}"), ok(packages)]
+    findings = [
+        ok(f"python {version} on {platform.system()} {platform.machine()}{place}"),
+        ok(packages or "no packages"),
+    ]
     if sys.version_info[:2] < OLDEST_PYTHON:
         text = f"python {version} is older than {'.'.join(map(str, OLDEST_PYTHON))}"
         findings.append(problem(text, "make an environment with Python 3.11 or newer and install there"))
