@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
-from bench.costs import Costs, warm_up
+from bench.costs import Costs, to_count, warm_up
 from bench.log import BenchLog
 from bench.machine import machine_info
 from bench.measure import EXACT_SUFFIX, Meter, Reference
@@ -42,6 +43,8 @@ from opensora.weights import fingerprint, locate_weights
 from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
+
+TUNING_SHARE = 0.4  # of the time that is given
 
 
 class Bench:
@@ -84,7 +87,7 @@ class Bench:
         Raises:
             KeyboardInterrupt: as it came; what is finished is kept.
         """
-        self._work = work = self._prepare()
+        self._work = work = self._prepare(deadline)
         if not any(work.missing(clip) for clip in work.clips):
             return
         costs = self._warm_up(work)
@@ -129,8 +132,8 @@ class Bench:
         logger.info("wrote %s/bench.json, videos.csv and index.html", self._folder)
         return markdown_tables(bench) if as_markdown else terminal_tables(bench)
 
-    def _prepare(self) -> Work:
-        """All points, tuned, and what the log has of them."""
+    def _prepare(self, deadline: float | None) -> Work:
+        """All points, tuned in a share of the time that is left, and what the log has of them."""
         weights = fingerprint(self._config.model.from_pretrained)
         setting = setting_of(self._config, weights, self.plan, self._machine)
         tuned_on = {
@@ -138,12 +141,13 @@ class Bench:
             "clips": [dataclasses.astuple(clip) for clip in self._tuning_clips],
         }
         file = TunedFile(self._folder / TUNED, tuned_on)
-        with counting("tuning") as finished:
+        until = math.inf if deadline is None else time.monotonic() + TUNING_SHARE * (deadline - time.monotonic())
+        with ticking("tuning", self.plan.num_searches, "setting") as finished:
 
             def make_runner() -> Runner:
-                return Runner(PipelineClips(self._sampler.pipe), self.plan.batch_size, finished)
+                return Runner(PipelineClips(self._sampler.pipe), self.plan.batch_size, lambda _: None)
 
-            tuner = Tuner(self.plan, self._config, make_runner, self._tuning_clips, file)
+            tuner = Tuner(self.plan, self._config, make_runner, self._tuning_clips, file, finished, until)
             points = tuner.points()
         self._left_out += tuner.left_out
         if not points:
@@ -161,7 +165,7 @@ class Bench:
         def measure(frames: np.ndarray, clip: Clip) -> None:
             self._meter.quality(frames, clip.prompt, [Reference(frames), Reference(frames, EXACT_SUFFIX)])
 
-        with ticking("warming up") as finished:
+        with ticking("warming up", 1 + len(to_count(work.points))) as finished:
             return warm_up(self._sampler, work.points, work.clips[0].clip, measure, finished)
 
     @cached_property
@@ -224,26 +228,9 @@ def _few_prompts(clips: Sequence[BenchClip]) -> list[str]:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int], object]]:
-    """A function that is told how many clips are finished; a bar appears with the first of them."""
-    bars: list[tqdm] = []
-
-    def finished(count: int) -> None:
-        if not bars:
-            bars.append(tqdm(desc=what, unit="clip"))
-        bars[0].update(count)
-
-    try:
-        yield finished
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-@contextmanager
-def ticking(what: str, total: int | None = None) -> Iterator[Callable[[str], object]]:
-    """A function that is called after every video with the name of its policy, which the bar shows."""
-    with tqdm(desc=what, total=total, unit="video") as bar:
+def ticking(what: str, total: int, unit: str = "video") -> Iterator[Callable[[str], object]]:
+    """A function that is called after every ``unit`` with the name of its policy, which the bar shows."""
+    with tqdm(desc=what, total=total, unit=unit) as bar:
 
         def finished(policy: str) -> None:
             bar.set_postfix_str(policy, refresh=False)

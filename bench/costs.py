@@ -119,7 +119,7 @@ def warm_up(
     measured = time.perf_counter() - started
     finished(uncached.policy)
     counted = {}
-    for name, point in _representatives(points).items():
+    for name, point in to_count(points).items():
         counted[name] = _count(sampler, point, clip)
         if sampler.pipe.config.compile:
             sampler.sample(point, clip)  # while counting, nothing was compiled
@@ -132,11 +132,12 @@ def warm_up(
     )
 
 
-def _representatives(points: Sequence[BenchPoint]) -> dict[str, BenchPoint]:
+def to_count(points: Sequence[BenchPoint]) -> dict[str, BenchPoint]:
     """Points to count, by the name under which `Costs` finds them; runs without a cache need none."""
-    cached = [point for point in points if point.cache is not None]
-    chosen = {point.key: point for point in cached if point.budget is None}
-    by_budget = [point for point in cached if point.budget is not None]
+    cached = [point for point in points if point.cache is not None or point.guided_steps is not None]
+    # Points with a gate differ in how many of their steps are whole.
+    chosen = {point.key: point for point in cached if point.budget is None or point.guided_steps is not None}
+    by_budget = [point for point in cached if point.key not in chosen]
     for point in sorted(by_budget, key=lambda point: point.budget):
         chosen.setdefault(point.policy, point)
     return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from adacache.calibration.recorder import PolicyCalibration
 from adacache.options import ReuseOptions
 from adacache.policies.adacache import AdaCacheConfig
+from adacache.policies.multistep import MultistepConfig
 from adacache.policies.registry import config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 from bench.plan import BenchPlan, PolicyPlan
@@ -19,7 +20,7 @@ from bench.tuning import scaled_codebook
 from opensora.config.model_families import model_depth
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
-from opensora.config.target import apply_target, check_calibrated_model
+from opensora.config.target import apply_target, check_calibrated_model, timesteps_of
 from opensora.errors import ConfigError, one_line
 
 UNCACHED, EXACT = "uncached", "exact"
@@ -35,6 +36,7 @@ class BenchPoint:
         place: number among the policy's points without a budget, from 1.
         cache: the policy's config; None computes every step.
         solver, num_steps: of the run; None for the sampling config's own.
+        guided_steps: of the run's steps, after which the half without the prompt is not computed; None for all.
     """
 
     policy: str
@@ -43,6 +45,7 @@ class BenchPoint:
     cache: ReuseOptions | None = None
     solver: str | None = None
     num_steps: int | None = None
+    guided_steps: int | None = None
 
     @property
     def key(self) -> str:
@@ -54,7 +57,7 @@ class BenchPoint:
     @cached_property
     def options(self) -> dict[str, Any]:
         """The options as plain values."""
-        run = {"solver": self.solver, "num_sampling_steps": self.num_steps}
+        run = {"solver": self.solver, "num_sampling_steps": self.num_steps, "guided_steps": self.guided_steps}
         run = {name: value for name, value in run.items() if value is not None}
         return run if self.cache is None else {**config_to_dict(self.cache), **run}
 
@@ -115,7 +118,7 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
 
 def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
     """All options that the plan gives, but for calibrated schedules, which are no complete options."""
-    if policy.steps or policy.tune == "calibrated":
+    if policy.steps or policy.gate or policy.tune == "calibrated":
         return []
     if policy.tune == "codebook":
         return [{**policy.cache, "codebook": scaled_codebook(1, 1.0).to_dict()}]
@@ -125,7 +128,8 @@ def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
 def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) -> StaticScheduleConfig:
     """The schedule of ``count`` computed steps of the policy's calibration, or else the config's own.
 
-    The policy's cache options replace those of the schedule; policy="static" takes its list alone.
+    The policy's cache options replace those of the schedule; policy="static" takes its list alone, and
+    policy="average_velocity" crosses its gaps as ``average_velocity`` says.
 
     Raises:
         ConfigError: there is no calibration, or one of something else.
@@ -139,9 +143,33 @@ def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) ->
     schedule: ReuseOptions = apply_target(target, Source(config.path)).cache
     check_calibrated_model(target)
     options = dict(policy.cache or {})
-    if options.pop("policy", None) == "static":
-        schedule = StaticScheduleConfig(schedule.computed_steps, schedule.num_sampling_steps)
+    kind, steps, num_steps = options.pop("policy", None), schedule.computed_steps, schedule.num_sampling_steps
+    if kind == "static":
+        schedule = StaticScheduleConfig(steps, num_steps)
+    elif kind == "average_velocity":
+        halves = 2 if config.scheduler.cfg_scale != 1 else 1
+        combined = [(half,) * halves for half in average_velocity(steps, timesteps_of(config))]
+        schedule = MultistepConfig(steps, num_steps, coefficients=combined)
     try:
         return dataclasses.replace(schedule, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"options of the calibrated schedule: {one_line(error)}") from error
+
+
+def average_velocity(computed_steps: Sequence[int], times: Sequence[float]) -> list[tuple[float, ...]]:
+    """Weights of the last two outputs, the newest first, that give the mean velocity of each gap's own steps.
+
+    The velocity is taken to change evenly with time, as it did between the last two computed steps; the first gap holds
+    its own. ``times`` are those of all steps, descending to 0 after the last.
+
+    Source: MeanCache (arXiv:2601.19961), whose average velocity comes from the difference of cached velocities.
+    """
+    ends = [*computed_steps[1:], len(times)]
+    lengths = [start - end for start, end in zip(times, [*times[1:], 0.0], strict=True)]
+    weights: list[tuple[float, ...]] = [(1.0,)]
+    for before, step, end in zip(computed_steps, computed_steps[1:], ends[1:], strict=False):
+        gap = range(step, end)
+        passed = sum(lengths[i] * (times[step] - times[i]) for i in gap) / sum(lengths[i] for i in gap)
+        slope = passed / (times[before] - times[step])
+        weights.append((1 + slope, -slope) if slope else (1.0,))
+    return weights

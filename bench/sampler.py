@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adacache import RunObserver, StepController, Trace
 from adacache.calibration.plan import Clip
@@ -113,7 +113,7 @@ class Sampler:
 
     def sample_latents(self, point: BenchPoint, clip: Clip, controller: StepController | None) -> Tensor:
         """Latents (1, 4, T, H', W') of a clip under a point's sampling steps and solver."""
-        with self._scheduler_of(point):
+        with self._scheduler_of(point), gated_guidance(self.pipe.model, point.guided_steps):
             return self.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=controller)
 
     @contextmanager
@@ -130,6 +130,40 @@ class Sampler:
         finally:
             for name, value in before.items():
                 setattr(scheduler, name, value)
+
+
+@contextmanager
+def gated_guidance(model: nn.Module, guided_steps: int | None) -> Iterator[None]:
+    """After so many calls the model gets the half with the prompt only; None changes nothing.
+
+    The other half of its output, as long as nothing newer is known, is this one plus the last difference of the two. A
+    call's rows are all videos with the prompt, then all without.
+    """
+    if guided_steps is None:
+        yield
+        return
+    calls, difference = 0, None
+
+    def with_prompt(_model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+        if calls < guided_steps:
+            return None
+        return tuple(arg.chunk(2)[0] for arg in args), kwargs
+
+    def both(_model: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        nonlocal calls, difference
+        calls += 1
+        if calls > guided_steps:
+            return torch.cat([output, output + difference])
+        with_prompt, without = output.chunk(2)
+        difference = without - with_prompt
+        return output
+
+    hooks = model.register_forward_pre_hook(with_prompt, with_kwargs=True), model.register_forward_hook(both)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

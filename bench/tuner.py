@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +37,8 @@ class Tuner:
     Args:
         make_runner: loads the model; not called where the file has all that is needed.
         clips: what is tuned on.
+        finished: called after each policy and budget that may need a search, with the name of the policy.
+        deadline: time of ``time.monotonic()`` after which no search begins, but for the plan's baseline.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Tuner:
         make_runner: Callable[[], Runner],
         clips: Sequence[Clip],
         file: TunedFile,
+        finished: Callable[[str], object] = lambda _: None,
+        deadline: float = math.inf,
     ) -> None:
         self.left_out: list[str] = []  # sentences
         self._plan = plan
@@ -51,6 +57,8 @@ class Tuner:
         self._make_runner = make_runner
         self._clips = clips
         self._file = file
+        self._finished = finished
+        self._deadline = deadline
         self._num_steps = config.scheduler.num_model_calls
 
     def points(self) -> list[BenchPoint]:
@@ -60,16 +68,19 @@ class Tuner:
             ConfigError: a plan for calibrated schedules alone, and there is no calibration.
         """
         ways = {"threshold": self._by_threshold, "codebook": self._by_codebook, "calibrated": self._calibrated}
-        points: list[BenchPoint] = []
-        for policy in self._plan.policies:
+        points: dict[str, list[BenchPoint]] = {}
+        # First what all others are compared with: if time runs out, it is there.
+        for policy in sorted(self._plan.policies, key=lambda policy: policy.name != self._plan.baseline):
             if policy.settings:
-                points += self._by_settings(policy)
+                points[policy.name] = self._by_settings(policy)
             elif policy.steps:
                 counts = self._plan.budgets_of(policy)
-                points += [BenchPoint(policy.name, n, solver=policy.solver, num_steps=n) for n in counts]
+                points[policy.name] = [BenchPoint(policy.name, n, solver=policy.solver, num_steps=n) for n in counts]
+            elif policy.gate:
+                points[policy.name] = self._by_gate(policy)
             else:
-                points += ways[policy.tune](policy)
-        return points
+                points[policy.name] = ways[policy.tune](policy)
+        return [point for policy in self._plan.policies for point in points[policy.name]]
 
     def _calibrated(self, policy: PolicyPlan) -> list[BenchPoint]:
         try:
@@ -86,6 +97,17 @@ class Tuner:
     def _by_settings(self, policy: PolicyPlan) -> list[BenchPoint]:
         caches = [self._config_of({**(policy.cache or {}), **item}) for item in policy.settings]
         return [BenchPoint(policy.name, place=i, cache=cache) for i, cache in enumerate(caches, start=1)]
+
+    def _by_gate(self, policy: PolicyPlan) -> list[BenchPoint]:
+        """A step without one guidance half is half a step: of n steps, g of them whole, (n + g) / 2 are spent."""
+        points = []
+        for budget in self._plan.budgets_of(policy):
+            guided = 2 * budget - self._num_steps
+            if guided < 1:
+                self._leave_out(f"{policy.title} spends more than {self._num_steps / 2:g} steps, not {budget}.")
+                continue
+            points.append(BenchPoint(policy.name, budget, guided_steps=guided))
+        return points
 
     def _by_codebook(self, policy: PolicyPlan) -> list[BenchPoint]:
         def choose(count: int) -> tuple[dict[str, Any], float]:
@@ -121,11 +143,15 @@ class Tuner:
         points = []
         for budget in self._plan.budgets_of(policy):
             chosen = self._file.chosen(way, budget)
+            if chosen is None and policy.name != self._plan.baseline and time.monotonic() > self._deadline:
+                self._leave_out(f"{policy.title} was not tuned to {budget} steps in the time that was given.")
+                continue
             if chosen is None:
                 options, steps = choose(budget)
                 self._file.keep_chosen(way, budget, options, steps)
             else:
                 options, steps = chosen["options"], chosen["steps"]
+            self._finished(policy.name)
             if abs(steps - budget) > REACHED:
                 wanted = f"{budget} of {self._num_steps} steps on average"
                 self._leave_out(f"{policy.title} cannot compute {wanted}: nearest {steps:.1f}.")

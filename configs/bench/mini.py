@@ -8,7 +8,7 @@ num_prompts = 32
 num_seeds = 2
 caption_check = "mini"  # the prompts are captions, so that clips can be checked against them
 
-budgets = (8, 10, 12, 15, 20)  # computed steps of 30
+budgets = (6, 8, 10, 12, 15, 20)  # computed steps of 30
 tuning_prompts = "assets/prompts/mini_calibration.txt"  # of training clips
 tuning_clips = 22  # two of every class of content
 batch_size = 8  # while tuning
@@ -25,6 +25,7 @@ best = "calibrated"
 #      "calibrated"  the schedules of the sampling config's calibration, with `cache` in place of their options;
 #                     policy="static" takes the lists alone, and reuses residuals
 # steps=True         as many sampling steps as the budget, no cache
+# gate=True          half steps, without the guidance half that has no prompt, from the step that the budget leaves
 # settings=[...]     these options, wherever their compute falls
 policies = dict(
     calibrated=dict(
@@ -32,7 +33,7 @@ policies = dict(
         about="A fixed list of steps; in between, a fitted combination of the last outputs, to repeat the video.",
         ours=True,
         tune="calibrated",
-        further_budgets=(6, 24),
+        further_budgets=(24,),
     ),
     calibrated_solution=dict(
         title="Calibrated to the solution (ours)",
@@ -40,7 +41,6 @@ policies = dict(
         ours=True,
         tune="calibrated",
         calibration="assets/opensora-mini/calibration_solution.json",
-        further_budgets=(6,),
     ),
     static=dict(
         title="Static schedule",
@@ -49,13 +49,21 @@ policies = dict(
         tune="calibrated",
         cache=dict(policy="static", bridge="hold"),
     ),
+    average_velocity=dict(
+        title="Average velocity",
+        about="The same lists; gaps are crossed with the mean velocity that the last two outputs foretell: MeanCache.",
+        source="arXiv:2601.19961",
+        tune="calibrated",
+        cache=dict(policy="average_velocity"),
+        further_budgets=(24,),
+    ),
     adacache=dict(
         title="AdaCache",
         about="How long a residual is held follows from how much it changed; codebook scaled to the budget.",
         source="arXiv:2411.02397",
         tune="codebook",
         cache=dict(policy="adacache", metric="t-attn", metric_blocks=(2,)),
-        further_budgets=(7, 24),  # gains are differences to its curve, which has to reach as far as all others
+        further_budgets=(5, 24),  # gains are differences to its curve, which has to reach as far as all others
     ),
     adacache_moreg=dict(
         title="AdaCache + MoReg",
@@ -153,6 +161,13 @@ policies = dict(
         tune="threshold",
         cache=dict(policy="seacache", bridge="hold"),
         fallbacks=[dict(max_skips=5)],
+    ),
+    gated_guidance=dict(
+        title="Guidance gating",
+        about="From some step on the half without the prompt is not computed; its last difference stands in.",
+        source="FastVideo",
+        gate=True,
+        further_budgets=(24,),
     ),
     euler_steps=dict(
         title="Fewer Euler steps",

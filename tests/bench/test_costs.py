@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from adacache.calibration.plan import Clip
 from adacache.policies.fixed import FixedIntervalConfig
@@ -11,7 +13,7 @@ from bench.costs import Costs, StepCosts, warm_up
 from bench.flops import counted_flops
 from bench.measure import computed_steps, cost_values, step_records
 from bench.points import BenchPoint
-from bench.sampler import Sampled, Sampler
+from bench.sampler import Sampled, Sampler, gated_guidance
 from opensora.pipeline import SamplingPipeline
 
 
@@ -100,6 +102,33 @@ def test_points_have_their_own_steps_and_solver(sampler):
     assert fewer.num_steps == len(flops) == 4
     assert fewer.trace is None
     assert (sampler.pipe.scheduler.num_sampling_steps, sampler.pipe.scheduler.solver) == (6, "euler")
+
+
+def test_a_gate_leaves_out_the_half_without_the_prompt():
+    outputs = {2: [[1.0, 3.0], [2.0, 5.0]], 1: [[7.0], [4.0]]}  # of each call, by its number of rows
+    rows = []
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+            rows.append((y.flatten().tolist(), mask.flatten().tolist()))
+            return torch.tensor(outputs[len(x)].pop(0))[:, None]
+
+    model, x, y, mask = Model(), torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), torch.ones(1, 1)
+    with gated_guidance(model, 2):
+        told = [model(x, y, mask=mask).flatten().tolist() for _ in range(4)]
+    # c + (s - 1) (c_g - u_g) with the second step's difference, as u = c + (u_g - c_g).
+    assert told == [[1, 3], [2, 5], [7, 10], [4, 7]]
+    assert rows == [([1, 0], [1])] * 2 + [([1], [1])] * 2
+    outputs[2].append([8.0, 9.0])
+    assert model(x, y, mask=mask).flatten().tolist() == [8, 9]  # no hook is left
+
+
+def test_a_gated_step_is_half_a_step(sampler):
+    clip, point = Clip("a red circle", 1), BenchPoint("gated", 4, guided_steps=2)
+    costs = warm_up(sampler, [point], clip, lambda *_: None, lambda _: None)
+    values = cost_values(point, sampler.sample(point, clip), costs)
+    assert values["computed_steps"] == 4
+    assert values["compute"] == pytest.approx(4, rel=0.02)  # each half encodes its own text
 
 
 def test_texts_are_encoded_once(sampler, monkeypatch):

@@ -10,16 +10,16 @@ import pytest
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.plan import plan_from_dict, read_plan
-from bench.points import calibrated_schedule
+from bench.points import average_velocity, calibrated_schedule
 from bench.setting import load_sample_config
 from opensora.errors import ConfigError
 
 
 def test_the_bundled_plans_are_valid():
     mini = read_plan("configs/bench/mini.py")
-    assert [policy.name for policy in mini.policies][:4] == ["calibrated", "calibrated_solution", "static", "adacache"]
+    assert [policy.name for policy in mini.policies][2:5] == ["static", "average_velocity", "adacache"]
     assert mini.showcase_prompts == (0, 1, 2, 3, 4, 5)
-    assert mini.budgets == (8, 10, 12, 15, 20)
+    assert mini.budgets == (6, 8, 10, 12, 15, 20)
     full = {policy.name: policy for policy in read_plan("configs/bench/open_sora_480p.py").policies}
     assert list(full) == [policy.name for policy in mini.policies]
     assert full["adacache"].cache["metric_blocks"] == (13,)
@@ -68,13 +68,15 @@ def test_what_a_plan_needs_is_missed(entries, key):
     ("policy", "message"),
     [
         ({"steps": True}, "'policies.new.title' is missing"),
-        ({"title": "T"}, "it does not say how it meets budgets; give tune, steps=True or settings"),
+        ({"title": "T"}, "it does not say how it meets budgets; give tune, steps=True, gate=True or settings"),
         ({"title": "T", "steps": True, "tune": "calibrated"}, "tune and steps exclude each other"),
         ({"title": "T", "tune": "treshold", "cache": {"policy": "fbcache"}}, "did you mean 'threshold'?"),
         ({"title": "T", "tune": "threshold", "cache": {"threshold": 1}}, "needs cache=dict(policy=...)"),
         ({"title": "T", "settings": [{"interval": 2}]}, "settings need cache=dict(policy=...)"),
         ({"title": "T", "settings": {"interval": 2}}, "settings must be a list of dicts"),
         ({"title": "T", "steps": True, "cache": {}}, "steps=True computes every step; leave cache out"),
+        ({"title": "T", "gate": True, "cache": {}}, "gate=True computes every step; leave cache out"),
+        ({"title": "T", "gate": True, "steps": True}, "steps and gate exclude each other"),
         ({"title": "T", "settings": [{"policy": "fixed"}], "solver": "adams"}, "solver goes with steps=True"),
         ({"title": "T", "steps": True, "calibration": "c.json"}, "calibration goes with tune='calibrated'"),
         ({"title": "T", "steps": True, "further_budgets": (0,)}, "further_budgets must be numbers from 1"),
@@ -148,7 +150,19 @@ def test_the_lists_of_a_calibration_can_be_taken_alone():
     assert isinstance(combined, MultistepConfig)
     alone = calibrated_schedule(config, policies["static"], 12)
     assert alone == StaticScheduleConfig(combined.computed_steps, 30)
+    mean = calibrated_schedule(config, policies["average_velocity"], 12)
+    assert mean.computed_steps == combined.computed_steps and mean.coefficients != combined.coefficients
     to_solution = calibrated_schedule(config, policies["calibrated_solution"], 12)
     assert isinstance(to_solution, MultistepConfig) and to_solution != combined
     with pytest.raises(ConfigError, match="was made for solver euler, this run has adams"):
         calibrated_schedule(config, replace(policies["calibrated"], solver="adams"), 12)
+
+
+def test_the_average_velocity_of_a_gap_by_hand():
+    # The second gap has steps of 100 and 200: a velocity that changes evenly is on average 200 * 100 / 300 further than
+    # at its start, of the 200 between the outputs; the third 400 * 100 / 500 of 300. One step is taken as it is.
+    first, second, third = average_velocity([0, 1, 3], [1000.0, 800.0, 700.0, 500.0, 400.0])
+    assert first == (1.0,)
+    assert second == pytest.approx((4 / 3, -1 / 3))
+    assert third == pytest.approx((1 + 80 / 300, -80 / 300))
+    assert average_velocity([0, 1, 2], [1000.0, 600.0, 200.0]) == [(1.0,)] * 3

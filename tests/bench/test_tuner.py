@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -24,12 +25,12 @@ def no_model():
     pytest.fail("nothing had to be sampled")
 
 
-def make_tuner(entries, policies, tmp_path, **changes):
+def make_tuner(entries, policies, tmp_path, finished=lambda _: None, deadline=math.inf, **changes):
     baseline = next(iter(policies))
     plan = plan_from_dict({**entries, **changes, "policies": policies, "baseline": baseline})
     config = load_sample_config(plan)
     check_options(plan, config)
-    return Tuner(plan, config, no_model, CLIPS, TunedFile(tmp_path / "tuned.json", {}))
+    return Tuner(plan, config, no_model, CLIPS, TunedFile(tmp_path / "tuned.json", {}), finished, deadline)
 
 
 def test_a_planned_policy_is_tuned_without_sampling(entries, tmp_path):
@@ -63,15 +64,19 @@ def test_settings_steps_and_calibrated_schedules_need_no_tuning(entries, tmp_pat
     policies = {
         "fixed": entries["policies"]["fixed"],
         "adams": {"title": "Adams", "steps": True, "solver": "adams"},
+        "gated": {"title": "Gated", "gate": True},
         "static": {"title": "Static", "tune": "calibrated", "cache": {"policy": "static", "bridge": "hold"}},
         "calibrated": {"title": "Calibrated", "tune": "calibrated"},
     }
-    points = make_tuner(entries, policies, tmp_path, budgets=(8, 12)).points()
+    tuner = make_tuner(entries, policies, tmp_path, budgets=(8, 12, 20))
+    points = [point for point in tuner.points() if point.budget != 20 or point.policy == "gated"]
     assert [point.key for point in points] == [
-        *("fixed#1", "fixed#2", "adams@8", "adams@12"),
+        *("fixed#1", "fixed#2", "adams@8", "adams@12", "gated@20"),
         *("static@8", "static@12", "calibrated@8", "calibrated@12"),
     ]
     by_key = {point.key: point for point in points}
+    assert tuner.left_out == [f"Gated spends more than 15 steps, not {budget}." for budget in (8, 12)]
+    assert by_key["gated@20"].options == {"guided_steps": 10}  # and 20 halves of 30 steps
     assert by_key["adams@8"].options == {"solver": "adams", "num_sampling_steps": 8}
     assert by_key["static@8"].cache.computed_steps == by_key["calibrated@8"].cache.computed_steps
     assert len(by_key["static@12"].cache.computed_steps) == 12
@@ -88,6 +93,19 @@ def test_without_a_calibration_the_others_are_run(entries, tmp_path):
     tuner = make_tuner(entries, policies, tmp_path, sample_options={"calibration": None})
     assert [point.policy for point in tuner.points()] == ["fixed", "fixed"]
     assert re.match("Calibrated: .* needs a calibration of this model", tuner.left_out[0])
+
+
+def test_without_time_only_the_baseline_is_tuned(entries, tmp_path):
+    magcache = {"title": "MagCache", "tune": "threshold", "cache": {"policy": "magcache", "ratios": RATIOS}}
+    policies = {
+        "magcache": magcache,
+        "other": {**magcache, "title": "Other", "cache": {**magcache["cache"], "max_skips": 4}},
+    }
+    told = []
+    tuner = make_tuner(entries, policies, tmp_path, told.append, 0.0, budgets=(8, 14))
+    assert {point.policy for point in tuner.points()} == {"magcache"}
+    assert told == ["magcache"] * 2
+    assert tuner.left_out[-1] == "Other was not tuned to 14 steps in the time that was given."
 
 
 def test_what_was_chosen_is_kept(entries, tmp_path):
