@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from opensora.cli.arguments import OneLineParser
-from opensora.environment import PROJECT, enter_environment, installed_version
+from opensora.environment import PROJECT, enter_environment, installed_version, leave
 from opensora.files import REPO_ROOT
 
 COMMANDS = {
@@ -23,8 +24,8 @@ WHERE = f"""configs/ and assets/ are found from every folder. For a config that 
 {REPO_ROOT}"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names, with the others; its exit code."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Be the command that the first argument names, with the others, and end with its exit code."""
     enter_environment()
     parser = OneLineParser(
         prog="opensora",
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments or ["--help"])
     # The parsers of the commands show this name.
     sys.argv[:] = [f"opensora {options.command}", *options.arguments]
-    return import_module(COMMANDS[options.command][0]).main()
+    leave(import_module(COMMANDS[options.command][0]).main())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

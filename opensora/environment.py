@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import gc
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
 from types import TracebackType
+from typing import NoReturn
 
 from opensora.files import REPO_ROOT
 
@@ -47,14 +49,30 @@ def has_venv() -> bool:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Import large libraries without looking for garbage among the million objects they make, which takes a second."""
-    was_enabled = gc.isenabled()
+    """Import large libraries without looking for garbage among the million objects they make, now or later.
+
+    That would take a second of the start, and they are there to stay.
+    """
+    known = len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        if len(sys.modules) > known:
+            gc.freeze()
+            atexit.register(gc.unfreeze)
+        gc.enable()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as sys.exit does, but without taking those objects apart, which takes another second."""
+    if sys.getprofile() or sys.gettrace():
+        sys.exit(code)  # a profiler or debugger has something to say at the end
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

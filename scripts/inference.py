@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed works, too
 
-from opensora.environment import enter_environment  # noqa: E402
+from opensora.environment import enter_environment, leave  # noqa: E402
 
 if __name__ == "__main__":
     enter_environment()
@@ -16,4 +16,4 @@ if __name__ == "__main__":
 from opensora.commands.sample import main  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
