@@ -1,25 +1,65 @@
-"""Rank 0's side of the coordination: it answers the processes' questions and notices when one of them dies.
+"""The processes' connection to rank 0, which answers their questions and notices when one of them dies.
 
-Every process, rank 0 among them, keeps one TCP connection to this server for the whole run. The operating system closes
-it when the process ends, whatever ended it, so that a death is noticed at once and without any timeout, also while the
-others wait for the dead one within a collective operation.
+Every process, rank 0 among them, keeps one TCP connection to rank 0's coordinator for the whole run, and sends lines of
+JSON. The operating system closes it when the process ends, whatever ended it, so that a death is noticed at once and
+without any timeout, also while the others wait for the dead one within a collective operation.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import queue
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from opensora.acceleration.wire import Connection
+from opensora.acceleration.launch import Launch
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[int, Any], Any]
+
+LEADER_DIED = "rank 0, which leads the run, died"
+_CONNECT_SECONDS = 10.0
+# A machine that is switched off sends nothing any more: its connection counts as broken after these.
+_IDLE, _INTERVAL, _PROBES = 5, 3, 4  # seconds until the first probe, between probes, probes: 17 s
+
+
+class Connection:
+    """One end of a connection; several threads may send, one reads."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._sending = threading.Lock()
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", _IDLE), ("TCP_KEEPINTVL", _INTERVAL), ("TCP_KEEPCNT", _PROBES)):
+            if hasattr(socket, name):
+                end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def send(self, message: Any) -> None:
+        """Raises: OSError: nobody is there any more."""
+        with self._sending:
+            self._end.sendall(json.dumps(message).encode() + b"\n")
+
+    def messages(self) -> Iterator[Any]:
+        """What arrives, until the other end is gone, however that came about."""
+        try:
+            with self._end.makefile("rb") as lines:
+                for line in lines:
+                    yield json.loads(line)
+        except (OSError, ValueError):  # reset, or cut off within a line
+            return
+
+    def close(self) -> None:
+        """Hang up; whoever reads here or there is told."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)
+        self._end.close()
 
 
 class Coordinator:
@@ -147,3 +187,79 @@ class Coordinator:
     def _tell(self, connection: Connection, message: Any) -> None:
         with contextlib.suppress(OSError):  # it is gone, which its own thread notices
             connection.send(message)
+
+
+class Member:
+    """This process' connection to the coordinator of rank 0.
+
+    Args:
+        addresses: under which rank 0 may be reached; the first that answers is taken.
+        on_death: called from a thread, with the reason, when the run is over because a process died or failed.
+
+    Raises:
+        OSError: rank 0 cannot be reached.
+    """
+
+    def __init__(
+        self, launch: Launch, addresses: Sequence[str], port: int, token: str, on_death: Callable[[str], None]
+    ) -> None:
+        self._on_death = on_death
+        self._answers: queue.Queue[Any] = queue.Queue()
+        self._has_left = False
+        self._asking = threading.Lock()
+        self._connection = Connection(_connect(addresses, port))
+        self._connection.send({"token": token, "rank": launch.rank, "name": launch.name})
+        self._listener = threading.Thread(target=self._listen, daemon=True, name="member")
+        self._listener.start()
+
+    def ask(self, name: str, value: Any = None) -> Any:
+        """What rank 0's handler of this name answers."""
+        return self._request({"ask": name, "value": value})
+
+    def wait(self, name: str) -> Any:
+        """What rank 0 publishes under a name, however long that takes."""
+        return self._request({"wait": name})
+
+    def fail(self, reason: str) -> None:
+        """Tell the others that this process cannot go on; they end, with this reason."""
+        self._has_left = True
+        with contextlib.suppress(OSError):
+            self._connection.send({"failed": reason})
+
+    def leave(self) -> None:
+        """Say goodbye: from here on this process may end unnoticed."""
+        self._has_left = True
+        self._request({"goodbye": True})
+
+    def wait_for_the_end(self, seconds: float) -> None:
+        """Give the news of a death some time to arrive, in which case this does not return."""
+        self._listener.join(seconds)
+
+    def _request(self, message: Any) -> Any:
+        with self._asking:
+            with contextlib.suppress(OSError):  # the listener knows, too, and says why
+                self._connection.send(message)
+            return self._answers.get()
+
+    def _listen(self) -> None:
+        for message in self._connection.messages():
+            if "end" in message:
+                self._on_death(message["end"])
+                return
+            self._answers.put(message["answer"])
+        if not self._has_left:
+            self._on_death(LEADER_DIED)
+        self._answers.put(None)  # whoever says goodbye to a rank 0 that is gone already
+
+
+def _connect(addresses: Sequence[str], port: int) -> socket.socket:
+    """Raises: OSError: none of the addresses answers."""
+    problems = []
+    for address in dict.fromkeys(addresses):
+        try:
+            end = socket.create_connection((address, port), timeout=_CONNECT_SECONDS)
+            end.settimeout(None)
+            return end
+        except OSError as error:
+            problems.append(f"{address}: {error.strerror or error}")
+    raise OSError(f"cannot reach rank 0 on port {port} ({'; '.join(problems)}); is a firewall between the machines?")

@@ -1,19 +1,29 @@
-"""The processes that share a video: what each contributes to its latents and its frames."""
+"""The processes that share a video: frames of it between pairs of blocks, tokens of it along time.
+
+Spatial attention looks at one frame at a time, temporal attention at one place of all frames. So each process has some
+frames, and for the temporal block they are exchanged (all-to-all) for a part of the tokens of all frames, and back.
+Each sends (P - 1) / P of its own part twice for a pair of blocks. Everything else works token by token. Any numbers of
+frames and tokens will do: parts differ by one at most, and a process may have no frame at all.
+
+Source of the exchange between the two attentions: Dynamic Sequence Parallelism, arXiv:2403.10266.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from adacache.shard import WHOLE, Shard
-from opensora.acceleration.channel import Channel, Traffic
+from adacache.sites import Stream
+from opensora.acceleration.channel import Channel, Purpose, Traffic
 from opensora.acceleration.mesh import MeshShape
-from opensora.acceleration.parallel_model import ParallelModel
-from opensora.acceleration.shard import VideoShard
+from opensora.models.parts import even_parts
 from opensora.protocols import VideoModel
 
 _NOT_FINITE = -1  # instead of a number of frames
@@ -50,12 +60,11 @@ class VideoGroup:
 
     def model(self, model: VideoModel) -> VideoModel | ParallelModel:
         """``model``, with its forward passes shared."""
-        return model if self.video is None else ParallelModel(model, self.guidance, self.sequence, self.video)
+        return model if self.video is None else ParallelModel(model, self)
 
     def shard(self, num_frames: int) -> Shard:
         """What this process has of a video of so many latent frames."""
-        half = None if self.guidance is None else self.guidance.index
-        return WHOLE if self.video is None else VideoShard(self.sequence, self.video, num_frames, half)
+        return WHOLE if self.video is None else VideoShard(self, num_frames)
 
     def agree(self, problems: Mapping[str, str]) -> dict[str, str]:
         """Problems that any of the processes found, under their names: what fails for one of them fails for all."""
@@ -92,3 +101,120 @@ class VideoGroup:
             self.video.spread(part, source, "decode")
             parts.append(part.cpu().numpy())
         return parts
+
+
+class ParallelModel:
+    """Calls a model with this process' part of the batch and the frames, and puts the parts of all together.
+
+    To the sampling loop it is the model: every process of the video calls it with the same arguments, and gets the same
+    result. Only the channels of the latents are exchanged, so those that a sampler does not use (a variance) are gone.
+    """
+
+    def __init__(self, model: VideoModel, group: VideoGroup) -> None:
+        self._model = model
+        self._group = group
+        self.config = model.config
+        self.device = model.device
+        self.dtype = model.dtype
+
+    def __call__(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor,
+        mask: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """(B, C, T, H, W) for latents ``x`` of that shape, as the model's ``forward``; its first half of rows are those
+        of one guidance branch.
+        """
+        guidance, traffic = self._group.guidance, self._group.traffic
+        before = traffic.sent.copy()
+        shard = VideoShard(self._group, x.shape[2])
+        rows = slice(None) if guidance is None else even_parts(len(x), guidance.size)[guidance.index]
+        if x_mask is not None:
+            arguments["x_mask"] = x_mask[rows]
+        if self._group.sequence is not None:
+            arguments["sharding"] = shard
+        # A mask with fewer rows has those of one branch, which are those of the other, too.
+        own_mask = mask[rows] if mask is not None and len(mask) == len(x) else mask
+        output = self._model(x[rows], timestep[rows], y[rows], mask=own_mask, **arguments)
+        whole = shard.whole(output[:, : x.shape[1]], 1 if guidance is None else guidance.size)
+        traffic.end_call(before)
+        return whole
+
+
+class VideoShard:
+    """One process' part of a video of ``num_frames`` latent frames (``adacache.shard.Shard``, and the model's
+    ``Sharding``).
+
+    Attributes:
+        frames: that this process has.
+        half: number of the guidance branch that it takes; None where it takes both.
+    """
+
+    def __init__(self, group: VideoGroup, num_frames: int) -> None:
+        self._video = group.video
+        self._sequence = sequence = group.sequence
+        self.half = None if group.guidance is None else group.guidance.index
+        self._frame_parts = even_parts(num_frames, sequence.size) if sequence else [slice(None)]
+        self.frames = self._frame_parts[sequence.index if sequence else 0]
+        self._num_frames = num_frames
+
+    def sum(self, terms: Tensor) -> Tensor:
+        """See ``Shard``."""
+        return self._video.sum(terms, "schedule")
+
+    def splits_frames(self, stream: Stream) -> bool:
+        """See ``Shard``."""
+        return self._sequence is not None and stream == "spatial"
+
+    def all_frames(self, residual: Tensor) -> Tensor:
+        """See ``Shard``; costs as much as half of the exchange for one pair of blocks."""
+        return self._to_tokens(residual, "schedule")
+
+    def to_tokens(self, hidden_states: Tensor) -> Tensor:
+        """See ``Sharding``."""
+        return self._to_tokens(hidden_states, "blocks")
+
+    def _to_tokens(self, hidden_states: Tensor, purpose: Purpose) -> Tensor:
+        if self._sequence is None:
+            return hidden_states
+        batch, _, tokens, channels = hidden_states.shape
+        token_parts = even_parts(tokens, self._sequence.size)
+        own = _length(token_parts[self._sequence.index])
+        parts = [hidden_states[:, :, part] for part in token_parts]
+        shapes = [(batch, _length(part), own, channels) for part in self._frame_parts]
+        return torch.cat(self._sequence.exchange(parts, shapes, purpose), dim=1)
+
+    def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
+        """See ``Sharding``."""
+        if self._sequence is None:
+            return hidden_states
+        batch, _, _, channels = hidden_states.shape
+        token_parts = even_parts(tokens_per_frame, self._sequence.size)
+        parts = [hidden_states[:, part] for part in self._frame_parts]
+        shapes = [(batch, _length(self.frames), _length(part), channels) for part in token_parts]
+        return torch.cat(self._sequence.exchange(parts, shapes, "blocks"), dim=2)
+
+    def whole(self, output: Tensor, guidance: int) -> Tensor:
+        """What the model makes of all frames and both branches, from this process' part (B, C, T of its frames, ...).
+
+        Args:
+            guidance: how many branches there are on different processes.
+        """
+        longest = max(_length(part) for part in self._frame_parts) if self._sequence else self._num_frames
+        missing = longest - output.shape[2]
+        parts = self._video.gather(F.pad(output, (0, 0, 0, 0, 0, missing)), "output")  # guidance first, then frames
+        lengths = [_length(part) for part in self._frame_parts] if self._sequence else [self._num_frames]
+        count = len(lengths)
+        branches = [
+            torch.cat([part[:, :, :size] for part, size in zip(parts[i * count :], lengths, strict=False)], dim=2)
+            for i in range(guidance)
+        ]
+        return torch.cat(branches)
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start

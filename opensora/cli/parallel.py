@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from opensora.acceleration.coordinator import Member
 from opensora.acceleration.launch import Launch
-from opensora.acceleration.member import Member
 from opensora.acceleration.mesh import MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
 from opensora.acceleration.video_group import VideoGroup

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from opensora.acceleration.coordinator import Coordinator
+from opensora.acceleration.coordinator import Coordinator, Member
 from opensora.acceleration.launch import Launch
-from opensora.acceleration.member import Member
 
 PATIENCE = 20.0  # seconds
 
