@@ -19,7 +19,7 @@ from opensora.files import REPO_ROOT
 from opensora.models.layers.attention import SelfAttention
 from opensora.models.stdit import STDiT3
 from opensora.models.vae import VideoAutoencoderPipeline
-from opensora.models.vae.tiling import TilingConfig
+from opensora.models.vae.layerwise import TilingConfig
 from opensora.schedulers.rf import RFLOW
 
 GOLDEN = REPO_ROOT / "tests/golden"

@@ -25,7 +25,7 @@ from opensora.files import REPO_ROOT
 from opensora.memory.report import estimate_stages
 from opensora.memory.shapes import PUBLISHED
 from opensora.models.vae import VideoAutoencoderPipeline
-from opensora.models.vae.tiling import TilingConfig
+from opensora.models.vae.layerwise import TilingConfig
 from opensora.models.vae.vae import VideoAutoencoderConfig
 from opensora.pipeline import SamplingPipeline
 from opensora.registry import SCHEDULERS, build_module

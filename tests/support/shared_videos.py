@@ -188,7 +188,7 @@ def sample(pipe: SamplingPipeline, case: Case, group: VideoGroup) -> dict[str, A
 
 def decode(pipe: SamplingPipeline, num_frames: int, tile_size: int | None, group: VideoGroup) -> np.ndarray:
     """The frames of random latents."""
-    from opensora.models.vae.tiling import TilingConfig
+    from opensora.models.vae.layerwise import TilingConfig
 
     frames = pipe.vae.latent_frames(num_frames)
     latents = torch.randn(2, 4, frames, 8, 8, generator=torch.Generator().manual_seed(num_frames))

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from opensora.latent_frames import chunked_latent_frames
 from opensora.models.parts import share_of
-from opensora.models.vae.tiled_spatial import check_tiles
-from opensora.models.vae.tiling import TilingConfig
-from opensora.models.vae.vae_spatial import SpatialVAE
+from opensora.models.vae.layerwise import TilingConfig
+from opensora.models.vae.vae_spatial import SpatialVAE, check_tiles
 from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
 from opensora.registry import MODELS
 from opensora.weights.checkpoint import PretrainedModel

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opensora.models.vae import TilingConfig, VideoAutoencoderPipeline
-from opensora.models.vae.layerwise import Stored, convolve, statistics
-from opensora.models.vae.tiling import Window, windows
+from opensora.models.vae.layerwise import Stored, Window, convolve, statistics, windows
 from opensora.models.vae.vae import open_sora_vae_v1_2
 
 MINI = Path(__file__).parents[3] / "assets/opensora-mini/vae"

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from opensora.latent_frames import FRAMES_PER_LATENT, causal_latent_frames, causal_num_frames
 from opensora.models.parts import share_of
-from opensora.models.vae.causal.coders import Decoder, Encoder
+from opensora.models.vae.causal.coders import CausalConv3d, Decoder, Encoder
 from opensora.models.vae.causal.config import CausalVAEConfig
-from opensora.models.vae.causal.layers import CausalConv3d
 from opensora.models.vae.causal.tiling import (
     PIXELS_PER_LATENT,
     CausalTiling,

@@ -1,27 +1,167 @@
-"""Encoder and decoder of the causal autoencoder.
+"""Encoder and decoder of the causal autoencoder: no frame is made of later ones, but for statistics of norms.
 
-Attribute names are those of the checkpoints.
-Source: Open-Sora-Plan v1.1.0, ``CausalVAEModel``.
+Videos are (B, C, T, H, W). Attribute names are those of the checkpoints.
+Source: Open-Sora-Plan v1.1.0, ``CausalVAEModel`` and ``opensora/models/ae/videobase/modules``.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opensora.models.vae.causal.config import LEVELS, CausalVAEConfig
-from opensora.models.vae.causal.layers import (
-    AttnBlock3DFix,
-    CausalConv3d,
-    Downsample,
-    ResnetBlock2D,
-    ResnetBlock3D,
-    SpatialUpsample2x,
-    TimeDownsampleRes2x,
-    TimeUpsampleRes2x,
-    frame_by_frame,
-    group_norm,
-)
+
+
+class CausalConv3d(nn.Module):
+    """A convolution that sees the frames before: the first one is repeated in front of it."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int, int]) -> None:
+        super().__init__()
+        kernel = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, C', T, H, W)."""
+        return self.conv(first_repeated(x, self.conv.kernel_size[0] - 1))
+
+
+def first_repeated(x: Tensor, count: int) -> Tensor:
+    """A video with its first frame ``count`` more times in front."""
+    return torch.cat([x[:, :, :1].expand(-1, -1, count, -1, -1), x], dim=2) if count else x
+
+
+def frame_by_frame(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer for images makes of every frame of a video."""
+    frames = layer(x.movedim(2, 1).flatten(0, 1))
+    return frames.unflatten(0, (len(x), -1)).movedim(1, 2)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """As all norms of this autoencoder; of a video, its statistics run over time, too."""
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResnetBlock2D(nn.Module):
+    """Two convolutions with a shortcut, for images (B, C, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A video; every frame alone."""
+        return frame_by_frame(self._residual_block, x)
+
+    def _residual_block(self, x: Tensor) -> Tensor:
+        return residual_block(self, x)
+
+
+class ResnetBlock3D(nn.Module):
+    """The same for videos."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = CausalConv3d(in_channels, out_channels, 3)
+        self.norm2 = group_norm(out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels, 3)
+        if in_channels != out_channels:
+            self.nin_shortcut = CausalConv3d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A video."""
+        return residual_block(self, x)
+
+
+def residual_block(block: ResnetBlock2D | ResnetBlock3D, x: Tensor) -> Tensor:
+    """x + conv2(norm2(conv1(norm1(x)))), with SiLU after the norms."""
+    hidden = block.conv1(F.silu(block.norm1(x)))
+    hidden = block.conv2(F.silu(block.norm2(hidden)))
+    shortcut = block.nin_shortcut(x) if hasattr(block, "nin_shortcut") else x
+    return shortcut + hidden
+
+
+class AttnBlock3DFix(nn.Module):
+    """Attention between the places of each frame, with one head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q, self.k, self.v, self.proj_out = (CausalConv3d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A video."""
+        hidden = self.norm(x)
+        # (B, C, T, H, W) -> (B T, H W, C)
+        query, key, value = (
+            layer(hidden).movedim(2, 1).flatten(3).mT.flatten(0, 1) for layer in (self.q, self.k, self.v)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attended.unflatten(0, (len(x), -1)).mT.unflatten(3, x.shape[3:]).movedim(1, 2)
+        return x + self.proj_out(attended)
+
+
+class Downsample(nn.Module):
+    """Half the rows and columns."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A video; zeros are added below and to the right only."""
+        return frame_by_frame(self.conv, F.pad(x, (0, 1, 0, 1)))
+
+
+class SpatialUpsample2x(nn.Module):
+    """Twice the rows and columns."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, (1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A video."""
+        return self.conv(F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
+
+
+class TimeDownsampleRes2x(nn.Module):
+    """T frames -> (T - 1) // 2 + 1: a mixture of their mean and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, channels, 3, stride=(2, 1, 1), padding=(0, 1, 1))
+        self.mix_factor = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A video."""
+        x = first_repeated(x, 2)
+        share = torch.sigmoid(self.mix_factor)
+        return share * F.avg_pool3d(x, (3, 1, 1), stride=(2, 1, 1)) + (1 - share) * self.conv(x)
+
+
+class TimeUpsampleRes2x(nn.Module):
+    """T frames -> 2 T - 1: a mixture of interpolated ones and a convolution of these."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, 3)
+        self.mix_factor = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A video; its first frame stands alone."""
+        if x.shape[2] > 1:
+            later = F.interpolate(x[:, :, 1:], scale_factor=(2, 1, 1), mode="trilinear")
+            x = torch.cat([x[:, :, :1], later], dim=2)
+        share = torch.sigmoid(self.mix_factor)
+        return share * x + (1 - share) * self.conv(x)
+
 
 IMAGE_LEVELS = (0, 1)  # of the encoder, where frames are taken alone
 SPATIAL_LEVELS = (0, 1, 2)  # of the encoder, that halve rows and columns
