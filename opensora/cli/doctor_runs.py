@@ -25,7 +25,7 @@ from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video, write_video
 from opensora.environment import typed
 from opensora.errors import ConfigError, WeightsError
-from opensora.memory.free import free_in_cpu_memory
+from opensora.memory.measure import free_in_cpu_memory
 from opensora.weights import hub
 from opensora.weights.layout import PIECES
 from opensora.weights.locate import Piece, find_piece

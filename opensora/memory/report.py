@@ -21,12 +21,15 @@ from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.options import ELEMENT_BYTES
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
-from opensora.memory.free import free_in_cpu_memory, size_text
+from opensora.memory.measure import free_in_cpu_memory, size_text
 from opensora.memory.shapes import ModelShapes, read_shapes
 
 logger = logging.getLogger(__name__)
 
 FRAGMENTATION = 0.1  # of what tensors take: what the allocator rounds up and cannot use, and kernels' work space
+CARD = 24_000_000_000  # bytes; cards sold as 24 GB have 24.1e9 to 25.8e9
+CONTEXT = 500_000_000  # what CUDA and its libraries take on the card
+_WIDTHS = (9, 13, 8, 8, 11)  # of the table's columns
 
 Stage = Literal["text", "references", "denoise", "decode"]
 _WHERE = {"cuda": "on the GPU", "cpu": "in CPU memory"}
@@ -244,3 +247,31 @@ def _cache_fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
     if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # that one belongs to its policy
         fixes.append("cache.bridge='hold'")
     return [*fixes, "a smaller batch_size or video"]
+
+
+def print_tables(config: SampleConfig, low_memory: SampleConfig) -> None:
+    """The table of a config, and of what ``--low-memory`` makes of it."""
+    size = f"{config.height} x {config.width} pixels, {config.num_frames} frames"
+    print(f"{config.path}: {size}, batches of {config.batch_size}, {config.dtype}")
+    print(_table(config))
+    if not config.low_memory:
+        print("\nwith --low-memory:")
+        print(_table(low_memory))
+
+
+def _table(config: SampleConfig) -> str:
+    """A line per stage, in GB, and whether the largest one fits a card of 24 GB."""
+    stages = estimate_stages(config, config.batch_size)
+    lines = [f"{'GB':<12}{'weights':>9}{'activations':>13}{'cache':>8}{'total':>8}{'on a card':>11}"]
+    for stage in stages:
+        numbers = (stage.weights, stage.activations, stage.cache, stage.total, card_bytes(stage.total))
+        lines.append(f"{stage.name:<12}" + "".join(f"{n / 1e9:{w}.2f}" for n, w in zip(numbers, _WIDTHS, strict=True)))
+    needed = max(card_bytes(stage.total) for stage in stages)
+    verdict = f"fits {CARD / 1e9:.0f} GB" if needed <= CARD else f"does not fit {CARD / 1e9:.0f} GB"
+    extra = f"on a card: {FRAGMENTATION:.0%} more for fragmentation and {CONTEXT / 1e9:.1f} GB for CUDA"
+    return "\n".join([*lines, f"{extra}; {needed / 1e9:.2f} GB at most: {verdict}"])
+
+
+def card_bytes(total: int) -> int:
+    """What a card must have for tensors of ``total`` bytes."""
+    return round(total * (1 + FRAGMENTATION)) + CONTEXT

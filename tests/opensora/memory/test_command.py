@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from opensora.cli.memory import CARD, card_bytes
 from opensora.memory.__main__ import main
-from opensora.memory.report import estimate_stages
+from opensora.memory.report import CARD, card_bytes, estimate_stages
 
 PUBLISHED = "../sample_adacache.py"
 HIDDEN_STATE = 2 * 15 * 45 * 80 * 1152 * 2  # bytes: both guidance halves, 54,000 tokens, bf16

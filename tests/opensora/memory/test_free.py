@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from opensora.memory import free
-from opensora.memory.free import free_in_cpu_memory
+from opensora.memory.measure import free_in_cpu_memory
 
 GB = 1_000_000_000
 
@@ -39,10 +40,10 @@ V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
 def test_without_limits_it_is_what_the_system_says(machine, monkeypatch, tmp_path):
     assert free_in_cpu_memory(machine({})) == 8 * GB // 1024 * 1024
     machine({"proc/meminfo": "MemTotal: 4000 kB"})
-    monkeypatch.setattr(free.os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(measure.os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
     assert free_in_cpu_memory(tmp_path) == 7 * 4096
     assert free_in_cpu_memory(tmp_path / "nowhere") == 7 * 4096  # as on a system without /proc
-    monkeypatch.delattr(free.os, "sysconf")
+    monkeypatch.delattr(os, "sysconf")
     assert free_in_cpu_memory(tmp_path) is None
 
 
