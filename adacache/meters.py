@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from adacache.frames import FrameSet
-from adacache.host_copy import HostCopy
 from adacache.policies.base import Measurement, SignalChange
 from adacache.shard import WHOLE, Shard, shared_means
 from adacache.sites import Site, SiteGroup
-from adacache.storage import KeptTensor, TensorStore, standalone
+from adacache.storage import HostCopy, KeptTensor, TensorStore, standalone
 
 NORM_UP_TO = 2**15  # elements
 

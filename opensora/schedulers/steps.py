@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from adacache.host_copy import HostCopy
+from adacache.storage import HostCopy
 from opensora.models.text_encoder.encoded_text import EncodedText, TextEncoder
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
 def test_without_limits_it_is_what_the_system_says(machine, monkeypatch, tmp_path):
     assert free_in_cpu_memory(machine({})) == 8 * GB // 1024 * 1024
     machine({"proc/meminfo": "MemTotal: 4000 kB"})
-    monkeypatch.setattr(measure.os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
     assert free_in_cpu_memory(tmp_path) == 7 * 4096
     assert free_in_cpu_memory(tmp_path / "nowhere") == 7 * 4096  # as on a system without /proc
     monkeypatch.delattr(os, "sysconf")

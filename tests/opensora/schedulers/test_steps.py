@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adacache.host_copy import HostCopy
+from adacache.storage import HostCopy
 from opensora.schedulers import steps
 from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
 from opensora.schedulers.steps import steps_of_run
