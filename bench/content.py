@@ -6,23 +6,28 @@ that AdaCache computes, and its quality beside a fixed list of as many steps.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import stdev
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from adacache import AdaCacheConfig, Codebook, Trace
 from adacache.atomic import atomic_path
+from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from mini.world.captions import MOTION_MIX, Scene, draw_scene, max_draws
-
-if TYPE_CHECKING:
-    from opensora.pipeline import SamplingPipeline
+from opensora.config.loading import load_config
+from opensora.device import limit_threads
+from opensora.errors import ConfigError
+from opensora.pipeline import SamplingPipeline
 
 CLASSES = (*MOTION_MIX, "textured", "drifting", "pan", "pair")
 
@@ -36,7 +41,7 @@ def captions_by_class(count: int, seed: int, held_out: bool = True) -> dict[str,
     """``count`` different captions of every class, from either side of the split.
 
     Raises:
-        ValueError: some class has not as many.
+        ConfigError: some class has not as many.
     """
     rng = np.random.default_rng(seed)
     captions: dict[str, dict[str, None]] = {name: {} for name in CLASSES}
@@ -44,7 +49,7 @@ def captions_by_class(count: int, seed: int, held_out: bool = True) -> dict[str,
     while any(len(found) < count for found in captions.values()):
         if draws == max_draws(count):
             rarest = min(captions, key=lambda name: len(captions[name]))
-            raise ValueError(f"found only {len(captions[rarest])} captions of the class '{rarest}', not {count}")
+            raise ConfigError(f"found only {len(captions[rarest])} captions of the class '{rarest}', not {count}")
         draws += 1
         scene = draw_scene(rng, held_out)
         found = captions[content_class(scene)]
@@ -142,3 +147,69 @@ def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3, axis="x")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def study(config_path: str, captions: int, tune_captions: int, folder: Path) -> int:
+    """Sample, summarize, draw; what is printed and written is the result.
+
+    Args:
+        captions: held-out captions of each class.
+        tune_captions: training captions of each class, for the fixed lists.
+
+    Raises:
+        ConfigError: a class has not as many captions, or the config does not use AdaCache.
+        WeightsError: the model's weights cannot be used.
+    """
+    classes = captions_by_class(captions, seed=5)
+    training = captions_by_class(tune_captions, seed=11, held_out=False)
+    config = load_config(config_path)
+    if not isinstance(config.cache, AdaCacheConfig):
+        raise ConfigError(f"{config_path} does not use AdaCache; give a config that does")
+    pipe = SamplingPipeline.from_config(config)
+    limit_threads(pipe.model)
+    adacache, steps = pipe.cache, pipe.scheduler.num_sampling_steps
+    tuning = [caption for of_class in training.values() for caption in of_class]
+    schedules = [
+        sample_with(pipe, adacache, caption, seed).trace.computed_steps
+        for seed, caption in enumerate(tqdm(tuning, desc="fixed list"))
+    ]
+    length = sum(map(len, schedules)) // len(schedules)
+    caches = {"adacache": adacache}
+    for label, count in (("short", length), ("long", length + 1)):
+        caches[label] = fixed_list(schedules, steps, count)
+        print(f"fixed list: {', '.join(map(str, caches[label].computed_steps))}")
+    rows = []
+    jobs = [(name, caption) for name, of_class in classes.items() for caption in of_class]
+    for seed, (name, caption) in enumerate(tqdm(jobs, desc="sampling")):
+        full = sample_with(pipe, observing(adacache), caption, seed)
+        row = {"class": name, "caption": caption, "seed": seed}
+        row["distances"] = [record.distance for record in full.trace.records if record.distance is not None]
+        for label, cache in caches.items():
+            sampled = sample_with(pipe, cache, caption, seed)
+            row[f"computed_{label}"] = sampled.trace.num_computed
+            row[f"psnr_{label}"] = psnr(sampled.frames, full.frames)
+        rows.append(row)
+    mean_steps = sum(row["computed_adacache"] for row in rows) / len(rows)
+    for row in rows:
+        row["gain"] = row["psnr_adacache"] - at_equal_compute(row, mean_steps)
+    summary = summarize(rows)
+    print(f"{'class':<12}{'mean change':>12}{'steps':>8}{'AdaCache dB':>13}{'over fixed lists':>18}")
+    for name, values in summary.items():
+        change = sum(values["distances"]) / len(values["distances"])
+        print(
+            f"{name:<12}{change:>12.4f}{values['computed_adacache']:>8.1f}"
+            f"{values['psnr_adacache']:>13.1f}{values['gain']:>+15.1f} dB"
+        )
+    gains = [row["gain"] for row in rows]
+    error = stdev(gains) / len(gains) ** 0.5
+    print(
+        f"over fixed lists of as many steps ({mean_steps:.1f}): {sum(gains) / len(gains):+.1f} +- {error:.1f} dB (s.e.)"
+    )
+    share = spread_shares(rows)
+    print(f"share of the variance of log change that lies between classes: {share:.0%}")
+    folder.mkdir(parents=True, exist_ok=True)
+    plot(summary, folder / "curves.png")
+    with atomic_path(folder / "rows.json") as temporary:
+        temporary.write_text(json.dumps({"between_classes": share, "rows": rows}, indent=1) + "\n")
+    print(f"wrote {folder}/curves.png and rows.json")
+    return 0

@@ -19,8 +19,6 @@ from opensora.environment import enter_environment  # noqa: E402
 if __name__ == "__main__":
     enter_environment()
 
-from bench.plan import read_plan  # noqa: E402
-from bench.setting import bench_prompts, load_sample_config  # noqa: E402
 from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
 from opensora.errors import EXIT_INTERRUPTED, run_command  # noqa: E402
 
@@ -69,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_bench(options: argparse.Namespace, command: str) -> int:
     """Measure, write the results and print their tables."""
+    from bench.plan import read_plan
+    from bench.setting import bench_prompts, load_sample_config
+
     started = time.monotonic()
     plan = read_plan(options.config).with_changes(
         sample=options.sample,

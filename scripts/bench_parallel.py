@@ -19,9 +19,7 @@ if __name__ == "__main__":
 
 from opensora.acceleration.launch import read_launch  # noqa: E402
 from opensora.cli.arguments import parse_arguments  # noqa: E402
-from opensora.config.loading import load_config  # noqa: E402
 from opensora.errors import ConfigError, run_command  # noqa: E402
-from opensora.prompts.run_prompts import read_prompts  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +33,9 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
     Raises:
         ConfigError: the config or the number of processes cannot be used.
     """
+    from opensora.config.loading import load_config
+    from opensora.prompts.run_prompts import read_prompts
+
     launch = read_launch()
     if launch.is_alone:
         raise ConfigError("one process has nothing to exchange; start with torchrun --nproc-per-node 2 or more")

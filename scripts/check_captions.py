@@ -21,21 +21,7 @@ from opensora.environment import enter_environment  # noqa: E402
 if __name__ == "__main__":
     enter_environment()
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from adacache.atomic import atomic_path  # noqa: E402
-from adacache.calibration.quality import psnr  # noqa: E402
-from mini.check.check import check_clip  # noqa: E402
-from mini.check.describe import MIN_SIDE  # noqa: E402
-from mini.check.report import CheckedClip, contact_sheet, table  # noqa: E402
-from mini.world.captions import held_out_captions, parse_caption  # noqa: E402
-from mini.world.paths import FRAMES, random_shot  # noqa: E402
-from mini.world.render import render  # noqa: E402
-from opensora.config.loading import load_config  # noqa: E402
-from opensora.device import limit_threads  # noqa: E402
 from opensora.errors import ConfigError, WeightsError  # noqa: E402
-from opensora.pipeline import SamplingError, SamplingPipeline  # noqa: E402
 
 # What is given -> its pixel frames and its mask strategy.
 GIVEN = {
@@ -73,6 +59,12 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Sample, check, report."""
     options = parse_arguments()
+    from mini.check.describe import MIN_SIDE
+    from mini.world.captions import held_out_captions
+    from mini.world.paths import FRAMES
+    from opensora.config.loading import load_config
+    from opensora.pipeline import SamplingError
+
     changes = {"num_frames": options.num_frames, "image_size": options.image_size and tuple(options.image_size)}
     changes["num_sampling_steps"] = options.num_sampling_steps
     try:
@@ -93,6 +85,19 @@ def main() -> None:
 
 def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     """Sample all captions with all seeds and write the report."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from adacache.atomic import atomic_path
+    from adacache.calibration.quality import psnr
+    from mini.check.check import check_clip
+    from mini.check.report import CheckedClip, contact_sheet, table
+    from mini.world.captions import parse_caption
+    from mini.world.paths import random_shot
+    from mini.world.render import render
+    from opensora.device import limit_threads
+    from opensora.pipeline import SamplingPipeline
+
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
     batch = 1 if pipe.cache else options.batch_size

@@ -21,12 +21,9 @@ from opensora.environment import enter_environment  # noqa: E402
 if __name__ == "__main__":
     enter_environment()
 
-from adacache.calibration.target import TARGETS  # noqa: E402
 from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
-from opensora.config.loading import load_config  # noqa: E402
 from opensora.errors import ConfigError, run_command  # noqa: E402
 from opensora.files import make_output_folder  # noqa: E402
-from opensora.prompts.run_prompts import plain_texts  # noqa: E402
 
 GOOD_FIT = 0.5  # R^2; published fits of other models that people asked about had 0.1 to 0.7
 
@@ -59,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Sample, fit, write, print."""
+    from adacache.calibration.target import TARGETS
+    from opensora.config.loading import load_config
+    from opensora.prompts.run_prompts import plain_texts
+
     off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
