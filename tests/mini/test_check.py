@@ -11,11 +11,11 @@ from mini.check.blobs import connected, follow
 from mini.check.check import check_clip, compare
 from mini.check.describe import Seen, SeenFigure, describe_clip
 from mini.check.shape_match import angles
+from mini.check.validate import soften, wrong_scenes
 from mini.world.captions import Background, Figure, Scene
 from mini.world.clips import make_clip
 from mini.world.paths import FRAMES, SIZE, Shot, random_shot
 from mini.world.render import render
-from scripts.validate_check import soften, wrong_scenes
 
 GRAY = Background("gray")
 STRIPES = Background("teal", "striped")

@@ -1,0 +1,190 @@
+"""How far the caption check can be trusted: right on real clips, not fooled by captions with one wrong word.
+
+Real held-out clips of several lengths and sizes, crisp and soft, are compared with their own captions and with
+captions that differ from them in one attribute.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from tqdm import tqdm
+
+from mini.check.check import compare
+from mini.check.describe import describe_clip
+from mini.world.captions import (
+    BACKGROUNDS,
+    COLORS,
+    DIRECTIONS,
+    PATTERNS,
+    SHAPES,
+    TEXTURES,
+    Background,
+    Figure,
+    Scene,
+    moves,
+    parse_caption,
+)
+from mini.world.clips import make_clip
+
+MIN_RIGHT, MAX_ACCEPTED = 0.98, 0.05
+NOISE = 4.0  # standard deviation in levels of 255
+VARIANTS = {  # frames, size, soft
+    "17x64x64": (17, (64, 64), False),
+    "soft": (17, (64, 64), True),
+    "17x64x96": (17, (64, 96), False),
+    "17x96x64": (17, (96, 64), False),
+    "51x64x64": (51, (64, 64), False),
+    "51 soft": (51, (64, 64), True),
+}
+IN_PLACE = {"spin": "spinning", "bounce": "bouncing", "grow": "growing", "shrink": "shrinking"}
+
+
+@dataclass
+class Tally:
+    """How often something was true, per name."""
+
+    true: Counter[str] = field(default_factory=Counter)
+    total: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, value: bool) -> None:
+        """Count one."""
+        self.true[name] += bool(value)
+        self.total[name] += 1
+
+    def share(self, name: str) -> float:
+        """The share of true ones."""
+        return self.true[name] / self.total[name]
+
+    def cell(self, name: str) -> str:
+        """'297/300  99.0 %', or a dash where nothing was counted."""
+        return f"{self.true[name]}/{self.total[name]} {self.share(name):6.1%}" if self.total[name] else "-"
+
+
+def soften(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``frames`` (F, H, W, 3) uint8 after a 3 x 3 box blur and noise, as a small model might draw them."""
+    height, width = frames.shape[1:3]
+    padded = np.pad(frames.astype(np.float32), [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
+    blurred = sum(padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
+    return (blurred + rng.normal(0, NOISE, frames.shape)).round().clip(0, 255).astype(np.uint8)
+
+
+def wrong_scenes(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
+    """Scenes of the same world that differ from ``scene`` in one attribute, by the attribute's name."""
+    ground, main = scene.background, scene.main
+    result: dict[str, Scene] = {}
+
+    def other(names: Iterable[str], *taken: str) -> str:
+        return str(rng.choice([name for name in names if name not in taken]))
+
+    def with_main(**changes: str | None) -> Scene:
+        return replace(scene, figures=(*scene.figures[:-1], replace(main, **changes)))
+
+    def with_ground(**changes: str | bool) -> Scene:
+        return replace(scene, background=replace(ground, **changes))
+
+    colors = [figure.color for figure in scene.figures]
+    spinner = ("circle",) if main.motion == "spinning" else ()
+    result["color"] = with_main(color=other(COLORS, *colors))
+    result["shape"] = with_main(shape=other(SHAPES, main.shape, *spinner))
+    result["background"] = with_ground(color=other(other_grounds(ground), ground.color))
+    result["pattern"] = with_ground(pattern=other(other_patterns(scene), ground.pattern))
+    if ground.pattern in TEXTURES and scene.kind != "pair" and not scene.pan:
+        result["drifting"] = with_ground(drifting=not ground.drifting)
+    if moves(main.motion):
+        result["slow or fast"] = with_main(motion="fast" if main.motion == "slowly" else "slowly")
+        result["direction"] = with_main(direction=other(DIRECTIONS, main.direction))
+    if scene.kind == "pair":
+        first, second = scene.figures
+        moved = replace(second, color=first.color, shape=first.shape)
+        result["who moves"] = replace(scene, figures=(replace(first, color=second.color, shape=second.shape), moved))
+    elif scene.pan:
+        result["pan side"] = replace(scene, pan=other(("left", "right"), scene.pan))
+        result["pan or not"] = replace(scene, pan=None)
+    else:
+        result |= wrong_motions(main, with_main, rng)
+    result["figures"] = with_other_number(scene, rng)
+    return result
+
+
+def wrong_motions(main: Figure, with_main: Callable[..., Scene], rng: np.random.Generator) -> dict[str, Scene]:
+    """A still figure that should move, and the other way round."""
+    still = with_main(motion="still", direction=None)
+    if moves(main.motion):
+        return {"still or moving": still}
+    for item, motion in IN_PLACE.items():
+        if main.motion == motion:
+            return {item: still}
+    wrong = {item: with_main(motion=motion) for item, motion in IN_PLACE.items()}
+    if main.shape == "circle":
+        del wrong["spin"]
+    speed, direction = rng.choice(["slowly", "fast"]), rng.choice(list(DIRECTIONS))
+    return {"still or moving": with_main(motion=str(speed), direction=str(direction)), **wrong}
+
+
+def other_grounds(ground: Background) -> list[str]:
+    """The colors that a background with this pattern can have."""
+    return [color for color in BACKGROUNDS if not (color == "black" and ground.pattern == "gradient")]
+
+
+def other_patterns(scene: Scene) -> list[str]:
+    """The patterns that the background of a scene can have."""
+    if scene.pan or scene.background.drifting:
+        return list(TEXTURES)
+    return [pattern for pattern in PATTERNS if not (scene.background.color == "black" and pattern == "gradient")]
+
+
+def with_other_number(scene: Scene, rng: np.random.Generator) -> Scene:
+    """``scene`` with one figure more or fewer; a camera pan is dropped for a second figure."""
+    if scene.kind == "pair":
+        return replace(scene, figures=(scene.figures[int(rng.integers(2))],))
+    main = scene.main
+    color = str(rng.choice([color for color in COLORS if color != main.color]))
+    shape = str(rng.choice(SHAPES))
+    still = replace(main, motion="still", direction=None, color=color, shape=shape)
+    if moves(main.motion):
+        return replace(scene, figures=(still, main))
+    mover = replace(still, motion=str(rng.choice(["slowly", "fast"])), direction=str(rng.choice(list(DIRECTIONS))))
+    return replace(scene, figures=(main, mover), pan=None)
+
+
+def validate(clips: int, seed: int, variants: list[str]) -> tuple[dict[str, Tally], dict[str, Tally]]:
+    """Tallies per variant: items right on the true captions, and wrong captions accepted."""
+    right = {name: Tally() for name in variants}
+    accepted = {name: Tally() for name in variants}
+    for index in tqdm(range(clips), desc="clips", mininterval=1):
+        for name in variants:
+            frames, size, soft = VARIANTS[name]
+            clip = make_clip(seed, index, held_out=True, frames=frames, size=size)
+            rng = np.random.default_rng((seed, index))
+            seen = describe_clip(soften(clip.frames, rng) if soft else clip.frames)
+            check = compare(seen, parse_caption(clip.caption))
+            for item, value in check.items().items():
+                right[name].add(item, value)
+            right[name].add("all", check.all)
+            for item, wrong in wrong_scenes(clip.scene, rng).items():
+                accepted[name].add(item, compare(seen, parse_caption(wrong.caption())).all)
+    return right, accepted
+
+
+def table(title: str, tallies: dict[str, Tally]) -> str:
+    """One line per item, one column per variant."""
+    items = list(dict.fromkeys(item for tally in tallies.values() for item in tally.total))
+    items.sort(key=lambda item: item == "all")  # last
+    lines = [f"{title:<18}" + "".join(f"{name:>17}" for name in tallies)]
+    lines += [f"{item:<18}" + "".join(f"{tally.cell(item):>17}" for tally in tallies.values()) for item in items]
+    return "\n".join(lines)
+
+
+def report(clips: int, seed: int, variants: list[str]) -> int:
+    """Measure and print both tables; 0 if the check can be trusted, else 1."""
+    right, accepted = validate(clips, seed, variants)
+    print(table("right", right))
+    print()
+    print(table("wrong, accepted", accepted))
+    good = all(tally.share(item) >= MIN_RIGHT for tally in right.values() for item in tally.total)
+    fooled = any(tally.share(item) > MAX_ACCEPTED for tally in accepted.values() for item in tally.total)
+    return 0 if good and not fooled else 1
