@@ -51,7 +51,7 @@ def test_entry_scripts_share_the_parser_that_answers_in_one_sentence():
 
 def test_every_flag_sets_an_entry_and_says_what_that_means():
     actions = {action.dest: action.help for action in build_parser()._actions}
-    for name in ("help", "config", "cfg_options", "from_sidecar"):
+    for name in ("help", "words", "config", "cfg_options", "from_sidecar"):
         del actions[name]
     assert actions.keys() <= {*SampleConfig.__pydantic_fields__, *FLAG_KEYS, *SIZE_KEYS}
     assert all(actions.values())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mini.training.buckets import BUCKETS
 from mini.training.text import build_tokenizer
 from mini.training.train_diffusion import TextToVelocity
+from mini.world.captions import caption_pattern, words_by_kind
+from opensora.config.trained_on import FILE
 from opensora.models.vae import VideoAutoencoderPipeline
 
 STORAGE_DTYPE = torch.bfloat16  # half the size; the samples do not show it
@@ -18,5 +23,24 @@ def export(vae: VideoAutoencoderPipeline, networks: TextToVelocity, folder: Path
     vae.to(STORAGE_DTYPE).save_pretrained(folder / "vae")
     networks.transformer.to(STORAGE_DTYPE).save_pretrained(folder / "transformer")
     networks.text_encoder.to(STORAGE_DTYPE).save_pretrained(folder / "text_encoder")
+    (folder / "transformer" / FILE).write_text(json.dumps(trained_on(), indent=1) + "\n", encoding="utf-8")
     build_tokenizer().save_pretrained(folder / "text_encoder")
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def trained_on() -> dict[str, Any]:
+    """What a sampler tells of the model: the entries of ``TrainedOn``."""
+    return {
+        "name": "opensora-mini",
+        "about": "videos of circles, squares, triangles and stars that move before a background",
+        "words": words_by_kind(),
+        "captions": caption_pattern(),
+        "examples": [
+            "a red circle moving fast to the right",
+            "a spinning white star on a navy background",
+            "a still red circle and a blue square moving slowly up on a gray gradient background",
+            "a growing yellow triangle on a drifting teal striped background",
+            "a still green star on a brown checkered background while the camera pans left",
+        ],
+        "videos": [[bucket.frames, *bucket.size] for bucket in BUCKETS],
+    }

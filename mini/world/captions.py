@@ -259,3 +259,35 @@ def vocabulary() -> list[str]:
     """Every word a caption can hold, in a fixed order."""
     glue = ["a", "an", "the", "on", "to", "and", "moving", "drifting", "background", "while", "camera", "pans"]
     return [*glue, *PATTERNS[1:], *SHAPES, *COLORS, *BACKGROUNDS, *MOTION_MIX, *DIRECTIONS]
+
+
+def caption_pattern() -> str:
+    """A regular expression of all captions that ``random_caption`` can give."""
+
+    def one_of(words: Iterable[str]) -> str:
+        return f"(?:{'|'.join(words)})"
+
+    what = f"{one_of(COLORS)} {one_of(SHAPES)}"
+    where = one_of(["(?:to the )?(?:left|right)", "up", "down"])
+    mover = f"an? {what} moving {one_of(motion for motion in MOTION_MIX if moves(motion))} {where}"
+    in_place = f"an? {one_of(motion for motion in MOTION_MIX if not moves(motion))} {what}"
+    texture = f"(?:drifting )?{one_of(BACKGROUNDS)} {one_of(TEXTURES)}"
+    background = f"an? {one_of([texture, f'{one_of(BACKGROUNDS)}(?: gradient)?'])} background"
+    pan = f" on an? {one_of(BACKGROUNDS)} {one_of(TEXTURES)} background while the camera pans {one_of(PANS)}"
+    plain = f"(?:{in_place}|{mover}|an? still {what} and {mover})(?: on {background})?"
+    return f"{plain}|an? still {what}{pan}"
+
+
+def words_by_kind() -> dict[str, list[str]]:
+    """``vocabulary()`` for people."""
+    kinds = {
+        "shapes": SHAPES,
+        "colors": COLORS,
+        "backgrounds": BACKGROUNDS,
+        "patterns of backgrounds": PATTERNS[1:],
+        "motions": MOTION_MIX,
+        "directions": DIRECTIONS,
+    }
+    named = {kind: list(words) for kind, words in kinds.items()}
+    rest = [word for word in vocabulary() if not any(word in words for words in named.values())]
+    return {**named, "between them": rest}

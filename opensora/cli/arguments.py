@@ -32,9 +32,30 @@ class OneLineParser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            hint = f"; {suggest(unknown[0].partition('=')[0], flags)}" if unknown[0].startswith("-") else ""
-            self.error(f"unknown argument '{unknown[0]}'{hint}")
+            is_flag = unknown[0].startswith("-")
+            hint = suggest(unknown[0].partition("=")[0], flags) if is_flag else "put a text of several words in quotes"
+            self.error(f"unknown argument '{unknown[0]}'; {hint}")
         return parsed
+
+
+class Prompts(argparse.Action):
+    """``TEXT ...``, also several times; refuses the words of one prompt whose quotes were forgotten."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
+        """Add the prompts to those given before."""
+        if len(values) > 1 and not any(len(value.split()) > 1 or value.endswith(".py") for value in values):
+            text = " ".join(values)
+            parser.error(
+                f"{option_string} got the single words {', '.join(values)}; put a prompt in quotes, {option_string} "
+                f'"{text}", and give prompts of one word each a {option_string} of its own'
+            )
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *values])
 
 
 class CfgOptions(argparse.Action):
@@ -117,11 +138,14 @@ def _add_switch(group: Any, flag: str, text: str) -> None:
 
 def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts")
-    group.add_argument("--prompt", nargs="+", metavar="TEXT", help="one or more prompts")
+    group.add_argument("--prompt", nargs="+", action=Prompts, metavar="TEXT", help="one or more prompts, in quotes")
     group.add_argument(
         "--prompt-path",
         metavar="FILE",
         help="one prompt per line, or .csv or .jsonl with settings of their own for each; - reads standard input",
+    )
+    group.add_argument(
+        "--words", action="store_const", const=True, help="print what the model of the config was trained on, and end"
     )
     group.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from (Latte, Open-Sora-Plan)")
     group.add_argument("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")

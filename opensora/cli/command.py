@@ -12,8 +12,9 @@ from opensora.cli.plan import Plan, distinct_configs, plan_samples
 from opensora.cli.refining import check_endpoint
 from opensora.cli.sidecar import read_sidecar
 from opensora.config.entries import find_config, read_config_file
-from opensora.config.loading import config_from_entries
+from opensora.config.loading import config_from_entries, load_config
 from opensora.config.schema import SampleConfig
+from opensora.config.trained_on import trained_on
 from opensora.errors import ConfigError
 from opensora.models.text_encoder import check_text_options
 from opensora.prompts.files import is_stream
@@ -53,6 +54,22 @@ def prepare(
         check_endpoint(chosen)
     check_text_options(config)
     return Plan(config, samples, locate_weights(config))
+
+
+def words_of(config_path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, Any]) -> str:
+    """What the model of a config was trained on, as far as that is written down.
+
+    Raises:
+        ConfigError: the config cannot be used.
+    """
+    config = load_config(config_path, flags, cfg_options)
+    known = trained_on(config.model.from_pretrained)
+    if known is not None:
+        return str(known)
+    return (
+        f"{config.model.from_pretrained} comes with no list of words: describe a video in English, in up to "
+        f"{config.text_encoder.model_max_length} tokens, or about {config.text_encoder.model_max_length * 2 // 3} words"
+    )
 
 
 def _check_stream(config: SampleConfig, text: str | None) -> None:

@@ -17,6 +17,7 @@ from opensora.cli.text_stage import PreparedText, all_kept, encode_captions
 from opensora.conditioning.reference_pixels import read_reference
 from opensora.conditioning.references import WHOLE, ReferencePart, part_of_reference, sha256_of
 from opensora.config.schema import SampleConfig
+from opensora.config.trained_on import trained_on
 from opensora.device import check_device, limit_threads
 from opensora.errors import ConfigError, message_for_the_user
 from opensora.memory.measure import StageMeter
@@ -208,7 +209,8 @@ class Worker:
 def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> PreparedText:
     """What the text encoder says to all captions that are due; it is loaded only for those that are not kept on disk.
 
-    As it is the first stage that takes memory, it is checked here whether all stages have enough.
+    As it is the first stage that takes memory, it is checked here whether all stages have enough. The log says what the
+    model was not trained on.
 
     Args:
         processes: that share a video.
@@ -222,6 +224,11 @@ def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> Prepar
     due = [sample for batch in plan.due_batches for sample in batch]
     every = [caption for sample in due for caption in _captions(sample)]
     largest = max((sample.config for sample in due), key=lambda c: c.height * c.width * c.num_frames)
+    known = trained_on(config.model.from_pretrained)
+    if known is not None and progress:
+        sizes = ((sample.config.num_frames, sample.config.height, sample.config.width) for sample in due)
+        for line in known.outside(list(dict.fromkeys(every)), sizes):
+            logger.warning("WARNING %s", line)
     kept = all_kept(config, every, device, negative)
     check_memory(plan.weights.applied_to(largest), len(due), device, text=not kept, processes=processes)
     shown = progress and config.verbose > 0

@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 1 where not all samples could be made, 2 where nothing was begun."""
     arguments = sys.argv[1:] if arguments is None else arguments
     config_path, flags, cfg_options = parse_arguments(arguments)
+    if flags.pop("words"):
+        return run_command(lambda: print_words(config_path, flags, cfg_options))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     code = run_command(lambda: sample(config_path, flags, cfg_options, arguments), several=True)
     if code and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -27,6 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def print_words(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any]) -> int:
+    """Print what the model of the config was trained on."""
+    from opensora.cli.command import words_of
+
+    print(words_of(config_path, flags, cfg_options))
+    return 0
 
 
 def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any], arguments: Sequence[str]) -> int:

@@ -48,6 +48,8 @@ def find_config(path: str | os.PathLike[str]) -> Path:
         folder = find_path(Path(path).parent)
         names = [str(Path(path).parent / entry.name) for entry in folder.glob("*.py")] if folder else []
         hint = f"; {suggest(path, names)}" if names else ""
+        if " " in str(path):
+            hint = "; a prompt is given as --prompt and in quotes"
         raise ConfigError(f"config file '{shortened(path)}' does not exist{hint}")
     if file.suffix not in (".py", ".yaml", ".yml", ".json"):
         raise ConfigError(f"config file '{path}' must be a .py, .yaml or .json file")

@@ -32,6 +32,7 @@ from opensora.config.model_families import (
 from opensora.config.reading import Source, check_names, read_fields, read_section, read_value
 from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS, SECTIONS, SampleConfig, section_class
 from opensora.config.target import with_memory_options
+from opensora.config.trained_on import trained_on
 from opensora.datasets.aspect import NUM_FRAMES_MAP, get_image_size, get_num_frames
 from opensora.errors import one_line
 
@@ -125,7 +126,8 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     if replay is not None:
         cache = with_memory_options(read_replay(replay, calls, source), cache)
 
-    height, width = _size({key: entries.pop(key, None) for key in SIZE_KEYS}, source)
+    size = {key: entries.pop(key, None) for key in SIZE_KEYS}
+    height, width = _size(size, source, built["model"].from_pretrained)
     entries |= {"height": height, "width": width}
     if source.from_command_line & set(SIZE_KEYS):
         source = dataclasses.replace(source, from_command_line=source.from_command_line | {"height", "width"})
@@ -197,8 +199,11 @@ def _with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, An
     return result
 
 
-def _size(size: Mapping[str, Any], source: Source) -> tuple[int, int]:
+def _size(size: Mapping[str, Any], source: Source, model: str) -> tuple[int, int]:
     """Height and width in pixels, from ``image_size`` or from ``resolution`` and ``aspect_ratio`` (None: unset).
+
+    Args:
+        model: where the transformer is; what it was trained on is named when a part is missing.
 
     Raises:
         ConfigError: neither or both are given, or a name is unknown.
@@ -212,7 +217,11 @@ def _size(size: Mapping[str, Any], source: Source) -> tuple[int, int]:
         return read_value(size["image_size"], tuple[int, int], "image_size", source)
     if len(names) < 2:
         missing = next(key for key in ("resolution", "aspect_ratio") if key not in names)
-        raise source.error(SIZE_KEYS, f"'{missing}' is missing; a size is resolution and aspect_ratio, or image_size")
+        known = trained_on(model)
+        hint = "" if known is None else f"; {known.name} was trained on {known.sizes()}"
+        raise source.error(
+            SIZE_KEYS, f"'{missing}' is missing; a size is resolution and aspect_ratio, or image_size{hint}"
+        )
     for key, value in names.items():
         read_value(value, str | int, key, source)
     try:

@@ -86,6 +86,12 @@ CASES = {
     "empty prompt list": ([MINI, "--cfg-options", "prompt=[]"], ["prompt list is empty"]),
     "missing prompt file": ([MINI, "--prompt-path", "nowhere.txt"], ["nowhere.txt"]),
     "prompts beyond the file": ([MINI, "--start-index", "99"], ["99", "3 prompts"]),
+    "a prompt without quotes": (
+        [MINI, "--prompt", "a", "red", "star"],
+        ['put a prompt in quotes, --prompt "a red star"'],
+    ),
+    "a prompt without a flag": (["a red star"], ["'a red star' does not exist", "--prompt and in quotes"]),
+    "a size without its ratio": ([MINI, "--resolution", "720p", "--num-frames", "2s"], ["'aspect_ratio'", "17, 34 or"]),
     "config after the prompts": (["--prompt", "a cat", str(ROOT / MINI)], ["put the config file before the flags"]),
     "weights that cannot be fetched": (
         ["configs/sample.py"],

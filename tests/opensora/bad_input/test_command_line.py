@@ -33,7 +33,7 @@ CASES = {
     "cfg-options that replace a section": Case("--cfg-options scheduler=3", ["scheduler", "dict", "3"]),
     "a seed of -1": Case("--seed -1", ["seed must be at least 0, got -1"]),
     "a seed of 2**64": Case(f"--seed {2**64}", ["seed", str(2**64)]),
-    "a seed of 2**63 and 2 prompts": Case(f"--seed {2**64 - 1} --prompt a b", ["seed"]),
+    "a seed of 2**63 and 2 prompts": Case(f"--seed {2**64 - 1} --prompt a --prompt b", ["seed"]),
     "a seed of 5000 digits": Case(f"--seed {'9' * 5000}", ["--seed"]),
     "no samples": Case("--num-sample 0", ["num_sample must be at least 1, got 0"]),
     "a batch of nothing": Case("--batch-size 0", ["batch_size must be at least 1, got 0"]),

@@ -119,14 +119,18 @@ def test_a_disk_that_is_full_halfway_keeps_what_is_finished(check_case, folder, 
 
     monkeypatch.setattr(records, "write_video", full_after(1, records.write_video))
     words = ["No space left on device", "finished videos are kept", "sample_0000.png"]
-    case = Case("--prompt a b c --resample", words, 1, written=["sample_0000.png", "sample_0000.json"])
+    case = Case(
+        "--prompt a --prompt b --prompt c --resample", words, 1, written=["sample_0000.png", "sample_0000.json"]
+    )
     outcome = check_case(case)
     assert outcome.stderr.count("error: ") == 1
     statuses = {stem: entry["status"] for stem, entry in read_manifest(folder)["samples"].items()}
     assert statuses == {"sample_0000": "done", "sample_0001": "waiting", "sample_0002": "waiting"}
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    check_case(Case("--prompt a b c", ["1 of 3 samples are in out already"], 0, written=["sample_0002.png"]))
+    check_case(
+        Case("--prompt a --prompt b --prompt c", ["1 of 3 samples are in out already"], 0, written=["sample_0002.png"])
+    )
 
 
 def test_files_that_may_not_grow_leave_no_half_ones(run, check_case, folder):
@@ -170,7 +174,7 @@ def test_memory_that_does_not_suffice_is_one_sentence(check_case, monkeypatch):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(SamplingPipeline, "__call__", refuse)
-    check_case(Case("--prompt a b", ["ran out of memory", "--low-memory", "2 of 2 samples failed"], 1))
+    check_case(Case("--prompt a --prompt b", ["ran out of memory", "--low-memory", "2 of 2 samples failed"], 1))
 
 
 def read_manifest(folder: Path) -> dict:

@@ -46,7 +46,7 @@ def among_good_ones(name: str, make: Maker, *words: str) -> Case:
         image(folder / "a.png")
         make(folder / name)
 
-    arguments = ["--prompt", "a", "b", "c", "--resample", "--num-frames", "34"]
+    arguments = ["--prompt", "a red", "b", "c", "--resample", "--num-frames", "34"]
     arguments += ["--reference-path", "a.png", name, "a.png"]
     return Case(arguments, words, 1, media, written=["sample_0000.mp4", "sample_0002.mp4"])
 
@@ -84,10 +84,11 @@ REFUSED = {
         ["--reference-path", "out;out"], ["reference 'out' is a folder; give an image or a video"]
     ),
     "two for three prompts": Case(
-        "--prompt a b c --reference-path x.png y.png", ["reference_path has 2 entries for 3 prompts", "one per prompt"]
+        "--prompt a --prompt b --prompt c --reference-path x.png y.png",
+        ["reference_path has 2 entries for 3 prompts", "one per prompt"],
     ),
     "three strategies for two prompts": Case(
-        "--prompt a b --mask-strategy 0 0 0", ["mask_strategy has 3 entries for 2 prompts", "or one for all\n"]
+        "--prompt a --prompt b --mask-strategy 0 0 0", ["mask_strategy has 3 entries for 2 prompts", "or one for all\n"]
     ),
     "three for one prompt": Case(
         ["--reference-path", "a.png;a.png;a.png"],

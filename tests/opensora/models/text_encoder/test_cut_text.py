@@ -43,6 +43,7 @@ def test_the_command_says_it_before_it_samples_and_from_the_cache_too(tmp_path, 
         assert inference.main([CONFIG, "--prompt", LONG, "a star", *flags, "--save-dir", str(tmp_path / folder)]) == 0
         assert lines(caplog) == [f"WARNING {SAID}"]
         messages = caplog.messages
+        assert sum("--words prints all it knows" in message for message in messages) == 1
         assert messages.index(f"WARNING {SAID}") < next(i for i, m in enumerate(messages) if m.startswith("video 1"))
     assert "text: 2 captions, 2 from the cache" in messages
 

@@ -1,0 +1,90 @@
+"""What a model was trained on, where a file beside its weights says so, and what of a run lies outside of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from opensora.errors import shortened
+from opensora.files import find_path
+
+FILE = "trained_on.json"  # in the transformer's folder
+_MAX_WORDS = 6  # that a line names
+_ALL = "--words prints all it knows"
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The words, captions and sizes of a model's training data.
+
+    Attributes:
+        name: of the model.
+        about: what its videos show, in a few words.
+        words: all that its captions hold, by kind.
+        captions: a regular expression of all captions, in lower case.
+        examples: some of them.
+        videos: (frames, height, width) in pixels.
+    """
+
+    name: str
+    about: str
+    words: dict[str, list[str]]
+    captions: str
+    examples: list[str]
+    videos: list[tuple[int, int, int]]
+
+    def __str__(self) -> str:
+        """All of it for people, in lines."""
+        lines = [f"{self.name} makes {self.about}.", *(f"{kind}: {', '.join(w)}" for kind, w in self.words.items())]
+        return "\n".join([*lines, f"videos: {self.sizes()}", "captions such as", *(f"  {t}" for t in self.examples)])
+
+    def sizes(self) -> str:
+        """As in "1 or 17 frames of 64 x 64 pixels, 17 frames of 64 x 96 pixels"."""
+        lengths: dict[tuple[int, int], list[str]] = {}
+        for frames, *size in sorted(self.videos):
+            lengths.setdefault(tuple(size), []).append(str(frames))
+        return ", ".join(
+            f"{' or '.join(filter(None, (', '.join(most), last)))} frames of {height} x {width} pixels"
+            for (height, width), (*most, last) in lengths.items()
+        )
+
+    def outside(self, captions: Sequence[str], videos: Iterable[tuple[int, int, int]]) -> list[str]:
+        """One sentence each about captions, and about sizes and lengths, that the training data does not have.
+
+        Args:
+            captions: as the text encoder reads them.
+            videos: (frames, height, width) in pixels.
+        """
+        return [line for line in (self._odd_captions(captions), self._odd_sizes(videos)) if line]
+
+    def _odd_captions(self, captions: Sequence[str]) -> str:
+        known = {word for words in self.words.values() for word in words}
+        texts = {text: " ".join(text.lower().split()).rstrip(" .") for text in captions}
+        odd = [text for text, plain in texts.items() if not re.fullmatch(self.captions, plain)]
+        if not odd:
+            return ""
+        more = len(odd) - 1
+        where = f"'{shortened(odd[0], 80)}'" + (f" and {more} more prompt{'s' * (more > 1)}" if more else "")
+        unknown = dict.fromkeys(word for text in odd for word in re.findall(r"\w+", texts[text]) if word not in known)
+        if not unknown:
+            return f"{self.name} was not trained on captions like {where}, but like '{self.examples[0]}'; {_ALL}"
+        named = ", ".join(f"'{word}'" for word in list(unknown)[:_MAX_WORDS]) + (", ..." * (len(unknown) > _MAX_WORDS))
+        return f"{self.name} does not know {named} in {where}: it makes {self.about}; {_ALL}"
+
+    def _odd_sizes(self, videos: Iterable[tuple[int, int, int]]) -> str:
+        odd = next((video for video in videos if video not in self.videos), None)
+        if odd is None:
+            return ""
+        size = "{} frames of {} x {} pixels".format(*odd)
+        return f"{self.name} was trained on {self.sizes()}; a video of {size} may not show its prompt"
+
+
+def trained_on(from_pretrained: str) -> TrainedOn | None:
+    """What the transformer in this folder was trained on; None where that is not written down."""
+    file = find_path(f"{from_pretrained}/{FILE}")
+    if file is None:
+        return None
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    return TrainedOn(**{**entries, "videos": [tuple(video) for video in entries["videos"]]})
