@@ -3,4 +3,3 @@ _base_ = "_base_/open_sora_v1_2.py"
 
 resolution = "720p"
 aspect_ratio = "9:16"
-save_dir = "samples/720p/baseline"

@@ -3,6 +3,4 @@ _base_ = "_base_/open_sora_v1_2.py"
 
 resolution = "480p"
 aspect_ratio = "9:16"
-save_dir = "samples/480p/baseline"
-
 scheduler = dict(num_sampling_steps=30)

@@ -1,8 +1,6 @@
 # AdaCache for 30 steps, the fast codebook: fewer computed steps, less faithful to the baseline.
 _base_ = "sample_480p.py"
 
-save_dir = "samples/480p/adacache_fast"
-
 cache = dict(
     metric="t-attn",
     metric_blocks=(13,),

@@ -1,8 +1,6 @@
 # The fast codebook with motion regularization.
 _base_ = "sample_480p_adacache_fast.py"
 
-save_dir = "samples/480p/adacache_fast_moreg"
-
 cache = dict(
     moreg=dict(
         scale=0.385,

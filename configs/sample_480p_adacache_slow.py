@@ -1,8 +1,6 @@
 # AdaCache for 30 steps, the slow codebook: more computed steps, closer to the baseline.
 _base_ = "sample_480p.py"
 
-save_dir = "samples/480p/adacache_slow"
-
 cache = dict(
     metric="t-attn",
     metric_blocks=(13,),

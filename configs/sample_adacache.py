@@ -1,8 +1,6 @@
 # AdaCache: the change of a middle block's temporal attention decides how many steps its residual may serve.
 _base_ = "sample.py"
 
-save_dir = "samples/720p/adacache"
-
 cache = dict(
     metric="t-attn",
     metric_blocks=(13,),  # of 28; more blocks are averaged

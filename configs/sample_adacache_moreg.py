@@ -1,8 +1,6 @@
 # AdaCache with motion regularization: videos that move more are computed more often.
 _base_ = "sample_adacache.py"
 
-save_dir = "samples/720p/adacache_moreg"
-
 cache = dict(
     moreg=dict(
         scale=0.385,

@@ -4,6 +4,4 @@
 _base_ = "../_base_/latte.py"
 
 calibration = "outputs/calibration/latte/calibration.json"
-save_dir = "samples/latte/calibrated"
-
 speedup = 2.0  # of the denoising; or max_steps_computed = 12, or min_psnr = 35

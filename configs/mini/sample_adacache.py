@@ -1,8 +1,6 @@
 # The bundled mini model with AdaCache.
 _base_ = "../_base_/mini.py"
 
-save_dir = "samples/mini/adacache"
-
 # Tuned on 22 training captions, two of every class of content, so that a little less than half of the 30 steps are
 # computed. What it does on held-out captions: `python scripts/benchmark.py --parts quality`.
 cache = dict(

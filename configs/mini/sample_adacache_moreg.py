@@ -1,8 +1,6 @@
 # The bundled mini model with AdaCache and motion regularization.
 _base_ = "sample_adacache.py"
 
-save_dir = "samples/mini/adacache_moreg"
-
 # The published constants (scale 0.385, power 8) would multiply this model's still videos by less than a thousandth.
 # These are about neutral for the frame-to-frame change of a slow video, raise the distances of fast ones and of camera
 # pans, and leave the first 8 steps alone: there a step too few costs a still video most.

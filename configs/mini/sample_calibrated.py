@@ -2,6 +2,4 @@
 # so that the video comes out as with every step computed. Which steps, and how, a calibration has found.
 _base_ = "../_base_/mini.py"
 
-save_dir = "samples/mini/calibrated"
-
 speedup = 2.0  # of the denoising; or max_steps_computed = 12, or min_psnr = 35

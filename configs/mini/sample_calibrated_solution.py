@@ -3,6 +3,4 @@
 _base_ = "../_base_/mini.py"
 
 calibration = "assets/opensora-mini/calibration_solution.json"
-save_dir = "samples/mini/calibrated_solution"
-
 speedup = 2.0  # of the denoising; or max_steps_computed = 12, or min_psnr = 40 (to the solution)

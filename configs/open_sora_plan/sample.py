@@ -1,4 +1,2 @@
 # Open-Sora-Plan v1.1.0, every step computed.
 _base_ = "../_base_/open_sora_plan.py"
-
-save_dir = "samples/open_sora_plan/baseline"

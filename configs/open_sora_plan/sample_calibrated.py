@@ -4,6 +4,4 @@
 _base_ = "../_base_/open_sora_plan.py"
 
 calibration = "outputs/calibration/open_sora_plan/calibration.json"
-save_dir = "samples/open_sora_plan/calibrated"
-
 speedup = 2.0  # of the denoising; or max_steps_computed = 12, or min_psnr = 35

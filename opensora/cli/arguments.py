@@ -227,7 +227,7 @@ def _add_sampling_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--save-dir", metavar="DIR", help="folder of the results")
+    group.add_argument("--save-dir", metavar="DIR", help="folder of the results (default: samples/CONFIG/FLAGS)")
     _add_switch(group, "--logdate-dir", "write into a subfolder named by date and time")
     group.add_argument("--sample-name", metavar="NAME", help="start of the file names (default: sample)")
     _add_switch(group, "--prompt-as-path", "name files by their prompt")

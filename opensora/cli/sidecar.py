@@ -10,6 +10,7 @@ from typing import Any
 from opensora.cli.plan import Sample
 from opensora.conditioning.mask_strategy import check_mask_strategy
 from opensora.conditioning.references import ReferenceInfo, check_reference, sha256_of
+from opensora.config.entries import name_of_overrides
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, one_line, shortened
@@ -36,8 +37,9 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     entries["image_size"] = [entries.pop("height"), entries.pop("width")]
     text = metadata.get("refined", metadata["prompt"])  # a language model asked again might answer otherwise
     entries |= {"prompt": [text], "num_sample": 1, "start_index": 0, "end_index": None}
-    entries |= {"logdate_dir": False, "resample": False, "save_dir": str(Path(path).parent / _REPRODUCED)}
     given = {**cfg_options, **{name: value for name, value in flags.items() if value is not None}}
+    folder = Path(path).parent / _REPRODUCED / name_of_overrides(given)
+    entries |= {"logdate_dir": False, "resample": False, "save_dir": str(folder)}
     for name in _NOT_OVER_A_SIDECAR:
         if given.get(name) is not None:
             raise ConfigError(f"--from-sidecar makes one video again; leave out {name}")

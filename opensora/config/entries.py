@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,51 @@ _ALTERNATIVES = {
     "final": ("draft", "replay", "num_sample"),
     "num_sample": ("draft", "final"),
 }
+
+# Values of the command line that change no video, or only which ones of a folder are made.
+_SAME_FOLDER = frozenset(
+    {
+        *("save_dir", "logdate_dir", "sample_name", "prompt_as_path", "start_index", "end_index", "num_sample"),
+        *("draft", "final", "save_frames", "preview", "contact_sheet", "verbose", "resample", "weights_dir"),
+        *("text_cache", "device", "batch_size", "sequence_parallel", "guidance_parallel", "llm_endpoint", "llm_model"),
+    }
+)
+_FOLDERS = ("drafts", "final", "replaced")  # within a run's
+_MAX_NAME = 60  # characters
+
+
+def default_save_dir(path: str, given: Mapping[str, Any]) -> str:
+    """Where results go that nobody has named a folder for: settings that differ do not meet in one.
+
+    As in ``samples/mini/sample_adacache/a-red-star_num_frames-34``: the config's path below ``configs``, and what the
+    command line says.
+    """
+    *folders, name = Path(path).with_suffix("").parts
+    while "configs" in folders:
+        del folders[: folders.index("configs") + 1]
+        name = "/".join([*folders, name])
+    return str(Path("samples", name, name_of_overrides(given)))
+
+
+def name_of_overrides(given: Mapping[str, Any]) -> str:
+    """A folder's name for values of the command line; "" where none of them tells videos apart.
+
+    What cannot be read off the name, it tells apart by a hash.
+    """
+    telling = {key: value for key, value in sorted(given.items()) if key not in _SAME_FOLDER and value is not None}
+    texts, is_exact = [], True
+    for key, value in sorted(telling.items(), key=lambda item: item[0] != "prompt"):
+        values = value if isinstance(value, list | tuple) else [value]
+        text = "-".join(map(str, values)).replace(" ", "-")
+        plain = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+        is_exact &= plain == text and "--" not in text and not (key == "prompt" and len(values) > 1)
+        is_exact &= not any(("-" if key == "prompt" else " ") in str(value) for value in values)
+        texts.append(plain if key == "prompt" else f"{key.removeprefix('scheduler.')}-{plain}")
+    name = "_".join(texts)
+    if is_exact and len(name) <= _MAX_NAME and name not in _FOLDERS:
+        return name
+    digest = hashlib.sha256(json.dumps(telling, default=str).encode()).hexdigest()[:8]
+    return f"{name[:_MAX_NAME].rstrip('-_')}-{digest}".lstrip("-")
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
@@ -101,10 +149,20 @@ def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
             if not isinstance(name, str):
                 raise ConfigError(f"{file}: line {node.lineno}: _base_ must be a path or a list of paths")
             base = file.parent / name
+            if name and not Path(name).is_absolute() and "{{" not in name and "::" not in name and not base.is_file():
+                raise ConfigError(f"{file}: line {node.lineno}: its _base_ '{name}' is not there; {_place_of(base)}")
             if base.resolve() in heirs:
                 raise ConfigError(f"{file}: line {node.lineno}: its _base_ '{name}' leads back to itself")
             if base.suffix == ".py" and base.is_file():
                 _check_python(base, heirs)
+
+
+def _place_of(base: Path) -> str:
+    """Where the ``base`` of a config that was moved may be meant to be."""
+    found = sorted((find_path("configs") or Path()).rglob(base.name), key=lambda file: file.parent.name != "mini")
+    found = [file for file in found if base.parent.name != "_base_" or file.parent.name == "_base_"]
+    paths = " or ".join(f"'{file.resolve()}'" for file in found)
+    return f"write _base_ = {paths}" if paths else "give its path from the folder of this file"
 
 
 def _check_data(file: Path) -> None:

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from opensora.config.cache import read_cache, read_replay
 from opensora.config.draft import apply_mode, replaces_cache, seed_texts
 from opensora.config.entries import (
+    default_save_dir,
     dotted_overrides,
     find_config,
     merge_into_file,
@@ -87,6 +88,7 @@ def config_from_entries(
         line_name: what errors about those values begin with.
     """
     given, by_hand = dotted_overrides(overrides, cfg_options), "command line"
+    entries = {"save_dir": default_save_dir(path, given), **entries}
     if line:
         of_line = dotted_overrides(line, None, line_name)
         given, by_hand = without_alternatives(given, of_line) | of_line, line_name

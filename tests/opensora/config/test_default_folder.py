@@ -1,0 +1,66 @@
+"""Runs of different settings have different folders by default, whose names can be read."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+
+import pytest
+
+from opensora.cli.arguments import parse_arguments
+from opensora.config.entries import default_save_dir, dotted_overrides
+from opensora.config.loading import load_config
+from opensora.errors import ConfigError
+from opensora.files import REPO_ROOT
+
+MINI = "configs/mini/sample.py"
+
+
+def folder_of(line: str) -> str:
+    config, flags, options = parse_arguments([MINI, *shlex.split(line)])
+    return default_save_dir(config, dotted_overrides(flags, options)).removeprefix("samples/mini/sample").lstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("--verbose 0 --save-frames --batch-size 4 --draft 6", ""),
+        ("--speedup 2", "speedup-2.0"),
+        ("--num-frames 34 --prompt 'a red star' --loop 3", "a-red-star_loop-3_num_frames-34"),
+        (
+            "--cfg-options scheduler.num_sampling_steps=8 cache.bridge=fitted",
+            "cache.bridge-fitted_num_sampling_steps-8",
+        ),
+    ],
+)
+def test_names_say_what_was_changed(line, folder):
+    assert folder_of(line) == folder
+
+
+def test_what_a_name_cannot_say_a_hash_tells_apart():
+    words = ["a red star", "'A red star'", "'a red star.'", "a-red-star", "drafts", "final", "一只猫"]
+    lines = [f"--prompt '{word}'" if "'" not in word else f"--prompt {word}" for word in words]
+    lines += ["--reference-path a/b", "--reference-path a-b", f"--prompt '{'a ' * 50}b'", f"--prompt '{'a ' * 50}c'"]
+    folders = [folder_of(line) for line in lines]
+    assert len(set(folders)) == len(lines) and all(len(folder) < 80 and "/" not in folder for folder in folders)
+    assert not {"drafts", "final", "replaced", ""} & set(folders)
+    assert folders == [folder_of(line) for line in lines]
+
+
+def test_a_folder_that_is_named_wins(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text(f"_base_ = {str(REPO_ROOT / MINI)!r}\n")
+    assert load_config(config).save_dir == "samples/mine"
+    config.write_text(config.read_text() + "save_dir = 'here'\n")
+    assert load_config(config, {"seed": 3}).save_dir == "here"
+    assert load_config(config, {"seed": 3, "save_dir": "there"}).save_dir == "there"
+
+
+@pytest.mark.parametrize("name", ["mini/sample_adacache.py", "mini/sample_adacache_moreg.py"])
+def test_a_copied_config_is_told_where_its_base_is(tmp_path, name):
+    copy = shutil.copy(REPO_ROOT / "configs" / name, tmp_path)
+    with pytest.raises(ConfigError, match=r"line 2: its _base_ '.*' is not there; write _base_ = '.*'") as error:
+        load_config(copy)
+    base = str(error.value).split("write _base_ = '")[1].split("'")[0]
+    (tmp_path / "right.py").write_text(f"_base_ = {base!r}\n")
+    assert load_config(tmp_path / "right.py").height == 64
