@@ -105,8 +105,8 @@ def how_to_get_packages() -> str:
     return f"run: bash {REPO_ROOT / 'run_sample_video.sh'} --help, which makes an environment that all commands find"
 
 
-def typed(command: str) -> str:
-    """How one of our commands is typed: as a script of the checkout, or as `opensora COMMAND` where it is installed."""
+def command_line(command: str) -> str:
+    """How a command is typed: as a script of the checkout, or as `opensora COMMAND` where it is installed."""
     return f"python scripts/{command}.py" if (REPO_ROOT / "scripts").is_dir() else f"opensora {command}"
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from opensora.environment import typed
+from opensora.environment import command_line
 from opensora.errors import one_line, shortened, suggest
 from opensora.files import find_path, is_utf8, printable
 
@@ -176,13 +176,15 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_target_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(f"target of the cache (one of these, by a calibration; see {typed('calibrate')})")
+    group = parser.add_argument_group(
+        f"target of the cache (one of these, by a calibration; see {command_line('calibrate')})"
+    )
     group.add_argument("--speedup", type=float, metavar="X", help="denoise X times as fast as with every step computed")
     group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute N steps of every video")
     group.add_argument(
         "--min-psnr", type=float, metavar="DB", help="stay within DB of the video without reuse, on average"
     )
-    group.add_argument("--calibration", metavar="FILE", help=f"what '{typed('calibrate')}' wrote for this model")
+    group.add_argument("--calibration", metavar="FILE", help=f"what '{command_line('calibrate')}' wrote for this model")
 
 
 def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
@@ -286,6 +288,8 @@ def _add_reference_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weights and memory")
-    group.add_argument("--weights-dir", metavar="DIR", help=f"folder of downloaded weights (see {typed('weights')})")
+    group.add_argument(
+        "--weights-dir", metavar="DIR", help=f"folder of downloaded weights (see {command_line('weights')})"
+    )
     group.add_argument("--text-cache", metavar="DIR", help="folder of encoded prompts; off keeps none")
     _add_switch(group, "--low-memory", "tiled decoding, text encoder in 16 bits, cache in CPU memory, one at a time")

@@ -23,7 +23,7 @@ from opensora.cli.doctor import Check, Finding, ok, pip, problem, warning
 from opensora.cli.verify import BAD, check_piece
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video, write_video
-from opensora.environment import typed
+from opensora.environment import command_line
 from opensora.errors import ConfigError, WeightsError
 from opensora.memory.measure import free_in_cpu_memory
 from opensora.weights import hub
@@ -40,7 +40,7 @@ SHADE_TOLERANCES = {"cpu": 1.0, "cuda": 4.0}  # gray levels of 255, mean over al
 
 _SMALL_DISK = 2e9  # bytes; an mp4 is small, but frames that are kept are not
 _OLD_CAPABILITY = (8, 0)  # from here on GPUs compute in bf16
-_DOWNLOAD = f"{typed('weights')} download"
+_DOWNLOAD = f"{command_line('weights')} download"
 _FPS = 8
 _LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below
 

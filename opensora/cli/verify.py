@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import T5Config, T5EncoderModel
 
 from opensora.cli.weights import EXIT_BAD, read_wanted
-from opensora.environment import typed
+from opensora.environment import command_line
 from opensora.errors import WeightsError, one_line
 from opensora.registry import model_class
 from opensora.weights import hub
@@ -97,7 +97,7 @@ def _what_is_missing(piece: Piece) -> str:
     if piece.path is not None:
         return f"{piece.path} lacks {', '.join(piece.gaps)}"
     if piece.repo is not None:
-        return f"not on this machine; '{typed('weights')} download' fetches it"
+        return f"not on this machine; '{command_line('weights')} download' fetches it"
     return f"there is no folder or file '{piece.wanted}'; correct {piece.name}.from_pretrained"
 
 

@@ -47,6 +47,7 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
     from opensora.acceleration.launch import read_launch
     from opensora.acceleration.mesh import check_axes
     from opensora.cli.command import Plan, prepare
+    from opensora.cli.session import open_session
 
     launch = read_launch()
     set_log_level(flags["verbose"] if launch.rank == 0 else 0)
@@ -62,8 +63,6 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
 
         return sample_in_parallel(launch, read, arguments, flags["prompt_path"])
     plan = read()
-    from opensora.cli.session import open_session
-
     with open_session(plan) as session:
         try:
             session.announce()

@@ -15,7 +15,7 @@ from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.config.target import apply_target, with_memory_options
-from opensora.environment import typed
+from opensora.environment import command_line
 from opensora.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
         "for this model, with which the same time gives better videos",
         mode,
         codebook,
-        typed("calibrate"),
+        command_line("calibrate"),
         config.path,
     )
     return with_memory_options(AdaCacheConfig(codebook, **_measured(config.cache, depth)), config.cache)

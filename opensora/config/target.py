@@ -14,7 +14,7 @@ from adacache.calibration.target import TARGETS, read_target
 from adacache.options import ReuseOptions
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
-from opensora.environment import typed
+from opensora.environment import command_line
 from opensora.errors import one_line
 from opensora.files import find_path
 from opensora.registry import SCHEDULERS, build_module
@@ -115,7 +115,7 @@ def check_calibrated_model(config: SampleConfig) -> None:
         raise source.error(
             "calibration",
             f"calibration {path} was made for {made_for.get('model_name', 'a model')} with other weights than those in "
-            f"{model}; run '{typed('calibrate')}' for this model",
+            f"{model}; run '{command_line('calibrate')}' for this model",
         )
 
 
@@ -138,7 +138,7 @@ def _find(config: SampleConfig, target: str, source: Source) -> Path:
     if config.calibration is None:
         raise source.error(
             target,
-            f"{target} needs a calibration of this model; run '{typed('calibrate')} {config.path}' and set "
+            f"{target} needs a calibration of this model; run '{command_line('calibrate')} {config.path}' and set "
             "calibration to the file it writes",
         )
     path = find_calibration(config.calibration, config.path)
@@ -146,7 +146,7 @@ def _find(config: SampleConfig, target: str, source: Source) -> Path:
         folder = Path(config.calibration).parent
         raise source.error(
             "calibration",
-            f"calibration: there is no file {config.calibration}; '{typed('calibrate')} {config.path} --output "
+            f"calibration: there is no file {config.calibration}; '{command_line('calibrate')} {config.path} --output "
             f"{folder}' makes a calibration.json",
         )
     return path
@@ -162,7 +162,8 @@ def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
     difference = mismatch(calibration.conditions, config)
     if difference:
         raise source.error(
-            "calibration", f"calibration {path} does not fit: {difference}; run '{typed('calibrate')}' for this setting"
+            "calibration",
+            f"calibration {path} does not fit: {difference}; run '{command_line('calibrate')}' for this setting",
         )
     return calibration
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from opensora.environment import typed
+from opensora.environment import command_line
 from opensora.errors import WeightsError
 from opensora.files import find_path
 from opensora.weights import hub
@@ -188,7 +188,7 @@ def _is_folder(path: str | os.PathLike[str]) -> bool:
 
 def _no_weights_dir(weights_dir: str | os.PathLike[str]) -> str:
     return (
-        f"weights_dir '{weights_dir}' is no folder; correct it, or let '{typed('weights')} download "
+        f"weights_dir '{weights_dir}' is no folder; correct it, or let '{command_line('weights')} download "
         f"--weights-dir {weights_dir}' make and fill it"
     )
 
@@ -205,7 +205,7 @@ def _unreachable(absent: list[Piece]) -> str:
     pieces = ", ".join(f"{piece.name} {piece.wanted} ({_size_and_gaps(piece)})" for piece in absent)
     return (
         f"no local folder or complete cached copy of {pieces}, and {hub.why_unreachable()}; where there is a network, "
-        f"run '{typed('weights')} download --weights-dir DIR', copy DIR here and give --weights-dir DIR, or use "
+        f"run '{command_line('weights')} download --weights-dir DIR', copy DIR here and give --weights-dir DIR, or use "
         "the configs in configs/mini/, which need no download"
     )
 
