@@ -112,13 +112,15 @@ class Recorder:
         return self._encode(prompts)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_samples_show_the_caption(dtype):
-    config = load_config(MINI / "sample_adacache.py", {"dtype": dtype, "verbose": 0})
+# Decoding in fp16 is slow on CPUs: an image will do.
+@pytest.mark.parametrize(("dtype", "num_frames"), [("bf16", 17), ("fp16", 1)])
+def test_half_precision_samples_show_the_caption(dtype, num_frames):
+    caption = "a still red circle on a black background"
+    config = load_config(MINI / "sample_adacache.py", {"dtype": dtype, "num_frames": num_frames, "verbose": 0})
     pipe = SamplingPipeline.from_config(config)
     assert pipe.model.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-    output = pipe(PROMPTS[0], seed=7)
-    assert check_clip(output.videos[0], PROMPTS[0]).all
+    output = pipe(caption, seed=7)
+    assert check_clip(np.repeat(output.videos[0], 17 // num_frames, axis=0), caption).all
     # Distances are float32 whatever the model's dtype: they are not among the few values bf16 can hold.
     distances = [record.distance for record in output.traces[0].records if record.distance is not None]
     assert any(float(torch.tensor(d).to(torch.bfloat16)) != d for d in distances)
