@@ -1,7 +1,9 @@
 """A picture of a trace: what was measured at each step, and what was decided."""
 
+import itertools
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,11 @@ MAX_FILM_HEIGHT = 1.6  # inches
 FILM_FRAMES = 8
 FILM_GAP = 0.012  # of the film's width
 MAX_FRAME_PIXELS = 400  # along a frame's width: more than the film shows
+MAX_TICKS = 8
+SANS = "DejaVu Sans"  # comes with matplotlib
+# Fonts of systems that have what it lacks, if one of them is installed.
+WIDE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei")
+WIDE_FONTS += ("Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS", "Malgun Gothic")
 
 
 def plot_trace(
@@ -40,11 +47,11 @@ def plot_trace(
 ) -> None:
     """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
 
-    The distance that was compared, or else only measured, is drawn over the step index, against the thresholds of
-    `codebook` and their rates if that is given, or against the one `threshold` of a policy by signals; below come the
-    motion score and the weight of a fitted bridge, where there are any, and a strip of computed and reused steps, with
-    a diamond where frames joined. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The
-    file appears complete or not at all.
+    The distance that was compared, or else only measured, is drawn over the step, counted from 1, against the
+    thresholds of `codebook` and their rates if that is given, or against the one `threshold` of a policy by signals;
+    where motion takes part, the distance alone is drawn, too. Below come the motion score and the weight of a fitted
+    bridge, where there are any, and a strip of computed and reused steps, with a diamond where frames joined. `frames`,
+    the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears complete or not at all.
 
     Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
     """
@@ -104,10 +111,32 @@ def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, heig
         facts.append(f"stopped before step {len(trace.records)} of {trace.num_steps}")
     if trace.estimated_speedup is not None and trace.num_reused:
         facts.append(f"about {trace.estimated_speedup:.1f}x faster")
+    if any(record.rate is not None for record in trace.records):
+        facts.append("dots: computed steps; their band says how long they serve")
     title = " ".join(title.split()) if title else "Computed and reused steps"
+    families = (SANS,) if title.isascii() else installed_fonts()
+    title = drawable(title, families)
     title = title if len(title) <= 90 else title[:89].rstrip() + "…"
-    figure.text(left, 1 - 0.22 / height, title, size=12.5, weight="bold", color=INK, va="top", parse_math=False)
+    style = {"size": 12.5, "weight": "bold", "color": INK, "va": "top", "family": families}
+    figure.text(left, 1 - 0.22 / height, title, parse_math=False, **style)
     figure.text(left, 1 - 0.49 / height, "  ·  ".join(facts), size=9.5, color=FAINT, va="top")
+
+
+def installed_fonts() -> tuple[str, ...]:
+    """DejaVu Sans, and of ``WIDE_FONTS`` those that are installed."""
+    from matplotlib.font_manager import get_font_names
+
+    return (SANS, *sorted(set(WIDE_FONTS) & set(get_font_names()), key=WIDE_FONTS.index))
+
+
+def drawable(text: str, families: Sequence[str] = (SANS,)) -> str:
+    """``text`` with escapes such as \\u4e00 for what none of the fonts has a glyph for."""
+    if text.isascii():
+        return text
+    from matplotlib.font_manager import findfont, get_font
+
+    known = set().union(*(get_font(findfont(family)).get_charmap() for family in families))
+    return "".join(c if ord(c) in known else c.encode("ascii", "backslashreplace").decode() for c in text)
 
 
 def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None, threshold: float | None) -> None:
@@ -119,7 +148,7 @@ def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None, thresh
     top = _axis_top([value for _, value in measured], thresholds)
     regularized = _is_regularized(trace)
     by_signal = any(record.distance is not None for record in trace.records if not record.computed)
-    _style(axes, trace, "compared value" if by_signal else "distance × motion" if regularized else "distance per step")
+    _style(axes, trace, "compared value" if by_signal else "distance per step")
     axes.set_ylim(0, top)
     if codebook:
         _draw_rates(axes, codebook, top)
@@ -129,7 +158,18 @@ def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None, thresh
 
     inside = [(step, value) for step, value in measured if value <= top]
     beyond = [(step, value) for step, value in measured if value > top]
-    axes.plot(*_columns([(s, min(v, top)) for s, v in measured]), color=COMPUTED, lw=1.1, alpha=0.45, zorder=3)
+    if regularized:
+        plain = [
+            (r.index, min(r.distance, top)) for r in trace.records if r.value is not None and r.distance is not None
+        ]
+        axes.plot(*_columns(plain), "-o", color=MOTION, lw=0.9, ms=2.5, alpha=0.55, zorder=2, label="distance alone")
+    label = "distance × motion, which decides" if regularized else None
+    line = [(s, min(v, top)) for s, v in measured]
+    axes.plot(*_columns(line), color=COMPUTED, lw=1.1, alpha=0.45, zorder=3, label=label)
+    if regularized:
+        axes.legend(
+            loc="upper center", ncols=2, fontsize=8, frameon=False, labelcolor=FAINT, bbox_to_anchor=(0.5, 1.08)
+        )
     axes.plot(*_columns(inside), "o", color=COMPUTED, ms=5, mec="white", mew=0.8, zorder=4)
     # A few values far above all thresholds would press the others flat: they are cut off, and say so.
     axes.plot(*_columns([(step, top) for step, _ in beyond]), "^", color=COMPUTED, ms=5, clip_on=False, zorder=4)
@@ -204,7 +244,7 @@ def _draw_strip(axes: "Axes", trace: Trace) -> None:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_visible(False)
-    axes.set_xlabel("step", size=9, color=INK)
+    axes.set_xlabel("denoising step", size=9, color=INK)
     for offset, text, color in ((4, "computed", COMPUTED), (-6, "reused", FAINT)):
         axes.annotate(text, (1, 0.5), (6, offset), "axes fraction", "offset points", size=8, color=color, va="center")
 
@@ -214,7 +254,9 @@ def _style(axes: "Axes", trace: Trace, ylabel: str | None) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(labelsize=8, colors=FAINT, length=3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    every = next(n for n in itertools.count(1) if (n in (1, 2) or n % 5 == 0) and trace.num_steps <= n * MAX_TICKS)
+    ticks = sorted({0, *range(every - 1, trace.num_steps, every)})  # people count from 1
+    axes.set_xticks(ticks, [str(tick + 1) for tick in ticks])
     if ylabel:
         axes.set_ylabel(ylabel, size=9, color=INK)
         axes.yaxis.set_label_coords(-0.062, 0.5)

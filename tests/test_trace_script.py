@@ -33,9 +33,10 @@ def test_show_prints_every_step_and_the_schedule(traces):
     done = run("show", traces[0])
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[2].split() == ["1", "750.0", "computed", "0.2000", "-", "-", "-", "-", "2.0"]
-    assert lines[3].split()[:3] == ["2", "500.0", "reused"]
+    assert lines[2].split() == ["2", "750.0", "computed", "0.2000", "-", "-", "-", "-", "2.0"]
+    assert lines[3].split()[:3] == ["3", "500.0", "reused"]
     assert lines[5] == "##.#  3 of 4 steps computed"
+    assert lines[-1].startswith("steps are counted from 1 here, and from 0 in lists")
 
 
 def test_diff_names_the_steps_that_differ(traces):
@@ -44,7 +45,7 @@ def test_diff_names_the_steps_that_differ(traces):
     assert lines[1].startswith("####  4 computed")
     assert lines[2:] == [
         "computed in the first only: none",
-        "computed in the second only: 2",
+        "computed in the second only: 3",
         "distances measured in both: 1, largest difference 0.1000",
     ]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from adacache.codebook import Codebook
@@ -43,7 +44,7 @@ def show(path: Path) -> str:
     for record in trace.records:
         timestep = "-" if record.timestep is None else f"{record.timestep:.1f}"
         lines.append(
-            f"{record.index:>4} {timestep:>9} {decision(record):<8} "
+            f"{record.index + 1:>4} {timestep:>9} {decision(record):<8} "
             f"{number(record.distance):>9} {number(record.value):>9} {number(record.motion_score):>9} "
             f"{'-' if record.bridge_weight is None else f'{record.bridge_weight:.2f}':>6} "
             f"{'-' if record.rate is None else record.rate:>5} "
@@ -57,7 +58,13 @@ def show(path: Path) -> str:
         lines.append(f"of their branches as many as of {computed:.1f} steps")
     if speedup is not None:
         lines.append(f"estimated speedup of the blocks {speedup:.2f}x")
+    lines.append("steps are counted from 1 here, and from 0 in lists of configs and in .json files")
     return "\n".join(lines)
+
+
+def _numbers(steps: Sequence[int]) -> str:
+    """Steps as people count them."""
+    return ", ".join(str(step + 1) for step in steps) or "none"
 
 
 def draw(path: Path, output: Path | None) -> str:
@@ -90,8 +97,8 @@ def diff(first: Path, second: Path) -> str:
     lines = [
         f"{strip(a)}  {a.num_computed} computed  {first}",
         f"{strip(b)}  {b.num_computed} computed  {second}",
-        f"computed in the first only: {', '.join(map(str, only_a)) or 'none'}",
-        f"computed in the second only: {', '.join(map(str, only_b)) or 'none'}",
+        f"computed in the first only: {_numbers(only_a)}",
+        f"computed in the second only: {_numbers(only_b)}",
     ]
     if pairs:
         largest = max(abs(x - y) for x, y in pairs)

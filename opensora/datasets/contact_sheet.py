@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from adacache.atomic import atomic_path
-from adacache.trace_plot import side_by_side, spread
+from adacache.trace_plot import drawable, side_by_side, spread
 
 INK, FAINT = "#1f2937", "#6b7280"
 PADDING = 2  # pixels around the text of a strip
@@ -104,7 +104,7 @@ def sans_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     """The words of ``text`` in lines of at most ``width`` pixels; a longer word has a line of its own."""
     lines: list[str] = []
-    for word in text.split():
+    for word in drawable(text).split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:

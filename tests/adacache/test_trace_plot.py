@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from adacache import PRESETS, StepRecord, Trace
-from adacache.trace_plot import plot_trace
+from adacache.trace_plot import drawable, plot_trace
 
 
 def trace(motion: float | None = None, values: tuple[float | None, ...] = (None, 0.1, 0.2, 0.15)) -> Trace:
@@ -31,6 +31,13 @@ def test_a_trace_becomes_a_picture(tmp_path):
     assert 400 < size[1] < 900
     assert 0.005 < darkness < 0.5
     assert os.listdir(tmp_path) == ["trace.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_titles_of_any_script_are_drawn_without_a_warning(tmp_path):
+    plot_trace(trace(), tmp_path / "trace.png", title="一只红色的猫 в лесу مرحبا 🐱 नमस्ते")
+    assert drawable("a cat, в лесу") == "a cat, в лесу"
+    assert drawable("一 cat") == r"\u4e00 cat"
 
 
 def test_motion_and_frames_add_panels(tmp_path):
