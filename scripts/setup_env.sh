@@ -16,6 +16,12 @@ fail() {
     exit 1
 }
 
+# Pip answers Ctrl-C as if its installation had failed.
+interrupted() {
+    printf 'error: the set-up was interrupted; the same command goes on with it\n' >&2
+    exit 130
+}
+
 has_python_version() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 find_python() {
@@ -158,8 +164,10 @@ setup_environment() {
         if uses_own_venv; then make_venv; fi
         [[ -x $PYTHON ]] || fail "the active environment $SETUP_ENV has no bin/python; deactivate it and run again"
         has_python_version "$PYTHON" || fail "$SETUP_ENV has $("$PYTHON" --version 2>&1), but Python 3.11 or newer is needed"
+        trap interrupted INT
         install
         finish
+        trap - INT
         say "ready after $((SECONDS - start)) s ($SETUP_ENV)"
     fi
     exec 9>&-

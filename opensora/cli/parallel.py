@@ -322,7 +322,7 @@ def _make_batches(processes: Processes, plan: Plan, shape: MeshShape) -> None:
             worker = worker or Worker(plan, group, launch.rank == 0, text)
             writer.begin([partial(_write_and_report, member, *job) for job in worker.make(batch)])
     if worker is not None and worker.memory_line is not None:
-        logger.info(worker.memory_line)
+        logger.debug(worker.memory_line)
 
 
 def _numbers(member: Member, group: VideoGroup) -> Iterator[int]:

@@ -65,7 +65,7 @@ def make_all(session: Session) -> None:
             session.start(batch)
             writer.begin([partial(_write_and_enter, session, *job) for job in worker.make(batch)])
     if worker.memory_line is not None:
-        logger.info(worker.memory_line)
+        logger.debug(worker.memory_line)  # it stands in the files of the samples, too
 
 
 def _write_and_enter(session: Session, sample: Sample, write: Write | str) -> None:

@@ -26,6 +26,7 @@ from opensora.memory.shapes import ModelShapes, read_shapes
 
 logger = logging.getLogger(__name__)
 
+LARGE_SHARE = 0.25  # of free memory, from which on a run says what it takes without being asked
 FRAGMENTATION = 0.1  # of what tensors take: what the allocator rounds up and cannot use, and kernels' work space
 CARD = 24_000_000_000  # bytes; cards sold as 24 GB have 24.1e9 to 25.8e9
 CONTEXT = 500_000_000  # what CUDA and its libraries take on the card
@@ -104,7 +105,8 @@ def check_memory(
     stages = estimate_stages(config, min(config.batch_size, num_videos), kind, text)
     stages = [_shared(stage, processes) if stage.name == "denoise" else stage for stage in stages]
     free = free_memory(device)
-    logger.info("%s", estimate_line(stages, free, kind))
+    level = _log_level(max(stage.total for stage in stages), free)
+    logger.log(level, "%s", estimate_line(stages, free, kind))
     if free is None:
         return stages
     largest = max(stages, key=lambda stage: stage.total)
@@ -143,6 +145,11 @@ def estimate_line(stages: Sequence[StageEstimate], free: int | None, device: str
     """As in "memory, estimated: text 19.14 GB, denoise 6.71 GB (weights 3.20 GB, ...); 24.00 GB are free..."."""
     available = "" if free is None else f"; {size_text(free)} are free {_WHERE[device]}"
     return f"memory, estimated: {', '.join(map(_describe, stages))}{available}"
+
+
+def _log_level(nbytes: int, free: int | None) -> int:
+    """Of what little is taken, only debug messages tell."""
+    return logging.INFO if free is None or nbytes > LARGE_SHARE * free else logging.DEBUG
 
 
 def fixes(config: SampleConfig, stage: StageEstimate) -> list[str]:
@@ -202,8 +209,8 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
     estimate = cache_bytes(config, read_shapes(config), min(config.batch_size, num_prompts))
     on_gpu = device.type == "cuda" and config.cache.cache_device == "model"
     where = _WHERE["cuda" if on_gpu else "cpu"]
-    logger.info("cache: %s %s", cache_text(estimate), where)
     free = free_memory(device) if on_gpu else free_in_cpu_memory()
+    logger.log(_log_level(estimate.total, free), "cache: %s %s", cache_text(estimate), where)
     own = -(-estimate.total // processes)
     if free is not None and own > free:
         fixes = " or ".join(_cache_fixes(config, on_gpu))

@@ -129,7 +129,7 @@ def test_the_estimate_in_words(estimate, text):
 def test_the_log_says_how_much_and_where(config, caplog, monkeypatch, device, options, where):
     monkeypatch.setattr(report, "free_memory", lambda device: 10**9)
     config = replace(config, cache=replace(config.cache, **options), batch_size=4)
-    with caplog.at_level(logging.INFO, "opensora"):
+    with caplog.at_level(logging.DEBUG, "opensora"):
         check_cache_memory(config, 3, device)  # the run has fewer prompts than a batch may have
     assert caplog.messages == [f"cache: 2 tensors of 0.25 MB = 0.49 MB {where}"]
 

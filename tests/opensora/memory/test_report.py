@@ -38,7 +38,7 @@ def test_the_line_before_a_run():
 
 def test_a_run_is_logged_and_its_batch_is_no_larger_than_its_videos(mini, caplog):
     config = mini(batch_size=8)
-    with caplog.at_level(logging.INFO, "opensora"):
+    with caplog.at_level(logging.DEBUG, "opensora"):
         few = check_memory(config, 1, CPU)
         many = check_memory(config, 100, CPU)
     assert caplog.messages[0].startswith("memory, estimated: text ")
