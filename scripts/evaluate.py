@@ -3,7 +3,7 @@
 
 Reads the lossless *.frames.npz that sampling with --save-frames True keeps if both sides have them, else mp4 or png.
 Prints PSNR, SSIM, MS-SSIM and flicker per video and on average with 95 % intervals; of the mini model's videos also the
-caption check, and LPIPS and ColorVideoVDP where the packages lpips and cvvdp are installed.
+caption check, and LPIPS, ColorVideoVDP and VMAF where the packages lpips, cvvdp and vmaf-torch are installed.
 
 Exit code: 0 if every video was compared, 1 if some were not (they are listed with the reason), 2 for an error.
 """

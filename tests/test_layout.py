@@ -77,7 +77,7 @@ def test_the_parts_of_the_sampler_point_one_way_too():
 OPTIONAL = {
     "adacache": {"diffusers", "matplotlib", "tqdm"},
     "opensora": {"accelerate", "bitsandbytes", "colossalai", "torchao", "triton"},
-    "bench": {"cvvdp", "lpips", "pycvvdp", "torchvision", "vbench"},
+    "bench": {"cvvdp", "lpips", "pycvvdp", "torchvision", "vbench", "vmaf_torch"},
     "mini": set(),
 }
 # Files that may wait with an import, and what for.

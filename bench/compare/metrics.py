@@ -2,8 +2,8 @@
 
 SSIM: the three colors apart, then averaged; Gaussian window of 11 pixels with sigma 1.5, without padding; biased
 variances; K = 0.01 and 0.03; data range 255. This is scikit-image's with gaussian_weights=True,
-use_sample_covariance=False. LPIPS and ColorVideoVDP are used where their packages are installed and complete, else
-named in one note; nothing is downloaded here. Both bring torchvision, which has to be the build that fits torch.
+use_sample_covariance=False. LPIPS, ColorVideoVDP and VMAF are used where their packages are installed and complete,
+else named in one note; nothing is downloaded here. The first two bring torchvision, in the build that fits torch.
 
 Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity (2004), and Multi-scale
 Structural Similarity for Image Quality Assessment (2003).
@@ -250,7 +250,32 @@ def load_cvvdp() -> Comparison:
     return compare
 
 
-LOADERS = {"lpips": load_lpips, "cvvdp": load_cvvdp}
+LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
+
+
+def load_vmaf() -> Comparison:
+    """VMAF of the whole clip at its own size: what was trained on 1080p tells small clips apart, no more.
+
+    Raises:
+        ImportError: the package is missing.
+    """
+    import vmaf_torch
+
+    model = vmaf_torch.VMAF(temporal_pooling=True, clip_score=True)
+
+    def compare(frames: np.ndarray, reference: np.ndarray, fps: float) -> float:
+        lumas = [
+            16 + 219 / PEAK * (torch.from_numpy(clip).float() @ torch.tensor(LUMA)) for clip in (reference, frames)
+        ]
+        with torch.inference_mode():
+            return float(model(*(luma[:, None] for luma in lumas)))
+
+    return compare
+
+
+LOADERS = {"lpips": load_lpips, "cvvdp": load_cvvdp, "vmaf": load_vmaf}
+# Where the name of the package is not that of the module.
+PIP_NAMES = {"pycvvdp": "cvvdp", "vmaf_torch": "vmaf-torch"}
 
 
 def load_optional(keys: Iterable[str]) -> tuple[dict[str, Comparison], str | None]:
@@ -267,7 +292,7 @@ def load_optional(keys: Iterable[str]) -> tuple[dict[str, Comparison], str | Non
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"package {'cvvdp' if error.name == 'pycvvdp' else error.name} is not installed"
+        return f"package {PIP_NAMES.get(error.name, error.name)} is not installed"
     return str(error) if isinstance(error, NotUsable) else f"cannot be used: {one_line(error)}"
 
 

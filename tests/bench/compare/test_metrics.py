@@ -26,7 +26,7 @@ from mini.world.render import render
 
 @pytest.fixture
 def metrics():
-    return Metrics(without=["lpips", "cvvdp"])
+    return Metrics(without=["lpips", "cvvdp", "vmaf"])
 
 
 def flat(level: int, num_frames: int = 2, side: int = 192) -> np.ndarray:

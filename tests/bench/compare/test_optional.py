@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.compare.metrics import ALEXNET, Metrics, load_optional
+from bench.compare.metrics import ALEXNET, LOADERS, Metrics, load_optional
 
 BLACK = np.zeros((4, 16, 16, 3), np.uint8)
 
@@ -68,19 +68,20 @@ def fake_cvvdp(monkeypatch):
 
 
 def test_without_the_packages_one_note_names_them(monkeypatch, tmp_path):
-    for name in ("lpips", "pycvvdp"):  # also where they are installed
+    for name in ("lpips", "pycvvdp", "vmaf_torch"):  # also where they are installed
         (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError(name={name!r})")
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     metrics = Metrics()
     assert metrics.notes == [
-        "left out: LPIPS (package lpips is not installed), ColorVideoVDP (package cvvdp is not installed)"
+        "left out: LPIPS (package lpips is not installed), ColorVideoVDP (package cvvdp is not installed), "
+        "VMAF (package vmaf-torch is not installed)"
     ]
-    assert not {"lpips", "cvvdp"} & metrics.compare(BLACK, BLACK).keys()
+    assert not LOADERS.keys() & metrics.compare(BLACK, BLACK).keys()
 
 
 def test_what_is_not_wanted_needs_no_note():
-    assert Metrics(without=["lpips", "cvvdp"]).notes == []
+    assert Metrics(without=list(LOADERS)).notes == []
 
 
 def test_lpips_without_the_weights_of_its_trunk_says_how_to_get_them(hub, fake_lpips):
@@ -91,7 +92,7 @@ def test_lpips_without_the_weights_of_its_trunk_says_how_to_get_them(hub, fake_l
 
 def test_lpips_is_averaged_over_frames_and_its_network_made_once(hub, fake_lpips):
     (hub / ALEXNET).touch()
-    metrics = Metrics(without=["cvvdp"])
+    metrics = Metrics(without=["cvvdp", "vmaf"])
     clip = BLACK.copy()
     clip[1] = 255
     assert metrics.compare(clip, BLACK)["lpips"] == pytest.approx(0.25)
@@ -100,10 +101,31 @@ def test_lpips_is_averaged_over_frames_and_its_network_made_once(hub, fake_lpips
 
 
 def test_colorvideovdp_is_told_the_frame_rate(fake_cvvdp):
-    metrics = Metrics(without=["lpips"])
+    metrics = Metrics(without=["lpips", "vmaf"])
     assert metrics.compare(BLACK, BLACK, fps=8)["cvvdp"] == 9.5
     metrics.compare(BLACK[:1], BLACK[:1], fps=8)
     assert fake_cvvdp.asked == [((4, 16, 16, 3), "FHWC", 8), ((16, 16, 3), "HWC", 0)]
+
+
+def test_vmaf_sees_the_luma_of_the_whole_clip_after_its_reference_s(monkeypatch):
+    module, asked = types.ModuleType("vmaf_torch"), []
+
+    class Vmaf:
+        def __init__(self, temporal_pooling, clip_score):
+            assert temporal_pooling and clip_score
+
+        def __call__(self, reference, sample):
+            asked.append((reference, sample))
+            return torch.tensor(87.5)
+
+    module.VMAF = Vmaf
+    monkeypatch.setitem(sys.modules, "vmaf_torch", module)
+    clip = BLACK.copy()
+    clip[..., 1] = 255
+    assert Metrics(without=["lpips", "cvvdp"]).compare(clip, BLACK)["vmaf"] == 87.5
+    [(reference, sample)] = asked
+    assert reference.shape == sample.shape == (4, 1, 16, 16)
+    assert reference.unique().tolist() == [16] and sample.unique().tolist() == pytest.approx([16 + 219 * 0.7152])
 
 
 def test_a_package_that_cannot_be_imported_is_named_with_the_reason(monkeypatch, tmp_path):
@@ -126,7 +148,7 @@ def test_a_metric_that_fails_is_noted_once_and_the_others_stay(fake_cvvdp, monke
         raise RuntimeError("too small")
 
     monkeypatch.setattr(fake_cvvdp.cvvdp, "predict", fail)
-    metrics = Metrics(without=["lpips", "ms_ssim"])
+    metrics = Metrics(without=["lpips", "vmaf", "ms_ssim"])
     assert metrics.compare(BLACK, BLACK).keys() == {"psnr", "ssim", "flicker"}
     metrics.compare(BLACK, BLACK)
     assert metrics.notes == ["ColorVideoVDP is left out of clips of 4 x 16 x 16: too small"]
