@@ -35,9 +35,15 @@ class StepCosts:
 
     @classmethod
     def of(cls, flops: Sequence[float], trace: Trace | None) -> Self:
-        """From the operations of each step of a run, and its trace (None where every step was computed)."""
+        """From the operations of each call of the model in a run, and its trace (None where every step was computed).
+
+        A run whose reused steps need no call has one for each computed step.
+        """
         if trace is None:
             return cls(fmean(flops), 0.0, None, 1.0, len(flops))
+        if len(flops) < len(trace.records):
+            counts = iter(flops)
+            flops = [next(counts) if record.computed else 0.0 for record in trace.records]
         pairs = list(zip(flops, trace.records, strict=True))
         # A policy of branches computes another share of each step, the same in all videos.
         by_step = None if all(record.computed_share is None for record in trace.records) else tuple(flops)

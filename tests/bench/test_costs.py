@@ -36,6 +36,11 @@ def test_steps_of_one_kind_cost_the_same():
     assert costs.flops(None, 7) == 700
 
 
+def test_a_reused_step_without_a_call_costs_nothing():
+    costs = StepCosts.of([100, 100], trace(True, False, False, True))
+    assert (costs.computed, costs.reused, costs.flops(trace(True, False, True, True), 4)) == (100, 0, 300)
+
+
 def test_a_policy_of_branches_has_costs_by_step():
     costs = StepCosts.of([100, 40, 70, 100], trace(True, True, True, True, share=0.5))
     assert costs.flops(trace(True, True, True, True, share=0.5), 4) == 310
