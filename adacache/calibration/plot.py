@@ -17,6 +17,7 @@ def plot_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     quality, places = figure.subplots(1, 2)
     measured, steps = calibration.measured, calibration.num_steps
+    is_one = calibration.details.get("held_out_clips") == 1
     counts = [len(point.computed_steps) for point in measured]
     quality.errorbar(
         counts,
@@ -25,7 +26,9 @@ def plot_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
         color=COMPUTED_COLOR,
         marker="o",
         capsize=3,
-        label="mean of held-out clips, two standard errors",
+        label="one held-out clip: another may lie elsewhere"
+        if is_one
+        else "mean of held-out clips, two standard errors",
     )
     quality.plot(counts, [point.psnr_lowest for point in measured], "v", color=LOWEST_COLOR, label="lowest")
     quality.set(

@@ -106,7 +106,9 @@ def build_parser() -> OneLineParser:
     """The parser of the command; a flag that is not given is None and overrides nothing."""
     parser = OneLineParser(
         description="Sample videos from text with Open-Sora v1.2 and AdaCache.",
-        epilog="Every flag overrides the config entry of its name; --cfg-options reaches all entries.",
+        epilog="Every flag overrides the config entry of its name; --cfg-options reaches all entries. "
+        'Examples: %(prog)s configs/mini/sample_adacache.py --prompt "a bouncing red star"; '
+        "%(prog)s configs/mini/sample.py --speedup 2",
         allow_abbrev=False,
     )
     parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"config file (default: {DEFAULT_CONFIG})")

@@ -22,7 +22,7 @@ from opensora.datasets.frames import frames_path, write_frames
 from opensora.datasets.preview import preview_path, write_preview
 from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX, write_video
 from opensora.datasets.watermark import add_watermark
-from opensora.errors import one_line
+from opensora.errors import one_line, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +204,8 @@ def _write_trace(
     cache = sample.config.cache
     # A static schedule has no codebook; a threshold is what policies have that go by a signal.
     codebook, threshold = getattr(cache, "codebook", None), getattr(cache, "threshold", None)
-    plot_trace(trace, picture, codebook, sample.prompt, frames, threshold)
+    clip = f" (clip {loop + 1} of {sample.config.loop})" if sample.config.loop > 1 else ""
+    plot_trace(trace, picture, codebook, f"{shortened(sample.prompt, 70)}{clip}", frames, threshold)
     return [path, picture]
 
 

@@ -23,7 +23,10 @@ DEFAULT_TARGET = ("speedup", 2.0)
 def build_parser() -> OneLineParser:
     """The flags of this command."""
     parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        epilog="example: %(prog)s configs/mini/sample.py --prompt-path assets/prompts/mini_calibration.txt",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("config", help="config of the model to calibrate; its cache is left aside")
     parser.add_argument("--output", type=Path, default=Path("outputs/calibration"), help="folder of the results")

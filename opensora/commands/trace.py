@@ -58,6 +58,8 @@ def show(path: Path) -> str:
         lines.append(f"of their branches as many as of {computed:.1f} steps")
     if speedup is not None:
         lines.append(f"estimated speedup of the blocks {speedup:.2f}x")
+    if "loop" in trace.metadata:
+        lines.append(f"this is clip {trace.metadata['loop'] + 1} of the video; the others are beside it")
     lines.append("steps are counted from 1 here, and from 0 in lists of configs and in .json files")
     return "\n".join(lines)
 
@@ -108,7 +110,11 @@ def diff(first: Path, second: Path) -> str:
 
 def main() -> int:
     """Run one of the commands."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        description=__doc__,
+        epilog="examples: %(prog)s show sample_0000.json; %(prog)s diff first.json second.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("show", help="print every step")
     command.add_argument("trace", type=Path)

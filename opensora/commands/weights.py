@@ -28,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command and its options."""
-    parser = OneLineParser(description="List, verify and download the weights of a config.", allow_abbrev=False)
+    parser = OneLineParser(
+        description="List, verify and download the weights of a config.",
+        epilog="examples: %(prog)s list configs/sample.py; %(prog)s download --weights-dir /data/weights",
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parsers = {}
     for name, text in COMMANDS.items():
