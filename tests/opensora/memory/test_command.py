@@ -48,7 +48,7 @@ def test_the_command_prints_both_tables(capsys):
 
 
 def test_what_does_not_fit_is_said(capsys):
-    assert main(["configs/sample_adacache.py", "--num-frames", "16s", "--batch-size", "4"]) == 0
+    assert main(["configs/sample_adacache.py", "--num-frames", "16s", "--batch-size", "2"]) == 0
     assert capsys.readouterr().out.count("does not fit 24 GB") == 2
 
 
