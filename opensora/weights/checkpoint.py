@@ -163,7 +163,8 @@ class PretrainedModel(nn.Module):
     """A module that is built from a config object and travels as a checkpoint folder.
 
     Subclasses set ``config_class``, whose ``from_dict`` / ``to_dict`` read and write ``config.json``, and may add to
-    ``unused_tensors``, which checkpoints may have and the model has not.
+    ``unused_tensors``, which checkpoints may have and the model has not. Those around a model of another library
+    override ``core``.
     """
 
     config_class: type
@@ -192,9 +193,10 @@ class PretrainedModel(nn.Module):
             WeightsError: the folder, its config.json or its weights are missing, damaged or do not fit.
         """
         model, files = cls._fitting(locate(path_or_repo), overrides)
-        expected = model.state_dict()
+        expected = model.core.state_dict()
         weights = {name: tensor for name, tensor in load_tensors(files).items() if name in expected}
-        model.load_state_dict(weights, assign=True)
+        model.core.load_state_dict(weights, assign=True)
+        model.make_tables()
         return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
     @classmethod
@@ -212,13 +214,29 @@ class PretrainedModel(nn.Module):
         """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
         values = {**read_config(path), **overrides}
         try:
-            config = cls.config_class.from_dict(values)
+            # Nothing is initialized only to be overwritten: the weights are assigned to it.
+            with torch.device("meta"):
+                model = cls.from_config(values)
         except (TypeError, ValueError) as error:
-            raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
-        # Nothing is initialized only to be overwritten: the weights are assigned to it.
-        with torch.device("meta"):
-            model = cls(config)
-        return model, check_fits(model, path, cls.unused_tensors)
+            raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {one_line(error)}") from error
+        return model, check_fits(model.core, path, cls.unused_tensors)
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any]) -> Self:
+        """A model as the entries of a ``config.json`` say, with new weights.
+
+        Raises:
+            TypeError, ValueError: an entry asks for what this model cannot be.
+        """
+        return cls(cls.config_class.from_dict(values))
+
+    @property
+    def core(self) -> nn.Module:
+        """The module whose tensors a checkpoint holds."""
+        return self
+
+    def make_tables(self) -> None:
+        """Make tensors that are in no checkpoint, which a model without storage has not."""
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``."""

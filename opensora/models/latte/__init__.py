@@ -5,10 +5,7 @@ Source: diffusers, ``LatteTransformer3DModel``; Open-Sora-Plan v1.1.0, ``LatteT2
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import LatteTransformer3DModel
@@ -16,11 +13,9 @@ from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from
 from torch import Tensor, nn
 
 from adacache.integrations.diffusers.forward import CachedForward
-from opensora.errors import WeightsError
 from opensora.models.latte.config import LatteConfig, OpenSoraPlanConfig
 from opensora.registry import MODELS
-from opensora.weights import layout
-from opensora.weights.checkpoint import COMPUTED_TENSORS, check_fits, load_tensors, locate, read_config
+from opensora.weights.checkpoint import PretrainedModel
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -30,7 +25,7 @@ __all__ = ["LatteConfig", "LatteModel", "OpenSoraPlanConfig", "OpenSoraPlanModel
 HIDDEN = -10_000.0  # added to attention to tokens that are masked; what diffusers takes, too
 
 
-class LatteModel(nn.Module):
+class LatteModel(PretrainedModel):
     """A Latte transformer in diffusers' format.
 
     Attributes:
@@ -39,69 +34,18 @@ class LatteModel(nn.Module):
     """
 
     config_class: type[LatteConfig] = LatteConfig
-    unused_tensors: frozenset[str] = frozenset()  # of checkpoints
 
     def __init__(self, config: LatteConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.transformer = LatteTransformer3DModel(**config.arguments())
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_repo: str | os.PathLike[str],
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Self:
-        """Load a model in evaluation mode from a folder, a weight file or a hub repository.
+    @property
+    def core(self) -> nn.Module:
+        """Diffusers' model."""
+        return self.transformer
 
-        Args:
-            dtype: floating-point type of the weights; None keeps the stored one.
-
-        Raises:
-            WeightsError: the folder, its config.json or its weights are missing, damaged or do not fit.
-        """
-        model, files = cls._fitting(locate(path_or_repo))
-        weights = load_tensors(files)
-        expected = model.transformer.state_dict()
-        model.transformer.load_state_dict({name: weights[name] for name in expected}, assign=True, strict=False)
-        model._make_positions()
-        return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-
-    @classmethod
-    def check_pretrained(cls, path_or_repo: str | os.PathLike[str]) -> LatteConfig:
-        """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
-
-        Raises:
-            WeightsError: as ``from_pretrained``.
-        """
-        return cls._fitting(locate(path_or_repo))[0].config
-
-    @classmethod
-    def read_config(cls, values: Mapping[str, Any]) -> LatteConfig:
-        """The sizes that the entries of a config.json describe.
-
-        Raises:
-            ValueError: an entry asks for what this model cannot be.
-        """
-        return cls.config_class.from_dict(values)
-
-    @classmethod
-    def _fitting(cls, path: Path) -> tuple[Self, list[Path]]:
-        """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
-        try:
-            config = cls.read_config(read_config(path))
-            with torch.device("meta"):
-                model = cls(config)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, WeightsError):
-                raise
-            raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {error}") from error
-        return model, check_fits(model.transformer, path, COMPUTED_TENSORS | cls.unused_tensors)
-
-    def _make_positions(self) -> None:
-        """Tables of positions are in no checkpoint, and a model without storage has none."""
+    def make_tables(self) -> None:
+        """Positions of patches and frames."""
         config = self.config
         patches = PatchEmbed(
             height=config.sample_size,
@@ -115,16 +59,6 @@ class LatteModel(nn.Module):
         frames = torch.arange(config.video_length)[:, None] / config.time_scale
         table = get_1d_sincos_pos_embed_from_grid(config.hidden_size, frames, output_type="pt")
         self.transformer.temp_pos_embed = table.float()[None]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating-point type of the weights."""
-        return next(self.parameters()).dtype
 
     def forward(
         self,
@@ -167,7 +101,7 @@ class OpenSoraPlanModel(LatteModel):
     """Open-Sora-Plan v1.1.0's transformer, from its own checkpoints."""
 
     config_class = OpenSoraPlanConfig
-    unused_tensors = frozenset({"caption_projection.y_embedding"})  # an empty caption that sampling does not use
+    unused_tensors = PretrainedModel.unused_tensors | {"caption_projection.y_embedding"}  # an empty caption, not used
 
 
 @MODELS.register_module("Latte")

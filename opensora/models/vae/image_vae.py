@@ -6,9 +6,7 @@ Source: diffusers, ``LattePipeline.decode_latents``, to which decoding is equal.
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import diffusers
@@ -17,78 +15,51 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from opensora.device import exact_convolutions
-from opensora.errors import WeightsError, one_line
 from opensora.models.parts import share_of
 from opensora.registry import MODELS
-from opensora.weights import layout
-from opensora.weights.checkpoint import check_fits, load_tensors, locate, read_config
+from opensora.weights.checkpoint import PretrainedModel
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 TEMPORAL_FRAMES = 14  # that a temporal decoder looks at together, as LattePipeline has it
 
 
-class ImageVAE(nn.Module):
+class ImageVAE(PretrainedModel):
     """``AutoencoderKL``, or ``AutoencoderKLTemporalDecoder``, whose decoder smooths over neighboring frames.
 
     Attributes:
         module: diffusers' model.
         micro_batch_size: frames encoded or decoded at a time; None: those of all videos. Neighbors change nothing but
             with a temporal decoder, which therefore always takes 14 of one video.
+        out_channels: of latents.
+        downsample: pixels per latent, along a side of a frame.
     """
 
     def __init__(self, module: nn.Module, micro_batch_size: int | None = 4) -> None:
-        super().__init__()
+        super().__init__(module.config)
         self.module = module
         self.micro_batch_size = micro_batch_size
+        self.out_channels: int = module.config.latent_channels
+        self.downsample = 2 ** (len(module.config.block_out_channels) - 1)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path_or_repo: str | os.PathLike[str],
-        *,
-        micro_batch_size: int | None = 4,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Self:
-        """Load an autoencoder in evaluation mode.
+    def from_config(cls, values: Mapping[str, Any]) -> Self:
+        """An autoencoder as the entries of a ``config.json`` say, with new weights.
 
         Raises:
-            WeightsError: the folder, its config.json or its weights are missing, damaged or do not fit.
+            ValueError: another class than the known ones, or entries that it cannot use.
         """
-        module, files = _fitting(locate(path_or_repo))
-        weights = load_tensors(files)
-        module.load_state_dict({name: weights[name] for name in module.state_dict()}, assign=True)
-        module.eval().requires_grad_(False)
-        return cls(module, micro_batch_size).to(device=device, dtype=dtype)
-
-    @classmethod
-    def check_pretrained(cls, path_or_repo: str | os.PathLike[str]) -> Any:
-        """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
-
-        Raises:
-            WeightsError: as ``from_pretrained``.
-        """
-        return _fitting(locate(path_or_repo))[0].config
+        name = values.get("_class_name", CLASSES[0])
+        if name not in CLASSES:
+            raise ValueError(f"it is of a {name}, not one of {', '.join(CLASSES)}")
+        try:
+            return cls(getattr(diffusers, name).from_config(values))
+        except (AttributeError, RuntimeError, KeyError) as error:
+            raise ValueError(str(error)) from error
 
     @property
-    def out_channels(self) -> int:
-        """Channels of latents."""
-        return self.module.config.latent_channels
-
-    @property
-    def downsample(self) -> int:
-        """Pixels per latent, along a side of a frame."""
-        return 2 ** (len(self.module.config.block_out_channels) - 1)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating-point type of the weights."""
-        return next(self.parameters()).dtype
+    def core(self) -> nn.Module:
+        """Diffusers' model."""
+        return self.module
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip: every frame has one of its own."""
@@ -168,20 +139,6 @@ class ImageVAE(nn.Module):
         return "num_frames" in inspect.signature(self.module.decode).parameters
 
 
-def _fitting(path: Path) -> tuple[nn.Module, list[Path]]:
-    """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
-    values = read_config(path)
-    name = values.get("_class_name", CLASSES[0])
-    if name not in CLASSES:
-        raise WeightsError(f"{path} holds a {name}, not one of {', '.join(CLASSES)}")
-    try:
-        with torch.device("meta"):
-            module = getattr(diffusers, name).from_config(values)
-    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError) as error:
-        raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {one_line(error)}") from error
-    return module, check_fits(module, path)
-
-
 @MODELS.register_module("AutoencoderKL")
 def image_vae(
     from_pretrained: str,
@@ -191,4 +148,6 @@ def image_vae(
     **ignored: Any,
 ) -> ImageVAE:
     """The autoencoder of a config's ``vae`` section."""
-    return ImageVAE.from_pretrained(from_pretrained, micro_batch_size=micro_batch_size, dtype=dtype, device=device)
+    vae = ImageVAE.from_pretrained(from_pretrained, dtype=dtype, device=device)
+    vae.micro_batch_size = micro_batch_size
+    return vae

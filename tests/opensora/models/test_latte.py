@@ -83,7 +83,7 @@ def test_a_controller_that_computes_everything_changes_nothing(name):
 def test_the_full_size_model_has_the_published_tensors(kind):
     manifest = json.loads((GOLDEN / "manifests" / f"{MANIFESTS[kind]}.json").read_text())
     with torch.device("meta"):
-        model = kind(kind.read_config(manifest["config"]))
+        model = kind.from_config(manifest["config"])
     own = {name: list(tensor.shape) for name, tensor in model.transformer.state_dict().items()}
     published = {name: shape for name, shape in manifest["tensors"].items() if name not in kind.unused_tensors}
     assert own == published
