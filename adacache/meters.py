@@ -16,26 +16,16 @@ from adacache.storage import HostCopy, KeptTensor, TensorStore, standalone
 NORM_UP_TO = 2**15  # elements
 
 
-def relative_change(previous: Tensor, current: Tensor) -> Tensor:
-    """sum|previous - current| / sum|previous| over all elements, as a 0-dim float32 tensor on their device.
+def change_terms(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+    """sum|previous - current| and sum|previous| over all elements, 0-dim float32 tensors on their device.
 
-    Both have one shape, e.g. (B, N, C), and any float dtype; bfloat16 is widened before it is subtracted, so
-    that small changes survive. No change at all is 0 even where `previous` is all zeros; a change from all
-    zeros is inf.
+    Both have one shape, e.g. (B, N, C), and any float dtype; bfloat16 is widened before it is subtracted, so that small
+    changes survive. Their `ratio` is the relative change. They are apart because a tensor that is spread over processes
+    needs both sums from everyone before the division.
 
     Raises: ValueError when the shapes differ.
     Source: arXiv:2411.02397, Adaptive Caching (distance metric), before the division by the number of steps
     in between.
-    """
-    change, magnitude = change_terms(previous, current)
-    return ratio(change, magnitude)
-
-
-def change_terms(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of `relative_change`.
-
-    They are apart because a tensor that is spread over processes needs both sums from everyone before the
-    division.
     """
     if previous.shape != current.shape:
         raise ValueError(

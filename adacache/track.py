@@ -148,17 +148,16 @@ class Tracks:
 
     Row r of a batch belongs to video r % num_videos, and with it the rows of its guidance branches; where there is one
     track, all rows are its own.
+
+    Attributes:
+        first: one of the tracks; their policies are of one kind.
     """
 
     def __init__(self, tracks: Sequence[Track]) -> None:
         self._tracks = tracks
+        self.first = tracks[0]
         self._running: str | None = None  # context whose blocks run
         self._measured: Sequence[Track] = ()  # only while the blocks of the observed context run
-
-    @property
-    def first(self) -> Track:
-        """One of them; their policies are of one kind."""
-        return self._tracks[0]
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> None:
         """A new step begins for every video."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adacache import AdaCacheConfig, BridgeConfig, Codebook, Site, StepController
 from adacache.frames import FrameSet
-from adacache.meters import BranchMeter, SignalMeter, motion_score, relative_change
+from adacache.meters import BranchMeter, SignalMeter, change_terms, motion_score, ratio
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises
 from adacache.policies.base import Decision, OutputChange
@@ -51,7 +51,7 @@ def test_the_distance_of_a_video_held_in_part_is_that_of_the_rest(apart):
         observer.observe(SITE, residual.unflatten(1, (4, 2)) if apart else residual)
         observer.end_forward()
     [(_, distance, _)] = observer.read_out()
-    assert distance == pytest.approx(relative_change(before[:, 4:], after[:, 4:]).item(), rel=1e-6)
+    assert distance == pytest.approx(ratio(*change_terms(before[:, 4:], after[:, 4:])).item(), rel=1e-6)
 
 
 def test_it_is_of_the_frames_that_were_generated_in_both_steps_and_motion_of_the_later_one_s():

@@ -38,6 +38,7 @@ class STDiT3Block(nn.Module):
     """Self-attention within frames (spatial) or along time (temporal), cross-attention to the text, MLP.
 
     Attributes:
+        stream: what a controller calls the axis of the block's self-attention.
         functions: plain methods of this class, or what ``STDiT3.compile_blocks`` made of them.
     """
 
@@ -45,6 +46,7 @@ class STDiT3Block(nn.Module):
         super().__init__()
         dim = config.hidden_size
         self.temporal = temporal
+        self.stream: Stream = "temporal" if temporal else "spatial"
         self.index = index
         self.functions = EAGER
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
@@ -78,11 +80,6 @@ class STDiT3Block(nn.Module):
         x = x + branch("attn", lambda: run.attention(self, x, shift_msa, scale_msa, gate_msa, rope))
         x = x + branch("cross", lambda: run.cross_attention(self, x, text, text_mask))
         return x + branch("mlp", lambda: run.mlp(self, x, shift_mlp, scale_mlp, gate_mlp))
-
-    @property
-    def stream(self) -> Stream:
-        """What a controller calls the axis of the block's self-attention."""
-        return "temporal" if self.temporal else "spatial"
 
     def computed(
         self, x: Tensor, text: Tensor, text_mask: Tensor | None, modulation: Tensor, rope: tuple[Tensor, Tensor] | None

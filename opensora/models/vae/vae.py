@@ -94,6 +94,10 @@ class VideoAutoencoderPipeline(PretrainedModel):
         tiling: how frames are cut while they are encoded and decoded; None does it in one piece. The result is the
             same up to rounding (``layerwise`` says why). It is kept as the attribute ``tiling``, which may be changed
             at any time and which each call can override.
+
+    Attributes:
+        out_channels: of latents.
+        downsample: pixels per latent, along a side of a frame.
     """
 
     config_class = VideoAutoencoderConfig
@@ -104,18 +108,10 @@ class VideoAutoencoderPipeline(PretrainedModel):
         self.tiling = tiling
         self.spatial_vae = SpatialVAE(config.autoencoder_kl, config.micro_batch_size)
         self.temporal_vae = VAETemporal(config.temporal)
+        self.out_channels = config.temporal.embed_dim
+        self.downsample = self.spatial_vae.downsample
         self.register_buffer("scale", torch.tensor(config.scale).view(1, -1, 1, 1, 1))
         self.register_buffer("shift", torch.tensor(config.shift).view(1, -1, 1, 1, 1))
-
-    @property
-    def out_channels(self) -> int:
-        """Latent channels."""
-        return self.config.temporal.embed_dim
-
-    @property
-    def downsample(self) -> int:
-        """Pixels per latent, along a side of a frame."""
-        return self.spatial_vae.downsample
 
     @torch.no_grad()
     def encode(

@@ -39,11 +39,14 @@ class CausalVAE(PretrainedModel):
     """The autoencoder, encoding and decoding whole or in tiles.
 
     Attributes:
+        out_channels: of latents.
+        downsample: pixels per latent, along a side of a frame.
         tiling: sizes of the tiles of what is larger than one; None: never in tiles. Norms of a tile know nothing of the
             others, so that results differ a little; published videos were decoded in tiles of 256 pixels.
     """
 
     config_class = CausalVAEConfig
+    downsample = PIXELS_PER_LATENT
     unused_tensors = PretrainedModel.unused_tensors | {"loss.*"}  # of training
 
     def __init__(self, config: CausalVAEConfig, tiling: CausalTiling | None = None) -> None:
@@ -53,16 +56,7 @@ class CausalVAE(PretrainedModel):
         self.quant_conv = CausalConv3d(2 * config.z_channels, 2 * config.embed_dim, 1)
         self.post_quant_conv = CausalConv3d(config.embed_dim, config.z_channels, 1)
         self.tiling = tiling
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of latents."""
-        return self.config.embed_dim
-
-    @property
-    def downsample(self) -> int:
-        """Pixels per latent, along a side of a frame."""
-        return PIXELS_PER_LATENT
+        self.out_channels = config.embed_dim
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip.
