@@ -176,24 +176,19 @@ def _lead(processes: Processes, plan: Plan, arguments: Sequence[str]) -> int:
         shape = mesh_of(session.plan, processes.launch.world_size)
         check_machine(session.plan, shape.per_video)
         session.begin(arguments)
-        outcome = "interrupted"
         try:
-            refine((sample for batch in due for sample in batch), session.ledger)
-            processes.before_end = lambda reason: session.ledger.end_run(f"error: {reason}")
-            publish = {"publish": lambda rank, name: processes.coordinator.publish(name, True)}
-            processes.coordinator.handle({**answers(session), **publish})
-            batches = "1 batch" if len(due) == 1 else f"{len(due)} batches"
-            logger.info("%d processes: %s, %s of videos", shape.world_size, shape, batches)
-            processes.coordinator.publish(f"weights of {processes.launch.node}", True)
-            processes.coordinator.publish(_PLAN, message_of(session.plan, shape))
-            _work(processes, session.plan, shape)
-            processes.coordinator.wait_for_goodbyes()
-            outcome = session.outcome
-        except Exception as error:
-            outcome = f"error: {error}"
-            raise
+            with session.ending():
+                refine((sample for batch in due for sample in batch), session.ledger)
+                processes.before_end = lambda reason: session.ledger.end_run(f"error: {reason}")
+                publish = {"publish": lambda rank, name: processes.coordinator.publish(name, True)}
+                processes.coordinator.handle({**answers(session), **publish})
+                batches = "1 batch" if len(due) == 1 else f"{len(due)} batches"
+                logger.info("%d processes: %s, %s of videos", shape.world_size, shape, batches)
+                processes.coordinator.publish(f"weights of {processes.launch.node}", True)
+                processes.coordinator.publish(_PLAN, message_of(session.plan, shape))
+                _work(processes, session.plan, shape)
+                processes.coordinator.wait_for_goodbyes()
         finally:
-            session.ledger.end_run(outcome)
             processes.before_end = lambda reason: None  # not before: another process may end this one right now
             session.report(arguments)
         return EXIT_FAILED if session.failed else EXIT_DONE

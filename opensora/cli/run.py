@@ -34,16 +34,9 @@ def run(session: Session, arguments: Sequence[str]) -> None:
     if due:
         check_machine(session.plan)
     session.begin(arguments)
-    outcome = "interrupted"
-    try:
+    with session.ending():
         if due:
             make_all(session)
-        outcome = session.outcome
-    except Exception as error:
-        outcome = f"error: {error}"
-        raise
-    finally:
-        session.ledger.end_run(outcome)
 
 
 def make_all(session: Session) -> None:

@@ -111,6 +111,19 @@ class Session:
                 ledger.keep(sample.stem)  # counts as made by this command, if it is cut short
         ledger.save()
 
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Note in the ledger how the run ends that is made within, whatever ends it."""
+        outcome = "interrupted"
+        try:
+            yield
+            outcome = self.outcome
+        except Exception as error:
+            outcome = f"error: {error}"
+            raise
+        finally:
+            self.ledger.end_run(outcome)
+
     def start(self, batch: Sequence[Sample]) -> None:
         """The samples of a batch that are due are being made now."""
         self.begun = True
