@@ -24,9 +24,9 @@ from opensora.conditioning.references import (
     sha256_of,
     split_references,
 )
-from opensora.config.draft import parse_seed
 from opensora.config.model_families import refuse
 from opensora.config.schema import SampleConfig
+from opensora.config.target import parse_seed
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path
 from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt, chosen_prompts

@@ -13,7 +13,6 @@ from typing import Any
 from mmengine.config import Config
 
 from opensora.config.cache import read_cache, read_replay
-from opensora.config.draft import apply_mode, replaces_cache, seed_texts
 from opensora.config.entries import (
     default_save_dir,
     dotted_overrides,
@@ -32,7 +31,7 @@ from opensora.config.model_families import (
 )
 from opensora.config.reading import Source, check_names, read_fields, read_section, read_value
 from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS, SECTIONS, SampleConfig, section_class
-from opensora.config.target import with_memory_options
+from opensora.config.target import apply_mode, replaces_cache, seed_texts, with_memory_options
 from opensora.config.trained_on import trained_on
 from opensora.datasets.aspect import NUM_FRAMES_MAP, get_image_size, get_num_frames
 from opensora.errors import one_line
