@@ -10,7 +10,7 @@ from statistics import median
 from torch import Tensor
 
 from adacache.trace import Trace
-from opensora.acceleration.mesh import MeshShape, choose_mesh
+from opensora.acceleration.launch import MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
 from opensora.acceleration.video_group import VideoGroup
 from opensora.config.schema import SampleConfig

@@ -24,7 +24,7 @@ from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.timing.models import TWO_SECONDS, build_xl2, xl2_inputs
 from opensora.acceleration.channel import Channel, Traffic, Transport
-from opensora.acceleration.mesh import MeshShape
+from opensora.acceleration.launch import MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.models.stdit import STDiT3
 from opensora.models.vae import VideoAutoencoderConfig, VideoAutoencoderPipeline

@@ -18,8 +18,7 @@ import torch.distributed as dist
 
 from opensora.acceleration.channel import Channel, DistributedTransport, Traffic
 from opensora.acceleration.coordinator import LEADER_DIED, Coordinator, Member
-from opensora.acceleration.launch import Launch
-from opensora.acceleration.mesh import MeshShape
+from opensora.acceleration.launch import Launch, MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.errors import ConfigError
 

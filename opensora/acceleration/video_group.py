@@ -22,7 +22,7 @@ from torch import Tensor
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Stream
 from opensora.acceleration.channel import Channel, Purpose, Traffic
-from opensora.acceleration.mesh import MeshShape
+from opensora.acceleration.launch import MeshShape
 from opensora.models.parts import even_parts
 from opensora.protocols import VideoModel
 

@@ -23,8 +23,7 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from opensora.acceleration.coordinator import Member
-from opensora.acceleration.launch import Launch
-from opensora.acceleration.mesh import MeshShape, choose_mesh
+from opensora.acceleration.launch import Launch, MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
 from opensora.acceleration.video_group import VideoGroup
 from opensora.cli.identity import config_hash, plain_config, weight_fingerprints

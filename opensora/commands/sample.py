@@ -44,8 +44,7 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
 
     ``arguments`` are those that the others were parsed from, for the ledger and the command that drafts suggest.
     """
-    from opensora.acceleration.launch import read_launch
-    from opensora.acceleration.mesh import check_axes
+    from opensora.acceleration.launch import check_axes, read_launch
     from opensora.cli.command import Plan, prepare
     from opensora.cli.session import open_session
 

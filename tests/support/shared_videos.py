@@ -25,7 +25,7 @@ from adacache.policies.pab import PABConfig
 from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.teacache import TeaCacheConfig
-from opensora.acceleration.mesh import MeshShape
+from opensora.acceleration.launch import MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline

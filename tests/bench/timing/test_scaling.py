@@ -16,7 +16,7 @@ from bench.timing.scaling import (
     published_rate,
     steps_of_speedup,
 )
-from opensora.acceleration.mesh import MeshShape
+from opensora.acceleration.launch import MeshShape
 
 ALONE = VideoWork(MeshShape(), StepWork(1000, {}), StepWork(10, {}), 500, 0)
 SHARED = VideoWork(

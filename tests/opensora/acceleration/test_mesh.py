@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opensora.acceleration.launch import Launch, read_launch
-from opensora.acceleration.mesh import MeshShape, check_axes, choose_mesh
+from opensora.acceleration.launch import Launch, MeshShape, check_axes, choose_mesh, read_launch
 from opensora.errors import ConfigError, run_command
 from opensora.models.parts import even_parts, share_of
 
