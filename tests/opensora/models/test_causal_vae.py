@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opensora.errors import WeightsError
-from opensora.models.vae.causal import SCALE, CausalTiling, CausalVAE, CausalVAEConfig
-from opensora.models.vae.causal.tiling import time_chunks
+from opensora.models.vae.causal import SCALE, CausalTiling, CausalVAE, CausalVAEConfig, time_chunks
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FOLDER = GOLDEN / "open_sora_plan" / "vae"
