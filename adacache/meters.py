@@ -37,20 +37,15 @@ def change_terms(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
 
 def absolute_change(a: Tensor, b: Tensor) -> Tensor:
     """sum|a - b| as a 0-dim float32 tensor."""
-    return _sum_of_magnitudes(a.float() - b.float())
+    return magnitude(a.float() - b.float())
 
 
 def magnitude(a: Tensor) -> Tensor:
     """sum|a| as a 0-dim float32 tensor."""
-    return _sum_of_magnitudes(a.float())
-
-
-def _sum_of_magnitudes(a: Tensor) -> Tensor:
+    a = a.float()
     # The 1-norm is what the official code takes, and up to its rounding MoReg's eighth power can be compared with it.
     # On the CPU it adds up elements one after another, which over millions of float32 loses the sum.
-    if a.numel() <= NORM_UP_TO:
-        return torch.linalg.vector_norm(a, ord=1)
-    return a.abs().sum()
+    return torch.linalg.vector_norm(a, ord=1) if a.numel() <= NORM_UP_TO else a.abs().sum()
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
