@@ -27,7 +27,7 @@ class Transfers(Protocol):
         ...
 
 
-class CudaTransfers:
+class CudaTransfers(Transfers):
     """Copies to pinned memory and back on a stream of their own, beside the stream that computes.
 
     The host waits for nothing: the streams wait for each other, and the allocators know which of them still reads or
@@ -39,7 +39,7 @@ class CudaTransfers:
         self._stream = torch.cuda.Stream(device)
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """See `Transfers`; the pinned buffer has the tensor's strides, so that nothing is rearranged on the way."""
+        """The pinned buffer has the tensor's strides, so that nothing is rearranged on the way."""
         host = torch.empty_like(tensor, device="cpu", pin_memory=True)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which computes the tensor
         with torch.cuda.stream(self._stream):
@@ -48,7 +48,7 @@ class CudaTransfers:
         return host
 
     def to_device(self, host: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """See `Transfers`; the memory is the computing stream's, which takes it over for its blocks afterwards."""
+        """The memory is the computing stream's, which takes it over for its blocks afterwards."""
         tensor = torch.empty_like(host, device=self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which used that memory until now
         with torch.cuda.stream(self._stream):
@@ -57,7 +57,7 @@ class CudaTransfers:
         return tensor, self._stream.record_event()
 
     def wait(self, arriving: tuple[Tensor, torch.cuda.Event]) -> Tensor:
-        """See `Transfers`; the computing stream waits, the host does not."""
+        """The computing stream waits, the host does not."""
         tensor, complete = arriving
         torch.cuda.current_stream(self._device).wait_event(complete)
         return tensor

@@ -52,7 +52,7 @@ class Transport(Protocol):
         """Overwrite with those of process ``source``."""
 
 
-class DistributedTransport:
+class DistributedTransport(Transport):
     """A process group of torch.distributed; ``ranks`` are those of its processes, in order."""
 
     def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int]) -> None:
@@ -62,23 +62,18 @@ class DistributedTransport:
     def exchange(
         self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
     ) -> None:
-        """See ``Transport``."""
         dist.all_to_all_single(received, sent, list(received_sizes), list(sent_sizes), group=self._group)
 
     def sum(self, values: Tensor) -> None:
-        """See ``Transport``."""
         dist.all_reduce(values, group=self._group)
 
     def gather(self, parts: Sequence[Tensor], part: Tensor) -> None:
-        """See ``Transport``."""
         dist.all_gather(list(parts), part, group=self._group)
 
     def gather_objects(self, values: list[Any], value: object) -> None:
-        """See ``Transport``."""
         dist.all_gather_object(values, value, group=self._group)
 
     def spread(self, values: Tensor, source: int) -> None:
-        """See ``Transport``."""
         dist.broadcast(values, self._ranks[source], group=self._group)
 
 

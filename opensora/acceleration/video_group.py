@@ -145,9 +145,8 @@ class ParallelModel:
         return whole
 
 
-class VideoShard:
-    """One process' part of a video of ``num_frames`` latent frames (``adacache.shard.Shard``, and the model's
-    ``Sharding``).
+class VideoShard(Shard):
+    """One process' part of a video of ``num_frames`` latent frames; to the model, its ``Sharding``.
 
     Attributes:
         frames: that this process has.
@@ -163,19 +162,17 @@ class VideoShard:
         self._num_frames = num_frames
 
     def sum(self, terms: Tensor) -> Tensor:
-        """See ``Shard``."""
         return self._video.sum(terms, "schedule")
 
     def splits_frames(self, stream: Stream) -> bool:
-        """See ``Shard``."""
         return self._sequence is not None and stream == "spatial"
 
     def all_frames(self, residual: Tensor) -> Tensor:
-        """See ``Shard``; costs as much as half of the exchange for one pair of blocks."""
+        """With all frames, for a part of the tokens; costs as much as half of the exchange for one pair of blocks."""
         return self._to_tokens(residual, "schedule")
 
     def to_tokens(self, hidden_states: Tensor) -> Tensor:
-        """See ``Sharding``."""
+        """(B, T of these frames, S, C) -> (B, T, this process' part of S, C)."""
         return self._to_tokens(hidden_states, "blocks")
 
     def _to_tokens(self, hidden_states: Tensor, purpose: Purpose) -> Tensor:
@@ -189,7 +186,7 @@ class VideoShard:
         return torch.cat(self._sequence.exchange(parts, shapes, purpose), dim=1)
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """See ``Sharding``."""
+        """The other way, for S = ``tokens_per_frame``."""
         if self._sequence is None:
             return hidden_states
         batch, _, _, channels = hidden_states.shape

@@ -33,18 +33,17 @@ class Solver(Protocol):
         """
 
 
-class Euler:
+class Euler(Solver):
     """First order: the velocity at the beginning holds for the whole step."""
 
     def __init__(self, num_steps: int) -> None:
         pass
 
     def step(self, z: Tensor, velocity: Tensor, dt: Tensor, restart: Tensor | None = None) -> Tensor:
-        """See ``Solver.step``."""
         return z + velocity * dt
 
 
-class Adams:
+class Adams(Solver):
     """Second order, two-step Adams-Bashforth: the velocity goes on changing as it did over the step before.
 
     The first step of a run is an Euler step. In a run of fewer than 15 steps, so are the last two: there the steps are
@@ -58,7 +57,6 @@ class Adams:
         self._step = 0
 
     def step(self, z: Tensor, velocity: Tensor, dt: Tensor, restart: Tensor | None = None) -> Tensor:
-        """See ``Solver.step``."""
         before, self._before = self._before, (velocity, dt)
         self._step += 1
         if before is None or self._step > self._second_order_steps:
@@ -67,7 +65,7 @@ class Adams:
         return _second_order(z, velocity, dt, velocity_before, dt_before, dt**2 / (2 * dt_before), restart)
 
 
-class Midpoint:
+class Midpoint(Solver):
     """Second order, two-stage Runge-Kutta on pairs of steps: the second step of a pair is its inner evaluation.
 
     With steps of the same size this is the midpoint method. The first step of a pair is an Euler step, and so is an
@@ -78,7 +76,6 @@ class Midpoint:
         self._first: tuple[Tensor, Tensor] | None = None  # velocity and dt of the pair's first step, between the two
 
     def step(self, z: Tensor, velocity: Tensor, dt: Tensor, restart: Tensor | None = None) -> Tensor:
-        """See ``Solver.step``."""
         if self._first is None:
             self._first = velocity, dt
             return z + velocity * dt
@@ -90,7 +87,7 @@ class Midpoint:
         return _second_order(z, velocity, dt, velocity_first, dt_first, weight, restart)
 
 
-SOLVERS: dict[str, type[Euler | Adams | Midpoint]] = {"euler": Euler, "adams": Adams, "midpoint": Midpoint}
+SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "adams": Adams, "midpoint": Midpoint}
 
 
 def make_solver(name: str, num_steps: int) -> Solver:
