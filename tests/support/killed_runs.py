@@ -73,9 +73,12 @@ def main() -> None:
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     arguments = [*sys.argv[4:], "--verbose", "0"]
 
-    import opensora.cli.text_stage
-    import opensora.pipeline  # noqa: F401
+    import opensora.cli.run  # noqa: F401
     from opensora.cli.ledger import read_manifest
+    from opensora.config.loading import load_config
+    from opensora.load_models import check_models
+
+    check_models(load_config(sys.argv[4], {}))  # makes torch and diffusers import what they put off
 
     for name in ("cold", "whole"):  # the first one fills the caches of text and files
         started = time.monotonic()
