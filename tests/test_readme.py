@@ -121,7 +121,7 @@ def names(monkeypatch) -> dict[str, Any]:
 def test_blocks_run_as_printed(checkout, environment, names, monkeypatch):
     """In the printed order, in one folder: what a later one needs, an earlier one has made."""
     monkeypatch.chdir(checkout)
-    for language, text in blocks(README):
+    for language, text in [*blocks(README), *blocks(REPO_ROOT / "docs/how-it-works.md")]:
         if language == "python":
             exec(compile(text, "README.md", "exec"), names)
         for line in commands(text) if language == "bash" else ():

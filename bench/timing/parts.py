@@ -96,7 +96,7 @@ def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]
 
 
 def _measure_quality(captions: int) -> dict[str, Any]:
-    """Held-out captions under several codebooks; prints the table that the README shows."""
+    """Held-out captions under several codebooks; prints the table of docs/figures.md."""
     result = measure_quality(captions)
     print(markdown(result))
     return result

@@ -80,7 +80,7 @@ def _mean_steps(outputs: Sequence[SamplingOutput]) -> float:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as the table that the README and the model card show."""
+    """The result as the table that docs/figures.md and the model card show."""
     lines = [
         f"| cache | computed of {result['steps']} | PSNR to uncached, mean (lowest) | to {MANY_STEPS} steps "
         "| computed: still / slow / fast |",
