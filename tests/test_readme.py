@@ -128,3 +128,15 @@ def test_blocks_run_as_printed(checkout, environment, names, monkeypatch):
             if not any(words in line for words in NOT_RUN):
                 done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True)
                 assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    for package in ("mkdocs", "material", "mkdocstrings_handlers"):
+        pytest.importorskip(package, reason="pip install -r requirements-docs.txt")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Open-Sora v1.2 with AdaCache" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'id="adacache.StepController.begin_step"' in (tmp_path / "api/adacache.html").read_text(encoding="utf-8")
+    assert (tmp_path / "assets/images/comparison.webp").is_file()

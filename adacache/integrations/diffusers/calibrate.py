@@ -64,7 +64,8 @@ def calibrate_pipeline(
         prompts: at least two different ones; those that are fitted to measure nothing.
         aim: "repeat" the video with every step computed, or come near the "solution" of many more steps, which needs a
             scheduler whose times lie among those of more steps.
-        fit_clips, held_out_clips: clips to fit to, and to measure on.
+        fit_clips: clips to fit to.
+        held_out_clips: others, to measure on.
         candidates: lists of computed steps that are fitted per measured number of them.
         batch_size: clips sampled together.
         seed: of the first clip's noise; it counts up.
