@@ -134,7 +134,7 @@ def side_by_side(variants: Sequence[Variant], heading: str) -> np.ndarray:
     panels = [scaled_into(variant.frames, (side, side)) for variant in variants]
     bars = [_bar(variant.computed, panels[0].shape[2]) for variant in variants]
     figures = (variant.figures for variant in variants)
-    notes = [", ".join(filter(None, (f"{computed} steps", *others))) for computed, *others in figures]
+    notes = [f"{computed} steps, {seconds}, {psnr_text or 'reference'}" for computed, seconds, psnr_text in figures]
     pictures = []
     for frames in zip(*panels, strict=True):
         strips = [
