@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -140,3 +142,22 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert "Open-Sora v1.2 with AdaCache" in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'id="adacache.StepController.begin_step"' in (tmp_path / "api/adacache.html").read_text(encoding="utf-8")
     assert (tmp_path / "assets/images/comparison.webp").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_keeps_no_outputs(tmp_path, monkeypatch, capsys):
+    notebook = json.loads((REPO_ROOT / "examples/first_hour.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    shown: list[Path] = []
+    display = ModuleType("IPython.display")
+    display.Image = lambda path, width: shown.append(Path(path).resolve())
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    (tmp_path / "examples").mkdir()
+    monkeypatch.chdir(tmp_path / "examples")
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), "first_hour.ipynb", "exec"), names)
+    assert [path.name for path in shown] == ["video.preview.webp", "trace.png", "comparison.preview.webp"]
+    assert all(path.is_relative_to(tmp_path) and path.stat().st_size for path in shown)
+    assert "20 of 30 steps: " in capsys.readouterr().out
