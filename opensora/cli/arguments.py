@@ -49,7 +49,7 @@ class Prompts(argparse.Action):
         option_string: Any = None,
     ) -> None:
         """Add the prompts to those given before."""
-        if len(values) > 1 and not any(len(value.split()) > 1 or value.endswith(".py") for value in values):
+        if len(values) > 1 and all(len(value.split()) == 1 and not value.endswith(".py") for value in values):
             text = " ".join(values)
             parser.error(
                 f"{option_string} got the single words {', '.join(values)}; put a prompt in quotes, {option_string} "
