@@ -14,13 +14,14 @@ from statistics import stdev
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from adacache import AdaCacheConfig, Codebook, Trace
 from adacache.atomic import atomic_path
 from adacache.calibration.quality import psnr
+from adacache.plot_style import FAINT, STYLE
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from mini.world.captions import MOTION_MIX, Scene, draw_scene, max_draws
@@ -126,6 +127,11 @@ def spread_shares(rows: Sequence[Mapping[str, Any]], key: str = "distances") -> 
 
 def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Distance curves per class; beside them the steps AdaCache computes and its gain over the fixed list."""
+    with rc_context(STYLE), atomic_path(path) as temporary:
+        _draw(summary).savefig(temporary, format="png")
+
+
+def _draw(summary: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     curves, steps, gain = figure.subplots(1, 3, width_ratios=(2.2, 1, 1))
     colors = dict(zip(summary, colormaps["tab20"].colors, strict=False))
@@ -133,20 +139,18 @@ def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         curve = values["distances"]
         curves.plot(range(2, len(curve) + 2), curve, label=name, color=colors[name])
     curves.set(yscale="log", xlabel="step", ylabel="relative change of the residual", title="every step computed")
-    curves.legend(fontsize=8, ncols=2)
-    curves.grid(alpha=0.3, which="both")
+    curves.legend(ncols=2)
     names, palette = list(summary), [colors[name] for name in summary]
     steps.barh(names, [summary[name]["computed_adacache"] for name in names], color=palette)
     steps.set(title="steps AdaCache computes", xlabel="steps")
     difference = [summary[name]["gain"] for name in names]
     gain.barh(names, difference, color=palette)
-    gain.axvline(0, color="0.3", linewidth=0.8)
+    gain.axvline(0, color=FAINT, linewidth=0.8)
     gain.set(title="AdaCache over fixed lists", xlabel="dB", yticklabels=[])
     for axes in (steps, gain):
         axes.invert_yaxis()
-        axes.grid(alpha=0.3, axis="x")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        axes.grid(False, axis="y")
+    return figure
 
 
 def study(config_path: str, captions: int, tune_captions: int, folder: Path) -> int:

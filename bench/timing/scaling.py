@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from adacache import StepController
 from adacache.atomic import atomic_path
+from adacache.plot_style import COMPUTED, FAINT, MOTION, STYLE
 from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.timing.models import TWO_SECONDS, build_xl2, xl2_inputs
@@ -262,20 +264,24 @@ def prediction_table(found: Sequence[Prediction]) -> str:
 
 def plot(found: Sequence[tuple[Published, Sequence[Prediction]]], path: Path) -> Path:
     """Speedups over one GPU without a cache, a panel for each setting, written to ``path`` (.png)."""
+    with rc_context(STYLE), atomic_path(path) as temporary:
+        _draw(found).savefig(temporary, format="png")
+    return path
+
+
+def _draw(found: Sequence[tuple[Published, Sequence[Prediction]]]) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, (setting, all_of_them) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         for link, style in zip(LINKS, ("-", "--"), strict=True):
             own = [one for one in all_of_them if one.link == link and one.shape in SHAPES]
             counts = [one.shape.per_video for one in own]
-            for what, color in (("cached", "tab:orange"), ("plain", "tab:blue")):
+            for what, color in (("cached", COMPUTED), ("plain", MOTION)):
                 speedups = [one.alone / getattr(one, what) for one in own]
                 axes.plot(counts, speedups, f"o{style}", color=color, label=f"{_NAMES[what]}, {link}")
-        axes.plot(counts, counts, ":", color="gray", label="as many times as GPUs")
+        axes.plot(counts, counts, ":", color=FAINT, label="as many times as GPUs")
         axes.set(title=setting.title, xlabel="GPUs for one video", ylabel="times as fast as one GPU, all computed")
         axes.set_xticks(counts)
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", frameon=False, fontsize=8)
+        axes.legend(loc="upper left")
     figure.suptitle("Prediction from counted operations and bytes; no GPU was measured", fontsize=10)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    return path
+    return figure

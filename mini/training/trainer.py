@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from adacache.atomic import atomic_path
+from adacache.plot_style import COMPUTED, REUSED, STYLE
 from mini.training.workers import Workers
 
 # A training step's loss from its own random generator; the same (seed, step, rank) gives the same batch.
@@ -194,12 +196,12 @@ class Trainer:
 
 def plot_loss(losses: list[float], path: Path, title: str) -> None:
     """Draw the loss of every step and its running mean."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel="step", ylabel="loss", yscale="log")
-    values = torch.tensor(losses)
-    axes.plot(values, color="0.8", linewidth=0.6)
-    window = max(1, min(50, len(losses) // 4))
-    if len(losses) > window:
-        axes.plot(range(window - 1, len(losses)), values.unfold(0, window, 1).mean(1), color="tab:blue")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot(title=title, xlabel="step", ylabel="loss", yscale="log")
+        values = torch.tensor(losses)
+        axes.plot(values, color=REUSED, linewidth=0.6)
+        window = max(1, min(50, len(losses) // 4))
+        if len(losses) > window:
+            axes.plot(range(window - 1, len(losses)), values.unfold(0, window, 1).mean(1), color=COMPUTED)
+        figure.savefig(path)

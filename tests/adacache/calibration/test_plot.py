@@ -28,7 +28,7 @@ def test_a_picture_is_written(calibration, tmp_path):
     assert os.listdir(tmp_path) == ["calibration.png"]
     with Image.open(tmp_path / "calibration.png") as image:
         assert image.format == "PNG"
-        assert image.size == (1210, 506)
+        assert image.size == (1430, 598)
         assert 0.01 < (np.asarray(image.convert("L")) < 200).mean() < 0.5
 
 

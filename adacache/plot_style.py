@@ -1,0 +1,41 @@
+"""One look for all charts of the project: ``with matplotlib.rc_context(STYLE):`` around what draws one.
+
+The picture of a trace (`adacache.trace_plot`) has the same colors and is drawn by hand.
+"""
+
+from adacache.trace_plot import COMPUTED, FAINT, INK, MOTION, REUSED, SANS
+
+GRID = "#e5e7eb"
+DPI = 130
+# Blue and orange tell apart what is compared, the others what comes beside it; all can be told apart on gray paper.
+SERIES = (COMPUTED, MOTION, "#0f766e", "#9333ea", FAINT)
+
+STYLE = {
+    "font.family": SANS,
+    "font.size": 9.5,
+    "text.color": INK,
+    "figure.facecolor": "white",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.prop_cycle": f"cycler('color', {list(SERIES)!r})",
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "savefig.dpi": DPI,
+}
+
+__all__ = ["COMPUTED", "DPI", "FAINT", "GRID", "INK", "MOTION", "REUSED", "SERIES", "STYLE"]
