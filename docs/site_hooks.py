@@ -45,8 +45,9 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     for folder in PICTURES:
-        for path in sorted((ROOT / folder).glob("*.[pw][ne][gb]*")):
-            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+        for path in sorted((ROOT / folder).iterdir()):
+            if path.suffix in (".png", ".webp"):
+                files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     for name, members in REFERENCE.items():
         text = "\n\n".join([f"# Reference: {name}", *(f"::: {member}" for member in members)])
         files.append(File.generated(config, f"api/{name}.md", content=text))
