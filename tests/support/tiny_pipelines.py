@@ -129,8 +129,8 @@ def cogvideox() -> diffusers.CogVideoXPipeline:
     return _finished(diffusers.CogVideoXPipeline(None, None, randomize(vae), randomize(transformer), scheduler))
 
 
-def _wan_transformer(seed: int) -> diffusers.WanTransformer3DModel:
-    transformer = diffusers.WanTransformer3DModel(
+def _wan_transformer(seed: int, cls: type = diffusers.WanTransformer3DModel) -> Any:
+    transformer = cls(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
@@ -162,6 +162,13 @@ def wan() -> diffusers.WanPipeline:
     """Wan 2.1."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     return _finished(diffusers.WanPipeline(None, None, _wan_vae(), scheduler, _wan_transformer(0)))
+
+
+def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
+    """SkyReels-V2, whose scheduler looks back."""
+    scheduler = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
+    transformer = _wan_transformer(0, diffusers.SkyReelsV2Transformer3DModel)
+    return _finished(diffusers.SkyReelsV2Pipeline(None, None, transformer, _wan_vae(), scheduler))
 
 
 def wan22() -> diffusers.WanPipeline:
@@ -277,6 +284,9 @@ TINY = {
     ),
     "wan": TinyPipeline(wan, ("blocks",), {**_SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
     "wan22": TinyPipeline(wan22, ("blocks",), {**_SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
+    "skyreels_v2": TinyPipeline(
+        skyreels_v2, ("blocks",), {**_SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2
+    ),
     "ltx": TinyPipeline(ltx, ("transformer_blocks",), {**_SMALL, "num_frames": 9, "guidance_scale": 3.0}, masks=True),
     "hunyuan_video": TinyPipeline(
         hunyuan_video,
@@ -336,6 +346,15 @@ def wan_tokens() -> diffusers.WanImageToVideoPipeline:
     )
 
 
+def skyreels_v2_image() -> diffusers.SkyReelsV2ImageToVideoPipeline:
+    """The latents of an image, and a mask, are further channels, and its features come before the text's."""
+    pipe = skyreels_v2()
+    transformer = _rebuilt(pipe.transformer, in_channels=12, image_dim=8)
+    pipe = diffusers.SkyReelsV2ImageToVideoPipeline(None, None, None, None, transformer, pipe.vae, pipe.scheduler)
+    pipe.encode_image = lambda image, device: _noise(7, 1, 5, 8)
+    return _finished(pipe)
+
+
 def wan_video() -> diffusers.WanVideoToVideoPipeline:
     """Calls both guidance halves without naming them."""
     pipe = wan()
@@ -386,6 +405,7 @@ OTHERS = {
     "cogvideox_image": _other("cogvideox", cogvideox_image, image=_IMAGE),
     "cogvideox_video": _other("cogvideox", cogvideox_video, "num_frames", video=_VIDEO, strength=1.0),
     "wan_image": _other("wan", wan_image, image=_IMAGE),
+    "skyreels_v2_image": _other("skyreels_v2", skyreels_v2_image, image=_IMAGE),
     "wan_tokens": _other("wan", wan_tokens, image=_IMAGE),
     "wan_video": _other("wan", wan_video, "num_frames", video=_VIDEO, strength=1.0),
     "ltx_condition": _other("ltx", ltx_condition, image=_IMAGE, frame_index=8, num_frames=17),
