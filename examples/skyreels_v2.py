@@ -14,11 +14,10 @@ from adacache.integrations.diffusers import apply_adacache
 
 model = sys.argv[1] if len(sys.argv) > 1 else "Skywork/SkyReels-V2-T2V-14B-540P-Diffusers"
 device = "cuda" if torch.cuda.is_available() else "cpu"
-pipe = SkyReelsV2Pipeline.from_pretrained(model, torch_dtype={"default": torch.bfloat16, "vae": torch.float32}).to(device)
+dtypes = {"default": torch.bfloat16, "vae": torch.float32}
+pipe = SkyReelsV2Pipeline.from_pretrained(model, torch_dtype=dtypes).to(device)
 handle = apply_adacache(pipe, "fast30")
-video = pipe(
-    "a red panda eats bamboo in the rain", height=544, width=960, num_frames=97, num_inference_steps=50
-).frames[0]
+video = pipe("a red panda eats bamboo", height=544, width=960, num_frames=97, num_inference_steps=50).frames[0]
 export_to_video(video, "skyreels_v2.mp4", fps=24)
 print("computed steps:", handle.trace.computed_steps)
 handle.trace.save("skyreels_v2.trace.json")

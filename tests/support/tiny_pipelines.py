@@ -166,9 +166,29 @@ def wan() -> diffusers.WanPipeline:
 
 def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
     """SkyReels-V2, whose scheduler looks back."""
-    scheduler = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
+    scheduler = diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
     transformer = _wan_transformer(0, diffusers.SkyReelsV2Transformer3DModel)
     return _finished(diffusers.SkyReelsV2Pipeline(None, None, transformer, _wan_vae(), scheduler))
+
+
+def sana_video() -> diffusers.SanaVideoPipeline:
+    """SANA-Video."""
+    transformer = diffusers.SanaVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=4,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=TEXT_WIDTH,
+        rope_max_seq_len=32,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return _finished(diffusers.SanaVideoPipeline(None, None, _wan_vae(), randomize(transformer), scheduler))
 
 
 def wan22() -> diffusers.WanPipeline:
@@ -284,6 +304,12 @@ TINY = {
     ),
     "wan": TinyPipeline(wan, ("blocks",), {**_SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
     "wan22": TinyPipeline(wan22, ("blocks",), {**_SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
+    "sana_video": TinyPipeline(
+        sana_video,
+        ("transformer_blocks",),
+        {**_SMALL, "frames": 9, "guidance_scale": 4.0, "negative_prompt": None, "use_resolution_binning": False},
+        masks=True,
+    ),
     "skyreels_v2": TinyPipeline(
         skyreels_v2, ("blocks",), {**_SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2
     ),

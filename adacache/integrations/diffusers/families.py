@@ -111,6 +111,22 @@ _FAMILIES = (
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
         returns_text=True,
     ),
+    # Linear attention; an image, where there is one, is the first frame of latents.
+    Family(
+        name="SANA-Video",
+        transformer="SanaVideoTransformer3DModel",
+        lists=(BlockList("transformer_blocks", ("SanaVideoTransformerBlock",), GatedByTable("timestep", position=4)),),
+        rows=(
+            "hidden_states",
+            "encoder_hidden_states",
+            "timestep",
+            "guidance",
+            "encoder_attention_mask",
+            "attention_mask",
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        batches_guidance=True,
+    ),
     # The network of Wan, text and image to video.
     Family(
         name="SkyReels-V2",

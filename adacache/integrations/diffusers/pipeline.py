@@ -144,7 +144,9 @@ class DenoisingLoop:
 
     @property
     def _is_running(self) -> bool:
-        """Whether the pipeline is in its loop; otherwise somebody else calls its transformer."""
+        """Whether the pipeline is in its loop, as far as it tells; otherwise somebody else calls its transformer."""
+        if not hasattr(type(self._owner), "current_timestep"):
+            return hasattr(self._owner, "_num_timesteps")
         return getattr(self._owner, "_current_timestep", None) is not None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +16,11 @@ import torch
 
 from adacache import AdaCacheConfig
 from adacache.integrations.diffusers import apply_adacache
+from adacache.integrations.diffusers.families import KNOWN
 from adacache.policies.static import StaticScheduleConfig
 from tests.support.tiny_pipelines import TINY
+
+ROOT = Path(__file__).resolve().parents[3]
 
 TINY_LATTE = TINY["latte"]
 STATIC = StaticScheduleConfig((0, 1, 3))
@@ -73,6 +78,20 @@ def test_ours_twice(pipe):
     with apply_adacache(pipe, STATIC) as handle:  # and after it there may be another
         TINY_LATTE.run(pipe)
     assert handle.trace.computed_steps == [0, 1, 3]
+
+
+def test_every_video_transformer_is_served_or_named_as_not_served():
+    others = {name for name in dir(diffusers) if name.endswith("Transformer3DModel")} - KNOWN.keys()
+    paragraph = (ROOT / "docs/diffusers.md").read_text().partition("Not served")[2].partition("\n\n")[0]
+    named = {f"{name}Transformer3DModel" for name in re.findall(r"`(\w+)`", paragraph)}
+    assert others and others <= named, f"new to diffusers: {sorted(others - named)}"
+
+
+@pytest.mark.parametrize("kind", ["", "ImageToVideo", "VideoToVideo"])
+def test_frames_at_different_steps_are_refused(kind):
+    pipe = TINY["skyreels_v2"].build()
+    cls = getattr(diffusers, f"SkyReelsV2DiffusionForcing{kind}Pipeline")
+    refused(cls(None, None, pipe.transformer, pipe.vae, pipe.scheduler), "its frames are at different steps")
 
 
 def diffusers_cache() -> diffusers.PyramidAttentionBroadcastConfig:
