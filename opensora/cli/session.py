@@ -150,7 +150,7 @@ class Session:
             print(results_table(finished))
         if finished and config.draft:
             sheets = ", ".join(map(str, write_overview(finished)))
-            print(f"look at {sheets}, then render what you choose; the drafts of least risk would be\n")
+            print(f"look at {sheets}, then render the seeds you like; for those of least risk, run\n")
             print(final_command(arguments, finished))
         if finished and config.contact_sheet:
             print(f"all of them: {write_run_sheet(self.ledger.folder / 'contact_sheet.png', finished)}")

@@ -95,7 +95,8 @@ def encode_captions(
     kept = {} if caches is None else {caption: caches[caption in whole].get(caption) for caption in wanted}
     encoded = {caption: found for caption, found in kept.items() if found is not None}
     missing = [caption for caption in wanted if caption not in encoded]
-    logger.info("text: %d captions, %d from the cache", len(wanted), len(encoded))
+    plural = "s" * (len(wanted) != 1)
+    logger.info("text: %d caption%s, %d from the cache", len(wanted), plural, len(encoded))
     if missing:
         try:
             for caption, result in zip(missing, _encode(config, missing, device, progress, whole), strict=True):

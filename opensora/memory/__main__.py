@@ -10,4 +10,5 @@ if __name__ == "__main__":
 from opensora.commands.memory import main  # noqa: E402
 
 if __name__ == "__main__":
+    sys.argv[0] = "python -m opensora.memory"  # what the parser shows
     sys.exit(main())

@@ -11,6 +11,7 @@ from typing import Any
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path, is_utf8, printable
+from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.prompts.files import STANDARD_INPUT, PromptLine, is_stream, read_prompt_file, read_prompt_text
 from opensora.prompts.syntax import extract_json_from_prompts, merge_prompt, split_prompt
 
@@ -134,14 +135,14 @@ def _numbered(prompt: PromptLine, config: SampleConfig) -> NumberedPrompt:
     """The prompt with its JSON taken for overrides, or with its problem."""
     index, line = prompt.number, prompt.line or None
     try:
-        text, overrides = _split(index, prompt.text, prompt.overrides, config.loop)
+        text, overrides = _split(index, prompt.text, prompt.overrides, config)
         seed = _seed(index, overrides.pop("seed", None), config)
     except ValueError as error:
         return NumberedPrompt(index, prompt.text, config.seed + index, line=line, problem=str(error))
     return NumberedPrompt(index, text, seed, overrides=overrides, line=line)
 
 
-def _split(index: int, prompt: str, given: Mapping[str, Any], loops: int) -> tuple[str, dict[str, Any]]:
+def _split(index: int, prompt: str, given: Mapping[str, Any], config: SampleConfig) -> tuple[str, dict[str, Any]]:
     """The text without markers that ask for nothing, and the overrides.
 
     Raises:
@@ -155,11 +156,14 @@ def _split(index: int, prompt: str, given: Mapping[str, Any], loops: int) -> tup
     if not all(segments):
         where = "" if len(segments) == 1 else f" in segment |{starts[segments.index('')]}|"
         raise ConfigError(f"prompt {index} is empty{where}; describe what the video should show")
+    unread = None if config.llm_refine else next((text for text in segments if not text_preprocessing(text)), None)
+    if unread is not None:  # a language model may still translate it
+        raise ConfigError(f"prompt {index}: the model reads English, and cannot read any of '{shortened(unread, 80)}'")
     overrides = {name: value for name, value in given.items() if value is not None}
     for name, value in {"reference_path": reference, "mask_strategy": strategy}.items():
         if value:
             overrides[name] = value
-    loops = overrides.get("loop", loops)
+    loops = overrides.get("loop", config.loop)
     if len(segments) > 1 and isinstance(loops, int) and starts[-1] >= loops:
         raise ConfigError(
             f"prompt {index}: its segment |{starts[-1]}| is for loop {starts[-1]}, but loops are counted from 0 and "
