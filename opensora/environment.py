@@ -35,7 +35,9 @@ def enter_environment() -> None:
     sys.excepthook = _explain
     python = REPO_ROOT / ".venv/bin/python"
     is_active = is_environment() or "VIRTUAL_ENV" in os.environ or _is_conda()
-    if not is_active and has_venv() and sys.executable != str(python) and hasattr(sys, "orig_argv"):
+    if not is_active and has_venv() and hasattr(sys, "orig_argv"):
+        # Active from here on: an interpreter that is a script around another one would begin anew for ever.
+        os.environ["VIRTUAL_ENV"] = str(python.parents[1])
         os.execv(python, [str(python), *sys.orig_argv[1:]])
     if sys.version_info < OLDEST_PYTHON:
         needed = ".".join(map(str, OLDEST_PYTHON))

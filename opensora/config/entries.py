@@ -54,11 +54,9 @@ def default_save_dir(path: str, given: Mapping[str, Any]) -> str:
     As in ``samples/mini/sample_adacache/a-red-star_num_frames-34``: the config's path below ``configs``, and what the
     command line says.
     """
-    *folders, name = Path(path).with_suffix("").parts
-    while "configs" in folders:
-        del folders[: folders.index("configs") + 1]
-        name = "/".join([*folders, name])
-    return str(Path("samples", name, name_of_overrides(given)))
+    parts = Path(os.path.normpath(path)).with_suffix("").parts
+    start = max((i + 1 for i, part in enumerate(parts[:-1]) if part == "configs"), default=len(parts) - 1)
+    return str(Path("samples", *parts[start:], name_of_overrides(given)))
 
 
 def name_of_overrides(given: Mapping[str, Any]) -> str:
@@ -66,7 +64,7 @@ def name_of_overrides(given: Mapping[str, Any]) -> str:
 
     What cannot be read off the name, it tells apart by a hash.
     """
-    telling = {key: value for key, value in sorted(given.items()) if key not in _SAME_FOLDER and value is not None}
+    telling = {key: value for key, value in sorted(given.items()) if key not in _SAME_FOLDER}
     texts, is_exact = [], True
     for key, value in sorted(telling.items(), key=lambda item: item[0] != "prompt"):
         values = value if isinstance(value, list | tuple) else [value]
