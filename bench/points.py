@@ -19,7 +19,7 @@ from bench.setting import digest
 from bench.tuning import scaled_codebook
 from opensora.config.model_families import model_depth
 from opensora.config.reading import Source
-from opensora.config.schema import SampleConfig
+from opensora.config.schema import SampleConfig, SchedulerConfig
 from opensora.config.target import apply_target, check_calibrated_model, timesteps_of
 from opensora.errors import ConfigError, one_line
 
@@ -101,8 +101,11 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
     depth = model_depth(config.model.from_pretrained, config.model.type, config.weights_dir)
     stand_in = PolicyCalibration(steps, 1, (1.0, 0.0), 1.0, (1.0,) * (steps - 1), 0.0)
     for policy in plan.policies:
+        section = f"policies.{policy.name}"
+        kind = "gate=True" if policy.gate else (policy.cache or {}).get("policy")
+        if kind in ("gate=True", "average_velocity") and not isinstance(config.scheduler, SchedulerConfig):
+            raise source.error(section, f"{section}: {kind} needs Open-Sora's rectified flow; leave the policy out")
         for options in _variants(policy):
-            section = f"policies.{policy.name}"
             try:
                 built = config_from_dict(complete(options, stand_in))
                 if built is None:
@@ -148,7 +151,7 @@ def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) ->
         schedule = StaticScheduleConfig(steps, num_steps)
     elif kind == "average_velocity":
         halves = 2 if config.scheduler.cfg_scale != 1 else 1
-        combined = [(half,) * halves for half in average_velocity(steps, timesteps_of(config))]
+        combined = [(half,) * halves for half in average_velocity(steps, timesteps_of(target))]
         schedule = MultistepConfig(steps, num_steps, coefficients=combined)
     try:
         return dataclasses.replace(schedule, **options)

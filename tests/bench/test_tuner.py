@@ -15,6 +15,7 @@ from bench.points import check_options
 from bench.setting import load_sample_config
 from bench.tuner import TunedFile, Tuner
 from bench.tuning import Tried
+from opensora.config.loading import load_config
 from opensora.errors import ConfigError
 
 CLIPS = [Clip("a red circle", 0)]
@@ -138,3 +139,13 @@ def test_options_that_no_run_could_use_are_refused_early(entries, policy, messag
     with pytest.raises(ConfigError) as caught:
         check_options(plan, load_sample_config(plan))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "policy", [{"gate": True}, {"tune": "calibrated", "cache": {"policy": "average_velocity"}}], ids=str
+)
+def test_what_knows_rectified_flow_alone_is_refused_elsewhere(entries, policy):
+    """Latte's rows are the other way round, and it foretells noise."""
+    plan = plan_from_dict({**entries, "policies": {"new": {"title": "New", **policy}}, "baseline": "new"})
+    with pytest.raises(ConfigError, match=r"policies.new: .* needs Open-Sora's rectified flow"):
+        check_options(plan, load_config("configs/latte/sample.py"))
