@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from opensora.errors import shortened
+from pydantic import TypeAdapter, ValidationError
+
+from opensora.errors import WeightsError, shortened
 from opensora.files import find_path
 
 FILE = "trained_on.json"  # in the transformer's folder
@@ -31,7 +32,7 @@ class TrainedOn:
     name: str
     about: str
     words: dict[str, list[str]]
-    captions: str
+    captions: re.Pattern[str]
     examples: list[str]
     videos: list[tuple[int, int, int]]
 
@@ -82,9 +83,17 @@ class TrainedOn:
 
 
 def trained_on(from_pretrained: str) -> TrainedOn | None:
-    """What the transformer in this folder was trained on; None where that is not written down."""
+    """What the transformer in this folder was trained on; None where that is not written down.
+
+    Raises:
+        WeightsError: it is written down in another form.
+    """
     file = find_path(f"{from_pretrained}/{FILE}")
     if file is None:
         return None
-    entries = json.loads(file.read_text(encoding="utf-8"))
-    return TrainedOn(**{**entries, "videos": [tuple(video) for video in entries["videos"]]})
+    try:
+        return TypeAdapter(TrainedOn).validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise WeightsError(f"{file} cannot be used: {where}{first['msg']}; delete it, as no video needs it") from error

@@ -12,6 +12,7 @@ from mini.training.export import trained_on as written
 from mini.world.captions import held_out_captions, random_caption, random_scene, vocabulary
 from opensora.cli.command import words_of
 from opensora.config.trained_on import FILE, TrainedOn, trained_on
+from opensora.errors import WeightsError
 from opensora.files import REPO_ROOT
 
 FOLDER = "assets/opensora-mini/transformer"
@@ -54,6 +55,15 @@ def test_sizes_outside_are_named_with_those_it_knows(mini):
         "opensora-mini was trained on 1, 17, 34 or 51 frames of 64 x 64 pixels, 17 frames of 64 x 96 pixels, 17 frames "
         "of 96 x 64 pixels; a video of 34 frames of 64 x 96 pixels may not show its prompt"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("[1", "Invalid JSON: .*"), ("{}", "name: Field required"), ('{"name": 1}', "name: .*")]
+)
+def test_a_file_of_another_form_is_refused(tmp_path, text, problem):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(WeightsError, match=f"{FILE} cannot be used: {problem}; delete it"):
+        trained_on(str(tmp_path))
 
 
 def test_words_of_a_model_without_a_list():
