@@ -44,7 +44,7 @@ _SAME_FOLDER = frozenset(
         *("text_cache", "device", "batch_size", "sequence_parallel", "guidance_parallel", "llm_endpoint", "llm_model"),
     }
 )
-_FOLDERS = ("drafts", "final", "replaced")  # within a run's
+_FOLDERS = ("drafts", "final", "replaced", "reproduced")  # within a run's
 _MAX_NAME = 60  # characters
 
 
