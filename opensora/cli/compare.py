@@ -71,7 +71,7 @@ def compare(configs: Sequence[SampleConfig], prompt: str, folder: Path) -> tuple
     """Sample a prompt under each config, print a line for each, and write the video and the animated picture.
 
     Args:
-        configs: of one video; the first one without a cache, which the others are measured against.
+        configs: of one video; the first one without a cache, which the others are measured against. Its seed is taken.
 
     Raises:
         ConfigError: a config cannot be run on this machine, or was calibrated with other weights.
@@ -97,7 +97,7 @@ def compare(configs: Sequence[SampleConfig], prompt: str, folder: Path) -> tuple
     print(f"{'':<{width}} {'PSNR':>8} {'computed':>9} {'seconds':>8} {'speedup':>8}")
     variants: list[Variant] = []
     for config in configs:
-        variant = _sample(pipe.with_config(config), prompt, variants[0] if variants else None)
+        variant = _sample(pipe.with_config(config), prompt, first.seed, variants[0] if variants else None)
         variants.append(variant)
         name, speedup = (config.path, f"{variant.speedup:.1f}x") if len(variants) > 1 else ("no cache", "-")
         computed, seconds, to_uncached = variant.figures
@@ -108,8 +108,8 @@ def compare(configs: Sequence[SampleConfig], prompt: str, folder: Path) -> tuple
     return video, write_preview(folder / NAME, pictures, first.save_fps, max_side=MAX_PREVIEW_SIDE)
 
 
-def _sample(pipe: SamplingPipeline, prompt: str, reference: Variant | None) -> Variant:
-    output = pipe([prompt], seed=pipe.config.seed)
+def _sample(pipe: SamplingPipeline, prompt: str, seed: int, reference: Variant | None) -> Variant:
+    output = pipe([prompt], seed=seed)
     frames, seconds = output.videos[0], output.seconds
     return Variant(
         name="no cache" if reference is None else title(pipe.config),

@@ -34,7 +34,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help="with a cache (default: %(default)s)")
     parser.add_argument("--with", nargs="+", default=[], metavar="CONFIG", dest="others", help="configs to add")
     parser.add_argument("--prompt", metavar="TEXT", help="in quotes (default: the first of the config)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the noise (default: the config's)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the noise (default: the first config's)")
     parser.add_argument("--num-frames", metavar="N", help="2s, 4s, 8s, 16s, or a number of frames")
     parser.add_argument("--num-sampling-steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--weights-dir", metavar="DIR", help="folder of downloaded weights")

@@ -20,16 +20,17 @@ PROMPT = "a bouncing red star"
 COMPUTED = [0, 1, 3, 5]
 
 
-def static(path: Path, computed: list[int]) -> str:
+def static(path: Path, computed: list[int], seed: int) -> str:
     """The path of a config whose cache computes these steps."""
     cache = f"dict(policy='static', computed_steps={computed})"
-    path.write_text(f"_base_ = {str(REPO_ROOT / MINI)!r}\ncache = {cache}\n")
+    path.write_text(f"_base_ = {str(REPO_ROOT / MINI)!r}\ncache = {cache}\nseed = {seed}\n")
     return str(path)
 
 
 def test_figures_video_and_picture(tmp_path, capsys):
-    four, all_six = static(tmp_path / "sample_four.py", COMPUTED), static(tmp_path / "sample_all.py", [*range(6)])
-    arguments = ["--prompt", PROMPT, "--seed", "3", "--num-sampling-steps", "6", "--save-dir", str(tmp_path / "out")]
+    four = static(tmp_path / "sample_four.py", COMPUTED, seed=3)
+    all_six = static(tmp_path / "sample_all.py", [*range(6)], seed=4)  # all begin with the first config's noise
+    arguments = ["--prompt", PROMPT, "--num-sampling-steps", "6", "--save-dir", str(tmp_path / "out")]
     assert main([four, "--with", all_six, *arguments]) == 0
     _, *lines = capsys.readouterr().out.splitlines()
     (uncached, of_four, of_all), wrote = (line.split() for line in lines[:3]), lines[3:]
