@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adacache import StepRecord, Trace
+from opensora.errors import EXIT_PIPE
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/trace.py"
 
@@ -37,6 +39,14 @@ def test_show_prints_every_step_and_the_schedule(traces):
     assert lines[3].split()[:3] == ["3", "500.0", "reused"]
     assert lines[5] == "##.#  3 of 4 steps computed"
     assert lines[-1].startswith("steps are counted from 1 here, and from 0 in lists")
+
+
+def test_a_reader_that_leaves_is_no_error(traces):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, SCRIPT, "show", traces[0]], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (EXIT_PIPE, b"")
 
 
 def test_diff_names_the_steps_that_differ(traces):

@@ -13,6 +13,7 @@ from pathlib import Path
 from adacache.codebook import Codebook
 from adacache.trace import StepRecord, Trace
 from opensora.cli.arguments import OneLineParser
+from opensora.errors import run_command
 
 COMPUTED, REUSED = "#", "."
 
@@ -125,6 +126,11 @@ def main() -> int:
     command.add_argument("first", type=Path)
     command.add_argument("second", type=Path)
     options = parser.parse_args()
+    return run_command(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what was asked for; exit code 1 where a file cannot be used."""
     try:
         if options.command == "show":
             text = show(options.trace)
