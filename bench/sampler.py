@@ -136,8 +136,8 @@ class Sampler:
 def gated_guidance(model: nn.Module, guided_steps: int | None) -> Iterator[None]:
     """After so many calls the model gets the half with the prompt only; None changes nothing.
 
-    The other half of its output, as long as nothing newer is known, is this one plus the last difference of the two. A
-    call's rows are all videos with the prompt, then all without.
+    The other half of the output is this one plus the difference of both at the last call that had both. Rows of a
+    call are all videos with the prompt, then all without.
     """
     if guided_steps is None:
         yield
@@ -154,8 +154,8 @@ def gated_guidance(model: nn.Module, guided_steps: int | None) -> Iterator[None]
         calls += 1
         if calls > guided_steps:
             return torch.cat([output, output + difference])
-        with_prompt, without = output.chunk(2)
-        difference = without - with_prompt
+        first, second = output.chunk(2)
+        difference = second - first
         return output
 
     hooks = model.register_forward_pre_hook(with_prompt, with_kwargs=True), model.register_forward_hook(both)
