@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from adacache import Site, StepController
+from adacache.conformance.tiny import TINY
 from opensora.cli.arguments import parse_arguments
 from opensora.config.entries import find_config
 from opensora.files import REPO_ROOT, find_path
-from tests.support.tiny_pipelines import TINY
 
 README = REPO_ROOT / "README.md"
 DOCUMENTS = [README, *(REPO_ROOT / name for name in ("CONTRIBUTING.md", "assets/opensora-mini/README.md"))]

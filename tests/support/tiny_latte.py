@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
+
+from adacache.conformance.tiny_pipeline import randomize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CAPTION_CHANNELS = {"latte": 20, "open_sora_plan": 24}
@@ -70,18 +71,6 @@ def write_config(path: Path, entries: dict[str, Any]) -> Path:
     """Entries as a config file."""
     path.write_text("".join(f"{name} = {value!r}\n" for name, value in entries.items()), encoding="utf-8")
     return path
-
-
-def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Every weight random and none zero: what models begin with at zero would hide errors."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            scale = parameter.shape[1:].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-            parameter.normal_(0, scale, generator=generator)
-            if parameter.ndim == 1:
-                parameter.add_(0.5)
-    return model
 
 
 def _diffusers_transformer(source: Path, target: Path) -> None:

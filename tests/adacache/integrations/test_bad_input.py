@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from adacache import AdaCacheConfig
+from adacache.conformance.tiny import TINY
 from adacache.integrations.diffusers import apply_adacache
 from adacache.integrations.diffusers.families import KNOWN
 from adacache.policies.static import StaticScheduleConfig
-from tests.support.tiny_pipelines import TINY
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -13,8 +13,8 @@ import torch
 from adacache.calibration import plan
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.quality import psnr
+from adacache.conformance.tiny import TINY, TinyPipeline
 from adacache.integrations.diffusers import apply_adacache, calibrate_pipeline
-from tests.support.tiny_pipelines import TINY, TinyPipeline
 
 STEPS = 8
 PROMPTS = ("10", "11", "12")  # seeds of the random embeddings

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from adacache import AdaCacheConfig
+from adacache.conformance.tiny import TINY
 from adacache.integrations.diffusers import apply_adacache
 from adacache.policies.static import StaticScheduleConfig
-from tests.support.tiny_pipelines import TINY
 
 WAN = TINY["wan"]
 STEPS = 6

@@ -9,8 +9,8 @@ from typing import Any
 import av
 import pytest
 
+from adacache.conformance.tiny import TINY
 from adacache.trace import Trace
-from tests.support.tiny_pipelines import TINY
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples"
 EXAMPLES = sorted(set(FOLDER.glob("*.py")) - {FOLDER / "checkout.py"})

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from adacache import AdaCacheConfig
+from adacache.conformance.tiny import OTHERS, TINY, TinyPipeline
 from adacache.integrations.diffusers import apply_adacache
 from adacache.integrations.diffusers.family import from_tokens, tokens_of
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
-from tests.support.tiny_pipelines import OTHERS, TINY, TinyPipeline
 
 STEPS = 8
 SCHEDULE = (0, 1, 3, 7)

@@ -16,10 +16,10 @@ from diffusers.modular_pipelines.wan.denoise import WanDenoiseStep
 from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController
+from adacache.conformance.tiny import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
 from adacache.integrations.diffusers import apply, apply_adacache
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
-from tests.support.tiny_pipelines import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
 
 WAN = TINY["wan"]
 STEPS = 8

@@ -10,9 +10,9 @@ from pathlib import Path
 import diffusers
 import pytest
 
+from adacache.conformance.tiny import TINY
 from adacache.integrations.diffusers import apply_adacache
 from adacache.integrations.diffusers.pipeline import OLDEST_DIFFUSERS
-from tests.support.tiny_pipelines import TINY
 
 ROOT = Path(__file__).resolve().parents[3]
 

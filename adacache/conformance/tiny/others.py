@@ -1,0 +1,124 @@
+"""Models that have no relatives here."""
+
+from __future__ import annotations
+
+import diffusers
+
+from adacache.conformance.tiny.wan import wan_vae
+from adacache.conformance.tiny_pipeline import SMALL, TEXT_WIDTH, TinyPipeline, finished, randomize
+
+
+def latte() -> diffusers.LattePipeline:
+    """Latte with DDIM."""
+    transformer = diffusers.LatteTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=4,
+        cross_attention_dim=16,
+        attention_bias=True,
+        sample_size=8,
+        patch_size=2,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+        caption_channels=TEXT_WIDTH,
+        video_length=5,
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    scheduler = diffusers.DDIMScheduler(beta_start=1e-4, beta_end=2e-2, clip_sample=False)
+    return finished(diffusers.LattePipeline(None, None, randomize(vae), randomize(transformer), scheduler))
+
+
+def mochi() -> diffusers.MochiPipeline:
+    """Mochi 1."""
+    transformer = diffusers.MochiTransformer3DModel(
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=4,
+        pooled_projection_dim=8,
+        in_channels=12,
+        text_embed_dim=TEXT_WIDTH,
+        time_embed_dim=4,
+        max_sequence_length=16,
+    )
+    vae = diffusers.AutoencoderKLMochi(
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    return finished(diffusers.MochiPipeline(scheduler, randomize(vae), None, None, randomize(transformer)))
+
+
+def allegro() -> diffusers.AllegroPipeline:
+    """Allegro."""
+    transformer = diffusers.AllegroTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        num_layers=4,
+        cross_attention_dim=24,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=8,
+        caption_channels=TEXT_WIDTH,
+    )
+    vae = diffusers.AutoencoderKLAllegro(
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2, sample_size=16
+    )
+    scheduler = diffusers.EulerAncestralDiscreteScheduler()
+    return finished(diffusers.AllegroPipeline(None, None, randomize(vae), randomize(transformer), scheduler))
+
+
+def sana_video() -> diffusers.SanaVideoPipeline:
+    """SANA-Video."""
+    transformer = diffusers.SanaVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=4,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=TEXT_WIDTH,
+        rope_max_seq_len=32,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return finished(diffusers.SanaVideoPipeline(None, None, wan_vae(), randomize(transformer), scheduler))
+
+
+TINY = {
+    "latte": TinyPipeline(
+        latte,
+        ("transformer_blocks", "temporal_transformer_blocks"),
+        {**SMALL, "video_length": 5, "guidance_scale": 5.0, "negative_prompt": None},
+    ),
+    "mochi": TinyPipeline(
+        mochi, ("transformer_blocks",), {**SMALL, "num_frames": 13, "guidance_scale": 4.0}, masks=True
+    ),
+    "allegro": TinyPipeline(
+        allegro,
+        ("transformer_blocks",),
+        {**SMALL, "num_frames": 8, "guidance_scale": 5.0, "negative_prompt": None},
+        masks=True,
+    ),
+    "sana_video": TinyPipeline(
+        sana_video,
+        ("transformer_blocks",),
+        {**SMALL, "frames": 9, "guidance_scale": 4.0, "negative_prompt": None, "use_resolution_binning": False},
+        masks=True,
+    ),
+}

@@ -1,0 +1,123 @@
+"""Wan, and networks that are built like it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+
+from adacache.conformance.tiny_pipeline import (
+    IMAGE,
+    SMALL,
+    TEXT_WIDTH,
+    VIDEO,
+    TinyPipeline,
+    finished,
+    noise,
+    other,
+    randomize,
+    rebuilt,
+)
+
+
+def _wan_transformer(seed: int, cls: type = diffusers.WanTransformer3DModel) -> Any:
+    transformer = cls(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=TEXT_WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=4,
+        rope_max_seq_len=32,
+    )
+    return randomize(transformer, seed)
+
+
+def wan_vae() -> diffusers.AutoencoderKLWan:
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    return randomize(vae)
+
+
+def wan() -> diffusers.WanPipeline:
+    """Wan 2.1."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return finished(diffusers.WanPipeline(None, None, wan_vae(), scheduler, _wan_transformer(0)))
+
+
+def wan22() -> diffusers.WanPipeline:
+    """Wan 2.2: one transformer for much noise, another one for little."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return finished(
+        diffusers.WanPipeline(
+            None, None, wan_vae(), scheduler, _wan_transformer(0), _wan_transformer(1), boundary_ratio=0.8
+        )
+    )
+
+
+def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
+    """SkyReels-V2, whose scheduler looks back."""
+    scheduler = diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    transformer = _wan_transformer(0, diffusers.SkyReelsV2Transformer3DModel)
+    return finished(diffusers.SkyReelsV2Pipeline(None, None, transformer, wan_vae(), scheduler))
+
+
+def wan_image(**options: Any) -> diffusers.WanImageToVideoPipeline:
+    """The latents of an image, and a mask, are further channels."""
+    pipe = wan()
+    transformer = rebuilt(pipe.transformer, in_channels=12)
+    return finished(
+        diffusers.WanImageToVideoPipeline(None, None, pipe.vae, pipe.scheduler, transformer=transformer, **options)
+    )
+
+
+def wan_tokens() -> diffusers.WanImageToVideoPipeline:
+    """Wan 2.2 TI2V: the tokens of the image have a time of their own."""
+    pipe = wan()
+    return finished(
+        diffusers.WanImageToVideoPipeline(
+            None, None, pipe.vae, pipe.scheduler, transformer=pipe.transformer, expand_timesteps=True
+        )
+    )
+
+
+def wan_video() -> diffusers.WanVideoToVideoPipeline:
+    """Calls both guidance halves without naming them."""
+    pipe = wan()
+    return finished(diffusers.WanVideoToVideoPipeline(None, None, pipe.transformer, pipe.vae, pipe.scheduler))
+
+
+def skyreels_v2_image() -> diffusers.SkyReelsV2ImageToVideoPipeline:
+    """The latents of an image, and a mask, are further channels, and its features come before the text's."""
+    pipe = skyreels_v2()
+    transformer = rebuilt(pipe.transformer, in_channels=12, image_dim=8)
+    pipe = diffusers.SkyReelsV2ImageToVideoPipeline(None, None, None, None, transformer, pipe.vae, pipe.scheduler)
+    pipe.encode_image = lambda image, device: noise(7, 1, 5, 8)
+    return finished(pipe)
+
+
+TINY = {
+    "wan": TinyPipeline(wan, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
+    "wan22": TinyPipeline(wan22, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
+    "skyreels_v2": TinyPipeline(
+        skyreels_v2, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2
+    ),
+}
+OTHERS = {
+    "wan_image": other(TINY["wan"], wan_image, image=IMAGE),
+    "wan_tokens": other(TINY["wan"], wan_tokens, image=IMAGE),
+    "wan_video": other(TINY["wan"], wan_video, "num_frames", video=VIDEO, strength=1.0),
+    "skyreels_v2_image": other(TINY["skyreels_v2"], skyreels_v2_image, image=IMAGE),
+}

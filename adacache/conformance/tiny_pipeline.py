@@ -1,0 +1,94 @@
+"""How a tiny pipeline is built and called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 6, 16, 8
+
+
+@dataclass(frozen=True)
+class TinyPipeline:
+    """How to build a pipeline and what to call it with.
+
+    Attributes:
+        lists: names of the transformer's lists of blocks.
+        call: arguments of the pipeline beside its text.
+        masks, pooled: whether text comes with masks, or with a pooled vector.
+        calls_per_step: of the transformer.
+    """
+
+    build: Callable[[], Any]
+    lists: tuple[str, ...]
+    call: dict[str, Any]
+    masks: bool = False
+    pooled: bool = False
+    calls_per_step: int = 1
+
+    def run(self, pipe: Any, seed: int = 0, steps: int = 6, batch: int = 1, **changes: Any) -> Tensor:
+        """Final latents of `batch` videos with seeds that count up; no video depends on the others."""
+        return pipe(**{**self.arguments(seed, steps, batch), **changes}).frames
+
+    def arguments(self, seed: int = 0, steps: int = 6, batch: int = 1) -> dict[str, Any]:
+        """Those of the pipeline's call."""
+        seeds = range(seed, seed + batch)
+        text = {f"{half}prompt_embeds": self._text(seeds, offset) for half, offset in (("", 0), ("negative_", 1000))}
+        if self.masks:
+            for half in ("", "negative_"):
+                text[f"{half}prompt_attention_mask"] = torch.ones(batch, TEXT_TOKENS, dtype=torch.long)
+        if self.pooled:
+            for half, offset in (("", 2000), ("negative_", 3000)):
+                text[f"{half}pooled_prompt_embeds"] = torch.stack([noise(s + offset, POOLED_WIDTH) for s in seeds])
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        return {**self.call, **text, "num_inference_steps": steps, "generator": generators, "output_type": "latent"}
+
+    def _text(self, seeds: range, offset: int) -> Tensor:
+        return torch.stack([noise(seed + offset, TEXT_TOKENS, TEXT_WIDTH) for seed in seeds])
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def finished(pipe: Any) -> Any:
+    """A pipeline without progress bars, in evaluation mode."""
+    pipe.set_progress_bar_config(disable=True)
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.eval().requires_grad_(False)
+    return pipe
+
+
+def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Every weight random and none zero: what models begin with at zero would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = parameter.shape[1:].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            parameter.normal_(0, scale, generator=generator)
+            if parameter.ndim == 1:
+                parameter.add_(0.5)
+    return model
+
+
+def rebuilt(transformer: Any, **changes: Any) -> Any:
+    """A transformer of the same class with other options."""
+    options = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
+    return randomize(type(transformer)(**{**options, **changes}))
+
+
+SMALL = {"height": 64, "width": 64}
+IMAGE = Image.new("RGB", (64, 64), (200, 30, 60))
+VIDEO = [Image.new("RGB", (64, 64), (20 * number, 30, 60)) for number in range(9)]
+
+
+def other(tiny: TinyPipeline, build: Callable[[], Any], leave_out: str = "", **call: Any) -> TinyPipeline:
+    """Another pipeline around the transformer of a family."""
+    own = {name: value for name, value in tiny.call.items() if name != leave_out}
+    return replace(tiny, build=build, call={**own, **call})

@@ -1,0 +1,27 @@
+"""The families of transformers that are known: data about their forwards, their blocks and their residuals."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from adacache.integrations.diffusers.families import cogvideox, hunyuan, ltx, others, wan
+from adacache.integrations.diffusers.family import Family
+
+KNOWN = {family.transformer: family for file in (others, cogvideox, wan, ltx, hunyuan) for family in file.FAMILIES}
+
+
+def find_family(transformer: object) -> Family:
+    """The family of a transformer, whose class may be derived from a known one.
+
+    Raises: ValueError when it belongs to none.
+    """
+    names = [cls.__name__ for cls in type(transformer).__mro__]
+    found = next((KNOWN[name] for name in names if name in KNOWN), None)
+    if found is None:
+        close = get_close_matches(names[0], KNOWN, 1)
+        raise ValueError(
+            f"AdaCache does not know the model {names[0]}; "
+            + (f"did you mean {close[0]}? " if close else "")
+            + f"known are {', '.join(sorted(KNOWN))}, and docs/diffusers.md says how to add one"
+        )
+    return found

@@ -1,0 +1,69 @@
+"""Models that have no relatives here."""
+
+from __future__ import annotations
+
+from adacache.integrations.diffusers.family import BlockList, Family
+from adacache.integrations.diffusers.residuals import GatedByTable, OutputOf
+
+FAMILIES = (
+    Family(
+        name="Allegro",
+        transformer="AllegroTransformer3DModel",
+        lists=(BlockList("transformer_blocks", ("AllegroTransformerBlock",), GatedByTable("temb", position=2)),),
+        rows=("hidden_states", "encoder_hidden_states", "timestep", "attention_mask", "encoder_attention_mask"),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
+        batches_guidance=True,
+    ),
+    # Latte-1, and Open-Sora-Plan v1.1, whose transformer is the same network. Spatial and temporal blocks take turns;
+    # the model regroups the tokens around every temporal block, and adds the temporal positions after the first spatial
+    # one. They are part of the stack's residual.
+    Family(
+        name="Latte",
+        transformer="LatteTransformer3DModel",
+        lists=(
+            BlockList(
+                "transformer_blocks",
+                ("BasicTransformerBlock",),
+                GatedByTable("timestep", position=4),
+                layout="frames",
+                streams=("spatial",),
+            ),
+            BlockList(
+                "temporal_transformer_blocks",
+                ("BasicTransformerBlock",),
+                GatedByTable("timestep", position=4),
+                layout="places",
+                streams=("temporal",),
+            ),
+        ),
+        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
+        bypass={"enable_temporal_attentions": False},
+        batches_guidance=True,
+    ),
+    Family(
+        name="Mochi",
+        transformer="MochiTransformer3DModel",
+        # The norm after the attention multiplies with the gate.
+        lists=(BlockList("transformer_blocks", ("MochiTransformerBlock",), OutputOf("norm2")),),
+        rows=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
+        returns_text=True,
+    ),
+    # Linear attention; an image, where there is one, is the first frame of latents.
+    Family(
+        name="SANA-Video",
+        transformer="SanaVideoTransformer3DModel",
+        lists=(BlockList("transformer_blocks", ("SanaVideoTransformerBlock",), GatedByTable("timestep", position=4)),),
+        rows=(
+            "hidden_states",
+            "encoder_hidden_states",
+            "timestep",
+            "guidance",
+            "encoder_attention_mask",
+            "attention_mask",
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        batches_guidance=True,
+    ),
+)
