@@ -18,9 +18,10 @@ class Codebook:
     distances at or above the last threshold. No threshold and one rate make a fixed interval.
     `num_sampling_steps` says what the codebook was tuned for; it informs and takes no part in comparisons.
 
-    Raises: ValueError for anything that is not such a table.
-    Source: arXiv:2411.02397, Adaptive Caching (caching schedule); the values of the official code are in
-    `PRESETS`.
+    Raises:
+        ValueError: anything that is not such a table.
+
+    Source: arXiv:2411.02397, Adaptive Caching (caching schedule); the values of the official code are in `PRESETS`.
     """
 
     thresholds: tuple[float, ...]
@@ -54,7 +55,8 @@ class Codebook:
         mapping `{threshold: rate}`; the same as a list of `[threshold, rate]` pairs. In the last two the last
         threshold is decorative, as it is in the official code: its rate holds for all larger distances.
 
-        Raises: ValueError when `value` is none of these.
+        Raises:
+            ValueError: `value` is none of these.
         """
         if isinstance(value, cls):
             return value

@@ -63,7 +63,8 @@ class StepController:
 
     `observers` are shown what goes on, in the order in which they are given.
 
-    Raises: TypeError when `config` is not a policy's config.
+    Raises:
+        TypeError: `config` is not a policy's config.
     """
 
     def __init__(self, config: PolicyConfig, shard: Shard = WHOLE, observers: Sequence[RunObserver] = ()) -> None:
@@ -87,7 +88,8 @@ class StepController:
         says schedule="batch", each video has a schedule of its own. Opening another run ends one that is still open.
         It is fine to stop before the last step.
 
-        Raises: ValueError when the config does not fit `num_steps`.
+        Raises:
+            ValueError: the config does not fit `num_steps`.
         """
         check_count("num_steps", num_steps)
         check_count("num_samples", num_samples)
@@ -142,8 +144,9 @@ class StepController:
 
         `latents` (B, ...) are what the step begins with, for observers; they decide nothing.
 
-        Raises: ValueError when a step is left out or repeated, or `generated_frames` are not as they should be;
-        RuntimeError outside of a run, or when the model did not call `stack` in the step before.
+        Raises:
+            ValueError: a step is left out or repeated, or `generated_frames` are not as they should be.
+            RuntimeError: outside of a run, or when the model did not call `stack` in the step before.
         """
         run = self._active("begin_step")
         run.check_step(step_index, timestep)
@@ -185,8 +188,9 @@ class StepController:
         (B, T, ...) or as tokens frame by frame (B, N, ...), so that frames that are held can be left out; latents
         (B, C, T, H, W) are given transposed.
 
-        Raises: RuntimeError outside of a run, when called twice, or without the policy's signal; ValueError when the
-        shape changed during the run, or the rows or frames do not belong to the run's videos.
+        Raises:
+            RuntimeError: outside of a run, called twice, or without the policy's signal.
+            ValueError: the shape changed during the run, or the rows or frames do not belong to the run's videos.
         """
         run, signals = self._active("stack", context), signals or {}
         run.enter_stack(context, hidden_states, tokens_per_frame)
@@ -204,7 +208,9 @@ class StepController:
         `latents` (B, C, T, ...) are the model's input and `output` (B, C or more, T, ...) what its last layer made of
         the result of `stack`. Only policies that reuse the output need this call; for others it changes nothing.
 
-        Raises: RuntimeError outside of a run, twice in a step, or before `stack`; ValueError where the two do not fit.
+        Raises:
+            RuntimeError: outside of a run, twice in a step, or before `stack`.
+            ValueError: the two do not fit.
         """
         run = self._active("output")
         run.enter_output(context, latents, output)
@@ -220,7 +226,8 @@ class StepController:
         Whoever calls the model may ask before. What is given is what `output` gave at the step before; with it, the
         step is over in this context. Observers are not told.
 
-        Raises: RuntimeError outside of a run, before the first step, or when the context was called in this step.
+        Raises:
+            RuntimeError: outside of a run, before the first step, or when the context was called in this step.
         """
         run = self._active("held_output", context)
         if not run.tracks.first.reuse.holds_output:
@@ -237,7 +244,8 @@ class StepController:
 
         The residual is kept by reference: do not change it in place afterwards.
 
-        Raises: RuntimeError outside of a run.
+        Raises:
+            RuntimeError: outside of a run.
         """
         return self._active("branch").tracks.branch(site, compute)
 
@@ -246,7 +254,8 @@ class StepController:
 
         A block that it does not watch need not call `branch`, and can run as one piece.
 
-        Raises: RuntimeError outside of a run.
+        Raises:
+            RuntimeError: outside of a run.
         """
         return self._active("watches").tracks.first.watches(stream, block)
 
@@ -256,7 +265,8 @@ class StepController:
 
         Reading them right after a computed step waits for the device, as the next `begin_step` otherwise would.
 
-        Raises: RuntimeError before the first run.
+        Raises:
+            RuntimeError: before the first run.
         """
         if not self._traces:
             raise RuntimeError("there is no trace before the first run; open one with controller.run(num_steps)")
@@ -273,7 +283,8 @@ class StepController:
     def trace(self) -> Trace:
         """The trace of the first video, which is the only one unless a batch has a schedule per video.
 
-        Raises: RuntimeError before the first run.
+        Raises:
+            RuntimeError: before the first run.
         """
         return self.traces[0]
 
@@ -283,7 +294,8 @@ class StepController:
 
         For models whose blocks cannot call `branch` by themselves: only these need to be watched from outside.
 
-        Raises: RuntimeError outside of a run.
+        Raises:
+            RuntimeError: outside of a run.
         """
         groups = self._active("observed_sites").tracks.first.policy.observed_sites
         return tuple(dict.fromkeys(site for group in groups for site in group))
@@ -351,7 +363,7 @@ class _Run:
     outputs: set[str] = field(default_factory=set)
 
     def check_step(self, step_index: int, timestep: float | None) -> None:
-        """Raises: ValueError for another step than the next, or without the timestep that the policy needs."""
+        """Refuse, with a ValueError, another step than the next, or one without the timestep that the policy needs."""
         expected = self.step + 1
         if step_index != expected or expected >= self.num_steps:
             wanted = f"step {expected}" if expected < self.num_steps else "the end of the run"
@@ -364,7 +376,7 @@ class _Run:
             raise ValueError("this policy goes by the flow's time; pass it: controller.begin_step(index, timestep)")
 
     def check_model_called(self) -> None:
-        """Raises: RuntimeError when the model left something out in the last step."""
+        """Refuse, with a RuntimeError, to go on when the model left something out in the last step."""
         if self.step < 0:
             return
         if not self.contexts:
@@ -386,7 +398,9 @@ class _Run:
     def enter_stack(self, context: str, hidden_states: Tensor, tokens_per_frame: int) -> None:
         """Note one call of the stack; the first of a step starts its time.
 
-        Raises: RuntimeError when the call is not due; ValueError when the rows or frames are not the run's.
+        Raises:
+            RuntimeError: the call is not due.
+            ValueError: the rows or frames are not the run's.
         """
         if len(hidden_states) % self.num_samples:
             raise ValueError(
@@ -412,7 +426,9 @@ class _Run:
     def enter_output(self, context: str, latents: Tensor, output: Tensor) -> None:
         """Note that the model gave its output.
 
-        Raises: RuntimeError when the call is not due; ValueError when the two do not fit each other or the run.
+        Raises:
+            RuntimeError: the call is not due.
+            ValueError: the two do not fit each other or the run.
         """
         if context not in self.contexts:
             raise RuntimeError(
@@ -438,7 +454,8 @@ class _Run:
     def finish(self) -> None:
         """Complete the traces of a run that ended without an error.
 
-        Raises: RuntimeError when the model left something out in the last step.
+        Raises:
+            RuntimeError: the model left something out in the last step.
         """
         self.check_model_called()
         self.tracks.settle()

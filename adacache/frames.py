@@ -90,7 +90,8 @@ ALL_FRAMES = FrameSet()
 def read_frames(value: Sequence[Sequence[bool]] | None, num_videos: int, num_frames: int | None) -> FrameSet:
     """What a caller says about the frames of a step; `num_frames` is their number in the steps before, if known.
 
-    Raises: ValueError unless it is None, or a list of plain bools for every video, all of the same length.
+    Raises:
+        ValueError: it is neither None nor a list of plain bools for every video, all of the same length.
     """
     if value is None:
         return ALL_FRAMES

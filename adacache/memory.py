@@ -62,7 +62,8 @@ def estimate_cache_bytes(
         num_latents: numbers in the model's input of one context; only policies that filter it or reuse the output need
             it. The output is taken to have twice as many, as with a predicted variance, and to be float32.
 
-    Raises: ValueError when the config does not fit `num_steps`, or without one of the two that its policy needs.
+    Raises:
+        ValueError: the config does not fit `num_steps`, or one of the two that its policy needs is missing.
     """
     options = config if isinstance(config, ReuseOptions) else ReuseOptions()
     held = config.make_policy(num_steps).held(options.bridge, num_contexts, num_blocks)

@@ -23,9 +23,10 @@ def change_terms(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
     changes survive. Their `ratio` is the relative change. They are apart because a tensor that is spread over processes
     needs both sums from everyone before the division.
 
-    Raises: ValueError when the shapes differ.
-    Source: arXiv:2411.02397, Adaptive Caching (distance metric), before the division by the number of steps
-    in between.
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: arXiv:2411.02397, Adaptive Caching (distance metric), before the division by the number of steps in between.
     """
     if previous.shape != current.shape:
         raise ValueError(
@@ -66,7 +67,9 @@ def motion_score(
     Of videos that are given in part, only pairs of `frames` count of which both are generated: held ones stand still
     because they are held.
 
-    Raises: ValueError when the tokens do not make whole frames.
+    Raises:
+        ValueError: the tokens do not make whole frames.
+
     Source: arXiv:2411.02397, Motion Regularization (motion score).
     """
     return score_of_terms(motion_terms(residual, tokens_per_frame, strides, frames))
@@ -79,7 +82,8 @@ def motion_terms(
 
     They are apart because tokens that are spread over processes need the sums from everyone before the division.
 
-    Raises: ValueError as `motion_score`.
+    Raises:
+        ValueError: as `motion_score`.
     """
     num_tokens = residual.shape[1]
     if tokens_per_frame < 1 or num_tokens % tokens_per_frame != 0:
@@ -210,7 +214,8 @@ class BranchMeter:
     def end_forward(self) -> None:
         """Sum up over all processes; each calls this at the same point, and none waits for a number here.
 
-        Raises: RuntimeError when the forward pass did not come by every observed site.
+        Raises:
+            RuntimeError: the forward pass did not come by every observed site.
         """
         missing = [str(site) for group in self._groups if group not in self._complete for site in group]
         if missing:
@@ -287,7 +292,8 @@ class SignalMeter:
 
         None where there is no reference yet, or no frame to compare.
 
-        Raises: ValueError when the signal's shape changed.
+        Raises:
+            ValueError: the signal's shape changed.
         """
         frames = frames or FrameSet()
         if self._kept is None or frames.is_empty:
@@ -320,7 +326,9 @@ def sea_filter(latents: Tensor, timestep: float) -> Tensor:
     Over frames, height and width, frequencies f (cycles per sample) of a power spectrum |f|^-3 on each axis are
     multiplied with the Wiener filter's gain for the share of noise at that time; its mean over frequencies is 1.
 
-    Raises: ValueError for latents without these axes.
+    Raises:
+        ValueError: latents without these axes.
+
     Source: arXiv:2602.18993, SeaCache, and its implementation in diffusers.
     """
     if latents.ndim != 5:

@@ -34,7 +34,8 @@ class BridgeConfig:
 
     "hold" keeps one residual, "taylor" order + 1, the others two.
 
-    Raises: ValueError for values outside of these.
+    Raises:
+        ValueError: a value outside of these.
     """
 
     kind: Literal["hold", "linear", "fitted", "exponential", "taylor"] = "hold"
@@ -55,7 +56,8 @@ class BridgeConfig:
     def from_value(cls, value: Any) -> "BridgeConfig":
         """Read what a config may hold: the name of a kind, or the options as a mapping.
 
-        Raises: ValueError for anything else and for unknown options.
+        Raises:
+            ValueError: anything else, also an unknown option.
         """
         if isinstance(value, cls):
             return value
@@ -88,7 +90,8 @@ class ReuseOptions:
     reused step's residuals are kept, None for that of the hidden states; what decisions are measured with always keeps
     its own. "bf16" is as wide in range as "fp32"; "fp16" saturates at 65504, which residuals of large models can pass.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
     """
 
     label: ClassVar[str] = "cache"  # of the policy, as messages call its options
@@ -109,7 +112,8 @@ class ReuseOptions:
     def from_dict(cls, options: Mapping[str, Any]) -> Self:
         """Read a config section.
 
-        Raises: ValueError for an unknown key or a wrong value.
+        Raises:
+            ValueError: an unknown key or a wrong value.
         """
         check_keys(f"{cls.label} option", options, [field.name for field in fields(cls)])
         return cls(**options)
@@ -119,7 +123,7 @@ class ReuseOptions:
         return plain(self)
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Raises: ValueError when the options do not fit a run of `num_steps` or a model of `num_blocks`."""
+        """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""
         check_count("num_steps", num_steps)
 
 

@@ -1,4 +1,4 @@
-"""One look for all charts of the project: ``with matplotlib.rc_context(STYLE):`` around what draws one.
+"""One look for all charts of the project: `with matplotlib.rc_context(STYLE):` around what draws one.
 
 The picture of a trace (`adacache.trace_plot`) has the same colors and is drawn by hand.
 """

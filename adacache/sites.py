@@ -44,14 +44,15 @@ def metric_sites(metric: str, blocks: tuple[int, ...]) -> tuple[SiteGroup, ...]:
 def read_metric_blocks(metric: Any, blocks: Any) -> tuple[int, ...]:
     """The blocks that a config names for a metric, ascending, each once.
 
-    Raises: ValueError for an unknown metric, or what is no list of block indices.
+    Raises:
+        ValueError: an unknown metric, or what is no list of block indices.
     """
     check_choice("metric", metric, METRICS)
     return tuple(sorted(set(whole_numbers("metric_blocks", blocks, minimum=0))))
 
 
 def check_blocks_fit(blocks: tuple[int, ...], num_blocks: int | None) -> None:
-    """Raises: ValueError when a model of `num_blocks` per stream has not all of the blocks; None is not known yet."""
+    """Refuse, with a ValueError, blocks that a model of `num_blocks` per stream lacks; None is not known yet."""
     if num_blocks is not None and blocks[-1] >= num_blocks:
         raise ValueError(
             f"metric_blocks {list(blocks)} do not fit a model of {num_blocks} blocks; "

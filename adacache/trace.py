@@ -106,7 +106,8 @@ class Trace:
     def from_dict(cls, data: Mapping[str, Any]) -> "Trace":
         """Read what `to_dict` wrote; derived values are derived anew.
 
-        Raises: ValueError when `data` is not a trace.
+        Raises:
+            ValueError: `data` is not a trace.
         """
         names = [field.name for field in fields(StepRecord)]
         optional = {
@@ -138,7 +139,8 @@ class Trace:
     def load(cls, path: str | os.PathLike[str]) -> "Trace":
         """Read a trace that `save` wrote.
 
-        Raises: ValueError when the file holds something else.
+        Raises:
+            ValueError: the file holds something else.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))

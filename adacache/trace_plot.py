@@ -53,7 +53,8 @@ def plot_trace(
     bridge, where there are any, and a strip of computed and reused steps, with a diamond where frames joined. `frames`,
     the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears complete or not at all.
 
-    Raises: ValueError when the trace has no steps, or `frames` are not what they should be.
+    Raises:
+        ValueError: the trace has no steps, or `frames` are not what they should be.
     """
     if not trace.records:
         raise ValueError("cannot plot a trace without steps; plot it after the run")
@@ -123,14 +124,14 @@ def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, heig
 
 
 def installed_fonts() -> tuple[str, ...]:
-    """DejaVu Sans, and of ``WIDE_FONTS`` those that are installed."""
+    """DejaVu Sans, and of `WIDE_FONTS` those that are installed."""
     from matplotlib.font_manager import get_font_names
 
     return (SANS, *sorted(set(WIDE_FONTS) & set(get_font_names()), key=WIDE_FONTS.index))
 
 
 def drawable(text: str, families: Sequence[str] = (SANS,)) -> str:
-    """``text`` with escapes such as \\u4e00 for what none of the fonts has a glyph for."""
+    """`text` with escapes such as \\u4e00 for what none of the fonts has a glyph for."""
     if text.isascii():
         return text
     from matplotlib.font_manager import findfont, get_font
@@ -227,7 +228,7 @@ def _draw_bridge(axes: "Axes", trace: Trace) -> None:
 
 
 def _note_at_right(axes: "Axes", text: str, y: float) -> None:
-    """Write ``text`` into the right margin, at ``y`` in data units."""
+    """Write `text` into the right margin, at `y` in data units."""
     place = ("axes fraction", "data")
     axes.annotate(text, (1, y), (6, 0), place, "offset points", size=8, color=FAINT, va="center")
 

@@ -64,7 +64,8 @@ class Track:
     def measure_signal(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
         """Compare the signal of the observed context with its reference, on the device.
 
-        Raises: ValueError when frames are held and the signal's do not stand in dimension 1.
+        Raises:
+            ValueError: frames are held and the signal's do not stand in dimension 1.
         """
         if self.step.frames.videos is not None:
             frames = len(self.step.frames.videos[0][self._signal.frames])
@@ -95,7 +96,8 @@ class Track:
     def end_blocks(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
         """The blocks of one context are done.
 
-        Raises: RuntimeError when an observed site did not come by.
+        Raises:
+            RuntimeError: an observed site did not come by.
         """
         if observed and self._branches is not None:
             self._branches.end_forward()
@@ -168,7 +170,9 @@ class Tracks:
     def decide(self, context: str, signals: Mapping[str, Callable[[], Tensor]], num_rows: int, observed: bool) -> None:
         """Measure the signal that the policies go by, if they do, and let them decide about the step.
 
-        Raises: RuntimeError without that signal; ValueError when it has other rows than the hidden states.
+        Raises:
+            RuntimeError: that signal is missing.
+            ValueError: it has other rows than the hidden states.
         """
         name, is_taken = self.first.policy.signal, self.first.reuse.takes_signal
         if name is None or not (observed or is_taken):

@@ -36,7 +36,7 @@ def choices(given: Any, known: Iterable[str]) -> str:
 
 
 def check_keys(what: str, options: Iterable[Any], known: Iterable[str]) -> None:
-    """Raises: ValueError for the first of `options` that is not a known key."""
+    """Refuse, with a ValueError, the first of `options` that is not a known key."""
     known = list(known)
     for key in options:
         if key not in known:
@@ -44,25 +44,25 @@ def check_keys(what: str, options: Iterable[Any], known: Iterable[str]) -> None:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raises: ValueError unless `value` is a whole number >= 1."""
+    """Refuse, with a ValueError, what is no whole number >= 1."""
     if not is_whole(value) or value < 1:
         raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises: ValueError unless `value` is a finite number above 0."""
+    """Refuse, with a ValueError, what is no finite number above 0."""
     if not is_finite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
 def check_weight(name: str, value: Any) -> None:
-    """Raises: ValueError unless `value` is a finite number, 0 included."""
+    """Refuse, with a ValueError, what is no finite number >= 0."""
     if not is_finite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number >= 0 (0 turns it off), got {value!r}")
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
-    """Raises: ValueError unless `value` is one of the known names."""
+    """Refuse, with a ValueError, what is none of the known names."""
     known = list(known)
     if value not in known:
         raise ValueError(f"{name} {value!r} is unknown, {choices(value, known)}")
@@ -71,7 +71,8 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
 def whole_numbers(name: str, value: Any, minimum: int) -> tuple[int, ...]:
     """A list of whole numbers as a tuple.
 
-    Raises: ValueError when it is empty, no list, or holds anything else or below `minimum`.
+    Raises:
+        ValueError: it is empty, no list, or holds anything else or below `minimum`.
     """
     if not is_list(value) or not value or not all(is_whole(entry) and entry >= minimum for entry in value):
         raise ValueError(f"{name} must be a list of whole numbers >= {minimum} such as [{minimum}], got {value!r}")
@@ -81,7 +82,8 @@ def whole_numbers(name: str, value: Any, minimum: int) -> tuple[int, ...]:
 def step_window(name: str, value: Any) -> tuple[int, int] | tuple[float, float]:
     """Two ints (1-based steps, both included) or two floats in [0, 1] (fractions of a run), as a tuple.
 
-    Raises: ValueError for anything else, also when the first lies behind the last.
+    Raises:
+        ValueError: anything else, also when the first lies behind the last.
     """
     if is_list(value) and len(value) == 2 and all(map(is_finite, value)) and value[0] <= value[1]:
         first, last = value

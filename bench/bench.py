@@ -82,7 +82,7 @@ class Bench:
         self._meter = Meter(config.save_fps, plan.caption_check == "mini")
 
     def measure(self, deadline: float | None = None) -> None:
-        """Tune, warm up, and measure what is missing; ``deadline`` is a time of ``time.monotonic()``.
+        """Tune, warm up, and measure what is missing; `deadline` is a time of `time.monotonic()`.
 
         Raises:
             KeyboardInterrupt: as it came; what is finished is kept.
@@ -229,7 +229,7 @@ def _few_prompts(clips: Sequence[BenchClip]) -> list[str]:
 
 @contextmanager
 def ticking(what: str, total: int, unit: str = "video") -> Iterator[Callable[[str], object]]:
-    """A function that is called after every ``unit`` with the name of its policy, which the bar shows."""
+    """A function that is called after every `unit` with the name of its policy, which the bar shows."""
     with tqdm(desc=what, total=total, unit=unit) as bar:
 
         def finished(policy: str) -> None:

@@ -39,7 +39,7 @@ def content_class(scene: Scene) -> str:
 
 
 def captions_by_class(count: int, seed: int, held_out: bool = True) -> dict[str, list[str]]:
-    """``count`` different captions of every class, from either side of the split.
+    """`count` different captions of every class, from either side of the split.
 
     Raises:
         ConfigError: some class has not as many.
@@ -80,7 +80,7 @@ def sample_with(pipe: SamplingPipeline, cache: PolicyConfig, caption: str, seed:
 
 
 def average_schedule(schedules: Sequence[Sequence[int]], length: int) -> tuple[int, ...]:
-    """A list of about ``length`` steps: the mean place of each schedule's k-th computed step.
+    """A list of about `length` steps: the mean place of each schedule's k-th computed step.
 
     Schedules of other lengths are stretched to it first; places that round to the same step are one.
     """
@@ -90,14 +90,14 @@ def average_schedule(schedules: Sequence[Sequence[int]], length: int) -> tuple[i
 
 
 def fixed_list(schedules: Sequence[Sequence[int]], num_steps: int, length: int) -> StaticScheduleConfig:
-    """``average_schedule`` as a policy of at most ``length`` steps; the last two are computed as AdaCache does."""
+    """`average_schedule` as a policy of at most `length` steps; the last two are computed as AdaCache does."""
     forced = {0, num_steps - 2, num_steps - 1}
     candidates = (forced.union(average_schedule(schedules, n)) for n in range(length, 0, -1))
     return StaticScheduleConfig(tuple(sorted(next(steps for steps in candidates if len(steps) <= length))))
 
 
 def at_equal_compute(row: Mapping[str, Any], steps: float) -> float:
-    """PSNR of the fixed lists at a mean of ``steps`` computed steps, on the line through the shorter and the longer."""
+    """PSNR of the fixed lists at a mean of `steps` computed steps, on the line through the shorter and the longer."""
     short, long = row["computed_short"], row["computed_long"]
     if short == long:
         return row["psnr_short"]

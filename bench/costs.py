@@ -88,7 +88,7 @@ class Costs:
         return self.counted.get(key) or self.counted.get(policy) or self.uncached
 
     def seconds(self, key: str, budget: int | None, num_steps: int) -> float:
-        """About how long a video of a point takes, with all that is measured on it; ``num_steps`` are sampled."""
+        """About how long a video of a point takes, with all that is measured on it; `num_steps` are sampled."""
         costs = self.of(key)
         if costs.by_step is not None:
             steps = sum(costs.by_step) / self.uncached.computed

@@ -1,4 +1,4 @@
-"""Finished videos on disk, a line each, so that a bench that was stopped goes on where it was: ``log.jsonl``."""
+"""Finished videos on disk, a line each, so that a bench that was stopped goes on where it was: `log.jsonl`."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PACKAGES = ("diffusers", "transformers", "mmengine", "av", "numpy", "lpips", "cv
 def machine_info(device: str | None) -> tuple[dict[str, Any], str | None]:
     """The machine with the versions of packages, and the commit with a + where files differ from it.
 
-    The GPU is None where ``device`` is not one.
+    The GPU is None where `device` is not one.
     """
     machine = describe_machine()
     commit, dirty = machine.pop("commit"), machine.pop("dirty")

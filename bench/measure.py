@@ -67,7 +67,7 @@ class Meter:
 def references_of(point: BenchPoint, frames: dict[str, np.ndarray]) -> list[Reference]:
     """What a point's videos are compared with; a reference not with itself, and the exact one with nothing.
 
-    ``frames`` are those of the references by name.
+    `frames` are those of the references by name.
     """
     if point.policy == EXACT:
         return []
@@ -99,7 +99,7 @@ def computed_steps(trace: Trace | None, num_steps: int, guided_steps: int | None
 
 
 def step_records(trace: Trace | None, timesteps: Sequence[float]) -> list[dict[str, Any]]:
-    """A record per step for readers; without a trace every step of a run with these ``timesteps`` was computed."""
+    """A record per step for readers; without a trace every step of a run with these `timesteps` was computed."""
     computed = [StepRecord(index, timestep, True) for index, timestep in enumerate(timesteps)]
     records = computed if trace is None else trace.records
     return [{name: _finite(getattr(record, name)) for name in _STEP_FIELDS} for record in records]
@@ -128,7 +128,7 @@ def from_metrics(values: dict[str, float], suffix: str = "") -> dict[str, float]
 
 
 def quality_metrics(keys: Iterable[str], exact_steps: int) -> list[dict[str, Any]]:
-    """What a report has to know about each metric among ``keys``, PSNR to the uncached video first."""
+    """What a report has to know about each metric among `keys`, PSNR to the uncached video first."""
     present = set(keys)
     described = []
     for suffix, reference in (("", "uncached"), (EXACT_SUFFIX, f"{exact_steps} steps")):

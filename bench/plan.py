@@ -25,19 +25,19 @@ DEFAULT_BOUNDS = (1e-4, 10.0)
 class PolicyPlan:
     """A policy, or a sampler without a cache.
 
-    It meets budgets in one of these ways: ``tune`` "threshold" searches the option ``threshold``; "codebook" scales
-    AdaCache's published codebook; "calibrated" takes the schedules of the sampling config's calibration; ``steps``
-    samples with as many steps as the budget and no cache; ``gate`` leaves out the half without the prompt from some
-    step on. With ``settings`` it is run with these options instead, and the compute falls where it falls.
+    It meets budgets in one of these ways: `tune` "threshold" searches the option `threshold`; "codebook" scales
+    AdaCache's published codebook; "calibrated" takes the schedules of the sampling config's calibration; `steps`
+    samples with as many steps as the budget and no cache; `gate` leaves out the half without the prompt from some
+    step on. With `settings` it is run with these options instead, and the compute falls where it falls.
 
     Attributes:
         about: one sentence for readers.
         source: where the policy comes from.
         ours: whether it is this project's own.
-        cache: options as in a config's ``cache``; for "calibrated" what replaces those of the calibrated schedule.
-        solver: None for the sampling config's own; another one goes with ``steps`` and "calibrated" only.
+        cache: options as in a config's `cache`; for "calibrated" what replaces those of the calibrated schedule.
+        solver: None for the sampling config's own; another one goes with `steps` and "calibrated" only.
         calibration: file of "calibrated" schedules, such as another solver's; None for the sampling config's own.
-        fallbacks: options that are tried, in this order, at budgets that are out of the reach of ``cache`` alone.
+        fallbacks: options that are tried, in this order, at budgets that are out of the reach of `cache` alone.
         bounds: smallest and largest threshold that is tried.
         further_budgets: at which this policy alone is run, so that its curve over compute reaches further than others':
             those that compute parts of steps spend more than their budget.
@@ -75,7 +75,7 @@ class BenchPlan:
         policies: in the order of all tables.
         budgets: computed steps that policies are tuned to, ascending.
         prompts: file with one prompt per line; None for the sampling config's own.
-        tuning_prompts: file of the prompts that budgets are tuned on; None for those of ``prompts`` that are left.
+        tuning_prompts: file of the prompts that budgets are tuned on; None for those of `prompts` that are left.
         tuning_clips: clips that budgets are tuned on.
         exact_steps: uncached steps of the second reference.
         exact_solver: of the second reference; None for the sampling config's own.
@@ -208,7 +208,7 @@ def read_plan(path: str | os.PathLike[str]) -> BenchPlan:
 
 
 def plan_from_dict(entries: Mapping[str, Any], path: str = "bench") -> BenchPlan:
-    """Check the entries of a plan, as ``read_plan`` does after reading the file.
+    """Check the entries of a plan, as `read_plan` does after reading the file.
 
     Raises:
         ConfigError: an entry is unknown, of the wrong type or out of range.

@@ -129,10 +129,10 @@ def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
 
 
 def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) -> StaticScheduleConfig:
-    """The schedule of ``count`` computed steps of the policy's calibration, or else the config's own.
+    """The schedule of `count` computed steps of the policy's calibration, or else the config's own.
 
     The policy's cache options replace those of the schedule; policy="static" takes its list alone, and
-    policy="average_velocity" crosses its gaps as ``average_velocity`` says.
+    policy="average_velocity" crosses its gaps as `average_velocity` says.
 
     Raises:
         ConfigError: there is no calibration, or one of something else.
@@ -163,7 +163,7 @@ def average_velocity(computed_steps: Sequence[int], times: Sequence[float]) -> l
     """Weights of the last two outputs, the newest first, that give the mean velocity of each gap's own steps.
 
     The velocity is taken to change evenly with time, as it did between the last two computed steps; the first gap holds
-    its own. ``times`` are those of all steps, descending to 0 after the last.
+    its own. `times` are those of all steps, descending to 0 after the last.
 
     Source: MeanCache (arXiv:2601.19961), whose average velocity comes from the difference of cached velocities.
     """

@@ -110,7 +110,7 @@ class BenchRun:
     def run(self, deadline: float | None = None) -> bool:
         """Run what is missing; False where it was stopped, between two clips, as time was up.
 
-        ``deadline`` is a time of ``time.monotonic()``. A clip that would take longer than what is left is not begun,
+        `deadline` is a time of `time.monotonic()`. A clip that would take longer than what is left is not begun,
         but for the first one.
         """
         longest = 0.0
@@ -177,7 +177,7 @@ class Scope:
     budgets: tuple[int, ...]
 
     def without(self, wanted: Scope) -> str | None:
-        """One sentence on what ``wanted`` has and this has not; None where nothing is left out."""
+        """One sentence on what `wanted` has and this has not; None where nothing is left out."""
         if self == wanted:
             return None
         parts = []
@@ -191,7 +191,7 @@ class Scope:
 
 
 def fitting_scope(wanted: Scope, seconds: Callable[[Scope], float], available: float) -> Scope:
-    """The largest part of ``wanted`` that takes no more than the ``available`` seconds.
+    """The largest part of `wanted` that takes no more than the `available` seconds.
 
     Seeds go first, then prompts down to four, then budgets, the outermost last; the smallest part is run in any case.
     """
@@ -202,7 +202,7 @@ def fitting_scope(wanted: Scope, seconds: Callable[[Scope], float], available: f
 
 
 def _smaller_ones(wanted: Scope) -> Iterator[Scope]:
-    """``wanted`` and its parts, each smaller than the one before."""
+    """`wanted` and its parts, each smaller than the one before."""
     for seeds in range(wanted.num_seeds, 0, -1):
         yield Scope(wanted.num_prompts, seeds, wanted.budgets)
     fewest = min(FEWEST_PROMPTS, wanted.num_prompts)

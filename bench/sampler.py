@@ -193,7 +193,7 @@ class Stopwatch:
         return True
 
     def peak_bytes(self) -> int | None:
-        """Most bytes since ``reset_peak``: allocated by PyTorch on CUDA, resident of the process elsewhere."""
+        """Most bytes since `reset_peak`: allocated by PyTorch on CUDA, resident of the process elsewhere."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         try:

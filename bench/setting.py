@@ -25,7 +25,7 @@ _LEFT_ASIDE = ("cache", "replay", "draft", "final", "speedup", "max_steps_comput
 
 @dataclass(frozen=True)
 class BenchClip:
-    """One prompt under one seed; ``prompt_index`` counts prompts from 0 and ``draw`` the seeds of a prompt."""
+    """One prompt under one seed; `prompt_index` counts prompts from 0 and `draw` the seeds of a prompt."""
 
     prompt_index: int
     draw: int
@@ -85,7 +85,7 @@ def bench_clips(prompts: Sequence[str], num_seeds: int) -> list[BenchClip]:
 
 
 def tuning_clips(prompts: Sequence[str], count: int) -> list[Clip]:
-    """``count`` clips with seeds that no measured clip has.
+    """`count` clips with seeds that no measured clip has.
 
     Raises:
         ConfigError: there is no prompt.

@@ -1,6 +1,6 @@
 """The content of bench.json: all finished clips, as means with intervals and differences at equal compute.
 
-Values of a quantity are ``{prompt index: mean over the prompt's seeds}``; intervals are drawn over prompts.
+Values of a quantity are `{prompt index: mean over the prompt's seeds}`; intervals are drawn over prompts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Measured:
 
 
 def measured_points(work: Work, clips: Sequence[BenchClip]) -> tuple[list[Measured], list[Measured]]:
-    """All references, and all points, with their videos of the ``clips``, which have to be finished."""
+    """All references, and all points, with their videos of the `clips`, which have to be finished."""
 
     def of(point: BenchPoint) -> Measured:
         return Measured(
@@ -76,7 +76,7 @@ def measured_points(work: Work, clips: Sequence[BenchClip]) -> tuple[list[Measur
 def summarize(
     plan: BenchPlan, work: Work, clips: Sequence[BenchClip], num_steps: int, details: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """bench.json of the finished ``clips``; ``details`` are its entries on the machine, the setting and the like."""
+    """bench.json of the finished `clips`; `details` are its entries on the machine, the setting and the like."""
     references, points = measured_points(work, clips)
     uncached = references[0]
     keys = dict.fromkeys(key for measured in points for key in measured.keys)
@@ -223,7 +223,7 @@ def mean_ratio(ratios: ByPrompt) -> Estimate:
 
 
 def at_compute(curve: Sequence[CurvePoint], compute: float) -> ByPrompt | None:
-    """What a policy has at ``compute`` for every prompt, on the line through its nearest points around it.
+    """What a policy has at `compute` for every prompt, on the line through its nearest points around it.
 
     None where its curve does not reach; shortly beyond an end it has the value of the end.
     """

@@ -38,7 +38,7 @@ class Tuner:
         make_runner: loads the model; not called where the file has all that is needed.
         clips: what is tuned on.
         finished: called after each policy and budget that may need a search, with the name of the policy.
-        deadline: time of ``time.monotonic()`` after which no search begins, but for the plan's baseline.
+        deadline: time of `time.monotonic()` after which no search begins, but for the plan's baseline.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Tuner:
         self._num_steps = config.scheduler.num_model_calls
 
     def points(self) -> list[BenchPoint]:
-        """All points in the plan's order; what cannot be met is noted in ``left_out``.
+        """All points in the plan's order; what cannot be met is noted in `left_out`.
 
         Raises:
             ConfigError: a plan for calibrated schedules alone, and there is no calibration.
@@ -236,7 +236,7 @@ class TunedFile:
         self._save()
 
     def chosen(self, policy: Mapping[str, Any], budget: int) -> dict[str, Any] | None:
-        """What ``keep_chosen`` noted for a policy's way of being tuned and a budget."""
+        """What `keep_chosen` noted for a policy's way of being tuned and a budget."""
         return self._data["chosen"].get(f"{digest(policy)}@{budget}")
 
     def keep_chosen(self, policy: Mapping[str, Any], budget: int, options: Mapping[str, Any], steps: float) -> None:

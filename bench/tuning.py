@@ -29,19 +29,19 @@ class Tried(NamedTuple):
 
 
 def longest_holds(num_steps: int, count: int) -> list[int]:
-    """Longest holds of the codebooks that are tuned to ``count`` of ``num_steps``; the better of them is taken."""
+    """Longest holds of the codebooks that are tuned to `count` of `num_steps`; the better of them is taken."""
     return [max(1, round(factor * num_steps / count)) for factor in HOLDS]
 
 
 def scaled_codebook(longest: int, factor: float) -> Codebook:
-    """The published fast codebook with its holds scaled to ``longest`` and its thresholds by ``factor``."""
+    """The published fast codebook with its holds scaled to `longest` and its thresholds by `factor`."""
     fast = PRESETS["fast30"]
     rates = tuple(max(1, round(rate * longest / fast.rates[0])) for rate in fast.rates)
     return Codebook(tuple(threshold * factor for threshold in fast.thresholds), rates)
 
 
 def tune_codebook(mean_steps: Callable[[Codebook], float], longest: int, count: int) -> tuple[Codebook, float]:
-    """The factor at which a codebook computes ``count`` steps on average, by bisection; and what it does compute."""
+    """The factor at which a codebook computes `count` steps on average, by bisection; and what it does compute."""
     low, high = FACTORS
     best: tuple[Codebook, float] | None = None
     for _ in range(TUNING_ROUNDS):
@@ -57,7 +57,7 @@ def tune_codebook(mean_steps: Callable[[Codebook], float], longest: int, count: 
 
 
 def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) -> tuple[Codebook, float]:
-    """The codebook that computes ``count`` of ``num_steps`` on average, and what it does compute.
+    """The codebook that computes `count` of `num_steps` on average, and what it does compute.
 
     Of several longest holds the one with the smaller error is taken, among those that come near the count.
     """
@@ -74,7 +74,7 @@ def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) 
 
 
 def try_policy(runner: Runner, policy: PolicyConfig, clips: Sequence[Clip], exact: np.ndarray) -> Tried:
-    """Run the clips under a policy; ``exact`` are their latents without reuse, (clips, ...)."""
+    """Run the clips under a policy; `exact` are their latents without reuse, (clips, ...)."""
     latents, counts = final_latents(runner, policy, clips)
     errors = np.square(latents - exact).reshape(len(clips), -1).mean(1)
     with np.errstate(divide="ignore"):  # a policy that computes every step has no error
@@ -115,7 +115,7 @@ class BudgetSearch:
         self._known: dict[float, float] = {}
 
     def meet(self, budget: float) -> tuple[float, float]:
-        """The threshold that computes nearest to ``budget`` steps, and what it does compute."""
+        """The threshold that computes nearest to `budget` steps, and what it does compute."""
         for attempt in range(MOST_EVALUATIONS):
             if self._known and abs(self._nearest(budget)[1] - budget) <= CLOSE_ENOUGH:
                 break

@@ -41,11 +41,11 @@ def check_torch() -> None:
 
 
 def check_device(device: str | None, dtype: torch.dtype | None = None) -> torch.device:
-    """The device that ``device`` names; None takes the first CUDA device, or the CPU when there is none.
+    """The device that `device` names; None takes the first CUDA device, or the CPU when there is none.
 
     Raises:
         ConfigError: PyTorch is too old, or a CUDA device was asked for and this machine, or this build of PyTorch, does
-            not have it, or it cannot compute in ``dtype``.
+            not have it, or it cannot compute in `dtype`.
     """
     check_torch()
     count = torch.cuda.device_count()
@@ -109,7 +109,7 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def compile_function(function: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.compile`` of one function in one graph, by whatever options the installed PyTorch has.
+    """`torch.compile` of one function in one graph, by whatever options the installed PyTorch has.
 
     Sizes are constants until one changes, as for a single video they do not; where fewer rows of a batch are due or
     texts have another length, a second graph leaves that size open. To leave all open from the start compiles more
@@ -134,7 +134,7 @@ def compile_function(function: Callable[..., Any], backend: str | Callable[..., 
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse to compile for ``device`` where that would fail in the first step.
+    """Refuse to compile for `device` where that would fail in the first step.
 
     Raises:
         ConfigError: on the CPU, a C++ compiler or Python's C headers are missing; on CUDA, triton.

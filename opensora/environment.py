@@ -140,7 +140,7 @@ def requirements(extra: str = "") -> list[str]:
 
 
 def unmet_requirements(extra: str = "") -> dict[str, str | None]:
-    """Those of ``requirements`` that are not met, with the version that is installed; None if there is none."""
+    """Those of `requirements` that are not met, with the version that is installed; None if there is none."""
     names = {text: re.match(r"[\w.-]+", text)[0] for text in requirements(extra)}
     installed = {text: installed_version(name) for text, name in names.items()}
     return {text: found for text, found in installed.items() if found is None or not _is_in_range(text, found)}

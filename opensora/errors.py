@@ -39,12 +39,12 @@ def suggest(name: object, known: Iterable[object]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of ``error`` on a single line, or its type's name when it has none."""
+    """The message of `error` on a single line, or its type's name when it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def shortened(text: object, length: int = 200) -> str:
-    """``text`` for a message, cut in the middle when it is longer than ``length`` characters."""
+    """`text` for a message, cut in the middle when it is longer than `length` characters."""
     text = str(text)
     half = (length - 3) // 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
@@ -90,7 +90,7 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
 
 
 def _check_alone() -> None:
-    """Raises: ConfigError: a launcher started several processes, all of which would do the same."""
+    """Refuse a launcher that started several processes, all of which would do the same."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if "RANK" in os.environ and processes != "1":  # a launcher sets both
         raise ConfigError(f"this command runs in one process, and torchrun started {processes}; leave it out")

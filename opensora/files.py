@@ -28,7 +28,7 @@ def printable(text: str | os.PathLike[str]) -> str:
 
 
 def find_path(path: str | os.PathLike[str]) -> Path | None:
-    """An existing ``path``, looked up from the working directory, then from ``REPO_ROOT``; else None."""
+    """An existing `path`, looked up from the working directory, then from `REPO_ROOT`; else None."""
     if not os.fspath(path):
         return None
     for base in (Path(), REPO_ROOT):
@@ -42,7 +42,7 @@ def find_path(path: str | os.PathLike[str]) -> Path | None:
 
 
 def make_output_folder(folder: str | os.PathLike[str], flag: str = "--save-dir") -> Path:
-    """Create ``folder`` if needed and prove that files can be written into it.
+    """Create `folder` if needed and prove that files can be written into it.
 
     Args:
         flag: of the command line, with which another folder is chosen; the message names it.

@@ -11,7 +11,7 @@ def chunked_latent_frames(
 ) -> int:
     """Latent frames of a clip that is encoded chunk by chunk (None: as one): 15 of 51 frames.
 
-    Source: Open-Sora v1.2, ``VideoAutoencoderPipeline.get_latent_size``.
+    Source: Open-Sora v1.2, `VideoAutoencoderPipeline.get_latent_size`.
     """
     full, rest = divmod(num_frames, chunk or num_frames)
     return full * -(-(chunk or num_frames) // frames_per_latent) + -(-rest // frames_per_latent)
@@ -20,7 +20,7 @@ def chunked_latent_frames(
 def causal_latent_frames(num_frames: int) -> int:
     """Latent frames of a clip whose first frame stands alone: 1 + k of 1 + 4 k frames.
 
-    Source: Open-Sora-Plan v1.1.0, ``CausalVAEModel``.
+    Source: Open-Sora-Plan v1.1.0, `CausalVAEModel`.
     """
     return 1 + (num_frames - 1) // FRAMES_PER_LATENT
 

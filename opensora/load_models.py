@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """What a pipeline is made of; ``config`` names the folders they came from."""
+    """What a pipeline is made of; `config` names the folders they came from."""
 
     config: SampleConfig
     model: VideoModel
@@ -38,7 +38,7 @@ class LoadedModels:
 
 
 def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedModels:
-    """Load what ``config`` names; without the text encoder, that one is only checked.
+    """Load what `config` names; without the text encoder, that one is only checked.
 
     Raises:
         ConfigError: the device does not exist, nothing can be compiled for it, the pieces do not belong together, or
@@ -71,7 +71,7 @@ def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedM
 
 
 def check_models(config: SampleConfig) -> None:
-    """Prove that the checkpoints in the folders of ``config`` fit their models and each other; no weights are read.
+    """Prove that the checkpoints in the folders of `config` fit their models and each other; no weights are read.
 
     Raises:
         ConfigError: a text encoder whose tokens the transformer cannot read, or a video of another length or size than

@@ -50,7 +50,7 @@ class SamplingOutput:
         latents: (B, 4, T, H', W') float32, before decoding; of several loops those of all clips, one after the other.
         traces: one per prompt (the same where a batch shares one schedule); None without a cache. Of several loops
             the first one's.
-        later_traces: those of the following loops, a list like ``traces`` for each.
+        later_traces: those of the following loops, a list like `traces` for each.
         seconds: time of the whole batch, text encoding to decoding.
     """
 
@@ -160,9 +160,9 @@ class SamplingPipeline:
         Args:
             seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends
                 on its own seed only, unless the cache has schedule="batch".
-            progress: show progress bars; None as the config's ``verbose`` says.
-            references: per prompt, the latents (4, t, H', W') of the frames it is given, by ``encode_reference``.
-            mask_strategies: per prompt, where its references go, as ``opensora.conditioning.mask_strategy`` reads it:
+            progress: show progress bars; None as the config's `verbose` says.
+            references: per prompt, the latents (4, t, H', W') of the frames it is given, by `encode_reference`.
+            mask_strategies: per prompt, where its references go, as `opensora.conditioning.mask_strategy` reads it:
                 "0,0,0,0,1,0" starts the video with the first latent frame of reference 0.
             meter: notes the memory of the stages "denoise" and "decode".
 
@@ -208,9 +208,9 @@ class SamplingPipeline:
     def _continued(
         self, before: _Clip, references: list[list[Tensor]], strategies: list[str], loop: int
     ) -> tuple[list[list[Tensor]], list[str]]:
-        """References and mask strategies under which clip ``loop`` begins with the end of the one before.
+        """References and mask strategies under which clip `loop` begins with the end of the one before.
 
-        Its latents are taken over as they are. With ``compat`` they are decoded and encoded again, as upstream does,
+        Its latents are taken over as they are. With `compat` they are decoded and encoded again, as upstream does,
         which loses a little in every loop.
         """
         config = self.config
@@ -249,7 +249,7 @@ class SamplingPipeline:
         """Latents (B, 4, T, H', W') float32 of one clip per prompt, with the arguments of a call.
 
         Args:
-            controller: decides which steps are computed; without one all are, whatever ``cache`` says.
+            controller: decides which steps are computed; without one all are, whatever `cache` says.
             loop: which clip of a long video; it decides about text, noise and the entries of mask strategies.
 
         Raises:
@@ -263,7 +263,7 @@ class SamplingPipeline:
         return self._denoise(text, z, mask, seeds, loop, progress, controller)
 
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> Sequence[int]:
-        """One seed for each of ``count`` prompts.
+        """One seed for each of `count` prompts.
 
         Raises:
             SamplingError: no prompts, or another number of seeds.
@@ -394,13 +394,13 @@ class SamplingPipeline:
 
     @torch.no_grad()
     def encode_reference(self, frames: np.ndarray | Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (4, t, H', W') of a clip, (F, H, W, 3) uint8 or (3, F, H, W) in [-1, 1], for ``references``.
+        """Latents (4, t, H', W') of a clip, (F, H, W, 3) uint8 or (3, F, H, W) in [-1, 1], for `references`.
 
         The mean of the autoencoder's posterior is taken, so that the same frames always give the same latents. An
         image is encoded as the first frame of a clip at rest: the temporal autoencoder normalizes over all frames of
         a chunk, so that a lone frame's latent differs from the one a clip begins with.
 
-        With ``compat`` a sample of the posterior is drawn from ``generator``, and an image is encoded alone.
+        With `compat` a sample of the posterior is drawn from `generator`, and an image is encoded alone.
         """
         if isinstance(frames, np.ndarray):
             frames = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
@@ -417,7 +417,7 @@ class SamplingPipeline:
 
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> Tensor:
-    """One seed, one noise of ``shape``, (B, *shape): drawn on the CPU, so that it is the same on every device.
+    """One seed, one noise of `shape`, (B, *shape): drawn on the CPU, so that it is the same on every device.
 
     Args:
         loop: which clip of a long video; every clip goes on in its video's stream.
@@ -450,7 +450,7 @@ def prepare_multi_resolution_info(
         image_size: (height, width) in pixels.
 
     Raises:
-        ValueError: an unknown ``info_type``.
+        ValueError: an unknown `info_type`.
 
     Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
     """

@@ -1,4 +1,4 @@
-"""What ``SamplingPipeline`` asks of its models, whichever they are."""
+"""What `SamplingPipeline` asks of its models, whichever they are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class VideoAutoencoder(Protocol):
     ) -> Iterator[Tensor]:
         """The video, piece by piece in order, (B, 3, f, H, W) each.
 
-        With a ``share`` (i, n) only the i-th of n consecutive parts of the pieces, which are the same as without.
+        With a `share` (i, n) only the i-th of n consecutive parts of the pieces, which are the same as without.
         """
 
     def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:

@@ -1,6 +1,6 @@
-"""Registries that turn the ``dict(type=..., ...)`` entries of config files into objects.
+"""Registries that turn the `dict(type=..., ...)` entries of config files into objects.
 
-Source: Open-Sora v1.2, ``opensora/registry.py``; the registered names are upstream's.
+Source: Open-Sora v1.2, `opensora/registry.py`; the registered names are upstream's.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _PROVIDERS = {
 
 
 def build_module(module: Mapping[str, Any], registry: Registry, **kwargs: Any) -> Any:
-    """Build the object that ``module["type"]`` names, with the other entries and ``kwargs`` as arguments.
+    """Build the object that `module["type"]` names, with the other entries and `kwargs` as arguments.
 
     Raises:
-        ValueError: no ``type``, or one that ``registry`` does not know (the nearest name is suggested).
+        ValueError: no `type`, or one that `registry` does not know (the nearest name is suggested).
     """
     arguments = {**module, **kwargs}
     return _builder(arguments.pop("type", None), registry)(**arguments)
 
 
 def model_class(name: str) -> Any:
-    """The class of the models that ``build_module`` builds of a registered type, which reads their checkpoints."""
+    """The class of the models that `build_module` builds of a registered type, which reads their checkpoints."""
     return typing.get_type_hints(_builder(name, MODELS))["return"]
 
 

@@ -164,3 +164,15 @@ def test_the_library_needs_nothing_but_torch_to_be_imported():
         rest = {name.split(".")[0] for name in imported(path)} - allowed - optional
         assert not rest, f"{path} imports {rest}"
     assert not at_once
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docstrings_are_in_one_dialect(room):
+    """Markdown's backticks, and sections with a line of their own."""
+    other = []
+    for path in modules(room):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented)]
+        other += [f"{path.name}: {text}" for text in texts if re.search(r"``|^(Args|Returns|Raises): \S", text, re.M)]
+    assert not other

@@ -37,13 +37,13 @@ def calibrate(
     Args:
         conditions: what the calibration will hold for, by name, as plain values.
         timesteps: of every run, descending from noise.
-        finished: is told about every few finished calls of the model; ``plan.num_calls`` says how many there will be.
+        finished: is told about every few finished calls of the model; `plan.num_calls` says how many there will be.
         checkpoint: file in which finished parts are kept until the calibration is complete; one that was stopped goes
             on from there.
 
     Raises:
         ValueError: the run has too few steps to leave any out, or the checkpoint is another kind of file; otherwise as
-            ``sampler``.
+            `sampler`.
     """
     plan.check(sampler.num_steps)
     parts = _Parts(checkpoint, {"conditions": dict(conditions), "timesteps": list(timesteps), **asdict(plan)})
@@ -176,7 +176,7 @@ class _Parts:
 
 
 def _read_parts(path: Path) -> dict[str, Any]:
-    """Raises: ValueError for a file that would be lost if a checkpoint took its place."""
+    """Refuse, with a ValueError, a file that would be lost if a checkpoint took its place."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -42,7 +42,8 @@ class Point:
     def from_dict(cls, data: Any) -> "Point":
         """Read what `to_dict` of a calibration made of a point.
 
-        Raises: ValueError when `data` is something else.
+        Raises:
+            ValueError: `data` is something else.
         """
         if not isinstance(data, Mapping) or "computed_steps" not in data:
             raise ValueError(f"a point must have computed_steps, got {data!r}")
@@ -113,7 +114,8 @@ class Calibration:
         stretched) is read as times of the flow; each goes to the nearest step that is still free, and residuals stand
         in for the others.
 
-        Raises: ValueError when the run has fewer steps than that.
+        Raises:
+            ValueError: the run has fewer steps than that.
         """
         if not 1 <= num_computed <= len(timesteps):
             raise ValueError(f"cannot compute {num_computed} of {len(timesteps)} steps")
@@ -140,7 +142,8 @@ class Calibration:
     def from_dict(cls, data: Any) -> "Calibration":
         """Read what `to_dict` wrote.
 
-        Raises: ValueError when `data` is something else.
+        Raises:
+            ValueError: `data` is something else.
         """
         if not isinstance(data, Mapping) or "format" not in data:
             raise ValueError("it is no JSON object with a format")
@@ -168,7 +171,7 @@ class Calibration:
         return calibration
 
     def _check(self) -> None:
-        """Raises: ValueError when an entry is of the wrong kind, or some contradict each other."""
+        """Refuse, with a ValueError, entries of the wrong kind or that contradict each other."""
         check_choice("aim", self.aim, REFERENCES)
         for name in ("conditions", "details"):
             if not isinstance(getattr(self, name), Mapping):
@@ -196,7 +199,9 @@ class Calibration:
     def load(cls, path: str | os.PathLike[str]) -> "Calibration":
         """Read a calibration that `save` wrote.
 
-        Raises: OSError when the file cannot be read; ValueError when it holds something else.
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds something else.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))

@@ -72,7 +72,7 @@ class CalibrationPlan:
         check_count("batch_size", self.batch_size)
 
     def check(self, num_steps: int) -> None:
-        """Raises: ValueError when a run has too few steps to leave any out."""
+        """Refuse, with a ValueError, a run with too few steps to leave any out."""
         if num_steps < FEWEST_STEPS:
             raise ValueError(f"a run of {num_steps} steps is too short to be calibrated; take at least {FEWEST_STEPS}")
 

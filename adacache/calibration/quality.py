@@ -30,7 +30,7 @@ class Quality:
 
     @classmethod
     def of(cls, frames: Sequence[np.ndarray], reference: Sequence[np.ndarray], traces: Sequence[Trace] = ()) -> Quality:
-        """Measure ``frames`` (one (F, H, W, 3) uint8 array per clip) against ``reference``."""
+        """Measure `frames` (one (F, H, W, 3) uint8 array per clip) against `reference`."""
         return cls(list(frames), [psnr(a, b) for a, b in zip(frames, reference, strict=True)], list(traces))
 
     def against(self, reference: Sequence[np.ndarray]) -> Quality:

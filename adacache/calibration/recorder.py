@@ -43,7 +43,8 @@ class PolicyCalibration:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote.
 
-        Raises: TypeError when something is missing or unknown.
+        Raises:
+            TypeError: something is missing or unknown.
         """
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
@@ -77,7 +78,7 @@ class SignalRecorder(RunObserver):
     def end_stack(
         self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
     ) -> None:
-        """Raises: RuntimeError when the model offers no "modulated_input"."""
+        """Note the first block's modulated input; a RuntimeError where the model offers none."""
         if "modulated_input" not in signals:
             raise RuntimeError("the model offers no signal 'modulated_input', to which TeaCache would be fitted")
         self._observed_context = self._observed_context or context
@@ -116,8 +117,8 @@ class SignalRecorder(RunObserver):
 def fit_policies(inputs: np.ndarray, outputs: np.ndarray, ratios: np.ndarray) -> PolicyCalibration:
     """Constants from measurements (videos, steps - 1) each, as `SignalRecorder` makes them.
 
-    Raises: ValueError with fewer measurements than the polynomial has coefficients, with NaN, or where all inputs are
-    the same.
+    Raises:
+        ValueError: there are fewer measurements than coefficients, one is NaN, or all inputs are the same.
     """
     if inputs.size <= DEGREE or not all(np.isfinite(values).all() for values in (inputs, outputs, ratios)):
         raise ValueError(

@@ -93,7 +93,7 @@ class LoopWatcher(RunObserver):
         self._num_samples = num_samples
 
     def begin_latents(self, step_index: int, latents: Tensor) -> None:
-        """Raises: RunStopped before the step at which the run is to end."""
+        """Note the latents that a step begins with; RunStopped where the run is to end."""
         self._step = step_index
         if step_index in self._begins:
             self.latents[step_index] = latents.detach().clone()

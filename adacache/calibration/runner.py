@@ -57,13 +57,13 @@ class Runner:
     def sample(
         self, clips: Sequence[Clip], controller: StepController | None, collect: Callable[[Tensor], None]
     ) -> None:
-        """Sample all clips and hand the latents (B, ...) of each batch to ``collect``."""
+        """Sample all clips and hand the latents (B, ...) of each batch to `collect`."""
         for batch in self.split(clips, self.batch_size):
             collect(self.sampler.latents(batch, controller))
             self.finished(len(batch))
 
     def quality(self, policy: PolicyConfig, clips: Sequence[Clip], exact: Sequence[np.ndarray]) -> Quality:
-        """PSNR of every clip under a policy against its frames ``exact``, and the traces."""
+        """PSNR of every clip under a policy against its frames `exact`, and the traces."""
         traces: list[Trace] = []
         controller = StepController(policy)
         frames = self._frames(clips, controller, lambda: traces.extend(controller.traces))

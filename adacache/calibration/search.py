@@ -28,7 +28,8 @@ def best_schedules(simulation: Simulation, lengths: Iterable[int]) -> dict[int, 
     it does most good, and so forth until nothing gets better. On the way steps move to wherever that helps. A schedule
     always begins with step 0.
 
-    Raises: ValueError when a length lies outside of 1..num_steps.
+    Raises:
+        ValueError: a length lies outside of 1..num_steps.
     """
     wanted, steps = set(lengths), simulation.num_steps
     if any(not 1 <= length <= steps for length in wanted):

@@ -20,7 +20,8 @@ class Target:
     """One wish: `kind` "speedup" (denoising so many times as fast as with every step computed), "max_steps_computed"
     (steps per video) or "min_psnr" (dB to what the calibration aims at, mean over videos).
 
-    Raises: ValueError for a value that no model could meet.
+    Raises:
+        ValueError: a value that no model could meet.
     """
 
     kind: Literal["speedup", "max_steps_computed", "min_psnr"]
@@ -40,7 +41,8 @@ class Target:
         A quality is met with as few computed steps as it can be, the others with as many. What lies outside of what was
         measured is said in a warning.
 
-        Raises: ValueError when it cannot be met, with what can.
+        Raises:
+            ValueError: it cannot be met, with what can.
         """
         num_steps = len(timesteps)
         self.check_possible(num_steps)
@@ -49,7 +51,7 @@ class Target:
         return calibration.schedule(count, timesteps)
 
     def check_possible(self, num_steps: int) -> None:
-        """Raises: ValueError when no calibration of a run of `num_steps` could meet the target."""
+        """Refuse, with a ValueError, what no calibration of a run of `num_steps` could meet."""
         if num_steps <= LEAST_COMPUTED:
             raise ValueError(f"{self.kind} has nothing to choose from in a run of {num_steps} steps; remove it")
         if self.kind == "max_steps_computed" and not LEAST_COMPUTED <= self.value <= num_steps:
@@ -103,7 +105,8 @@ class Target:
 def read_target(values: dict[str, Any]) -> Target | None:
     """The one target among config entries by name, or None where all are None.
 
-    Raises: ValueError when there are several, or its value is out of range.
+    Raises:
+        ValueError: there are several, or its value is out of range.
     """
     given = {name: values[name] for name in TARGETS if values.get(name) is not None}
     if len(given) > 1:

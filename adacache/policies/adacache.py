@@ -28,9 +28,11 @@ class MoRegConfig:
     0 turns that off. Only steps inside `window` are regularized: two ints are 1-based step numbers, two
     floats in [0, 1] are fractions of the number of steps; both ends are included.
 
-    Raises: ValueError for values outside these ranges.
-    Source: arXiv:2411.02397, Motion Regularization; defaults from the official code, whose window is (10, 90)
-    of 100 steps.
+    Raises:
+        ValueError: a value outside these ranges.
+
+    Source: arXiv:2411.02397, Motion Regularization; defaults from the official code, whose window is (10, 90) of 100
+    steps.
     """
 
     scale: float = 0.385
@@ -51,7 +53,8 @@ class MoRegConfig:
     def from_value(cls, value: Any) -> MoRegConfig | None:
         """Read what a config may hold: the options as a mapping, True for the defaults, False or None.
 
-        Raises: ValueError for anything else and for unknown options.
+        Raises:
+            ValueError: anything else, also an unknown option.
         """
         if value is None or value is False:
             return None
@@ -69,7 +72,8 @@ class MoRegConfig:
 
         Fractions always fit: they are rounded and hold at least one step.
 
-        Raises: ValueError when a window of step numbers does not lie within 1..num_steps.
+        Raises:
+            ValueError: a window of step numbers does not lie within 1..num_steps.
         """
         first, last = self.window
         if isinstance(first, float):
@@ -93,7 +97,9 @@ class AdaCacheConfig(ReuseOptions):
     `codebook` takes every form that `Codebook.from_value` knows, `moreg` every form that
     `MoRegConfig.from_value` knows. The options of `ReuseOptions` are explained there.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization.
     """
 
@@ -114,7 +120,8 @@ class AdaCacheConfig(ReuseOptions):
 
         Missing keys take the defaults. The official `do_cache=False` gives None: no caching.
 
-        Raises: ValueError for an unknown key, a wrong value, or names of both kinds at once.
+        Raises:
+            ValueError: an unknown key, a wrong value, or names of both kinds at once.
         """
         if not isinstance(options, Mapping):
             raise ValueError(f"the AdaCache config must be a mapping of options to values, got {options!r}")
@@ -137,7 +144,8 @@ class AdaCacheConfig(ReuseOptions):
 
         `num_blocks` is the number of blocks per stream (the model's depth), None while it is not known.
 
-        Raises: ValueError when a metric block or the MoReg window lies outside.
+        Raises:
+            ValueError: a metric block or the MoReg window lies outside.
         """
         check_count("num_steps", num_steps)
         check_blocks_fit(self.metric_blocks, num_blocks)
@@ -154,7 +162,8 @@ class AdaCacheConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> AdaCachePolicy:
         """A fresh policy for one run of `num_steps` sampling steps.
 
-        Raises: ValueError when the MoReg window does not fit `num_steps`.
+        Raises:
+            ValueError: the MoReg window does not fit `num_steps`.
         """
         return AdaCachePolicy(self.codebook, metric_sites(self.metric, self.metric_blocks), num_steps, self.moreg)
 
@@ -184,10 +193,12 @@ class AdaCachePolicy(Policy):
     last two have nothing left to decide. Where a step is computed for another reason, as frames joined, its distance
     counts by the steps that lie between, and where there was nothing to compare, the next step is computed.
 
-    Raises: ValueError when the MoReg window does not fit `num_steps`.
-    Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization, and the official code for what the
-    paper leaves open: which steps are forced, and that distances are divided by the rate in force even where
-    a forced step cut the interval short.
+    Raises:
+        ValueError: the MoReg window does not fit `num_steps`.
+
+    Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization, and the official code for what the paper
+    leaves open: which steps are forced, and that distances are divided by the rate in force even where a forced step
+    cut the interval short.
     """
 
     def __init__(

@@ -204,7 +204,8 @@ class BranchPolicy(Policy, ABC):
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
         """A residual for each branch that is kept.
 
-        Raises: ValueError without `num_blocks`.
+        Raises:
+            ValueError: `num_blocks` is missing.
         """
         if num_blocks is None:
             raise ValueError("the memory of a policy that reuses single branches needs num_blocks")
@@ -216,12 +217,13 @@ class PolicyConfig(Protocol):
     """The options of a policy: a frozen dataclass that checks itself and makes policies."""
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Raises: ValueError when the options do not fit a run of `num_steps` or a model of `num_blocks`."""
+        """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""
         ...
 
     def make_policy(self, num_steps: int) -> Policy:
         """A fresh policy for one run.
 
-        Raises: ValueError when the options do not fit a run of `num_steps`.
+        Raises:
+            ValueError: the options do not fit a run of `num_steps`.
         """
         ...

@@ -24,7 +24,9 @@ class EasyCacheConfig(ReuseOptions):
     A reused step skips the model: its output is x plus the last computed v - x. There is no residual to bridge, so
     that `bridge` stays at "hold", and `cache_dtype` at None.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: arXiv:2507.02860, EasyCache, and the authors' code for HunyuanVideo (`easycache_sample_video.py`), whose
     rules these are, the last step's included. Their code for Wan, which has two guidance branches, measures the
     conditional one and decides for both; here branches that are batched are measured together.
@@ -53,7 +55,8 @@ class EasyCacheConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> EasyCachePolicy:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         self.validate(num_steps)
         return EasyCachePolicy(self.threshold, self.warmup, num_steps)

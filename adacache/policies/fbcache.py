@@ -19,7 +19,9 @@ class FBCacheConfig(ReuseOptions):
     added again; above it they run. No step is forced: the first has nothing to be compared with, and the last may be
     reused. A reused step costs one block.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: first block cache of ParaAttention and diffusers (`FirstBlockCacheConfig`). Three things differ. In
     diffusers guidance branches decide apart; here one decision serves them all. There all videos of a batch are
     measured together, here only with schedule="batch". And there a change that is NaN, as where residuals overflowed,
@@ -37,7 +39,8 @@ class FBCacheConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> FBCachePolicy:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         self.validate(num_steps)
         return FBCachePolicy(self.threshold)

@@ -17,7 +17,8 @@ class FixedIntervalConfig(ReuseOptions):
     No other step is forced, the last one neither, which most methods compute: what a forced step is worth is a part of
     what this control is there to show.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
     """
 
     label: ClassVar[str] = "fixed interval"
@@ -37,7 +38,8 @@ class FixedIntervalConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> StaticSchedule:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         self.validate(num_steps)
         return StaticSchedule(self.planned_steps(num_steps), num_steps)

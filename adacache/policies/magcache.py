@@ -26,7 +26,9 @@ class MagCacheConfig(ReuseOptions):
     and |1 - product| is the error of reusing the residual as it is. A step is reused where the sum of these errors
     since the last computed step is at most `threshold` and at most `max_skips` steps in a row are.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: arXiv:2506.09045, MagCache, and its implementation in diffusers, which this one follows. The authors' code
     for Open-Sora differs from their paper: it takes the square root of the ratios and adds up 1 - product with its
     sign, so that growing residuals hide the error of shrinking ones. Its threshold is the one that is the default here.
@@ -55,7 +57,8 @@ class MagCacheConfig(ReuseOptions):
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Warn about ratios of another number of steps.
 
-        Raises: ValueError when `num_steps` is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         super().validate(num_steps, num_blocks)
         if len(self.ratios) != num_steps - 1:
@@ -83,7 +86,8 @@ class MagCacheConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> StaticSchedule:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         check_count("num_steps", num_steps)
         return StaticSchedule(self.planned_steps(num_steps), num_steps)

@@ -27,7 +27,8 @@ class MultistepConfig(StaticScheduleConfig):
     A reused step costs no call of the model. Where frames join, outputs of the time before are not combined: the step's
     own are held until as many steps as a combination needs have followed.
 
-    Raises: ValueError when steps and coefficients do not fit each other, or for another wrong option.
+    Raises:
+        ValueError: steps and coefficients do not fit each other, or another option is wrong.
     """
 
     label: ClassVar[str] = "multistep"
@@ -45,7 +46,8 @@ class MultistepConfig(StaticScheduleConfig):
     def make_policy(self, num_steps: int) -> MultistepPolicy:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when it was made for another number.
+        Raises:
+            ValueError: it was made for another number.
         """
         self.validate(num_steps)
         return MultistepPolicy(self, num_steps)
@@ -84,8 +86,9 @@ class MultistepPolicy(StaticSchedule):
 def read_coefficients(value: Any, num_computed: int) -> tuple[Coefficients, ...]:
     """Coefficients as tuples.
 
-    Raises: ValueError unless they are finite numbers for each computed step, guidance half and output, with as many
-    halves in every step, and no more outputs than there are by then.
+    Raises:
+        ValueError: they are not finite numbers for each computed step, guidance half and output, with as many halves in
+            every step, and no more outputs than there are by then.
     """
     if not is_list(value) or len(value) != num_computed:
         found = len(value) if is_list(value) else repr(value)

@@ -39,7 +39,8 @@ def translate(options: Mapping[str, Any]) -> dict[str, Any] | None:
     `num_sampling_steps` is checked and left out, as the sampler is its only source. The fourth entry of
     `moreg_hyp` is left out too: the official code never reads it.
 
-    Raises: ValueError under the name the user wrote, also for options that do_cache or apply_moreg turn off.
+    Raises:
+        ValueError: an option is wrong, also one that do_cache or apply_moreg turn off; under the name the user wrote.
     """
     check_keys("official AdaCache option", options, DEFAULTS)
     options = {**DEFAULTS, **options}

@@ -30,7 +30,9 @@ class PABConfig(ReuseOptions):
     At the first step everything is computed, whatever its time. The stack runs at every step, so that `bridge` stays
     at "hold".
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: arXiv:2408.12588, PAB, and its code in VideoSys, with the options for Open-Sora as defaults. Two things
     differ. There a hold begins only where a listed time *is* the integer timestep of a step. Open-Sora's move with
     resolution, length and number of steps, and only at 480p with 51 frames and 30 steps all three are hit; other
@@ -64,7 +66,7 @@ class PABConfig(ReuseOptions):
             )
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Raises: ValueError when `num_steps` is no number of steps, or the model lacks one of the `mlp_blocks`."""
+        """Refuse, with a ValueError, what is no number of steps, or a model that lacks one of the `mlp_blocks`."""
         super().validate(num_steps, num_blocks)
         if num_blocks is not None and self.mlp_times and self.mlp_blocks[-1] >= num_blocks:
             raise ValueError(
@@ -75,7 +77,8 @@ class PABConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> PABPolicy:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         self.validate(num_steps)
         return PABPolicy(self)
@@ -126,7 +129,7 @@ class PABPolicy(BranchPolicy):
 
 
 def _read_window(value: Any) -> tuple[float, float]:
-    """Raises: ValueError unless it is two ascending times."""
+    """Two ascending times; a ValueError for anything else."""
     if not is_list(value) or len(value) != 2 or not all(map(is_finite, value)) or not value[0] < value[1]:
         raise ValueError(f"window must be a low and a high time of the flow such as (450, 930), got {value!r}")
     return float(value[0]), float(value[1])
@@ -135,7 +138,8 @@ def _read_window(value: Any) -> tuple[float, float]:
 def _read_times(value: Any) -> tuple[float, ...]:
     """The times in the order in which the flow passes them, each once.
 
-    Raises: ValueError unless it is a list of numbers, which may be empty.
+    Raises:
+        ValueError: it is not a list of numbers, which may be empty.
     """
     if not is_list(value) or not all(map(is_finite, value)):
         raise ValueError(f"mlp_times must be a list of times of the flow such as (864, 788, 676), got {value!r}")

@@ -61,7 +61,8 @@ def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
     Without a name, options with `computed_steps` are a static schedule, all others AdaCache's. The official AdaCache
     option `do_cache=False` gives None: no caching.
 
-    Raises: ValueError for an unknown policy, an unknown option, a missing one, or a wrong value.
+    Raises:
+        ValueError: an unknown policy, an unknown option, a missing one, or a wrong value.
     """
     own = {key: value for key, value in options.items() if key != "policy"}
     name = options.get("policy", "static" if "computed_steps" in own else "adacache")
@@ -77,7 +78,8 @@ def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
 def config_to_dict(config: ReuseOptions) -> dict[str, Any]:
     """A policy's name and options as plain values; `config_from_dict` reads them back.
 
-    Raises: ValueError when the policy has no name, as one that was defined elsewhere.
+    Raises:
+        ValueError: the policy has no name, as one that was defined elsewhere.
     """
     name = POLICIES.name_of(config)
     if name is None:

@@ -27,7 +27,9 @@ class SeaCacheConfig(ReuseOptions):
     source means. A run without timesteps is refused. Frames that are held are filtered with the others, as the model
     sees them all, but compared are those that are generated.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: arXiv:2602.18993, SeaCache, and its implementation in diffusers (`SeaCacheConfig`). There each guidance
     branch decides by itself; latents are the same in all of them, so that one decision serves here.
     """
@@ -46,7 +48,8 @@ class SeaCacheConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> SeaCachePolicy:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         self.validate(num_steps)
         return SeaCachePolicy(self.threshold, self.max_skips, num_steps)

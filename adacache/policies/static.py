@@ -25,7 +25,8 @@ class StaticScheduleConfig(ReuseOptions):
     With a `metric`, distances of its residuals in `metric_blocks` go into the trace, and with `motion_strides` motion
     scores (`adacache.meters`) between frames that lie so far apart; they decide nothing. None measures nothing.
 
-    Raises: ValueError when the steps do not ascend from 0, or for another wrong option.
+    Raises:
+        ValueError: the steps do not ascend from 0, or another option is wrong.
     """
 
     label: ClassVar[str] = "static schedule"
@@ -55,8 +56,10 @@ class StaticScheduleConfig(ReuseOptions):
     def from_trace(cls, path: str | os.PathLike[str]) -> "StaticScheduleConfig":
         """The schedule of a recorded run, bridged as that run was.
 
-        Raises: OSError when the file cannot be read; ValueError when it holds no trace, only a part of one, or one of
-        a policy that reused something else than the stack.
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no trace, only a part of one, or one of a policy that reused something else than the
+                stack.
         """
         trace = Trace.load(path)
         if len(trace.records) != trace.num_steps:
@@ -78,7 +81,9 @@ class StaticScheduleConfig(ReuseOptions):
 
         Of the latter only `computed_steps` is needed. `options` count more than what the file says.
 
-        Raises: OSError when the file cannot be read; ValueError when it holds neither, or an option is wrong.
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds neither, or an option is wrong.
         """
         data = _read_object(path)
         if "records" in data:
@@ -92,7 +97,7 @@ class StaticScheduleConfig(ReuseOptions):
         return cls.from_dict({**own.to_dict(), **options})
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Raises: ValueError when it was made for another number of steps, or a step or a block lies outside."""
+        """Refuse, with a ValueError, another number of steps than its own, or steps or blocks that lie outside."""
         check_count("num_steps", num_steps)
         if self.num_sampling_steps not in (None, num_steps):
             raise ValueError(
@@ -109,7 +114,8 @@ class StaticScheduleConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> "StaticSchedule":
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when a step lies outside.
+        Raises:
+            ValueError: a step lies outside.
         """
         self.validate(num_steps)
         return StaticSchedule(self.computed_steps, num_steps, self.measured_sites, self.motion_strides)
@@ -157,7 +163,7 @@ class StaticSchedule(Policy):
 
 
 def _read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Raises: ValueError unless the file holds a JSON object that lists the steps of a run or of a schedule."""
+    """The JSON object of a file, which lists the steps of a run or a schedule; a ValueError for anything else."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

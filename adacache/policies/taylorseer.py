@@ -19,11 +19,13 @@ class TaylorSeerConfig(ReuseOptions):
     `order` (0 to 4), which is the bridge "taylor" of `BridgeConfig` and keeps order + 1 residuals. `bridge` is always
     that one.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: arXiv:2503.06923, TaylorSeer, and its implementation in diffusers (`cache_interval`,
     `disable_cache_before_step`, `max_order`). There it forecasts what every attention returns, or in its lite mode what
-    the last projection does; here the residual of all blocks, like every policy that reuses steps, which takes about
-    as little memory as the lite mode. It keeps bfloat16 derivatives, here residuals stay as `cache_dtype` says.
+    the last projection does; here the residual of all blocks, like every policy that reuses steps, which takes about as
+    little memory as the lite mode. It keeps bfloat16 derivatives, here residuals stay as `cache_dtype` says.
     """
 
     label: ClassVar[str] = "TaylorSeer"
@@ -54,7 +56,8 @@ class TaylorSeerConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> StaticSchedule:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         self.validate(num_steps)
         return StaticSchedule(self.planned_steps(num_steps), num_steps)

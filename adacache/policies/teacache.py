@@ -43,12 +43,14 @@ class TeaCacheConfig(ReuseOptions):
     `coefficients` are those of p, 1 to 8 numbers with the highest power first, or the name of a model of `PUBLISHED`.
     They belong to a model; another one needs its own, fitted to runs without reuse.
 
-    Raises: ValueError in one sentence that names the option.
+    Raises:
+        ValueError: an option is wrong; the sentence names it.
+
     Source: arXiv:2411.19108, TeaCache, and the authors' code. Two things differ. p(x) below 0 counts as 0: beyond the
     range it was fitted on, p can turn negative (Latte's above x = 0.237, Mochi's above 0.144), and as published a
     *large* change then lowers the sum and puts the next computation off. At 0 it only counts as none, which is still
-    wrong: a polynomial says nothing beyond its range. And there all videos of a batch are measured
-    together, here only with schedule="batch".
+    wrong: a polynomial says nothing beyond its range. And there all videos of a batch are measured together, here only
+    with schedule="batch".
     """
 
     label: ClassVar[str] = "TeaCache"
@@ -64,7 +66,8 @@ class TeaCacheConfig(ReuseOptions):
     def make_policy(self, num_steps: int) -> TeaCachePolicy:
         """A policy for one run of `num_steps`.
 
-        Raises: ValueError when that is no number of steps.
+        Raises:
+            ValueError: `num_steps` is no number of steps.
         """
         self.validate(num_steps)
         return TeaCachePolicy(self.coefficients, self.threshold, num_steps)
@@ -107,7 +110,7 @@ class TeaCachePolicy(SignalPolicy):
 
 
 def _read_coefficients(value: Any) -> tuple[float, ...]:
-    """Raises: ValueError for an unknown model, or what is no list of 1 to 8 finite numbers."""
+    """Coefficients of a model's name, or 1 to 8 finite numbers; a ValueError for anything else."""
     if isinstance(value, str):
         check_choice("coefficients", value, PUBLISHED)
         return PUBLISHED[value]

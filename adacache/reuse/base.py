@@ -82,7 +82,9 @@ class Reuse:
     def add(self, step: Step, context: str, hidden_states: Tensor) -> Tensor:
         """What stands in for the blocks' output at a reused step.
 
-        Raises: RuntimeError when nothing is kept for the context; ValueError when it has another shape or dtype.
+        Raises:
+            RuntimeError: nothing is kept for the context.
+            ValueError: it has another shape or dtype.
         """
         return hidden_states
 
@@ -93,7 +95,8 @@ class Reuse:
     def held(self, context: str) -> Tensor:
         """What stands in for the model's output at a reused step at which the model is not called.
 
-        Raises: RuntimeError when nothing is kept for the context.
+        Raises:
+            RuntimeError: nothing is kept for the context.
         """
         raise nothing_kept(context, ())
 

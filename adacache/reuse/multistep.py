@@ -45,7 +45,8 @@ class MultistepReuse(Reuse):
     def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
         """The combination of `output` and the ones before at a computed step, the same again at a reused one.
 
-        Raises: ValueError when the run has more guidance halves than there are coefficients for.
+        Raises:
+            ValueError: the run has more guidance halves than there are coefficients for.
         """
         if not step.computed:
             return self.held(context)
@@ -65,14 +66,15 @@ class MultistepReuse(Reuse):
     def held(self, context: str) -> Tensor:
         """What stands in for the model's output at a reused step.
 
-        Raises: RuntimeError when no computed step had this context.
+        Raises:
+            RuntimeError: no computed step had this context.
         """
         if context not in self._combined:
             raise nothing_kept(context, self._combined)
         return self._combined[context].fetch().clone()
 
     def settle(self, trace: Trace) -> None:
-        """Raises: ValueError after a step with fewer guidance halves than there are coefficients for."""
+        """Refuse, with a ValueError, a step with fewer guidance halves than there are coefficients for."""
         found = sum(map(len, self._halves.values()))
         if self._halves and self.shard.half is None and found != self.policy.num_halves:
             raise self._wrong_halves(found)

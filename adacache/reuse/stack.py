@@ -148,7 +148,8 @@ class ResidualHistory:
     def add(self, step_index: int, hidden_states: Tensor) -> Tensor:
         """`hidden_states` plus the residual of the reused step `step_index`, as a new tensor.
 
-        Raises: ValueError when the stored residuals have another shape or dtype.
+        Raises:
+            ValueError: the stored residuals have another shape or dtype.
         """
         last_step, kept = self._kept[-1]
         if (kept.shape, kept.dtype) != (hidden_states.shape, hidden_states.dtype):

@@ -46,7 +46,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of comparing two folders; ``not_compared`` and ``notes`` belong to the result."""
+    """What came of comparing two folders; `not_compared` and `notes` belong to the result."""
 
     reference: Path
     samples: Path
@@ -71,11 +71,11 @@ class Evaluation:
 def evaluate(
     reference: Path, samples: Path, metrics: Metrics | None = None, without: Sequence[str] = (), progress: bool = True
 ) -> Evaluation:
-    """Compare every clip of ``samples`` with the one of the same name in ``reference``.
+    """Compare every clip of `samples` with the one of the same name in `reference`.
 
-    Lossless frames (``*.frames.npz``) are read where both clips of a pair have them, else their mp4s, or what there is.
+    Lossless frames (`*.frames.npz`) are read where both clips of a pair have them, else their mp4s, or what there is.
     Clips that have no partner, cannot be read, or differ from their partner in size, prompt or seed are listed in
-    ``not_compared``.
+    `not_compared`.
 
     Args:
         metrics: to be given by whoever calls this often; by default new ones are made.

@@ -52,14 +52,14 @@ class Metrics:
     """
 
     def __init__(self, without: Collection[str] = ()) -> None:
-        """``without`` are keys of metrics to leave out, e.g. the slow "cvvdp" where it is installed."""
+        """`without` are keys of metrics to leave out, e.g. the slow "cvvdp" where it is installed."""
         self.notes: list[str] = []
         self._without = frozenset(without)
         self._optional, note = load_optional([key for key in LOADERS if key not in self._without])
         self._note(note)
 
     def compare(self, frames: np.ndarray, reference: np.ndarray, fps: float = DEFAULT_FPS) -> dict[str, float]:
-        """The metrics of ``bench.compare.metric_info`` by key.
+        """The metrics of `bench.compare.metric_info` by key.
 
         What cannot be computed has no key: SSIM of frames below 11 pixels, MS-SSIM below 33, flicker of a single
         frame, optional metrics that are not installed, or fail or are not finite.
@@ -173,7 +173,7 @@ def flicker(frames: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ms_ssim_window(side: int) -> int | None:
-    """The largest odd window, up to 11 pixels, that fits the smallest scale of frames whose shorter side is ``side``.
+    """The largest odd window, up to 11 pixels, that fits the smallest scale of frames whose shorter side is `side`.
 
     11 from 161 pixels on, 3 at 33 to 64; None for smaller frames.
     """
@@ -188,7 +188,7 @@ def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ms_ssim(frames: np.ndarray, reference: np.ndarray, window: int) -> float:
-    """Mean MS-SSIM over the frames of two clips (F, H, W, 3) uint8; ``window`` is that of ``ms_ssim_window``."""
+    """Mean MS-SSIM over the frames of two clips (F, H, W, 3) uint8; `window` is that of `ms_ssim_window`."""
     return _mean_over_frames(pytorch_msssim.ms_ssim, frames, reference, window)
 
 
@@ -279,7 +279,7 @@ PIP_NAMES = {"pycvvdp": "cvvdp", "vmaf_torch": "vmaf-torch"}
 
 
 def load_optional(keys: Iterable[str]) -> tuple[dict[str, Comparison], str | None]:
-    """Those of the metrics ``keys`` that can be used here, and one sentence on the others; None if there are none."""
+    """Those of the metrics `keys` that can be used here, and one sentence on the others; None if there are none."""
     usable: dict[str, Comparison] = {}
     missing = []
     for key in keys:

@@ -188,7 +188,7 @@ def read_clip(path: Path) -> tuple[np.ndarray, float | None]:
 
 
 def read_record(path: Path) -> Record:
-    """The record at ``path``; an empty one if there is none, or if it is not of a sampling run."""
+    """The record at `path`; an empty one if there is none, or if it is not of a sampling run."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

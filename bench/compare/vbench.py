@@ -36,7 +36,7 @@ class VBenchExport:
     """What was copied where.
 
     Attributes:
-        prompts: the prompt of each file in ``folder``/videos.
+        prompts: the prompt of each file in `folder`/videos.
         left_out: clips that VBench could not read or name, and why.
         notes: sentences on what its standard suite would not find.
     """
@@ -48,10 +48,10 @@ class VBenchExport:
 
 
 def export_vbench(samples: Path, folder: Path) -> VBenchExport:
-    """Copy the mp4s of a folder of samples to ``folder`` for VBench; those of an earlier export are replaced.
+    """Copy the mp4s of a folder of samples to `folder` for VBench; those of an earlier export are replaced.
 
     Raises:
-        ConfigError: no such folder or no clips in it, nothing to export, or ``folder`` holds other files, which VBench
+        ConfigError: no such folder or no clips in it, nothing to export, or `folder` holds other files, which VBench
             would evaluate, too.
         OSError: the disk refuses.
     """
@@ -73,7 +73,7 @@ def export_vbench(samples: Path, folder: Path) -> VBenchExport:
 
 
 def video_names(prompts: Iterable[str]) -> list[str]:
-    """``{prompt}-{index}.mp4`` for each prompt, with the index counting those of the same name.
+    """`{prompt}-{index}.mp4` for each prompt, with the index counting those of the same name.
 
     A slash or a control character becomes "_" and a prompt of more than 232 bytes is cut; such names are not the ones
     that VBench's standard suite looks for, all others are.

@@ -51,7 +51,7 @@ class FullSizeModel:
 
     @staticmethod
     def inputs(check: Check, resolution: str) -> dict[str, Any]:
-        """Arguments of one forward pass for a two-second video, with a caption of ``TEXT_TOKENS``."""
+        """Arguments of one forward pass for a two-second video, with a caption of `TEXT_TOKENS`."""
         inputs = _small_inputs() if check.tiny else xl2_inputs(resolution, str(check.device))
         inputs["mask"] = torch.zeros(1, inputs["y"].shape[2], dtype=torch.long)
         inputs["mask"][:, :TEXT_TOKENS] = 1

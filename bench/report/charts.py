@@ -1,7 +1,7 @@
 """The page's charts as Vega-Lite specifications, made with Altair, and the scripts that draw them.
 
-Colors are the style sheet's variables, so that charts follow light and dark; the page sets the parameters ``metric``,
-``cost``, ``intervals`` and ``budget``.
+Colors are the style sheet's variables, so that charts follow light and dark; the page sets the parameters `metric`,
+`cost`, `intervals` and `budget`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def policy_styles(bench: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 @cache
 def runtime() -> str:
-    """The scripts of Vega, Vega-Lite and Vega-Embed, which define ``vegaEmbed``."""
+    """The scripts of Vega, Vega-Lite and Vega-Embed, which define `vegaEmbed`."""
     # Nothing in a script may look like its end.
     return re.sub(
         "</(?=script)", r"<\\/", vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), flags=re.IGNORECASE
@@ -109,7 +109,7 @@ def _references(bench: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[di
 
 
 def _table(values: Mapping[str, Any], key: str) -> str:
-    """A Vega expression: the entry of ``values`` by the signal ``key``."""
+    """A Vega expression: the entry of `values` by the signal `key`."""
     return f"({json.dumps(values)})[{key}]"
 
 

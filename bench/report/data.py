@@ -60,7 +60,9 @@ _GENERAL = (
 def load_bench(folder: Path) -> dict[str, Any]:
     """The content of a folder's bench.json; NaN and infinities, which browsers cannot read, become None.
 
-    Raises: FileNotFoundError if there is none; ValueError if it is not what the bench writes.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not what the bench writes.
     """
     path = folder / BENCH_FILE
     if not path.is_file():

@@ -34,7 +34,9 @@ def render(folder: Path) -> Path:
 
     A video that is missing is logged, and its card says so.
 
-    Raises: FileNotFoundError without a bench.json; ValueError if that is not what the bench writes.
+    Raises:
+        FileNotFoundError: there is no bench.json.
+        ValueError: that is not what the bench writes.
     """
     folder = Path(folder)
     bench = load_bench(folder)

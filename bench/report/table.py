@@ -16,7 +16,7 @@ _GIVEN = ("computed_steps", "compute", "tflops")
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``metric`` is that of a column shown only while this metric is chosen."""
+    """A column; `metric` is that of a column shown only while this metric is chosen."""
 
     key: str
     title: str
@@ -27,7 +27,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as it is sorted and as it is read; ``value`` is None for a missing one."""
+    """A number as it is sorted and as it is read; `value` is None for a missing one."""
 
     value: float | None
     text: str
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A reference or a point; ``column`` is the budget it is shown at, None for references."""
+    """A reference or a point; `column` is the budget it is shown at, None for references."""
 
     title: str
     policy: str
@@ -83,7 +83,7 @@ def rows(bench: Mapping[str, Any]) -> list[Row]:
 
 
 def number_text(value: float, digits: int, sign: str = "") -> str:
-    """A number with a true minus, and without a sign where it rounds to zero; ``sign`` "+" shows that of gains."""
+    """A number with a true minus, and without a sign where it rounds to zero; `sign` "+" shows that of gains."""
     text = f"{value:{sign}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 

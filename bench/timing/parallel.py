@@ -54,7 +54,7 @@ class ArrangementResult:
 
 
 def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -> list[MeshShape]:
-    """All ways to share one video among the processes; ``size`` is in latent frames and tokens of a frame."""
+    """All ways to share one video among the processes; `size` is in latent frames and tokens of a frame."""
     if config.guidance_parallel or config.sequence_parallel:
         frames, tokens = size
         asked = (config.guidance_parallel, config.sequence_parallel)

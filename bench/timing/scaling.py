@@ -84,7 +84,7 @@ class Machine:
 
 
 def group_of(shape: MeshShape, rank: int) -> VideoGroup:
-    """Process ``rank`` of one video's processes, which exists alone."""
+    """Process `rank` of one video's processes, which exists alone."""
     traffic, transport = Traffic(), NoTransport()
 
     def channel(index: int, size: int) -> Channel | None:
@@ -152,7 +152,7 @@ def _count_decode(vae: VideoAutoencoderPipeline, latents: Tensor, share: tuple[i
 
 
 def published_rate(work: VideoWork, seconds: float, num_steps: int) -> float:
-    """Operations per second of a GPU that makes a video in so many ``seconds``, all steps computed."""
+    """Operations per second of a GPU that makes a video in so many `seconds`, all steps computed."""
     return (num_steps * work.computed.flops + work.decode_flops) / seconds
 
 
@@ -210,7 +210,7 @@ class Prediction:
 
 
 def predictions(setting: Published, works: Sequence[VideoWork]) -> list[Prediction]:
-    """For every arrangement and link; ``works`` begin with that of one GPU."""
+    """For every arrangement and link; `works` begin with that of one GPU."""
     alone = works[0]
     rate = published_rate(alone, setting.seconds, setting.num_steps)
     computed = steps_of_speedup(alone, setting.num_steps, setting.speedup)
@@ -263,7 +263,7 @@ def prediction_table(found: Sequence[Prediction]) -> str:
 
 
 def plot(found: Sequence[tuple[Published, Sequence[Prediction]]], path: Path) -> Path:
-    """Speedups over one GPU without a cache, a panel for each setting, written to ``path`` (.png)."""
+    """Speedups over one GPU without a cache, a panel for each setting, written to `path` (.png)."""
     with rc_context(STYLE), atomic_path(path) as temporary:
         _draw(found).savefig(temporary, format="png")
     return path

@@ -37,7 +37,7 @@ class Backdrop:
 
 
 def paint_phases(background: Background, step: float, size: tuple[int, int]) -> np.ndarray:
-    """The background (K, H, W, 3) in float32, moved by 0, ``step``, 2 ``step`` ... pixels; K is 1 without texture."""
+    """The background (K, H, W, 3) in float32, moved by 0, `step`, 2 `step` ... pixels; K is 1 without texture."""
     phases = np.arange(0, PERIOD[background.pattern], step) if background.pattern in TEXTURES else [0.0]
     return np.stack([paint_background(background, phase, size) for phase in phases]).astype(np.float32)
 
@@ -52,13 +52,13 @@ def candidates(size: tuple[int, int]) -> dict[tuple[str, str], np.ndarray]:
 
 
 def tint(gap: np.ndarray) -> np.ndarray:
-    """The color (..., 1, 1, 3) by which pictures are off as a whole, from their differences ``gap`` (..., H, W, 3)."""
+    """The color (..., 1, 1, 3) by which pictures are off as a whole, from their differences `gap` (..., H, W, 3)."""
     middle = np.median(gap.reshape(*gap.shape[:-3], -1, 3), axis=-2)
     return np.clip(middle, -TINT, TINT)[..., None, None, :]
 
 
 def misfit(frames: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """Mean cut-off distance (F, K) of ``frames`` (F, H, W, 3) and ``pictures`` (K, H, W, 3), apart from a tint."""
+    """Mean cut-off distance (F, K) of `frames` (F, H, W, 3) and `pictures` (K, H, W, 3), apart from a tint."""
     gap = frames[:, None] - pictures
     gap -= tint(gap)
     distance = np.sqrt(np.einsum("fkhwc,fkhwc->fkhw", gap, gap))

@@ -37,7 +37,7 @@ class Track:
 
 
 def grow(masks: np.ndarray) -> np.ndarray:
-    """``masks`` (F, H, W) and the eight neighbors of each pixel."""
+    """`masks` (F, H, W) and the eight neighbors of each pixel."""
     height, width = masks.shape[1:]
     tall = np.pad(masks, [(0, 0), (1, 1), (0, 0)])
     tall = tall[:, :height] | tall[:, 1 : height + 1] | tall[:, 2:]
@@ -46,12 +46,12 @@ def grow(masks: np.ndarray) -> np.ndarray:
 
 
 def shrink(masks: np.ndarray) -> np.ndarray:
-    """The pixels of ``masks`` (F, H, W) whose neighbors are all in the mask."""
+    """The pixels of `masks` (F, H, W) whose neighbors are all in the mask."""
     return ~grow(~masks)
 
 
 def spread(labels: np.ndarray) -> np.ndarray:
-    """Give every run of positive ``labels`` (F, H, W) along the last axis its largest label."""
+    """Give every run of positive `labels` (F, H, W) along the last axis its largest label."""
     flat = np.pad(labels, [(0, 0), (0, 0), (0, 1)]).ravel()  # a zero at the end of every line parts the lines
     edges = np.flatnonzero(np.diff(flat > 0, prepend=False))
     starts, stops = edges[::2], edges[1::2]
@@ -61,7 +61,7 @@ def spread(labels: np.ndarray) -> np.ndarray:
 
 
 def connected(masks: np.ndarray) -> np.ndarray:
-    """Label (F, H, W) the connected parts of ``masks``: one positive number each, 0 outside."""
+    """Label (F, H, W) the connected parts of `masks`: one positive number each, 0 outside."""
     labels = np.where(masks, np.arange(1, masks.size + 1).reshape(masks.shape), 0)
     while True:
         larger = spread(spread(labels).swapaxes(1, 2)).swapaxes(1, 2)
@@ -71,7 +71,7 @@ def connected(masks: np.ndarray) -> np.ndarray:
 
 
 def centers_of_mass(weights: np.ndarray) -> np.ndarray:
-    """Centers (F, 2) of ``weights`` (F, H, W), x and y in pixels; every frame needs some weight."""
+    """Centers (F, 2) of `weights` (F, H, W), x and y in pixels; every frame needs some weight."""
     height, width = weights.shape[1:]
     x = weights.sum(1) @ (np.arange(width) + 0.5)
     y = weights.sum(2) @ (np.arange(height) + 0.5)
@@ -79,7 +79,7 @@ def centers_of_mass(weights: np.ndarray) -> np.ndarray:
 
 
 def large_parts(masks: np.ndarray) -> list[np.ndarray]:
-    """Per frame of ``masks`` (F, H, W) its parts (K, H, W) of at least MIN_BLOB pixels, the largest first."""
+    """Per frame of `masks` (F, H, W) its parts (K, H, W) of at least MIN_BLOB pixels, the largest first."""
     found = []
     for labels in connected(masks):
         numbers, areas = np.unique(labels[labels > 0], return_counts=True)
@@ -121,7 +121,7 @@ def nearest_color(color: np.ndarray) -> str | None:
 
 
 def steady_color(colors: np.ndarray) -> str | None:
-    """Name of the color that most of ``colors`` (T, 3) are closest to, None if it changes."""
+    """Name of the color that most of `colors` (T, 3) are closest to, None if it changes."""
     name, count = Counter(nearest_color(color) for color in colors).most_common(1)[0]
     return name if count >= MIN_SHARE * len(colors) else None
 

@@ -91,7 +91,7 @@ def describe_chunk(frames: np.ndarray) -> Seen:
 
 
 def change(times: np.ndarray, values: np.ndarray) -> float:
-    """How much ``values`` (T,) change over a chunk, by the straight line closest to them."""
+    """How much `values` (T,) change over a chunk, by the straight line closest to them."""
     return float(np.polyfit(times, values, 1)[0] * (FRAMES - 1))
 
 

@@ -66,7 +66,7 @@ def nearest_shape(scores: dict[str, np.ndarray], areas: np.ndarray) -> str | Non
 
 
 def angles(score: np.ndarray, symmetry: float) -> np.ndarray:
-    """Rotation (F,) in radians, clockwise, by ``score`` (F, K) of templates over ``symmetry`` degrees.
+    """Rotation (F,) in radians, clockwise, by `score` (F, K) of templates over `symmetry` degrees.
 
     Between two templates by a parabola through the best and its neighbors; steps of more than half the symmetry
     between two frames are taken for the shorter way round.

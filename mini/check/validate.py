@@ -65,7 +65,7 @@ class Tally:
 
 
 def soften(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``frames`` (F, H, W, 3) uint8 after a 3 x 3 box blur and noise, as a small model might draw them."""
+    """`frames` (F, H, W, 3) uint8 after a 3 x 3 box blur and noise, as a small model might draw them."""
     height, width = frames.shape[1:3]
     padded = np.pad(frames.astype(np.float32), [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     blurred = sum(padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
@@ -73,7 +73,7 @@ def soften(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def wrong_scenes(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
-    """Scenes of the same world that differ from ``scene`` in one attribute, by the attribute's name."""
+    """Scenes of the same world that differ from `scene` in one attribute, by the attribute's name."""
     ground, main = scene.background, scene.main
     result: dict[str, Scene] = {}
 
@@ -138,7 +138,7 @@ def other_patterns(scene: Scene) -> list[str]:
 
 
 def with_other_number(scene: Scene, rng: np.random.Generator) -> Scene:
-    """``scene`` with one figure more or fewer; a camera pan is dropped for a second figure."""
+    """`scene` with one figure more or fewer; a camera pan is dropped for a second figure."""
     if scene.kind == "pair":
         return replace(scene, figures=(scene.figures[int(rng.integers(2))],))
     main = scene.main

@@ -19,7 +19,7 @@ FRAMES_AT_ONCE = 272  # what 16 of the shortest clips have
 
 
 def encode_buckets(vae: VideoAutoencoderPipeline, folder: Path, scale: float, seed: int, workers: Workers) -> None:
-    """Encode ``scale`` times the clips of every bucket; no two buckets share a clip."""
+    """Encode `scale` times the clips of every bucket; no two buckets share a clip."""
     for position, (bucket, count) in enumerate(scaled(scale)):
         encode_clips(vae, folder / str(bucket), bucket, count, seed + position, workers)
 
@@ -28,7 +28,7 @@ def encode_buckets(vae: VideoAutoencoderPipeline, folder: Path, scale: float, se
 def encode_clips(
     vae: VideoAutoencoderPipeline, folder: Path, bucket: Bucket, count: int, seed: int, workers: Workers
 ) -> None:
-    """Write ``latents.npy`` (count, 4, T, H, W) float16 and ``captions.json``; does nothing when they exist.
+    """Write `latents.npy` (count, 4, T, H, W) float16 and `captions.json`; does nothing when they exist.
 
     A killed run starts this bucket again.
     """

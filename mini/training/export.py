@@ -19,7 +19,7 @@ STORAGE_DTYPE = torch.bfloat16  # half the size; the samples do not show it
 
 
 def export(vae: VideoAutoencoderPipeline, networks: TextToVelocity, folder: Path) -> int:
-    """Write ``vae``, ``transformer`` and ``text_encoder`` below ``folder`` and return the bytes of the weights."""
+    """Write `vae`, `transformer` and `text_encoder` below `folder` and return the bytes of the weights."""
     vae.to(STORAGE_DTYPE).save_pretrained(folder / "vae")
     networks.transformer.to(STORAGE_DTYPE).save_pretrained(folder / "transformer")
     networks.text_encoder.to(STORAGE_DTYPE).save_pretrained(folder / "text_encoder")
@@ -29,7 +29,7 @@ def export(vae: VideoAutoencoderPipeline, networks: TextToVelocity, folder: Path
 
 
 def trained_on() -> dict[str, Any]:
-    """What a sampler tells of the model: the entries of ``TrainedOn``."""
+    """What a sampler tells of the model: the entries of `TrainedOn`."""
     return {
         "name": "opensora-mini",
         "about": "videos of circles, squares, triangles and stars that move before a background",

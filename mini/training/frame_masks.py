@@ -1,6 +1,6 @@
 """Which latent frames a training clip is given instead of having to generate them.
 
-Source: the mask strategies of Open-Sora v1.2's training (``opensora/utils/train_utils.py``) with one more, in which
+Source: the mask strategies of Open-Sora v1.2's training (`opensora/utils/train_utils.py`) with one more, in which
 the first chunk of a longer clip is given, as extending a video does.
 """
 
@@ -40,7 +40,7 @@ def random_frame_masks(count: int, frames: int, generator: torch.Generator) -> T
 
 
 def frame_mask(strategy: str, frames: int, generator: torch.Generator) -> Tensor:
-    """One mask of a strategy for a clip of at least ``CHUNK`` latent frames.
+    """One mask of a strategy for a clip of at least `CHUNK` latent frames.
 
     Returns:
         (frames,) bool, with at least one frame given and one generated.

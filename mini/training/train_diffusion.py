@@ -59,10 +59,10 @@ class TextToVelocity(nn.Module):
         size: Mapping[str, Tensor],
         generated: Tensor | None = None,
     ) -> Tensor:
-        """Velocity (B, 4, T, H, W) at times ``t`` (B,); captions where ``drop`` (B,) is True are left out.
+        """Velocity (B, 4, T, H, W) at times `t` (B,); captions where `drop` (B,) is True are left out.
 
         Args:
-            size: ``height``, ``width`` and ``fps`` of the clips, (1,) each.
+            size: `height`, `width` and `fps` of the clips, (1,) each.
             generated: (B, T) bool, False for frames that are given clean.
         """
         y = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -55,12 +55,12 @@ class FrameSource:
         self.centers = np.load(clips / "centers.npy", mmap_mode="r")
 
     def full(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` whole frames (count, 3, H, W)."""
+        """`count` whole frames (count, 3, H, W)."""
         clip, frame = self._pick(count, generator)
         return to_video(self.frames[clip, frame])
 
     def crops(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` crops (count, 3, CROP, CROP) whose middle lies near the shape."""
+        """`count` crops (count, 3, CROP, CROP) whose middle lies near the shape."""
         clip, frame = self._pick(count, generator)
         shift = torch.randint(-CROP // 2, CROP // 2 + 1, (count, 2), generator=generator).numpy()
         corners = self.centers[clip, frame].round().astype(int) - CROP // 2 + shift
@@ -69,7 +69,7 @@ class FrameSource:
         return to_video(np.stack(cut))
 
     def clips(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` whole clips (count, 3, FRAMES, H, W)."""
+        """`count` whole clips (count, 3, FRAMES, H, W)."""
         clip = torch.randint(len(self.frames), (count,), generator=generator).sort().values.numpy()
         return to_video(self.frames[clip]).movedim(1, 2)
 

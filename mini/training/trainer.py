@@ -43,7 +43,7 @@ class Recipe:
     checkpoint_every: int = 100
 
     def rate(self, step: int) -> float:
-        """Learning-rate factor of ``step``, 0 to 1."""
+        """Learning-rate factor of `step`, 0 to 1."""
         start = self.decay_from * self.steps
         return min(1.0, (step + 1) / self.warmup, (self.steps - step) / max(1.0, self.steps - start))
 
@@ -75,7 +75,7 @@ class MuonAdam:
         return parameter.ndim >= 2 and not special and min(parameter.flatten(1).shape) >= 8
 
     def step(self, step: int) -> None:
-        """Apply the gradients with the rate of ``step`` and clear them."""
+        """Apply the gradients with the rate of `step` and clear them."""
         rate = self.recipe.rate(step)
         for optimizer, peak in ((self.muon, self.recipe.muon_lr), (self.adam, self.recipe.adam_lr)):
             for group in optimizer.param_groups:
@@ -92,17 +92,17 @@ class MuonAdam:
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore what `state_dict` gave."""
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
 
 
 @dataclass
 class Trainer:
-    """Trains ``module`` and leaves its averaged weights in it.
+    """Trains `module` and leaves its averaged weights in it.
 
-    ``folder/name.pt`` holds the last checkpoint: a killed run continues there and sees the same batches as an
-    uninterrupted one. ``folder/name.png`` shows the loss.
+    `folder/name.pt` holds the last checkpoint: a killed run continues there and sees the same batches as an
+    uninterrupted one. `folder/name.png` shows the loss.
     """
 
     name: str

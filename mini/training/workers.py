@@ -54,7 +54,7 @@ class Workers:
             dist.barrier()
 
     def share(self, total: int) -> range:
-        """Indices of ``total`` items that are this process's part."""
+        """Indices of `total` items that are this process's part."""
         return range(self.rank, total, self.count)
 
 
@@ -77,7 +77,7 @@ def _start(rank: int, count: int, meeting_point: str, task: Callable[..., None],
 
 
 def run_workers(count: int, task: Callable[..., None], *arguments: Any) -> None:
-    """Call ``task(workers, *arguments)`` in ``count`` processes and wait for them; one failing ends all."""
+    """Call `task(workers, *arguments)` in `count` processes and wait for them; one failing ends all."""
     if count == 1:
         _start(0, 1, "", task, arguments)
         return

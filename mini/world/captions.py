@@ -124,7 +124,7 @@ class Scene:
         return "plain"
 
     def caption(self, with_background: bool = True, to_the: bool = True) -> str:
-        """The caption; ``to_the`` chooses 'to the right' over plain 'right'."""
+        """The caption; `to_the` chooses 'to the right' over plain 'right'."""
         words = " and ".join(figure.words(to_the) for figure in self.figures)
         if with_background:
             words += f" on {self.background.words()}"
@@ -183,12 +183,12 @@ def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
 
 
 def max_draws(count: int) -> int:
-    """How many scenes to look through for ``count`` different captions; there are finitely many."""
+    """How many scenes to look through for `count` different captions; there are finitely many."""
     return 1000 + 20 * count
 
 
 def held_out_captions(count: int, seed: int) -> list[str]:
-    """``count`` different full captions of scenes that no training clip shows.
+    """`count` different full captions of scenes that no training clip shows.
 
     Raises:
         ValueError: there are not as many.
@@ -205,7 +205,7 @@ def held_out_captions(count: int, seed: int) -> list[str]:
 
 
 def random_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the ways to say ``scene``, as the training data does."""
+    """One of the ways to say `scene`, as the training data does."""
     open_background = rng.random() < NO_BACKGROUND_SHARE and scene.kind in ("plain", "pair")
     return scene.caption(with_background=not open_background, to_the=bool(rng.random() < 0.5))
 
@@ -248,7 +248,7 @@ def moves(motion: str) -> bool:
 
 
 def split_at(words: list[str], mark: str) -> tuple[list[str], list[str]]:
-    """The words before and after the first ``mark``; without one, all and none."""
+    """The words before and after the first `mark`; without one, all and none."""
     if mark not in words:
         return words, []
     at = words.index(mark)
@@ -262,7 +262,7 @@ def vocabulary() -> list[str]:
 
 
 def caption_pattern() -> str:
-    """A regular expression of all captions that ``random_caption`` can give."""
+    """A regular expression of all captions that `random_caption` can give."""
 
     def one_of(words: Iterable[str]) -> str:
         return f"(?:{'|'.join(words)})"
@@ -279,7 +279,7 @@ def caption_pattern() -> str:
 
 
 def words_by_kind() -> dict[str, list[str]]:
-    """``vocabulary()`` for people."""
+    """`vocabulary()` for people."""
     kinds = {
         "shapes": SHAPES,
         "colors": COLORS,

@@ -21,7 +21,7 @@ CHUNKS = 3  # of the longest clip
 
 @dataclass(frozen=True)
 class Clip:
-    """A captioned clip: ``frames`` (F, H, W, 3) uint8 and where its figures are."""
+    """A captioned clip: `frames` (F, H, W, 3) uint8 and where its figures are."""
 
     scene: Scene
     caption: str
@@ -32,7 +32,7 @@ class Clip:
 def make_clip(
     seed: int, index: int, held_out: bool = False, frames: int = FRAMES, size: tuple[int, int] = SIZE
 ) -> Clip:
-    """Clip number ``index`` of the endless stream that ``seed`` starts; a longer one starts with the shorter."""
+    """Clip number `index` of the endless stream that `seed` starts; a longer one starts with the shorter."""
     rng = np.random.default_rng((seed, int(held_out), index))
     scene = draw_scene(rng, held_out)
     caption = random_caption(scene, rng)
@@ -41,7 +41,7 @@ def make_clip(
 
 
 def make_caption(seed: int, index: int, held_out: bool = False) -> str:
-    """The caption of ``make_clip`` with the same arguments, without drawing the clip."""
+    """The caption of `make_clip` with the same arguments, without drawing the clip."""
     rng = np.random.default_rng((seed, int(held_out), index))
     return random_caption(draw_scene(rng, held_out), rng)
 
@@ -63,7 +63,7 @@ def make_chunk(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
-    """Whether ``mark_finished`` was called for ``folder`` with the same facts.
+    """Whether `mark_finished` was called for `folder` with the same facts.
 
     Raises:
         ValueError: the folder holds the data of another seed or size.
@@ -78,13 +78,13 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
 
 
 def mark_finished(folder: Path, facts: dict[str, Any]) -> None:
-    """Note that the data in ``folder`` are complete."""
+    """Note that the data in `folder` are complete."""
     with atomic_path(folder / "finished.json") as temporary:
         temporary.write_text(json.dumps(facts))
 
 
 def render_clips(folder: Path, count: int, seed: int, workers: Workers) -> None:
-    """Write ``frames.npy`` and ``centers.npy`` of ``count`` chunks; does nothing when they exist."""
+    """Write `frames.npy` and `centers.npy` of `count` chunks; does nothing when they exist."""
     facts = {"seed": seed, "count": count}
     if is_finished(folder, facts):
         return

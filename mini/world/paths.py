@@ -1,7 +1,7 @@
 """Where things are in every frame of a scene: physics simple enough to continue a clip from any of its frames.
 
 Figures turn back at the edge of the frame, growing ones at their largest and smallest size, and the camera where
-the figure would leave the frame. In the first ``FRAMES`` frames nothing turns back.
+the figure would leave the frame. In the first `FRAMES` frames nothing turns back.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Shot:
     size: tuple[int, int]
 
     def part(self, start: int, stop: int) -> Shot:
-        """The frames from ``start`` up to ``stop``."""
+        """The frames from `start` up to `stop`."""
         cut = slice(start, stop)
         paths = tuple(Path(p.x[cut], p.y[cut], p.radius[cut], p.angle[cut]) for p in self.paths)
         return Shot(paths, self.scroll[cut], self.offset, self.size)
@@ -84,7 +84,7 @@ def random_shot(
 ) -> Shot:
     """Draw a shot that fits the scene's words and keeps every figure in frame.
 
-    What is drawn does not depend on ``frames``: a longer shot starts with the shorter one.
+    What is drawn does not depend on `frames`: a longer shot starts with the shorter one.
     """
     time = np.arange(frames)
     offset = rng.uniform(0, 64)
@@ -109,7 +109,7 @@ def _extent(figure: Figure, path: Path) -> float:
 def _travel(
     center: float, speed: float, extent: float, side: float, time: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Positions (F,) along an axis of length ``side``: the first clip is near the middle and free of turns."""
+    """Positions (F,) along an axis of length `side`: the first clip is near the middle and free of turns."""
     distance = speed * (FRAMES - 1)
     low, high = extent, side - extent
     first = center - distance / 2 + side * rng.uniform(-0.05, 0.05)

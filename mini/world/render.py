@@ -27,7 +27,7 @@ def square_wave(position: np.ndarray, period: float) -> np.ndarray:
 
 
 def paint_background(background: Background, scroll: float, size: tuple[int, int]) -> np.ndarray:
-    """RGB (H, W, 3) of a background moved ``scroll`` pixels to the right."""
+    """RGB (H, W, 3) of a background moved `scroll` pixels to the right."""
     height, width = size
     first = np.array(BACKGROUNDS[background.color])
     if background.pattern not in TEXTURES:

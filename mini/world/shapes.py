@@ -24,7 +24,7 @@ def polygon(shape: str) -> np.ndarray:
 
 
 def polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Signed distance (negative inside) of ``points`` (..., 2) to the polygon ``corners`` (K, 2)."""
+    """Signed distance (negative inside) of `points` (..., 2) to the polygon `corners` (K, 2)."""
     squared = np.full(points.shape[:-1], np.inf)
     inside = np.zeros(points.shape[:-1], dtype=bool)
     for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -41,7 +41,7 @@ def polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def coverage(shape: str, x: float, y: float, radius: float, angle: float, size: tuple[int, int]) -> np.ndarray:
-    """How much of each pixel of a frame ``size`` (H, W) the shape covers, 0 to 1."""
+    """How much of each pixel of a frame `size` (H, W) the shape covers, 0 to 1."""
     height, width = size
     points = np.stack(np.meshgrid(np.arange(width) + 0.5 - x, np.arange(height) + 0.5 - y), axis=-1)  # (H, W, 2)
     if shape == "circle":

@@ -27,7 +27,7 @@ class Traffic:
     calls: list[dict[str, int]] = field(default_factory=list)
 
     def end_call(self, before: Counter[str]) -> None:
-        """A forward pass is over that began when ``sent`` was ``before``."""
+        """A forward pass is over that began when `sent` was `before`."""
         self.calls.append(dict(self.sent - before))
 
 
@@ -37,23 +37,23 @@ class Transport(Protocol):
     def exchange(
         self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
     ) -> None:
-        """Send consecutive parts of ``sent`` to one process each, and fill ``received`` with what they sent."""
+        """Send consecutive parts of `sent` to one process each, and fill `received` with what they sent."""
 
     def sum(self, values: Tensor) -> None:
         """Replace by the sum over all processes."""
 
     def gather(self, parts: Sequence[Tensor], part: Tensor) -> None:
-        """Fill ``parts`` with the parts of all processes."""
+        """Fill `parts` with the parts of all processes."""
 
     def gather_objects(self, values: list[Any], value: object) -> None:
         """The same for objects that can be pickled."""
 
     def spread(self, values: Tensor, source: int) -> None:
-        """Overwrite with those of process ``source``."""
+        """Overwrite with those of process `source`."""
 
 
 class DistributedTransport(Transport):
-    """A process group of torch.distributed; ``ranks`` are those of its processes, in order."""
+    """A process group of torch.distributed; `ranks` are those of its processes, in order."""
 
     def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int]) -> None:
         self._group = group
@@ -84,7 +84,7 @@ class Channel:
     2 n (P - 1) / P, to gather n from each n (P - 1), of an exchange what is not kept.
 
     Args:
-        index: of this process among the ``size`` of the group.
+        index: of this process among the `size` of the group.
     """
 
     def __init__(self, transport: Transport, index: int, size: int, traffic: Traffic) -> None:
@@ -94,7 +94,7 @@ class Channel:
         self.traffic = traffic
 
     def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], purpose: Purpose) -> list[Tensor]:
-        """Send ``parts[i]`` to process i; what they sent here, of the given ``shapes``."""
+        """Send `parts[i]` to process i; what they sent here, of the given `shapes`."""
         sizes, own_sizes = [torch.Size(shape).numel() for shape in shapes], [part.numel() for part in parts]
         sent = parts[0].new_empty(sum(own_sizes))
         for part, place in zip(parts, sent.split(own_sizes), strict=True):
@@ -126,7 +126,7 @@ class Channel:
         return values
 
     def spread(self, tensor: Tensor, source: int, purpose: Purpose) -> None:
-        """Overwrite ``tensor`` with that of process ``source``."""
+        """Overwrite `tensor` with that of process `source`."""
         self._transport.spread(tensor, source)
         if source == self.index:
             self._count(purpose, _bytes(tensor) * (self.size - 1))

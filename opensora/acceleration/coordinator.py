@@ -42,7 +42,7 @@ class Connection:
                 end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def send(self, message: Any) -> None:
-        """Raises: OSError: nobody is there any more."""
+        """Send a message; an OSError where nobody is there any more."""
         with self._sending:
             self._end.sendall(json.dumps(message).encode() + b"\n")
 
@@ -63,11 +63,11 @@ class Connection:
 
 
 class Coordinator:
-    """Serves ``world_size`` processes from threads of rank 0.
+    """Serves `world_size` processes from threads of rank 0.
 
-    A process introduces itself with the token, then sends requests ``{"ask": name, "value": ...}``, each answered by
-    ``{"answer": ...}`` once its handler returns. One handler runs at a time. ``publish`` gives a value to all that ask
-    for it by ``wait``, before or after.
+    A process introduces itself with the token, then sends requests `{"ask": name, "value": ...}`, each answered by
+    `{"answer": ...}` once its handler returns. One handler runs at a time. `publish` gives a value to all that ask
+    for it by `wait`, before or after.
 
     Args:
         on_death: told the reason, in a sentence, once a process is gone that had not said goodbye, or one that failed.
@@ -101,7 +101,7 @@ class Coordinator:
             self._handlers |= handlers
 
     def publish(self, name: str, value: Any) -> None:
-        """Give ``value`` to all that wait for ``name``."""
+        """Give `value` to all that wait for `name`."""
         with self._state:
             self._published[name] = value
             self._state.notify_all()
@@ -253,7 +253,7 @@ class Member:
 
 
 def _connect(addresses: Sequence[str], port: int) -> socket.socket:
-    """Raises: OSError: none of the addresses answers."""
+    """A connection to the first address that answers; an OSError where none does."""
     problems = []
     for address in dict.fromkeys(addresses):
         try:

@@ -15,7 +15,7 @@ _NEEDED = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # to meet, where there a
 
 @dataclass(frozen=True)
 class Launch:
-    """One process among ``world_size``.
+    """One process among `world_size`.
 
     Attributes:
         rank: its number, counted over all machines.
@@ -68,7 +68,7 @@ def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
 
 @dataclass(frozen=True)
 class MeshShape:
-    """``data`` groups that make videos of their own; in each, ``guidance`` x ``sequence`` processes share one.
+    """`data` groups that make videos of their own; in each, `guidance` x `sequence` processes share one.
 
     Ranks count sequence first, then guidance, then data, so that the processes that exchange most are neighbors.
     """
@@ -100,7 +100,7 @@ def choose_mesh(
     latent_frames: int = 1,
     tokens_per_frame: int = 1,
 ) -> MeshShape:
-    """The arrangement of ``world_size`` processes for ``num_batches`` batches of videos.
+    """The arrangement of `world_size` processes for `num_batches` batches of videos.
 
     What is asked for is kept. Else videos are made side by side as long as there are enough of them, since that needs
     no exchange; what is left of the processes shares each video, over guidance before sequence, which exchanges less.

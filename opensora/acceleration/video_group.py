@@ -59,7 +59,7 @@ class VideoGroup:
         return (0, 1) if self.video is None else (self.video.index, self.video.size)
 
     def model(self, model: VideoModel) -> VideoModel | ParallelModel:
-        """``model``, with its forward passes shared."""
+        """`model`, with its forward passes shared."""
         return model if self.video is None else ParallelModel(model, self)
 
     def shard(self, num_frames: int) -> Shard:
@@ -126,7 +126,7 @@ class ParallelModel:
         x_mask: Tensor | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """(B, C, T, H, W) for latents ``x`` of that shape, as the model's ``forward``; its first half of rows are those
+        """(B, C, T, H, W) for latents `x` of that shape, as the model's `forward`; its first half of rows are those
         of one guidance branch.
         """
         guidance, traffic = self._group.guidance, self._group.traffic
@@ -146,7 +146,7 @@ class ParallelModel:
 
 
 class VideoShard(Shard):
-    """One process' part of a video of ``num_frames`` latent frames; to the model, its ``Sharding``.
+    """One process' part of a video of `num_frames` latent frames; to the model, its `Sharding`.
 
     Attributes:
         frames: that this process has.
@@ -186,7 +186,7 @@ class VideoShard(Shard):
         return torch.cat(self._sequence.exchange(parts, shapes, purpose), dim=1)
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """The other way, for S = ``tokens_per_frame``."""
+        """The other way, for S = `tokens_per_frame`."""
         if self._sequence is None:
             return hidden_states
         batch, _, _, channels = hidden_states.shape

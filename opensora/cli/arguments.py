@@ -18,7 +18,7 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one sentence on stderr and exit code 2, like all errors of the commands."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program with ``message``."""
+        """End the program with `message`."""
         self.exit(2, f"error: command line: {shortened(message, 400)} (--help lists the flags)\n")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
@@ -39,7 +39,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class Prompts(argparse.Action):
-    """``TEXT ...``, also several times; refuses the words of one prompt whose quotes were forgotten."""
+    """`TEXT ...`, also several times; refuses the words of one prompt whose quotes were forgotten."""
 
     def __call__(
         self,
@@ -59,7 +59,7 @@ class Prompts(argparse.Action):
 
 
 class CfgOptions(argparse.Action):
-    """``KEY=VALUE ...`` with mmengine's value syntax: numbers, True, None, ``1,2``, ``[1,(2,3)]``, text."""
+    """`KEY=VALUE ...` with mmengine's value syntax: numbers, True, None, `1,2`, `[1,(2,3)]`, text."""
 
     def __call__(
         self,
@@ -89,7 +89,7 @@ class CfgOptions(argparse.Action):
 
 
 def text_to_bool(text: str) -> bool:
-    """``True`` / ``False`` as upstream writes booleans on the command line.
+    """`True` / `False` as upstream writes booleans on the command line.
 
     Raises:
         argparse.ArgumentTypeError: any other word.
@@ -125,7 +125,7 @@ def build_parser() -> OneLineParser:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The config path, the flags by name, and the dotted ``--cfg-options``."""
+    """The config path, the flags by name, and the dotted `--cfg-options`."""
     parser = build_parser()
     flags = vars(parser.parse_args(sys.argv[1:] if arguments is None else arguments))
     for text in flags["prompt"] or []:

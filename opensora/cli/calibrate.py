@@ -101,7 +101,7 @@ def calibrate_sampler(
     """Calibrate a loaded pipeline.
 
     Args:
-        finished: is told about every few finished calls of the model; ``plan.num_calls`` says how many there will be.
+        finished: is told about every few finished calls of the model; `plan.num_calls` says how many there will be.
         checkpoint: file from which a calibration that was stopped goes on.
 
     Raises:
@@ -135,8 +135,8 @@ def write_calibration(
 ) -> None:
     """Write the calibration, a config that uses it, and the plot.
 
-    The config is that of ``config_path`` with the ``options`` that it was calibrated with, by dotted key, and the name
-    and value of a ``target``.
+    The config is that of `config_path` with the `options` that it was calibrated with, by dotted key, and the name
+    and value of a `target`.
 
     Each file appears complete or not at all, the calibration first.
     """
@@ -179,7 +179,7 @@ def _snippet(
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"scheduler.cfg_scale": 5}`` as ``{"scheduler": {"cfg_scale": 5}}``."""
+    """`{"scheduler.cfg_scale": 5}` as `{"scheduler": {"cfg_scale": 5}}`."""
     entries: dict[str, Any] = {}
     for key, value in options.items():
         *path, name = key.split(".")

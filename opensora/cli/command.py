@@ -73,7 +73,7 @@ def words_of(config_path: str, flags: Mapping[str, Any], cfg_options: Mapping[st
 
 
 def _check_stream(config: SampleConfig, text: str | None) -> None:
-    """Raises: ConfigError: a config names a stream that several processes would read; only the flag is read by one."""
+    """Refuse a stream that several processes would read; only the flag is read by one."""
     path = config.prompt_path
     if text is None and path is not None and is_stream(path) and not read_launch().is_alone:
         raise ConfigError(

@@ -38,7 +38,7 @@ BAR_HEIGHT = 10  # pixels
 
 @dataclass(frozen=True)
 class Variant:
-    """A sampled video (F, H, W, 3) uint8 and how it was made; ``trace`` is None without a cache.
+    """A sampled video (F, H, W, 3) uint8 and how it was made; `trace` is None without a cache.
 
     Attributes:
         psnr: in dB, to the uncached video.

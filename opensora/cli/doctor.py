@@ -1,6 +1,6 @@
-"""``python -m opensora.doctor``: its report, and the checks of packages, which are not imported into this process.
+"""`python -m opensora.doctor`: its report, and the checks of packages, which are not imported into this process.
 
-Checks that do import them are in ``doctor_runs``, so that the rest also works where they are missing or broken.
+Checks that do import them are in `doctor_runs`, so that the rest also works where they are missing or broken.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
 
 
 def run_check(check: Check) -> list[Finding]:
-    """What ``check`` finds; a check that fails is itself a problem."""
+    """What `check` finds; a check that fails is itself a problem."""
     try:
         return check()
     except (Exception, SystemExit) as error:

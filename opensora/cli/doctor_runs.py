@@ -1,7 +1,7 @@
-"""The checks of ``python -m opensora.doctor`` that use the packages: devices, weights, and a video of the mini model.
+"""The checks of `python -m opensora.doctor` that use the packages: devices, weights, and a video of the mini model.
 
 The video is made from text to mp4 and compared with the one of the release: versions that do not go together often
-sample without an error, and badly, and this is where it shows. ``--write-reference`` writes what is compared with anew.
+sample without an error, and badly, and this is where it shows. `--write-reference` writes what is compared with anew.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below
 
 
 def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
-    """Titles and checks, as ``opensora.cli.doctor.sections``."""
+    """Titles and checks, as `opensora.cli.doctor.sections`."""
     yield "devices", [check_devices, check_threads, check_arrays]
     yield "memory and disk", [check_space]
     yield "video", [check_encoder]

@@ -39,9 +39,9 @@ _DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 
 
 def write_overview(samples: Sequence[Sample]) -> list[Path]:
-    """Write ``drafts.json`` and contact sheets beside the drafts, the least risky one of each prompt first.
+    """Write `drafts.json` and contact sheets beside the drafts, the least risky one of each prompt first.
 
-    The sheets are returned: one, ``drafts.png``, or one per prompt, ``drafts_0003.png``, where there are many drafts.
+    The sheets are returned: one, `drafts.png`, or one per prompt, `drafts_0003.png`, where there are many drafts.
     """
     folder = samples[0].result.video.parent
     by_prompt = _by_risk(samples)
@@ -120,9 +120,9 @@ def _without_draft_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def write_run_sheet(path: Path, samples: Sequence[Sample]) -> Path:
-    """Write a sheet of all samples, prompt by prompt, as a PNG; returns ``path``.
+    """Write a sheet of all samples, prompt by prompt, as a PNG; returns `path`.
 
-    More than ``MAX_STRIPS`` samples go on in ``STEM.page2.png`` and so on, and each sheet says which one it is. Sheets
+    More than `MAX_STRIPS` samples go on in `STEM.page2.png` and so on, and each sheet says which one it is. Sheets
     that an older, longer run left there are removed. A sample whose file cannot be read has a gray box in its place.
 
     Raises:
@@ -140,7 +140,7 @@ def write_run_sheet(path: Path, samples: Sequence[Sample]) -> Path:
 
 
 def prompt_grid(samples: Sequence[Sample], notes: Sequence[str], heading: str | None = None) -> Image:
-    """The samples of one prompt, each with its seed and a note, under the prompt or another ``heading``."""
+    """The samples of one prompt, each with its seed and a note, under the prompt or another `heading`."""
     first = samples[0]
     strips = [_strip(sample, f"seed {sample.seed}", note) for sample, note in zip(samples, notes, strict=True)]
     return _grid_of(samples, strips, 3, f"{first.index}: {first.prompt}" if heading is None else heading)
@@ -180,7 +180,7 @@ def _grids(page: Sequence[Sample], of: str) -> Iterator[Image]:
 
 
 def _grid_of(samples: Sequence[Sample], strips: Sequence[Strip], text_lines: int, heading: str) -> Image:
-    """Videos one below the other with one line of text; images side by side with up to ``text_lines``."""
+    """Videos one below the other with one line of text; images side by side with up to `text_lines`."""
     if all(_is_image(sample) for sample in samples):
         return grid(strips, min(IMAGES_PER_ROW, len(strips)), text_lines, FONT_SIZE, heading)
     return grid(strips, 1, 1, FONT_SIZE, heading)

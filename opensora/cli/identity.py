@@ -73,7 +73,7 @@ def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str]
 
 
 def weight_fingerprints(weights: WeightPaths) -> dict[str, str]:
-    """A short hash of each piece's weights (``opensora.weights.fingerprint``); all have to be on this machine.
+    """A short hash of each piece's weights (`opensora.weights.fingerprint`); all have to be on this machine.
 
     Raises:
         WeightsError: a piece has no weights.

@@ -1,8 +1,8 @@
 """The ledger of an output folder: what was asked for, what is finished, what failed and why.
 
-``manifest.json`` is of format 1: ``runs``, one entry per command (config, versions, command line, begin, end, outcome),
-and ``samples`` by file stem (prompt, seed, identity, status, files with size and hash, times, error). It is written
-whole, atomically, when a run begins and ends. What happens between goes to ``manifest.journal``, one line for each
+`manifest.json` is of format 1: `runs`, one entry per command (config, versions, command line, begin, end, outcome),
+and `samples` by file stem (prompt, seed, identity, status, files with size and hash, times, error). It is written
+whole, atomically, when a run begins and ends. What happens between goes to `manifest.journal`, one line for each
 change, so that a sample costs the same in a run of ten and of a hundred thousand. A run that is killed leaves both;
 whoever opens the folder next reads them together, and writes the manifest anew.
 """
@@ -51,7 +51,7 @@ class Entry:
     """What is known about one sample.
 
     Attributes:
-        identity: see ``sample_identity``.
+        identity: see `sample_identity`.
         status: "waiting", "running", "done" or "failed".
         files: name -> {"bytes", "sha256"}.
         refined: the prompt as a language model rewrote it.
@@ -107,7 +107,7 @@ class Ledger:
         return None if text is None else Entry(**json.loads(text))
 
     def begin_run(self, **about: Any) -> None:
-        """Note that a command starts; ``about`` are JSON values. Its samples follow, and then ``save``."""
+        """Note that a command starts; `about` are JSON values. Its samples follow, and then `save`."""
         self.runs.append({"started": _now(), **about})
 
     def end_run(self, outcome: str) -> None:
@@ -139,9 +139,9 @@ class Ledger:
         self._set(stem, run=len(self.runs) - 1)
 
     def plan(self, sample: Sample, config_hash: str, wanted: Sequence[str]) -> None:
-        """Enter a sample that is to be made; what is finished in its place, of other settings, goes to ``replaced/``.
+        """Enter a sample that is to be made; what is finished in its place, of other settings, goes to `replaced/`.
 
-        So do files of its ``wanted`` names that no run entered here.
+        So do files of its `wanted` names that no run entered here.
         """
         old = self.get(sample.stem)
         entry = Entry(sample.prompt, sample.seed, sample.index, sample.number, sample.identity, config_hash)
@@ -269,7 +269,7 @@ class Ledger:
             self.save(goes_on=False)
 
     def _remove_leftovers(self) -> None:
-        """Remove what a killed run had not finished writing, see ``atomic_path``."""
+        """Remove what a killed run had not finished writing, see `atomic_path`."""
         for leftover in self.folder.glob(".*.tmp"):
             if _TEMPORARY.fullmatch(leftover.name) and leftover.is_file():
                 leftover.unlink(missing_ok=True)
@@ -281,7 +281,7 @@ class Ledger:
         return path.is_file() and path.stat().st_size == about.get("bytes")
 
     def _set_aside(self, identity: str, names: Iterable[str]) -> None:
-        """Move files into a subfolder of ``replaced/``, named by what they were."""
+        """Move files into a subfolder of `replaced/`, named by what they were."""
         names = [name for name in names if os.path.exists(f"{self.folder}/{name}")]
         if not names:
             return
@@ -341,7 +341,7 @@ def _checked(stem: str, values: Any) -> dict[str, Any]:
     """What a manifest says about a sample, now that no run goes on.
 
     Raises:
-        ValueError, TypeError: ``values`` are no sample.
+        ValueError, TypeError: `values` are no sample.
     """
     if not isinstance(values, dict):
         raise ValueError(f"sample '{stem}' is no object")

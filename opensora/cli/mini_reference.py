@@ -32,7 +32,7 @@ _NOTE = "about"  # a single entry: the file format does not keep the order of se
 
 @dataclass(frozen=True)
 class MiniVideo:
-    """The video of ``PROMPT``: latents (4, T, H', W') float32, frames (F, H, W, 3) uint8."""
+    """The video of `PROMPT`: latents (4, T, H', W') float32, frames (F, H, W, 3) uint8."""
 
     latents: Tensor
     frames: np.ndarray
@@ -54,7 +54,7 @@ class Reference:
 
 
 def sample_mini(device: str) -> MiniVideo:
-    """Sample ``PROMPT`` with every step computed, in float32."""
+    """Sample `PROMPT` with every step computed, in float32."""
     transformers_logging.disable_progress_bar()
     flags = {"num_sampling_steps": STEPS, "dtype": "fp32", "device": device, "verbose": 0}
     pipe = SamplingPipeline.from_config(load_config(CONFIG, flags))
@@ -81,7 +81,7 @@ def write_reference() -> Path:
 
 
 def read_reference() -> Reference:
-    """The file at ``REFERENCE``."""
+    """The file at `REFERENCE`."""
     with safe_open(REFERENCE, framework="pt") as file:
         checksums = json.loads(file.metadata()[_NOTE])["sha256"]
         return Reference(file.get_tensor("latents"), file.get_tensor("shades"), checksums)

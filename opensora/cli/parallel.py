@@ -107,7 +107,7 @@ def _read_with_text(text: str | ConfigError | None, read: Callable[[str | None],
 
 
 def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:
-    """What ``read`` gives, if it gives the same on all processes.
+    """What `read` gives, if it gives the same on all processes.
 
     Returns:
         None where it does not, and another process says so. The run is over then, in good order.

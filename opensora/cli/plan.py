@@ -1,6 +1,6 @@
 """What a run will sample, decided before anything heavy is imported.
 
-A ``Sample`` is one video from here to the end: the plan says what it is, the session whether it is due, and whoever
+A `Sample` is one video from here to the end: the plan says what it is, the session whether it is due, and whoever
 makes it what became of it.
 """
 
@@ -199,7 +199,7 @@ def _seeds_of(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> Callab
     if config.final is None:
         return lambda prompt: [prompt.seed + k * SAMPLE_SEED_OFFSET for k in range(config.num_sample)]
     known = {prompt.index for prompt in prompts}
-    chosen: dict[int | None, list[tuple[int, int]]] = defaultdict(list)  # by index: places in ``final`` with their seed
+    chosen: dict[int | None, list[tuple[int, int]]] = defaultdict(list)  # by index: places in `final` with their seed
     for place, (index, seed) in enumerate(map(parse_seed, config.final)):
         if index is not None and index not in known:
             first, last = prompts[0].index, prompts[-1].index
@@ -304,8 +304,8 @@ def _add_conditions(
 def _references_by_index(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
     """The references of every prompt, "a.png;b.mp4" for two: by an explicit list or by name, never by a folder's order.
 
-    One folder is searched for files named like the samples (``sample_0003.png``, ``0003.png`` or ``3.png`` for prompt
-    3, or as ``--prompt-as-path`` names it); where there is none, the missing name is returned as a path, to be
+    One folder is searched for files named like the samples (`sample_0003.png`, `0003.png` or `3.png` for prompt
+    3, or as `--prompt-as-path` names it); where there is none, the missing name is returned as a path, to be
     reported with its prompt.
 
     Raises:
@@ -323,7 +323,7 @@ def _strategies_by_index(config: SampleConfig, prompts: Sequence[NumberedPrompt]
 
 
 def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
-    """Raises: ConfigError: neither one entry nor as many as prompts."""
+    """One entry for all prompts, or one for each; a ConfigError for another number."""
     indices = [prompt.index for prompt in prompts]
     if len(entries) <= 1:
         return dict.fromkeys(indices, *entries) if entries else {}
@@ -337,7 +337,7 @@ def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Nu
 
 
 def _file_of(prompt: NumberedPrompt, sample_name: str | None, there: set[str]) -> str:
-    """The name among those that are ``there`` that belongs to a prompt, or the one that was expected."""
+    """The name among those that are `there` that belongs to a prompt, or the one that was expected."""
     index = prompt.index
     names = [get_save_path_name("", sample_name, index)]
     names += [f"sample_{index:04d}", f"{index:04d}", f"{index}"]

@@ -41,7 +41,7 @@ class Result:
         num_steps: of all loops: calls of the model.
         num_computed: those of them that were not reused.
         saving: estimated share of the time; None where every step was computed without a controller.
-        risk: ``change_risk`` of a draft; None of others.
+        risk: `change_risk` of a draft; None of others.
         surprises: what a user of its cache would not expect, one sentence each.
     """
 
@@ -138,7 +138,7 @@ def write_sample(
     seconds: float,
     about: Mapping[str, Any],
 ) -> tuple[Result, list[Path]]:
-    """Write the files of a sample into ``folder``; returns the result and all files, the video first.
+    """Write the files of a sample into `folder`; returns the result and all files, the video first.
 
     Each appears complete or not at all; the sidecar comes last but for the pictures of its traces.
 

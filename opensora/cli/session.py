@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def output_folder(config: SampleConfig) -> Path:
-    """``save_dir``, or its subfolder named by the present date and time; therein ``drafts`` or ``final`` for these."""
+    """`save_dir`, or its subfolder named by the present date and time; therein `drafts` or `final` for these."""
     folder = Path(config.save_dir)
     if config.logdate_dir:
         folder /= time.strftime("%Y-%m-%d_%H-%M-%S")

@@ -55,7 +55,7 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The sidecar's ``metadata``.
+    """The sidecar's `metadata`.
 
     Raises:
         ConfigError: it cannot be read or lacks something.

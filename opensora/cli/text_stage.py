@@ -33,7 +33,7 @@ class PreparedText:
     length: int
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) and ``mask`` (B, L) on the CPU, zero at padding that is not kept.
+        """`y` (B, 1, L, caption_channels) and `mask` (B, L) on the CPU, zero at padding that is not kept.
 
         Raises:
             LookupError: a prompt is not among the captions.
@@ -53,7 +53,7 @@ class PreparedText:
 def all_kept(
     config: SampleConfig, captions: Sequence[str], device: torch.device | str, whole: Set[str] = frozenset()
 ) -> bool:
-    """Whether ``encode_captions`` would find everything on disk and load no encoder."""
+    """Whether `encode_captions` would find everything on disk and load no encoder."""
     caches = _caches(config, torch.device(device))
     if caches is None:
         return False
@@ -71,18 +71,18 @@ def encode_captions(
     whole: Set[str] = frozenset(),
     quiet: bool = False,
 ) -> PreparedText:
-    """Encode ``captions``, each by itself, or take them from the folder that ``config.text_cache`` names.
+    """Encode `captions`, each by itself, or take them from the folder that `config.text_cache` names.
 
     The text encoder is loaded only if a caption is not in that folder, and is released before this returns. The log
     says which captions it cut, and whether a negative prompt is longer than prompts.
 
     Args:
-        config: with a local folder as ``text_encoder.from_pretrained``.
+        config: with a local folder as `text_encoder.from_pretrained`.
         captions: as the encoder reads them, cleaned; repetitions cost nothing.
         device: where the encoder runs.
         progress: show a bar.
         whole: captions of which is kept what the encoder says about padding, such as a negative prompt; they need not
-            be among ``captions``.
+            be among `captions`.
         quiet: another process says what is cut.
 
     Raises:

@@ -1,7 +1,7 @@
-"""``weights verify``: weights on disk are complete, whole, of the right shapes and as the hub has them.
+"""`weights verify`: weights on disk are complete, whole, of the right shapes and as the hub has them.
 
 The hub's client keeps checksums beside the files: in its cache, a snapshot links to blobs that are named by their
-checksum; beside a folder of its own choice there is ``.cache/huggingface/download/FILE.metadata`` with commit, checksum
+checksum; beside a folder of its own choice there is `.cache/huggingface/download/FILE.metadata` with commit, checksum
 and time. Large files have a sha256, small ones the hash of a git blob. The client's own verification needs a network
 and reads whole repositories, so the comparison is made here.
 Source: https://huggingface.co/docs/huggingface_hub, "Understand caching" and "Download files to a local folder"
@@ -44,7 +44,7 @@ _TIED = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two 
 
 
 def verify_weights(options: argparse.Namespace) -> int:
-    """Print what was found about each piece; ``options`` are those of the command."""
+    """Print what was found about each piece; `options` are those of the command."""
     wanted, weights_dir, kinds = read_wanted(options)
     pieces: list[Piece] = []
     findings: dict[str, list[Finding]] = {}
@@ -70,7 +70,7 @@ def check_piece(piece: Piece, kind: str) -> list[Finding]:
     """All but the checksums: whether the files are there, whole, and fit the model; little of them is read.
 
     Args:
-        kind: the ``type`` of the piece's section in the config.
+        kind: the `type` of the piece's section in the config.
     """
     if not piece.is_complete:
         return [("missing", _what_is_missing(piece))]
@@ -165,7 +165,7 @@ def _checksums(piece: Piece) -> dict[Path, str | None]:
 
 
 def _whole(files: Iterable[Path]) -> Iterable[Path]:
-    """Those that ``check_piece`` has no complaint about: a file that is cut off need not be read."""
+    """Those that `check_piece` has no complaint about: a file that is cut off need not be read."""
     for file in files:
         try:
             check_file(file)
@@ -175,7 +175,7 @@ def _whole(files: Iterable[Path]) -> Iterable[Path]:
 
 
 def _recorded_checksum(file: Path) -> str | None:
-    """What the hub's client recorded when it downloaded ``file``; None if it did not, or kept nothing."""
+    """What the hub's client recorded when it downloaded `file`; None if it did not, or kept nothing."""
     # One step only: blobs may themselves be links to other stores, which name files differently.
     if file.is_symlink():
         target = Path(os.readlink(file))
@@ -212,7 +212,7 @@ def _compare(known: dict[Path, str | None], bar: tqdm) -> list[Finding]:
 
 
 def _matches(file: Path, checksum: str, bar: tqdm) -> bool:
-    """Read ``file`` and compare; ``bar`` counts bytes."""
+    """Read `file` and compare; `bar` counts bytes."""
     if len(checksum) == _SHA256_DIGITS:
         digest = hashlib.sha256()
     else:

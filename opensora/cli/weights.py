@@ -1,4 +1,4 @@
-"""``weights list`` and ``weights download``: the weights that a config needs."""
+"""`weights list` and `weights download`: the weights that a config needs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def download_weights(options: argparse.Namespace) -> int:
 
 
 def read_wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None, dict[str, str]]:
-    """``from_pretrained`` of every piece, the folder of weights, and the ``type`` of every piece.
+    """`from_pretrained` of every piece, the folder of weights, and the `type` of every piece.
 
     Raises:
         ConfigError: the config cannot be used.

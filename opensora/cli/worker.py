@@ -43,7 +43,7 @@ class Worker:
     Args:
         group: the processes that share every video with this one.
         progress: False shows no bars, whatever a config says.
-        text: what ``encode_text`` gave, where that was called before.
+        text: what `encode_text` gave, where that was called before.
 
     Raises:
         ConfigError: the device does not exist, or memory does not suffice.
@@ -145,7 +145,7 @@ class Worker:
         return (ValueError,) if shares else (ValueError, RuntimeError, MemoryError)
 
     def _pipe_of(self, config: SampleConfig) -> SamplingPipeline:
-        """The models with the settings of ``config``.
+        """The models with the settings of `config`.
 
         Raises:
             ConfigError: the cache does not fit the model.
@@ -216,8 +216,8 @@ def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> Prepar
         processes: that share a video.
 
     Raises:
-        ConfigError: memory does not suffice, or as ``encode_captions``.
-        WeightsError: as ``encode_captions``.
+        ConfigError: memory does not suffice, or as `encode_captions`.
+        WeightsError: as `encode_captions`.
     """
     config = plan.weights.applied_to(plan.config)
     device, negative = check_device(config.device), negative_prompts(config)

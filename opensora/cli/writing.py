@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class BackgroundWriter:
     """A thread that does jobs one after the other, each of which writes a sample's files and enters them somewhere.
 
-    It is used in a ``with`` block, which ends once all jobs are done, also where an error or an interrupt ends it: what
+    It is used in a `with` block, which ends once all jobs are done, also where an error or an interrupt ends it: what
     is sampled by then is kept.
     """
 

@@ -42,7 +42,7 @@ def print_words(config_path: str, flags: dict[str, Any], cfg_options: dict[str, 
 def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any], arguments: Sequence[str]) -> int:
     """Check everything that can be checked without torch, then sample all prompts.
 
-    ``arguments`` are those that the others were parsed from, for the ledger and the command that drafts suggest.
+    `arguments` are those that the others were parsed from, for the ledger and the command that drafts suggest.
     """
     from opensora.acceleration.launch import check_axes, read_launch
     from opensora.cli.command import Plan, prepare

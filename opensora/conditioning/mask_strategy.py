@@ -25,7 +25,8 @@ class MaskEntry(NamedTuple):
 def parse_mask_strategy(mask_strategy: str | None) -> list[MaskEntry]:
     """The entries of a mask strategy, none for "" or None.
 
-    Raises: ValueError if an entry is empty, too long or not made of numbers, or a number is out of range.
+    Raises:
+        ValueError: an entry is empty, too long or not made of numbers, or a number is out of range.
     """
     return [_parse_entry(text, mask_strategy) for text in mask_strategy.split(";")] if mask_strategy else []
 
@@ -48,7 +49,8 @@ def _parse_entry(text: str, mask_strategy: str) -> MaskEntry:
 def check_mask_strategy(mask_strategy: str, num_references: int) -> None:
     """Refuse a mask strategy that cannot be parsed, or that names a reference which is not there.
 
-    Raises: ValueError in one sentence.
+    Raises:
+        ValueError: something is wrong; one sentence says what.
     """
     for entry in parse_mask_strategy(mask_strategy):
         if entry.ref_id >= num_references:
@@ -65,7 +67,8 @@ def default_mask_strategy(are_videos: Sequence[bool], chunk: int) -> str:
     The first one is the beginning: an image the first frame, a video continued from its last window. A second one is
     the end: an image the last frame, a video led up to by its first window. More than two need a strategy.
 
-    Raises: ValueError for more than two references.
+    Raises:
+        ValueError: more than two references.
     """
     if len(are_videos) > 2:
         raise ValueError(
@@ -98,7 +101,8 @@ def check_placement(
         reference_latents: of every reference; None where that is not known.
         align: see `apply_mask_strategy`; entries shorter than that are not moved.
 
-    Raises: ValueError in one sentence.
+    Raises:
+        ValueError: something is wrong; one sentence says what.
     """
     given: dict[int, set[int]] = {}
     for entry in parse_mask_strategy(mask_strategy):

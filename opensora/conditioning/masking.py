@@ -44,7 +44,8 @@ def apply_mask_strategy(
     one by one. `compat` moves those of shorter entries, too, as upstream does, so that "the last frame" of five
     becomes the first. Without strategies (an empty list) there is no mask: None.
 
-    Raises: ValueError if a strategy names a reference or a frame that does not exist; `z` is unchanged then.
+    Raises:
+        ValueError: a strategy names a reference or a frame that does not exist; `z` is unchanged then.
     """
     if not mask_strategys:
         return None
@@ -116,7 +117,8 @@ def append_generated(
     the first ones of the next clip, with edit ratio `condition_frame_edit`. The arguments are not changed, so
     that another sample of the same prompt can start from them again.
 
-    Raises: ValueError if the number of references or mask strategies is not the batch size.
+    Raises:
+        ValueError: the number of references or mask strategies is not the batch size.
     """
     if not generated_video.shape[0] == len(refs_x) == len(mask_strategy):
         raise ValueError(

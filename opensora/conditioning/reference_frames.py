@@ -73,7 +73,7 @@ class AnimatedImage:
         self.num_frames: int = image.n_frames
 
     def check(self) -> None:
-        """Raises: NotReadable: the first frame cannot be decoded."""
+        """Refuse, with NotReadable, a file whose first frame cannot be decoded."""
         next(self.frames())
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -102,7 +102,7 @@ class VideoFile:
         self.num_frames: int | None = stream.frames or None
 
     def check(self) -> None:
-        """Raises: NotReadable: there is no frame, or the first one cannot be decoded."""
+        """Refuse, with NotReadable, a file without frames, or whose first one cannot be decoded."""
         if next(self.frames(), None) is None:
             raise NotReadable("holds no frames")
 

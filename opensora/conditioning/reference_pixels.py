@@ -27,10 +27,10 @@ def read_reference(
     """Frames (3, F, height, width) float32 in [-1, 1] of a reference that is resized to cover them and cropped.
 
     F is 1 for an image. The frames of a video are resized while they are decoded, so that memory does not depend on
-    their size; ``max_frames`` is where reading stops. Colors are RGB: a transparent image loses its alpha, as upstream.
+    their size; `max_frames` is where reading stops. Colors are RGB: a transparent image loses its alpha, as upstream.
 
     Raises:
-        ConfigError: what ``check_reference`` refuses, or a video that is damaged further on.
+        ConfigError: what `check_reference` refuses, or a video that is damaged further on.
     """
     path = Path(path)
     if height < 1 or width < 1 or (max_frames is not None and max_frames < 1):

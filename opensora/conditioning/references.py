@@ -56,9 +56,9 @@ def split_references(text: str) -> list[str]:
 
 
 def resolve_reference(text: str, base: Path | None) -> Path:
-    """The file that ``text`` names: beside the prompt file (in ``base``), or else where ``find_path`` looks.
+    """The file that `text` names: beside the prompt file (in `base`), or else where `find_path` looks.
 
-    A path without a file comes back as it is; ``check_reference`` refuses it.
+    A path without a file comes back as it is; `check_reference` refuses it.
     """
     try:
         path = Path(text).expanduser()
@@ -167,7 +167,7 @@ WHOLE = ReferencePart()
 
 
 def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) -> ReferencePart:
-    """What is needed of the video ``reference``, counted from 0; upstream encodes all of it, from its first frame.
+    """What is needed of the video `reference`, counted from 0; upstream encodes all of it, from its first frame.
 
     Raises:
         ConfigError: some entries count from its beginning and others from its end, which chunks cannot both fit.

@@ -1,4 +1,4 @@
-"""The cache part of a config: our ``cache`` dict of any policy, or the official AdaCache options inside ``model``."""
+"""The cache part of a config: our `cache` dict of any policy, or the official AdaCache options inside `model`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def read_cache(
     """The cache configuration of a run, or None when every step is computed.
 
     Args:
-        official: official options from ``model``; ``do_cache`` switches them on.
-        cache: the top-level ``cache`` entry in our own keys: options of the policy that it names, else of the one that
-            they fit, see ``adacache.policies.registry``. A static schedule may be in a ``file`` instead.
+        official: official options from `model`; `do_cache` switches them on.
+        cache: the top-level `cache` entry in our own keys: options of the policy that it names, else of the one that
+            they fit, see `adacache.policies.registry`. A static schedule may be in a `file` instead.
         num_steps: the scheduler's number of steps, which MoReg's range must fit; None where something else will decide
             when steps are computed, so that this configuration has to fit no run.
         depth: number of spatial-temporal block pairs of the model, if known.
@@ -79,7 +79,7 @@ def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | N
 
 
 def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:
-    """The schedule of the recorded run in the JSON file ``path``.
+    """The schedule of the recorded run in the JSON file `path`.
 
     Raises:
         ConfigError: the file cannot be read, holds no complete trace, or one of another number of steps.

@@ -51,7 +51,7 @@ _MAX_NAME = 60  # characters
 def default_save_dir(path: str, given: Mapping[str, Any]) -> str:
     """Where results go that nobody has named a folder for: settings that differ do not meet in one.
 
-    As in ``samples/mini/sample_adacache/a-red-star_num_frames-34``: the config's path below ``configs``, and what the
+    As in `samples/mini/sample_adacache/a-red-star_num_frames-34`: the config's path below `configs`, and what the
     command line says.
     """
     parts = Path(os.path.normpath(path)).with_suffix("").parts
@@ -81,7 +81,7 @@ def name_of_overrides(given: Mapping[str, Any]) -> str:
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
-    """The config file at ``path``, from the working directory or the repository's root.
+    """The config file at `path`, from the working directory or the repository's root.
 
     Raises:
         ConfigError: it does not exist (the nearest file of the same folder is suggested), is a folder, or has no known
@@ -103,7 +103,7 @@ def find_config(path: str | os.PathLike[str]) -> Path:
 
 
 def read_config_file(file: Path) -> Config:
-    """The entries of ``file`` merged over those of its ``_base_`` files.
+    """The entries of `file` merged over those of its `_base_` files.
 
     Raises:
         ConfigError: the file has a syntax error, running it failed, or it holds something else than entries.
@@ -128,14 +128,14 @@ def read_config_file(file: Path) -> Config:
 
 
 def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
-    """Check a file and those of its ``_base_``.
+    """Check a file and those of its `_base_`.
 
     Args:
         heirs: the files that inherit from it.
 
     Raises:
         SyntaxError, UnicodeDecodeError: it is no Python.
-        ConfigError: its ``_base_`` names no files, or leads back to itself.
+        ConfigError: its `_base_` names no files, or leads back to itself.
     """
     heirs = (*heirs, file.resolve())
     for node in ast.parse(file.read_text(encoding="utf-8"), filename=str(file)).body:
@@ -156,7 +156,7 @@ def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
 
 
 def _place_of(base: Path) -> str:
-    """Where the ``base`` of a config that was moved may be meant to be."""
+    """Where the `base` of a config that was moved may be meant to be."""
     found = sorted((find_path("configs") or Path()).rglob(base.name), key=lambda file: file.parent.name != "mini")
     found = [file for file in found if base.parent.name != "_base_" or file.parent.name == "_base_"]
     paths = " or ".join(f"'{file.resolve()}'" for file in found)
@@ -164,7 +164,7 @@ def _place_of(base: Path) -> str:
 
 
 def _check_data(file: Path) -> None:
-    """Raises: ConfigError: a yaml or json file holds something else than entries by name."""
+    """Refuse a yaml or json file that holds something else than entries by name."""
     content = fileio.load(str(file))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         what = "is empty" if content is None else "does not hold entries by name"
@@ -174,7 +174,7 @@ def _check_data(file: Path) -> None:
 def dotted_overrides(
     overrides: Mapping[str, Any] | None, cfg_options: Mapping[str, Any] | None, by_hand: str = "command line"
 ) -> dict[str, Any]:
-    """All command-line values by dotted config key; flags win over ``--cfg-options``, None means not set.
+    """All command-line values by dotted config key; flags win over `--cfg-options`, None means not set.
 
     Args:
         by_hand: what errors begin with.
@@ -201,13 +201,13 @@ def dotted_overrides(
 
 
 def without_alternatives(given: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` values of a run without those that the overrides of one prompt's ``line`` say in another way."""
+    """`given` values of a run without those that the overrides of one prompt's `line` say in another way."""
     retired = {other for name in line for other in _ALTERNATIVES.get(name, ())}
     return {key: value for key, value in given.items() if key not in retired}
 
 
 def merge_into_file(config: Config, given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Entries of a config with the dotted ``given`` values merged in.
+    """Entries of a config with the dotted `given` values merged in.
 
     Raises:
         ConfigError: a dotted key that leads through an entry which is not a section.
@@ -222,7 +222,7 @@ def merge_into_file(config: Config, given: Mapping[str, Any], path: str) -> dict
 
 
 def retired_by(given: Mapping[str, Any]) -> set[str]:
-    """The entries of a config that no longer count, as ``given`` says the same thing in another way."""
+    """The entries of a config that no longer count, as `given` says the same thing in another way."""
     retired = {other for key, others in _ALTERNATIVES.items() if given.get(key) is not None for other in others}
     if any(given.get(mode) is not None for mode in _MODES):
         retired.update(name for name in _STRENGTHS if given.get(name) is None)

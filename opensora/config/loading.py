@@ -1,4 +1,4 @@
-"""Config files: plain Python read once, checked at once, turned into a ``SampleConfig``."""
+"""Config files: plain Python read once, checked at once, turned into a `SampleConfig`."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def load_config(
     """Read a config file (ours, Open-Sora's, or the official AdaCache's) and validate it.
 
     Args:
-        path: ``.py`` (with ``_base_`` inheritance), ``.yaml`` or ``.json``; looked up from the working
+        path: `.py` (with `_base_` inheritance), `.yaml` or `.json`; looked up from the working
             directory, then from the repository's root.
-        overrides: values of upstream's flags by name (``num_sampling_steps``, ``resolution``, ...); a flag that
+        overrides: values of upstream's flags by name (`num_sampling_steps`, `resolution`, ...); a flag that
             is None is not set.
-        cfg_options: values by dotted config key (``scheduler.cfg_scale``).
+        cfg_options: values by dotted config key (`scheduler.cfg_scale`).
 
     Raises:
         ConfigError: the file is missing or unreadable, or an entry is unknown, of the wrong type or out of range.
@@ -79,7 +79,7 @@ def config_from_entries(
     line: Mapping[str, Any] | None = None,
     line_name: str = "prompt",
 ) -> SampleConfig:
-    """As ``load_config``, of entries that are read already and stay as they are.
+    """As `load_config`, of entries that are read already and stay as they are.
 
     Args:
         path: what errors call their origin.
@@ -96,7 +96,7 @@ def config_from_entries(
 
 
 def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -> SampleConfig:
-    """Validate the entries of a config, as ``load_config`` does after reading the file.
+    """Validate the entries of a config, as `load_config` does after reading the file.
 
     Raises:
         ConfigError: an entry is unknown, of the wrong type or out of range.
@@ -153,7 +153,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
 
 
 def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """``entries`` without the variables that the official files set first and then pass into ``model``."""
+    """`entries` without the variables that the official files set first and then pass into `model`."""
     model = entries.get("model")
     passed_on = OFFICIAL_CACHE_KEYS | {"num_sampling_steps"}
 
@@ -185,7 +185,7 @@ def _as_texts(entry: Any) -> Any:
 
 
 def _with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """``entries`` of a config with those of low memory in their place, where it is asked for."""
+    """`entries` of a config with those of low memory in their place, where it is asked for."""
     result = dict(entries)
     if result.get("low_memory") is not True:
         return result
@@ -201,7 +201,7 @@ def _with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, An
 
 
 def _size(size: Mapping[str, Any], source: Source, model: str) -> tuple[int, int]:
-    """Height and width in pixels, from ``image_size`` or from ``resolution`` and ``aspect_ratio`` (None: unset).
+    """Height and width in pixels, from `image_size` or from `resolution` and `aspect_ratio` (None: unset).
 
     Args:
         model: where the transformer is; what it was trained on is named when a part is missing.
@@ -255,7 +255,7 @@ def _num_frames(num_frames: Any, source: Source, has_durations: bool = True) -> 
 
 
 def _save_fps(entries: Mapping[str, Any]) -> int:
-    """Frame rate of the mp4 when the config does not say: every ``frame_interval``-th of ``fps`` frames."""
+    """Frame rate of the mp4 when the config does not say: every `frame_interval`-th of `fps` frames."""
     fps, interval = entries.get("fps", 24), entries.get("frame_interval", 1)
     usable = all(isinstance(number, int) and number > 0 for number in (fps, interval))
     return max(1, fps // interval) if usable else 1  # unusable ones get their own error

@@ -23,7 +23,7 @@ from opensora.weights import local_config
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What a configuration of one ``model.type`` may say.
+    """What a configuration of one `model.type` may say.
 
     Attributes:
         name: the model, for messages.
@@ -94,7 +94,7 @@ _OWNERS = {"clip_sample": ("ddim", "heun"), "set_alpha_to_one": ("ddim", "pndm")
 
 
 def family_of(model_type: str) -> ModelFamily:
-    """The description of a ``model.type``."""
+    """The description of a `model.type`."""
     return _FAMILIES[model_type]
 
 
@@ -136,7 +136,7 @@ def check_entries(config: SampleConfig, source: Source) -> None:
 
 
 def refuse(config: SampleConfig, name: str, default: Any = None) -> None:
-    """Refuse the entry ``name`` if it means nothing to the model of ``config``; ``default`` is what it should be.
+    """Refuse the entry `name` if it means nothing to the model of `config`; `default` is what it should be.
 
     Raises:
         ConfigError: without the place where the entry was set.

@@ -32,11 +32,11 @@ class Source:
 
 
 def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: str = "", **given: Any) -> Any:
-    """Build the pydantic dataclass ``cls`` from config ``entries``, where a list may stand for a tuple.
+    """Build the pydantic dataclass `cls` from config `entries`, where a list may stand for a tuple.
 
     Args:
         section: the config's name for these entries ("model"), empty at the top level.
-        given: fields that are already built and are not read from ``entries``.
+        given: fields that are already built and are not read from `entries`.
 
     Raises:
         ConfigError: an unknown or missing key, a value of the wrong type, or a number out of its bounds.
@@ -59,10 +59,10 @@ def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: 
 
 
 def read_section(section: str, entries: Mapping[str, Any], source: Source) -> Any:
-    """Build the dataclass that the ``type`` of a section asks for; without one, that of the default type.
+    """Build the dataclass that the `type` of a section asks for; without one, that of the default type.
 
     Raises:
-        ConfigError: as ``read_fields``, an unknown type, or an entry of another type.
+        ConfigError: as `read_fields`, an unknown type, or an entry of another type.
     """
     classes, chosen = SECTIONS[section], section_class(section, entries)
     if "type" in entries:
@@ -78,7 +78,7 @@ def read_section(section: str, entries: Mapping[str, Any], source: Source) -> An
 
 
 def check_names(entries: Iterable[Any], known: Iterable[str], source: Source, section: str = "") -> None:
-    """Raise ConfigError for the first entry that is not ``known``, with the nearest name that is."""
+    """Raise ConfigError for the first entry that is not `known`, with the nearest name that is."""
     known = set(known)
     for name in entries:
         if name not in known:
@@ -87,7 +87,7 @@ def check_names(entries: Iterable[Any], known: Iterable[str], source: Source, se
 
 
 def read_value(value: Any, hint: Any, key: str, source: Source) -> Any:
-    """``value`` as the type ``hint`` wants it (an int may stand for a float, a list for a tuple).
+    """`value` as the type `hint` wants it (an int may stand for a float, a list for a tuple).
 
     Raises:
         ConfigError: another type, or an unlisted choice.
@@ -108,7 +108,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _sentence(problem: Mapping[str, Any], hint: Any, value: Any, key: str) -> str:
-    """What pydantic's ``problem`` with a ``value`` of the type ``hint`` means for a user."""
+    """What pydantic's `problem` with a `value` of the type `hint` means for a user."""
     for bound, words in (("ge", "at least"), ("le", "at most")):
         if bound in problem.get("ctx", {}):
             return f"{key} must be {words} {problem['ctx'][bound]:.10g}, got {shortened(value)}"
@@ -122,7 +122,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _described(hint: Any) -> str:
-    """What a value of this type is called in an error: ``int | None`` reads "a whole number or None"."""
+    """What a value of this type is called in an error: `int | None` reads "a whole number or None"."""
     return " or ".join(map(_described_option, _options(hint)))
 
 

@@ -1,8 +1,8 @@
 """What a sampling configuration holds: typed, frozen, with upstream's key names.
 
-What an entry means says the help of the flag of its name (``opensora/cli/arguments.py``), else a comment.
+What an entry means says the help of the flag of its name (`opensora/cli/arguments.py`), else a comment.
 
-Source: the keys and defaults of Open-Sora v1.2's inference configs and ``scripts/inference.py``.
+Source: the keys and defaults of Open-Sora v1.2's inference configs and `scripts/inference.py`.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class DiffusionSchedulerConfig:
         Heun's method calls it twice in every step but the last. PNDM begins with three Runge-Kutta steps of four calls;
         without them, it repeats its second one.
 
-        Source: diffusers' schedulers, ``len(scheduler.timesteps)``.
+        Source: diffusers' schedulers, `len(scheduler.timesteps)`.
         """
         steps = self.num_sampling_steps
         if self.type == "heun":
@@ -198,7 +198,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 
 def types_of(cls: type) -> tuple[str, ...]:
-    """The values of ``type`` whose entries ``cls`` holds."""
+    """The values of `type` whose entries `cls` holds."""
     return get_args(cls.__pydantic_fields__["type"].annotation)
 
 
@@ -290,7 +290,7 @@ NO_EFFECT: dict[str, frozenset[str]] = {
     "scheduler": frozenset(),
 }
 
-# The official AdaCache options as they stand, flat, inside ``model``.
+# The official AdaCache options as they stand, flat, inside `model`.
 OFFICIAL_CACHE_KEYS = frozenset(
     {
         "do_cache",

@@ -40,7 +40,7 @@ _DEFAULT_CONDITIONS = {"solver": "euler"}  # what a calibration was made for tha
 
 
 def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
-    """``config`` with the cache that its target asks for; unchanged without a target.
+    """`config` with the cache that its target asks for; unchanged without a target.
 
     Options that say how reuse works but not when (device and dtype of what is kept, schedule) are taken over from the
     config's own cache.
@@ -92,7 +92,7 @@ def conditions_of(config: SampleConfig) -> dict[str, Any]:
 
 
 def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
-    """Which condition ``config`` does not meet, in words; None when it meets all that it can be asked."""
+    """Which condition `config` does not meet, in words; None when it meets all that it can be asked."""
     made_for = {**_DEFAULT_CONDITIONS, **conditions}
     for key, value in conditions_of(config).items():
         if key not in made_for:
@@ -103,7 +103,7 @@ def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
 
 
 def check_calibrated_model(config: SampleConfig) -> None:
-    """Prove that the calibration of a config with a target was made with the weights in ``model.from_pretrained``.
+    """Prove that the calibration of a config with a target was made with the weights in `model.from_pretrained`.
 
     That has to be a folder by now. Without a target nothing is asked.
 
@@ -175,7 +175,7 @@ def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
 
 
 def with_memory_options(schedule: ReuseOptions, cache: Any) -> ReuseOptions:
-    """``schedule``, the config of any policy, with what the config's own cache says about memory and batches."""
+    """`schedule`, the config of any policy, with what the config's own cache says about memory and batches."""
     if not isinstance(cache, ReuseOptions):
         return schedule
     return replace(schedule, cache_device=cache.cache_device, cache_dtype=cache.cache_dtype, schedule=cache.schedule)
@@ -191,12 +191,12 @@ DRAFT_CODEBOOK, FINAL_CODEBOOK = "fast30", "slow30"
 
 
 def replaces_cache(entries: Mapping[str, Any]) -> bool:
-    """Whether config ``entries`` ask for a target, a draft or a final, each of which replaces the config's cache."""
+    """Whether config `entries` ask for a target, a draft or a final, each of which replaces the config's cache."""
     return any(entries.get(name) is not None for name in (*TARGETS, "draft", "final"))
 
 
 def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> SampleConfig:
-    """``config`` with the cache that its target, or else its draft or final, asks for; unchanged without any of them.
+    """`config` with the cache that its target, or else its draft or final, asks for; unchanged without any of them.
 
     A draft measures while it reuses, for its risk score. Without a target, a run too short to leave out a step has no
     cache.
@@ -205,7 +205,7 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
         depth: number of spatial-temporal block pairs of the model, if known.
 
     Raises:
-        ConfigError: entries that exclude each other, seeds that cannot be read, or what ``apply_target`` raises.
+        ConfigError: entries that exclude each other, seeds that cannot be read, or what `apply_target` raises.
     """
     mode = _mode(config, source)
     if mode is None:
@@ -231,7 +231,7 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
 
 
 def seed_texts(value: Any) -> Any:
-    """The entry ``final`` as a list of texts, where whole numbers and a single seed are allowed, too."""
+    """The entry `final` as a list of texts, where whole numbers and a single seed are allowed, too."""
     entries = [value] if isinstance(value, int | str) else value
     if not isinstance(entries, list | tuple):
         return value
@@ -291,7 +291,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
 
 
 def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, source: Source) -> PolicyConfig:
-    """``cache``, whose metric comes from the config's own cache, which was not compared with the model."""
+    """`cache`, whose metric comes from the config's own cache, which was not compared with the model."""
     try:
         cache.validate(config.scheduler.num_model_calls, depth)
     except ValueError as error:

@@ -113,7 +113,8 @@ def get_image_size(resolution: str | int, ratio: str) -> Size:
 
     The square resolutions know only the ratios their tables share with the video ones.
 
-    Raises: ValueError for an unknown resolution, or a ratio this resolution does not have.
+    Raises:
+        ValueError: an unknown resolution, or a ratio this resolution does not have.
     """
     table = ratio_table(resolution)
     key = ASPECT_RATIO_MAP.get(ratio) if isinstance(ratio, str) else None
@@ -129,7 +130,8 @@ def get_image_size(resolution: str | int, ratio: str) -> Size:
 def get_num_frames(value: str | int | float) -> int:
     """Number of frames of a duration: one of `DURATIONS`, or a whole number (also as text), 1 for an image.
 
-    Raises: ValueError for an unknown name, a fraction, or fewer than one frame.
+    Raises:
+        ValueError: an unknown name, a fraction, or fewer than one frame.
     """
     if isinstance(value, str) and value in NUM_FRAMES_MAP:
         return NUM_FRAMES_MAP[value]
@@ -147,7 +149,8 @@ def get_num_frames(value: str | int | float) -> int:
 def get_num_pixels(resolution: str | int) -> int:
     """Number of pixels per frame that a resolution stands for.
 
-    Raises: ValueError for an unknown resolution.
+    Raises:
+        ValueError: an unknown resolution.
     """
     return _NUM_PIXELS[_checked_resolution(resolution)]
 
@@ -155,7 +158,8 @@ def get_num_pixels(resolution: str | int) -> int:
 def ratio_table(resolution: str | int) -> dict[str, Size]:
     """All sizes of a resolution: key (height / width with two decimals) -> (height, width) in pixels.
 
-    Raises: ValueError for an unknown resolution.
+    Raises:
+        ValueError: an unknown resolution.
     """
     name = _checked_resolution(resolution)
     if name in _VIDEO_SIZES:

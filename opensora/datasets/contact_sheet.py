@@ -20,7 +20,7 @@ NOTE_GAP = 10  # pixels between a text and its note
 
 @dataclass(frozen=True)
 class Strip:
-    """An image (H, W, 3) uint8 under a ``text`` in ``color``, followed by a fainter ``note``."""
+    """An image (H, W, 3) uint8 under a `text` in `color`, followed by a fainter `note`."""
 
     image: np.ndarray
     text: str
@@ -29,7 +29,7 @@ class Strip:
 
 
 def film(frames: np.ndarray, count: int, box: tuple[int, int] | None = None, gap: int = 0) -> np.ndarray:
-    """Up to ``count`` frames of a clip (F, H, W, 3) uint8 from the first to the last, side by side as one image.
+    """Up to `count` frames of a clip (F, H, W, 3) uint8 from the first to the last, side by side as one image.
 
     Args:
         box: (width, height) in pixels that every frame is scaled to fit, up or down; None keeps its size.
@@ -40,7 +40,7 @@ def film(frames: np.ndarray, count: int, box: tuple[int, int] | None = None, gap
 
 
 def scaled_into(frames: np.ndarray, box: tuple[int, int]) -> np.ndarray:
-    """Frames (F, H, W, 3) uint8 as large as a ``box`` of (width, height) pixels allows, their shape kept."""
+    """Frames (F, H, W, 3) uint8 as large as a `box` of (width, height) pixels allows, their shape kept."""
     height, width = frames.shape[1:3]
     scale = min(box[0] / width, box[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -50,7 +50,7 @@ def scaled_into(frames: np.ndarray, box: tuple[int, int]) -> np.ndarray:
 def grid(
     strips: Sequence[Strip], per_row: int = 1, text_lines: int = 1, font_size: int = 10, heading: str = ""
 ) -> Image.Image:
-    """Strips in rows of ``per_row``, each under at most ``text_lines`` lines; a ``heading`` (two lines at most) on top.
+    """Strips in rows of `per_row`, each under at most `text_lines` lines; a `heading` (two lines at most) on top.
 
     All cells are as large as the largest strip needs; text that does not fit is left out.
     """
@@ -74,7 +74,7 @@ def grid(
 
 
 def save_sheet(grids: Sequence[Image.Image], path: Path, margin: int = 0) -> None:
-    """Write grids below each other as a PNG, with a white ``margin`` around each; it appears complete or not at all."""
+    """Write grids below each other as a PNG, with a white `margin` around each; it appears complete or not at all."""
     width = max(grid.width for grid in grids) + 2 * margin
     sheet = Image.new("RGB", (width, sum(grid.height + margin for grid in grids) + margin), "white")
     y = margin
@@ -102,7 +102,7 @@ def sans_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """The words of ``text`` in lines of at most ``width`` pixels; a longer word has a line of its own."""
+    """The words of `text` in lines of at most `width` pixels; a longer word has a line of its own."""
     lines: list[str] = []
     for word in drawable(text).split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -27,7 +27,7 @@ _KEY = "frames"  # of the array in the npz file
 
 
 def frames_path(path_without_suffix: str | os.PathLike[str], kind: FramesKind) -> Path:
-    """Where ``write_frames`` puts the frames: ``STEM.frames.npz``, or the folder ``STEM.frames``.
+    """Where `write_frames` puts the frames: `STEM.frames.npz`, or the folder `STEM.frames`.
 
     Raises:
         ValueError: an unknown kind.
@@ -42,7 +42,7 @@ def write_frames(path_without_suffix: str | os.PathLike[str], frames: np.ndarray
     """Write frames (T, H, W, 3) uint8 without loss; returns the file or folder, which appears complete or not at all.
 
     An older one of the same name is replaced. The same frames give the same bytes: NumPy dates the entries of its
-    archives 1980. A folder holds ``00000.png``, ``00001.png`` and so on.
+    archives 1980. A folder holds `00000.png`, `00001.png` and so on.
 
     Raises:
         ValueError: other frames, or an unknown kind.
@@ -63,7 +63,7 @@ def write_frames(path_without_suffix: str | os.PathLike[str], frames: np.ndarray
 
 
 def read_frames(path: str | os.PathLike[str]) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 from a file or folder that ``write_frames`` made.
+    """Frames (T, H, W, 3) uint8 from a file or folder that `write_frames` made.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -109,7 +109,7 @@ def _read_pngs(folder: Path) -> np.ndarray:
 
 @contextmanager
 def _atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``target``; it takes ``target``'s place when the block ends without an error.
+    """Yield a new folder beside `target`; it takes `target`'s place when the block ends without an error.
 
     A file system replaces a folder only if it is empty, so an older one is moved aside for a moment. The names are
     fixed, so that what a killed run leaves goes with the next one; a folder has one writer at a time.

@@ -29,7 +29,7 @@ _LONGEST = 65_535  # milliseconds; what an APNG can say
 
 
 def preview_path(path_without_suffix: str | os.PathLike[str], kind: PreviewKind) -> Path:
-    """Where ``write_preview`` puts the animation: ``STEM.preview.webp`` or ``STEM.preview.png``.
+    """Where `write_preview` puts the animation: `STEM.preview.webp` or `STEM.preview.png`.
 
     Raises:
         ValueError: an unknown kind.

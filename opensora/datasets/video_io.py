@@ -41,7 +41,8 @@ _IMAGE_FPS = 120.0
 def to_uint8(video: "torch.Tensor") -> np.ndarray:
     """Frames (T, H, W, 3) uint8 of a decoded video (3, T, H, W): [-1, 1] clamped and rounded to 0..255.
 
-    Raises: ValueError for another shape, an integer dtype, or a NaN (the sampling has diverged).
+    Raises:
+        ValueError: another shape, an integer dtype, or a NaN (the sampling has diverged).
 
     Source: opensora/datasets/utils.py (Open-Sora v1.2), save_sample.
     """
@@ -69,7 +70,9 @@ def write_video(
     written, but the colors of an mp4 come in blocks of 2 x 2 pixels: an odd side is extended by its last row or
     column, so that the file is one pixel wider or higher than the frames.
 
-    Raises: ValueError for frames, an fps or a crf that cannot be written; OSError if the disk refuses.
+    Raises:
+        ValueError: frames, an fps or a crf that cannot be written.
+        OSError: the disk refuses.
     """
     array = checked_frames(frames)
     rate = as_rate(fps)
@@ -91,7 +94,9 @@ def read_video(path: str | os.PathLike[str], count: int | None = None) -> tuple[
     With `count`, up to so many evenly spaced frames, the first and the last among them: a long video then needs no
     more memory than a short one.
 
-    Raises: FileNotFoundError if there is no such file; ValueError if it cannot be read as a video.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read as a video.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,7 +112,8 @@ def ffmpeg_url(path: Path) -> str:
 def checked_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
     """Frames (T, H, W, 3) uint8 as an array.
 
-    Raises: ValueError for anything else, also for none.
+    Raises:
+        ValueError: anything else, also for none.
     """
     if not hasattr(frames, "detach"):
         frames = np.asarray(frames)
@@ -123,7 +129,8 @@ def checked_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
 def as_rate(fps: float | Fraction) -> Fraction:
     """Frames per second as a fraction of small numbers: exact for 24, 30000/1001 and their like.
 
-    Raises: ValueError for what is no positive number.
+    Raises:
+        ValueError: what is no positive number.
     """
     try:
         rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)

@@ -19,7 +19,7 @@ _OUTLINE = 1 / 14  # of the font's size
 
 
 def add_watermark(frames: np.ndarray, text: str = DEFAULT_TEXT) -> np.ndarray:
-    """A copy of frames (T, H, W, 3) uint8 with a ``text`` at the lower right.
+    """A copy of frames (T, H, W, 3) uint8 with a `text` at the lower right.
 
     White letters with a dark outline can be read on any ground, and both let the video show through. They grow with
     the frame; a text that is too wide for it is made smaller until it fits.
@@ -50,7 +50,7 @@ def _render(text: str, size: int, frame: tuple[int, int], margin: int) -> tuple[
     """Gray value and opacity from 0 to 1 of every pixel of the text, (rows, columns) each with a last axis for color.
 
     Args:
-        frame: its width and height, into which the text has to fit with a ``margin``.
+        frame: its width and height, into which the text has to fit with a `margin`.
     """
     font, stroke = sans_font(size), max(1, round(size * _OUTLINE))
     left, top, right, bottom = font.getbbox(text, stroke_width=stroke)

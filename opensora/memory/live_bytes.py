@@ -24,7 +24,7 @@ def held_bytes(model: nn.Module) -> int:
 
 
 def peak_live_bytes(function: Callable[[], Any]) -> int:
-    """Run ``function`` and return the most bytes that tensors made by it held at any time.
+    """Run `function` and return the most bytes that tensors made by it held at any time.
 
     Views count once, with the tensor they look at; what existed before (weights, inputs) does not count, and what
     nobody refers to any more stops to. Of what kernels take for themselves while they run, one thing is counted:

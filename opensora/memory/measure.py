@@ -24,7 +24,7 @@ _RESET_PEAK = "5"  # Source: man 5 proc, /proc/pid/clear_refs
 class StageMeter:
     """Measures stages; made before anything is loaded. A stage that is entered again keeps its largest value.
 
-    On CUDA that is what PyTorch's tensors held at most (``max_memory_allocated``), the very number that is estimated.
+    On CUDA that is what PyTorch's tensors held at most (`max_memory_allocated`), the very number that is estimated.
     The CPU has no such counter. There the largest resident memory of the process during a stage is read, and what was
     resident before the first model was loaded is taken off: Python, PyTorch and the libraries, which no setting of the
     run changes (0.4 GB once the estimate was made). What a stage leaves behind counts in the next ones, among it freed
@@ -32,11 +32,11 @@ class StageMeter:
 
     Args:
         device: the one that is measured.
-        process: folder with the process's ``status`` and ``clear_refs``.
+        process: folder with the process's `status` and `clear_refs`.
 
     Attributes:
         stages: name -> bytes, in the order in which stages were first left. Nothing where a system does not say.
-        baseline: bytes that were held when the meter was made, not part of ``stages``; None where not known.
+        baseline: bytes that were held when the meter was made, not part of `stages`; None where not known.
         is_upper_bound: whether peaks could not be told apart, so that a stage has the largest value up to its end.
     """
 
@@ -59,7 +59,7 @@ class StageMeter:
                 self.stages[name] = max(self.stages.get(name, 0), peak - self.baseline)
 
     def as_dict(self) -> dict[str, Any] | None:
-        """For a sample's JSON file: ``stages`` and what its numbers mean; None if nothing was measured."""
+        """For a sample's JSON file: `stages` and what its numbers mean; None if nothing was measured."""
         if not self.stages:
             return None
         kind = "allocated" if self._device.type == "cuda" else "resident above baseline"
@@ -125,7 +125,7 @@ def free_in_cpu_memory(root: Path = Path("/")) -> int | None:
     """Bytes that new allocations can take without swapping or being killed; None where the system does not say.
 
     Args:
-        root: folder that holds ``proc`` and ``sys``.
+        root: folder that holds `proc` and `sys`.
     """
     known = [value for value in (_available(root / "proc/meminfo"), _free_in_cgroups(root)) if value is not None]
     return min(known) if known else None

@@ -60,7 +60,7 @@ class StageEstimate:
 def estimate_stages(
     config: SampleConfig, batch: int, device: Literal["cuda", "cpu"] = "cuda", text: bool = True
 ) -> list[StageEstimate]:
-    """The stages of a run in batches of ``batch`` videos; found in a second or two, with tiles in two or three.
+    """The stages of a run in batches of `batch` videos; found in a second or two, with tiles in two or three.
 
     Args:
         config: models may be folders, files or published repositories; weights need not be there for the latter.
@@ -68,7 +68,7 @@ def estimate_stages(
         text: whether the text encoder is loaded at all; it is not where every caption's features are known.
 
     Raises:
-        ConfigError: the models' sizes are not known (``read_shapes``).
+        ConfigError: the models' sizes are not known (`read_shapes`).
     """
     shapes = read_shapes(config)
     weights = shapes.weight_bytes(config)
@@ -135,7 +135,7 @@ def _shared(stage: StageEstimate, processes: int) -> StageEstimate:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that new tensors on ``device`` can take; None where the system does not say."""
+    """Bytes that new tensors on `device` can take; None where the system does not say."""
     if device.type != "cuda":
         return free_in_cpu_memory()
     return torch.cuda.mem_get_info(device)[0]
@@ -195,14 +195,14 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
     More is needed for the models and their activations; this is the part that the cache's options decide.
 
     Args:
-        config: with the folders of all weights (``WeightPaths.applied_to``).
+        config: with the folders of all weights (`WeightPaths.applied_to`).
         num_prompts: of the whole run; a batch is no larger.
         device: the one the transformer will run on.
         processes: that share a video, and with it what the cache holds.
 
     Raises:
         ConfigError: the cache does not fit, and the message names the options that make it smaller; or a
-            ``config.json`` cannot be used.
+            `config.json` cannot be used.
     """
     if config.cache is None:
         return
@@ -219,7 +219,7 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
 
 
 def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheBytes | None:
-    """The largest cache of a run in batches of ``batch``; None without one."""
+    """The largest cache of a run in batches of `batch`; None without one."""
     if config.cache is None:
         return None
     return estimate_cache_bytes(
@@ -257,7 +257,7 @@ def _cache_fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
 
 
 def print_tables(config: SampleConfig, low_memory: SampleConfig) -> None:
-    """The table of a config, and of what ``--low-memory`` makes of it."""
+    """The table of a config, and of what `--low-memory` makes of it."""
     size = f"{config.height} x {config.width} pixels, {config.num_frames} frames"
     print(f"{config.path}: {size}, batches of {config.batch_size}, {config.dtype}")
     print(_table(config))
@@ -280,5 +280,5 @@ def _table(config: SampleConfig) -> str:
 
 
 def card_bytes(total: int) -> int:
-    """What a card must have for tensors of ``total`` bytes."""
+    """What a card must have for tensors of `total` bytes."""
     return round(total * (1 + FRAGMENTATION)) + CONTEXT

@@ -1,9 +1,9 @@
 """What the models of a run take, from their sizes alone: no weights are read, and none need to be there.
 
 A model's sizes are those of its config.json; without one, as with published models that are not downloaded yet, those
-that were published. Weights are counted in models built without storage, activations by running these (``live_bytes``).
+that were published. Weights are counted in models built without storage, activations by running these (`live_bytes`).
 The transformer runs at two pairs of blocks: a pair frees all it made but its output, so that more pairs take longer
-and no more memory. What the step cache holds is not among it (``adacache.memory``); its temporaries, a few hidden
+and no more memory. What the step cache holds is not among it (`adacache.memory`); its temporaries, a few hidden
 states, live when a block has freed larger ones.
 """
 
@@ -105,19 +105,19 @@ class ModelShapes(ABC):
 
     @abstractmethod
     def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
-        """Frames, height and width of one video's latents; sides are rounded up but for ``compat``."""
+        """Frames, height and width of one video's latents; sides are rounded up but for `compat`."""
 
     @abstractmethod
     def denoise_activations(self, config: SampleConfig, batch: int) -> int:
-        """Of one guided step of ``batch`` videos, with their latents and texts."""
+        """Of one guided step of `batch` videos, with their latents and texts."""
 
     @abstractmethod
     def decode_activations(self, config: SampleConfig, batch: int) -> int:
-        """Of decoding ``batch`` videos up to the first piece, with their latents; later pieces are no larger."""
+        """Of decoding `batch` videos up to the first piece, with their latents; later pieces are no larger."""
 
     @abstractmethod
     def build_transformer(self, config: SampleConfig, depth: int) -> nn.Module:
-        """The transformer without storage, of at most ``depth`` pairs of blocks."""
+        """The transformer without storage, of at most `depth` pairs of blocks."""
 
     @abstractmethod
     def build_autoencoder(self, config: SampleConfig) -> nn.Module:
@@ -278,7 +278,7 @@ def decode_activation_bytes(
     dtype: torch.dtype,
     tiling: TilingConfig | None = None,
 ) -> int:
-    """The most bytes that live tensors of ``decode_chunks`` hold, without weights, latents and pieces already given.
+    """The most bytes that live tensors of `decode_chunks` hold, without weights, latents and pieces already given.
 
     The decoder runs on the meta device up to its first piece: chunks and pieces after it are at most as large, and
     nothing of theirs outlives them. Work space inside of kernels (cuDNN's, or oneDNN's) comes on top.
@@ -382,22 +382,22 @@ class _ComputingController:
     observed_sites = ()
 
     def stack(self, hidden_states: Tensor, run_blocks: Callable[[Tensor], Tensor], *rest: Any) -> Tensor:
-        """As ``StepController.stack``."""
+        """As `StepController.stack`."""
         return run_blocks(hidden_states) + torch.zeros_like(hidden_states)  # the residual is taken while both live
 
     def held_output(self, context: str) -> None:
-        """As ``StepController.held_output``: the model has to be called."""
+        """As `StepController.held_output`: the model has to be called."""
 
     def output(self, latents: Tensor, output: Tensor, context: str) -> Tensor:
-        """As ``StepController.output``."""
+        """As `StepController.output`."""
         return output
 
 
 def read_shapes(config: SampleConfig) -> ModelShapes:
-    """The sizes of the models that ``config`` names, with its own settings of the autoencoder.
+    """The sizes of the models that `config` names, with its own settings of the autoencoder.
 
     Raises:
-        ConfigError: a ``config.json`` cannot be read or does not describe such a model, or there is none of a model
+        ConfigError: a `config.json` cannot be read or does not describe such a model, or there is none of a model
             that is not a published one.
     """
     text = _read_entries(config, "text_encoder", dict)
@@ -414,10 +414,10 @@ def read_shapes(config: SampleConfig) -> ModelShapes:
 
 
 def _read_entries(config: SampleConfig, section: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """What ``build`` makes of the entries of a piece's ``config.json``, without one of those of the published piece.
+    """What `build` makes of the entries of a piece's `config.json`, without one of those of the published piece.
 
     Raises:
-        ConfigError: as ``read_shapes``.
+        ConfigError: as `read_shapes`.
     """
     wanted, published = getattr(config, section).from_pretrained, PUBLISHED[getattr(config, section).type]
     piece = find_piece(section, wanted, config.weights_dir)

@@ -39,7 +39,7 @@ class ChatEndpoint:
     """A language model behind HTTP.
 
     Args:
-        url: base of the API, such as ``http://localhost:8000/v1``.
+        url: base of the API, such as `http://localhost:8000/v1`.
         api_key: sent as a bearer token; never part of a message.
         timeout: seconds for an answer, and for each silence within it.
         retry_wait: seconds before the one retry after 429, 5xx or a broken connection, unless the endpoint names its

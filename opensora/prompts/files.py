@@ -11,7 +11,7 @@
     # prompts.jsonl: one object per line; prompts.json: a list of them
     {"prompt": "a red circle moving fast to the right", "seed": 7, "steps": 50, "name": "circle"}
 
-The object at the end of a prompt of plain text stays part of it, see ``opensora.prompts.syntax``.
+The object at the end of a prompt of plain text stays part of it, see `opensora.prompts.syntax`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
     """The prompts of a file, in its order; its ending says how they are written, and text of a pipe is plain or JSON.
 
     Args:
-        text: what ``read_prompt_text`` has read of it; None reads it.
+        text: what `read_prompt_text` has read of it; None reads it.
 
     Raises:
         ConfigError: the file cannot be read or holds no prompt, or one of its prompts cannot be used; the message
@@ -132,7 +132,7 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether a path can be read only once: ``-``, which is standard input, ``/dev/stdin`` or a pipe of the shell."""
+    """Whether a path can be read only once: `-`, which is standard input, `/dev/stdin` or a pipe of the shell."""
     try:
         path = Path(path)
         return str(path) == STANDARD_INPUT or path.is_fifo() or path.is_char_device()
@@ -306,7 +306,7 @@ def _error(path: Path, line: int, problem: str) -> ConfigError:
 def read_entry(entry: Any, fail: Callable[[str], ConfigError]) -> tuple[str, dict[str, Any]]:
     """The prompt and the overrides of a JSON object, or of a text, which is a prompt without any.
 
-    ``steps`` becomes ``num_sampling_steps``, and a list of references one text with ";" in between. Values are kept
+    `steps` becomes `num_sampling_steps`, and a list of references one text with ";" in between. Values are kept
     as they are otherwise: the config that they override knows their types.
 
     Args:

@@ -51,7 +51,7 @@ class PromptRefiner:
     """Refines prompts one after the other, until the endpoint has failed several times in a row.
 
     Args:
-        endpoint: base of the API, such as ``http://localhost:8000/v1``.
+        endpoint: base of the API, such as `http://localhost:8000/v1`.
         model: name of the model there.
         timeout: seconds to wait for an answer.
         retry_wait: seconds before the one retry after HTTP 429, 5xx or a broken connection.
@@ -72,7 +72,7 @@ class PromptRefiner:
         return self._failures >= MAX_FAILURES
 
     def refine(self, prompt: str) -> Refined:
-        """``prompt`` with the text of every ``|i|`` segment refined; its markers and the object at its end stay.
+        """`prompt` with the text of every `|i|` segment refined; its markers and the object at its end stay.
 
         When one of the segments cannot be refined, none is.
         """
@@ -122,7 +122,7 @@ def api_key_from_env() -> str | None:
 
 
 def _plain(answer: str) -> str:
-    """The answer on one line, without quotes around it, ``|i|`` and braces, which mean something in a prompt."""
+    """The answer on one line, without quotes around it, `|i|` and braces, which mean something in a prompt."""
     text = _MARKER.sub(" ", _THOUGHTS.sub("", answer)).translate(str.maketrans("{}\0", "() "))
     text = " ".join(text.encode(errors="ignore").decode().split())
     while len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:

@@ -42,18 +42,18 @@ class NumberedPrompt:
 
 
 def read_prompts(config: SampleConfig) -> list[NumberedPrompt]:
-    """The prompts from ``start_index`` up to, not including, ``end_index``.
+    """The prompts from `start_index` up to, not including, `end_index`.
 
     Raises:
-        ConfigError: as ``all_prompts`` and ``chosen_prompts``.
+        ConfigError: as `all_prompts` and `chosen_prompts`.
     """
     return chosen_prompts(config, all_prompts(config))
 
 
 def all_prompts(config: SampleConfig, text: str | None = None) -> list[NumberedPrompt]:
-    """Every prompt of the list or file; one that cannot be used is there with its ``problem``.
+    """Every prompt of the list or file; one that cannot be used is there with its `problem`.
 
-    A prompt's index is its place among the prompts of the file; a list counts from ``start_index``, as upstream slices
+    A prompt's index is its place among the prompts of the file; a list counts from `start_index`, as upstream slices
     files only.
 
     Args:
@@ -74,7 +74,7 @@ def all_prompts(config: SampleConfig, text: str | None = None) -> list[NumberedP
 
 
 def chosen_prompts(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[NumberedPrompt]:
-    """Those of a run: of a file, from ``start_index`` up to, not including, ``end_index``; of a list, all.
+    """Those of a run: of a file, from `start_index` up to, not including, `end_index`; of a list, all.
 
     Raises:
         ConfigError: there are none.
@@ -101,10 +101,10 @@ def stream_text(prompt_path: str | None) -> str | None:
 
 
 def plain_texts(config: SampleConfig) -> list[str]:
-    """The texts of ``read_prompts`` for a command that samples clips from nothing but text.
+    """The texts of `read_prompts` for a command that samples clips from nothing but text.
 
     Raises:
-        ConfigError: as ``read_prompts``, or a prompt cannot be used, has settings, or extends over loops.
+        ConfigError: as `read_prompts`, or a prompt cannot be used, has settings, or extends over loops.
     """
     prompts = read_prompts(config)
     check_any_usable([prompt for prompt in prompts if prompt.problem] or prompts)

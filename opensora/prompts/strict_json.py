@@ -7,7 +7,7 @@ from typing import Any
 
 
 def decode(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value at ``text[start:]`` and the position behind it.
+    """The JSON value at `text[start:]` and the position behind it.
 
     Raises:
         json.JSONDecodeError: no JSON value, with the place.
@@ -21,11 +21,11 @@ def decode(text: str, start: int = 0) -> tuple[Any, int]:
 
 
 def decode_all(text: str) -> Any:
-    """The one JSON value that ``text`` holds.
+    """The one JSON value that `text` holds.
 
     Raises:
         json.JSONDecodeError: no JSON value, or something behind it.
-        ValueError: what ``decode`` refuses.
+        ValueError: what `decode` refuses.
     """
     start = skip_blanks(text, 0)
     value, end = decode(text, start)
@@ -36,7 +36,7 @@ def decode_all(text: str) -> Any:
 
 
 def skip_blanks(text: str, start: int) -> int:
-    """The first position from ``start`` on that is not JSON's white space."""
+    """The first position from `start` on that is not JSON's white space."""
     while start < len(text) and text[start] in " \t\n\r":
         start += 1
     return start

@@ -49,8 +49,9 @@ def extract_json_from_prompts(
 
     A setting in a prompt wins over the one given for it in `reference` or `mask_strategy`.
 
-    Raises: ValueError if the lists differ in length, or the braces of a prompt do not hold one JSON object
-    with no other keys than reference_path and mask_strategy, both text.
+    Raises:
+        ValueError: the lists differ in length, or the braces of a prompt do not hold one JSON object with no other keys
+            than reference_path and mask_strategy, both text.
     """
     if not len(prompts) == len(reference) == len(mask_strategy):
         raise ValueError(
@@ -97,7 +98,8 @@ def split_prompt(prompt_text: str) -> tuple[list[str], list[int] | None]:
     Only a prompt that starts with |0| has segments; for others this is ([prompt_text], None). Other `|` are
     text.
 
-    Raises: ValueError if the loops do not ascend.
+    Raises:
+        ValueError: the loops do not ascend.
     """
     segments = _segments(prompt_text)
     if segments is None:
@@ -108,8 +110,9 @@ def split_prompt(prompt_text: str) -> tuple[list[str], list[int] | None]:
 def merge_prompt(text_list: Sequence[str], loop_idx_list: Sequence[int] | None = None) -> str:
     """The inverse of `split_prompt`.
 
-    Raises: ValueError if there is not one text per loop index, or not exactly one text without loop indices;
-    if the indices do not start at 0 and ascend; or if a text has a |i| marker of its own.
+    Raises:
+        ValueError: there is not one text per loop index, or not exactly one text without loop indices; if the indices
+            do not start at 0 and ascend; or if a text has a |i| marker of its own.
     """
     expected = 1 if loop_idx_list is None else len(loop_idx_list)
     if len(text_list) != expected or not expected:
@@ -136,7 +139,8 @@ def merge_prompt(text_list: Sequence[str], loop_idx_list: Sequence[int] | None =
 def extract_prompts_loop(prompts: Sequence[str], num_loop: int) -> list[str]:
     """The text of each prompt in loop `num_loop` (0-based): that of the last segment started by then.
 
-    Raises: ValueError if the loops of a prompt do not ascend, or `num_loop` is negative.
+    Raises:
+        ValueError: the loops of a prompt do not ascend, or `num_loop` is negative.
     """
     if num_loop < 0:
         raise ValueError(f"loops count from 0, got {num_loop}")
@@ -176,7 +180,8 @@ def append_score_to_prompts(
     `aes` is the aesthetic score (about 4 to 7, higher is prettier) and `flow` the motion score (0 is still,
     higher moves more). A score whose marker ("motion score:") a prompt already has is left to the prompt.
 
-    Raises: ValueError if a score is not finite.
+    Raises:
+        ValueError: a score is not finite.
     """
     for name, score in (("aes", aes), ("flow", flow)):
         if score is not None and not math.isfinite(score):
@@ -197,16 +202,16 @@ def append_score_to_prompts(
 def prepare_captions(
     text: str, aes: float | None, flow: float | None, camera_motion: str | None, loops: int
 ) -> list[str]:
-    """The caption of each of ``loops`` clips of one prompt, which a language model has refined before if it shall.
+    """The caption of each of `loops` clips of one prompt, which a language model has refined before if it shall.
 
-    The object at the end goes, every ``|i|`` segment gets the scores and is cleaned by itself, and each loop reads the
+    The object at the end goes, every `|i|` segment gets the scores and is cleaned by itself, and each loop reads the
     last segment started by then.
 
     Args:
-        aes, flow, camera_motion: what is appended to the text, see ``append_score_to_prompts``; None appends nothing.
+        aes, flow, camera_motion: what is appended to the text, see `append_score_to_prompts`; None appends nothing.
 
     Raises:
-        ValueError: the object or the markers cannot be read, a score is not finite, or ``loops`` is below 1.
+        ValueError: the object or the markers cannot be read, a score is not finite, or `loops` is below 1.
 
     Source: scripts/inference.py (Open-Sora v1.2).
     """
@@ -225,7 +230,7 @@ def prepare_captions(
 
 
 def _last_started(starts: list[int], loop: int) -> int:
-    """Index of the last segment that starts at ``loop`` or before; the first one starts at 0."""
+    """Index of the last segment that starts at `loop` or before; the first one starts at 0."""
     return max(i for i, start in enumerate(starts) if start <= loop)
 
 
@@ -243,7 +248,8 @@ def get_save_path_name(
     Characters of a name that a file system refuses or that lead elsewhere become "_", and what is too long is
     cut (see `safe_stem`), so that every file stays in `save_dir` and can be copied to another system.
 
-    Raises: ValueError if the part the name is made of (sample_idx, prompt or k) is missing.
+    Raises:
+        ValueError: the part the name is made of (sample_idx, prompt or k) is missing.
     """
     name_source = "prompt" if prompt_as_path else "sample_idx"
     if (prompt if prompt_as_path else sample_idx) is None:
@@ -259,9 +265,9 @@ def get_save_path_name(
 
 
 def safe_stem(name: str, tail: str = "") -> str:
-    """``name`` and ``tail`` as a file name without its ending; what is safe already stays as it is.
+    """`name` and `tail` as a file name without its ending; what is safe already stays as it is.
 
-    ``name`` is cut to the bytes that ``tail``, such as "_0003", leaves over, so that numbers are never lost.
+    `name` is cut to the bytes that `tail`, such as "_0003", leaves over, so that numbers are never lost.
     """
     room = MAX_STEM_BYTES - len(tail.encode())
     stem = _cut(_UNSAFE.sub("_", name).strip(), room) + tail
@@ -272,14 +278,15 @@ def safe_stem(name: str, tail: str = "") -> str:
 
 
 def _cut(text: str, num_bytes: int) -> str:
-    """The start of ``text`` that fits, without blanks and dots at its end."""
+    """The start of `text` that fits, without blanks and dots at its end."""
     return _TRAILING.sub("", text.encode()[: max(num_bytes, 0)].decode(errors="ignore"))
 
 
 def dframe_to_frame(num: int) -> int:
     """Number of frames that `num` latent frames decode to, in whole windows of 5 latent (17 pixel) frames.
 
-    Raises: ValueError if `num` is not a multiple of 5.
+    Raises:
+        ValueError: `num` is not a multiple of 5.
     """
     if num < 0 or num % WINDOW_LATENTS:
         raise ValueError(f"the number of latent frames must be a multiple of {WINDOW_LATENTS}, got {num}")

@@ -55,10 +55,10 @@ class Sampler(ABC):
         """Turn noise into latents of videos.
 
         Args:
-            z: noise (B, C, T, H, W); where ``mask`` is 0, the latents to keep.
-            size: ``height``, ``width``, ``num_frames``, ``fps``, (B,) each, for models that read them.
+            z: noise (B, C, T, H, W); where `mask` is 0, the latents to keep.
+            size: `height`, `width`, `num_frames`, `fps`, (B,) each, for models that read them.
             mask: (B, T), 1 = generate, 0 = keep, in between = strength of an edit.
-            guidance_scale: replaces ``cfg_scale``.
+            guidance_scale: replaces `cfg_scale`.
             progress: show a bar.
             controller: step cache, whose steps are the calls of the model; None computes every step.
             generator: source of the noise that edited frames receive: one for each video, so that no video depends on
@@ -67,7 +67,7 @@ class Sampler(ABC):
                 of the time before a frame joined are reused after it.
 
         Returns:
-            Latents like ``z``, float32.
+            Latents like `z`, float32.
 
         Raises:
             ValueError: the arguments do not fit each other or the model.
@@ -88,15 +88,15 @@ class Sampler(ABC):
         progress: bool = True,
         **options: Any,
     ) -> Tensor:
-        """Encode ``prompts`` and turn the noise ``z`` into latents, by upstream's names.
+        """Encode `prompts` and turn the noise `z` into latents, by upstream's names.
 
         Args:
-            device: of the sampling, to which ``z`` is moved.
-            additional_args: the ``size`` of ``denoise``.
-            options: further arguments of ``denoise``.
+            device: of the sampling, to which `z` is moved.
+            additional_args: the `size` of `denoise`.
+            options: further arguments of `denoise`.
 
         Raises:
-            ValueError, NonFiniteLatentsError: as ``denoise``.
+            ValueError, NonFiniteLatentsError: as `denoise`.
         """
         text = EncodedText.of(text_encoder, prompts)
         return self.denoise(model, text, z.to(device), additional_args, mask, guidance_scale, progress, **options)
@@ -112,7 +112,7 @@ class StepsBar:
         self._unchecked: tuple[int, float, HostCopy] | None = None  # step, its time, whether its latents are numbers
 
     def end_step(self, latents: Tensor, timestep: float) -> None:
-        """A step is done and gave ``latents``; with a cache, computed and reused steps are shown.
+        """A step is done and gave `latents`; with a cache, computed and reused steps are shown.
 
         On a GPU the latents are looked at when the next step ends, so that the host can prepare it meanwhile.
 
@@ -150,7 +150,7 @@ class StepsBar:
 def steps_of_run(
     num_steps: int, num_samples: int, controller: StepController | None, progress: bool
 ) -> Iterator[StepsBar]:
-    """A run of ``controller``, if there is one, and a bar that is shown with ``progress``."""
+    """A run of `controller`, if there is one, and a bar that is shown with `progress`."""
     run = nullcontext() if controller is None else controller.run(num_steps, num_samples)
     with tqdm(total=num_steps, desc="sampling", disable=not progress, leave=False) as bar, run:
         steps = StepsBar(bar, controller)

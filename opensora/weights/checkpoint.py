@@ -1,6 +1,6 @@
-"""Loading and saving models: config and weights in any layout of ``opensora.weights.layout``.
+"""Loading and saving models: config and weights in any layout of `opensora.weights.layout`.
 
-Models are saved in the Hugging Face layout, a folder with ``config.json`` and ``model.safetensors``. Torch files are
+Models are saved in the Hugging Face layout, a folder with `config.json` and `model.safetensors`. Torch files are
 pickles: they are read without running code, and their tensors are mapped instead of read when they are in the format
 that PyTorch has written since version 1.6.
 """
@@ -63,7 +63,7 @@ def locate(path_or_repo: str | os.PathLike[str]) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint as a dict.
+    """The `config.json` of a checkpoint as a dict.
 
     It is empty, which stands for the published sizes, for a weight file or training checkpoint without one.
 
@@ -82,7 +82,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_fits(model: nn.Module, path: Path, unused: frozenset[str] = COMPUTED_TENSORS) -> list[Path]:
-    """The weight files of a checkpoint, whose tensors have the names and shapes of those of ``model``.
+    """The weight files of a checkpoint, whose tensors have the names and shapes of those of `model`.
 
     Only headers are read, so that a wrong checkpoint of many gigabytes is refused at once.
 
@@ -121,7 +121,7 @@ def check_fits(model: nn.Module, path: Path, unused: frozenset[str] = COMPUTED_T
 
 
 def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, over all ``files``; no data is read but of torch files in the old format.
+    """Tensor name -> shape, over all `files`; no data is read but of torch files in the old format.
 
     Raises:
         WeightsError: a file is damaged, or holds other things than tensors.
@@ -138,10 +138,10 @@ def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
 
 
 def load_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of ``files`` by name, on the CPU.
+    """All tensors of `files` by name, on the CPU.
 
     Raises:
-        WeightsError: as ``read_shapes``.
+        WeightsError: as `read_shapes`.
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -150,7 +150,7 @@ def load_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
-    """Write ``config.json`` and ``model.safetensors`` atomically into ``folder`` (made if needed)."""
+    """Write `config.json` and `model.safetensors` atomically into `folder` (made if needed)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / WEIGHTS_NAME) as temporary:
@@ -162,9 +162,9 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping
 class PretrainedModel(nn.Module):
     """A module that is built from a config object and travels as a checkpoint folder.
 
-    Subclasses set ``config_class``, whose ``from_dict`` / ``to_dict`` read and write ``config.json``, and may add to
-    ``unused_tensors``, which checkpoints may have and the model has not. Those around a model of another library
-    override ``core``.
+    Subclasses set `config_class`, whose `from_dict` / `to_dict` read and write `config.json`, and may add to
+    `unused_tensors`, which checkpoints may have and the model has not. Those around a model of another library
+    override `core`.
     """
 
     config_class: type
@@ -187,7 +187,7 @@ class PretrainedModel(nn.Module):
 
         Args:
             dtype: floating-point type of the weights; None keeps the stored one.
-            overrides: config fields that replace those of ``config.json``.
+            overrides: config fields that replace those of `config.json`.
 
         Raises:
             WeightsError: the folder, its config.json or its weights are missing, damaged or do not fit.
@@ -201,17 +201,17 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def check_pretrained(cls, path_or_repo: str | os.PathLike[str], **overrides: Any) -> Any:
-        """The config of a checkpoint, once it is clear that ``from_pretrained`` can load it; no weights are read.
+        """The config of a checkpoint, once it is clear that `from_pretrained` can load it; no weights are read.
 
         Raises:
-            WeightsError: as ``from_pretrained``.
+            WeightsError: as `from_pretrained`.
         """
         model, _ = cls._fitting(locate(path_or_repo), overrides)
         return model.config
 
     @classmethod
     def _fitting(cls, path: Path, overrides: Mapping[str, Any]) -> tuple[Self, list[Path]]:
-        """A model without storage, built as ``config.json`` says, and the weight files that fit it."""
+        """A model without storage, built as `config.json` says, and the weight files that fit it."""
         values = {**read_config(path), **overrides}
         try:
             # Nothing is initialized only to be overwritten: the weights are assigned to it.
@@ -223,7 +223,7 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Self:
-        """A model as the entries of a ``config.json`` say, with new weights.
+        """A model as the entries of a `config.json` say, with new weights.
 
         Raises:
             TypeError, ValueError: an entry asks for what this model cannot be.
@@ -239,7 +239,7 @@ class PretrainedModel(nn.Module):
         """Make tensors that are in no checkpoint, which a model without storage has not."""
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``."""
+        """Write `config.json` and `model.safetensors` into `folder`."""
         save_model(self, folder, self.config.to_dict())
 
     @property

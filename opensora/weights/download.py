@@ -1,4 +1,4 @@
-"""Fetching pieces of a model from the hub; ``huggingface_hub`` moves the bytes.
+"""Fetching pieces of a model from the hub; `huggingface_hub` moves the bytes.
 
 Finished files are kept when a download is interrupted, and what is whole is not fetched again. What there is to fetch
 is told by sizes: the client's own dry run takes a file that was cut off for a whole one, and asks for every file anew.
@@ -37,7 +37,7 @@ class Transfer:
         folder: where the repository's files go; None for the hub's cache.
         files: names of all files of the piece.
         missing: bytes of those files that are not there in their full size, by name.
-        damaged: names of those of ``missing`` that are there all the same.
+        damaged: names of those of `missing` that are there all the same.
     """
 
     piece: Piece
@@ -71,7 +71,7 @@ def download_missing(weights: WeightPaths) -> WeightPaths:
 
 
 def download(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None = None) -> dict[str, Path]:
-    """Fetch ``pieces`` and return their folders by the pieces' names.
+    """Fetch `pieces` and return their folders by the pieces' names.
 
     Raises:
         WeightsError: the disk has no room for them; or names all that could not be fetched.
@@ -85,7 +85,7 @@ def download(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None
 
 
 def plan(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None = None) -> list[Transfer]:
-    """What ``download`` would do, by the hub's own list of files.
+    """What `download` would do, by the hub's own list of files.
 
     Raises:
         WeightsError: downloads are forbidden or the hub cannot be reached; or names all repositories that do not exist
@@ -121,7 +121,7 @@ def repo_files(repo: str) -> dict[str, RepoSibling]:
 
 
 def check_space(needed: int, weights_dir: str | os.PathLike[str] | None = None) -> None:
-    """Refuse ``needed`` bytes that the disk has no room for.
+    """Refuse `needed` bytes that the disk has no room for.
 
     Raises:
         WeightsError: names the sizes and how to choose another disk.
@@ -157,9 +157,9 @@ def fetch(
 
 
 def copy_from_cache(piece: Piece, folder: Path) -> None:
-    """Copy the files of a piece from the hub's cache into ``folder``; those that are there in full size are kept.
+    """Copy the files of a piece from the hub's cache into `folder`; those that are there in full size are kept.
 
-    A tokenizer beside the piece is copied to beside ``folder``.
+    A tokenizer beside the piece is copied to beside `folder`.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -174,7 +174,7 @@ def copy_from_cache(piece: Piece, folder: Path) -> None:
 
 
 def target_folder(piece: Piece, pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The folder of a piece in ``weights_dir``: by the repository's name, with its owner if two ``pieces`` share it.
+    """The folder of a piece in `weights_dir`: by the repository's name, with its owner if two `pieces` share it.
 
     A piece that is there in part is completed where it is, unless the hub's client manages that place.
     """
@@ -192,14 +192,14 @@ def target_folder(piece: Piece, pieces: Sequence[Piece], weights_dir: str | os.P
 
 
 def root_folder(weights_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder all downloads go to; one that exists is found as ``find_piece`` finds it."""
+    """The folder all downloads go to; one that exists is found as `find_piece` finds it."""
     if weights_dir is None:
         return hub.cache_folder()
     return find_path(weights_dir) or Path(weights_dir).expanduser()
 
 
 def _plan_one(piece: Piece, folder: Path | None) -> Transfer:
-    """What to fetch of a piece into its ``folder``."""
+    """What to fetch of a piece into its `folder`."""
     listed = repo_files(piece.repo)
     names = needed_files(list(listed), piece.name, piece.repo_folder)
     if not any(name.endswith(FILE_SUFFIXES) for name in names):

@@ -26,12 +26,12 @@ KNOWN_SIZES = {
 
 
 def is_repo_name(text: str) -> bool:
-    """Whether ``text`` can be a hub repository, OWNER/NAME, or a folder of one, OWNER/NAME/FOLDER."""
+    """Whether `text` can be a hub repository, OWNER/NAME, or a folder of one, OWNER/NAME/FOLDER."""
     return _REPO_NAME.fullmatch(text) is not None
 
 
 def split_name(text: str) -> tuple[str, str]:
-    """The repository and the folder in it, "" for its top, of a name that ``is_repo_name``."""
+    """The repository and the folder in it, "" for its top, of a name that `is_repo_name`."""
     repo, folder = _REPO_NAME.fullmatch(text).groups()
     return repo, folder or ""
 
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
 
 
 def snapshots(folder: Path, repo: str) -> Iterator[Path]:
-    """Snapshots of ``repo`` in a folder that is laid out like the hub's cache; that of ``refs/main`` comes first."""
+    """Snapshots of `repo` in a folder that is laid out like the hub's cache; that of `refs/main` comes first."""
     storage = folder / f"models--{repo.replace('/', '--')}"
     try:
         current = (storage / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -70,7 +70,7 @@ def is_offline() -> bool:
 
 
 def why_unreachable() -> str:
-    """Why ``is_reachable`` said no, in words."""
+    """Why `is_reachable` said no, in words."""
     if not is_offline():
         return "the Hugging Face hub cannot be reached"
     given = [name for name in _OFFLINE_VARIABLES if os.environ.get(name)]

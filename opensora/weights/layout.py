@@ -1,12 +1,12 @@
 """Which files make up a piece of the model, in every layout that can be read, and whether they are whole.
 
-- Hugging Face: a folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, single or sharded;
-  diffusers calls them ``diffusion_pytorch_model``. A text encoder's tokenizer may be in the folder ``tokenizer`` beside
+- Hugging Face: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, single or sharded;
+  diffusers calls them `diffusion_pytorch_model`. A text encoder's tokenizer may be in the folder `tokenizer` beside
   its own, as in the repositories of diffusers' pipelines.
-- A single weight file, ``.safetensors``, ``.pt``, ``.pth`` or ``.bin``.
-- A training checkpoint of Open-Sora 1.x: a folder with ``model/`` (shards as ColossalAI writes them) and ``ema.pt``.
-The last two need no ``config.json``; without one they hold a model of the published sizes.
-Source: Open-Sora v1.2, ``opensora/utils/ckpt_utils.py``.
+- A single weight file, `.safetensors`, `.pt`, `.pth` or `.bin`.
+- A training checkpoint of Open-Sora 1.x: a folder with `model/` (shards as ColossalAI writes them) and `ema.pt`.
+The last two need no `config.json`; without one they hold a model of the published sizes.
+Source: Open-Sora v1.2, `opensora/utils/ckpt_utils.py`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SHARDS_FOLDER, _EMA_FILE, _STATES_FILE = "model", "ema.pt", "running_states.jso
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The weight files a loader reads: ``path`` itself or those of the first kind in the folder; shards may not exist.
+    """The weight files a loader reads: `path` itself or those of the first kind in the folder; shards may not exist.
 
     Raises:
         WeightsError: the list of shards cannot be read.
@@ -87,7 +87,7 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def config_file(path: Path) -> Path | None:
-    """The ``config.json`` of a folder, of a file's folder, or of the checkpoint whose ``model`` folder this is."""
+    """The `config.json` of a folder, of a file's folder, or of the checkpoint whose `model` folder this is."""
     folders = [path.parent] if path.is_file() else [path]
     if path.name == _SHARDS_FOLDER and (path.parent / _STATES_FILE).is_file():
         folders.append(path.parent)
@@ -95,7 +95,7 @@ def config_file(path: Path) -> Path | None:
 
 
 def may_lack_config(path: Path) -> bool:
-    """Whether ``path`` is of a kind that comes without ``config.json``: a file or a training checkpoint."""
+    """Whether `path` is of a kind that comes without `config.json`: a file or a training checkpoint."""
     if path.is_file():
         return True
     if path.name == _SHARDS_FOLDER and (path.parent / _STATES_FILE).is_file():
@@ -111,7 +111,7 @@ def tokenizer_folder(path: Path) -> Path | None:
 
 
 def gaps(path: Path, piece: str) -> list[str]:
-    """What ``path`` lacks to hold a piece, one of ``PIECES``.
+    """What `path` lacks to hold a piece, one of `PIECES`.
 
     Raises:
         WeightsError: a file is given that cannot hold the piece.
@@ -153,7 +153,7 @@ def needed_files(names: Sequence[str], piece: str, folder: str = "") -> list[str
 
 
 def piece_files(path: Path, piece: str) -> list[Path]:
-    """The files of a piece in a folder (``needed_files``), those of a tokenizer beside it included."""
+    """The files of a piece in a folder (`needed_files`), those of a tokenizer beside it included."""
     files = [path / name for name in needed_files([file.name for file in path.iterdir()], piece)]
     for folder in _folders(path, piece)[1:]:
         files += [folder / name for name in _small_files([file.name for file in folder.iterdir()], piece)]

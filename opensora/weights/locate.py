@@ -24,11 +24,11 @@ class Piece:
     """One piece of the model and where it was found.
 
     Attributes:
-        name: section of the config, one of ``PIECES``.
-        wanted: its ``from_pretrained``: a path, OWNER/REPOSITORY or OWNER/REPOSITORY/FOLDER.
+        name: section of the config, one of `PIECES`.
+        wanted: its `from_pretrained`: a path, OWNER/REPOSITORY or OWNER/REPOSITORY/FOLDER.
         path: folder or file; None if there is none, or none that holds any of it.
         place: "folder" (named by the config itself), "weights folder" or "hub cache".
-        gaps: what ``path`` lacks.
+        gaps: what `path` lacks.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class WeightPaths:
-    """The folders or files of a run's weights; those in ``to_download`` are still hub repositories."""
+    """The folders or files of a run's weights; those in `to_download` are still hub repositories."""
 
     model: str
     vae: str
@@ -80,7 +80,7 @@ class WeightPaths:
     weights_dir: str | None = None  # where they are downloaded to; None: the hub's cache
 
     def applied_to(self, config: Config) -> Config:
-        """``config`` with every ``from_pretrained`` replaced by the folder or file found here."""
+        """`config` with every `from_pretrained` replaced by the folder or file found here."""
         sections = {
             name: dataclasses.replace(getattr(config, name), from_pretrained=getattr(self, name)) for name in PIECES
         }
@@ -90,11 +90,11 @@ class WeightPaths:
 def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | None = None) -> Piece:
     """Look for a piece on this machine; what is complete wins over what is not.
 
-    A relative ``wanted`` is looked up from the working directory, then from the repository's root, then in
-    ``weights_dir``; a hub repository is then looked up by its name, in both and in the hub's cache.
+    A relative `wanted` is looked up from the working directory, then from the repository's root, then in
+    `weights_dir`; a hub repository is then looked up by its name, in both and in the hub's cache.
 
     Raises:
-        WeightsError: ``wanted`` is a file that cannot hold the piece.
+        WeightsError: `wanted` is a file that cannot hold the piece.
     """
     given = find_path(wanted)
     if given is not None:
@@ -110,7 +110,7 @@ def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | Non
 
 
 def locate_weights(config: Any) -> WeightPaths:
-    """Find every piece of the model, in ``config.weights_dir`` first, and check that its files are whole.
+    """Find every piece of the model, in `config.weights_dir` first, and check that its files are whole.
 
     What is neither there nor in the hub's cache, but can be a hub repository, is to be downloaded; that is not done
     here.
@@ -161,7 +161,7 @@ def local_config(from_pretrained: str, weights_dir: str | os.PathLike[str] | Non
 
 
 def _candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iterator[tuple[str, Path]]:
-    """Places and paths where ``wanted`` is: in ``weights_dir``, then in the hub's cache, the likeliest first."""
+    """Places and paths where `wanted` is: in `weights_dir`, then in the hub's cache, the likeliest first."""
     is_repo = hub.is_repo_name(wanted)
     repo, inside = hub.split_name(wanted) if is_repo else ("", "")
     folder = find_path(weights_dir) if weights_dir is not None else None
@@ -177,7 +177,7 @@ def _candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iter
 
 
 def _is_hub_name(wanted: str) -> bool:
-    """Whether ``wanted`` can be on the hub: not what would be in a folder that is on this machine."""
+    """Whether `wanted` can be on the hub: not what would be in a folder that is on this machine."""
     return hub.is_repo_name(wanted) and not (hub.split_name(wanted)[1] and _is_folder(hub.split_name(wanted)[0]))
 
 

@@ -60,7 +60,8 @@ class AdaCacheHandle:
     def traces(self) -> list[Trace]:
         """One for each video of the current or last run; with schedule="batch" all are the same.
 
-        Raises: RuntimeError before the first run.
+        Raises:
+            RuntimeError: before the first run.
         """
         if not self._removed:
             _warn_if_replaced(self._loop, self.transformers)
@@ -70,7 +71,8 @@ class AdaCacheHandle:
     def trace(self) -> Trace:
         """That of the first video.
 
-        Raises: RuntimeError before the first run.
+        Raises:
+            RuntimeError: before the first run.
         """
         return self.traces[0]
 
@@ -190,7 +192,7 @@ def _always(config: ReuseOptions) -> Callable[[RunStart], ReuseOptions]:
 
 
 def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
-    """Raises: ValueError when it does not fit a model of `num_blocks`; TypeError when it is no config."""
+    """The config; a TypeError for what is none, a ValueError for one that does not fit a model of `num_blocks`."""
     if isinstance(config, str):
         check_choice("preset", config, PRESETS)
         # As in the official configs: block 13 of 28.

@@ -187,7 +187,7 @@ class PipelineClips:
 
     @staticmethod
     def check_refined(many: RunStart, start: RunStart, factor: int) -> None:
-        """Raises: ValueError when the times of a run do not lie among those of one with more steps."""
+        """Refuse, with a ValueError, a run whose times do not lie among those of one with more steps."""
         if not np.allclose(many.timesteps[::factor], start.timesteps, rtol=1e-4):
             raise ValueError(
                 f"the times of {len(many.timesteps)} steps do not hold those of {len(start.timesteps)}, so that there "
@@ -243,8 +243,10 @@ class CalibratedTarget:
     def of(cls, calibration: Calibration | str | os.PathLike[str] | None, target: Target | None) -> CalibratedTarget:
         """`calibration` itself or from a file.
 
-        Raises: TypeError when one of the two is missing; OSError when the file cannot be read; ValueError when it holds
-        something else.
+        Raises:
+            TypeError: one of the two is missing.
+            OSError: the file cannot be read.
+            ValueError: it holds something else.
         """
         if calibration is None:
             raise TypeError(
@@ -256,13 +258,14 @@ class CalibratedTarget:
         return cls(calibration if isinstance(calibration, Calibration) else Calibration.load(calibration), target)
 
     def check_model(self, cached: Sequence[CachedForward]) -> None:
-        """Raises: ValueError when the calibration was made for other transformers."""
+        """Refuse, with a ValueError, a calibration that was made for other transformers."""
         self._check(model_conditions(cached))
 
     def config_of_run(self, start: RunStart) -> StaticScheduleConfig:
         """The schedule that meets the target in a run.
 
-        Raises: ValueError when none does, or the calibration was made for videos of another size.
+        Raises:
+            ValueError: none does, or the calibration was made for videos of another size.
         """
         self._check(run_conditions(start))
         return self.target.resolve(self.calibration, start.timesteps)

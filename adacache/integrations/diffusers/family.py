@@ -68,7 +68,7 @@ class Family:
     bypass: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, transformer: nn.Module) -> None:
-        """Raises: ValueError when the blocks of `transformer` are not those of the family."""
+        """Refuse, with a ValueError, a transformer whose blocks are not those of the family."""
         for blocks in self.lists:
             modules = getattr(transformer, blocks.name, None)
             if not isinstance(modules, nn.ModuleList):

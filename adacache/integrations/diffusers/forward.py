@@ -27,7 +27,8 @@ class CachedForward:
     Blocks may be compiled: those that are measured run as they were before, since a compiled one does not show what
     goes on in it. Between calls nothing about the transformer is changed.
 
-    Raises: ValueError when the transformer belongs to no known family, or its blocks are not the family's.
+    Raises:
+        ValueError: the transformer belongs to no known family, or its blocks are not the family's.
     """
 
     def __init__(self, transformer: nn.Module, family: Family | None = None) -> None:
@@ -50,7 +51,8 @@ class CachedForward:
         one step, such as those with and without the prompt. `inner_forward` is what runs within `forward`, where that
         does more than the transformer's own, such as to fetch weights.
 
-        Raises: RuntimeError outside of a run; otherwise as `StepController.stack`.
+        Raises:
+            RuntimeError: outside of a run; otherwise as `StepController.stack`.
         """
         family, own_lists = self.family, self._lists()
         first = family.lists[0]

@@ -91,7 +91,7 @@ class AdaCacheHook(ModelHook):
         return module
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Raises: TypeError, as a copied hook would go on with the original's weights."""
+        """Refuse, with a TypeError, to be copied: a copied hook would go on with the original's weights."""
         raise TypeError(
             f"a {type(self._cached.transformer).__name__} cannot be copied or pickled while AdaCache is applied to it; "
             "call remove() of its handle before, and apply_adacache to the copy"

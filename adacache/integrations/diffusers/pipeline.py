@@ -16,7 +16,7 @@ HOOK_NAME = "adacache"
 
 
 def check_diffusers() -> None:
-    """Raises: RuntimeError when the installed diffusers is too old."""
+    """Refuse, with a RuntimeError, a diffusers that is too old."""
     if Version(diffusers.__version__) < Version(OLDEST_DIFFUSERS):
         raise RuntimeError(
             f"AdaCache works with diffusers {OLDEST_DIFFUSERS} or newer, this is {diffusers.__version__}; "
@@ -27,7 +27,8 @@ def check_diffusers() -> None:
 def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
     """A transformer itself, or a pipeline's: one, or the two that share its steps.
 
-    Raises: ValueError when it is neither a pipeline with a transformer nor one itself.
+    Raises:
+        ValueError: it is neither a pipeline with a transformer nor one itself.
     """
     if isinstance(pipe_or_transformer, nn.Module):
         return [pipe_or_transformer]
@@ -44,7 +45,8 @@ def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
 def cached_forwards_of(pipe_or_transformer: Any) -> list[CachedForward]:
     """One for each transformer.
 
-    Raises: ValueError when there is none, or one is not known, compiled as a whole, or of a pipeline that is refused.
+    Raises:
+        ValueError: there is none, or one is not known, compiled as a whole, or of a pipeline that is refused.
     """
     cached = []
     for transformer in transformers_of(pipe_or_transformer):
@@ -63,7 +65,8 @@ class DenoisingLoop:
     Attributes:
         is_pipeline: whether it is a pipeline's.
 
-    Raises: TypeError when there is no scheduler.
+    Raises:
+        TypeError: there is no scheduler.
     """
 
     def __init__(self, pipe_or_transformer: Any, scheduler: Any = None) -> None:
@@ -82,7 +85,7 @@ class DenoisingLoop:
         return all(any(module is other for other in current) for module in transformers)
 
     def check(self) -> None:
-        """Raises: ValueError when its transformers are compiled as a whole."""
+        """Refuse, with a ValueError, transformers that are compiled as a whole."""
         for transformer in transformers_of(self._owner):
             check_not_compiled(transformer)
 
@@ -100,7 +103,8 @@ class DenoisingLoop:
     def timesteps(self) -> Tensor:
         """(calls,), what the scheduler was set to step through; the same tensor until it is set anew.
 
-        Raises: RuntimeError when it was not set.
+        Raises:
+            RuntimeError: it was not set.
         """
         timesteps = getattr(self._scheduler, "timesteps", None)
         if not isinstance(timesteps, Tensor) or not len(timesteps):
@@ -151,7 +155,7 @@ class DenoisingLoop:
 
 
 def check_free(transformer: nn.Module) -> None:
-    """Raises: ValueError when AdaCache hooks it already, offloading would drop the hook, or as `check_combination`."""
+    """Refuse, with a ValueError, what AdaCache hooks already or offloading would unhook, and as `check_combination`."""
     kind = type(transformer).__name__
     registry = getattr(transformer, "_diffusers_hook", None)
     if registry is not None and HOOK_NAME in registry.hooks:
@@ -165,7 +169,7 @@ def check_free(transformer: nn.Module) -> None:
 
 
 def check_not_compiled(transformer: nn.Module) -> None:
-    """Raises: ValueError when a transformer is compiled as a whole, by `torch.compile` or its own `compile`."""
+    """Refuse, with a ValueError, a transformer that `torch.compile` or its own `compile` made one piece."""
     own = getattr(transformer, "_orig_mod", transformer)
     if own is not transformer or transformer._compiled_call_impl is not None:
         raise ValueError(
@@ -175,7 +179,7 @@ def check_not_compiled(transformer: nn.Module) -> None:
 
 
 def check_combination(transformer: nn.Module) -> None:
-    """Raises: ValueError when something else was done to a transformer that cannot go together with AdaCache."""
+    """Refuse, with a ValueError, a transformer to which something was done that does not go together with AdaCache."""
     kind = type(transformer).__name__
     check_not_compiled(transformer)
     if getattr(transformer, "_parallel_config", None) is not None:

@@ -152,8 +152,9 @@ class Runs:
     def enter(self, call: Call) -> tuple[StepController, str] | None:
         """The controller for a call and the name of its guidance half; None where it is computed without the cache.
 
-        Raises: ValueError when the config does not fit the run; RuntimeError when the scheduler has no timesteps, or
-        two transformers are called in one step.
+        Raises:
+            ValueError: the config does not fit the run.
+            RuntimeError: the scheduler has no timesteps, or two transformers are called in one step.
         """
         schedule = self._loop.timesteps()
         if self._run is not None and self._run.schedule is not schedule:
@@ -204,7 +205,8 @@ class Runs:
     def traces(self) -> list[Trace]:
         """One per video of the current or last run.
 
-        Raises: RuntimeError before the first call.
+        Raises:
+            RuntimeError: before the first call.
         """
         if self._controller is None:
             raise RuntimeError("there is no trace yet: the transformer was not called since apply_adacache")

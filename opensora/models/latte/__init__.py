@@ -1,6 +1,6 @@
 """Latte, and Open-Sora-Plan v1.1.0, whose transformer is the same network: diffusers' class under this project's loop.
 
-Source: diffusers, ``LatteTransformer3DModel``; Open-Sora-Plan v1.1.0, ``LatteT2V``.
+Source: diffusers, `LatteTransformer3DModel`; Open-Sora-Plan v1.1.0, `LatteT2V`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ONLY = {"norm_type": "ada_norm_single", "norm_elementwise_affine": False, "acti
 
 @dataclass(frozen=True)
 class LatteConfig:
-    """Arguments of diffusers' ``LatteTransformer3DModel``; the defaults are those of Latte-1.
+    """Arguments of diffusers' `LatteTransformer3DModel`; the defaults are those of Latte-1.
 
     Attributes:
         num_layers: pairs of a spatial and a temporal block.
@@ -99,7 +99,7 @@ class LatteConfig:
         return own
 
     def check_size(self, num_latent_frames: int, latent_height: int, latent_width: int) -> None:
-        """Raises: ValueError when latents of this size cannot be sampled."""
+        """Refuse, with a ValueError, latents of a size that cannot be sampled."""
         if num_latent_frames not in (1, self.video_length):
             raise ValueError(
                 f"this model makes videos of {self.video_length} latent frames, or images of 1, not of "
@@ -190,7 +190,7 @@ class LatteModel(PretrainedModel):
         mask: Tensor | None = None,
         controller: StepController | None = None,
     ) -> Tensor:
-        """Noise and its variance, (B, 8, T, H, W), in latents ``x`` (B, 4, T, H, W).
+        """Noise and its variance, (B, 8, T, H, W), in latents `x` (B, 4, T, H, W).
 
         Args:
             timestep: (B,), 999 for noise to 0.
@@ -228,7 +228,7 @@ class OpenSoraPlanModel(LatteModel):
 
 @MODELS.register_module("Latte")
 def latte(from_pretrained: str, dtype: torch.dtype, device: torch.device | str, **ignored: Any) -> LatteModel:
-    """The model of a config's ``model`` section."""
+    """The model of a config's `model` section."""
     return LatteModel.from_pretrained(from_pretrained, dtype=dtype, device=device)
 
 
@@ -236,5 +236,5 @@ def latte(from_pretrained: str, dtype: torch.dtype, device: torch.device | str, 
 def open_sora_plan(
     from_pretrained: str, dtype: torch.dtype, device: torch.device | str, **ignored: Any
 ) -> OpenSoraPlanModel:
-    """The model of a config's ``model`` section, of Open-Sora-Plan."""
+    """The model of a config's `model` section, of Open-Sora-Plan."""
     return OpenSoraPlanModel.from_pretrained(from_pretrained, dtype=dtype, device=device)

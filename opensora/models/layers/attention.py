@@ -1,7 +1,7 @@
 """Attention layers of STDiT3 on PyTorch's native scaled dot-product attention.
 
 Shapes: B batch (whatever is folded into it), N tokens, L text tokens, C channels = heads * D.
-Source: Open-Sora v1.2, ``opensora/models/layers/blocks.py``.
+Source: Open-Sora v1.2, `opensora/models/layers/blocks.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the channel pairs of ``x`` (..., N, D) by the angles of ``tables``."""
+    """Turn the channel pairs of `x` (..., N, D) by the angles of `tables`."""
     cos, sin = (table.to(x.dtype) for table in tables)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
@@ -66,7 +66,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Attend over N; ``rope`` holds the tables of the rotary embedding where the axis is time."""
+        """Attend over N; `rope` holds the tables of the rotary embedding where the axis is time."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, D)
         if rope is not None and self._is_fused(qkv):
             norms = (self.q_norm.weight, self.k_norm.weight)
@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
-        """``text_mask`` (B, L) is True at real tokens; None means that all are."""
+        """`text_mask` (B, L) is True at real tokens; None means that all are."""
         q = self.q_linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, D)
         kv = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1))  # (B, L, 2, heads, D)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, D)

@@ -1,6 +1,6 @@
 """Layers of STDiT3 beside attention: patches, positions, timestep, frame rate and text; modulation and the MLP.
 
-Source: Open-Sora v1.2, ``opensora/models/layers/blocks.py``.
+Source: Open-Sora v1.2, `opensora/models/layers/blocks.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NORM_EPS = 1e-6
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights, then a given affine map; ``x`` is (B, T, S, C), the others broadcast to it."""
+    """Layer norm without weights, then a given affine map; `x` is (B, T, S, C), the others broadcast to it."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
 
 

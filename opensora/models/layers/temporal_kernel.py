@@ -81,7 +81,7 @@ def _attend(
 
 @torch.library.custom_op("opensora::temporal_attention", mutates_args=())
 def temporal_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-    """What ``SelfAttention`` computes between its two linear layers where the axis is time.
+    """What `SelfAttention` computes between its two linear layers where the axis is time.
 
     Queries and keys stay in float32 through norm and rotation, and are rounded once; the plain layers round after
     each. The two differ by up to 2e-2 of the result's norm in bfloat16 and 2e-3 in float16.
@@ -101,7 +101,7 @@ def temporal_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Ten
 def launch(
     qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float, num_warps: int = WARPS
 ) -> Tensor:
-    """As ``temporal_attention``, with the number of warps that share one head at one place."""
+    """As `temporal_attention`, with the number of warps that share one head at one place."""
     places, frames, _, heads, size = qkv.shape
     out = qkv.new_empty(places, frames, heads * size)
     _attend[(places, heads)](

@@ -39,7 +39,7 @@ class STDiT3Block(nn.Module):
 
     Attributes:
         stream: what a controller calls the axis of the block's self-attention.
-        functions: plain methods of this class, or what ``STDiT3.compile_blocks`` made of them.
+        functions: plain methods of this class, or what `STDiT3.compile_blocks` made of them.
     """
 
     def __init__(self, config: STDiT3Config, temporal: bool, index: int):
@@ -84,7 +84,7 @@ class STDiT3Block(nn.Module):
     def computed(
         self, x: Tensor, text: Tensor, text_mask: Tensor | None, modulation: Tensor, rope: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """``x`` (B, T, S, C) with what all branches add; the arguments are those of ``forward``."""
+        """`x` (B, T, S, C) with what all branches add; the arguments are those of `forward`."""
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
         x = x + self.attention_residual(x, shift_msa, scale_msa, gate_msa, rope)
         x = x + self.cross_attention_residual(x, text, text_mask)
@@ -95,22 +95,22 @@ class STDiT3Block(nn.Module):
         return (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)
 
     def modulated_input(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """What self-attention reads of ``x`` (B, T, S, C); ``modulation`` is that of ``forward``."""
+        """What self-attention reads of `x` (B, T, S, C); `modulation` is that of `forward`."""
         shift, scale = self.modulation_rows(modulation)[:2]
         return modulate(x, shift, scale)
 
     def attention_residual(
         self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, rope: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """What self-attention adds to ``x`` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
+        """What self-attention adds to `x` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
         return gate * self._attend(modulate(x, shift, scale), rope)
 
     def cross_attention_residual(self, x: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
-        """What the text (B, L, C) adds to ``x`` (B, T, S, C); ``text_mask`` is (B, L)."""
+        """What the text (B, L, C) adds to `x` (B, T, S, C); `text_mask` is (B, L)."""
         return self.cross_attn(x.flatten(1, 2), text, text_mask).view_as(x)
 
     def mlp_residual(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        """What the MLP adds to ``x`` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
+        """What the MLP adds to `x` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
         return gate * self.mlp(modulate(x, shift, scale))
 
     def _attend(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -142,7 +142,7 @@ class Sharding(Protocol):
         ...
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """The other way, for S = ``tokens_per_frame``."""
+        """The other way, for S = `tokens_per_frame`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Sizes of STDiT3, as the published ``config.json`` names them."""
+"""Sizes of STDiT3, as the published `config.json` names them."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class STDiT3Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> STDiT3Config:
-        """Read a ``config.json``; its keys that only concern training or kernels are ignored."""
+        """Read a `config.json`; its keys that only concern training or kernels are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of ``config.json``."""
+        """The contents of `config.json`."""
         return {"architectures": ["STDiT3"], "model_type": "STDiT3", **asdict(self)}

@@ -2,7 +2,7 @@
 
 Shapes: B batch (conditional and unconditional halves together), T latent frames, S patches per frame, N = T * S
 tokens in frame-major order, C channels, L text tokens.
-Source: Open-Sora v1.2, ``opensora/models/stdit/stdit3.py``.
+Source: Open-Sora v1.2, `opensora/models/stdit/stdit3.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(dim, rows * columns * config.out_channels)
 
     def forward(self, x: Tensor, t: Tensor, t0: Tensor | None, x_mask: Tensor | None) -> Tensor:
-        """``t`` and ``t0`` are (B, C) embeddings of the current timestep and of timestep 0."""
+        """`t` and `t0` are (B, C) embeddings of the current timestep and of timestep 0."""
         x = modulate(x, *self._rows(t))
         if t0 is not None and x_mask is not None:
             # Held frames are normalized a second time, on top of the first modulation: the published weights
@@ -62,7 +62,7 @@ class FinalLayer(nn.Module):
 class STDiT3(PretrainedModel):
     """Predicts the velocity of noisy video latents from a timestep and a text.
 
-    A controller decides per step whether the stack of blocks runs; see ``adacache.StepController``. Without one the
+    A controller decides per step whether the stack of blocks runs; see `adacache.StepController`. Without one the
     model computes everything, and with one a computed step gives bit for bit the same output.
     """
 
@@ -83,7 +83,7 @@ class STDiT3(PretrainedModel):
         self.final_layer = FinalLayer(config)
 
     def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Let all blocks compute by ``torch.compile``; weights and state dict stay as they are.
+        """Let all blocks compute by `torch.compile`; weights and state dict stay as they are.
 
         A block that no controller looks into is one graph, with its residual additions; of one that a controller
         watches, each branch is. Code is generated in the next forward passes, for the number of threads set by then.
@@ -111,7 +111,7 @@ class STDiT3(PretrainedModel):
         sharding: Sharding = UNSHARDED,
         **ignored: Any,
     ) -> Tensor:
-        """Velocity (and unused channels) of ``x``.
+        """Velocity (and unused channels) of `x`.
 
         Args:
             x: noisy latents (B, 4, T, Hx, Wx).
@@ -122,7 +122,7 @@ class STDiT3(PretrainedModel):
             x_mask: (B, T) bool; frames that are False are treated as clean (timestep 0).
             fps, height, width: (Bm,) frames per second and size in pixels of the video.
             controller: decides whether this step is computed or its last residual reused.
-            sharding: which frames of ``x`` are this process' own; below, T is their number outside of temporal blocks.
+            sharding: which frames of `x` are this process' own; below, T is their number outside of temporal blocks.
 
         Returns:
             (B, out_channels, T, Hx, Wx) float32, of these frames.
@@ -157,7 +157,7 @@ class STDiT3(PretrainedModel):
         """All blocks, a spatial and a temporal one in turns, (B, T, S, C) -> (B, T, S, C).
 
         Args:
-            has_begun: whether ``hidden_states`` are what ``first_block`` made of them.
+            has_begun: whether `hidden_states` are what `first_block` made of them.
         """
         text, text_mask = conditions.text
         h, tokens_per_frame = hidden_states, hidden_states.shape[2]
@@ -303,7 +303,7 @@ class CachedStack:
         return tokens.unflatten(1, self._hidden_states.shape[1:3])
 
     def _compute(self, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(B, T * S, C) -> the same; ``rows`` are the indices of the videos that are due, where not all are."""
+        """(B, T * S, C) -> the same; `rows` are the indices of the videos that are due, where not all are."""
         conditions, has_begun = self._conditions.of_rows(rows), bool(self._begun)
         # No name here holds what the blocks begin with, so that it is gone while they run.
         return self._model.run_blocks(
@@ -346,7 +346,7 @@ def stdit3(
 ) -> STDiT3:
     """Upstream's registered constructor: a checkpoint, or without one a model of the given sizes with random weights.
 
-    Kernel and training options among ``sizes`` are ignored; native kernels are used.
+    Kernel and training options among `sizes` are ignored; native kernels are used.
     """
     if qk_norm is not None:
         sizes["qk_norm"] = qk_norm

@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (  # and the encoder's sizes: small, and they change what it 
 
 @dataclass(frozen=True)
 class EncodedCaption:
-    """What a text encoder made of one caption, up to its last real token, or with all padding (``whole``).
+    """What a text encoder made of one caption, up to its last real token, or with all padding (`whole`).
 
     What the encoder says about padding is mostly not kept: transformers do not attend to it. They do to that of a
     negative prompt.
@@ -70,7 +70,7 @@ class EncodedCaption:
         return cls(y.cpu().clone(), mask.cpu().clone(), num_chars)
 
     def padded(self, length: int) -> tuple[Tensor, Tensor]:
-        """``y`` (length, caption_channels) and ``mask`` (length,), zero at padding unless that is kept."""
+        """`y` (length, caption_channels) and `mask` (length,), zero at padding unless that is kept."""
         missing = length - len(self.mask)
         return F.pad(self.y, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))
 
@@ -82,7 +82,7 @@ class EmbeddingCache:
 
     Args:
         folder: made when the first caption is kept.
-        key: tells apart what different encoders make of a caption, as ``encoder_key`` does.
+        key: tells apart what different encoders make of a caption, as `encoder_key` does.
     """
 
     def __init__(self, folder: Path, key: str):
@@ -91,12 +91,12 @@ class EmbeddingCache:
         self._writable = True
 
     def path(self, caption: str) -> Path:
-        """The file of ``caption``, which need not exist."""
+        """The file of `caption`, which need not exist."""
         name = hashlib.sha256("\0".join((str(_FORMAT), self.key, caption)).encode("utf-8", "surrogatepass"))
         return self.folder / f"{name.hexdigest()}.safetensors"
 
     def get(self, caption: str) -> EncodedCaption | None:
-        """What was kept of ``caption``; None when there is nothing, or nothing that can be read."""
+        """What was kept of `caption`; None when there is nothing, or nothing that can be read."""
         path = self.path(caption)
         try:
             encoded = _read(path.read_bytes())
@@ -110,7 +110,7 @@ class EmbeddingCache:
         return encoded
 
     def put(self, caption: str, encoded: EncodedCaption) -> None:
-        """Keep ``encoded``, in place of what there was."""
+        """Keep `encoded`, in place of what there was."""
         if not self._writable:
             return
         tensors = {
@@ -133,7 +133,7 @@ class EmbeddingCache:
             )
 
     def prune(self, limit: int = SIZE_LIMIT) -> None:
-        """Remove what was not used for longest until the folder takes ``limit`` bytes at most."""
+        """Remove what was not used for longest until the folder takes `limit` bytes at most."""
         try:
             files = [(path, path.stat()) for path in self.folder.iterdir() if _OWN_FILE.fullmatch(path.name)]
             excess = sum(status.st_size for _, status in files) - limit
@@ -147,9 +147,9 @@ class EmbeddingCache:
 
 
 def cache_folder(text_cache: str | None) -> Path | None:
-    """The folder that the config entry ``text_cache`` names; None means that nothing is kept.
+    """The folder that the config entry `text_cache` names; None means that nothing is kept.
 
-    Without an entry it is $OPENSORA_TEXT_CACHE, else ``opensora-adacache/text`` in $XDG_CACHE_HOME or ~/.cache.
+    Without an entry it is $OPENSORA_TEXT_CACHE, else `opensora-adacache/text` in $XDG_CACHE_HOME or ~/.cache.
     """
     chosen = text_cache or os.environ.get("OPENSORA_TEXT_CACHE")
     if chosen == OFF:
@@ -187,7 +187,7 @@ def encoder_key(text: TextEncoderConfig, device_type: str) -> str:
 
 
 def _read(data: bytes) -> EncodedCaption:
-    """Raises: SafetensorError, KeyError or ValueError for what ``EmbeddingCache.put`` did not write."""
+    """One entry; a SafetensorError, KeyError or ValueError for what `EmbeddingCache.put` did not write."""
     tensors = load(data)
     encoded = EncodedCaption(tensors["y"], tensors["mask"], int(tensors["num_chars"]))
     if not torch.equal(_checksum(encoded), tensors["checksum"]):

@@ -27,9 +27,9 @@ class CaptionEncoder(Protocol):
     """Whatever turns prompts into features."""
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) and the token ``mask`` (B, L) of prompts.
+        """`y` (B, 1, L, caption_channels) and the token `mask` (B, L) of prompts.
 
-        An encoder that cuts long prompts also gives ``num_chars`` (B,), how many of their characters it read.
+        An encoder that cuts long prompts also gives `num_chars` (B,), how many of their characters it read.
         """
 
 
@@ -37,7 +37,7 @@ class TextEncoder(CaptionEncoder, Protocol):
     """A caption encoder that knows what videos are guided away from."""
 
     def null(self, n: int) -> Tensor:
-        """Features of what ``n`` videos are guided away from, (n, 1, L, caption_channels)."""
+        """Features of what `n` videos are guided away from, (n, 1, L, caption_channels)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class EncodedText:
 
     @classmethod
     def of(cls, encoder: TextEncoder, prompts: Sequence[str]) -> Self:
-        """Encode ``prompts``; a warning names the words that did not fit."""
+        """Encode `prompts`; a warning names the words that did not fit."""
         encoded = encoder.encode(prompts)
         if "num_chars" in encoded:  # else the encoder cuts nothing, or it was said when the text was prepared
             for line in cut_lines("prompt", prompts, encoded["num_chars"].tolist(), encoded["y"].shape[-2]):
@@ -79,7 +79,7 @@ class CachedTextEncoder:
         self._null: Tensor | None = None
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``y`` (B, 1, L, caption_channels) features and ``mask`` (B, L)."""
+        """`y` (B, 1, L, caption_channels) features and `mask` (B, L)."""
         for prompt in prompts:
             if prompt not in self._encoded:
                 self._encoded[prompt] = self._encoder.encode([prompt])
@@ -87,7 +87,7 @@ class CachedTextEncoder:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def null(self, n: int) -> Tensor:
-        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+        """Features of `n` empty captions, (n, 1, L, caption_channels)."""
         if self._null is None:
             self._null = self._encoder.null(1)
         return self._null.expand(n, *self._null.shape[1:])
@@ -98,8 +98,8 @@ class GuidedTextEncoder:
     """A caption encoder together with the features of the empty caption, which belong to the video model.
 
     Attributes:
-        encoder: T5, or ``PreparedText`` that it encoded before.
-        caption_embedder: ``STDiT3.y_embedder``, whose buffer (L, caption_channels) is the empty caption. It is read on
+        encoder: T5, or `PreparedText` that it encoded before.
+        caption_embedder: `STDiT3.y_embedder`, whose buffer (L, caption_channels) is the empty caption. It is read on
             use, as the model may be moved to another device.
     """
 
@@ -112,7 +112,7 @@ class GuidedTextEncoder:
         return {**encoded, "y": encoded["y"].to(self.caption_embedder.y_embedding)}
 
     def null(self, n: int) -> Tensor:
-        """Features of ``n`` empty captions, (n, 1, L, caption_channels)."""
+        """Features of `n` empty captions, (n, 1, L, caption_channels)."""
         return self.caption_embedder.y_embedding.expand(n, 1, -1, -1)
 
 
@@ -121,7 +121,7 @@ class NegativeTextEncoder:
     """A caption encoder together with the prompt that videos are guided away from.
 
     Attributes:
-        encoder: T5, or ``PreparedText`` that it encoded before, the negative prompt with padding.
+        encoder: T5, or `PreparedText` that it encoded before, the negative prompt with padding.
         negative: the prompt; "" guides away from nothing in particular.
     """
 
@@ -155,7 +155,7 @@ class NegativeTextEncoder:
 
 
 def with_guidance(text_encoder: CaptionEncoder | TextEncoder, model: VideoModel, config: SampleConfig) -> TextEncoder:
-    """``text_encoder`` with what videos are guided away from; one that has it already stays as it is."""
+    """`text_encoder` with what videos are guided away from; one that has it already stays as it is."""
     if hasattr(text_encoder, "null"):
         return text_encoder
     if hasattr(model, "y_embedder"):

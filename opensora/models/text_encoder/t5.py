@@ -1,6 +1,6 @@
 """The T5 text encoder: loaded whole, with 8-bit weights, or streamed from disk weight by weight.
 
-Source: Open-Sora v1.2, ``opensora/models/text_encoder/t5.py``.
+Source: Open-Sora v1.2, `opensora/models/text_encoder/t5.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class T5Encoder:
         from_pretrained: folder or hub repository with a T5 encoder and its tokenizer.
         model_max_length: tokens per prompt; longer prompts are cut, shorter ones padded.
         dtype: floating-point type of the weights; upstream runs float32 whatever the video model's.
-        quantize, stream: how the weights are held, as in ``load_t5``; streaming changes no result.
+        quantize, stream: how the weights are held, as in `load_t5`; streaming changes no result.
 
     Raises:
         WeightsError: the files are missing, damaged or do not fit their config.json.
@@ -62,7 +62,7 @@ class T5Encoder:
         """Features, tokens and how much of the prompts they stand for.
 
         Returns:
-            ``y`` (B, 1, L, caption_channels), not zeroed at padding; the token ``mask`` (B, L); and ``num_chars``
+            `y` (B, 1, L, caption_channels), not zeroed at padding; the token `mask` (B, L); and `num_chars`
             (B,) on the CPU, how many characters of each prompt were read.
         """
         tokens = self.tokenizer(
@@ -89,13 +89,13 @@ def load_t5(
     quantize: str | None = None,
     stream: bool = False,
 ) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """The tokenizer and the encoder, in evaluation mode on ``device`` (None: the CPU).
+    """The tokenizer and the encoder, in evaluation mode on `device` (None: the CPU).
 
     Args:
-        source: a folder, for which no network is used and whose tokenizer may be in the folder ``tokenizer`` beside it,
+        source: a folder, for which no network is used and whose tokenizer may be in the folder `tokenizer` beside it,
             or a hub repository.
         quantize: "int8" keeps the weights of linear layers in 8 bits with a scale per row.
-        stream: the weights of the blocks stay on disk; each is on ``device`` only while it is used.
+        stream: the weights of the blocks stay on disk; each is on `device` only while it is used.
 
     Raises:
         WeightsError: files are missing, damaged or do not fit their config.json.
@@ -127,7 +127,7 @@ def load_t5(
 
 
 def _streamed(device: str) -> dict[str, str]:
-    """Only what is small stays on ``device``, which also tells where the blocks are computed."""
+    """Only what is small stays on `device`, which also tells where the blocks are computed."""
     return {
         "shared": device,
         "encoder.embed_tokens": device,

@@ -1,6 +1,6 @@
 """An image autoencoder of diffusers, frame by frame: what Latte decodes with.
 
-Source: diffusers, ``LattePipeline.decode_latents``, to which decoding is equal.
+Source: diffusers, `LattePipeline.decode_latents`, to which decoding is equal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEMPORAL_FRAMES = 14  # that a temporal decoder looks at together, as LattePipel
 
 
 class ImageVAE(PretrainedModel):
-    """``AutoencoderKL``, or ``AutoencoderKLTemporalDecoder``, whose decoder smooths over neighboring frames.
+    """`AutoencoderKL`, or `AutoencoderKLTemporalDecoder`, whose decoder smooths over neighboring frames.
 
     Attributes:
         module: diffusers' model.
@@ -43,7 +43,7 @@ class ImageVAE(PretrainedModel):
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Self:
-        """An autoencoder as the entries of a ``config.json`` say, with new weights.
+        """An autoencoder as the entries of a `config.json` say, with new weights.
 
         Raises:
             ValueError: another class than the known ones, or entries that it cannot use.
@@ -76,10 +76,10 @@ class ImageVAE(PretrainedModel):
         """Videos (B, 3, F, H, W) in [-1, 1] -> scaled latents (B, 4, F, H', W').
 
         Args:
-            sample_posterior: draw from the posterior with ``generator`` instead of taking its mean.
+            sample_posterior: draw from the posterior with `generator` instead of taking its mean.
 
         Raises:
-            ValueError: another shape, or sides that are no multiples of ``downsample``.
+            ValueError: another shape, or sides that are no multiples of `downsample`.
         """
         if x.ndim != 5 or x.shape[1] != 3:
             raise ValueError(f"a video must be (B, 3, F, H, W), got {tuple(x.shape)}")
@@ -105,7 +105,7 @@ class ImageVAE(PretrainedModel):
             share: (i, n) decodes the i-th of n consecutive parts of the pieces.
 
         Raises:
-            ValueError: the number of latent frames is not ``num_frames``.
+            ValueError: the number of latent frames is not `num_frames`.
         """
         if z.shape[2] != num_frames:
             raise ValueError(f"{num_frames} frames have {num_frames} latent frames, got {z.shape[2]}")
@@ -147,7 +147,7 @@ def image_vae(
     micro_batch_size: int | None = 4,
     **ignored: Any,
 ) -> ImageVAE:
-    """The autoencoder of a config's ``vae`` section."""
+    """The autoencoder of a config's `vae` section."""
     vae = ImageVAE.from_pretrained(from_pretrained, dtype=dtype, device=device)
     vae.micro_batch_size = micro_batch_size
     return vae

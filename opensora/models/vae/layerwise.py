@@ -53,7 +53,7 @@ class TilingConfig:
 
 @dataclass(frozen=True)
 class Window:
-    """The rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of a feature map; the ends are exclusive."""
+    """The rows `top` to `bottom` and columns `left` to `right` of a feature map; the ends are exclusive."""
 
     top: int
     bottom: int
@@ -66,7 +66,7 @@ class Window:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def grown(self, margin: int, height: int, width: int) -> Window:
-        """With ``margin`` pixels more on each side, as far as a height x width map has them."""
+        """With `margin` pixels more on each side, as far as a height x width map has them."""
         return Window(
             max(self.top - margin, 0),
             min(self.bottom + margin, height),
@@ -75,16 +75,16 @@ class Window:
         )
 
     def enlarged(self, factor: int) -> Window:
-        """The same region of a map with ``factor`` times the rows and columns."""
+        """The same region of a map with `factor` times the rows and columns."""
         return Window(*(edge * factor for edge in self._edges))
 
     def reduced(self, factor: int) -> Window:
-        """The smallest window of a map with 1 / ``factor`` of the rows and columns that covers this one."""
+        """The smallest window of a map with 1 / `factor` of the rows and columns that covers this one."""
         top, bottom, left, right = self._edges
         return Window(top // factor, -(-bottom // factor), left // factor, -(-right // factor))
 
     def within(self, outer: Window) -> Window:
-        """This window seen from the upper left corner of ``outer``."""
+        """This window seen from the upper left corner of `outer`."""
         return Window(self.top - outer.top, self.bottom - outer.top, self.left - outer.left, self.right - outer.left)
 
     @property
@@ -93,7 +93,7 @@ class Window:
 
 
 def windows(height: int, width: int, size: int) -> Iterator[Window]:
-    """Windows of at most ``size`` rows and columns that cover a map, row by row and all about equally large."""
+    """Windows of at most `size` rows and columns that cover a map, row by row and all about equally large."""
     for rows in even_parts(height, -(-height // size)):
         for columns in even_parts(width, -(-width // size)):
             yield Window(rows.start, rows.stop, columns.start, columns.stop)
@@ -130,7 +130,7 @@ class Computed:
     """A layer's output that is computed anew for each window: for maps too large to be kept.
 
     Args:
-        upscale: rows of the output for each row of ``source``.
+        upscale: rows of the output for each row of `source`.
     """
 
     def __init__(self, source: FeatureMap, layer: Layer, upscale: int = 1):
@@ -153,7 +153,7 @@ def local(layer: Layer, source: FeatureMap, window: Window, *, upscale: int = 1,
 
 
 def store(height: int, width: int, tile: int, compute: Callable[[Window], Tensor]) -> Stored:
-    """The map whose windows ``compute`` gives."""
+    """The map whose windows `compute` gives."""
     values: Tensor | None = None
     for window in windows(height, width, tile):
         part = compute(window)
@@ -165,7 +165,7 @@ def store(height: int, width: int, tile: int, compute: Callable[[Window], Tensor
 
 
 def convolve(layer: Layer, source: FeatureMap, tile: int, *, upscale: int = 1, downscale: int = 1) -> Stored:
-    """All of a layer's output; ``tile`` counts rows and columns of that output."""
+    """All of a layer's output; `tile` counts rows and columns of that output."""
     height, width = source.height * upscale // downscale, source.width * upscale // downscale
     return store(height, width, tile, lambda w: local(layer, source, w, upscale=upscale, downscale=downscale))
 
@@ -223,14 +223,14 @@ def statistics(norm: nn.GroupNorm, source: FeatureMap, tile: int) -> Statistics:
 def normalized_convolution(
     norm: nn.GroupNorm, activation: Layer, convolution: Layer, source: FeatureMap, tile: int
 ) -> Stored:
-    """``convolution(activation(norm(source)))``."""
+    """`convolution(activation(norm(source)))`."""
     normalize = statistics(norm, source, tile).normalization(activation)
     return convolve(lambda part: convolution(normalize(part)), source, tile)
 
 
 @dataclass(frozen=True)
 class ResidualLayers:
-    """The layers of a residual block; ``shortcut`` (1x1, where channels change) may be None."""
+    """The layers of a residual block; `shortcut` (1x1, where channels change) may be None."""
 
     norm1: nn.GroupNorm
     conv1: nn.Module
@@ -241,7 +241,7 @@ class ResidualLayers:
 
 
 def residual_block(layers: ResidualLayers, source: FeatureMap, tile: int) -> Stored:
-    """A residual block of ``source``. A stored source without a shortcut is overwritten with the result.
+    """A residual block of `source`. A stored source without a shortcut is overwritten with the result.
 
     Its peak is the source, one map of the hidden and, with a shortcut, one of the output channels.
     """

@@ -1,7 +1,7 @@
 """The v1.2 video VAE: a 2-D autoencoder per frame, then a causal temporal autoencoder per chunk of frames.
 
 Shapes: B batch, F frames, T latent frames, videos (B, 3, F, 8H, 8W) in [-1, 1], latents (B, 4, T, H, W).
-Source: Open-Sora v1.2, ``opensora/models/vae/vae.py`` (OpenSoraVAE_V1_2).
+Source: Open-Sora v1.2, `opensora/models/vae/vae.py` (OpenSoraVAE_V1_2).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SDXL_AUTOENCODER_KL = {
 
 @dataclass(frozen=True)
 class VideoAutoencoderConfig:
-    """What ``config.json`` of a v1.2 VAE says.
+    """What `config.json` of a v1.2 VAE says.
 
     Attributes:
         autoencoder_kl: arguments of diffusers' AutoencoderKL.
@@ -56,7 +56,7 @@ class VideoAutoencoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VideoAutoencoderConfig:
-        """Read the published layout (sections ``vae_2d`` and ``vae_temporal``)."""
+        """Read the published layout (sections `vae_2d` and `vae_temporal`)."""
         vae_2d = values.get("vae_2d") or {}
         return cls(
             autoencoder_kl=dict(vae_2d.get("autoencoder_kl") or SDXL_AUTOENCODER_KL),
@@ -87,12 +87,12 @@ class VideoAutoencoderConfig:
 class VideoAutoencoderPipeline(PretrainedModel):
     """Videos to normalized latents and back.
 
-    Chunks of ``micro_frame_size`` frames are independent of each other, so a longer clip needs no more memory
+    Chunks of `micro_frame_size` frames are independent of each other, so a longer clip needs no more memory
     in the temporal part than one chunk, and its beginning decodes to the same frames as the shorter clip.
 
     Args:
         tiling: how frames are cut while they are encoded and decoded; None does it in one piece. The result is the
-            same up to rounding (``layerwise`` says why). It is kept as the attribute ``tiling``, which may be changed
+            same up to rounding (`layerwise` says why). It is kept as the attribute `tiling`, which may be changed
             at any time and which each call can override.
 
     Attributes:
@@ -125,7 +125,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
 
         Args:
             sample_posterior: draw from both posteriors as upstream does; False takes their means.
-            tiling: instead of ``self.tiling``.
+            tiling: instead of `self.tiling`.
         """
         tiling = tiling or self.tiling
         x = self.spatial_vae.encode(x.to(self.dtype), sample_posterior, generator, tiling)
@@ -137,7 +137,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
     def decode(self, z: Tensor, num_frames: int, progress: bool = False, tiling: TilingConfig | None = None) -> Tensor:
         """Normalized latents (B, 4, T, H, W) -> (B, 3, num_frames, 8H, 8W), about [-1, 1].
 
-        Args and errors: as ``decode_chunks``, whose pieces are put into one tensor.
+        Args and errors: as `decode_chunks`, whose pieces are put into one tensor.
         """
         video: Tensor | None = None
         done = 0
@@ -159,17 +159,17 @@ class VideoAutoencoderPipeline(PretrainedModel):
     ) -> Iterator[Tensor]:
         """Normalized latents (B, 4, T, H, W) -> pieces (B, 3, f, 8H, 8W) of the video, in order.
 
-        A piece is what the spatial autoencoder decodes at once: ``micro_batch_size`` frames of each video, or one in
+        A piece is what the spatial autoencoder decodes at once: `micro_batch_size` frames of each video, or one in
         tiles. Nothing of it is kept, so that memory does not grow with the length of the clip.
 
         Args:
             progress: show a bar; nearly all of the time goes into single frames, so it counts those of the clip.
-            tiling: instead of ``self.tiling``.
+            tiling: instead of `self.tiling`.
             share: (i, n) decodes the i-th of n consecutive parts of the pieces, to the same pixels as all together;
                 temporal chunks that two parts need are decoded for both.
 
         Raises:
-            ValueError: the number of latent frames does not belong to ``num_frames``.
+            ValueError: the number of latent frames does not belong to `num_frames`.
         """
         expected = self.latent_frames(num_frames)
         if z.shape[2] != expected:
@@ -194,7 +194,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
     def _temporal_chunks(
         self, z: Tensor, num_frames: int, tiling: TilingConfig | None, start: int, end: int
     ) -> Iterator[Tensor]:
-        """The spatial autoencoder's latents (B, 4, f, H, W) of the frames ``start`` to ``end``, chunk after chunk."""
+        """The spatial autoencoder's latents (B, 4, f, H, W) of the frames `start` to `end`, chunk after chunk."""
         z = z.to(self.dtype) * self.scale + self.shift
         frames_per_chunk = self.config.micro_frame_size or num_frames
         for i, chunk in enumerate(z.split(self.latent_frames(frames_per_chunk), dim=2)):
@@ -205,7 +205,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
                 yield decoded[:, :, max(start - first, 0) : end - first]
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip of ``num_frames`` frames."""
+        """Latent frames of a clip of `num_frames` frames."""
         return chunked_latent_frames(num_frames, self.config.micro_frame_size, self.temporal_vae.config.time_factor)
 
     def get_latent_size(self, input_size: Sequence[int | None]) -> list[int | None]:
@@ -216,7 +216,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
 
 
 def _regrouped(chunks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
-    """The same (B, C, F, H, W) in pieces of ``frames`` frames, the last one of what is left."""
+    """The same (B, C, F, H, W) in pieces of `frames` frames, the last one of what is left."""
     rest: Tensor | None = None
     for chunk in chunks:
         rest = chunk if rest is None else torch.cat([rest, chunk], dim=2)
@@ -241,12 +241,12 @@ def open_sora_vae_v1_2(
     """Upstream's registered constructor; training-only options are ignored.
 
     Args:
-        tiling: encode and decode in tiles (``VideoAutoencoderPipeline.tiling``).
-        tile_size: their rows and columns in latents; None takes the default of ``TilingConfig``.
+        tiling: encode and decode in tiles (`VideoAutoencoderPipeline.tiling`).
+        tile_size: their rows and columns in latents; None takes the default of `TilingConfig`.
 
     Raises:
-        ValueError: ``tile_size`` is not a positive integer, or the autoencoder cannot be tiled.
-        WeightsError: as ``from_pretrained``.
+        ValueError: `tile_size` is not a positive integer, or the autoencoder cannot be tiled.
+        WeightsError: as `from_pretrained`.
     """
     tiles = TilingConfig(**({} if tile_size is None else {"tile_size": tile_size})) if tiling else None
     vae = VideoAutoencoderPipeline.from_pretrained(

@@ -1,7 +1,7 @@
 """The spatial half of the v1.2 video VAE: diffusers' AutoencoderKL on single frames.
 
 Shapes: B batch, F frames, N = B * F, videos (B, 3, F, 8H, 8W) in [-1, 1], latents (B, 4, F, H, W).
-Source: Open-Sora v1.2, ``opensora/models/vae/vae.py`` (VideoAutoencoderKL).
+Source: Open-Sora v1.2, `opensora/models/vae/vae.py` (VideoAutoencoderKL).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class SpatialVAE(nn.Module):
         return torch.cat(decoded).unflatten(0, (len(x), -1)).transpose(1, 2)
 
     def _tile_size(self, frames: Tensor, tiling: TilingConfig | None, scale: int = 1) -> int | None:
-        """Latents per side of a tile, or None where one tile would do; ``scale``: rows of ``frames`` per latent."""
+        """Latents per side of a tile, or None where one tile would do; `scale`: rows of `frames` per latent."""
         height, width = frames.shape[-2:]
         if tiling is None or not tiling.divides(height // scale, width // scale):
             return None
@@ -126,7 +126,7 @@ def check_tiles(autoencoder: nn.Module) -> None:
 
 
 def decode_frame(autoencoder: nn.Module, latents: Tensor, tile_size: int) -> Tensor:
-    """``autoencoder.decode(latents).sample`` for (N, C, H, W), layer by layer in tiles of ``tile_size`` latents.
+    """`autoencoder.decode(latents).sample` for (N, C, H, W), layer by layer in tiles of `tile_size` latents.
 
     The middle block with its attention over the frame works at the resolution of the latents and is run as it is. Of
     the last block, the input after upsampling is the largest map of all (at 720p in float32: 0.94 GB) and needed only
@@ -153,7 +153,7 @@ def decode_frame(autoencoder: nn.Module, latents: Tensor, tile_size: int) -> Ten
 
 
 def encode_frame(autoencoder: nn.Module, frames: Tensor, tile_size: int) -> Tensor:
-    """Moments (N, 2C, H, W) of the posterior that ``autoencoder.encode`` gives, in tiles of ``tile_size`` latents."""
+    """Moments (N, 2C, H, W) of the posterior that `autoencoder.encode` gives, in tiles of `tile_size` latents."""
     encoder = autoencoder.encoder
     tile = tile_size * 2 ** (len(encoder.down_blocks) - 1)
     features = convolve(encoder.conv_in, Stored(frames), tile)

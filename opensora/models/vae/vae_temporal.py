@@ -1,7 +1,7 @@
 """The temporal half of the v1.2 video VAE: a causal 3-D convolutional autoencoder over the latents of the 2-D VAE.
 
 Shapes: B batch, C latent channels, F frames, T latent frames, H x W latent rows and columns.
-Source: Open-Sora v1.2, ``opensora/models/vae/vae_temporal.py`` (module names follow the published checkpoint).
+Source: Open-Sora v1.2, `opensora/models/vae/vae_temporal.py` (module names follow the published checkpoint).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TemporalVAEConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TemporalVAEConfig:
-        """Read the ``vae_temporal`` section of a config.json; keys that do not concern the sizes are ignored."""
+        """Read the `vae_temporal` section of a config.json; keys that do not concern the sizes are ignored."""
         known = {field.name for field in fields(cls)}
         chosen = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in known}
         return cls(**chosen)
@@ -55,7 +55,7 @@ class TemporalVAEConfig:
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """A posterior over latents; ``mean`` and ``std`` are (B, C, T, H, W)."""
+    """A posterior over latents; `mean` and `std` are (B, C, T, H, W)."""
 
     mean: Tensor
     std: Tensor
@@ -80,7 +80,7 @@ class DiagonalGaussian:
 class CausalConv3d(nn.Module):
     """3-D convolution that sees no future frame: all temporal padding (zeros) is in front.
 
-    (B, C, F, H, W) -> (B, C', ceil(F / stride), H, W); ``stride`` is the temporal one.
+    (B, C, F, H, W) -> (B, C', ceil(F / stride), H, W); `stride` is the temporal one.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True):
@@ -118,14 +118,14 @@ class ResBlock(nn.Module):
 
 
 def res_block_row(in_channels: int, out_channels: int, config: TemporalVAEConfig) -> nn.ModuleList:
-    """``num_res_blocks`` blocks of which the first changes the channel count."""
+    """`num_res_blocks` blocks of which the first changes the channel count."""
     widths = [in_channels] + [out_channels] * config.num_res_blocks
     pairs = zip(widths[:-1], widths[1:], strict=True)
     return nn.ModuleList([ResBlock(a, b, config.num_groups) for a, b in pairs])
 
 
 def run(blocks: Sequence[nn.Module] | nn.ModuleList, x: Tensor) -> Tensor:
-    """Apply ``blocks`` one after another."""
+    """Apply `blocks` one after another."""
     for block in blocks:
         x = block(x)
     return x
@@ -205,7 +205,7 @@ class Decoder(nn.Module):
 
 
 class VAETemporal(nn.Module):
-    """Causal temporal autoencoder; see ``VideoAutoencoderPipeline`` for chunking and normalization."""
+    """Causal temporal autoencoder; see `VideoAutoencoderPipeline` for chunking and normalization."""
 
     def __init__(self, config: TemporalVAEConfig):
         super().__init__()
@@ -216,7 +216,7 @@ class VAETemporal(nn.Module):
         self.decoder = Decoder(config)
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a chunk of ``num_frames`` frames."""
+        """Latent frames of a chunk of `num_frames` frames."""
         return -(-num_frames // self.config.time_factor)
 
     def padding(self, num_frames: int) -> int:
@@ -245,7 +245,7 @@ class VAETemporal(nn.Module):
 
 
 def decode_features(decoder: Decoder, z: Tensor, tile_size: int) -> Tensor:
-    """``decoder(z)`` for (B, C', T, H, W), layer by layer in tiles.
+    """`decoder(z)` for (B, C', T, H, W), layer by layer in tiles.
 
     They are cut in rows and columns only: causal convolutions and group norms want a chunk's frames together.
     """
@@ -259,7 +259,7 @@ def decode_features(decoder: Decoder, z: Tensor, tile_size: int) -> Tensor:
 
 
 def encode_features(encoder: Encoder, x: Tensor, tile_size: int) -> Tensor:
-    """``encoder(x)`` for (B, C, F, H, W), in tiles."""
+    """`encoder(x)` for (B, C, F, H, W), in tiles."""
     features = convolve(encoder.conv_in, Stored(x), tile_size)
     for level, blocks in enumerate(encoder.block_res_blocks):
         features = _run(blocks, features, tile_size)

@@ -1,6 +1,6 @@
 """Sampling with models that predict noise: Latte and Open-Sora-Plan, around the schedulers of diffusers.
 
-Source: the loop of diffusers' ``LattePipeline``, to which it is equal bit for bit in float32.
+Source: the loop of diffusers' `LattePipeline`, to which it is equal bit for bit in float32.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class DiffusionSampler(Sampler):
     """Samples with one of diffusers' schedulers.
 
     Args:
-        solver: a key of ``SOLVERS``.
-        num_sampling_steps: of the schedule; some solvers call the model more often, see ``num_model_calls``.
+        solver: a key of `SOLVERS`.
+        num_sampling_steps: of the schedule; some solvers call the model more often, see `num_model_calls`.
         cfg_scale: guidance scale; 1 or less follows the prompt without guidance.
         options: of the scheduler's class, by its own names; None stands for its default.
 
@@ -87,7 +87,7 @@ class DiffusionSampler(Sampler):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         compat: bool = False,
     ) -> Tensor:
-        """Turn noise into latents of videos, as ``Sampler.denoise`` describes.
+        """Turn noise into latents of videos, as `Sampler.denoise` describes.
 
         Latents are float32 whatever the model's dtype.
 
@@ -148,8 +148,8 @@ def _read_by_model(text: EncodedText, model: nn.Module, is_guided: bool) -> tupl
     """Features (B, L, C') that the model reads and, where prompts differ in length, the mask (B, L) of their tokens.
 
     Text is cut to the longest prompt of the batch, the negative prompt of each video to its own prompt, as
-    ``LattePipeline`` does for a single one. Shorter prompts of a batch are masked, so that a video does not depend on
-    its neighbors: there ``LattePipeline`` lets them see zeros instead. Under guidance the negative half comes first.
+    `LattePipeline` does for a single one. Shorter prompts of a batch are masked, so that a video does not depend on
+    its neighbors: there `LattePipeline` lets them see zeros instead. Under guidance the negative half comes first.
     """
     lengths = [num_tokens(mask) for mask in text.mask]
     longest = max(lengths)

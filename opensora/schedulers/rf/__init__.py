@@ -2,7 +2,7 @@
 
 Times run from 1000, noise, to 0, the clean video.
 
-Source: Open-Sora v1.2, ``opensora/schedulers/rf``; the shift of timesteps by size follows Stable Diffusion 3
+Source: Open-Sora v1.2, `opensora/schedulers/rf`; the shift of timesteps by size follows Stable Diffusion 3
 (arXiv:2403.03206, section 5.3.2).
 """
 
@@ -69,10 +69,10 @@ class RFLOW(Sampler):
         return self.num_sampling_steps
 
     def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None) -> list[Tensor]:
-        """The times of all steps, each (B,) float32, descending from ``num_timesteps``.
+        """The times of all steps, each (B,) float32, descending from `num_timesteps`.
 
         Raises:
-            ValueError: the timestep transform is on and ``size`` is not given.
+            ValueError: the timestep transform is on and `size` is not given.
         """
         if self.use_timestep_transform and not {"height", "width", "num_frames"} <= (size or {}).keys():
             raise ValueError("the timestep transform needs height, width and num_frames in additional_args")
@@ -105,10 +105,10 @@ class RFLOW(Sampler):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         compat: bool = False,
     ) -> Tensor:
-        """Turn noise into latents of videos, as ``Sampler.denoise`` describes.
+        """Turn noise into latents of videos, as `Sampler.denoise` describes.
 
         Raises:
-            ValueError: there is not one generator for each video, or no ``size`` for the timestep transform.
+            ValueError: there is not one generator for each video, or no `size` for the timestep transform.
             NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
         """
         guidance_scale = self.cfg_scale if guidance_scale is None else guidance_scale
@@ -158,7 +158,7 @@ def timestep_transform(
 
     Args:
         t: (B,) float32, 0..num_timesteps.
-        size: ``height``, ``width`` and ``num_frames`` in pixels and frames, (B,) each. Their dtype decides the
+        size: `height`, `width` and `num_frames` in pixels and frames, (B,) each. Their dtype decides the
             arithmetic of the ratio, as upstream.
         base_resolution: pixels of an image whose timesteps stay as they are.
     """

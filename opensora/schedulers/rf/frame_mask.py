@@ -1,6 +1,6 @@
 """Frames that are given, not generated: which of them a denoising step may change.
 
-Source: Open-Sora v1.2, ``opensora/schedulers/rf/__init__.py`` (RFLOW.sample with a mask).
+Source: Open-Sora v1.2, `opensora/schedulers/rf/__init__.py` (RFLOW.sample with a mask).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FrameMask:
         self._given: Tensor | None = None
 
     def begin_step(self, z: Tensor, t: Tensor) -> Tensor:
-        """``z`` (B, C, T, H, W) with noise on the frames that join at time ``t`` (B,) of the next step."""
+        """`z` (B, C, T, H, W) with noise on the frames that join at time `t` (B,) of the next step."""
         self._step += 1
         self._given = z
         self.generated = self._steps[self._step]
@@ -74,7 +74,7 @@ class FrameMask:
         return self._joining[self._step].any(1) if any(self._joins[self._step]) else None
 
     def _noise(self, z: Tensor) -> Tensor | None:
-        """Noise shaped like ``z``, None where no frame needs it.
+        """Noise shaped like `z`, None where no frame needs it.
 
         Drawn in every step, whether used or not: the random stream must not depend on the mask.
         """
@@ -88,7 +88,7 @@ class FrameMask:
 
 
 def add_noise(clean: Tensor, noise: Tensor, t: Tensor, num_timesteps: int = 1000) -> Tensor:
-    """The point at time ``t`` (B,) on the straight line from ``clean`` to ``noise``, both (B, C, T, H, W)."""
+    """The point at time `t` (B,) on the straight line from `clean` to `noise`, both (B, C, T, H, W)."""
     u = (t / num_timesteps).view(-1, *[1] * (clean.ndim - 1))
     return (1 - u) * clean + u * noise
 

@@ -26,9 +26,9 @@ class Solver(Protocol):
 
         Args:
             z: latents at its beginning.
-            velocity: of ``z`` at that time, shaped like ``z``.
-            dt: the step's part of the unit of time, 0 or above; broadcasts to ``z``.
-            restart: bool, broadcasts to ``z``: True where the field or the latents changed abruptly since the step
+            velocity: of `z` at that time, shaped like `z`.
+            dt: the step's part of the unit of time, 0 or above; broadcasts to `z`.
+            restart: bool, broadcasts to `z`: True where the field or the latents changed abruptly since the step
                 before, whose velocity then says nothing about this one. There the step is an Euler step.
         """
 
@@ -48,7 +48,7 @@ class Adams(Solver):
 
     The first step of a run is an Euler step. In a run of fewer than 15 steps, so are the last two: there the steps are
     long and the velocity turns, under strong guidance most, so that going on as before overshoots. Other samplers of
-    second order do the same (``lower_order_final`` of DPM-Solver++ in diffusers).
+    second order do the same (`lower_order_final` of DPM-Solver++ in diffusers).
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -91,7 +91,7 @@ SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "adams": Adams, "midpoint": 
 
 
 def make_solver(name: str, num_steps: int) -> Solver:
-    """A solver for one run of ``num_steps``.
+    """A solver for one run of `num_steps`.
 
     Raises:
         ValueError: there is no solver of this name.
@@ -110,7 +110,7 @@ def _second_order(
     weight: Tensor,
     restart: Tensor | None,
 ) -> Tensor:
-    """An Euler step plus ``weight`` times the change of the velocity, where that can be told."""
+    """An Euler step plus `weight` times the change of the velocity, where that can be told."""
     euler = z + velocity * dt
     known = dt_before > 0  # rounded times of very many steps repeat
     if restart is not None:

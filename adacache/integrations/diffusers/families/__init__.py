@@ -13,7 +13,8 @@ KNOWN = {family.transformer: family for file in (others, cogvideox, wan, ltx, hu
 def find_family(transformer: object) -> Family:
     """The family of a transformer, whose class may be derived from a known one.
 
-    Raises: ValueError when it belongs to none.
+    Raises:
+        ValueError: it belongs to none.
     """
     names = [cls.__name__ for cls in type(transformer).__mro__]
     found = next((KNOWN[name] for name in names if name in KNOWN), None)

@@ -1,6 +1,6 @@
 """Open-Sora-Plan v1.1.0's causal autoencoder: 4 frames, 8 rows and 8 columns to a latent, the first frame alone.
 
-Source: Open-Sora-Plan v1.1.0, ``CausalVAEModelWrapper``.
+Source: Open-Sora-Plan v1.1.0, `CausalVAEModelWrapper`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def time_chunks(num_frames: int, size: int) -> list[tuple[int, int]]:
 
 
 def in_tiles(x: Tensor, side: Side, run: Callable[[Tensor], Tensor]) -> Tensor:
-    """What ``run`` makes of the tiles of ``x`` (B, C, T, H, W), put together again."""
+    """What `run` makes of the tiles of `x` (B, C, T, H, W), put together again."""
     above: list[Tensor] = []
     rows = []
     for top in range(0, x.shape[3], side.step):
@@ -111,7 +111,7 @@ def in_tiles(x: Tensor, side: Side, run: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def fade_in(before: Tensor, tile: Tensor, extent: int, dim: int) -> None:
-    """Change the first ``extent`` rows (or columns) of ``tile`` in place: from ``before``, step by step to its own."""
+    """Change the first `extent` rows (or columns) of `tile` in place: from `before`, step by step to its own."""
     extent = min(before.shape[dim], tile.shape[dim], extent)
     if not extent:
         return
@@ -200,10 +200,10 @@ class CausalVAE(PretrainedModel):
         """Videos (B, 3, F, H, W) in [-1, 1] -> scaled latents (B, 4, T, H', W').
 
         Args:
-            sample_posterior: draw from the posterior with ``generator`` instead of taking its mean.
+            sample_posterior: draw from the posterior with `generator` instead of taking its mean.
 
         Raises:
-            ValueError: as ``moments``.
+            ValueError: as `moments`.
         """
         mean, logvar = self.moments(x)
         if sample_posterior:
@@ -222,7 +222,7 @@ class CausalVAE(PretrainedModel):
             share: (i, n) decodes the i-th of n consecutive parts of the chunks of frames; without tiles there is one.
 
         Raises:
-            ValueError: the number of latent frames does not belong to ``num_frames``.
+            ValueError: the number of latent frames does not belong to `num_frames`.
         """
         expected = self.latent_frames(num_frames)
         if z.ndim != 5 or z.shape[1] != self.out_channels:
@@ -265,7 +265,7 @@ def causal_vae(
     tiling: bool = False,
     **ignored: Any,
 ) -> CausalVAE:
-    """The autoencoder of a config's ``vae`` section."""
+    """The autoencoder of a config's `vae` section."""
     vae = CausalVAE.from_pretrained(from_pretrained, dtype=dtype, device=device)
     vae.tiling = CausalTiling() if tiling else None
     return vae

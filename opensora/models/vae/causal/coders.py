@@ -1,7 +1,7 @@
 """Encoder and decoder of the causal autoencoder: no frame is made of later ones, but for statistics of norms.
 
 Videos are (B, C, T, H, W). Attribute names are those of the checkpoints.
-Source: Open-Sora-Plan v1.1.0, ``CausalVAEModel`` and ``opensora/models/ae/videobase/modules``.
+Source: Open-Sora-Plan v1.1.0, `CausalVAEModel` and `opensora/models/ae/videobase/modules`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class CausalConv3d(nn.Module):
 
 
 def first_repeated(x: Tensor, count: int) -> Tensor:
-    """A video with its first frame ``count`` more times in front."""
+    """A video with its first frame `count` more times in front."""
     return torch.cat([x[:, :, :1].expand(-1, -1, count, -1, -1), x], dim=2) if count else x
 
 

@@ -79,7 +79,7 @@ class CausalVAEConfig:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Entries of a config.json; ``from_dict`` reads them back."""
+        """Entries of a config.json; `from_dict` reads them back."""
         own = dataclasses.asdict(self)
         return {"_class_name": "CausalVAEModel", **own, "hidden_size_mult": list(self.hidden_size_mult), **ARCHITECTURE}
 
