@@ -24,13 +24,13 @@ def modules(room: str) -> Iterator[Path]:
     return (path for path in sorted((REPO_ROOT / room).rglob("*.py")) if "__pycache__" not in path.parts)
 
 
-def imports_from(path: Path, only_at_its_head: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Modules that a file imports from, with the names it takes; not what only a type checker reads."""
+def imports_from(path: Path, when_it_runs: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Modules that a file imports from, with the names it takes; not what only a type checker reads, if asked."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if when_it_runs and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
-    for node in tree.body if only_at_its_head else ast.walk(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -133,13 +133,13 @@ def test_every_package_that_is_imported_is_required():
 
 @pytest.mark.parametrize("room", ROOMS[1:])
 def test_no_file_needs_itself(room):
-    """Files of a room form no circle; what only a type checker reads does not count."""
+    """Files of a room form no circle, be it of late imports or of what only a type checker reads."""
     arrows: dict[str, set[str]] = {}
     files = {".".join(path.relative_to(REPO_ROOT).with_suffix("").parts): path for path in modules(room)}
     names = {name.removesuffix(".__init__"): path for name, path in files.items()}
     for name, path in names.items():
         needed = arrows.setdefault(name, set())
-        for module, members in imports_from(path, only_at_its_head=may_wait(path)):
+        for module, members in imports_from(path, when_it_runs=False):
             # ``from package import module`` needs the module, ``from package import name`` the package.
             needed.update(full for member in members if (full := f"{module}.{member}") in names)
             if module in names and not all(f"{module}.{member}" in names for member in members):

@@ -14,15 +14,14 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Literal
 
 from opensora.cli.arguments import OneLineParser
+from opensora.cli.finding import Check, Finding, ok, pip, problem, warning
 from opensora.environment import (
     OLDEST_PYTHON,
-    how_to_get_packages,
     installed_version,
     is_environment,
     requirements,
@@ -47,24 +46,6 @@ _ACCELERATORS = {
 }
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TRUE = ("1", "ON", "YES", "TRUE")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        state: "problem": sampling fails, or gives wrong videos; "warning": it may be meant so, or costs something.
-        text: what was found.
-        fix: what to do about it, in one sentence; empty if nothing.
-    """
-
-    state: Literal["ok", "warning", "problem"]
-    text: str
-    fix: str = ""
-
-
-Check = Callable[[], list[Finding]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,26 +110,6 @@ def run_check(check: Check) -> list[Finding]:
         return check()
     except (Exception, SystemExit) as error:
         return [_explain(error)]
-
-
-def ok(text: str) -> Finding:
-    """Nothing to do."""
-    return Finding("ok", text)
-
-
-def warning(text: str, fix: str) -> Finding:
-    """It may be meant so, or costs something, but videos come out right."""
-    return Finding("warning", text, fix)
-
-
-def problem(text: str, fix: str) -> Finding:
-    """Sampling fails, or gives wrong videos."""
-    return Finding("problem", text, fix)
-
-
-def pip(arguments: str) -> str:
-    """The advice to run pip, which is never given for the system's Python."""
-    return f"run: pip {arguments}" if is_environment() else how_to_get_packages()
 
 
 def check_versions() -> list[Finding]:

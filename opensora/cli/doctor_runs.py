@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from opensora.cli import mini_reference
-from opensora.cli.doctor import Check, Finding, ok, pip, problem, warning
+from opensora.cli.finding import Check, Finding, ok, pip, problem, warning
 from opensora.cli.verify import BAD, check_piece
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video, write_video

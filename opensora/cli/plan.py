@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opensora.conditioning.mask_strategy import check_mask_strategy, check_placement, default_mask_strategy
 from opensora.conditioning.references import (
@@ -33,9 +33,6 @@ from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt, chosen_prompt
 from opensora.prompts.syntax import get_save_path_name
 from opensora.weights import WeightPaths
 
-if TYPE_CHECKING:
-    from opensora.cli.records import Result
-
 # (overrides of one prompt, what errors about them begin with) -> the config of that prompt's samples.
 LineConfig = Callable[[Mapping[str, Any], str], SampleConfig]
 
@@ -48,6 +45,28 @@ _TAKEN = re.compile(
 )
 # Of several files with a prompt's name, the first kind counts: a video comes before its own animated preview.
 _REFERENCE_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished sample.
+
+    Attributes:
+        seconds: from noise to pixels.
+        num_steps: of all loops: calls of the model.
+        num_computed: those of them that were not reused.
+        saving: estimated share of the time; None where every step was computed without a controller.
+        risk: `change_risk` of a draft; None of others.
+        surprises: what a user of its cache would not expect, one sentence each.
+    """
+
+    video: Path
+    seconds: float
+    num_steps: int
+    num_computed: int
+    saving: float | None = None
+    risk: float | None = None
+    surprises: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from adacache.outcome import change_risk, surprises
 from adacache.trace import Trace
 from adacache.trace_plot import plot_trace
 from opensora.cli.identity import plain_config
-from opensora.cli.plan import Sample
+from opensora.cli.plan import Result, Sample
 from opensora.config.schema import SampleConfig
 from opensora.datasets.frames import frames_path, write_frames
 from opensora.datasets.preview import preview_path, write_preview
@@ -30,28 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "diffusers", "transformers", "mmengine", "av", "numpy", "opensora-adacache")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished sample.
-
-    Attributes:
-        seconds: from noise to pixels.
-        num_steps: of all loops: calls of the model.
-        num_computed: those of them that were not reused.
-        saving: estimated share of the time; None where every step was computed without a controller.
-        risk: `change_risk` of a draft; None of others.
-        surprises: what a user of its cache would not expect, one sentence each.
-    """
-
-    video: Path
-    seconds: float
-    num_steps: int
-    num_computed: int
-    saving: float | None = None
-    risk: float | None = None
-    surprises: tuple[str, ...] = ()
 
 
 def result_of(

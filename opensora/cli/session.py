@@ -11,8 +11,8 @@ from pathlib import Path
 from opensora.cli.drafts import final_command, write_overview, write_run_sheet
 from opensora.cli.identity import config_hash, plain_config, sample_identity, weight_fingerprints
 from opensora.cli.ledger import Ledger
-from opensora.cli.plan import Plan, Sample, distinct_configs
-from opensora.cli.records import Result, read_result, results_table, versions, wanted_files
+from opensora.cli.plan import Plan, Result, Sample, distinct_configs
+from opensora.cli.records import read_result, results_table, versions, wanted_files
 from opensora.config.schema import SampleConfig
 from opensora.files import make_output_folder
 from opensora.weights.download import download_missing

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from opensora.cli.plan import Plan, Sample
-from opensora.cli.records import Result, versions, write_sample
+from opensora.cli.plan import Plan, Result, Sample
+from opensora.cli.records import versions, write_sample
 from opensora.cli.text_stage import PreparedText, all_kept, encode_captions
 from opensora.conditioning.reference_pixels import read_reference
 from opensora.conditioning.references import WHOLE, ReferencePart, part_of_reference, sha256_of

@@ -17,8 +17,7 @@ from adacache import AdaCacheConfig, Codebook
 from adacache.calibration.quality import psnr
 from adacache.policies.static import StaticScheduleConfig
 from opensora.cli.drafts import final_command, write_overview
-from opensora.cli.plan import Sample, seeded_samples
-from opensora.cli.records import Result
+from opensora.cli.plan import Result, Sample, seeded_samples
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import read_video, write_video

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from opensora import environment
-from opensora.cli import doctor
+from opensora.cli import doctor, finding
 from opensora.cli.doctor import (
-    Finding,
     check_accelerators,
     check_colossalai,
     check_hub_variables,
@@ -26,12 +25,10 @@ from opensora.cli.doctor import (
     import_error,
     is_importable,
     main,
-    ok,
-    problem,
     release,
     run_check,
-    warning,
 )
+from opensora.cli.finding import Finding, ok, problem, warning
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -223,10 +220,10 @@ def test_missing_packages_are_one_problem(installed, needed):
 
 def test_nothing_is_ever_to_be_installed_into_the_systems_python(installed, needed, monkeypatch):
     needed("av>=12")
-    monkeypatch.setattr(doctor, "is_environment", lambda: False)
-    monkeypatch.setattr(environment, "is_environment", lambda: False)
-    (finding,) = check_requirements()
-    assert "pip " not in finding.fix and ("makes an environment" in finding.fix or ".venv" in finding.fix)
+    for module in (doctor, finding, environment):
+        monkeypatch.setattr(module, "is_environment", lambda: False)
+    (found,) = check_requirements()
+    assert "pip " not in found.fix and ("makes an environment" in found.fix or ".venv" in found.fix)
     assert check_versions()[0].text.endswith("in no environment")
 
 

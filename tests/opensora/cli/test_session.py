@@ -20,7 +20,8 @@ from PIL import Image
 from adacache.trace import StepRecord, Trace
 from opensora.cli import command
 from opensora.cli import session as sessions
-from opensora.cli.records import Result, results_table
+from opensora.cli.plan import Result
+from opensora.cli.records import results_table
 from opensora.cli.run import run as run_session
 from opensora.datasets.video_io import read_video
 from opensora.errors import ConfigError

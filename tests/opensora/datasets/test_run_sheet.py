@@ -10,8 +10,7 @@ from PIL import Image
 
 from opensora.cli import drafts
 from opensora.cli.drafts import MAX_STRIPS, prompt_grid, steps_note, write_run_sheet
-from opensora.cli.plan import Sample
-from opensora.cli.records import Result
+from opensora.cli.plan import Result, Sample
 from opensora.datasets.video_io import write_video
 
 
