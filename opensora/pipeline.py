@@ -27,7 +27,7 @@ from opensora.models.text_encoder.encoded_text import CaptionEncoder, EncodedTex
 from opensora.prompts.syntax import prepare_captions
 from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
-from opensora.schedulers.steps import NonFiniteLatentsError, Sampler
+from opensora.schedulers.steps import NonFiniteLatentsError, OnStep, Sampler
 
 if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
@@ -76,6 +76,7 @@ class SamplingPipeline:
         cache: how steps are reused; None computes every step. Each call has a controller of its own.
         group: the processes that share every video with this one; all of them make the same calls, and all get the
             same results. None where this process works alone.
+        on_step: is shown every step of every call once it is over; what it raises ends the call.
 
     Raises:
         ConfigError: the cache does not fit the number of steps or the model's depth.
@@ -90,6 +91,7 @@ class SamplingPipeline:
         config: SampleConfig,
         cache: PolicyConfig | None = None,
         group: VideoGroup | None = None,
+        on_step: OnStep | None = None,
     ):
         if cache is not None:
             try:
@@ -103,6 +105,7 @@ class SamplingPipeline:
         self.config = config
         self.cache = cache
         self.group = group
+        self.on_step = on_step
         self._denoiser = model if group is None else group.model(model)
 
     @classmethod
@@ -141,7 +144,8 @@ class SamplingPipeline:
             ConfigError: the cache does not fit the number of steps or the model's depth.
         """
         scheduler = build_module(vars(config.scheduler), SCHEDULERS)
-        return type(self)(self.model, self.vae, self.text_encoder, scheduler, config, config.cache, self.group)
+        own = (scheduler, config, config.cache, self.group, self.on_step)
+        return type(self)(self.model, self.vae, self.text_encoder, *own)
 
     @torch.no_grad()
     def __call__(
@@ -342,6 +346,7 @@ class SamplingPipeline:
                 controller=controller,
                 generator=[torch.Generator().manual_seed(int(seed) + (loop + 1) * EDIT_SEED_OFFSET) for seed in seeds],
                 compat=self.config.compat,
+                on_step=self.on_step,
             )
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error

@@ -12,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from opensora.cli.plan import Plan, Sample, distinct_configs
 from opensora.cli.refining import refine
 from opensora.cli.session import Session
-from opensora.cli.worker import Worker, Write
+from opensora.cli.worker import Load, Worker, Write
 from opensora.cli.writing import BackgroundWriter
 from opensora.config.target import check_calibrated_model
 from opensora.device import DTYPES, check_compiler, check_device
@@ -23,8 +23,12 @@ from opensora.memory.report import check_cache_memory
 logger = logging.getLogger(__name__)
 
 
-def run(session: Session, arguments: Sequence[str]) -> None:
+def run(session: Session, arguments: Sequence[str], load: Load | None = None) -> None:
     """Make what is due, and note in the ledger how that ended.
+
+    Args:
+        arguments: of the command, for the ledger.
+        load: gives the pipeline, as for `Worker`.
 
     Raises:
         ConfigError, WeightsError: the models cannot be run on this machine.
@@ -36,10 +40,10 @@ def run(session: Session, arguments: Sequence[str]) -> None:
     session.begin(arguments)
     with session.ending():
         if due:
-            make_all(session)
+            make_all(session, load)
 
 
-def make_all(session: Session) -> None:
+def make_all(session: Session, load: Load | None = None) -> None:
     """Make what is due; the files of a batch are written and entered while the next one is sampled.
 
     What is sampled when an error or an interrupt ends the run is written and entered, too.
@@ -51,7 +55,7 @@ def make_all(session: Session) -> None:
     """
     due = session.plan.due_batches
     refine((sample for batch in due for sample in batch), session.ledger)
-    worker = Worker(session.plan)
+    worker = Worker(session.plan, load=load)
     # What the writer logs comes while a bar of the next batch is shown, and goes above it.
     with logging_redirect_tqdm(), BackgroundWriter() as writer:
         for batch in due:

@@ -35,6 +35,8 @@ REFERENCE_SEED_OFFSET = 2**40  # where compat draws references at random, not as
 MAX_ENCODED = 8  # references whose latents are kept for the samples that follow
 
 Write = Callable[..., tuple[Result, list[Path]]]  # writes the files of a sample
+# (config, text, group) -> the pipeline, as `SamplingPipeline.from_config` loads it.
+Load = Callable[[SampleConfig, PreparedText, "VideoGroup | None"], SamplingPipeline]
 
 
 class Worker:
@@ -44,6 +46,7 @@ class Worker:
         group: the processes that share every video with this one.
         progress: False shows no bars, whatever a config says.
         text: what `encode_text` gave, where that was called before.
+        load: gives the pipeline, such as one whose models were loaded before.
 
     Raises:
         ConfigError: the device does not exist, or memory does not suffice.
@@ -56,6 +59,7 @@ class Worker:
         group: VideoGroup | None = None,
         progress: bool = True,
         text: PreparedText | None = None,
+        load: Load | None = None,
     ) -> None:
         self._plan = plan
         self._group = group
@@ -65,7 +69,7 @@ class Worker:
         self._meter = StageMeter(device)
         with self._meter.stage("text"):
             text = text or encode_text(plan, progress, 1 if group is None else group.share[1])
-        self._pipe = SamplingPipeline.from_config(config, text, group)
+        self._pipe = (load or SamplingPipeline.from_config)(config, text, group)
         limit_threads(self._pipe.model)
         self._own_pipe: tuple[SampleConfig, SamplingPipeline] = (plan.config, self._pipe)  # for settings of a line
         self._encoded: dict[tuple[str, ReferencePart, SampleConfig], torch.Tensor] = {}

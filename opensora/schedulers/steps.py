@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,28 @@ if TYPE_CHECKING:
 
 class NonFiniteLatentsError(RuntimeError):
     """Sampling produced NaN or infinite latents."""
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step of a run that is over, for whoever watches.
+
+    Attributes:
+        index: of the step, from 0.
+        num_steps: of the run.
+        timestep: at which it began.
+        latents: (B, C, T, H, W) that it gave; not to be changed.
+        num_computed: computed steps so far of every video; None without a cache.
+    """
+
+    index: int
+    num_steps: int
+    timestep: float
+    latents: Tensor
+    num_computed: list[int] | None
+
+
+OnStep = Callable[[StepDone], None]
 
 
 class Sampler(ABC):
@@ -51,6 +74,7 @@ class Sampler(ABC):
         controller: StepController | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         compat: bool = False,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Turn noise into latents of videos.
 
@@ -65,6 +89,7 @@ class Sampler(ABC):
                 the others of its batch, or one for all, as upstream.
             compat: cache as upstream does under a mask: frames that are held count in what is measured, and residuals
                 of the time before a frame joined are reused after it.
+            on_step: is shown every step once it is over; what it raises ends the run.
 
         Returns:
             Latents like `z`, float32.
@@ -103,10 +128,11 @@ class Sampler(ABC):
 
 
 class StepsBar:
-    """Counts the steps of a run in a bar, and checks them."""
+    """Counts the steps of a run in a bar, checks them, and shows them to who watches."""
 
-    def __init__(self, bar: tqdm, controller: StepController | None) -> None:
+    def __init__(self, bar: tqdm, controller: StepController | None, on_step: OnStep | None = None) -> None:
         self._bar = bar
+        self._on_step = on_step
         self._done = 0  # a bar that is not shown does not count
         self._controller = controller
         self._unchecked: tuple[int, float, HostCopy] | None = None  # step, its time, whether its latents are numbers
@@ -124,10 +150,14 @@ class StepsBar:
         self._unchecked = self._done, timestep, HostCopy(torch.isfinite(latents).all()[None])
         if not latents.is_cuda:
             self.check()
+        computed = None
         if self._controller is not None:
             computed, reused = zip(*self._controller.step_counts, strict=True)
             self._bar.set_postfix(computed=_span(computed), reused=_span(reused), refresh=False)
         self._bar.update()
+        if self._on_step is not None:
+            counts = None if computed is None else list(computed)
+            self._on_step(StepDone(self._done - 1, self._bar.total, timestep, latents, counts))
 
     def check(self) -> None:
         """Look at the latents of a step that was not looked at yet.
@@ -148,12 +178,16 @@ class StepsBar:
 
 @contextmanager
 def steps_of_run(
-    num_steps: int, num_samples: int, controller: StepController | None, progress: bool
+    num_steps: int,
+    num_samples: int,
+    controller: StepController | None,
+    progress: bool,
+    on_step: OnStep | None = None,
 ) -> Iterator[StepsBar]:
-    """A run of `controller`, if there is one, and a bar that is shown with `progress`."""
+    """A run of `controller`, if there is one, and a bar that is shown with `progress`; `on_step` is shown each step."""
     run = nullcontext() if controller is None else controller.run(num_steps, num_samples)
     with tqdm(total=num_steps, desc="sampling", disable=not progress, leave=False) as bar, run:
-        steps = StepsBar(bar, controller)
+        steps = StepsBar(bar, controller, on_step)
         yield steps
         steps.check()
 

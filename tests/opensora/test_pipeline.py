@@ -64,6 +64,28 @@ def test_two_runs_in_a_row_are_equal(pipe, cached):
     assert again.traces[0].computed_steps == cached[0].traces[0].computed_steps
 
 
+def test_who_watches_is_shown_every_step_and_may_end_the_run(pipe, cached):
+    seen = []
+    watched = SamplingPipeline(
+        pipe.model, pipe.vae, pipe.text_encoder, pipe.scheduler, pipe.config, pipe.cache, on_step=seen.append
+    ).with_config(pipe.config)
+    output = watched(PROMPTS[0], seed=7)
+    assert [step.index for step in seen] == list(range(30))
+    counts = [0, *(step.num_computed[0] for step in seen)]
+    computed = [i for i in range(30) if counts[i + 1] > counts[i]]
+    assert computed == output.traces[0].computed_steps
+    assert torch.equal(seen[-1].latents, output.latents)
+    assert torch.equal(output.latents, cached[0].latents)
+
+    def stop(step):
+        assert step.index == 0
+        raise KeyboardInterrupt
+
+    watched.on_step = stop
+    with pytest.raises(KeyboardInterrupt):
+        watched(PROMPTS[0], seed=7)
+
+
 def test_a_run_after_an_exception_equals_a_fresh_one(pipe, cached):
     calls = 0
 

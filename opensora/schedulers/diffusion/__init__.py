@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from opensora.errors import suggest
 from opensora.models.text_encoder.encoded_text import EncodedText, num_tokens
 from opensora.registry import SCHEDULERS
-from opensora.schedulers.steps import Sampler, steps_of_run
+from opensora.schedulers.steps import OnStep, Sampler, steps_of_run
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -86,6 +86,7 @@ class DiffusionSampler(Sampler):
         controller: StepController | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         compat: bool = False,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Turn noise into latents of videos, as `Sampler.denoise` describes.
 
@@ -120,7 +121,7 @@ class DiffusionSampler(Sampler):
             return output[:, : latents.shape[1]]
 
         noise = None
-        with steps_of_run(len(times), len(z), controller, progress) as steps:
+        with steps_of_run(len(times), len(z), controller, progress, on_step) as steps:
             for i, t in enumerate(scheduler.timesteps):
                 if controller is not None:
                     controller.begin_step(i, times[i], latents=latents)

@@ -19,7 +19,7 @@ from opensora.models.text_encoder.encoded_text import EncodedText
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.rf.frame_mask import FrameMask
 from opensora.schedulers.rf.solvers import make_solver
-from opensora.schedulers.steps import NonFiniteLatentsError, Sampler, steps_of_run
+from opensora.schedulers.steps import NonFiniteLatentsError, OnStep, Sampler, steps_of_run
 
 if TYPE_CHECKING:
     from adacache import StepController
@@ -104,6 +104,7 @@ class RFLOW(Sampler):
         controller: StepController | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         compat: bool = False,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Turn noise into latents of videos, as `Sampler.denoise` describes.
 
@@ -126,7 +127,7 @@ class RFLOW(Sampler):
             return uncond + guidance_scale * (cond - uncond)
 
         v = None
-        with steps_of_run(len(timesteps), len(z), controller, progress) as steps:
+        with steps_of_run(len(timesteps), len(z), controller, progress, on_step) as steps:
             for i, t in enumerate(timesteps):
                 if controller is not None:
                     told = {} if frame_mask is None or compat else {"generated_frames": frame_mask.generated_frames[i]}
