@@ -29,7 +29,8 @@ from opensora.config.schema import SampleConfig
 from opensora.config.target import parse_seed
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path
-from opensora.prompts.run_prompts import MAX_SEED, NumberedPrompt, chosen_prompts
+from opensora.prompts.files import Prompt
+from opensora.prompts.run_prompts import MAX_SEED, chosen_prompts
 from opensora.prompts.syntax import get_save_path_name
 from opensora.weights import WeightPaths
 
@@ -153,7 +154,7 @@ def distinct_configs(samples: Sequence[Sample]) -> list[SampleConfig]:
     return list({id(sample.config): sample.config for sample in samples}.values())
 
 
-def plan_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt], line_config: LineConfig) -> list[Sample]:
+def plan_samples(config: SampleConfig, prompts: Sequence[Prompt], line_config: LineConfig) -> list[Sample]:
     """The samples of a run, in order; one with a problem is among them as long as another one can be made.
 
     Args:
@@ -190,7 +191,7 @@ def plan_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt], line_c
     return samples
 
 
-def seeded_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[Sample]:
+def seeded_samples(config: SampleConfig, prompts: Sequence[Prompt]) -> list[Sample]:
     """Every prompt under every seed that the run samples it with.
 
     Drafts count up from the prompt's usual seed. Final seeds belong to every prompt, or by "2:1027" to prompt 2 only;
@@ -212,7 +213,7 @@ def seeded_samples(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> l
     return samples
 
 
-def _seeds_of(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> Callable[[NumberedPrompt], list[int]]:
+def _seeds_of(config: SampleConfig, prompts: Sequence[Prompt]) -> Callable[[Prompt], list[int]]:
     if config.draft is not None:
         return lambda prompt: [prompt.seed + i for i in range(config.draft)]
     if config.final is None:
@@ -228,7 +229,7 @@ def _seeds_of(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> Callab
     return lambda prompt: list(dict.fromkeys(seed for _, seed in sorted(chosen[None] + chosen.get(prompt.index, []))))
 
 
-def prompt_stems(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+def prompt_stems(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, str]:
     """The beginning of the file names of every prompt's samples, by its index.
 
     Prompts that begin alike get their index appended. A name that the prompt's own line sets is taken as it is, unless
@@ -263,7 +264,7 @@ def _ending(sample: Sample) -> str:
 
 
 def _config_of(
-    prompt: NumberedPrompt, config: SampleConfig, line_config: LineConfig, known: dict[str, SampleConfig]
+    prompt: Prompt, config: SampleConfig, line_config: LineConfig, known: dict[str, SampleConfig]
 ) -> SampleConfig:
     """The config of one prompt; prompts with the same overrides share one object."""
     overrides = {name: value for name, value in prompt.overrides.items() if name not in _NOT_CONFIG}
@@ -320,7 +321,7 @@ def _add_conditions(
     sample.mask_strategy = strategy
 
 
-def _references_by_index(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+def _references_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, str]:
     """The references of every prompt, "a.png;b.mp4" for two: by an explicit list or by name, never by a folder's order.
 
     One folder is searched for files named like the samples (`sample_0003.png`, `0003.png` or `3.png` for prompt
@@ -337,11 +338,11 @@ def _references_by_index(config: SampleConfig, prompts: Sequence[NumberedPrompt]
     return _one_for_all_or_each("reference_path", entries, prompts)
 
 
-def _strategies_by_index(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+def _strategies_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, str]:
     return _one_for_all_or_each("mask_strategy", config.mask_strategy or (), prompts)
 
 
-def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[NumberedPrompt]) -> dict[int, str]:
+def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Prompt]) -> dict[int, str]:
     """One entry for all prompts, or one for each; a ConfigError for another number."""
     indices = [prompt.index for prompt in prompts]
     if len(entries) <= 1:
@@ -355,7 +356,7 @@ def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Nu
     return dict(zip(indices, entries, strict=True))
 
 
-def _file_of(prompt: NumberedPrompt, sample_name: str | None, there: set[str]) -> str:
+def _file_of(prompt: Prompt, sample_name: str | None, there: set[str]) -> str:
     """The name among those that are `there` that belongs to a prompt, or the one that was expected."""
     index = prompt.index
     names = [get_save_path_name("", sample_name, index)]

@@ -21,7 +21,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,22 +87,29 @@ _Found = tuple[int, str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class PromptLine:
-    """A prompt of a file.
+class Prompt:
+    """A prompt, from its line of a file or its place in a list to the seed of its noise.
+
+    Its index decides the name of its files, and its usual seed: neither depends on the other prompts of the run.
 
     Attributes:
-        number: its place among the prompts of the file, from 0.
-        line: where it starts in the file, from 1.
+        index: its place among the prompts of the file or list, from 0.
+        line: where it starts in the file, from 1; None for a prompt of a list.
+        text: in a checked prompt without settings; several segments, each for the loops from i on, follow their |i|.
         overrides: what it sets for itself, by config key; types are not checked yet, relative reference paths are kept.
+        seed: of its noise; None until the config is known.
+        problem: why the prompt cannot be sampled, in one sentence.
     """
 
-    number: int
-    line: int
+    index: int
+    line: int | None
     text: str
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    seed: int | None = None
+    problem: str | None = None
 
 
-def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> list[PromptLine]:
+def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> list[Prompt]:
     """The prompts of a file, in its order; its ending says how they are written, and text of a pipe is plain or JSON.
 
     Args:
@@ -124,7 +131,7 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
     if is_stream(path) and text.lstrip().startswith("{"):  # no prompt does
         suffix = ".jsonl"
     found = readers.get(suffix, _read_plain)(text, path)
-    prompts = [PromptLine(i, line, prompt, overrides) for i, (line, prompt, overrides) in enumerate(found)]
+    prompts = [Prompt(i, line, prompt, overrides) for i, (line, prompt, overrides) in enumerate(found)]
     if not prompts:
         raise ConfigError(f"prompt file '{path}' holds no prompt; write one per line")
     _check_names(prompts, path)
@@ -287,9 +294,9 @@ def _of_usable_length(line: str, number: int, path: Path) -> str:
     return line
 
 
-def _check_names(prompts: Iterable[PromptLine], path: Path) -> None:
+def _check_names(prompts: Iterable[Prompt], path: Path) -> None:
     """Names that differ in case only are one file on some systems."""
-    seen: dict[str, PromptLine] = {}
+    seen: dict[str, Prompt] = {}
     for prompt in prompts:
         if "name" not in prompt.overrides:
             continue

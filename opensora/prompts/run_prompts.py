@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,13 @@ from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, shortened
 from opensora.files import find_path, is_utf8, printable
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
-from opensora.prompts.files import STANDARD_INPUT, PromptLine, is_stream, read_prompt_file, read_prompt_text
+from opensora.prompts.files import STANDARD_INPUT, Prompt, is_stream, read_prompt_file, read_prompt_text
 from opensora.prompts.syntax import extract_json_from_prompts, merge_prompt, split_prompt
 
 MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
 
 
-@dataclass(frozen=True)
-class NumberedPrompt:
-    """A prompt, its place in the list or file, and the seed of its noise.
-
-    The place decides its file name, and its usual seed: neither depends on the other prompts of the run.
-
-    Attributes:
-        text: without settings; where it starts with |0| and has several segments, each is for the loops from i on.
-        number: which of several samples of this prompt it is.
-        overrides: what the prompt's own settings or its line in a file say about this sample only.
-        line: of the prompt file, counted from 1; None for a prompt of a list.
-        problem: why the prompt cannot be sampled, in one sentence.
-    """
-
-    index: int
-    text: str
-    seed: int
-    number: int = 0
-    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    line: int | None = None
-    problem: str | None = None
-
-
-def read_prompts(config: SampleConfig) -> list[NumberedPrompt]:
+def read_prompts(config: SampleConfig) -> list[Prompt]:
     """The prompts from `start_index` up to, not including, `end_index`.
 
     Raises:
@@ -50,7 +27,7 @@ def read_prompts(config: SampleConfig) -> list[NumberedPrompt]:
     return chosen_prompts(config, all_prompts(config))
 
 
-def all_prompts(config: SampleConfig, text: str | None = None) -> list[NumberedPrompt]:
+def all_prompts(config: SampleConfig, text: str | None = None) -> list[Prompt]:
     """Every prompt of the list or file; one that cannot be used is there with its `problem`.
 
     A prompt's index is its place among the prompts of the file; a list counts from `start_index`, as upstream slices
@@ -63,17 +40,17 @@ def all_prompts(config: SampleConfig, text: str | None = None) -> list[NumberedP
         ConfigError: there is no prompt, or the file cannot be read.
     """
     if config.prompt is not None:
-        prompts = [PromptLine(i, 0, prompt.strip(), {}) for i, prompt in enumerate(config.prompt, config.start_index)]
+        prompts = [Prompt(i, None, prompt.strip()) for i, prompt in enumerate(config.prompt, config.start_index)]
         if not prompts:
             raise ConfigError('the prompt list is empty; give at least one, such as --prompt "a red circle"')
     elif config.prompt_path is not None:
         prompts = read_prompt_file(_file(config.prompt_path), text)
     else:
         raise ConfigError("no prompts; give --prompt TEXT ... or --prompt-path FILE")
-    return [_numbered(prompt, config) for prompt in prompts]
+    return [_checked(prompt, config) for prompt in prompts]
 
 
-def chosen_prompts(config: SampleConfig, prompts: Sequence[NumberedPrompt]) -> list[NumberedPrompt]:
+def chosen_prompts(config: SampleConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Those of a run: of a file, from `start_index` up to, not including, `end_index`; of a list, all.
 
     Raises:
@@ -117,7 +94,7 @@ def plain_texts(config: SampleConfig) -> list[str]:
     return [prompt.text for prompt in prompts]
 
 
-def check_any_usable(prompts: Sequence[NumberedPrompt]) -> None:
+def check_any_usable(prompts: Sequence[Prompt]) -> None:
     """Refuse a run of which no prompt can be sampled.
 
     Raises:
@@ -131,15 +108,14 @@ def _file(prompt_path: str) -> Path:
     return Path(prompt_path) if prompt_path == STANDARD_INPUT else find_path(prompt_path) or Path(prompt_path)
 
 
-def _numbered(prompt: PromptLine, config: SampleConfig) -> NumberedPrompt:
+def _checked(prompt: Prompt, config: SampleConfig) -> Prompt:
     """The prompt with its JSON taken for overrides, or with its problem."""
-    index, line = prompt.number, prompt.line or None
     try:
-        text, overrides = _split(index, prompt.text, prompt.overrides, config)
-        seed = _seed(index, overrides.pop("seed", None), config)
+        text, overrides = _split(prompt.index, prompt.text, prompt.overrides, config)
+        seed = _seed(prompt.index, overrides.pop("seed", None), config)
     except ValueError as error:
-        return NumberedPrompt(index, prompt.text, config.seed + index, line=line, problem=str(error))
-    return NumberedPrompt(index, text, seed, overrides=overrides, line=line)
+        return replace(prompt, overrides={}, seed=config.seed + prompt.index, problem=str(error))
+    return replace(prompt, text=text, overrides=overrides, seed=seed)
 
 
 def _split(index: int, prompt: str, given: Mapping[str, Any], config: SampleConfig) -> tuple[str, dict[str, Any]]:

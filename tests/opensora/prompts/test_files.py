@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from opensora.config.schema import SampleConfig, SchedulerConfig
 from opensora.errors import ConfigError
-from opensora.prompts.files import LINE_KEYS, MAX_LINE, PromptLine, read_prompt_file
+from opensora.prompts.files import LINE_KEYS, MAX_LINE, Prompt, read_prompt_file
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -32,10 +32,10 @@ def test_text(tmp_path):
         'ein Vögelchen\u2028singt {"mask_strategy": "0"}\n\\# starts with a hash\n\\\\ backslashes',
     )
     assert read_prompt_file(path) == [
-        PromptLine(0, 2, "a cat", {}),
-        PromptLine(1, 6, 'ein Vögelchen\u2028singt {"mask_strategy": "0"}', {}),
-        PromptLine(2, 7, "# starts with a hash", {}),
-        PromptLine(3, 8, "\\\\ backslashes", {}),
+        Prompt(0, 2, "a cat", {}),
+        Prompt(1, 6, 'ein Vögelchen\u2028singt {"mask_strategy": "0"}', {}),
+        Prompt(2, 7, "# starts with a hash", {}),
+        Prompt(3, 8, "\\\\ backslashes", {}),
     ]
     assert read_prompt_file(str(path)) == read_prompt_file(path)
 
@@ -50,9 +50,9 @@ ENTRIES = '\n[{"prompt": " a\\ncat ",\n "seed": 7, "steps": 50},\n "only text"\n
 )
 def test_json(tmp_path, name, content, lines):
     assert read_prompt_file(write(tmp_path, content, name)) == [
-        PromptLine(0, lines[0], "a cat", {"seed": 7, "num_sampling_steps": 50}),
-        PromptLine(1, lines[1], "only text", {}),
-        PromptLine(2, lines[2], "b", {"name": "b"}),
+        Prompt(0, lines[0], "a cat", {"seed": 7, "num_sampling_steps": 50}),
+        Prompt(1, lines[1], "only text", {}),
+        Prompt(2, lines[2], "b", {"name": "b"}),
     ]
 
 
@@ -68,9 +68,9 @@ TABLE = """\ufeffprompt, seed,steps,name,image_size,num_frames,aes\r
 def test_a_table(tmp_path):
     overrides = {"seed": 7, "num_sampling_steps": 50, "name": "tom", "image_size": [64, 32], "num_frames": "17"}
     assert read_prompt_file(write(tmp_path, TABLE, "p.csv")) == [
-        PromptLine(0, 2, 'a cat,  "big" and black', {**overrides, "aes": 5.5}),
-        PromptLine(1, 5, "# a plain one", {}),
-        PromptLine(2, 6, "|0| a |1| b", {"num_sampling_steps": "x", "name": "007", "num_frames": "2s"}),
+        Prompt(0, 2, 'a cat,  "big" and black', {**overrides, "aes": 5.5}),
+        Prompt(1, 5, "# a plain one", {}),
+        Prompt(2, 6, "|0| a |1| b", {"num_sampling_steps": "x", "name": "007", "num_frames": "2s"}),
     ]
 
 
@@ -236,7 +236,7 @@ def test_every_text_comes_back(tmp_path_factory, texts):
         return
     lines = read_prompt_file(path)
     assert [line.text for line in lines] == texts
-    assert [(line.number, line.line) for line in lines] == [(i, 2 * i + 1) for i in range(len(texts))]
+    assert [(line.index, line.line) for line in lines] == [(i, 2 * i + 1) for i in range(len(texts))]
 
 
 json_values = st.recursive(
@@ -274,7 +274,7 @@ def check_outcome(path):
     except ConfigError as error:
         assert str(path) in str(error) and "\n" not in str(error)
         return
-    assert lines and [line.number for line in lines] == list(range(len(lines)))
+    assert lines and [line.index for line in lines] == list(range(len(lines)))
     for line in lines:
         assert line.text == line.text.strip() != "" and set(line.overrides) <= LINE_KEYS
         line.text.encode()
