@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class StepController:
         self._traces: list[Trace] = []
 
     @contextmanager
-    def run(self, num_steps: int, num_samples: int = 1) -> Iterator[StepController]:
+    def run(self, num_steps: int, num_samples: int = 1, num_modalities: int = 1) -> Iterator[StepController]:
         """Open one run of `num_steps` sampling steps; its tensors are freed at its end, whatever ends it.
 
         `num_samples` is the number of videos in a batch: row r of the hidden states belongs to video
@@ -88,25 +89,31 @@ class StepController:
         says schedule="batch", each video has a schedule of its own. Opening another run ends one that is still open.
         It is fine to stop before the last step.
 
+        `num_modalities` is how many tensors of hidden states the blocks work on that are all denoised: two where a
+        picture's come with a sound's. Each has a policy and residuals of its own, and a step is computed where one of
+        these policies asks for it.
+
         Raises:
             ValueError: the config does not fit `num_steps`.
         """
         check_count("num_steps", num_steps)
         check_count("num_samples", num_samples)
+        check_count("num_modalities", num_modalities)
         options = self.config if isinstance(self.config, ReuseOptions) else ReuseOptions()
         policy = self.config.make_policy(num_steps)
         reuse = load(policy.reuse)
         count = num_samples if options.schedule == "sample" and reuse.by_video else 1
-        policies = [policy, *(self.config.make_policy(num_steps) for _ in range(count - 1))]
+        policies = [policy, *(self.config.make_policy(num_steps) for _ in range(count * num_modalities - 1))]
         store = TensorStore(options.cache_device, options.cache_dtype)
         tracks = [
             Track(policy, reuse(policy, options.bridge, store, self._shard), num_steps, store, self._shard)
             for policy in policies
         ]
-        run = _Run(Tracks(tracks), num_steps, num_samples, self._shard)
+        of_modalities = [tracks[first::num_modalities] for first in range(num_modalities)]
+        run = _Run(Tracks(*of_modalities), num_steps, num_samples, self._shard)
         if self._run is not None:
             self._run.tracks.free()
-        self._run, self._traces = run, [track.trace for track in tracks] * (num_samples // count)
+        self._run, self._traces = run, [track.trace for track in of_modalities[0]] * (num_samples // count)
         for observer in self._observers:
             observer.begin_run(self, num_steps, num_samples)
         try:
@@ -152,6 +159,8 @@ class StepController:
         run.check_step(step_index, timestep)
         frames = ALL_FRAMES
         if generated_frames is not None:
+            if run.tracks.num_modalities > 1:
+                raise ValueError("frames cannot be held in a run of several modalities; leave generated_frames out")
             frames = read_frames(generated_frames, run.num_samples, run.num_frames)
             run.num_frames = len(generated_frames[0])
         for observer in self._observers:
@@ -169,7 +178,8 @@ class StepController:
         run_blocks: Callable[..., Tensor],
         tokens_per_frame: int,
         context: str = "default",
-        signals: Mapping[str, Callable[[], Tensor]] | None = None,
+        signals: Mapping[str, Callable[[], Any]] | None = None,
+        modality: int = 0,
     ) -> Tensor:
         """Run all blocks of one forward pass, or add the residual (output - input) that the bridge gives.
 
@@ -188,21 +198,25 @@ class StepController:
         (B, T, ...) or as tokens frame by frame (B, N, ...), so that frames that are held can be left out; latents
         (B, C, T, H, W) are given transposed.
 
+        Of a run with several modalities, call it for each of them, from 0 on, with contexts of their own, and give
+        signals as tuples of all. Blocks that make all at once run in the first call; what `run_blocks` of another does
+        is to show its branches and hand out its output. Motion is that of the first.
+
         Raises:
             RuntimeError: outside of a run, called twice, or without the policy's signal.
             ValueError: the shape changed during the run, or the rows or frames do not belong to the run's videos.
         """
         run, signals = self._active("stack", context), signals or {}
         run.enter_stack(context, hidden_states, tokens_per_frame)
-        observed = context == run.observed_context
-        run.tracks.decide(context, signals, len(hidden_states), observed)
+        observed = run.observed.setdefault(modality, context) == context
+        run.tracks.decide(context, signals, len(hidden_states), observed, modality)
         run.contexts.add(context)
-        output = run.tracks.stack(hidden_states, run_blocks, tokens_per_frame, context, observed)
+        output = run.tracks.stack(hidden_states, run_blocks, tokens_per_frame, context, observed, modality)
         for observer in self._observers:
             observer.end_stack(hidden_states, output, context, signals)
         return output
 
-    def output(self, latents: Tensor, output: Tensor, context: str = "default") -> Tensor:
+    def output(self, latents: Tensor, output: Tensor, context: str = "default", modality: int = 0) -> Tensor:
         """What the model returns: `output`, or at a step that reuses the whole model what replaces it.
 
         `latents` (B, C, T, ...) are the model's input and `output` (B, C or more, T, ...) what its last layer made of
@@ -215,12 +229,12 @@ class StepController:
         run = self._active("output")
         run.enter_output(context, latents, output)
         if run.tracks.first.reuse.takes_output:
-            output = run.tracks.output(latents, output, context, context == run.observed_context)
+            output = run.tracks.output(latents, output, context, run.observed[modality] == context, modality)
         for observer in self._observers:
             observer.end_output(latents, output, context)
         return output
 
-    def held_output(self, context: str = "default") -> Tensor | None:
+    def held_output(self, context: str = "default", modality: int = 0) -> Tensor | None:
         """The model's output at a step for which the model need not be called; None where it must be.
 
         Whoever calls the model may ask before. What is given is what `output` gave at the step before; with it, the
@@ -232,7 +246,7 @@ class StepController:
         run = self._active("held_output", context)
         if not run.tracks.first.reuse.holds_output:
             return None
-        output = run.tracks.held_output(context)
+        output = run.tracks.held_output(context, modality)
         if output is not None:
             run.skip_model(context)
         return output
@@ -346,7 +360,7 @@ class _Run:
     Attributes:
         num_frames: of every video, once the caller said which are generated.
         clock: needs a device, known from the first hidden states.
-        observed_context: the one that came first in the run, the only one that is measured.
+        observed: the context of each modality that came first in the run, the only one that is measured.
         contexts: that called the stack in this step.
         outputs: contexts that gave their output in this step.
     """
@@ -358,7 +372,7 @@ class _Run:
     step: int = -1
     num_frames: int | None = None
     clock: StepClock | None = None
-    observed_context: str | None = None
+    observed: dict[int, str] = field(default_factory=dict)
     contexts: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
 
@@ -407,13 +421,13 @@ class _Run:
                 f"hidden states of {len(hidden_states)} rows do not belong to {self.num_samples} samples; "
                 "open the run with the number of videos in a batch, controller.run(num_steps, num_samples)"
             )
-        self.observed_context = self.observed_context or context
         if not self.contexts:
             self.clock = self.clock or StepClock(hidden_states.device)
             self.clock.mark_step(self.step)
-            if self.tracks.first.policy.signal is not None and context != self.observed_context:
+            observed = self.observed.get(0, context)
+            if self.tracks.first.policy.signal is not None and context != observed:
                 raise RuntimeError(
-                    f"context '{context}' came before '{self.observed_context}' in step {self.step}; a policy that "
+                    f"context '{context}' came before '{observed}' in step {self.step}; a policy that "
                     "goes by a signal needs them in the same order at every step"
                 )
         num_tokens = hidden_states.shape[1]

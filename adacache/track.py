@@ -1,14 +1,16 @@
 """The schedules of a run: what is decided, measured, reused and recorded for the videos of a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import BranchMeter, SignalMeter, read_changes
-from adacache.policies.base import Decision, Policy, SignalChange
+from adacache.policies.base import Decision, Policy, Report, SignalChange
 from adacache.policies.registry import load
 from adacache.reuse.base import Reuse, Step
 from adacache.shard import WHOLE, Shard
@@ -18,7 +20,7 @@ from adacache.trace import StepRecord, Trace
 
 
 class Track:
-    """One schedule: of one video of a run, or of all of them where they share one.
+    """One schedule: of one video of a run, or of all of them where they share one; of one of its modalities.
 
     Every tensor it is given holds the rows of its videos only. The policy decides, meters measure what it goes by, and
     the reuse keeps what computed steps leave. Where other frames take part than in the step before, the step is
@@ -40,11 +42,7 @@ class Track:
         self._awaits_report = False
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool = False) -> None:
-        """A new step begins; waits for the measurements of the computed step before it.
-
-        With `restart` it is computed by another model than before.
-        """
-        self.settle()
+        """A new step begins, the one before is settled; with `restart` it is computed by another model than before."""
         joined = self.step.index >= 0 and (restart or frames != self.step.frames)
         if joined:
             self.reuse.forget(None if restart else frames.differs(self.step.frames))
@@ -53,8 +51,6 @@ class Track:
             if self._branches is not None and restart:
                 self._branches.free()
         self.step = Step(step_index, timestep, frames, joined)
-        if self._signal is None:
-            self._decided(Decision(self.policy.should_compute(step_index)))
 
     def compared(self, signal: Tensor) -> Tensor:
         """What the policy compares of the signal, for the rows of all tracks alike."""
@@ -76,16 +72,29 @@ class Track:
                 )
         return self._signal.measure(signal, self.step.frames)
 
-    def decide(self, signal: Tensor, change: SignalChange | None) -> None:
-        """Let the policy decide by the signal about the step that has begun."""
-        self._decided(self.policy.decide(self.step.index, change))
-        self._signal.settle(signal, self.step.computed)
+    def ask(self, change: SignalChange | None = None) -> Decision:
+        """What the policy says of the step that has begun, by the `change` of its signal if it goes by one."""
+        if self._signal is None:
+            return Decision(self.policy.should_compute(self.step.index))
+        return self.policy.decide(self.step.index, change)
 
-    def begin_blocks(self, context: str, tokens_per_frame: int, observed: bool) -> None:
-        """Get ready for the computed blocks of one context; only an `observed` one is measured."""
+    def decided(self, decision: Decision, signal: Tensor | None = None) -> None:
+        """It is decided about the step that has begun; `signal` is what the policy went by."""
+        self.step = step = self.step._replace(computed=decision.compute or self.step.joined)
+        self.trace.records.append(
+            StepRecord(step.index, step.timestep, step.computed, decision.distance, decision.value, joined=step.joined)
+        )
+        self.reuse.begin_step(step)
+        if signal is not None:
+            self._signal.settle(signal, step.computed)
+
+    def begin_blocks(self, context: str, tokens_per_frame: int, observed: bool, moves: bool) -> None:
+        """Get ready for the computed blocks of one context; only an `observed` one is measured, and its motion only if
+        it `moves`.
+        """
         self.reuse.begin_blocks(context)
         if observed and self._branches is not None:
-            strides = self.policy.motion_strides(self.step.index)
+            strides = self.policy.motion_strides(self.step.index) if moves else ()
             self._branches.begin_forward(tokens_per_frame, strides, self.step.frames)
 
     def measure_branch(self, site: Site, residual: Tensor) -> None:
@@ -137,41 +146,45 @@ class Track:
         holders = (self._branches, self._signal, self.reuse)
         return [kept for holder in holders if holder is not None for kept in holder.kept]
 
-    def _decided(self, decision: Decision) -> None:
-        self.step = step = self.step._replace(computed=decision.compute or self.step.joined)
-        self.trace.records.append(
-            StepRecord(step.index, step.timestep, step.computed, decision.distance, decision.value, joined=step.joined)
-        )
-        self.reuse.begin_step(step)
-
 
 class Tracks:
     """All schedules of a run: one for each video of a batch, or one for all.
 
     Row r of a batch belongs to video r % num_videos, and with it the rows of its guidance branches; where there is one
-    track, all rows are its own.
+    track, all rows are its own. Where videos have several modalities, such as picture and sound, each is measured by
+    itself, and a step is reused where all of them allow it: their tracks have the same steps.
 
     Attributes:
         first: one of the tracks; their policies are of one kind.
+        num_modalities: of each video.
+
+    Args:
+        tracks: a sequence for each modality.
     """
 
-    def __init__(self, tracks: Sequence[Track]) -> None:
+    def __init__(self, *tracks: Sequence[Track]) -> None:
         self._tracks = tracks
-        self.first = tracks[0]
+        self.first, self.num_modalities = tracks[0][0], len(tracks)
         self._running: str | None = None  # context whose blocks run
         self._measured: Sequence[Track] = ()  # only while the blocks of the observed context run
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> None:
-        """A new step begins for every video."""
-        for index, track in enumerate(self._tracks):
-            own_frames = frames if len(self._tracks) == 1 else frames.of_video(index)
-            track.begin_step(step_index, timestep, own_frames, restart)
+        """A new step begins for every video; waits for the measurements of the computed step before it."""
+        self.settle()
+        for video, tracks in enumerate(zip(*self._tracks, strict=True)):
+            own_frames = frames if len(self._tracks[0]) == 1 else frames.of_video(video)
+            for track in tracks:
+                track.begin_step(step_index, timestep, own_frames, restart)
+            if self.first.policy.signal is None:
+                _decide(tracks, [track.ask() for track in tracks])
 
-    def decide(self, context: str, signals: Mapping[str, Callable[[], Tensor]], num_rows: int, observed: bool) -> None:
+    def decide(
+        self, context: str, signals: Mapping[str, Callable[[], Any]], num_rows: int, observed: bool, modality: int
+    ) -> None:
         """Measure the signal that the policies go by, if they do, and let them decide about the step.
 
         Raises:
-            RuntimeError: that signal is missing.
+            RuntimeError: that signal is missing, or one of a modality.
             ValueError: it has other rows than the hidden states.
         """
         name, is_taken = self.first.policy.signal, self.first.reuse.takes_signal
@@ -181,15 +194,21 @@ class Tracks:
             offered = ", ".join(f"'{known}'" for known in signals) or "none"
             raise RuntimeError(f"this policy goes by the signal '{name}', but the model offers {offered}")
         signal = signals[name]()
-        if len(signal) != num_rows:
-            raise ValueError(f"the signal '{name}' has {len(signal)} rows, the hidden states have {num_rows}")
-        if observed:
-            parts = self._split(self.first.compared(signal))
-            changes = read_changes([track.measure_signal(part) for track, part in parts])
-            for (track, part), change in zip(parts, changes, strict=True):
-                track.decide(part, change)
+        own = signal if isinstance(signal, tuple) else (signal,)
+        if len(own) != len(self._tracks):
+            raise RuntimeError(f"the signal '{name}' is of {len(own)} modalities, but the run has {len(self._tracks)}")
+        for tensor in own:
+            if len(tensor) != num_rows:
+                raise ValueError(f"the signal '{name}' has {len(tensor)} rows, the hidden states have {num_rows}")
+        if observed and modality == 0:
+            parts = [self._split(self.first.compared(tensor), number) for number, tensor in enumerate(own)]
+            measured = [track.measure_signal(part) for pairs in parts for track, part in pairs]
+            changes = iter(read_changes(measured))
+            asked = [[track.ask(next(changes)) for track, _ in pairs] for pairs in parts]
+            for pairs, decisions in zip(zip(*parts, strict=True), zip(*asked, strict=True), strict=True):
+                _decide([track for track, _ in pairs], decisions, [part for _, part in pairs])
         if is_taken:
-            for track, part in self._split(signal):
+            for track, part in self._split(own[modality], modality):
                 track.reuse.take_signal(context, part)
 
     def stack(
@@ -199,21 +218,27 @@ class Tracks:
         tokens_per_frame: int,
         context: str,
         observed: bool,
+        modality: int,
     ) -> Tensor:
         """What the blocks make of `hidden_states`, or what stands in for it at a reused step."""
-        due = [index for index, track in enumerate(self._tracks) if track.step.computed]
-        if len(due) == len(self._tracks):
-            return self._compute(self._tracks, hidden_states, run_blocks, (), tokens_per_frame, context, observed)
+        tracks = self._tracks[modality]
+        due = [index for index, track in enumerate(tracks) if track.step.computed]
+
+        def compute(hidden_states: Tensor, *rows: Tensor) -> Tensor:
+            chosen = [tracks[index] for index in due]
+            for track in chosen:
+                track.begin_blocks(context, tokens_per_frame, observed, moves=modality == 0)
+            return self._compute(chosen, hidden_states, run_blocks, rows, context, observed)
+
+        if len(due) == len(tracks):
+            return compute(hidden_states)
         parts = [
             None if track.step.computed else track.reuse.add(track.step, context, part)
-            for track, part in self._split(hidden_states)
+            for track, part in self._split(hidden_states, modality)
         ]
         if due:
             rows = self._rows_of(due, hidden_states)
-            tracks = [self._tracks[index] for index in due]
-            computed = self._compute(
-                tracks, hidden_states[rows], run_blocks, (rows,), tokens_per_frame, context, observed
-            )
+            computed = compute(hidden_states[rows], rows)
             for position, index in enumerate(due):
                 parts[index] = computed[position :: len(due)]
         return _interleave(parts)
@@ -229,29 +254,38 @@ class Tracks:
             track.measure_branch(site, own)
         return residual
 
-    def output(self, latents: Tensor, output: Tensor, context: str, observed: bool) -> Tensor:
+    def output(self, latents: Tensor, output: Tensor, context: str, observed: bool, modality: int) -> Tensor:
         """What the model returns: its `output`, or what stands in for it at a reused step."""
-        pairs = zip(self._split(latents), self._split(output), strict=True)
+        pairs = zip(self._split(latents, modality), self._split(output, modality), strict=True)
         return _interleave(
             [track.reuse.output(track.step, context, x, out, observed) for (track, x), (_, out) in pairs]
         )
 
-    def held_output(self, context: str) -> Tensor | None:
+    def held_output(self, context: str, modality: int) -> Tensor | None:
         """What stands in for the model's output where no video needs a call of the model; None where one does."""
-        if any(track.step.computed for track in self._tracks):
+        tracks = self._tracks[modality]
+        if any(track.step.computed for track in tracks):
             return None
-        return _interleave([track.reuse.held(context) for track in self._tracks])
+        return _interleave([track.reuse.held(context) for track in tracks])
 
     def settle(self) -> None:
-        """Complete what can be told of the last step."""
-        for track in self._tracks:
+        """Complete what can be told of the last step; a video's trace is that of its first modality, with what was
+        measured of the one that reuses the least.
+        """
+        for track in self._all:
             track.settle()
+        for first, *others in zip(*self._tracks, strict=True):
+            if others and first.trace.records:
+                records = [track.trace.records[-1] for track in (first, *others)]
+                strictest = max(records, key=lambda record: (-(record.rate or 0), record.value or 0.0))
+                measured = {field.name: getattr(strictest, field.name) for field in fields(Report)}
+                first.trace.records[-1] = replace(records[0], **measured)
 
     def finish(self, milliseconds: Sequence[float]) -> None:
         """Complete the traces; those whose blocks ran share the time of a step, or all where none did."""
-        for track in self._tracks:
+        for track in self._all:
             track.finish()
-        traces = [track.trace for track in self._tracks]
+        traces = [track.trace for track in self._tracks[0]]
         for index, spent in enumerate(milliseconds):
             computed = sum(trace.records[index].computed for trace in traces)
             for trace in traces:
@@ -261,13 +295,17 @@ class Tracks:
 
     def free(self) -> None:
         """Let go of all tensors."""
-        for track in self._tracks:
+        for track in self._all:
             track.free()
 
     @property
     def kept(self) -> list[KeptTensor]:
         """What is held now."""
-        return [kept for track in self._tracks for kept in track.kept]
+        return [kept for track in self._all for kept in track.kept]
+
+    @property
+    def _all(self) -> list[Track]:
+        return [track for tracks in self._tracks for track in tracks]
 
     def _compute(
         self,
@@ -275,13 +313,10 @@ class Tracks:
         hidden_states: Tensor,
         run_blocks: Callable[..., Tensor],
         rows: tuple[Tensor, ...],
-        tokens_per_frame: int,
         context: str,
         observed: bool,
     ) -> Tensor:
         """Run the blocks for the tracks that are due; `hidden_states` are their rows."""
-        for track in tracks:
-            track.begin_blocks(context, tokens_per_frame, observed)
         self._running, self._measured = context, tracks if observed else ()
         try:
             output = run_blocks(hidden_states, *rows)
@@ -297,14 +332,15 @@ class Tracks:
             track.end_blocks(context, hidden_states[own], output[own], observed)
         return output
 
-    def _split(self, tensor: Tensor) -> list[tuple[Track, Tensor]]:
-        """Every track with its rows."""
-        count = len(self._tracks)
-        return [(track, tensor if count == 1 else tensor[index::count]) for index, track in enumerate(self._tracks)]
+    def _split(self, tensor: Tensor, modality: int) -> list[tuple[Track, Tensor]]:
+        """Every track of a modality with its rows."""
+        tracks = self._tracks[modality]
+        count = len(tracks)
+        return [(track, tensor if count == 1 else tensor[index::count]) for index, track in enumerate(tracks)]
 
     def _rows_of(self, due: list[int], hidden_states: Tensor) -> Tensor:
         """Indices of the rows of the tracks that are due, guidance branch by guidance branch."""
-        branches = range(0, len(hidden_states), len(self._tracks))
+        branches = range(0, len(hidden_states), len(self._tracks[0]))
         rows = [first + index for first in branches for index in due]
         # Made on the device at once, the host would wait for it to arrive, and so for all that was queued before.
         return torch.tensor(rows).to(hidden_states.device, non_blocking=True)
@@ -313,3 +349,12 @@ class Tracks:
 def _interleave(parts: list[Tensor]) -> Tensor:
     """One batch of what belongs to its videos: row r of it is row r // num_videos of video r % num_videos."""
     return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1).flatten(0, 1)
+
+
+def _decide(tracks: Sequence[Track], decisions: Sequence[Decision], signals: Sequence[Tensor | None] = ()) -> None:
+    """A step of one video is computed where any of its modalities, of which each has a track, asks for it."""
+    joint = max(decisions, key=lambda decision: (decision.compute, decision.value or 0.0))
+    for track, own, signal in zip_longest(tracks, decisions, signals):
+        if joint.compute and not own.compute:
+            track.ask()  # what it added up for a reused step starts anew
+        track.decided(joint, signal)

@@ -26,6 +26,7 @@ class BlockList:
         name: of the transformer's attribute.
         blocks: class names of the blocks in it.
         residual: how to see what a block's self-attention adds, after its gate; None where it cannot be told apart.
+        audio_residual: the same of a sound's self-attention.
         layout: of the hidden states that its blocks take and give.
         streams: what the self-attention works along; an attention over all tokens stands for both.
     """
@@ -33,6 +34,7 @@ class BlockList:
     name: str
     blocks: tuple[str, ...]
     residual: AttentionResidual | None = None
+    audio_residual: AttentionResidual | None = None
     layout: Layout = "videos"
     streams: tuple[Stream, ...] = SPACE_AND_TIME
 
@@ -50,7 +52,10 @@ class Family:
         batches_guidance: whether pipelines that name no cache context have both guidance halves in one batch.
         refused_pipelines: names of pipeline classes that cannot be cached, and why.
         returns_text: whether blocks return hidden states and the text's, not only the first.
-        frames_dim, channels_dim: of the argument `hidden_states` and of the output.
+        audio: argument of the forward with the latents (B, length, C) of a sound that is denoised along, "" without.
+            Blocks take and return its states after the picture's, and so does the model its output.
+        channels_dim: of the argument `hidden_states` and of the output.
+        out_channels: option of the transformer that says how many of the latents' channels are denoised.
         bypass: arguments of the forward that leave out the blocks of all lists but the first one, where emptying
             these lists is not enough.
     """
@@ -63,8 +68,9 @@ class Family:
     batches_guidance: bool = False
     refused_pipelines: Mapping[str, str] = field(default_factory=dict)
     returns_text: bool = False
-    frames_dim: int = 2
+    audio: str = ""
     channels_dim: int = 1
+    out_channels: str = "out_channels"
     bypass: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, transformer: nn.Module) -> None:
@@ -90,10 +96,14 @@ class Family:
         if not len(getattr(transformer, self.lists[0].name)):
             raise ValueError(f"this {self.transformer} has no blocks in '{self.lists[0].name}': nothing can be cached")
 
-    def denoised(self, transformer: nn.Module, latents: Tensor) -> Tensor:
-        """The channels of the argument `hidden_states` that are denoised: the first ones, before those of an image."""
-        count = latents.shape[self.channels_dim]
-        return latents.narrow(self.channels_dim, 0, min(count, transformer.config.get("out_channels") or count))
+    def denoised(self, transformer: nn.Module, arguments: Mapping[str, Any]) -> list[Tensor]:
+        """What a call denoises, of each modality (B, C, T, ...): the first channels of the argument `hidden_states`,
+        before those of an image, and a sound's latents.
+        """
+        latents = arguments["hidden_states"].movedim(self.channels_dim, 1)
+        count = min(latents.shape[1], transformer.config.get(self.out_channels) or latents.shape[1])
+        audio = arguments.get(self.audio)
+        return [latents[:, :count], *([] if audio is None else [audio.movedim(2, 1)])]
 
     def num_blocks(self, transformer: nn.Module) -> int:
         """How many blocks can be measured, per stream."""

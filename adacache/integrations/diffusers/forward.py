@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -56,36 +56,54 @@ class CachedForward:
         """
         family, own_lists = self.family, self._lists()
         first = family.lists[0]
-        latents = arguments["hidden_states"]
+        denoised = family.denoised(self.transformer, arguments)
+        contexts = [context, f"{context}, audio"][: len(denoised)]
+        channels_dims = (family.channels_dim, 2)
         if arguments.get("return_dict", True) is False:
-            held = controller.held_output(context)
-            if held is not None:
-                return (held.movedim(1, family.channels_dim),)
-        denoised = family.denoised(self.transformer, latents)
-        num_frames = family.num_frames(self.transformer.config, arguments)
+            held = [controller.held_output(name, modality) for modality, name in enumerate(contexts)]
+            if held[0] is not None:
+                return tuple(output.movedim(1, dim) for output, dim in zip(held, channels_dims, strict=False))
+        num_videos, num_frames = len(denoised[0]), family.num_frames(self.transformer.config, arguments)
+        # Copies, as loops may change latents in place.
+        signals = {"latents": lambda: tuple(latents.transpose(1, 2).clone() for latents in denoised)}
 
-        def run_stack(hidden_states: Tensor) -> Tensor:
-            tokens = tokens_of(hidden_states, first.layout, len(latents), num_frames)
+        def run_stack(hidden_states: Tensor, audio: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+            tokens = tokens_of(hidden_states, first.layout, num_videos, num_frames)
+            of_audio: list[Any] = []
 
             def run_blocks(_: Tensor, rows: Tensor | None = None) -> Tensor:
-                chosen = arguments if rows is None else _rows_of(arguments, family.rows, rows, len(latents))
-                return self._run_blocks(controller, inner_forward or forward, chosen, own_lists, num_frames)
+                chosen = arguments if rows is None else _rows_of(arguments, family.rows, rows, num_videos)
+                inner = inner_forward or forward
+                states, *of_audio[:] = self._run_blocks(controller, inner, chosen, own_lists, num_frames)
+                return states
 
-            signals = {"latents": lambda: denoised.movedim(family.frames_dim, 1)}
+            def take_audio(_: Tensor, rows: Tensor | None = None) -> Tensor:
+                states, residuals = of_audio
+                for site, residual in residuals:
+                    controller.branch(site, residual)
+                return states
+
             result = controller.stack(tokens.flatten(1, 2), run_blocks, tokens.shape[2], context, signals)
-            return from_tokens(result, hidden_states, first.layout)
+            if audio is not None:
+                audio = controller.stack(audio, take_audio, 1, contexts[1], signals, modality=1)
+            return from_tokens(result, hidden_states, first.layout), audio
 
-        stand_in = _StandIn(run_stack, family.returns_text, own_lists)
+        stand_in = _StandIn(run_stack, family, own_lists)
         # A family with a bypass goes through its lists in pairs: the others must not be empty.
         replaced = {} if family.bypass else {name: nn.ModuleList() for name in own_lists}
         with _with_lists(self.transformer, {**replaced, first.name: nn.ModuleList([stand_in])}):
             output = forward(**{**arguments, **family.bypass})
 
-        def replace_output(sample: Tensor) -> Tensor:
-            inputs, outputs = (tensor.movedim(family.channels_dim, 1) for tensor in (denoised, sample))
-            return controller.output(inputs, outputs, context).movedim(1, family.channels_dim)
+        def replace_output(modality: int, sample: Tensor) -> Tensor:
+            dim = channels_dims[modality]
+            outputs = sample.movedim(dim, 1)
+            return controller.output(denoised[modality], outputs, contexts[modality], modality).movedim(1, dim)
 
-        return _with_sample(output, replace_output)
+        return _with_samples(output, [partial(replace_output, modality) for modality in range(len(denoised))])
+
+    def num_modalities(self, arguments: Mapping[str, Any]) -> int:
+        """Of a call: one, or two with a sound."""
+        return len(self.family.denoised(self.transformer, arguments))
 
     def _lists(self) -> dict[str, nn.ModuleList]:
         return {blocks.name: getattr(self.transformer, blocks.name) for blocks in self.family.lists}
@@ -97,57 +115,84 @@ class CachedForward:
         arguments: Mapping[str, Any],
         own_lists: Mapping[str, nn.ModuleList],
         num_frames: int,
-    ) -> Tensor:
-        """Hidden states (B, N, C) after the last block that runs in `forward(**arguments)`."""
-        num_videos = len(arguments["hidden_states"])
-        last: list[Tensor] = []
+    ) -> tuple[Tensor, Tensor | None, list[tuple[Site, Callable[[], Tensor]]]]:
+        """Hidden states (B, N, C) after the last block that runs in `forward(**arguments)`, those of a sound, and what
+        its measured branches add.
+        """
+        family, num_videos = self.family, len(arguments["hidden_states"])
+        last: list[Any] = []
+        of_audio: list[tuple[Site, Callable[[], Tensor]]] = []
 
-        def keep(hidden_states: Tensor, layout: Layout) -> Tensor:
-            last[:] = [tokens_of(hidden_states, layout, num_videos, num_frames)]
-            return hidden_states
+        def keep(layout: Layout, output: Any) -> None:
+            states, second = output if isinstance(output, tuple) else (output, None)
+            last[:] = [tokens_of(states, layout, num_videos, num_frames).flatten(1, 2), second]
 
-        def take(residual: Callable[[], Tensor], site: Site, layout: Layout) -> None:
+        def take(site: Site, layout: Layout, residual: Callable[[], Tensor]) -> None:
             controller.branch(site, lambda: tokens_of(residual(), layout, num_videos, num_frames))
 
         with ExitStack() as stack:
             lists = {}
-            for blocks in self.family.lists:
+            for blocks in family.lists:
                 own = own_lists[blocks.name]
-                end = _StandIn(partial(keep, layout=blocks.layout), self.family.returns_text)
-                lists[blocks.name] = nn.ModuleList([*own, end])
+                ends = [_Shown(block, partial(keep, blocks.layout)) for block in own[-1:]]
+                lists[blocks.name] = nn.ModuleList([*own[:-1], *ends])
                 for site in controller.observed_sites:
                     if blocks.residual is not None and site.stream in blocks.streams and site.part == "attn":
-                        stack.enter_context(_not_compiled(own[site.block]))
-                        taker = partial(take, site=site, layout=blocks.layout)
-                        for handle in blocks.residual.watch(own[site.block], taker):
+                        block = own[site.block]
+                        stack.enter_context(_not_compiled(block))
+                        handles = [*blocks.residual.watch(block, partial(take, site, blocks.layout))]
+                        if blocks.audio_residual is not None:
+                            handles += blocks.audio_residual.watch(
+                                block, lambda r, site=site: of_audio.append((site, r))
+                            )
+                        for handle in handles:
                             stack.callback(handle.remove)
             stack.enter_context(_with_lists(self.transformer, lists))
             forward(**_without_lora_scale(arguments))
-        return last.pop().flatten(1, 2)
+        states, second = last
+        return states, second if family.audio else None, of_audio
+
+
+class _Shown(nn.Module):
+    """A block, and somebody who is shown what it returns."""
+
+    def __init__(self, block: nn.Module, show: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.block = block
+        self._show = show
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the block."""
+        output = self.block(*args, **kwargs)
+        self._show(output)
+        return output
 
 
 class _StandIn(nn.Module):
-    """Stands among the blocks, or for all of them; where blocks also return the text's states, these go on as they are.
+    """Stands for all blocks; where these also return the text's states, they go on as they are.
 
     It holds the blocks that it stands for, so that what is done to all layers of the transformer reaches theirs, too.
+
+    Args:
+        run: makes the hidden states, and those of a sound, of what they are before the blocks.
     """
 
     def __init__(
-        self,
-        run: Callable[[Tensor], Tensor],
-        returns_text: bool,
-        stands_for: Mapping[str, nn.ModuleList] | None = None,
+        self, run: Callable[..., tuple[Tensor, Tensor | None]], family: Family, stands_for: Mapping[str, nn.ModuleList]
     ) -> None:
         super().__init__()
         self._run = run
-        self._returns_text = returns_text
-        self.stands_for = nn.ModuleDict(stands_for or {})
+        self._family = family
+        self.stands_for = nn.ModuleDict(stands_for)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
-        """As a block: the first arguments are its hidden states and the text's, by place or by name."""
-        named = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
-        result = self._run(named["hidden_states"])
-        return (result, named["encoder_hidden_states"]) if self._returns_text else result
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor | None]:
+        """As a block: the first arguments are its hidden states and the sound's or the text's, by place or by name."""
+        second = self._family.audio or "encoder_hidden_states"
+        named = dict(zip(("hidden_states", second), args, strict=False)) | kwargs
+        states, audio = self._run(named["hidden_states"], named[second] if self._family.audio else None)
+        if self._family.audio:
+            return states, audio
+        return (states, named[second]) if self._family.returns_text else states
 
 
 def _without_lora_scale(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,10 +221,17 @@ def _rows_of(arguments: Mapping[str, Any], names: tuple[str, ...], rows: Tensor,
     chosen = dict(arguments)
     for name in names:
         value = chosen.get(name)
-        if isinstance(value, Tensor) and value.ndim and len(value) != 1:
-            index = rows.to(value.device)
-            chosen[name] = value.unflatten(0, (num_rows, -1))[index].flatten(0, 1)
+        if isinstance(value, list | tuple):
+            chosen[name] = type(value)(_take_rows(part, rows, num_rows) for part in value)
+        else:
+            chosen[name] = _take_rows(value, rows, num_rows)
     return chosen
+
+
+def _take_rows(value: Any, rows: Tensor, num_rows: int) -> Any:
+    if not isinstance(value, Tensor) or not value.ndim or len(value) == 1:
+        return value
+    return value.unflatten(0, (num_rows, -1))[rows.to(value.device)].flatten(0, 1)
 
 
 @contextmanager
@@ -195,8 +247,11 @@ def _with_lists(transformer: nn.Module, lists: Mapping[str, nn.ModuleList]) -> I
             setattr(transformer, name, modules)
 
 
-def _with_sample(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """What a transformer returns, a tuple or an object with a `sample`, with that one changed."""
+def _with_samples(output: Any, changes: Sequence[Callable[[Tensor], Tensor]]) -> Any:
+    """What a transformer returns, with each modality's sample changed: one, a tuple, or an object with names."""
+    if isinstance(output, Tensor):
+        return changes[0](output)
     if isinstance(output, tuple) and not hasattr(output, "sample"):
-        return (change(output[0]), *output[1:])
-    return type(output)(sample=change(output.sample))
+        return (*(change(sample) for change, sample in zip(changes, output, strict=False)), *output[len(changes) :])
+    names = ("sample", "audio_sample")
+    return type(output)(**{name: change(output[name]) for name, change in zip(names, changes, strict=False)})

@@ -61,13 +61,15 @@ class AdaCacheHook(ModelHook):
         """What diffusers calls in place of the transformer's forward."""
         arguments = self._signature.bind(module, *args, **kwargs).arguments
         arguments.pop(next(iter(self._signature.parameters)))
+        text = arguments.get("encoder_hidden_states")
         call = Call(
             module,
             arguments["hidden_states"],
             torch.as_tensor(arguments["timestep"]),
-            arguments.get("encoder_hidden_states"),
+            text[0] if isinstance(text, list | tuple) else text,
             **self.context.describe(),
             batches_guidance=self._cached.family.batches_guidance,
+            num_modalities=self._cached.num_modalities(arguments),
         )
         forward = self.fn_ref.original_forward
         with self._runs.lock:

@@ -44,6 +44,7 @@ class Call:
         context: name that the pipeline gave this call, None without.
         step_index, num_steps: of the pipeline's loop, None where diffusers does not pass them.
         batches_guidance: whether pipelines of this family that name no context have both guidance halves in a batch.
+        num_modalities: that are denoised, two with a sound.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Call:
     step_index: int | None = None
     num_steps: int | None = None
     batches_guidance: bool = False
+    num_modalities: int = 1
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ class Runs:
         )
         num_videos = self._num_videos(call)
         opened = ExitStack()
-        opened.enter_context(controller.run(len(times) - first, num_videos))
+        opened.enter_context(controller.run(len(times) - first, num_videos, call.num_modalities))
         self._controller, self._ended = controller, None
         if times[0] < times[-1]:
             times = [1000 - time for time in times]  # inverted, as Mochi's are: 0 stands for noise

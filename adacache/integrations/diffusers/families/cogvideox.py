@@ -14,7 +14,6 @@ FAMILIES = (
         rows=("hidden_states", "encoder_hidden_states", "timestep", "timestep_cond", "ofs"),
         num_frames=lambda config, arguments: -(-arguments["hidden_states"].shape[1] // (config.patch_size_t or 1)),
         returns_text=True,
-        frames_dim=1,
         channels_dim=2,
     ),
 )

@@ -33,7 +33,6 @@ FAMILIES = (
         refused_pipelines={
             "LTXI2VLongMultiPromptPipeline": "it leaves out steps of its scheduler, so that the last one is not known"
         },
-        frames_dim=1,
         channels_dim=2,
     ),
 )
