@@ -1,1 +1,1 @@
-"""What computed steps leave to reused ones: a policy decides when, a reuse object does what."""
+"""What computed steps leave for reused ones: a policy decides when to reuse, a `Reuse` object how."""

@@ -1,4 +1,4 @@
-"""What a reuse is: the contract between a schedule and what is kept for its reused steps."""
+"""The contract between a schedule and what is kept for its reused steps."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple
@@ -19,10 +19,10 @@ class Step(NamedTuple):
 
     Attributes:
         index: 0-based; -1 before the first one.
-        timestep: the scheduler's value, None where the caller did not tell.
-        frames: that take part.
-        joined: whether they are others than in the step before, or another model runs.
-        computed: whether its blocks are; False as long as it is not decided.
+        timestep: the scheduler's value, None if the caller did not pass it.
+        frames: the frames that take part.
+        joined: whether other frames take part than in the step before, or another model runs.
+        computed: whether its blocks are computed; False until that is decided.
     """
 
     index: int
@@ -33,19 +33,19 @@ class Step(NamedTuple):
 
 
 class Reuse:
-    """What is kept at computed steps and given back at reused ones, for one schedule of a run.
+    """Keeps tensors at computed steps and gives them back at reused ones, for one schedule of a run.
 
-    A policy names its class (`Policy.reuse`). A new kind overrides what it needs of the methods below, which are called
-    in this order. Tensors hold the rows of the schedule's videos only and, of a `shard`, the part that it holds.
-    `context` tells apart guidance branches that run one after another.
+    A policy names its class (`Policy.reuse`). A new kind of reuse overrides the methods that it needs; they are called
+    in the order in which they stand here. Tensors hold the rows of the schedule's videos only and, with a `shard`, this
+    process's part of them. `context` tells apart guidance branches that run one after another.
 
     Attributes:
         name: what is reused, for the trace.
         by_video: whether each video of a batch may have a schedule of its own.
         takes_signal: whether `take_signal` is called, in every context.
         takes_branches: whether `branch` is called, for every branch of the model.
-        takes_output: whether `output` is called; the model must give its output then.
-        holds_output: whether a reused step needs nothing of the model, and `held` is called.
+        takes_output: whether `output` is called; the model must then pass its output to the controller.
+        holds_output: whether a reused step can do without the model, so that `held` is called.
         measures: whether `settle` is called.
     """
 
@@ -61,39 +61,39 @@ class Reuse:
         self.policy, self.bridge, self.store, self.shard = policy, bridge, store, shard
 
     def forget(self, videos: Sequence[bool] | None) -> None:
-        """Drop what is kept of the videos that are True, as other frames of them take part; None for all."""
+        """Drop what is kept of the videos that are True, since their frames changed; None means all videos."""
 
     def begin_step(self, step: Step) -> None:
-        """It is decided whether the step is computed."""
+        """Begin a step that the policy has decided about."""
 
     def take_signal(self, context: str, signal: Tensor) -> None:
-        """The policy's signal in one context, before its blocks are computed or reused."""
+        """Take the policy's signal in one context, before its blocks are computed or reused."""
 
     def begin_blocks(self, context: str) -> None:
-        """The blocks are about to be computed."""
+        """Prepare for the blocks, which are about to be computed."""
 
     def branch(self, context: str, site: Site, compute: Callable[[], Tensor]) -> Tensor:
-        """What a branch adds to the hidden states while the blocks are computed."""
+        """Return what a branch adds to the hidden states, while the blocks are computed."""
         return compute()
 
     def keep(self, step: Step, context: str, hidden_states: Tensor, output: Tensor) -> None:
-        """The blocks were computed: they made `output` of `hidden_states`, (B, N, C) both."""
+        """Keep what reused steps need; the computed blocks turned `hidden_states` into `output`, both (B, N, C)."""
 
     def add(self, step: Step, context: str, hidden_states: Tensor) -> Tensor:
-        """What stands in for the blocks' output at a reused step.
+        """Return the replacement of the blocks' output at a reused step.
 
         Raises:
             RuntimeError: nothing is kept for the context.
-            ValueError: it has another shape or dtype.
+            ValueError: what is kept has another shape or dtype.
         """
         return hidden_states
 
     def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
-        """What stands in for the model's output; `observed` in the context that is measured."""
+        """Return the model's output or its replacement; `observed` says whether this context is measured."""
         return output
 
     def held(self, context: str) -> Tensor:
-        """What stands in for the model's output at a reused step at which the model is not called.
+        """Return the replacement of the model's output at a reused step at which the model is not called.
 
         Raises:
             RuntimeError: nothing is kept for the context.
@@ -101,7 +101,7 @@ class Reuse:
         raise nothing_kept(context, ())
 
     def settle(self, trace: Trace) -> None:
-        """Tell the policy and the trace's last record what was measured; may wait for the device once."""
+        """Report what was measured to the policy and the trace's last record; may wait for the device once."""
 
     def finish(self, trace: Trace) -> None:
         """Complete the trace at the end of a run."""
@@ -111,12 +111,12 @@ class Reuse:
 
     @property
     def kept(self) -> list[KeptTensor]:
-        """What is held now."""
+        """The tensors held now."""
         return []
 
 
 def nothing_kept(context: str, known: Iterable[str]) -> RuntimeError:
-    """The error of a reused step in a context that no computed step had."""
+    """Return the error for a reused step in a context that no computed step had."""
     stored = ", ".join(f"'{name}'" for name in known) or "nothing"
     return RuntimeError(
         f"no residual is stored for '{context}' (stored: {stored}); every guidance branch "

@@ -1,4 +1,4 @@
-"""Reuse of single branches: what one of them added the last time that it was computed."""
+"""Reuse of single branches: each adds again what it added when it was last computed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,10 +16,10 @@ from adacache.trace import Trace
 
 
 class BranchReuse(Reuse):
-    """The stack runs at every step; what single branches add may be that of an earlier step, as a `BranchPolicy` says.
+    """Runs the stack at every step, but lets single branches add an earlier step's residual, as a `BranchPolicy` says.
 
-    A step counts as computed; the share of its branches that were computed stands in the trace. Where other frames take
-    part in some videos of a batch, branches are computed for all, but new only for these.
+    The step counts as computed; the trace has the share of its branches that were computed. If other frames take part
+    in some videos of a batch, the branches are computed for all videos, but only these take the new residuals.
     """
 
     name = "branches"
@@ -31,11 +31,11 @@ class BranchReuse(Reuse):
     def __init__(self, policy: BranchPolicy, bridge: BridgeConfig, store: TensorStore, shard: Shard = WHOLE) -> None:
         super().__init__(policy, bridge, store, shard)
         self._kept: dict[tuple[str, Site], KeptTensor] = {}
-        self._outdated: dict[tuple[str, Site], tuple[bool, ...]] = {}  # for each video, where any is
+        self._outdated: dict[tuple[str, Site], tuple[bool, ...]] = {}  # one bool per video, at least one True
         self._num_asked = self._num_computed = 0
 
     def forget(self, videos: Sequence[bool] | None) -> None:
-        """Rows of these videos are new when a branch is asked for next; the others go on as they would without them."""
+        """Renew these videos' rows when each branch is next asked for; the other videos go on as they would alone."""
         if videos is None or all(videos):
             self.free()
         for key in self._kept:
@@ -43,12 +43,12 @@ class BranchReuse(Reuse):
             self._outdated[key] = tuple(map(max, before, videos))
 
     def begin_step(self, step: Step) -> None:
-        """Tell the policy the time, and count branches anew."""
+        """Tell the policy the time, and begin to count branches anew."""
         self.policy.begin_step(step.index, step.timestep)
         self._num_asked = self._num_computed = 0
 
     def branch(self, context: str, site: Site, compute: Callable[[], Tensor]) -> Tensor:
-        """`compute()`, or what it gave the last time that it was called."""
+        """Return `compute()`, or what it returned the last time that it was called."""
         key = (context, site)
         self._num_asked += 1
         reused = key in self._kept and not self.policy.computes(site)
@@ -57,7 +57,7 @@ class BranchReuse(Reuse):
             return self._kept[key].fetch()
         self._num_computed += 1
         if not reused:
-            self._kept.pop(key, None)  # before its successor is there
+            self._kept.pop(key, None)  # freed before its successor is computed
         residual = compute()
         if reused:
             residual = _renewed(self._kept.pop(key).fetch(), residual, outdated)
@@ -66,7 +66,7 @@ class BranchReuse(Reuse):
         return residual
 
     def settle(self, trace: Trace) -> None:
-        """Note the share of branches that were computed."""
+        """Record the share of branches that were computed."""
         if self._num_asked:
             trace.records[-1] = replace(trace.records[-1], computed_share=self._num_computed / self._num_asked)
 
@@ -82,6 +82,6 @@ class BranchReuse(Reuse):
 
 
 def _renewed(kept: Tensor, computed: Tensor, videos: Sequence[bool]) -> Tensor:
-    """`computed` in the rows of the videos that are True, `kept` in the others; row r is of video r % len(videos)."""
+    """Return `computed` in the rows of the videos that are True, else `kept`; row r is of video r % len(videos)."""
     rows = torch.tensor([videos[row % len(videos)] for row in range(len(kept))]).to(kept.device, non_blocking=True)
     return torch.where(rows.view(-1, *[1] * (kept.ndim - 1)), computed, kept)

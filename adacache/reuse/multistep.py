@@ -1,4 +1,4 @@
-"""Reuse of the model's outputs: those of the last computed steps, combined, stand in until the next one."""
+"""Reuse of the model's outputs: a combination of the last computed ones stands in until the next computed step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from adacache.trace import Trace
 
 
 class MultistepReuse(Reuse):
-    """A computed step's output is a combination of it and those before, and every reused step has the same again.
+    """Combines a computed step's output with those before it, and returns the combination again at every reused step.
 
-    Each guidance half is combined by itself, in float32. Halves are numbered as rows of a call, and as contexts come.
+    Each guidance half is combined by itself, in float32. Halves are numbered by their row in a call, then by the order
+    of the contexts.
     """
 
     name = "outputs"
@@ -34,16 +35,16 @@ class MultistepReuse(Reuse):
         self._halves: dict[str, range] = {}  # of each context
 
     def forget(self, videos: Sequence[bool] | None) -> None:
-        """Outputs of all videos: they share no track."""
+        """Drop the outputs of all videos; there is only one, since each video has its own track."""
         self.free()
 
     def begin_step(self, step: Step) -> None:
-        """What stood in until now is not needed any more."""
+        """Drop the combinations of the computed step before, if this one is computed."""
         if step.computed:
             self._combined.clear()
 
     def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
-        """The combination of `output` and the ones before at a computed step, the same again at a reused one.
+        """Return the combination of `output` and those before it; at a reused step, return the last one again.
 
         Raises:
             ValueError: the run has more guidance halves than there are coefficients for.
@@ -55,7 +56,7 @@ class MultistepReuse(Reuse):
         halves = self._halves_of(context, len(output))
         coefficients = self.policy.coefficients([index for index, _ in kept])[halves.start : halves.stop]
         if all(weight == (place == 0) for half in coefficients for place, weight in enumerate(half)):
-            self._combined[context] = kept[0][1]  # it is held, bit for bit
+            self._combined[context] = kept[0][1]  # a plain hold, bit for bit
         else:
             combined = _combine(coefficients, [tensor.fetch() for _, tensor in kept])
             self._combined[context] = self.store.keep(combined, exact=True)
@@ -64,7 +65,7 @@ class MultistepReuse(Reuse):
         return output
 
     def held(self, context: str) -> Tensor:
-        """What stands in for the model's output at a reused step.
+        """Return the combination that replaces the model's output at a reused step.
 
         Raises:
             RuntimeError: no computed step had this context.
@@ -87,7 +88,7 @@ class MultistepReuse(Reuse):
 
     @property
     def kept(self) -> list[KeptTensor]:
-        """Outputs, each once."""
+        """Outputs and combinations, each tensor once."""
         outputs = [tensor for history in self._outputs.values() for _, tensor in history]
         return [*outputs, *(tensor for tensor in self._combined.values() if tensor not in outputs)]
 
@@ -107,7 +108,7 @@ class MultistepReuse(Reuse):
 
 
 def _combine(coefficients: Sequence[Sequence[float]], outputs: Sequence[Tensor]) -> Tensor:
-    """Rows (G, ...) of the newest output's dtype: for each the weighted sum over `outputs`, the newest first."""
+    """Return rows (G, ...) of the newest output's dtype: for each, the weighted sum of `outputs`, the newest first."""
     rows = []
     for row, weights in enumerate(coefficients):
         total = outputs[0][row].float() * weights[0]

@@ -1,4 +1,4 @@
-"""Reuse of the whole model: its last output, moved along with its input."""
+"""Reuse of the whole model: its last output, shifted along with its input."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ from adacache.trace import Trace
 
 
 class OutputReuse(Reuse):
-    """The blocks of a reused step are skipped; the model's output is its input plus the last output - input.
+    """Skips the blocks of a reused step; the model's output is its input plus the last output - input.
 
-    An `OutputPolicy` is told of every computed step how much input and output changed since the one before.
+    After every computed step, an `OutputPolicy` is told how much input and output changed since the one before.
     """
 
     name = "output"
@@ -32,11 +32,11 @@ class OutputReuse(Reuse):
         self._measured: OutputHistory | None = None  # of the observed context, until it is read
 
     def forget(self, videos: Sequence[bool] | None) -> None:
-        """Inputs and outputs of all videos."""
+        """Drop the inputs and outputs of all videos."""
         self._histories.clear()
 
     def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
-        """`output` at a computed step, which keeps it; at a reused one what the last one makes of `latents`."""
+        """Return and keep `output` at a computed step; at a reused one, shift the last output along with `latents`."""
         if not step.computed:
             if context not in self._histories:
                 raise nothing_kept(context, self._histories)
@@ -66,10 +66,10 @@ class OutputReuse(Reuse):
 
 
 class OutputHistory:
-    """The last computed input (B, C, ...) and output (B, C or more, ...) of one video in one guidance context.
+    """The last computed input (B, C, ...) and output (B, C or more, ...) of one track in one guidance context.
 
-    Channels of the output beyond those of the input, such as a predicted variance, are held as they were. Both are of
-    the frames that a `shard` holds; what is measured is measured over the whole video.
+    Channels of the output beyond those of the input, such as a predicted variance, are reused unchanged. With a
+    `shard`, both hold its frames only, but measurements cover the whole video.
     """
 
     def __init__(self, store: TensorStore, shard: Shard = WHOLE) -> None:
@@ -81,7 +81,8 @@ class OutputHistory:
     def store(self, latents: Tensor, output: Tensor, frames: FrameSet | None = None) -> None:
         """Keep copies of a computed step's input and output, and measure them against those before.
 
-        They are small, and loops may well change them in place. Only `frames`, in dimension 2, are measured.
+        The copies are small, and needed because loops may change these tensors in place. Only `frames`, in dimension 2,
+        are measured.
         """
         latents, output = latents.detach(), output.detach()
         frames = frames or FrameSet()
@@ -89,7 +90,7 @@ class OutputHistory:
         self._kept = self._store.keep(latents.clone(), exact=True), self._store.keep(output.clone(), exact=True)
 
     def _measure(self, latents: Tensor, output: Tensor, frames: FrameSet) -> list[Tensor]:
-        """Mean magnitude of the output, and mean changes of input and output where there are earlier ones."""
+        """Return the output's mean magnitude, and the mean changes of input and output if there are earlier ones."""
 
         def generated(tensor: Tensor) -> Tensor:
             paired = tensor[:, : latents.shape[1]]
@@ -104,14 +105,14 @@ class OutputHistory:
         return shared_means(sums, current[1].numel(), self._shard)
 
     def add(self, latents: Tensor) -> Tensor:
-        """The output of a reused step: its input plus the last output - input, in the output's dtype."""
+        """Return the output of a reused step: its input plus the last output - input, in the output's dtype."""
         last_latents, last_output = (kept.fetch() for kept in self._kept)
         paired, others = last_output.split([latents.shape[1], last_output.shape[1] - latents.shape[1]], dim=1)
         moved = latents.to(paired.dtype) + (paired - last_latents.to(paired.dtype))
         return torch.cat([moved, others], dim=1)
 
     def read_change(self) -> OutputChange | None:
-        """What the last `store` measured, None where there was no frame to measure; the host waits for the device."""
+        """Return what the last `store` measured, None if it measured no frame; the host waits for the device."""
         if not self._measured:
             return None
         output_magnitude, *changes = torch.stack(self._measured).tolist()
@@ -119,5 +120,5 @@ class OutputHistory:
 
     @property
     def kept(self) -> list[KeptTensor]:
-        """What is held now."""
+        """The tensors held now."""
         return list(self._kept or ())

@@ -1,4 +1,4 @@
-"""Reuse of the stack: the residual of all blocks, as it was or as the last ones let expect."""
+"""Reuse of the stack: the residual of all blocks, held as it was or extrapolated from the last ones."""
 
 import math
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from adacache.trace import Trace
 
 
 class StackReuse(Reuse):
-    """The residual of all blocks is kept at computed steps, and added at reused ones as the bridge says."""
+    """Keeps the residual of all blocks at computed steps, and adds it at reused ones as the bridge says."""
 
     def __init__(self, policy: Policy, bridge: BridgeConfig, store: TensorStore, shard: Shard = WHOLE) -> None:
         super().__init__(policy, bridge, store, shard)
         self._histories: dict[str, ResidualHistory] = {}  # by guidance context
 
     def forget(self, videos: Sequence[bool] | None) -> None:
-        """A history is of all its videos: the residual of one is of no use without the others'."""
+        """Drop the residuals of all videos: one video's rows of a history are of no use without the others'."""
         for history in self._histories.values():
             history.forget()
 
     def begin_step(self, step: Step) -> None:
-        """Residuals of a reused step start on their way back while the model embeds its input."""
+        """Start to bring a reused step's residuals back while the model embeds its input."""
         if not step.computed:
             for history in self._histories.values():
                 history.prefetch()
@@ -54,10 +54,10 @@ class StackReuse(Reuse):
         return history.add(step.index, hidden_states)
 
     def finish(self, trace: Trace) -> None:
-        """Read the bridge's weights, for which nothing had to wait."""
+        """Write the bridge's weights into the trace; nothing waited for them during the run."""
         if self.bridge.kind not in ("fitted", "exponential") or not self._histories:
             return
-        first = next(iter(self._histories.values()))  # the context that is measured, too
+        first = next(iter(self._histories.values()))  # of the observed context
         for index, weight in zip(trace.computed_steps, first.read_weights(), strict=True):
             trace.records[index] = replace(trace.records[index], bridge_weight=weight)
 
@@ -72,7 +72,7 @@ class StackReuse(Reuse):
 
 
 class TailReuse(StackReuse):
-    """The signal is the first part of the residual and new at every step; only the rest of it is reused."""
+    """Reuses the residual but for its head, its first part, which is the signal and new at every step."""
 
     name = "tail"
     takes_signal = True
@@ -82,7 +82,7 @@ class TailReuse(StackReuse):
         self._heads: dict[str, Tensor] = {}  # by context, while a step lasts
 
     def begin_step(self, step: Step) -> None:
-        """The heads of the step before have served."""
+        """Drop the heads of the step before."""
         self._heads.clear()
         super().begin_step(step)
 
@@ -105,11 +105,11 @@ class TailReuse(StackReuse):
 
 
 class ResidualHistory:
-    """The stack's last residuals of one video in one guidance context, and the bridge from them to a reused step.
+    """The stack's last residuals of one track in one guidance context, and the bridge from them to a reused step.
 
-    Residuals have any shape, the same throughout a run. Nothing waits for their device but `read_weights`. Without a
-    `store` they are kept by reference; with one that narrows them, a bridge sees them as they come back. Of a `shard`
-    they are the part that it holds; a weight is fitted to the whole video.
+    Residuals have any shape, the same throughout a run. Only `read_weights` waits for the device. Without a `store`,
+    residuals are kept by reference; with one that narrows them, the bridge works on the narrowed values. With a
+    `shard`, residuals are its part of the videos, but a weight is fitted to the whole.
     """
 
     def __init__(self, bridge: BridgeConfig, store: TensorStore | None = None, shard: Shard = WHOLE) -> None:
@@ -120,19 +120,19 @@ class ResidualHistory:
         self._kept: list[tuple[int, KeptTensor]] = []  # (step, residual), the latest last
 
     def make_room(self) -> None:
-        """Let go, before the next residual is computed, of what will not be needed once it is there."""
+        """Drop, before the next residual is computed, what will not be needed once it exists."""
         if self._bridge.num_residuals == 1:
             self._kept.clear()
 
     def forget(self) -> None:
-        """Let go of all residuals; the next one is bridged as the first of a run."""
+        """Drop all residuals; the next one is bridged like the first of a run."""
         self._kept.clear()
 
     def store(self, step_index: int, residual: Tensor, frames: FrameSet | None = None) -> None:
-        """Keep the residual of a computed step; its autograd graph is let go.
+        """Keep the residual of a computed step, without its autograd graph.
 
-        A weight is fitted to `frames` only (None for all), which must be the same since the last `forget`: what is
-        added to the others is of no use.
+        The weight is fitted to `frames` only (None for all), which must be the same since the last `forget`; what is
+        added to the other frames does not matter.
         """
         residual = residual.detach()
         self._weights.append(self._weight(step_index, residual, frames or FrameSet()))
@@ -141,12 +141,12 @@ class ResidualHistory:
         self._kept.append((step_index, self._store.keep(residual)))
 
     def prefetch(self) -> None:
-        """Start to bring the residuals back, ahead of the `add` of a reused step."""
+        """Start to bring the residuals back ahead of the `add` of a reused step."""
         for _, residual in self._kept:
             residual.prefetch()
 
     def add(self, step_index: int, hidden_states: Tensor) -> Tensor:
-        """`hidden_states` plus the residual of the reused step `step_index`, as a new tensor.
+        """Return `hidden_states` plus the bridged residual of the reused step `step_index`, as a new tensor.
 
         Raises:
             ValueError: the stored residuals have another shape or dtype.
@@ -164,17 +164,17 @@ class ResidualHistory:
         return result
 
     def read_weights(self) -> list[float]:
-        """The bridge's weight after every stored residual."""
+        """Return the bridge's weight after every stored residual; waits for the device."""
         fitted = [weight for weight in self._weights if isinstance(weight, Tensor)]
         numbers = iter(torch.stack(fitted).tolist() if fitted else [])
         return [next(numbers) if isinstance(weight, Tensor) else weight for weight in self._weights]
 
     def _shares(self, step_index: int) -> list[Tensor | float]:
-        """For each residual before the last one: how much of the change since then a reused step adds."""
+        """Return, for each residual before the last one, how much of the change since then a reused step adds."""
         steps = [step for step, _ in self._kept]
         if self._bridge.kind == "taylor":
-            # All coefficients sum to 1, so those of earlier residuals can stand for changes, which are small: in
-            # bfloat16 they lose less than the residuals themselves would.
+            # The coefficients sum to 1, so those of earlier residuals can multiply changes instead: these are small
+            # and lose less in bfloat16 than the residuals themselves would.
             return [-coefficient for coefficient in taylor_coefficients(steps, step_index)[:-1]]
         if len(steps) == 1:
             return []
@@ -184,7 +184,7 @@ class ResidualHistory:
         return [self._weights[-1] * ratio]
 
     def _weight(self, step_index: int, residual: Tensor, frames: FrameSet) -> Tensor | float:
-        """How much of the latest change a reused step adds, with `residual` as the latest one."""
+        """Return how much of the latest change a reused step adds once `residual` is the latest residual."""
         if self._bridge.kind in ("hold", "taylor") or not self._kept:
             return 0.0
         if self._bridge.kind == "linear" or len(self._kept) < 2:
@@ -194,7 +194,7 @@ class ResidualHistory:
         predicted = self._ratio(step_index - last_step, last_step - before_step) * (last - before).float()
         actual = (frames.take(residual) - last).float()
         fit, power = self._shard.sum(torch.stack([(actual * predicted).sum(), predicted.square().sum()])).unbind()
-        # No change at all is no slope either.
+        # Without any change there is no slope.
         share = torch.where(power > 0, fit / power, torch.zeros_like(power))
         return share.clamp(0, 1)
 
@@ -204,7 +204,7 @@ class ResidualHistory:
 
     @property
     def kept(self) -> list[KeptTensor]:
-        """What is held now."""
+        """The residuals held now."""
         return [residual for _, residual in self._kept]
 
     @property
@@ -214,11 +214,11 @@ class ResidualHistory:
 
 
 def taylor_coefficients(steps: Sequence[int], step_index: int) -> list[float]:
-    """What the residuals of computed `steps` are multiplied with to forecast that of `step_index`; they sum to 1.
+    """Return the factors of the residuals of computed `steps` that forecast the one of `step_index`; they sum to 1.
 
-    The forecast is the sum of D^k (step_index - last)^k / k! over k below the number of `steps`, which ascend. D^0 is
-    a step's residual; D^k is the change of D^(k-1) since the computed step before, divided by the steps between the
-    two. Where these are unequal the higher D^k are those of the source, not Newton's divided differences.
+    The forecast is the sum of D^k (step_index - last)^k / k! over k below the number of `steps`, which ascend. D^0 is a
+    step's residual; D^k is the change of D^(k-1) since the computed step before, divided by the number of steps between
+    the two. If these gaps are unequal, the higher D^k are those of the source, not Newton's divided differences.
 
     Source: arXiv:2503.06923, TaylorSeer; for computed steps at unequal distances the implementation in diffusers.
     """
@@ -232,7 +232,7 @@ def taylor_coefficients(steps: Sequence[int], step_index: int) -> list[float]:
 
 
 def geometric_sum(factor: Tensor | float, count: float) -> Tensor:
-    """factor + factor^2 + ... + factor^count, as a 0-dim tensor; its closed form where `count` is no whole number.
+    """Return factor + factor^2 + ... + factor^count as a 0-dim tensor, by its closed form if `count` is fractional.
 
     `factor` lies between 0 and 1.
 
@@ -244,7 +244,7 @@ def geometric_sum(factor: Tensor | float, count: float) -> Tensor:
 
 
 def _like(weight: Tensor | float, residual: Tensor) -> Tensor | float:
-    """A weight in the residual's dtype: a float32 one would widen bfloat16 hidden states."""
+    """Return a weight in the residual's dtype: a float32 one would widen bfloat16 hidden states."""
     return weight.to(residual.dtype) if isinstance(weight, Tensor) else weight
 
 
