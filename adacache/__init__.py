@@ -2,12 +2,12 @@
 
 A transformer changes its hidden states by *output - input*, its residual. Between neighboring denoising steps
 that residual often hardly changes, and how much it changes depends on the video. A `StepController` measures
-the change at a few branches of the model and looks up, in a `Codebook`, how many steps the stored residual
-may serve. Nothing is kept on the model: all state lives in the controller, for the length of one `run`.
+the change at a few branches of the model and looks up, in a `Codebook`, for how many steps the stored residual
+may be reused. Nothing is kept on the model: the controller holds all state, for the length of one `run`.
 
-To use it with your own transformer, mark two kinds of place. `stack` wraps all blocks of one forward pass,
-`branch` wraps the residual branches that a metric may want to look at (the default metric "t-attn": temporal
-attention):
+To use it with your own transformer, mark two kinds of places. `stack` wraps all blocks of one forward pass,
+`branch` wraps the residual branches that a metric may measure (temporal attention for the default metric
+"t-attn"):
 
 >>> import torch
 >>> from adacache import AdaCacheConfig, Site, StepController

@@ -25,44 +25,45 @@ from adacache.validation import check_count
 
 
 class RunObserver:
-    """Looks on while a controller works; whoever wants to see something overrides the method that shows it.
+    """Observes a run; subclasses override the methods that they need.
 
-    What it is given it must not change. Where a method waits for the device, the run does, too.
+    Observers must not change the tensors they are given. A method that waits for the device makes the run wait, too.
     """
 
     def begin_run(self, controller: StepController, num_steps: int, num_samples: int) -> None:
-        """A run of `num_samples` videos is open."""
+        """A run of `num_samples` videos has begun."""
 
     def begin_step(self, step_index: int) -> None:
-        """A step is about to be decided about; the controller still holds what the step before left."""
+        """A step begins and is not decided yet; the controller still holds the tensors of the step before."""
 
     def begin_latents(self, step_index: int, latents: Tensor) -> None:
-        """The latents (B, ...) that a step begins with; only of loops that tell them to the controller."""
+        """A step begins with `latents` (B, ...); called only if the loop passes them to the controller."""
 
     def end_stack(
         self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
     ) -> None:
-        """The blocks made `output` of `hidden_states`, or a reused step did; the rest as given to `stack`."""
+        """The stack turned `hidden_states` into `output`, computed or reused; the rest is as passed to `stack`."""
 
     def end_output(self, latents: Tensor, output: Tensor, context: str) -> None:
-        """The model returns `output` for `latents`."""
+        """The model returns `output` for `latents`, computed or reused."""
 
     def end_run(self) -> None:
-        """The run ends, whatever ends it; the controller still holds its tensors."""
+        """The run ends, with or without an error; the controller still holds its tensors."""
 
 
 class StepController:
     """Decides at every sampling step whether a model's blocks are computed or their last residual is reused.
 
-    The sampling loop opens a `run` and calls `begin_step`; the model hands its blocks to `stack` and their
-    residual branches to `branch`; for policies that reuse the whole model, it also hands its result to `output`. All
-    state belongs to the run, none to the model, so a run that was interrupted leaves nothing behind and controllers
-    do not touch each other. One controller serves one run at a time.
+    The sampling loop opens a `run` and calls `begin_step`; the model passes its blocks to `stack` and their residual
+    branches to `branch`; for policies that reuse the whole model, it also passes its result to `output`. All state
+    belongs to the run, none to the model: an interrupted run leaves nothing behind, and controllers do not affect each
+    other. One controller serves one run at a time.
 
-    Where several processes share a video, each has a controller with its own `shard`, and all of them make the same
-    calls: all decide alike, and as one process would. `stack`, `branch` and `output` are given what the process holds.
+    Where several processes share a video, each has its own controller with its own `shard`, and all of them make the
+    same calls. They all reach the same decisions, which are those of a single process. `stack`, `branch` and `output`
+    take the part of a tensor that the process holds.
 
-    `observers` are shown what goes on, in the order in which they are given.
+    `observers` are called in the given order.
 
     Raises:
         TypeError: `config` is not a policy's config.
@@ -82,16 +83,16 @@ class StepController:
 
     @contextmanager
     def run(self, num_steps: int, num_samples: int = 1, num_modalities: int = 1) -> Iterator[StepController]:
-        """Open one run of `num_steps` sampling steps; its tensors are freed at its end, whatever ends it.
+        """Open a run of `num_steps` sampling steps; its tensors are freed when it ends, for whatever reason.
 
-        `num_samples` is the number of videos in a batch: row r of the hidden states belongs to video
-        r % num_samples, as in a batch of all conditional rows followed by all unconditional ones. Unless the config
-        says schedule="batch", each video has a schedule of its own. Opening another run ends one that is still open.
-        It is fine to stop before the last step.
+        `num_samples` is the number of videos in a batch: row r of the hidden states belongs to video r % num_samples,
+        as in a batch of all conditional rows followed by all unconditional ones. Each video has its own schedule,
+        unless the config says schedule="batch" or the policy reuses single branches. Opening another run ends one that
+        is still open. A run may stop before its last step.
 
-        `num_modalities` is how many tensors of hidden states the blocks work on that are all denoised: two where a
-        picture's come with a sound's. Each has a policy and residuals of its own, and a step is computed where one of
-        these policies asks for it.
+        `num_modalities` is the number of tensors of hidden states that the blocks denoise together: two for a picture
+        with its sound. Each modality has its own policies and residuals, and a step is computed if any of them asks for
+        it.
 
         Raises:
             ValueError: the config does not fit `num_steps`.
@@ -118,7 +119,7 @@ class StepController:
             observer.begin_run(self, num_steps, num_samples)
         try:
             yield self
-            # Not after an error: reading from a device that just failed would hide what happened.
+            # Skipped after an error: reading from a device that just failed would hide the cause.
             run.finish()
         finally:
             for observer in self._observers:
@@ -135,25 +136,26 @@ class StepController:
         restart: bool = False,
         latents: Tensor | None = None,
     ) -> None:
-        """Decide about one step; steps come as 0, 1, ..., num_steps - 1.
+        """Begin one sampling step; steps come in the order 0, 1, ..., num_steps - 1.
 
-        `timestep` is the scheduler's value, for the trace and for policies of branches. Give a plain number: to read
+        `timestep` is the scheduler's value, for the trace and for policies that need it. Pass a plain number: reading
         one from a GPU tensor would make every step wait for the device.
 
-        `generated_frames` says for each video of the batch, and each of its frames, whether it takes part in this
-        step, True, or is held as it was given, False; None where all take part. Give plain bools, for the same reason.
-        What is measured is measured over frames that take part: held ones hardly change. Where other frames take part
-        than in the step before, as one that is edited from a later time on, the step is computed for that video and
-        nothing from before is reused. With one schedule for a batch (schedule="batch") it is computed for all videos.
+        `generated_frames` holds a bool for each frame of each video of the batch: True if the frame takes part in this
+        step, False if it is held as it was given; None means that all take part. Pass plain bools, for the same reason.
+        Only frames that take part are measured, since held ones hardly change. If other frames take part than in the
+        step before, as when the edit of a frame begins at a later time, the step is computed for that video and nothing
+        from earlier steps is reused. With one schedule for a batch (schedule="batch"), it is computed for all videos.
 
         `restart` says that another model runs from this step on, such as one for little noise after one for much: the
-        step is computed, and nothing from before is reused or measured against.
+        step is computed, and nothing from earlier steps is reused or measured against.
 
-        `latents` (B, ...) are what the step begins with, for observers; they decide nothing.
+        `latents` (B, ...) are those that the step begins with; they are passed to the observers and decide nothing.
 
         Raises:
-            ValueError: a step is left out or repeated, or `generated_frames` are not as they should be.
-            RuntimeError: outside of a run, or when the model did not call `stack` in the step before.
+            ValueError: a step is skipped or repeated, a `timestep` that the policy needs is missing, or
+                `generated_frames` are malformed or given in a run of several modalities.
+            RuntimeError: outside of a run, or the model did not make the calls that the step before needed.
         """
         run = self._active("begin_step")
         run.check_step(step_index, timestep)
@@ -181,29 +183,30 @@ class StepController:
         signals: Mapping[str, Callable[[], Any]] | None = None,
         modality: int = 0,
     ) -> Tensor:
-        """Run all blocks of one forward pass, or add the residual (output - input) that the bridge gives.
+        """Run all blocks of one forward pass, or add a reused residual (output - input) instead.
 
-        `hidden_states` is (B, N, C), tokens frame by frame with `tokens_per_frame` of them each; so is the
-        result, which at a computed step is exactly `run_blocks(hidden_states)`. Where only some videos of a batch are
-        due, their rows are gathered and `run_blocks(hidden_states[rows], rows)` is called, with the indices of the
-        rows as a tensor. Call it once per step, or once per step and `context` where guidance branches run one after
-        the other: each context has its own residuals, the decision is shared, and only the context that came first
-        in the run is measured.
+        `hidden_states` is (B, N, C), with `tokens_per_frame` tokens for each frame, frame by frame. The result has the
+        same shape; at a computed step it is exactly `run_blocks(hidden_states)`. If only some videos of a batch are
+        due, their rows are gathered and `run_blocks(hidden_states[rows], rows)` is called, with the indices of the rows
+        as a tensor. Call `stack` once per step, or once per step and `context` where guidance branches run one after
+        the other: each context has its own residuals, the decision is shared, and only the context that came first in
+        the run is measured.
 
-        `signals` are what a policy may want to see before it decides, with the rows of the hidden states:
-        "latents", the model's input with all frames, also those of other processes; "modulated_input", the first
-        block's normalized and modulated input; "first_block", the residual of the first block, which `run_blocks` then
-        need not compute again. Only the one that the policy goes by is called, at most once and before `run_blocks`. It
-        is kept by reference: do not change it in place afterwards. All have their frames in order in dimension 1, as
-        (B, T, ...) or as tokens frame by frame (B, N, ...), so that frames that are held can be left out; latents
-        (B, C, T, H, W) are given transposed.
+        `signals` are functions that compute what a policy may need before it decides, with the rows of the hidden
+        states: "latents", the model's input with all frames, including those of other processes; "modulated_input", the
+        first block's normalized and modulated input; "first_block", the residual of the first block, which `run_blocks`
+        then need not compute again. Only the policy's own signal is computed, at most once and before `run_blocks`. It
+        is kept by reference: do not change it in place afterwards. Signals have their frames in order in dimension 1,
+        as (B, T, ...) or as tokens frame by frame (B, N, ...), so that held frames can be left out; transpose latents
+        (B, C, T, H, W) first.
 
-        Of a run with several modalities, call it for each of them, from 0 on, with contexts of their own, and give
-        signals as tuples of all. Blocks that make all at once run in the first call; what `run_blocks` of another does
-        is to show its branches and hand out its output. Motion is that of the first.
+        In a run of several modalities, call `stack` for each `modality`, from 0 on, with contexts of its own, and let
+        each signal be a tuple with one tensor per modality. Blocks that compute all modalities at once run in the first
+        call; in the other calls `run_blocks` only passes the branches to `branch` and returns the output. Motion is
+        measured in modality 0 only.
 
         Raises:
-            RuntimeError: outside of a run, called twice, or without the policy's signal.
+            RuntimeError: outside of a run, called twice in a step for one context, or without the policy's signal.
             ValueError: the shape changed during the run, or the rows or frames do not belong to the run's videos.
         """
         run, signals = self._active("stack", context), signals or {}
@@ -217,10 +220,10 @@ class StepController:
         return output
 
     def output(self, latents: Tensor, output: Tensor, context: str = "default", modality: int = 0) -> Tensor:
-        """What the model returns: `output`, or at a step that reuses the whole model what replaces it.
+        """Return the model's `output`, or its replacement at a step that reuses the whole model.
 
-        `latents` (B, C, T, ...) are the model's input and `output` (B, C or more, T, ...) what its last layer made of
-        the result of `stack`. Only policies that reuse the output need this call; for others it changes nothing.
+        `latents` (B, C, T, ...) are the model's input and `output` (B, C or more, T, ...) is what its last layer made
+        of the result of `stack`. Only policies that reuse the output need this call; for others it changes nothing.
 
         Raises:
             RuntimeError: outside of a run, twice in a step, or before `stack`.
@@ -235,13 +238,13 @@ class StepController:
         return output
 
     def held_output(self, context: str = "default", modality: int = 0) -> Tensor | None:
-        """The model's output at a step for which the model need not be called; None where it must be.
+        """Return the model's output if this step needs no call of the model, or None if the model must be called.
 
-        Whoever calls the model may ask before. What is given is what `output` gave at the step before; with it, the
-        step is over in this context. Observers are not told.
+        The caller of the model may ask before each call. The output is the one that `output` returned at the step
+        before; returning it completes the step in this context. Observers are not called.
 
         Raises:
-            RuntimeError: outside of a run, before the first step, or when the context was called in this step.
+            RuntimeError: outside of a run, before the first step, or the context was already called in this step.
         """
         run = self._active("held_output", context)
         if not run.tracks.first.reuse.holds_output:
@@ -252,11 +255,10 @@ class StepController:
         return output
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
-        """`compute()`, the residual that a branch adds to the hidden states; measured if asked for.
+        """Return the residual that a branch adds to the hidden states: `compute()`, or an earlier one that is reused.
 
-        It is (B, N, C), tokens frame by frame, or (B, T, S, C) with the frames apart.
-
-        The residual is kept by reference: do not change it in place afterwards.
+        It is (B, N, C), tokens frame by frame, or (B, T, S, C) with a dimension for the frames, and is measured if the
+        policy observes the site. It is kept by reference: do not change it in place afterwards.
 
         Raises:
             RuntimeError: outside of a run.
@@ -266,7 +268,7 @@ class StepController:
     def watches(self, stream: Stream, block: int) -> bool:
         """Whether this run's policy measures or reuses a branch of the block.
 
-        A block that it does not watch need not call `branch`, and can run as one piece.
+        A block that is not watched need not call `branch`, and can run as one piece.
 
         Raises:
             RuntimeError: outside of a run.
@@ -275,9 +277,10 @@ class StepController:
 
     @property
     def traces(self) -> list[Trace]:
-        """One trace per video of the current run so far, or of the last run; with one schedule all are the same.
+        """One trace per video of the open run so far, or of the last run; all are the same if the videos share a
+        schedule.
 
-        Reading them right after a computed step waits for the device, as the next `begin_step` otherwise would.
+        Reading them right after a computed step waits for the device, which the next `begin_step` would do otherwise.
 
         Raises:
             RuntimeError: before the first run.
@@ -290,12 +293,12 @@ class StepController:
 
     @property
     def step_counts(self) -> list[tuple[int, int]]:
-        """Computed and reused steps so far of every video; never waits for the device, as `traces` may."""
+        """Computed and reused steps of every video so far; unlike `traces`, this never waits for the device."""
         return [(trace.num_computed, trace.num_reused) for trace in self._traces]
 
     @property
     def trace(self) -> Trace:
-        """The trace of the first video, which is the only one unless a batch has a schedule per video.
+        """The trace of the first video, which stands for all of them unless each has its own schedule.
 
         Raises:
             RuntimeError: before the first run.
@@ -304,9 +307,9 @@ class StepController:
 
     @property
     def observed_sites(self) -> tuple[Site, ...]:
-        """The branches that the run's policy wants to see, each once; empty for policies that measure none.
+        """The branches that the run's policy measures, each once; empty for policies that measure none.
 
-        For models whose blocks cannot call `branch` by themselves: only these need to be watched from outside.
+        If a model's blocks cannot call `branch` themselves, only these need to be watched from outside.
 
         Raises:
             RuntimeError: outside of a run.
@@ -316,20 +319,20 @@ class StepController:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors held now, 0 outside of a run.
+        """Bytes of the tensors held now; 0 outside of a run.
 
-        Counted in hidden states: one for the bridge "hold", two for the others (order + 1 for "taylor"); one more
-        for a metric block ("ca-mlp": two) or for a signal. Every further metric block adds to that, and every further
-        context the bridge's. Policies that reuse single branches hold one for each, those that reuse the output none.
-        `adacache.memory` says it beforehand.
+        In units of hidden states, the bridge "hold" keeps one and the others two ("taylor": order + 1); a metric block
+        adds one ("ca-mlp": two), and so does a signal of that size. Each further metric block adds the same again, and
+        each further context what the bridge keeps. Policies that reuse single branches keep one for each, those that
+        reuse the output none. `adacache.memory` estimates the bytes beforehand.
         """
         return sum(self.memory.values())
 
     @property
     def memory(self) -> dict[str, int]:
-        """Where `nbytes` are: bytes by device, such as {"cuda:0": 1024}; devices that hold nothing are left out.
+        """The bytes of `nbytes` by device, such as {"cuda:0": 1024}; devices that hold nothing are left out.
 
-        With cache_device="cpu" the copies that a reused step has on their way to its device are counted there, too.
+        With cache_device="cpu" this includes the copies on their way back to the device for a reused step.
         """
         memory: Counter[str] = Counter()
         for kept in self._run.tracks.kept if self._run is not None else ():
@@ -355,14 +358,14 @@ class StepController:
 
 @dataclass
 class _Run:
-    """What a controller knows of the run that is open.
+    """The state of a controller's open run.
 
     Attributes:
-        num_frames: of every video, once the caller said which are generated.
-        clock: needs a device, known from the first hidden states.
-        observed: the context of each modality that came first in the run, the only one that is measured.
-        contexts: that called the stack in this step.
-        outputs: contexts that gave their output in this step.
+        num_frames: frames of every video, known once the caller has passed `generated_frames`.
+        clock: made with the first hidden states, whose device it needs.
+        observed: for each modality, the context that came first in the run, the only one that is measured.
+        contexts: those that called `stack`, or skipped the model, in this step.
+        outputs: those that called `output`, or skipped the model, in this step.
     """
 
     tracks: Tracks
@@ -377,7 +380,7 @@ class _Run:
     outputs: set[str] = field(default_factory=set)
 
     def check_step(self, step_index: int, timestep: float | None) -> None:
-        """Refuse, with a ValueError, another step than the next, or one without the timestep that the policy needs."""
+        """Refuse, with a ValueError, any step but the next one, or a missing timestep that the policy needs."""
         expected = self.step + 1
         if step_index != expected or expected >= self.num_steps:
             wanted = f"step {expected}" if expected < self.num_steps else "the end of the run"
@@ -390,7 +393,7 @@ class _Run:
             raise ValueError("this policy goes by the flow's time; pass it: controller.begin_step(index, timestep)")
 
     def check_model_called(self) -> None:
-        """Refuse, with a RuntimeError, to go on when the model left something out in the last step."""
+        """Refuse, with a RuntimeError, to go on if the model omitted a call that the last step needed."""
         if self.step < 0:
             return
         if not self.contexts:
@@ -404,17 +407,17 @@ class _Run:
             )
 
     def skip_model(self, context: str) -> None:
-        """Note that the model was not called, and need not be."""
+        """Note that a context completed this step without a call of the model."""
         self.clock.mark_step(self.step)
         self.contexts.add(context)
         self.outputs.add(context)
 
     def enter_stack(self, context: str, hidden_states: Tensor, tokens_per_frame: int) -> None:
-        """Note one call of the stack; the first of a step starts its time.
+        """Check and note one call of `stack`; the first one of a step starts the step's time.
 
         Raises:
-            RuntimeError: the call is not due.
-            ValueError: the rows or frames are not the run's.
+            RuntimeError: the policy goes by a signal, and the step begins with another context than the first step did.
+            ValueError: the rows or frames do not belong to the run's videos.
         """
         if len(hidden_states) % self.num_samples:
             raise ValueError(
@@ -438,11 +441,11 @@ class _Run:
             )
 
     def enter_output(self, context: str, latents: Tensor, output: Tensor) -> None:
-        """Note that the model gave its output.
+        """Check and note one call of `output`.
 
         Raises:
-            RuntimeError: the call is not due.
-            ValueError: the two do not fit each other or the run.
+            RuntimeError: `stack` was not called before, or `output` was called twice in the step.
+            ValueError: the two tensors do not fit each other or the run.
         """
         if context not in self.contexts:
             raise RuntimeError(
@@ -469,7 +472,7 @@ class _Run:
         """Complete the traces of a run that ended without an error.
 
         Raises:
-            RuntimeError: the model left something out in the last step.
+            RuntimeError: the model omitted a call that the last step needed.
         """
         self.check_model_called()
         self.tracks.settle()
@@ -479,14 +482,14 @@ class _Run:
 
     @property
     def num_held_frames(self) -> int:
-        """Frames of each video that this process holds, where the caller said which are generated."""
+        """Number of each video's frames that this process holds; known once `num_frames` is."""
         return len(range(self.num_frames)[self.shard.frames])
 
 
 class StepClock:
     """Marks moments on the device's own timeline and gives the milliseconds between them afterwards.
 
-    On CUDA a moment is an event in the stream, since the host runs ahead of the device; elsewhere it is the
+    On CUDA a moment is an event in the stream, since the host runs ahead of the device; elsewhere it is read from the
     host's clock.
     """
 
@@ -495,7 +498,7 @@ class StepClock:
         self._marks: list[torch.cuda.Event | float] = []
 
     def mark_step(self, step_index: int) -> None:
-        """Mark the beginning of a step, if it is not yet marked."""
+        """Mark the beginning of a step, unless it is already marked."""
         if len(self._marks) == step_index:
             self.mark()
 

@@ -1,4 +1,4 @@
-"""Frames that take part in a step: what is measured of videos of which a part is given and held."""
+"""Sets of frames that take part in a step, for videos of which some frames are given and held."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FrameSet:
-    """For each video of a track, which of its frames take part in a step; `videos` is None where all of them do.
+    """The frames that take part in a step, for each video of a track; `videos` is None if all of them do.
 
-    Sets are equal where the same frames take part. Row r of a tensor belongs to video r % len(videos), and its
-    frames stand one after another in dimension 1: (B, T, ...), or tokens frame by frame (B, N, ...).
+    Two sets are equal if the same frames take part. Row r of a tensor belongs to video r % len(videos), and its frames
+    stand one after another in dimension 1: (B, T, ...), or tokens frame by frame (B, N, ...).
     """
 
     videos: tuple[tuple[bool, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.videos is not None and all(map(all, self.videos)):
-            object.__setattr__(self, "videos", None)  # nothing is to be picked, and nothing copied
+            object.__setattr__(self, "videos", None)  # so that nothing is gathered or copied
 
     def of_video(self, index: int) -> FrameSet:
-        """The frames of one video."""
+        """Return the frames of one video."""
         return self if self.videos is None else FrameSet((self.videos[index],))
 
     def common(self, other: FrameSet) -> FrameSet:
-        """The frames that are in both sets."""
+        """Return the frames that are in both sets."""
         if self.videos is None or other.videos is None:
             return other if self.videos is None else self
         pairs = zip(self.videos, other.videos, strict=True)
         return FrameSet(tuple(tuple(a and b for a, b in zip(*pair, strict=True)) for pair in pairs))
 
     def differs(self, other: FrameSet) -> tuple[bool, ...]:
-        """For each video whether its frames differ; only for sets that are not both of all frames."""
+        """Return for each video whether its frames differ; at least one of the two sets must hold frames."""
         known = self.videos or other.videos
         every = ((True,) * len(known[0]),) * len(known)
         return tuple(a != b for a, b in zip(self.videos or every, other.videos or every, strict=True))
 
     def part(self, frames: slice) -> FrameSet:
-        """The set as it is on a process that holds only some of the videos' frames."""
+        """Return the set as a process sees it that has only these `frames` of the videos."""
         return self if self.videos is None else FrameSet(tuple(video[frames] for video in self.videos))
 
     @property
@@ -50,16 +50,16 @@ class FrameSet:
         return self.videos is not None and not any(map(any, self.videos))
 
     def take(self, tensor: Tensor) -> Tensor:
-        """These frames only, (frames of all rows, tokens, ...); where all take part, the tensor as it is."""
+        """Return these frames only, as (frames of all rows, tokens, ...), or the tensor as it is if all take part."""
         if self.videos is None:
             return tensor
         rows, frames = self._places(tensor, 0)
         return self._by_frame(tensor)[rows, frames]
 
     def take_pairs(self, tensor: Tensor, stride: int) -> tuple[Tensor, Tensor] | None:
-        """Later and earlier frames that both take part and lie `stride` apart, as `take` gives them; None without any.
+        """Return later and earlier frames that both take part and lie `stride` apart, shaped as by `take`.
 
-        Only for a set that is not of all frames.
+        The result is None if there are none. Not for a set in which all frames take part.
         """
         rows, earlier = self._places(tensor, stride)
         if not len(rows):
@@ -71,7 +71,7 @@ class FrameSet:
         return tensor.unflatten(1, (len(self.videos[0]), -1))  # (B, T, tokens of a frame, ...)
 
     def _places(self, tensor: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        """Indices of rows, and of frames in them, that take part together with the frame `stride` later."""
+        """Return indices of rows, and of frames in them, that take part together with the frame `stride` later."""
         of_row = [self.videos[row % len(self.videos)] for row in range(len(tensor))]
         places = [
             (row, frame)
@@ -79,7 +79,7 @@ class FrameSet:
             for frame in range(len(generated) - stride)
             if generated[frame] and generated[frame + stride]
         ]
-        # Picked by a mask, or with indices made on the device, the host would wait for all that was queued before.
+        # A mask, or indices made on the device, would make the host wait for all work that was queued before.
         indices = torch.tensor(places, dtype=torch.long).reshape(-1, 2).to(tensor.device, non_blocking=True)
         return indices[:, 0], indices[:, 1]
 
@@ -88,7 +88,7 @@ ALL_FRAMES = FrameSet()
 
 
 def read_frames(value: Sequence[Sequence[bool]] | None, num_videos: int, num_frames: int | None) -> FrameSet:
-    """What a caller says about the frames of a step; `num_frames` is their number in the steps before, if known.
+    """Return the frames that a caller lists for a step; `num_frames` is their number in the steps before, if known.
 
     Raises:
         ValueError: it is neither None nor a list of plain bools for every video, all of the same length.
@@ -104,7 +104,7 @@ def read_frames(value: Sequence[Sequence[bool]] | None, num_videos: int, num_fra
             f"generated_frames must have a list of bools for each of the {num_videos} videos of the run, "
             f"got {len(videos) or repr(value)}"
         )
-    # A tensor's numbers would pass for bools, but to look at each, the host would wait for the device.
+    # A tensor's numbers would pass for bools, but looking at each one would make the host wait for the device.
     if not all(isinstance(generated, bool) for frames in videos for generated in frames):
         raise ValueError("generated_frames must hold plain bools; read a tensor once before the run, with .tolist()")
     lengths = {len(frames) for frames in videos} | ({num_frames} - {None})

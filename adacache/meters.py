@@ -1,4 +1,4 @@
-"""What is measured of residuals and signals: sums in float32 on their own device, read when the host needs them."""
+"""Measurements of residuals and signals: float32 sums on their own device, read when the host needs them."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -17,11 +17,11 @@ NORM_UP_TO = 2**15  # elements
 
 
 def change_terms(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-    """sum|previous - current| and sum|previous| over all elements, 0-dim float32 tensors on their device.
+    """Return sum|previous - current| and sum|previous| over all elements, as 0-dim float32 tensors on their device.
 
-    Both have one shape, e.g. (B, N, C), and any float dtype; bfloat16 is widened before it is subtracted, so that small
-    changes survive. Their `ratio` is the relative change. They are apart because a tensor that is spread over processes
-    needs both sums from everyone before the division.
+    Both inputs have the same shape, e.g. (B, N, C), and any float dtype; bfloat16 is widened before the subtraction, so
+    that small changes survive. The `ratio` of the two sums is the relative change. They are returned separately because
+    a tensor that is spread over processes needs both sums from all of them before the division.
 
     Raises:
         ValueError: the shapes differ.
@@ -44,8 +44,8 @@ def absolute_change(a: Tensor, b: Tensor) -> Tensor:
 def magnitude(a: Tensor) -> Tensor:
     """sum|a| as a 0-dim float32 tensor."""
     a = a.float()
-    # The 1-norm is what the official code takes, and up to its rounding MoReg's eighth power can be compared with it.
-    # On the CPU it adds up elements one after another, which over millions of float32 loses the sum.
+    # The official code takes the 1-norm; with it, MoReg's eighth power agrees with the official one up to rounding.
+    # On the CPU, though, it adds elements one after another, which loses the sum of millions of float32 values.
     return torch.linalg.vector_norm(a, ord=1) if a.numel() <= NORM_UP_TO else a.abs().sum()
 
 
@@ -57,15 +57,15 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def motion_score(
     residual: Tensor, tokens_per_frame: int, strides: Sequence[int], frames: FrameSet | None = None
 ) -> Tensor | None:
-    """The relative difference of frames: 0 for a still residual, at most 1; a 0-dim float32 tensor.
+    """Return the relative difference between frames: 0 for a still residual, at most 1; a 0-dim float32 tensor.
 
-    `residual` is (B, N, C) with its tokens frame by frame (N = frames * tokens_per_frame). For every stride,
-    frames that lie so far apart are compared, sum|later - earlier| / (sum|later| + sum|earlier|); the score
-    is the mean over the strides. Strides that leave no pair of frames are left out. With none left, as for an
-    image, there is no motion to speak of and the answer is None (the official code divides 0 by 0 there).
+    `residual` is (B, N, C) with its tokens frame by frame (N = frames * tokens_per_frame). For every stride, frames
+    that lie that far apart are compared, sum|later - earlier| / (sum|later| + sum|earlier|); the score is the mean over
+    the strides. Strides without a pair of frames are left out. If none is left, as for an image, there is no motion to
+    speak of and the result is None (the official code divides 0 by 0 there).
 
-    Of videos that are given in part, only pairs of `frames` count of which both are generated: held ones stand still
-    because they are held.
+    In videos with held frames, only pairs of two generated `frames` count: held frames stand still because they are
+    held.
 
     Raises:
         ValueError: the tokens do not make whole frames.
@@ -78,9 +78,10 @@ def motion_score(
 def motion_terms(
     residual: Tensor, tokens_per_frame: int, strides: Sequence[int], frames: FrameSet | None = None
 ) -> list[Tensor]:
-    """Numerator and denominator for each stride of `motion_score`, one after the other, as 0-dim tensors.
+    """Return numerator and denominator of `motion_score` for each stride, one after the other, as 0-dim tensors.
 
-    They are apart because tokens that are spread over processes need the sums from everyone before the division.
+    They are returned separately because tokens that are spread over processes need the sums from all of them before the
+    division.
 
     Raises:
         ValueError: as `motion_score`.
@@ -101,13 +102,13 @@ def motion_terms(
 
 
 def score_of_terms(terms: Sequence[Tensor]) -> Tensor | None:
-    """The motion score that `motion_terms`, summed over all parts of a video, stand for; None without any."""
+    """Return the motion score from the `motion_terms`, summed over all parts of a video; None without any terms."""
     scores = [ratio(*pair) for pair in zip(terms[::2], terms[1::2], strict=True)]
     return torch.stack(scores).mean() if scores else None
 
 
 def _pairs(residual: Tensor, stride: int, tokens_per_frame: int, frames: FrameSet) -> tuple[Tensor, Tensor] | None:
-    """Later and earlier frames that lie `stride` apart, of one shape; None where there are none."""
+    """Return later and earlier frames that lie `stride` apart, both in one shape; None if there are none."""
     if frames.videos is not None:
         return frames.take_pairs(residual, stride)
     shift = stride * tokens_per_frame
@@ -124,14 +125,14 @@ class _Previous(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A measurement of this process' part, on the device: numerators and denominators, 0-dim each."""
+    """A measurement of this process's part, still on the device as 0-dim numerators and denominators."""
 
     site: Site
     terms: list[Tensor]  # of the distance, then of the motion score at each stride
 
 
 class _Sent(NamedTuple):
-    """Measurements of one forward pass whose numbers are on their way to the host, in the order of `sites`."""
+    """Measurements of one forward pass that are on their way to the host, in the order of `sites`."""
 
     sites: list[tuple[Site, bool]]  # and whether motion was measured, too
     numbers: HostCopy
@@ -140,16 +141,15 @@ class _Sent(NamedTuple):
 class BranchMeter:
     """Compares the residuals of the observed sites with those of the previous computed step.
 
-    It holds one residual per observed group of sites, by default a reference to the tensor the model made, not a
-    copy. A `store` may move it, but not narrow it: rounding would add to every distance, most to the small ones that
-    long reuse rests on, and the schedule of a video should not depend on how its memory is saved. Distances stay on
-    the device until the end of a forward pass, and the host waits for them at `read_out` only. Where a `shard` says
-    that other processes hold the rest of the video, the sums of all of a forward pass are exchanged at its end, at
-    once.
+    It holds one residual per observed group of sites, by default a reference to the model's tensor, not a copy. A
+    `store` may move it, but not narrow it: rounding would add to every distance, most to the small ones on which long
+    reuse rests, and a video's schedule should not depend on how memory is saved. Distances stay on the device until the
+    end of a forward pass, and the host waits for them only in `read_out`. If a `shard` says that other processes hold
+    the rest of the video, all sums of a forward pass are exchanged together at its end.
 
-    Distances are of frames that were generated in both of the compared steps, motion of those that are in the later
-    one: a frame that is held hardly changes, and would make the others seem calmer than they are. Where there is no
-    such frame, nothing is measured.
+    Distances cover the frames that were generated in both compared steps, motion those generated in the later one: a
+    held frame hardly changes, and would make the others seem calmer than they are. Without such frames nothing is
+    measured.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class BranchMeter:
         self._frames = FrameSet()
 
     def begin_forward(self, tokens_per_frame: int, strides: tuple[int, ...], frames: FrameSet | None = None) -> None:
-        """Get ready for one computed forward pass; `strides` are empty where motion is not measured.
+        """Prepare for one computed forward pass; `strides` are empty where motion is not measured.
 
         `frames` are those that take part in this step, None for all.
         """
@@ -181,7 +181,7 @@ class BranchMeter:
         self._complete.clear()
 
     def observe(self, site: Site, residual: Tensor) -> None:
-        """Take a site's residual, (B, N, C) or (B, T, S, C); sites nobody asked for are ignored."""
+        """Take a site's residual, (B, N, C) or (B, T, S, C); sites that are not observed are ignored."""
         group = self._group_of.get(site)
         if group is None:
             return
@@ -194,7 +194,7 @@ class BranchMeter:
         self._complete.add(group)
         current = residual.flatten(1, -2)
         if group in self._previous:
-            # Not prefetched: it would take up the device's memory through all of the blocks before this one.
+            # Not prefetched: it would occupy device memory while all the blocks before this one run.
             previous = self._previous.pop(group)
             in_both = previous.frames.common(self._frames)
             if not in_both.is_empty:
@@ -212,10 +212,10 @@ class BranchMeter:
         return motion_terms(residual.flatten(1, -2), tokens_per_frame, self._strides, self._frames)
 
     def end_forward(self) -> None:
-        """Sum up over all processes; each calls this at the same point, and none waits for a number here.
+        """Sum over all processes; each of them calls this at the same point, and the host does not wait here.
 
         Raises:
-            RuntimeError: the forward pass did not come by every observed site.
+            RuntimeError: the forward pass did not report every observed site.
         """
         missing = [str(site) for group in self._groups if group not in self._complete for site in group]
         if missing:
@@ -236,7 +236,7 @@ class BranchMeter:
         self._measured.clear()
 
     def read_out(self) -> list[Measurement]:
-        """The measurements since the last read-out, in execution order; the host waits here, if it was quick."""
+        """Return the measurements since the last call, in execution order; waits until the device has sent them."""
         sent, self._sent = self._sent, []
         measurements = []
         for sites, copy in sent:
@@ -255,7 +255,7 @@ class BranchMeter:
 
     @property
     def kept(self) -> list[KeptTensor]:
-        """What is held now for the next computed step."""
+        """The residuals held now for the next computed step."""
         return [previous.residual for previous in self._previous.values()]
 
     @property
@@ -265,13 +265,14 @@ class BranchMeter:
 
 
 class SignalMeter:
-    """Compares a signal with that of the step before, or of the last computed step, and keeps it for the next time.
+    """Compares a signal with that of the step before or of the last computed step, and keeps it as the next reference.
 
-    A signal has any shape, the same throughout a run, with the frames of videos in dimension 1; of a `shard`, those
-    that it holds, or where it `is_whole` all of them. It is kept exactly as it came, whatever the store narrows.
+    A signal has any shape, the same throughout a run, with the frames of videos in dimension 1: the frames that a
+    `shard` holds, or all of them if the signal `is_whole`. It is kept exactly as it is, even if the store narrows
+    residuals.
 
     Attributes:
-        frames: that a signal has, of all.
+        frames: the slice of all frames that a signal has.
     """
 
     def __init__(
@@ -288,9 +289,10 @@ class SignalMeter:
         self._kept: KeptTensor | None = None
 
     def measure(self, signal: Tensor, frames: FrameSet | None = None) -> tuple[Tensor, Tensor] | None:
-        """mean|signal - reference| and mean|reference| over `frames` (None for all) of the video, as 0-dim tensors.
+        """Return mean|signal - reference| and mean|reference| over `frames` (None for all) of the video, as 0-dim
+        tensors.
 
-        None where there is no reference yet, or no frame to compare.
+        The result is None if there is no reference yet, or no frame to compare.
 
         Raises:
             ValueError: the signal's shape changed.
@@ -306,7 +308,7 @@ class SignalMeter:
         return difference, magnitude
 
     def settle(self, signal: Tensor, computed: bool) -> None:
-        """Keep the signal of a step, now that it is known whether it is `computed`, if it is to be a reference."""
+        """Keep the signal of a decided step as a reference: of every step, or only of computed ones."""
         if computed or self._reference == "previous":
             self._kept = self._store.keep(standalone(signal), exact=True)
 
@@ -321,13 +323,15 @@ class SignalMeter:
 
 
 def sea_filter(latents: Tensor, timestep: float) -> Tensor:
-    """Latents (B, T, C, H, W) as a linear denoiser sees them at a flow's time, 1000 for noise down to 0; in float32.
+    """Return latents (B, T, C, H, W) as a linear denoiser sees them at a flow's time, 1000 for noise down to 0; in
+    float32.
 
-    Over frames, height and width, frequencies f (cycles per sample) of a power spectrum |f|^-3 on each axis are
-    multiplied with the Wiener filter's gain for the share of noise at that time; its mean over frequencies is 1.
+    Each of the frame, height and width axes is taken to have a power spectrum |f|^-3 over frequencies f (cycles per
+    sample). Its frequencies are multiplied by the Wiener filter's gain for the share of noise at that time, scaled to a
+    mean of 1 over the frequencies.
 
     Raises:
-        ValueError: latents without these axes.
+        ValueError: the latents do not have these five axes.
 
     Source: arXiv:2602.18993, SeaCache, and its implementation in diffusers.
     """
@@ -346,7 +350,7 @@ def sea_filter(latents: Tensor, timestep: float) -> Tensor:
 
 
 def read_changes(measured: Sequence[tuple[Tensor, Tensor] | None]) -> list[SignalChange | None]:
-    """What meters measured, as plain numbers; the host waits for the device once."""
+    """Return the meters' measurements as plain numbers; the host waits for the device once."""
     scalars = [scalar for pair in measured if pair is not None for scalar in pair]
     numbers = iter(torch.stack(scalars).tolist() if scalars else [])
     return [None if pair is None else SignalChange(next(numbers), next(numbers)) for pair in measured]

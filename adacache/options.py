@@ -15,27 +15,27 @@ ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True)
 class BridgeConfig:
-    """What a reused step adds: the last residual, or what the last ones let expect.
+    """What a reused step adds: the last residual, or an extrapolation of the last ones.
 
     With r1 the residual of the last computed step, r0 that of the one before, and `ratio` = (steps since the last) /
     (steps between the two), the reused residual is r1 + weight * min(ratio, max_ratio) * (r1 - r0).
 
     - "hold": weight 0, as in the paper.
-    - "linear": the given `weight`; it loses where residuals turn between computed steps.
-    - "fitted": at every computed step the weight is measured anew, for every video: the least-squares share of the
-      previous extrapolation that came true, between 0 and 1. Residuals that turned get weight 0, which is "hold".
-      `weight` serves as long as fewer than three steps were computed.
-    - "exponential": changes are taken to shrink from gap to gap by a factor, which is measured as the weight of
-      "fitted" is, with nothing to limit the ratio. In place of weight * ratio stands factor + factor^2 + ... up to the
-      power `ratio`, which for ratios between whole numbers is factor * (1 - factor^ratio) / (1 - factor).
-    - "taylor": instead of the above, the Taylor series of the given `order` about the last computed step, with divided
-      differences of the last order + 1 residuals as derivatives. Order 0 is "hold", order 1 is "linear" with weight 1
-      and nothing to limit the ratio; `weight` and `max_ratio` have no part in it.
+    - "linear": the given `weight`; it does worse where residuals turn between computed steps.
+    - "fitted": the weight is measured anew at every computed step, for every video: the least-squares share, between 0
+      and 1, of the previous extrapolation that came true. Residuals that turned get weight 0, which is "hold". `weight`
+      applies until three steps are computed.
+    - "exponential": changes are assumed to shrink from gap to gap by a factor, which is measured like the weight of
+      "fitted"; the ratio has no limit. weight * ratio is replaced by factor + factor^2 + ... up to the power `ratio`,
+      which for ratios between whole numbers is factor * (1 - factor^ratio) / (1 - factor).
+    - "taylor": instead of the above, the Taylor series of the given `order` about the last computed step, with
+      differences of the last order + 1 residuals, divided by the steps between them, as derivatives. Order 0 is "hold";
+      order 1 is "linear" with weight 1 and no limit to the ratio. `weight` and `max_ratio` are not used.
 
     "hold" keeps one residual, "taylor" order + 1, the others two.
 
     Raises:
-        ValueError: a value outside of these.
+        ValueError: a value is outside of these.
     """
 
     kind: Literal["hold", "linear", "fitted", "exponential", "taylor"] = "hold"
@@ -54,7 +54,7 @@ class BridgeConfig:
 
     @classmethod
     def from_value(cls, value: Any) -> "BridgeConfig":
-        """Read what a config may hold: the name of a kind, or the options as a mapping.
+        """Read any form that a config may hold: the name of a kind, or a mapping of the options.
 
         Raises:
             ValueError: anything else, also an unknown option.
@@ -69,32 +69,32 @@ class BridgeConfig:
         return cls(**value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as plain values; `from_value` reads them back."""
+        """Return the options as plain values; `from_value` reads them back."""
         return asdict(self)
 
     @property
     def num_residuals(self) -> int:
-        """How many residuals of each guidance context it keeps."""
+        """How many residuals the bridge keeps for each guidance context."""
         return {"hold": 1, "taylor": self.order + 1}.get(self.kind, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReuseOptions:
-    """How steps are reused, whatever policy decides when; the configs of all policies begin with these.
+    """How steps are reused, whatever policy decides when; the configs of all policies extend this class.
 
-    `bridge` takes every form that `BridgeConfig.from_value` knows. `schedule` "sample" lets each video of a batch
-    decide for itself, as it would alone; "batch" measures all together and decides for all, as the official code does.
+    `bridge` takes every form that `BridgeConfig.from_value` knows. With `schedule` "sample" each video of a batch
+    decides for itself, as it would alone; "batch" measures all together and decides for all, as the official code does.
 
     `cache_device` says where residuals are kept between steps: "model" on the model's own device, "cpu" in pinned CPU
-    memory where that device is a CUDA one (elsewhere nothing is moved). `cache_dtype` is the precision in which a
-    reused step's residuals are kept, None for that of the hidden states; what decisions are measured with always keeps
-    its own. "bf16" is as wide in range as "fp32"; "fp16" saturates at 65504, which residuals of large models can pass.
+    memory if that device is a CUDA device (elsewhere nothing is moved). `cache_dtype` is the precision in which
+    residuals are kept for reused steps, None for that of the hidden states; tensors kept for measuring always keep
+    their own. "bf16" has the range of "fp32"; "fp16" saturates at 65504, which residuals of large models can exceed.
 
     Raises:
         ValueError: an option is wrong; the sentence names it.
     """
 
-    label: ClassVar[str] = "cache"  # of the policy, as messages call its options
+    label: ClassVar[str] = "cache"  # name of the policy in error messages about its options
 
     bridge: BridgeConfig = BridgeConfig()
     schedule: Literal["sample", "batch"] = "sample"
@@ -119,7 +119,7 @@ class ReuseOptions:
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as plain values; `from_dict` reads it back."""
+        """Return the config as plain values; `from_dict` reads it back."""
         return plain(self)
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
@@ -128,7 +128,7 @@ class ReuseOptions:
 
 
 def plain(value: Any) -> Any:
-    """A dataclass, or what is in one, as mappings, lists, numbers and strings, as JSON has them."""
+    """Return a dataclass, or a value in one, as the mappings, lists, numbers and strings that JSON has."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

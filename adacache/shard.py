@@ -1,4 +1,4 @@
-"""Videos that are spread over processes: what each of them holds, and how they agree on one schedule."""
+"""Videos that are spread over processes: what each process holds, and how all of them agree on one schedule."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from adacache.sites import Stream
 class Shard(Protocol):
     """The part of a run's videos that this process works on.
 
-    All processes that share a video run the same controller calls in the same order. Each measures its part; what they
-    exchange are the sums behind distances and motion scores, a few numbers for each computed step, so that all of them
+    All processes that share a video make the same controller calls in the same order. Each measures its part, and they
+    exchange only the sums behind distances and motion scores, a few numbers for each computed step, so that all of them
     decide alike, and as one process would. Residuals stay where they were made.
 
     Attributes:
-        frames: of all frames in order, those in the hidden states that `stack` is given.
-        half: number of the guidance half that all rows are of; None where all halves are there.
+        frames: the slice of all frames, in order, that the hidden states of `stack` hold.
+        half: index of the guidance half to which all rows belong; None if all halves are present.
     """
 
     frames: slice
     half: int | None
 
     def sum(self, terms: Tensor) -> Tensor:
-        """The elementwise sum of a (K,) float32 tensor over all processes of the video, the same for all of them."""
+        """Return the elementwise sum of a (K,) float32 tensor over all processes of the video; all get the same."""
         ...
 
     def splits_frames(self, stream: Stream) -> bool:
-        """Whether a residual of the stream's blocks has these `frames` only; it has all, for a part of the tokens,
-        otherwise.
-        """
+        """Whether residuals of the stream's blocks hold these `frames` only, rather than all frames of some tokens."""
         ...
 
     def all_frames(self, residual: Tensor) -> Tensor:
-        """(B, T of these frames, S, C) with all frames, for a part of the tokens; every process calls it."""
+        """Turn (B, T of these frames, S, C) into all frames of some tokens; every process must call this."""
         ...
 
 
@@ -48,15 +46,15 @@ class WholeVideo:
     half = None
 
     def sum(self, terms: Tensor) -> Tensor:
-        """As they are."""
+        """Return the terms as they are."""
         return terms
 
     def splits_frames(self, stream: Stream) -> bool:
-        """Never."""
+        """Return False: all frames are here."""
         return False
 
     def all_frames(self, residual: Tensor) -> Tensor:
-        """As it is."""
+        """Return the residual as it is."""
         return residual
 
 
@@ -64,6 +62,6 @@ WHOLE = WholeVideo()
 
 
 def shared_means(sums: Sequence[Tensor], count: int, shard: Shard) -> list[Tensor]:
-    """Sums over `count` elements here, 0-dim each, as means over the elements of all processes."""
+    """Turn sums over this process's `count` elements, 0-dim each, into means over the elements of all processes."""
     *totals, elements = shard.sum(torch.stack([*sums, torch.full_like(sums[0], count)])).unbind()
     return [total / elements for total in totals]

@@ -36,23 +36,23 @@ METRICS: dict[str, tuple[tuple[Stream, ...], tuple[Part, ...]]] = {
 
 
 def metric_sites(metric: str, blocks: tuple[int, ...]) -> tuple[SiteGroup, ...]:
-    """The groups of sites that a metric observes in the given blocks, one group per observation."""
+    """Return the groups of sites that a metric observes in the given blocks, one group per observation."""
     streams, parts = METRICS[metric]
     return tuple(tuple(Site(stream, block, part) for part in parts) for block in blocks for stream in streams)
 
 
 def read_metric_blocks(metric: Any, blocks: Any) -> tuple[int, ...]:
-    """The blocks that a config names for a metric, ascending, each once.
+    """Return the blocks that a config names for a metric, ascending, each once.
 
     Raises:
-        ValueError: an unknown metric, or what is no list of block indices.
+        ValueError: the metric is unknown, or `blocks` is not a list of block indices.
     """
     check_choice("metric", metric, METRICS)
     return tuple(sorted(set(whole_numbers("metric_blocks", blocks, minimum=0))))
 
 
 def check_blocks_fit(blocks: tuple[int, ...], num_blocks: int | None) -> None:
-    """Refuse, with a ValueError, blocks that a model of `num_blocks` per stream lacks; None is not known yet."""
+    """Refuse, with a ValueError, blocks that a model of `num_blocks` per stream lacks; None means not known yet."""
     if num_blocks is not None and blocks[-1] >= num_blocks:
         raise ValueError(
             f"metric_blocks {list(blocks)} do not fit a model of {num_blocks} blocks; "

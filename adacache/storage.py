@@ -12,26 +12,26 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Transfers(Protocol):
-    """Copies between one device and the host, for which neither of them waits until somebody needs a result."""
+    """Copies between one device and the host; neither waits for a copy until its result is needed."""
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """A copy in host memory; it may still be on its way and is good for `to_device` only."""
+        """Return a copy in host memory; it may still be on its way and is good for `to_device` only."""
         ...
 
     def to_device(self, host: Tensor) -> tuple[Tensor, Any]:
-        """Start to copy what `to_host` gave back; the tensor, and what says that it is complete."""
+        """Start to copy what `to_host` returned; return the tensor and a handle on the copy's completion."""
         ...
 
     def wait(self, arriving: tuple[Tensor, Any]) -> Tensor:
-        """The tensor of `to_device`, safe to be used by all that the device is told to do from here on."""
+        """Return the tensor of `to_device`, safe for all work that is queued on the device from here on."""
         ...
 
 
 class CudaTransfers(Transfers):
     """Copies to pinned memory and back on a stream of their own, beside the stream that computes.
 
-    The host waits for nothing: the streams wait for each other, and the allocators know which of them still reads or
-    writes a buffer. One stream does all copies in the order of the calls, so none comes back before it has arrived.
+    The host never waits: the streams wait for each other, and the allocators know which stream still reads or writes a
+    buffer. One stream does all copies in the order of the calls, so no tensor is copied back before it has arrived.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,16 +39,16 @@ class CudaTransfers(Transfers):
         self._stream = torch.cuda.Stream(device)
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """The pinned buffer has the tensor's strides, so that nothing is rearranged on the way."""
+        """Copy to a pinned buffer of the tensor's strides, so that nothing is rearranged on the way."""
         host = torch.empty_like(tensor, device="cpu", pin_memory=True)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which computes the tensor
         with torch.cuda.stream(self._stream):
             host.copy_(tensor, non_blocking=True)
-        tensor.record_stream(self._stream)  # whoever lets go of it, its memory stays until it is copied
+        tensor.record_stream(self._stream)  # its memory is not reused before it is copied
         return host
 
     def to_device(self, host: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """The memory is the computing stream's, which takes it over for its blocks afterwards."""
+        """Start the copy into memory of the computing stream, which can reuse it for its blocks afterwards."""
         tensor = torch.empty_like(host, device=self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which used that memory until now
         with torch.cuda.stream(self._stream):
@@ -57,13 +57,13 @@ class CudaTransfers(Transfers):
         return tensor, self._stream.record_event()
 
     def wait(self, arriving: tuple[Tensor, torch.cuda.Event]) -> Tensor:
-        """The computing stream waits, the host does not."""
+        """Make the computing stream wait, not the host."""
         tensor, complete = arriving
         torch.cuda.current_stream(self._device).wait_event(complete)
         return tensor
 
 
-# Device types with memory of their own, which cache_device="cpu" can relieve.
+# Device types that have their own memory, which cache_device="cpu" relieves.
 TRANSFERS: dict[str, Callable[[torch.device], Transfers]] = {"cuda": CudaTransfers}
 
 
@@ -82,12 +82,12 @@ class KeptTensor:
         self._arriving: tuple[Tensor, Any] | None = None
 
     def prefetch(self) -> None:
-        """Start to bring the tensor back to its device, if it is not there or on its way."""
+        """Start to bring the tensor back to its device, unless it is there or on its way."""
         if self._transfers is not None and self._arriving is None:
             self._arriving = self._transfers.to_device(self._stored)
 
     def fetch(self) -> Tensor:
-        """The tensor, on its device and in its dtype; where it is kept there as it is, no copy of it."""
+        """Return the tensor on its device and in its dtype; no copy is made if it is kept there as it is."""
         if self._transfers is None:
             return self._stored.to(self.dtype)
         self.prefetch()
@@ -96,7 +96,7 @@ class KeptTensor:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes held now by device, with those of a copy that was prefetched."""
+        """Bytes held now by device, including a prefetched copy."""
         memory = {str(self._stored.device): self._stored.nbytes}
         if self._arriving is not None:
             memory[str(self._arriving[0].device)] = self._arriving[0].nbytes
@@ -121,11 +121,11 @@ class TensorStore:
         self._transfers: dict[torch.device, Transfers] = {}
 
     def keep(self, tensor: Tensor, exact: bool = False) -> KeptTensor:
-        """Take a tensor that nobody will change; `exact` keeps its dtype whatever the store's is."""
+        """Keep a tensor that nobody will change; `exact` keeps its dtype even if the store narrows others."""
         return KeptTensor(tensor, None if exact else self._dtype, self._transfers_of(tensor.device))
 
     def _transfers_of(self, device: torch.device) -> Transfers | None:
-        """How to get tensors off a device; None where they stay."""
+        """Return the transfers that move tensors off a device, or None if they stay there."""
         if self._device == "model" or device.type not in TRANSFERS:
             return None
         if device not in self._transfers:
@@ -134,7 +134,7 @@ class TensorStore:
 
 
 def standalone(tensor: Tensor) -> Tensor:
-    """The tensor without its autograd graph, copied where it is a part of a larger one: that would be kept alive."""
+    """Return the tensor without its autograd graph, cloned if it is a view that would keep a larger tensor alive."""
     tensor = tensor.detach()
     return tensor if tensor.nbytes == tensor.untyped_storage().nbytes() else tensor.clone()
 
@@ -144,18 +144,18 @@ def _convert(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
         return tensor
     converted = tensor.to(dtype)
     if dtype == torch.float16:
-        # Beyond its range float16 has infinities only, and one of them spoils a whole video where a large number does
-        # not. To refuse them instead, the host would have to look, and so to wait, at every computed step. Clamped is
-        # the result: in bfloat16, 65504 itself is rounded to a number that float16 does not have.
+        # Numbers beyond float16's range become infinite, and one infinity spoils a whole video where a large number
+        # does not. To refuse them instead, the host would have to look, and so wait, at every computed step. The result
+        # is clamped, not the input: bfloat16 rounds 65504 itself to a number that float16 does not have.
         limit = torch.finfo(dtype).max
         converted.clamp_(-limit, limit)
     return converted
 
 
 class HostCopy:
-    """A copy of a small tensor that begins now; on CUDA it is queued behind what makes the tensor.
+    """A copy of a small tensor to the host that begins now; on CUDA it is queued behind the work that makes the tensor.
 
-    Work that is queued later does not delay it, so that a number of one step can be read while the next one runs.
+    Work that is queued later does not delay it, so that numbers of one step can be read while the next one runs.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -168,7 +168,7 @@ class HostCopy:
             self._event.record(torch.cuda.current_stream(tensor.device))
 
     def read(self) -> list[float]:
-        """The numbers of a vector, as plain ones; waits until they have arrived."""
+        """Return the values of a vector as plain numbers; waits until they have arrived."""
         if self._event is not None:
             self._event.synchronize()
         return self._values.tolist()

@@ -20,13 +20,13 @@ from adacache.trace import StepRecord, Trace
 
 
 class Track:
-    """One schedule: of one video of a run, or of all of them where they share one; of one of its modalities.
+    """The schedule of one modality of a video, or of all videos of a run where they share one.
 
-    Every tensor it is given holds the rows of its videos only. The policy decides, meters measure what it goes by, and
-    the reuse keeps what computed steps leave. Where other frames take part than in the step before, the step is
-    computed, and what steps before it left behind is not reused: a residual of the time when a frame was held knows
-    nothing of the noise it joined with, and frames look at each other. Of a `shard`, the tensors are the part of the
-    videos that it holds, while frames are told, and decisions made, for the whole of them.
+    All tensors hold the rows of these videos only. The policy decides, meters measure what it decides by, and the reuse
+    keeps what reused steps need from computed ones. If other frames take part than in the step before, the step is
+    computed and earlier residuals are not reused: a residual from when a frame was held does not account for the noise
+    that the frame joins with, and frames attend to each other. With a `shard`, tensors hold this process's part of the
+    videos, while frames are given, and decisions made, for whole videos.
     """
 
     def __init__(self, policy: Policy, reuse: Reuse, num_steps: int, store: TensorStore, shard: Shard = WHOLE) -> None:
@@ -42,18 +42,18 @@ class Track:
         self._awaits_report = False
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool = False) -> None:
-        """A new step begins, the one before is settled; with `restart` it is computed by another model than before."""
+        """Begin a new step, after the one before was settled; with `restart` another model computes it."""
         joined = self.step.index >= 0 and (restart or frames != self.step.frames)
         if joined:
             self.reuse.forget(None if restart else frames.differs(self.step.frames))
             if self._signal is not None:
-                self._signal.free()  # the policy is told of no change, as at the first step
+                self._signal.free()  # the policy gets no change, as at the first step
             if self._branches is not None and restart:
                 self._branches.free()
         self.step = Step(step_index, timestep, frames, joined)
 
     def compared(self, signal: Tensor) -> Tensor:
-        """What the policy compares of the signal, for the rows of all tracks alike."""
+        """Return the signal as the policy compares it, filtered if it names a filter; one call serves all tracks."""
         name = self.policy.signal_filter
         return signal if name is None else load(name)(signal.detach(), self.step.timestep)
 
@@ -61,7 +61,7 @@ class Track:
         """Compare the signal of the observed context with its reference, on the device.
 
         Raises:
-            ValueError: frames are held and the signal's do not stand in dimension 1.
+            ValueError: frames are held, but dimension 1 of the signal does not hold the frames.
         """
         if self.step.frames.videos is not None:
             frames = len(self.step.frames.videos[0][self._signal.frames])
@@ -73,13 +73,13 @@ class Track:
         return self._signal.measure(signal, self.step.frames)
 
     def ask(self, change: SignalChange | None = None) -> Decision:
-        """What the policy says of the step that has begun, by the `change` of its signal if it goes by one."""
+        """Return the policy's decision about the current step, by the `change` of its signal if it goes by one."""
         if self._signal is None:
             return Decision(self.policy.should_compute(self.step.index))
         return self.policy.decide(self.step.index, change)
 
     def decided(self, decision: Decision, signal: Tensor | None = None) -> None:
-        """It is decided about the step that has begun; `signal` is what the policy went by."""
+        """Apply a decision about the current step; `signal` is what the policy went by."""
         self.step = step = self.step._replace(computed=decision.compute or self.step.joined)
         self.trace.records.append(
             StepRecord(step.index, step.timestep, step.computed, decision.distance, decision.value, joined=step.joined)
@@ -89,8 +89,9 @@ class Track:
             self._signal.settle(signal, step.computed)
 
     def begin_blocks(self, context: str, tokens_per_frame: int, observed: bool, moves: bool) -> None:
-        """Get ready for the computed blocks of one context; only an `observed` one is measured, and its motion only if
-        it `moves`.
+        """Prepare for the computed blocks of one context.
+
+        Only the `observed` context is measured, and its motion only if it `moves`.
         """
         self.reuse.begin_blocks(context)
         if observed and self._branches is not None:
@@ -98,15 +99,15 @@ class Track:
             self._branches.begin_forward(tokens_per_frame, strides, self.step.frames)
 
     def measure_branch(self, site: Site, residual: Tensor) -> None:
-        """A branch of the observed context was computed; it is measured if the policy wants to know."""
+        """Measure a computed branch of the observed context, if the policy observes it."""
         if self._branches is not None:
             self._branches.observe(site, residual)
 
     def end_blocks(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
-        """The blocks of one context are done.
+        """Complete the measurements of one context's computed blocks, and keep what reused steps need.
 
         Raises:
-            RuntimeError: an observed site did not come by.
+            RuntimeError: an observed site was never reported.
         """
         if observed and self._branches is not None:
             self._branches.end_forward()
@@ -120,7 +121,7 @@ class Track:
         return self.reuse.takes_branches or any(site.stream == stream and site.block == block for site in sites)
 
     def settle(self) -> None:
-        """Tell the policy and the trace what the last computed step measured, waiting for the device once."""
+        """Report the measurements of the last computed step to the policy and the trace; waits for the device once."""
         if self.reuse.measures:
             self.reuse.settle(self.trace)
         if self._awaits_report:
@@ -130,7 +131,7 @@ class Track:
             self.trace.records[-1] = replace(record, **asdict(self.policy.observe(record.index, measured)))
 
     def finish(self) -> None:
-        """Complete the trace but for the times."""
+        """Complete the trace, except for the times."""
         self.settle()
         self.reuse.finish(self.trace)
 
@@ -142,7 +143,7 @@ class Track:
 
     @property
     def kept(self) -> list[KeptTensor]:
-        """What is held now: what is measured against, and what is reused."""
+        """The tensors held now, for measuring and for reuse."""
         holders = (self._branches, self._signal, self.reuse)
         return [kept for holder in holders if holder is not None for kept in holder.kept]
 
@@ -150,16 +151,16 @@ class Track:
 class Tracks:
     """All schedules of a run: one for each video of a batch, or one for all.
 
-    Row r of a batch belongs to video r % num_videos, and with it the rows of its guidance branches; where there is one
-    track, all rows are its own. Where videos have several modalities, such as picture and sound, each is measured by
-    itself, and a step is reused where all of them allow it: their tracks have the same steps.
+    Row r of a batch belongs to video r % num_videos, so that a track has its rows from every guidance branch; a single
+    track has all rows. If videos have several modalities, such as picture and sound, each is measured by itself, and a
+    step is reused only if all of them allow it: their tracks compute the same steps.
 
     Attributes:
-        first: one of the tracks; their policies are of one kind.
-        num_modalities: of each video.
+        first: the first track; the policies of all tracks are of the same kind.
+        num_modalities: modalities of each video.
 
     Args:
-        tracks: a sequence for each modality.
+        tracks: one sequence of tracks for each modality.
     """
 
     def __init__(self, *tracks: Sequence[Track]) -> None:
@@ -169,7 +170,7 @@ class Tracks:
         self._measured: Sequence[Track] = ()  # only while the blocks of the observed context run
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> None:
-        """A new step begins for every video; waits for the measurements of the computed step before it."""
+        """Begin a new step for every video; waits for the measurements of the computed step before it."""
         self.settle()
         for video, tracks in enumerate(zip(*self._tracks, strict=True)):
             own_frames = frames if len(self._tracks[0]) == 1 else frames.of_video(video)
@@ -181,11 +182,11 @@ class Tracks:
     def decide(
         self, context: str, signals: Mapping[str, Callable[[], Any]], num_rows: int, observed: bool, modality: int
     ) -> None:
-        """Measure the signal that the policies go by, if they do, and let them decide about the step.
+        """If the policies go by a signal, measure it and let them decide about the step.
 
         Raises:
-            RuntimeError: that signal is missing, or one of a modality.
-            ValueError: it has other rows than the hidden states.
+            RuntimeError: the model does not offer that signal, or not for every modality.
+            ValueError: the signal has another number of rows than the hidden states.
         """
         name, is_taken = self.first.policy.signal, self.first.reuse.takes_signal
         if name is None or not (observed or is_taken):
@@ -220,7 +221,7 @@ class Tracks:
         observed: bool,
         modality: int,
     ) -> Tensor:
-        """What the blocks make of `hidden_states`, or what stands in for it at a reused step."""
+        """Return the blocks' output for `hidden_states`, or its replacement at a reused step."""
         tracks = self._tracks[modality]
         due = [index for index, track in enumerate(tracks) if track.step.computed]
 
@@ -244,7 +245,7 @@ class Tracks:
         return _interleave(parts)
 
     def branch(self, site: Site, compute: Callable[[], Tensor]) -> Tensor:
-        """What a branch adds to the hidden states."""
+        """Return the residual that a branch adds to the hidden states, computed or reused."""
         reuse = self.first.reuse
         if reuse.takes_branches and self._running is not None:
             return reuse.branch(self._running, site, compute)
@@ -255,22 +256,23 @@ class Tracks:
         return residual
 
     def output(self, latents: Tensor, output: Tensor, context: str, observed: bool, modality: int) -> Tensor:
-        """What the model returns: its `output`, or what stands in for it at a reused step."""
+        """Return the model's `output`, or its replacement at a reused step."""
         pairs = zip(self._split(latents, modality), self._split(output, modality), strict=True)
         return _interleave(
             [track.reuse.output(track.step, context, x, out, observed) for (track, x), (_, out) in pairs]
         )
 
     def held_output(self, context: str, modality: int) -> Tensor | None:
-        """What stands in for the model's output where no video needs a call of the model; None where one does."""
+        """Return the replacement of the model's output if no video needs a call of the model, else None."""
         tracks = self._tracks[modality]
         if any(track.step.computed for track in tracks):
             return None
         return _interleave([track.reuse.held(context) for track in tracks])
 
     def settle(self) -> None:
-        """Complete what can be told of the last step; a video's trace is that of its first modality, with what was
-        measured of the one that reuses the least.
+        """Report the measurements of the last computed step for every video.
+
+        A video's trace is that of its first modality, with the measurements of the modality that reuses least.
         """
         for track in self._all:
             track.settle()
@@ -282,7 +284,7 @@ class Tracks:
                 first.trace.records[-1] = replace(records[0], **measured)
 
     def finish(self, milliseconds: Sequence[float]) -> None:
-        """Complete the traces; those whose blocks ran share the time of a step, or all where none did."""
+        """Complete the traces; a step's time is divided among the tracks that computed it, or among all if none did."""
         for track in self._all:
             track.finish()
         traces = [track.trace for track in self._tracks[0]]
@@ -300,7 +302,7 @@ class Tracks:
 
     @property
     def kept(self) -> list[KeptTensor]:
-        """What is held now."""
+        """The tensors held now by all tracks."""
         return [kept for track in self._all for kept in track.kept]
 
     @property
@@ -316,7 +318,7 @@ class Tracks:
         context: str,
         observed: bool,
     ) -> Tensor:
-        """Run the blocks for the tracks that are due; `hidden_states` are their rows."""
+        """Run the blocks for the tracks that are due; `hidden_states` holds their rows."""
         self._running, self._measured = context, tracks if observed else ()
         try:
             output = run_blocks(hidden_states, *rows)
@@ -333,7 +335,7 @@ class Tracks:
         return output
 
     def _split(self, tensor: Tensor, modality: int) -> list[tuple[Track, Tensor]]:
-        """Every track of a modality with its rows."""
+        """Pair every track of a modality with its rows."""
         tracks = self._tracks[modality]
         count = len(tracks)
         return [(track, tensor if count == 1 else tensor[index::count]) for index, track in enumerate(tracks)]
@@ -342,19 +344,19 @@ class Tracks:
         """Indices of the rows of the tracks that are due, guidance branch by guidance branch."""
         branches = range(0, len(hidden_states), len(self._tracks[0]))
         rows = [first + index for first in branches for index in due]
-        # Made on the device at once, the host would wait for it to arrive, and so for all that was queued before.
+        # Made directly on the device, the tensor would make the host wait for all work that was queued before.
         return torch.tensor(rows).to(hidden_states.device, non_blocking=True)
 
 
 def _interleave(parts: list[Tensor]) -> Tensor:
-    """One batch of what belongs to its videos: row r of it is row r // num_videos of video r % num_videos."""
+    """Merge the tensors of all videos into a batch, whose row r is row r // num_videos of video r % num_videos."""
     return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1).flatten(0, 1)
 
 
 def _decide(tracks: Sequence[Track], decisions: Sequence[Decision], signals: Sequence[Tensor | None] = ()) -> None:
-    """A step of one video is computed where any of its modalities, of which each has a track, asks for it."""
+    """Compute the step of a video if any of its modalities, each of which has a track, asks for it."""
     joint = max(decisions, key=lambda decision: (decision.compute, decision.value or 0.0))
     for track, own, signal in zip_longest(tracks, decisions, signals):
         if joint.compute and not own.compute:
-            track.ask()  # what it added up for a reused step starts anew
+            track.ask()  # without a change it computes, and what it added up starts anew
         track.decided(joint, signal)
