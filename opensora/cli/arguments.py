@@ -22,7 +22,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"error: command line: {shortened(message, 400)} (--help lists the flags)\n")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Parse, and name the nearest flag for one that does not exist."""
+        """Parse the arguments; the error about an unknown flag names the nearest one."""
         args = sys.argv[1:] if args is None else args
         for text in args:
             if not is_utf8(text):
@@ -39,7 +39,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class Prompts(argparse.Action):
-    """`TEXT ...`, also several times; refuses the words of one prompt whose quotes were forgotten."""
+    """Collect `TEXT ...`, which may be given several times; refuse the words of a prompt without its quotes."""
 
     def __call__(
         self,
@@ -59,7 +59,7 @@ class Prompts(argparse.Action):
 
 
 class CfgOptions(argparse.Action):
-    """`KEY=VALUE ...` with mmengine's value syntax: numbers, True, None, `1,2`, `[1,(2,3)]`, text."""
+    """Collect `KEY=VALUE ...` in mmengine's value syntax: numbers, True, None, `1,2`, `[1,(2,3)]`, text."""
 
     def __call__(
         self,
@@ -89,10 +89,10 @@ class CfgOptions(argparse.Action):
 
 
 def text_to_bool(text: str) -> bool:
-    """`True` / `False` as upstream writes booleans on the command line.
+    """Parse a boolean as upstream writes it on the command line: `True` or `False`, or another word for them.
 
     Raises:
-        argparse.ArgumentTypeError: any other word.
+        argparse.ArgumentTypeError: `text` is no such word.
     """
     word = text.lower()
     if word in ("true", "t", "yes", "y", "1"):
@@ -103,7 +103,7 @@ def text_to_bool(text: str) -> bool:
 
 
 def build_parser() -> OneLineParser:
-    """The parser of the command; a flag that is not given is None and overrides nothing."""
+    """Return the parser of the command; a flag that is not given is None and overrides nothing."""
     parser = OneLineParser(
         description="Sample videos from text with Open-Sora v1.2 and AdaCache.",
         epilog="Every flag overrides the config entry of its name; --cfg-options reaches all entries. "
@@ -125,7 +125,7 @@ def build_parser() -> OneLineParser:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The config path, the flags by name, and the dotted `--cfg-options`."""
+    """Return the config path, the flags by name, and the dotted `--cfg-options`."""
     parser = build_parser()
     flags = vars(parser.parse_args(sys.argv[1:] if arguments is None else arguments))
     for text in flags["prompt"] or []:
@@ -262,7 +262,7 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _frames_kind(text: str) -> str | bool:
-    """npz, png, or a boolean as upstream's other switches."""
+    """Parse `npz`, `png`, or a boolean like upstream's other switches."""
     if text in ("npz", "png"):
         return text
     try:

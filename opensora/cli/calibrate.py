@@ -1,4 +1,4 @@
-"""A calibration of the sampling pipeline: what it is measured on, and the files it leaves behind."""
+"""Calibrate the sampling pipeline: the clips that are measured, and the files that are written."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ CALIBRATION, SNIPPET, PICTURE = "calibration.json", "calibrated.py", "calibratio
 
 @dataclass(frozen=True)
 class PipelineClips:
-    """An `adacache.calibration.runner.ClipSampler`; the pipeline's own cache is left alone."""
+    """An `adacache.calibration.runner.ClipSampler` on a pipeline, whose own cache is not used."""
 
     pipe: SamplingPipeline
 
     @property
     def num_steps(self) -> int:
-        """Steps of every run as a cache counts them: calls of the model."""
+        """Steps of every run as a cache counts them: one per call of the model."""
         return self.pipe.scheduler.num_model_calls
 
     def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
-        """Final latents (B, 4, T, H', W').
+        """Sample clips and return their final latents (B, 4, T, H', W').
 
         Raises:
-            SamplingError: they are not finite.
+            SamplingError: latents are not finite.
         """
         prompts, seeds = [clip.prompt for clip in clips], [clip.seed for clip in clips]
         return self.pipe.sample_latents(prompts, seeds, progress=False, controller=controller)
 
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
-        """The same as videos, (F, H, W, 3) uint8 each.
+        """Sample and decode clips; return a video (F, H, W, 3) uint8 for each.
 
         Raises:
             SamplingError: latents or pixels are not finite.
@@ -61,10 +61,10 @@ class PipelineClips:
 
     @contextmanager
     def refined(self, factor: int) -> Iterator[None]:
-        """That many steps in place of each for a while, by a second-order solver where the sampler has one.
+        """Within the block, take `factor` steps in place of each, with a second-order solver where there is one.
 
         Raises:
-            ValueError: the sampler's times do not lie among those of more steps.
+            ValueError: the sampler's times are not among those of the finer run.
         """
         if factor == 1:
             yield
@@ -87,7 +87,7 @@ class PipelineClips:
 
     @contextmanager
     def steps(self, num_steps: int) -> Iterator[None]:
-        """Another number of sampling steps for a while."""
+        """Within the block, sample with another number of steps."""
         before, self.pipe.scheduler.num_sampling_steps = self.pipe.scheduler.num_sampling_steps, num_steps
         try:
             yield
@@ -101,8 +101,9 @@ def calibrate_sampler(
     """Calibrate a loaded pipeline.
 
     Args:
-        finished: is told about every few finished calls of the model; `plan.num_calls` says how many there will be.
-        checkpoint: file from which a calibration that was stopped goes on.
+        finished: called every so often with the number of model calls since the last time; `plan.num_calls` is their
+            total.
+        checkpoint: file from which an interrupted calibration resumes.
 
     Raises:
         SamplingError: a run's latents or pixels are not finite.
@@ -117,10 +118,10 @@ def calibrate_sampler(
         raise ConfigError(str(error)) from error
     model = pipe.config.model.from_pretrained
     conditions = {"model": fingerprint(model), "model_name": model, **conditions_of(pipe.config)}
-    # As a run's schedule is looked up by; the pipeline's own differ from them by what its dtype rounds off.
     # Every clip is run many times, most of them without the model: its text must not be encoded each time.
     encoder, pipe.text_encoder = pipe.text_encoder, CachedTextEncoder(pipe.text_encoder)
     try:
+        # A run looks its schedule up by these timesteps; the pipeline's own differ by the rounding of its dtype.
         return calibrate(sampler, plan, conditions, timesteps_of(pipe.config), finished, checkpoint)
     finally:
         pipe.text_encoder = encoder
@@ -135,10 +136,8 @@ def write_calibration(
 ) -> None:
     """Write the calibration, a config that uses it, and the plot.
 
-    The config is that of `config_path` with the `options` that it was calibrated with, by dotted key, and the name
-    and value of a `target`.
-
-    Each file appears complete or not at all, the calibration first.
+    The config inherits from `config_path` and adds the `options` it was calibrated with, by dotted key, and the name
+    and value of the `target`. Each file appears complete or not at all, the calibration first.
     """
     calibration.save(folder / CALIBRATION)
     with atomic_path(folder / SNIPPET) as temporary:
@@ -147,7 +146,7 @@ def write_calibration(
 
 
 def curve_table(calibration: Calibration) -> str:
-    """The measured curve, one line per number of computed steps."""
+    """Return the measured curve as text, one line per number of computed steps."""
     reference = REFERENCES[calibration.aim]
     lines = [f"computed of {calibration.num_steps}   denoising   PSNR to {reference}: mean (lowest)"]
     for point in calibration.measured:
@@ -179,7 +178,7 @@ def _snippet(
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"scheduler.cfg_scale": 5}` as `{"scheduler": {"cfg_scale": 5}}`."""
+    """Nest dotted keys: `{"scheduler.cfg_scale": 5}` becomes `{"scheduler": {"cfg_scale": 5}}`."""
     entries: dict[str, Any] = {}
     for key, value in options.items():
         *path, name = key.split(".")

@@ -28,10 +28,10 @@ def prepare(
     """Read and check everything that needs no torch.
 
     Args:
-        prompt_text: what was read of a prompt file that can be read only once, such as standard input.
+        prompt_text: text that was read from a prompt file that can be read only once, such as standard input.
 
     Raises:
-        ConfigError: something cannot be used, or no prompt can be sampled.
+        ConfigError: a setting cannot be used, or no prompt can be sampled.
         WeightsError: weights are missing, unreachable or damaged.
     """
     flags = dict(flags)
@@ -57,7 +57,7 @@ def prepare(
 
 
 def words_of(config_path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, Any]) -> str:
-    """What the model of a config was trained on, as far as that is written down.
+    """Describe what the model of a config was trained on, as far as that is recorded.
 
     Raises:
         ConfigError: the config cannot be used.
@@ -73,7 +73,7 @@ def words_of(config_path: str, flags: Mapping[str, Any], cfg_options: Mapping[st
 
 
 def _check_stream(config: SampleConfig, text: str | None) -> None:
-    """Refuse a stream that several processes would read; only the flag is read by one."""
+    """Refuse a stream that a config names for several processes; rank 0 reads only the flag's stream for all."""
     path = config.prompt_path
     if text is None and path is not None and is_stream(path) and not read_launch().is_alone:
         raise ConfigError(
@@ -84,7 +84,7 @@ def _check_stream(config: SampleConfig, text: str | None) -> None:
 
 @contextmanager
 def each_message_once() -> Iterator[None]:
-    """Log what the settings of thousands of lines have in common once."""
+    """Within the block, log each message only once: thousands of prompt lines may share the same settings."""
     said: dict[str, logging.LogRecord] = {}
 
     def is_new(record: logging.LogRecord) -> bool:

@@ -43,7 +43,7 @@ class Variant:
     Attributes:
         psnr: in dB, to the uncached video.
         seconds: from noise to frames; the text is encoded before.
-        speedup: over the uncached video, in these seconds.
+        speedup: seconds of the uncached video divided by these.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Variant:
 
     @property
     def figures(self) -> tuple[str, str, str]:
-        """Computed steps, seconds and PSNR as text; "" where it is compared with itself."""
+        """Computed steps, seconds and PSNR as text; the PSNR of the uncached video is ""."""
         to_uncached = "equal" if self.psnr == EQUAL_DB else f"{self.psnr:.1f} dB"
         is_reference = self.psnr == float("inf")
         return f"{sum(self.computed)}/{self.num_steps}", f"{self.seconds:.2f} s", "" if is_reference else to_uncached
@@ -71,7 +71,8 @@ def compare(configs: Sequence[SampleConfig], prompt: str, folder: Path) -> tuple
     """Sample a prompt under each config, print a line for each, and write the video and the animated picture.
 
     Args:
-        configs: of one video; the first one without a cache, which the others are measured against. Its seed is taken.
+        configs: settings of the same video; the first has no cache and is what the others are measured against. All
+            videos take its seed.
 
     Raises:
         ConfigError: a config cannot be run on this machine, or was calibrated with other weights.
@@ -123,12 +124,12 @@ def _sample(pipe: SamplingPipeline, prompt: str, seed: int, reference: Variant |
 
 
 def title(config: SampleConfig) -> str:
-    """What a picture calls a config: its file's name as words."""
+    """Return a config's title in pictures: the name of its file as words."""
     return Path(config.path).stem.removeprefix("sample_").replace("_", " ")
 
 
 def side_by_side(variants: Sequence[Variant], heading: str) -> np.ndarray:
-    """Frames (F, H, W, 3) uint8 with all videos beside each other, under their figures and over their steps."""
+    """Return frames (F, H, W, 3) uint8 of all videos side by side, each below its figures and above its steps."""
     longest = max(variants[0].frames.shape[1:3])
     side = min(max(longest, SMALLEST_SIDE), LARGEST_SIDE)
     panels = [scaled_into(variant.frames, (side, side)) for variant in variants]
@@ -146,7 +147,7 @@ def side_by_side(variants: Sequence[Variant], heading: str) -> np.ndarray:
 
 
 def _bar(computed: Sequence[bool], width: int) -> np.ndarray:
-    """A bar (BAR_HEIGHT, width, 3) uint8 with a cell for each step, in the colors of the picture of a trace."""
+    """Draw a bar (BAR_HEIGHT, width, 3) uint8 with a cell for each step, in the colors of a trace plot."""
     colors = np.array([ImageColor.getrgb(COMPUTED if step else REUSED) for step in computed], np.uint8)
     steps = np.arange(width) * len(computed) // width
     bar = np.repeat(colors[steps][None], BAR_HEIGHT, axis=0)

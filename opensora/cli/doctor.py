@@ -1,6 +1,6 @@
-"""`python -m opensora.doctor`: its report, and the checks of packages, which are not imported into this process.
+"""`python -m opensora.doctor`: the report, and the checks that do not import the packages they look at.
 
-Checks that do import them are in `doctor_runs`, so that the rest also works where they are missing or broken.
+Checks that do are in `doctor_runs`, so that these work even where a package is missing or broken.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _TRUE = ("1", "ON", "YES", "TRUE")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0 if all is fine, also with warnings, and 1 if something needs fixing."""
+    """Run the command; return 0 if nothing is worse than a warning, and 1 if something needs fixing."""
     parser = OneLineParser(
         prog="python -m opensora.doctor",
         description="Say what this installation has, and what is wrong with it; it takes some seconds.",
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def diagnose(config: str | None, as_json: bool) -> int:
-    """Print what all checks find, and return the exit code."""
+    """Run all checks, print what they find, and return the exit code."""
     found: dict[str, list[Finding]] = {}
     for title, checks in sections(config):
         with _silence():
@@ -90,7 +90,7 @@ def diagnose(config: str | None, as_json: bool) -> int:
 
 
 def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
-    """Titles and checks in the order of printing; the quick ones first, and what explains others before these."""
+    """Yield titles and checks in the order of printing: quick ones first, and causes before their consequences."""
     yield "versions", [check_versions, check_requirements, check_numpy]
     yield "other packages", [check_torchvision, check_accelerators, check_colossalai]
     yield "environment", [check_hub_variables]
@@ -105,7 +105,7 @@ def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
 
 
 def run_check(check: Check) -> list[Finding]:
-    """What `check` finds; a check that fails is itself a problem."""
+    """Return what `check` finds; a check that raises is itself a problem."""
     try:
         return check()
     except (Exception, SystemExit) as error:
@@ -113,7 +113,7 @@ def run_check(check: Check) -> list[Finding]:
 
 
 def check_versions() -> list[Finding]:
-    """Names and versions, and a Python that is too old."""
+    """Report names and versions, and a Python that is too old."""
     version = platform.python_version()
     place = "" if is_environment() else ", in no environment"
     found = {name: installed_version(name) for name in SHOWN}
@@ -129,7 +129,7 @@ def check_versions() -> list[Finding]:
 
 
 def check_requirements() -> list[Finding]:
-    """Packages that are missing, too old or too new for this project."""
+    """Find packages that are missing, too old or too new for this project."""
     if not requirements():
         fix = "install this project with 'pip install --no-deps -e .' in its folder"
         return [warning("it is not known which versions are needed: this project is not installed", fix)]
@@ -145,7 +145,7 @@ def check_requirements() -> list[Finding]:
 
 
 def check_numpy() -> list[Finding]:
-    """A PyTorch built for NumPy 1 cannot exchange arrays with NumPy 2."""
+    """Find a PyTorch built for NumPy 1, which cannot exchange arrays with NumPy 2."""
     numpy, torch = installed_version("numpy"), installed_version("torch")
     if numpy is None or torch is None or release(numpy) < (2,) or release(torch) >= _NO_NUMPY_2:
         return []
@@ -154,7 +154,7 @@ def check_numpy() -> list[Finding]:
 
 
 def check_torchvision() -> list[Finding]:
-    """A torchvision that does not fit keeps T5 and the autoencoder from being imported."""
+    """Find a torchvision that does not fit PyTorch: it keeps T5 and the autoencoder from being imported."""
     if not is_importable("torchvision"):
         return [ok("torchvision is not installed; none is needed")]
     vision, torch = installed_version("torchvision"), installed_version("torch")
@@ -171,7 +171,7 @@ def check_torchvision() -> list[Finding]:
 
 
 def check_accelerators() -> list[Finding]:
-    """xformers, flash-attn and apex: not used here, harmful if they do not fit."""
+    """Check xformers, flash-attn and apex, which are not used here but do harm if they do not fit."""
     findings = []
     for module, (distribution, statement) in _ACCELERATORS.items():
         if not is_importable(module):
@@ -190,7 +190,7 @@ def check_accelerators() -> list[Finding]:
 
 
 def check_colossalai() -> list[Finding]:
-    """The package that only runs on several devices need."""
+    """Check colossalai, which only runs of several processes need."""
     version = installed_version("colossalai")
     if version is None:
         return [ok("colossalai is not installed; a single process needs none")]
@@ -201,7 +201,7 @@ def check_colossalai() -> list[Finding]:
 
 
 def check_hub_variables() -> list[Finding]:
-    """Variables that forbid downloads."""
+    """Find environment variables that forbid downloads."""
     forbidding = [name for name in _OFFLINE if os.environ.get(name, "").upper() in _TRUE]
     if not forbidding:
         return [ok("downloads of weights are allowed")]
@@ -210,12 +210,12 @@ def check_hub_variables() -> list[Finding]:
 
 
 def is_importable(module: str) -> bool:
-    """Whether a top-level module is there, however it got there; it may fail when it is imported."""
+    """Whether a top-level module can be found; importing it may still fail."""
     return find_spec(module) is not None
 
 
 def import_error(statement: str) -> str | None:
-    """The last line that another Python process says when it fails at an import statement; None if it succeeds."""
+    """Run an import statement in another Python process; return the last line of its error, None if it succeeds."""
     try:
         done = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -227,12 +227,12 @@ def import_error(statement: str) -> str | None:
 
 
 def release(text: str) -> tuple[int, ...]:
-    """The numbers of a version: (2, 13, 0) of "2.13.0+cpu"."""
+    """Return the numbers of a version: (2, 13, 0) for "2.13.0+cpu"."""
     return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0])[:3])
 
 
 def _explain(error: BaseException) -> Finding:
-    """A check, or the import of what it needs, has failed."""
+    """Turn the error of a check, or of importing what it needs, into a finding."""
     if isinstance(error, ModuleNotFoundError):
         text = f"this cannot be checked without the package {error.name}"
         return problem(text, pip("install -r requirements.txt"))
@@ -249,7 +249,7 @@ def _write_reference() -> int:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep libraries from talking into the report; what they complain about is checked."""
+    """Keep messages of libraries out of the report; what they warn about is checked."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
 """The checks of `python -m opensora.doctor` that use the packages: devices, weights, and a video of the mini model.
 
-The video is made from text to mp4 and compared with the one of the release: versions that do not go together often
-sample without an error, and badly, and this is where it shows. `--write-reference` writes what is compared with anew.
+The video is made from text to mp4 and compared with the release's: versions that do not go together often sample
+without an error, but badly, and here it shows. `--write-reference` replaces the reference it is compared with.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from opensora.weights.locate import Piece, find_piece
 
 PUBLISHED = "configs/sample_adacache.py"
 ENCODER = "libx264"
-# Largest root mean square of the difference, relative to that of the reference's latents. The instruction sets of a CPU
-# and numbers of threads differ by 2e-6, float32 and bfloat16 by 0.03, and a broken sampler is off by about 1. GPUs
+# Largest root mean square of the difference, relative to that of the reference's latents. Other CPU instructions or
+# numbers of threads change it by 2e-6, bfloat16 instead of float32 by 0.03; a broken sampler is off by about 1. GPUs
 # compute convolutions with fewer bits.
 TOLERANCES = {"cpu": 1e-3, "cuda": 5e-2}
 SHADE_TOLERANCES = {"cpu": 1.0, "cuda": 4.0}  # gray levels of 255, mean over all blocks of pixels
@@ -46,7 +46,7 @@ _LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below
 
 
 def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
-    """Titles and checks, as `opensora.cli.doctor.sections`."""
+    """Yield titles and checks, like `opensora.cli.doctor.sections`."""
     yield "devices", [check_devices, check_threads, check_arrays]
     yield "memory and disk", [check_space]
     yield "video", [check_encoder]
@@ -57,7 +57,7 @@ def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
 
 
 def check_devices() -> list[Finding]:
-    """CUDA devices by name, and why there is none where one could be expected."""
+    """Name the CUDA devices, or say why there is none where one could be expected."""
     count = torch.cuda.device_count()
     findings = [_describe_cuda(index) for index in range(count)]
     if not count:
@@ -91,7 +91,7 @@ def _explain_no_cuda(cuda: str | None, has_driver: bool) -> Finding:
 
 
 def check_threads() -> list[Finding]:
-    """Threads that PyTorch takes on the CPU, by the variables of OpenMP and the cores there are."""
+    """Compare the number of PyTorch's CPU threads with the cores available, and check the variables of OpenMP."""
     cores, threads = available_cores(), torch.get_num_threads()
     findings = [ok(f"{cores} CPU cores for this process, {threads} threads chosen by PyTorch")]
     text = os.environ.get("OMP_NUM_THREADS")
@@ -111,14 +111,14 @@ def check_threads() -> list[Finding]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: those it is bound to, within the quota of its control group."""
+    """Number of cores that this process may use: those it is bound to, within the quota of its control group."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return bound if quota is None else max(1, min(bound, round(quota)))
 
 
 def _quota() -> float | None:
-    """Cores of a container's quota; None if there is none."""
+    """CPU quota of a container in cores; None without one."""
     try:
         allowed, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return int(allowed) / int(period)
@@ -127,7 +127,7 @@ def _quota() -> float | None:
 
 
 def check_arrays() -> list[Finding]:
-    """Whether PyTorch and NumPy can exchange arrays."""
+    """Check that PyTorch and NumPy can exchange arrays."""
     try:
         torch.from_numpy(np.zeros(1)).numpy()
     except (RuntimeError, TypeError) as error:
@@ -137,7 +137,7 @@ def check_arrays() -> list[Finding]:
 
 
 def check_space() -> list[Finding]:
-    """Free memory of the CPU, free space where results and downloads go."""
+    """Check free CPU memory, and free disk space where results and downloads go."""
     free = free_in_cpu_memory()
     findings = [] if free is None else [ok(f"{hub.size_text(free)} of CPU memory are free")]
     for what, folder in (("the working directory", Path.cwd()), ("the hub's cache", hub.cache_folder())):
@@ -153,7 +153,7 @@ def check_space() -> list[Finding]:
 
 
 def check_encoder() -> list[Finding]:
-    """The H.264 encoder within PyAV, which not every build of it has."""
+    """Check that PyAV has the H.264 encoder; not every build does."""
     if ENCODER not in av.codecs_available:
         fix = pip("install --force-reinstall --no-deps av (its wheels have it; builds of distributions may not)")
         return [problem(f"av {av.__version__} is built without {ENCODER}, so no mp4 can be written", fix)]
@@ -162,10 +162,10 @@ def check_encoder() -> list[Finding]:
 
 
 def check_weights(config_path: str, required: bool) -> list[Finding]:
-    """Every piece that a config names; of its files little more than the headers is read.
+    """Check every piece that a config names, reading little more than the headers of its files.
 
     Args:
-        required: whether a missing piece is a problem where it cannot be downloaded; else it is never one.
+        required: whether a config that cannot be used, or a piece that cannot be downloaded, is a problem.
     """
     try:
         config = load_config(config_path)
@@ -189,7 +189,7 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
 
 
 def _explain_absent(absent: list[str], required: bool) -> Finding:
-    """About hub repositories that are not, or not completely, on this machine."""
+    """Report hub repositories that are not, or not completely, on this machine."""
     text = f"not (completely) on this machine: {', '.join(absent)}"
     if not required:
         return warning(text, f"run: {_DOWNLOAD}, if you want the published model")
@@ -202,7 +202,7 @@ def _explain_absent(absent: list[str], required: bool) -> Finding:
 
 
 def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
-    """Of a piece that is here, or should be in a folder of the user's own."""
+    """Check the files of a piece that is on this machine, or should be in a folder of the user's own."""
     findings = []
     for state, sentence in check_piece(piece, kind):
         text = f"{label} {piece.wanted}: {sentence}"
@@ -216,7 +216,7 @@ def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
 
 
 def check_weights_unchanged() -> list[Finding]:
-    """Whether the mini model is the one that the reference was made with."""
+    """Check that the mini model is the one that the reference was made with."""
     if not mini_reference.REFERENCE.is_file():
         fix = "run this command in a checkout of the repository, whose assets hold the mini model"
         return [warning("the mini model is not part of this installation, so nothing was sampled", fix)]
@@ -231,9 +231,9 @@ def check_weights_unchanged() -> list[Finding]:
 
 
 def check_sampling() -> list[Finding]:
-    """Sample on the CPU, and on the first CUDA device if there is one; write and read an mp4 of it."""
+    """Sample on the CPU, and on the first CUDA device if there is one; write an mp4 of the last video and read it."""
     if any(finding.state != "ok" for finding in check_weights_unchanged()):
-        return []  # said already, and a comparison would mislead
+        return []  # reported already, and a comparison would mislead
     expected = mini_reference.read_reference()
     findings: list[Finding] = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):

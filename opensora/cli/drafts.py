@@ -1,4 +1,4 @@
-"""What a run leaves to look at and to choose from: contact sheets, and of drafts their list and the final command."""
+"""What a run leaves to look at and choose from: contact sheets and, for drafts, their list and the final command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAME_GAP = 3
 FONT_SIZE = 14
 MARGIN = 16
 IMAGES_PER_ROW = 5  # where a sample is a single frame
-MAX_STRIPS = 24  # of one sheet; viewers fail at pictures of any height, and many drafts have one for each prompt
+MAX_STRIPS = 24  # per sheet: viewers fail at very tall pictures; more drafts get one sheet for each prompt
 
 _GRAY = 200  # of the box that stands for a file that cannot be read
 _RED = "#b91c1c"
@@ -41,7 +41,7 @@ _DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 def write_overview(samples: Sequence[Sample]) -> list[Path]:
     """Write `drafts.json` and contact sheets beside the drafts, the least risky one of each prompt first.
 
-    The sheets are returned: one, `drafts.png`, or one per prompt, `drafts_0003.png`, where there are many drafts.
+    Return the sheets: `drafts.png` alone or, where there are many drafts, one per prompt, such as `drafts_0003.png`.
     """
     folder = samples[0].result.video.parent
     by_prompt = _by_risk(samples)
@@ -55,10 +55,10 @@ def write_overview(samples: Sequence[Sample]) -> list[Path]:
 
 
 def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
-    """The command that renders the least risky draft of every prompt well, for a shell in the working directory.
+    """Return the command that renders the least risky draft of every prompt well, run from the working directory.
 
     Args:
-        arguments: those of the draft run.
+        arguments: command line of the draft run.
     """
     best = [drafts[0] for drafts in _by_risk(samples)]
     seeds = [f"{draft.seed}" if len(best) == 1 else f"{draft.index}:{draft.seed}" for draft in best]
@@ -70,7 +70,7 @@ def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
 
 
 def _by_risk(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Drafts prompt by prompt, the least risky first; without a measurement they come last."""
+    """Group drafts by prompt, the least risky first; those without a measurement come last."""
 
     def order(sample: Sample) -> tuple[int, float, int]:
         return sample.index, math.inf if sample.result.risk is None else sample.result.risk, sample.seed
@@ -110,7 +110,7 @@ def _without_draft_flags(arguments: Sequence[str]) -> list[str]:
             skip = not skip and not equals  # the value follows
         elif not (options and name in _DRAFT_ENTRIES):
             kept.append(argument)
-    # The flag cannot stand without any option.
+    # `--cfg-options` cannot stand without any option.
     following = [*kept[1:], "--"]
     return [
         argument
@@ -120,10 +120,10 @@ def _without_draft_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def write_run_sheet(path: Path, samples: Sequence[Sample]) -> Path:
-    """Write a sheet of all samples, prompt by prompt, as a PNG; returns `path`.
+    """Write a sheet of all samples, prompt by prompt, as a PNG; return `path`.
 
-    More than `MAX_STRIPS` samples go on in `STEM.page2.png` and so on, and each sheet says which one it is. Sheets
-    that an older, longer run left there are removed. A sample whose file cannot be read has a gray box in its place.
+    More than `MAX_STRIPS` samples continue in `STEM.page2.png` and so on, and each sheet says which one it is. Sheets
+    that an older, longer run left there are removed. A sample whose file cannot be read is shown as a gray box.
 
     Raises:
         OSError: the disk refuses.
@@ -140,19 +140,19 @@ def write_run_sheet(path: Path, samples: Sequence[Sample]) -> Path:
 
 
 def prompt_grid(samples: Sequence[Sample], notes: Sequence[str], heading: str | None = None) -> Image:
-    """The samples of one prompt, each with its seed and a note, under the prompt or another `heading`."""
+    """Draw the samples of one prompt, each with its seed and a note, under the prompt or another `heading`."""
     first = samples[0]
     strips = [_strip(sample, f"seed {sample.seed}", note) for sample, note in zip(samples, notes, strict=True)]
     return _grid_of(samples, strips, 3, f"{first.index}: {first.prompt}" if heading is None else heading)
 
 
 def steps_note(sample: Sample) -> str:
-    """How many steps of a sample were computed."""
+    """Say how many steps of a sample were computed."""
     return f"{sample.result.num_computed} of {sample.result.num_steps} steps"
 
 
 def _pages(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The samples sheet by sheet; those of one prompt are kept together where a sheet can hold them."""
+    """Split the samples into sheets; those of one prompt are kept together where a sheet can hold them."""
     pages: list[list[Sample]] = []
     for prompt in _by_prompt(samples):
         for start in range(0, len(prompt), MAX_STRIPS):
@@ -173,14 +173,14 @@ def _grids(page: Sequence[Sample], of: str) -> Iterator[Image]:
         return
     for samples in prompts:
         first = samples[0]
-        # The heading keeps two lines of what may be a long prompt, so the number of the sheet comes first.
+        # A heading shows two lines, and the prompt may be long, so the number of the sheet comes first.
         heading = f"{of.strip()} {first.index}: {first.prompt}".strip()
         of = ""
         yield prompt_grid(samples, [steps_note(sample) for sample in samples], heading)
 
 
 def _grid_of(samples: Sequence[Sample], strips: Sequence[Strip], text_lines: int, heading: str) -> Image:
-    """Videos one below the other with one line of text; images side by side with up to `text_lines`."""
+    """Draw videos one below the other with one line of text each, images side by side with up to `text_lines`."""
     if all(_is_image(sample) for sample in samples):
         return grid(strips, min(IMAGES_PER_ROW, len(strips)), text_lines, FONT_SIZE, heading)
     return grid(strips, 1, 1, FONT_SIZE, heading)

@@ -11,7 +11,7 @@ from opensora.environment import how_to_get_packages, is_environment
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """What was found about one thing that was looked at.
 
     Attributes:
         state: "problem": sampling fails, or gives wrong videos; "warning": it may be meant so, or costs something.
@@ -43,5 +43,5 @@ def problem(text: str, fix: str) -> Finding:
 
 
 def pip(arguments: str) -> str:
-    """The advice to run pip, which is never given for the system's Python."""
+    """Return the advice to run pip or, where Python is the system's own, how to get packages otherwise."""
     return f"run: pip {arguments}" if is_environment() else how_to_get_packages()

@@ -1,4 +1,4 @@
-"""What decides how a video looks, as a hash: equal hashes, equal videos (on the same machine and versions)."""
+"""Hashes of what decides how a video looks: equal hashes mean equal videos on the same machine and versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_INFLUENCE = frozenset(
 
 
 def plain_config(config: SampleConfig) -> dict[str, Any]:
-    """A config as JSON values."""
+    """Return a config as JSON values."""
     entries = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     entries["cache"] = config_to_dict(config.cache) if config.cache else None
     return {
@@ -35,7 +35,7 @@ def plain_config(config: SampleConfig) -> dict[str, Any]:
 
 
 def config_hash(config: SampleConfig) -> str:
-    """A hash of the entries that influence videos."""
+    """Return a hash of the config's entries that influence videos."""
     entries = {name: value for name, value in plain_config(config).items() if name not in _NO_INFLUENCE}
     if not config.watermark:
         del entries["watermark_text"]
@@ -51,12 +51,12 @@ def config_hash(config: SampleConfig) -> str:
 
 
 def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str], batch: Sequence[Sample]) -> str:
-    """A hash of everything that decides about one video but versions and hardware.
+    """Return a hash of everything that decides how one video looks, except versions and hardware.
 
     Args:
         config_hash: of the sample's config.
         weights: fingerprints of the model's pieces.
-        batch: the samples of its batch, for the case that they share a schedule.
+        batch: the samples of its batch, which count if they share a schedule.
     """
     shared = getattr(sample.config.cache, "schedule", None) == "batch" and len(batch) > 1
     return _hash(
@@ -73,7 +73,7 @@ def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str]
 
 
 def weight_fingerprints(weights: WeightPaths) -> dict[str, str]:
-    """A short hash of each piece's weights (`opensora.weights.fingerprint`); all have to be on this machine.
+    """Return a short hash of each piece's weights (`opensora.weights.fingerprint`); all must be on this machine.
 
     Raises:
         WeightsError: a piece has no weights.

@@ -2,9 +2,9 @@
 
 `manifest.json` is of format 1: `runs`, one entry per command (config, versions, command line, begin, end, outcome),
 and `samples` by file stem (prompt, seed, identity, status, files with size and hash, times, error). It is written
-whole, atomically, when a run begins and ends. What happens between goes to `manifest.journal`, one line for each
-change, so that a sample costs the same in a run of ten and of a hundred thousand. A run that is killed leaves both;
-whoever opens the folder next reads them together, and writes the manifest anew.
+whole, atomically, when a run begins and ends. Changes in between go to `manifest.journal`, one line each, so that a
+sample costs the same in a run of ten and of a hundred thousand. A run that is killed leaves both files; whoever opens
+the folder next reads them together and rewrites the manifest.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 JOURNAL = "manifest.journal"
-REPLACED = "replaced"  # subfolder of videos whose place other settings took
-UNLISTED = "unlisted"  # subfolder therein for files that no run entered
+REPLACED = "replaced"  # subfolder for videos whose place was taken under other settings
+UNLISTED = "unlisted"  # subfolder of it for files that no run entered
 FORMAT = 1
 _LOCK = ".manifest.lock"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -51,12 +51,12 @@ class Entry:
     """What is known about one sample.
 
     Attributes:
-        identity: see `sample_identity`.
+        identity: hash by `sample_identity`.
         status: "waiting", "running", "done" or "failed".
         files: name -> {"bytes", "sha256"}.
         refined: the prompt as a language model rewrote it.
-        unrefined: whether it should have, and could not.
-        seconds: from text to pixels, of its batch divided by the batch's size.
+        unrefined: whether a language model was to rewrite it and could not.
+        seconds: from text to pixels; the batch's time divided by its size.
     """
 
     prompt: str
@@ -90,7 +90,7 @@ class Ledger:
         self._lock = _take_lock(folder)
         self._changing = threading.RLock()  # held from a change until it is on disk
         self.runs: list[dict[str, Any]] = []
-        self._entries: dict[str, str] = {}  # as the manifest has them: a text takes a third of the memory of an object
+        self._entries: dict[str, str] = {}  # text as in the manifest: it takes a third of the memory of an object
         self._running: set[str] = set()
         self._journal: TextIO | None = None
         try:
@@ -98,20 +98,20 @@ class Ledger:
         except BaseException:
             self.close()
             raise
-        if self._lock is not None:  # so that nobody else writes here now
+        if self._lock is not None:  # nobody else writes here now
             self._remove_leftovers()
 
     def get(self, stem: str) -> Entry | None:
-        """What is known about a sample; changes of it do not count."""
+        """Return a copy of what is known about a sample, or None; changing the copy changes nothing here."""
         text = self._entries.get(stem)
         return None if text is None else Entry(**json.loads(text))
 
     def begin_run(self, **about: Any) -> None:
-        """Note that a command starts; `about` are JSON values. Its samples follow, and then `save`."""
+        """Record that a command starts, with JSON values `about` it; enter its samples next, then call `save`."""
         self.runs.append({"started": _now(), **about})
 
     def end_run(self, outcome: str) -> None:
-        """Note how the command that began last ended; samples that it had begun are waiting again."""
+        """Record how the last command ended; samples that it left unfinished are waiting again."""
         with self._changing:
             for stem in self._running:
                 self._set(stem, status="waiting")
@@ -120,7 +120,7 @@ class Ledger:
             self.save(goes_on=False)
 
     def resampled(self) -> set[str]:
-        """What the last command had finished, if it sampled everything again and was interrupted in that."""
+        """Return the stems that the last command finished, if it sampled with `resample` and was not "done"."""
         if not self.runs or not self.runs[-1].get("resample") or self.runs[-1].get("outcome") == "done":
             return set()
         last = len(self.runs) - 1
@@ -128,20 +128,20 @@ class Ledger:
         return {stem for stem, entry in entries if entry["status"] == "done" and entry["run"] == last}
 
     def is_done(self, stem: str, identity: str, wanted: Iterable[str]) -> bool:
-        """Whether a sample is finished, with this identity, and its files are there as they were written."""
+        """Whether a sample was finished with this identity and its files are all there, in their full size."""
         entry = self.get(stem)
         if entry is None or entry.identity != identity or entry.status != "done":
             return False
         return all(name in entry.files and self._is_whole(name, entry.files[name]) for name in wanted)
 
     def keep(self, stem: str) -> None:
-        """A sample that is finished counts as made by this command."""
+        """Count a finished sample as made by this command."""
         self._set(stem, run=len(self.runs) - 1)
 
     def plan(self, sample: Sample, config_hash: str, wanted: Sequence[str]) -> None:
-        """Enter a sample that is to be made; what is finished in its place, of other settings, goes to `replaced/`.
+        """Enter a sample that is to be made; what other settings left in its place moves to `replaced/`.
 
-        So do files of its `wanted` names that no run entered here.
+        So do files with its `wanted` names that no run entered here.
         """
         old = self.get(sample.stem)
         entry = Entry(sample.prompt, sample.seed, sample.index, sample.number, sample.identity, config_hash)
@@ -150,12 +150,12 @@ class Ledger:
             self._set_aside(UNLISTED, wanted)
         elif old.identity != sample.identity:
             self._set_aside(old.identity or UNLISTED, dict.fromkeys([*old.files, *wanted]))
-        else:  # until its files are replaced by the same ones, they are there
+        else:  # its files stay until they are replaced by the same ones
             entry.files, entry.refined = old.files, old.refined
         self._entries[sample.stem] = _text(vars(entry))
 
     def note_problem(self, sample: Sample) -> None:
-        """Enter a sample that cannot be made as it is asked for now; one that is finished in its place stays."""
+        """Enter a sample that cannot be made as it is asked for now; an entry that is done stays."""
         old = self.get(sample.stem)
         if old is None or old.status != "done":
             entry = Entry(sample.prompt, sample.seed, sample.index, sample.number, status="failed")
@@ -163,14 +163,14 @@ class Ledger:
             self._entries[sample.stem] = _text(vars(entry))
 
     def start(self, stems: Iterable[str]) -> None:
-        """The samples are being made now."""
+        """Record that the samples are being made now."""
         with self._changing:
             for stem in stems:
                 self._running.add(stem)
                 self.note(stem, status="running", started=_now(), error=None)
 
     def finish(self, stem: str, files: Sequence[Path], seconds: float) -> None:
-        """The sample is done; its files are complete."""
+        """Record that the sample is done and its files are complete."""
         described = {str(path.relative_to(self.folder)): _describe(path) for path in files}
         with self._changing:
             self._running.discard(stem)
@@ -179,7 +179,7 @@ class Ledger:
             )
 
     def fail(self, stem: str, error: str) -> None:
-        """The sample cannot be made."""
+        """Record that the sample cannot be made, and why."""
         with self._changing:
             self._running.discard(stem)
             self.note(stem, status="failed", finished=_now(), error=error, sync=True)
@@ -188,7 +188,7 @@ class Ledger:
         """Change attributes of a sample's entry.
 
         Args:
-            sync: whether it is to outlast a power failure, too.
+            sync: whether the change must outlast a power failure, too.
 
         Raises:
             OSError: the disk refuses.
@@ -205,7 +205,7 @@ class Ledger:
         """Write the manifest.
 
         Args:
-            goes_on: whether changes follow, for which a new journal is begun.
+            goes_on: whether the run goes on; a new journal is begun for its changes.
 
         Raises:
             OSError: the disk refuses.
@@ -216,7 +216,7 @@ class Ledger:
                 file.writelines(self._manifest(token))
                 file.flush()
                 os.fsync(file.fileno())
-            # A journal that is left from before does not have this token, and counts no more.
+            # A journal left from before does not have this token, and is ignored from now on.
             self._close_journal()
             if token is None:
                 (self.folder / JOURNAL).unlink(missing_ok=True)
@@ -225,7 +225,7 @@ class Ledger:
                 self._journal.write(_encode({"format": FORMAT, "journal": token}) + "\n")
 
     def close(self) -> None:
-        """Let other runs into the folder."""
+        """Close the journal and let other runs use the folder."""
         self._close_journal()
         if self._lock is not None:
             os.close(self._lock)
@@ -233,7 +233,7 @@ class Ledger:
 
     def _close_journal(self) -> None:
         if self._journal is not None:
-            with contextlib.suppress(OSError):  # a full disk was told when it refused the change
+            with contextlib.suppress(OSError):  # a full disk was reported when it refused the change
                 self._journal.close()
             self._journal = None
 
@@ -269,7 +269,7 @@ class Ledger:
             self.save(goes_on=False)
 
     def _remove_leftovers(self) -> None:
-        """Remove what a killed run had not finished writing, see `atomic_path`."""
+        """Remove the temporary files of `atomic_path` that a killed run had not finished writing."""
         for leftover in self.folder.glob(".*.tmp"):
             if _TEMPORARY.fullmatch(leftover.name) and leftover.is_file():
                 leftover.unlink(missing_ok=True)
@@ -281,12 +281,12 @@ class Ledger:
         return path.is_file() and path.stat().st_size == about.get("bytes")
 
     def _set_aside(self, identity: str, names: Iterable[str]) -> None:
-        """Move files into a subfolder of `replaced/`, named by what they were."""
+        """Move files into a subfolder of `replaced/` that is named by their identity."""
         names = [name for name in names if os.path.exists(f"{self.folder}/{name}")]
         if not names:
             return
         folder = self.folder / REPLACED / identity
-        if identity == UNLISTED:  # whose files may differ each time
+        if identity == UNLISTED:  # these files may differ each time
             numbers = (folder.with_name(f"{identity}-{number}") for number in count(2))
             folder = next(f for f in chain([folder], numbers) if not any((f / name).exists() for name in names))
         for name in names:
@@ -299,11 +299,11 @@ class Ledger:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The content of a folder's manifest with all that its journal adds, also while a run goes on or after a kill.
+    """Read a folder's manifest and apply its journal, which may be that of a run in progress or one that was killed.
 
     Raises:
-        OSError: there is none.
-        ValueError, KeyError, TypeError, AttributeError: it is not one of ours.
+        OSError: there is no manifest, or it cannot be read.
+        ValueError, KeyError, TypeError, AttributeError: the manifest is not one of ours.
     """
     content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "format" not in content:
@@ -321,7 +321,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _line(text: str) -> dict[str, Any]:
-    """One line of a journal; empty where it was cut off by the end of its run."""
+    """Parse one line of a journal; return {} for a line that was cut off when its run was killed."""
     try:
         return json.loads(text)
     except ValueError:
@@ -329,7 +329,7 @@ def _line(text: str) -> dict[str, Any]:
 
 
 def _text(values: Mapping[str, Any]) -> str:
-    """An entry as it stands in the manifest; JSON's own indentation would take ten times as long."""
+    """Format an entry as it stands in the manifest; the json module's indentation would take ten times as long."""
     files = (
         json.dumps(values["files"], indent=1, ensure_ascii=False).replace("\n", "\n   ") if values["files"] else "{}"
     )
@@ -338,10 +338,10 @@ def _text(values: Mapping[str, Any]) -> str:
 
 
 def _checked(stem: str, values: Any) -> dict[str, Any]:
-    """What a manifest says about a sample, now that no run goes on.
+    """Return a manifest's entry about a sample, "waiting" again if a killed run left it "running".
 
     Raises:
-        ValueError, TypeError: `values` are no sample.
+        ValueError, TypeError: `values` are not an entry about a sample.
     """
     if not isinstance(values, dict):
         raise ValueError(f"sample '{stem}' is no object")
@@ -354,7 +354,7 @@ def _checked(stem: str, values: Any) -> dict[str, Any]:
 
 
 def _take_lock(folder: Path) -> int | None:
-    """A lock that ends with the process, however that ends; None where the system has none.
+    """Lock a folder until this process ends, however it ends; return None where there are no locks.
 
     Raises:
         ConfigError: another process holds it.
@@ -376,7 +376,7 @@ def _take_lock(folder: Path) -> int | None:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    """Size and hash of a file; of a folder, the number of its files."""
+    """Return size and hash of a file, or the number of entries of a folder."""
     if path.is_dir():
         return {"entries": sum(1 for _ in path.iterdir())}
     with path.open("rb") as file:

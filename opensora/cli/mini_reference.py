@@ -1,4 +1,4 @@
-"""The bundled model's video that later ones are compared with: versions that do not go together sample badly."""
+"""The bundled model's reference video, to compare others with: versions that do not go together sample badly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL_FOLDER = REPO_ROOT / "assets/opensora-mini"
 REFERENCE = MODEL_FOLDER / "doctor.safetensors"
 PROMPT = "a red circle moving fast to the right on a gray background"
 SEED = 1
-STEPS = 8  # with fewer the guided latents overshoot, and pixels are black or white
+STEPS = 8  # with fewer steps, the guided latents overshoot, and pixels are black or white
 _BLOCK = 8  # pixels; the reference holds means over squares of this side, as whole frames would be large
 _NOTE = "about"  # a single entry: the file format does not keep the order of several
 
@@ -40,7 +40,7 @@ class MiniVideo:
 
 @dataclass(frozen=True)
 class Reference:
-    """What is compared with.
+    """What a sampled `MiniVideo` is compared with.
 
     Attributes:
         latents: (4, T, H', W') float32.
@@ -64,14 +64,14 @@ def sample_mini(device: str) -> MiniVideo:
 
 
 def block_means(frames: np.ndarray) -> Tensor:
-    """Frames (F, H, W, 3) uint8 -> (F, H / 8, W / 8, 3) float32."""
+    """Average frames (F, H, W, 3) uint8 over blocks, into (F, H / 8, W / 8, 3) float32."""
     num_frames, height, width, colors = frames.shape
     blocks = frames.reshape(num_frames, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, colors)
     return torch.from_numpy(blocks.mean(axis=(2, 4), dtype="float32"))
 
 
 def write_reference() -> Path:
-    """Sample on the CPU and write the reference anew."""
+    """Sample on the CPU, write a new reference, and return its path."""
     video = sample_mini("cpu")
     note = json.dumps({"prompt": PROMPT, "seed": SEED, "steps": STEPS, "sha256": weight_checksums()}, sort_keys=True)
     with atomic_path(REFERENCE) as temporary:
@@ -81,14 +81,14 @@ def write_reference() -> Path:
 
 
 def read_reference() -> Reference:
-    """The file at `REFERENCE`."""
+    """Read the file at `REFERENCE`."""
     with safe_open(REFERENCE, framework="pt") as file:
         checksums = json.loads(file.metadata()[_NOTE])["sha256"]
         return Reference(file.get_tensor("latents"), file.get_tensor("shades"), checksums)
 
 
 def weight_checksums() -> dict[str, str]:
-    """sha256 of the mini model's weight files that are there."""
+    """Return the sha256 of every weight file of the mini model that exists, by path."""
     found = {}
     for path in sorted(MODEL_FOLDER.glob("*/*.safetensors")):
         with path.open("rb") as file:

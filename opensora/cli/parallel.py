@@ -2,8 +2,8 @@
 
 Every process reads the same command line. Before anything is loaded they compare what they understood. Then rank 0
 opens the ledger and publishes what is due; each group of processes asks for the next batch when it has sampled one,
-and its leader writes the files and reports them, while the next batch is sampled. So the ledger has what is finished,
-whichever process dies.
+and its leader writes the files and reports them while the next batch is sampled. So the ledger knows all finished
+samples, whichever process dies.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from opensora.weights.download import download_missing
 logger = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
-FILES_SECONDS = 40.0  # that a file of another machine may take to be seen here
+FILES_SECONDS = 40.0  # longest wait until a file that another machine wrote is visible here
 _PLAN = "plan"
-_NEWS_SECONDS = 10.0  # that the news of a death may take to arrive, after a connection broke
+_NEWS_SECONDS = 10.0  # longest wait for the news of a death, after a connection broke
 # Entries of a config that may differ: each machine has its own paths.
 _OWN = frozenset({"path", "weights_dir", "text_cache", "save_dir", "verbose"})
 
@@ -56,12 +56,12 @@ _OWN = frozenset({"path", "weights_dir", "text_cache", "save_dir", "verbose"})
 def sample_in_parallel(
     launch: Launch, read: Callable[[str | None], Plan], arguments: Sequence[str], prompt_path: str | None = None
 ) -> int:
-    """This process' part of a run; the exit code.
+    """Do this process' part of a run and return the exit code.
 
     Args:
-        read: reads and checks the command line; it gets the text of a prompt file that can be read only once.
-        arguments: those of the command line, for the ledger.
-        prompt_path: one of them; of standard input, only rank 0 reads.
+        read: reads and checks the command line, given the text of a prompt file that can be read only once.
+        arguments: the command line, for the ledger.
+        prompt_path: its `--prompt-path`; only rank 0 reads it if it is standard input or a pipe.
 
     Raises:
         ConfigError, WeightsError, OSError: on the process that cannot go on; the others end with it.
@@ -85,7 +85,7 @@ def sample_in_parallel(
 
 @dataclass(frozen=True)
 class Understanding:
-    """What a process made of its command line: what is wrong with it, or all entries and samples as text."""
+    """How a process understood its command line: what is wrong with it, or all entries and samples as text."""
 
     name: str
     problem: str | None
@@ -93,7 +93,7 @@ class Understanding:
 
 
 def _stream_text(launch: Launch, prompt_path: str | None) -> str | ConfigError | None:
-    """On rank 0 the prompts of a stream, or why there are none; else None."""
+    """Return, on rank 0, the text of a stream of prompts, or the error about it; None elsewhere and for a file."""
     try:
         return stream_text(prompt_path) if launch.rank == 0 else None
     except ConfigError as error:
@@ -107,13 +107,13 @@ def _read_with_text(text: str | ConfigError | None, read: Callable[[str | None],
 
 
 def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:
-    """What `read` gives, if it gives the same on all processes.
+    """Return the plan that `read` returns, if it is the same on all processes.
 
     Returns:
-        None where it does not, and another process says so. The run is over then, in good order.
+        None if it is not, on all processes but rank 0, which reports why. The run then ends in good order.
 
     Raises:
-        ConfigError: the same on rank 0, with what is wrong, or the first entry that differs and whose it is.
+        ConfigError: on rank 0, if a process cannot read its command line, or with the first entry that differs.
     """
     plan, problem = None, None
     try:
@@ -123,7 +123,7 @@ def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:
     entries = {} if plan is None else _entries(plan)
     digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
     refusal = None
-    if len(set(processes.gather((problem, digest)))) > 1 or problem is not None:  # only then all of it is sent
+    if len(set(processes.gather((problem, digest)))) > 1 or problem is not None:  # only then is everything sent
         refusal = compare(processes.gather(Understanding(processes.launch.name, problem, entries)))
     if refusal is None:
         return plan
@@ -134,7 +134,7 @@ def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:
 
 
 def compare(all_of_them: list[Understanding]) -> str | None:
-    """Why the processes cannot go on together, in a sentence; None if they can."""
+    """Say in one sentence why the processes cannot go on together; return None if they can."""
     first = all_of_them[0]
     for other in all_of_them:
         if other.problem is not None:
@@ -160,7 +160,7 @@ def _entries(plan: Plan) -> dict[str, str]:
 
 
 def _lead(processes: Processes, plan: Plan, arguments: Sequence[str]) -> int:
-    """Rank 0: keep the ledger, and take part."""
+    """Do rank 0's part: keep the ledger, tell the others what to do, and make videos like them."""
     with open_session(plan) as session:
         session.announce()
         due = session.plan.due_batches
@@ -188,20 +188,20 @@ def _lead(processes: Processes, plan: Plan, arguments: Sequence[str]) -> int:
                 _work(processes, session.plan, shape)
                 processes.coordinator.wait_for_goodbyes()
         finally:
-            processes.before_end = lambda reason: None  # not before: another process may end this one right now
+            processes.before_end = lambda reason: None  # no earlier: another process may end this one right now
             session.report(arguments)
         return EXIT_FAILED if session.failed else EXIT_DONE
 
 
 def answers(session: Session) -> dict[str, Callable[[int, Any], Any]]:
-    """Rank 0's answers: which batch a group makes next, and the ledger's entries about what it made."""
+    """Return rank 0's handlers: one says which batch a group makes next, others enter what it made into the ledger."""
     due = session.plan.due_batches
     samples = {sample.stem: sample for batch in due for sample in batch}
     numbers = iter(range(len(due)))
     given: dict[tuple[int, int], int | None] = {}
 
     def next_batch(rank: int, value: Sequence[int]) -> int | None:
-        """The batch that a group makes in one of its turns, the same for all of its processes; None after the last."""
+        """Return the batch of a group's turn, the same for all of its processes; None after the last batch."""
         group, turn = value
         if (group, turn) not in given:
             given[group, turn] = number = next(numbers, None)
@@ -226,7 +226,7 @@ def answers(session: Session) -> dict[str, Callable[[int, Any], Any]]:
 
 
 def _are_there(folder: Path, names: Sequence[str]) -> bool:
-    """Whether files that another machine has written are seen here; network file systems take a while to tell."""
+    """Whether files that another machine wrote are visible here; wait, as network file systems take a while."""
     deadline = time.monotonic() + FILES_SECONDS
     while not all((folder / name).exists() for name in names):
         if time.monotonic() > deadline:
@@ -237,7 +237,7 @@ def _are_there(folder: Path, names: Sequence[str]) -> bool:
 
 
 def _follow(processes: Processes, plan: Plan) -> int:
-    """Any other rank: do what rank 0 plans."""
+    """Do the part of any other rank: make what rank 0 plans."""
     message = processes.member.wait(_PLAN)
     if message is not None:
         receive(message, plan, processes)
@@ -247,7 +247,7 @@ def _follow(processes: Processes, plan: Plan) -> int:
 
 
 def message_of(plan: Plan, shape: MeshShape) -> dict[str, Any]:
-    """What rank 0 tells the other processes about a run, beside what they have read themselves, as JSON values."""
+    """Return as JSON values what rank 0 tells the other processes about a run beyond what they have read themselves."""
     return {
         "shape": vars(shape),
         "due": [sample.stem for sample in plan.samples if sample.is_due],
@@ -258,11 +258,11 @@ def message_of(plan: Plan, shape: MeshShape) -> dict[str, Any]:
 
 
 def receive(message: Mapping[str, Any], plan: Plan, processes: Processes) -> None:
-    """Enter rank 0's message into the plan, once it is clear that this process has the folder and weights of rank 0.
+    """Enter rank 0's message into the plan, after checking that this process has the folder and weights of rank 0.
 
     Raises:
-        ConfigError: it has not.
-        WeightsError: a download failed.
+        ConfigError: this process does not see the folder of rank 0.
+        WeightsError: its weights are not those of rank 0, or a download failed.
     """
     plan.folder = Path(message["folder"])
     if not (plan.folder / MANIFEST).is_file():
@@ -270,7 +270,7 @@ def receive(message: Mapping[str, Any], plan: Plan, processes: Processes) -> Non
             f"{processes.launch.name} does not see the output folder {plan.folder} of rank 0; all machines need one "
             "that they share, choose it with --save-dir"
         )
-    # On another machine than rank 0's weights may have to be downloaded, by one process.
+    # On a machine other than rank 0's, one process may have to download weights.
     if processes.launch.local_rank:
         processes.member.wait(f"weights of {processes.launch.node}")
     plan.weights = download_missing(plan.weights)
@@ -288,7 +288,7 @@ def receive(message: Mapping[str, Any], plan: Plan, processes: Processes) -> Non
 
 
 def _work(processes: Processes, plan: Plan, shape: MeshShape) -> None:
-    """Make batches until there are none left; where another process died meanwhile, this does not return."""
+    """Make batches until there are none left; if another process dies meanwhile, this process ends, too."""
     try:
         _make_batches(processes, plan, shape)
     except RuntimeError as error:
@@ -304,7 +304,7 @@ def _make_batches(processes: Processes, plan: Plan, shape: MeshShape) -> None:
     due = plan.due_batches
     text = None
     if cache_folder(plan.config.text_cache) is not None:
-        # One process of a machine loads the text encoder, and the others find what it said on disk.
+        # One process of a machine loads the text encoder, and the others find its features on disk.
         if launch.local_rank == 0:
             text = encode_text(plan, launch.rank == 0, shape.per_video)
             member.ask("publish", f"text of {launch.node}")
@@ -356,10 +356,10 @@ def check_device_of_all(config: SampleConfig) -> None:
 
 
 def mesh_of(plan: Plan, world_size: int) -> MeshShape:
-    """The arrangement of the processes for what is due.
+    """Return the arrangement of the processes for the batches that are due.
 
     Raises:
-        ConfigError: what the config asks for cannot be.
+        ConfigError: the config asks for an arrangement that does not work.
     """
     config = plan.config
     sizes = []

@@ -1,6 +1,6 @@
 """What a run will sample, decided before anything heavy is imported.
 
-A `Sample` is one video from here to the end: the plan says what it is, the session whether it is due, and whoever
+A `Sample` stands for one video throughout a run: the plan says what it is, the session whether it is due, and whoever
 makes it what became of it.
 """
 
@@ -39,12 +39,12 @@ LineConfig = Callable[[Mapping[str, Any], str], SampleConfig]
 
 SAMPLE_SEED_OFFSET = 2**20  # between samples of one prompt, so that they share no noise with those of other prompts
 
-_NOT_CONFIG = ("reference_path", "mask_strategy", "name")  # overrides that are no entries of a config
-# Stems whose files would be the ledger's and other files of a run, or those that belong to another sample.
+_NOT_CONFIG = ("reference_path", "mask_strategy", "name")  # overrides that are not entries of the config
+# Stems whose files would take the names of the ledger and other files of a run, or those of another sample's files.
 _TAKEN = re.compile(
     r"manifest|drafts.*|contact_sheet|.*\.(trace|frames|preview|loop\d+|page\d+)", re.IGNORECASE | re.DOTALL
 )
-# Of several files with a prompt's name, the first kind counts: a video comes before its own animated preview.
+# If several files have a prompt's name, the first kind here is taken: a video comes before its own animated preview.
 _REFERENCE_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -54,11 +54,11 @@ class Result:
 
     Attributes:
         seconds: from noise to pixels.
-        num_steps: of all loops: calls of the model.
-        num_computed: those of them that were not reused.
-        saving: estimated share of the time; None where every step was computed without a controller.
-        risk: `change_risk` of a draft; None of others.
-        surprises: what a user of its cache would not expect, one sentence each.
+        num_steps: calls of the model in all loops.
+        num_computed: how many of them were computed, not reused.
+        saving: estimated share of the time that was saved; None without a cache, or where it is not known.
+        risk: `change_risk` of a draft; None for others.
+        surprises: what a user of the cache would not expect, one sentence each.
     """
 
     video: Path
@@ -75,18 +75,18 @@ class Sample:
     """One video of a run.
 
     Attributes:
-        index: of its prompt in the list or file.
+        index: place of its prompt in the list or file.
         number: which of several samples of this prompt it is.
-        config: the run's, with what the prompt's own line says.
-        stem: its files' names without suffix.
+        config: the run's config with the overrides of the prompt's own line.
+        stem: start of its files' names, without suffix.
         references: images and videos it is conditioned on.
         reference_hashes: SHA-256 of their files.
-        mask_strategy: where they go; "" without references.
-        problem: why it cannot be made, in one sentence; None as far as it can.
+        mask_strategy: where the references go; "" without references.
+        problem: why it cannot be made, in one sentence; None while it can.
         identity: hash of all that decides how it looks; "" until the weights are known.
-        is_due: whether it is not finished and can be made.
+        is_due: whether it can be made and is not finished.
         refined: the prompt as a language model rewrote it.
-        result: of one that is finished.
+        result: None until it is finished.
     """
 
     index: int
@@ -106,7 +106,7 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """What the video is made of: the prompt, or what a language model made of it."""
+        """The text that the video is made from: the prompt, or its version by a language model."""
         return self.prompt if self.refined is None else self.refined
 
 
@@ -115,8 +115,8 @@ class Plan:
     """What a run is to make, as each of its processes knows it.
 
     Attributes:
-        weights: found, and on this machine once the folder is open.
-        fingerprints: of the weights, by piece; empty until the folder is open.
+        weights: where they are; all on this machine once the output folder is open.
+        fingerprints: hashes of the weights by piece; empty until the folder is open.
         folder: where the files go; None until it is open.
     """
 
@@ -136,10 +136,10 @@ class Plan:
 
 
 def make_batches(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The samples that can be made, in batches of neighbors with the same settings.
+    """Group the samples that can be made into batches of neighbors with the same settings.
 
     Batches depend on the plan alone, not on what is finished: rounding differs between batches of different sizes, and
-    a continued run is to give the same bytes as one that was never interrupted.
+    a continued run must give the same bytes as one that was never interrupted.
     """
     usable = [sample for sample in samples if sample.problem is None]
     batches = []
@@ -150,15 +150,15 @@ def make_batches(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def distinct_configs(samples: Sequence[Sample]) -> list[SampleConfig]:
-    """The configs of the samples, each once; samples of the same settings share one object."""
+    """Return each config of the samples once; samples with the same settings share one object."""
     return list({id(sample.config): sample.config for sample in samples}.values())
 
 
 def plan_samples(config: SampleConfig, prompts: Sequence[Prompt], line_config: LineConfig) -> list[Sample]:
-    """The samples of a run, in order; one with a problem is among them as long as another one can be made.
+    """Return the samples of a run in order, those with a problem included as long as any sample can be made.
 
     Args:
-        prompts: all of the list or file.
+        prompts: all prompts of the list or file.
         line_config: makes the config of a prompt with overrides; called once for each set of overrides.
 
     Raises:
@@ -192,13 +192,13 @@ def plan_samples(config: SampleConfig, prompts: Sequence[Prompt], line_config: L
 
 
 def seeded_samples(config: SampleConfig, prompts: Sequence[Prompt]) -> list[Sample]:
-    """Every prompt under every seed that the run samples it with.
+    """Return a sample for every prompt and every seed that the run samples it with.
 
-    Drafts count up from the prompt's usual seed. Final seeds belong to every prompt, or by "2:1027" to prompt 2 only;
-    prompts without any are left out.
+    Drafts count up from the prompt's usual seed. A final seed is for every prompt or, written "2:1027", for prompt 2
+    only; prompts without any are left out.
 
     Raises:
-        ConfigError: a final seed for a prompt that the run has not, or a seed that is too large.
+        ConfigError: a final seed is for a prompt that the run does not have, or a seed is too large.
     """
     seeds = _seeds_of(config, prompts)
     is_numbered = config.draft is None and config.final is None  # seeds tell the others apart
@@ -219,7 +219,7 @@ def _seeds_of(config: SampleConfig, prompts: Sequence[Prompt]) -> Callable[[Prom
     if config.final is None:
         return lambda prompt: [prompt.seed + k * SAMPLE_SEED_OFFSET for k in range(config.num_sample)]
     known = {prompt.index for prompt in prompts}
-    chosen: dict[int | None, list[tuple[int, int]]] = defaultdict(list)  # by index: places in `final` with their seed
+    chosen: dict[int | None, list[tuple[int, int]]] = defaultdict(list)  # prompt index -> (place in `final`, seed)
     for place, (index, seed) in enumerate(map(parse_seed, config.final)):
         if index is not None and index not in known:
             first, last = prompts[0].index, prompts[-1].index
@@ -230,13 +230,13 @@ def _seeds_of(config: SampleConfig, prompts: Sequence[Prompt]) -> Callable[[Prom
 
 
 def prompt_stems(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, str]:
-    """The beginning of the file names of every prompt's samples, by its index.
+    """Return by prompt index how the file names of the prompt's samples begin.
 
     Prompts that begin alike get their index appended. A name that the prompt's own line sets is taken as it is, unless
     other files of the run have it.
 
     Args:
-        prompts: all that the list or file has.
+        prompts: all prompts of the list or file.
     """
     stems = {
         prompt.index: prompt.overrides.get("name")
@@ -256,7 +256,7 @@ def prompt_stems(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, s
 
 
 def _ending(sample: Sample) -> str:
-    """What tells apart the samples of one prompt: of drafts and finals the seed, else the number."""
+    """Return what tells the samples of one prompt apart: the seed for drafts and finals, else the number."""
     config = sample.config
     if config.draft is not None or config.final is not None:
         return f"_seed{sample.seed}"
@@ -266,7 +266,7 @@ def _ending(sample: Sample) -> str:
 def _config_of(
     prompt: Prompt, config: SampleConfig, line_config: LineConfig, known: dict[str, SampleConfig]
 ) -> SampleConfig:
-    """The config of one prompt; prompts with the same overrides share one object."""
+    """Return the config of one prompt; prompts with the same overrides share one object."""
     overrides = {name: value for name, value in prompt.overrides.items() if name not in _NOT_CONFIG}
     if not overrides:
         return config
@@ -286,10 +286,12 @@ def _add_conditions(
     folder: Path | None,
     checked: dict[str, tuple[ReferenceInfo, str]],
 ) -> None:
-    """Enter the references of one sample, their hashes, and where they go.
+    """Set the references of one sample, their hashes, and the mask strategy.
 
     Args:
-        checked: references that were read before, with their hashes, by path.
+        given: reference paths, as text or as a list.
+        folder: of the prompt file, where relative paths are looked up first.
+        checked: path -> references that were read before, with their hashes.
 
     Raises:
         ConfigError: a reference is missing or cannot be read, or the strategy does not fit.
@@ -322,14 +324,14 @@ def _add_conditions(
 
 
 def _references_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, str]:
-    """The references of every prompt, "a.png;b.mp4" for two: by an explicit list or by name, never by a folder's order.
+    """Return by prompt index the references, "a.png;b.mp4" for two, by an explicit list or by the files' names.
 
-    One folder is searched for files named like the samples (`sample_0003.png`, `0003.png` or `3.png` for prompt
-    3, or as `--prompt-as-path` names it); where there is none, the missing name is returned as a path, to be
-    reported with its prompt.
+    A single folder is searched for files named like the samples (`sample_0003.png`, `0003.png` or `3.png` for prompt
+    3, or as `--prompt-as-path` names it), never by its order. Where a file is missing, its path is returned all the
+    same, to be reported with its prompt.
 
     Raises:
-        ConfigError: neither one entry nor as many as prompts.
+        ConfigError: there are several entries, but not one per prompt.
     """
     entries = config.reference_path or ()
     if len(entries) == 1 and (folder := find_path(entries[0])) is not None and folder.is_dir():
@@ -343,7 +345,7 @@ def _strategies_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dic
 
 
 def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Prompt]) -> dict[int, str]:
-    """One entry for all prompts, or one for each; a ConfigError for another number."""
+    """Return by prompt index one entry for all prompts, or one for each; any other number is a ConfigError."""
     indices = [prompt.index for prompt in prompts]
     if len(entries) <= 1:
         return dict.fromkeys(indices, *entries) if entries else {}
@@ -357,7 +359,7 @@ def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Pr
 
 
 def _file_of(prompt: Prompt, sample_name: str | None, there: set[str]) -> str:
-    """The name among those that are `there` that belongs to a prompt, or the one that was expected."""
+    """Return the file name among those `there` that belongs to a prompt, or the name that was expected."""
     index = prompt.index
     names = [get_save_path_name("", sample_name, index)]
     names += [f"sample_{index:04d}", f"{index:04d}", f"{index}"]

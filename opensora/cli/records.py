@@ -1,4 +1,4 @@
-"""What a sample leaves behind: its files, from the video to the pictures of its traces, and its line in the table."""
+"""The files of a sample, from the video to the plots of its traces, and its line in the table of results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "mmengine", "av", "numpy", "o
 def result_of(
     sample: Sample, video: Path, seconds: float, traces: Sequence[Trace | None], risk: float | None = None
 ) -> Result:
-    """The result of a sample with a trace for each of its loops; None where every step was computed."""
+    """Return the result of a sample, given a trace for each of its loops, None where every step was computed."""
     kept = [trace for trace in traces if trace is not None]
     num_steps = sample.config.scheduler.num_model_calls * sample.config.loop
     savings = [trace.estimated_saving for trace in kept]
@@ -50,7 +50,7 @@ def result_of(
 
 
 def read_result(folder: Path, sample: Sample) -> Result | None:
-    """The result of a sample whose files are there, read from its sidecar; None where that is damaged."""
+    """Read the result of a sample whose files exist from its sidecar and traces; return None if one is damaged."""
     path = folder / f"{sample.stem}.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
@@ -64,7 +64,7 @@ def read_result(folder: Path, sample: Sample) -> Result | None:
 
 
 def results_table(samples: Sequence[Sample]) -> str:
-    """The table a run ends with: video, computed steps, seconds, estimated saving; of drafts also the risk."""
+    """Return the table that a run ends with: video, computed steps, seconds, estimated saving, the risk of drafts."""
     results = [sample.result for sample in samples if sample.result is not None]
     table = [("video", "computed steps", "seconds", "estimated saving", "risk")]
     for r in results:
@@ -83,7 +83,7 @@ def results_table(samples: Sequence[Sample]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the installed packages that can change a result."""
+    """Return the versions of Python and of the installed packages that can change a result."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def wanted_files(stem: str, config: SampleConfig) -> list[str]:
-    """Names of the files that belong to a finished sample."""
+    """Return the names of the files that belong to a finished sample, the video first."""
     is_image = config.num_frames == 1
     names = [f"{stem}{IMAGE_SUFFIX if is_image else VIDEO_SUFFIX}", f"{stem}.json"]
     for loop in range(config.loop if config.cache else 0):
@@ -115,16 +115,16 @@ def write_sample(
     seconds: float,
     about: Mapping[str, Any],
 ) -> tuple[Result, list[Path]]:
-    """Write the files of a sample into `folder`; returns the result and all files, the video first.
+    """Write the files of a sample into `folder`; return the result and all files, the video first.
 
-    Each appears complete or not at all; the sidecar comes last but for the pictures of its traces.
+    Each file appears complete or not at all; only trace plots and the traces of later loops come after the sidecar.
 
     Args:
         frames: (F, H, W, 3) uint8.
         captions: what the text encoder read, one per loop.
         traces: one per loop; None where every step was computed.
         seconds: from noise to pixels.
-        about: what the sidecar says of the run: versions, device, weights.
+        about: what the sidecar records about the run, such as versions, device and weights.
 
     Raises:
         OSError: the disk refuses.
@@ -149,7 +149,7 @@ def write_sample(
 
 
 def describe(sample: Sample) -> dict[str, Any]:
-    """What makes a sample this one, as JSON values; together with the config it is enough to make it again."""
+    """Describe a sample in JSON values, which together with its config are enough to make it again."""
     about = {"prompt": sample.prompt, "seed": sample.seed, "prompt_index": sample.index, "number": sample.number}
     if sample.references:
         about["references"] = [
@@ -179,7 +179,7 @@ def _write_trace(
     trace.save(path, **metadata, **({"loop": loop} if sample.config.loop > 1 else {}))
     picture = folder / _picture_name(sample.stem, loop)  # an image sample is itself a png
     cache = sample.config.cache
-    # A static schedule has no codebook; a threshold is what policies have that go by a signal.
+    # A static schedule has no codebook, and only policies that decide by a signal have a threshold.
     codebook, threshold = getattr(cache, "codebook", None), getattr(cache, "threshold", None)
     clip = f" (clip {loop + 1} of {sample.config.loop})" if sample.config.loop > 1 else ""
     plot_trace(trace, picture, codebook, f"{shortened(sample.prompt, 70)}{clip}", frames, threshold)
@@ -187,7 +187,7 @@ def _write_trace(
 
 
 def trace_name(stem: str, loop: int) -> str:
-    """Where the trace of a loop is; the first one's is in the sidecar."""
+    """Return the file name of a loop's trace; the trace of the first loop is in the sidecar."""
     return f"{stem}.json" if loop == 0 else f"{stem}.loop{loop}.json"
 
 

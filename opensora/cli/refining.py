@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def refine(samples: Iterable[Sample], ledger: Ledger) -> None:
-    """Enter into each sample what the language model of its config makes of the prompt, where that is asked for.
+    """Set `refined` of each sample to the prompt as the language model rewrites it, where its config asks for that.
 
-    What it said in an earlier run counts, so that a continued run makes the same videos. A prompt that it cannot refine
-    stays as it is, and the log says why.
+    An answer from an earlier run is used again, so that a continued run makes the same videos. A prompt that cannot be
+    refined stays as it is, and the log says why.
     """
     refiners: dict[tuple[str, str], PromptRefiner] = {}
     asked: dict[tuple[str, str, str], str | None] = {}
@@ -35,16 +35,16 @@ def refine(samples: Iterable[Sample], ledger: Ledger) -> None:
         if (*server, prompt) not in asked:
             asked[*server, prompt] = None if refiners[server].gave_up else _ask(refiners[server], prompt)
         sample.refined = asked[*server, prompt]
-        if entry is not None:  # an answer that is lost might come out otherwise
+        if entry is not None:  # asked again, the model might answer otherwise
             changes = {"unrefined": True} if sample.refined is None else {"refined": sample.refined}
             ledger.note(sample.stem, sync=True, **changes)
 
 
 def check_endpoint(config: SampleConfig) -> None:
-    """Refuse a config that refines prompts by something that is no address of a server.
+    """Refuse a config whose `llm_endpoint`, `llm_model` or API key cannot be used to refine prompts.
 
     Raises:
-        ConfigError: with what is wrong.
+        ConfigError: says what is wrong.
     """
     if config.llm_refine:
         _refiner(config.llm_endpoint, config.llm_model)
@@ -55,7 +55,7 @@ def _refiner(endpoint: str, model: str) -> PromptRefiner:
 
 
 def _ask(refiner: PromptRefiner, prompt: str) -> str | None:
-    """The refined prompt, or None."""
+    """Return the refined prompt; log why and return None if there is none."""
     answer = refiner.refine(prompt)
     if answer.problem is not None:
         logger.warning("WARNING %s; it stays as it is: %s", answer.problem, prompt)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(session: Session, arguments: Sequence[str], load: Load | None = None) -> None:
-    """Make what is due, and note in the ledger how that ended.
+    """Make what is due, and record in the ledger how the run ended.
 
     Args:
         arguments: of the command, for the ledger.
@@ -44,9 +44,9 @@ def run(session: Session, arguments: Sequence[str], load: Load | None = None) ->
 
 
 def make_all(session: Session, load: Load | None = None) -> None:
-    """Make what is due; the files of a batch are written and entered while the next one is sampled.
+    """Make what is due; the files of a batch are written and entered into the ledger while the next one is sampled.
 
-    What is sampled when an error or an interrupt ends the run is written and entered, too.
+    If an error or an interrupt ends the run, what has been sampled by then is written and entered, too.
 
     Raises:
         ConfigError: the device does not exist, or memory does not suffice.
@@ -56,13 +56,13 @@ def make_all(session: Session, load: Load | None = None) -> None:
     due = session.plan.due_batches
     refine((sample for batch in due for sample in batch), session.ledger)
     worker = Worker(session.plan, load=load)
-    # What the writer logs comes while a bar of the next batch is shown, and goes above it.
+    # The writer logs while the next batch shows its progress bar; its lines go above the bar.
     with logging_redirect_tqdm(), BackgroundWriter() as writer:
         for batch in due:
             session.start(batch)
             writer.begin([partial(_write_and_enter, session, *job) for job in worker.make(batch)])
     if worker.memory_line is not None:
-        logger.debug(worker.memory_line)  # it stands in the files of the samples, too
+        logger.debug(worker.memory_line)  # it is in the files of the samples, too
 
 
 def _write_and_enter(session: Session, sample: Sample, write: Write | str) -> None:
@@ -73,10 +73,10 @@ def _write_and_enter(session: Session, sample: Sample, write: Write | str) -> No
 
 
 def check_machine(plan: Plan, processes: int = 1) -> None:
-    """Refuse what this machine cannot run before the models are loaded.
+    """Refuse, before the models are loaded, a plan that this machine cannot run.
 
     Args:
-        processes: that share a video.
+        processes: how many share a video.
 
     Raises:
         ConfigError: no such device, no compiler, no PyAV, too little memory, or models that do not belong together.

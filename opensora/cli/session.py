@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def output_folder(config: SampleConfig) -> Path:
-    """`save_dir`, or its subfolder named by the present date and time; therein `drafts` or `final` for these."""
+    """Return `save_dir` or its subfolder named by date and time; for drafts and finals, a subfolder of that."""
     folder = Path(config.save_dir)
     if config.logdate_dir:
         folder /= time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -49,12 +49,12 @@ def open_session(plan: Plan) -> Iterator[Session]:
 
 
 class Session:
-    """A plan beside the ledger of its folder, kept while samples are made.
+    """A plan and the ledger of its output folder, which is kept up to date while samples are made.
 
-    Finds out which samples are finished and which are due.
+    Making a session finds out which samples are finished and which are due.
 
     Attributes:
-        begun: whether a sample was being made already.
+        begun: whether any sample has been started.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
@@ -74,7 +74,7 @@ class Session:
 
     @property
     def finished(self) -> list[Sample]:
-        """Samples with a result, those of earlier runs among them."""
+        """Samples with a result, including those of earlier runs."""
         return [sample for sample in self.plan.samples if sample.result is not None]
 
     @property
@@ -84,11 +84,11 @@ class Session:
 
     @property
     def outcome(self) -> str:
-        """How a run that came to its end ended."""
+        """How a run ended that came to its end, for the ledger."""
         return f"{len(self.failed)} failed" if self.failed else "done"
 
     def announce(self) -> None:
-        """Say what is finished already."""
+        """Log how many samples are finished already."""
         count, done = len(self.plan.samples), len(self.finished)
         if done == count:
             what, them = (f"all {count} samples are", "them") if count > 1 else ("it is", "it")
@@ -113,7 +113,7 @@ class Session:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Note in the ledger how the run ends that is made within, whatever ends it."""
+        """Record in the ledger how the run within the block ends, whatever ends it."""
         outcome = "interrupted"
         try:
             yield
@@ -125,12 +125,12 @@ class Session:
             self.ledger.end_run(outcome)
 
     def start(self, batch: Sequence[Sample]) -> None:
-        """The samples of a batch that are due are being made now."""
+        """Record that the due samples of a batch are being made now."""
         self.begun = True
         self.ledger.start(sample.stem for sample in batch if sample.is_due)
 
     def finish(self, sample: Sample, result: Result, files: Sequence[Path]) -> None:
-        """Enter a sample whose files are written into the ledger, and say so."""
+        """Record that the files of a sample are written, and log it."""
         self.ledger.finish(sample.stem, files, result.seconds)
         sample.result, sample.is_due = result, False
         logger.info("wrote %s", result.video)
@@ -138,13 +138,13 @@ class Session:
             logger.warning("WARNING %s: %s", result.video.name, surprise)
 
     def fail(self, sample: Sample, why: str) -> None:
-        """Enter a sample that cannot be made."""
+        """Record that a sample cannot be made, and log why."""
         sample.problem, sample.is_due = why, False
         self.ledger.fail(sample.stem, why)
         logger.warning("WARNING %s cannot be made: %s", sample.stem, why)
 
     def report(self, arguments: Sequence[str]) -> None:
-        """Print the table of finished samples and, of drafts, what to do next; failures are repeated at the end."""
+        """Print the table of finished samples and, for drafts, what to do next; repeat failures at the end."""
         finished, failed, config = self.finished, self.failed, self.plan.config
         if finished:
             print(results_table(finished))

@@ -1,4 +1,4 @@
-"""Making a video again from the JSON file that lies beside it."""
+"""Make a video again from the JSON file beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, one_line, shortened
 from opensora.prompts.run_prompts import MAX_SEED
 
-# Entries that have done their work: what they asked for stands in others.
+# Entries that have done their work: what they asked for is in other entries.
 _DONE = (
     *("path", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr", "draft", "final"),
     *("prompt_path", "reference_path", "mask_strategy", "llm_refine", "low_memory"),
@@ -27,7 +27,7 @@ _REPRODUCED = "reproduced"  # subfolder beside the sidecar, unless another folde
 
 
 def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, Any]) -> tuple[SampleConfig, Sample]:
-    """The config and the one sample that a sidecar describes, with the values of the command line over it.
+    """Return the config and the one sample that a sidecar describes; values of the command line override it.
 
     Raises:
         ConfigError: the file is no sidecar, a reference has changed, or a value cannot be used.
@@ -55,10 +55,10 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The sidecar's `metadata`.
+    """Read the `metadata` of a sidecar.
 
     Raises:
-        ConfigError: it cannot be read or lacks something.
+        ConfigError: the file cannot be read or lacks something.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _are_references(entries: Any) -> bool:
-    """Whether all of them are files with their hashes."""
+    """Whether `entries` is a list of files with their hashes."""
     return isinstance(entries, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("path", "sha256"))
         for entry in entries
@@ -96,10 +96,10 @@ def _are_references(entries: Any) -> bool:
 def _references(
     metadata: Mapping[str, Any], config: SampleConfig, path: str
 ) -> tuple[tuple[ReferenceInfo, ...], tuple[str, ...], str]:
-    """The references of the sample, their hashes, and where they go; a strategy of the command line counts.
+    """Return the references of the sample, their hashes, and the mask strategy, by the command line if it has one.
 
     Raises:
-        ConfigError: a reference is missing or not the file that it was, or the strategy does not fit.
+        ConfigError: a reference is missing or has changed, or the strategy does not fit.
     """
     infos, hashes = [], []
     for reference in metadata.get("references", ()):

@@ -1,4 +1,4 @@
-"""The text stage of a run: T5 is loaded if a caption is new, encodes what is new, and is gone before sampling."""
+"""The text stage of a run: T5 is loaded if a caption is new, encodes what is new, and is released before sampling."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedText:
-    """Captions that are encoded already; stands in for the text encoder.
+    """Captions that are encoded already; it stands in for the text encoder.
 
     Attributes:
-        captions: what was made of each.
-        length: L, to which they are padded.
+        captions: caption -> its features.
+        length: L, the number of tokens that they are padded to.
     """
 
     captions: Mapping[str, EncodedCaption]
     length: int
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """`y` (B, 1, L, caption_channels) and `mask` (B, L) on the CPU, zero at padding that is not kept.
+        """Return `y` (B, 1, L, caption_channels) and `mask` (B, L) on the CPU, zero at padding that was not kept.
 
         Raises:
             LookupError: a prompt is not among the captions.
@@ -81,13 +81,13 @@ def encode_captions(
         captions: as the encoder reads them, cleaned; repetitions cost nothing.
         device: where the encoder runs.
         progress: show a bar.
-        whole: captions of which is kept what the encoder says about padding, such as a negative prompt; they need not
-            be among `captions`.
-        quiet: another process says what is cut.
+        whole: captions whose features at padding are kept, too, such as a negative prompt; they need not be among
+            `captions`.
+        quiet: log no warnings, as another process does.
 
     Raises:
         WeightsError: the encoder cannot be loaded.
-        ConfigError: it gives NaN or infinity, or streaming it has no room.
+        ConfigError: its features have NaN or infinity, or there is no room to stream it.
     """
     text, device = config.text_encoder, torch.device(device)
     wanted = list(dict.fromkeys([*captions, *whole]))
@@ -119,7 +119,7 @@ def encode_captions(
 
 
 def _caches(config: SampleConfig, device: torch.device) -> dict[bool, EmbeddingCache] | None:
-    """Where captions are kept, by whether it is with their padding; None if they are not."""
+    """Return the caches of captions, by whether they keep padding, too; None if nothing is kept."""
     folder = cache_folder(config.text_cache)
     if folder is None:
         return None
@@ -130,7 +130,7 @@ def _caches(config: SampleConfig, device: torch.device) -> dict[bool, EmbeddingC
 def _encode(
     config: SampleConfig, captions: Sequence[str], device: torch.device, progress: bool, whole: Set[str]
 ) -> Iterator[EncodedCaption]:
-    """One after the other, so that no result depends on its neighbors; the encoder ends with the last one."""
+    """Encode captions one by one, so that no result depends on its neighbors; the encoder is freed after the last."""
     text = config.text_encoder
     logger.info("loading text encoder (%s)", text.from_pretrained)
     encoder = build_module(vars(text), MODELS, dtype=DTYPES[text.dtype], device=device)

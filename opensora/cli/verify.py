@@ -1,9 +1,9 @@
-"""`weights verify`: weights on disk are complete, whole, of the right shapes and as the hub has them.
+"""`weights verify`: check that weights on disk are complete, whole, of the right shapes and as the hub has them.
 
 The hub's client keeps checksums beside the files: in its cache, a snapshot links to blobs that are named by their
-checksum; beside a folder of its own choice there is `.cache/huggingface/download/FILE.metadata` with commit, checksum
-and time. Large files have a sha256, small ones the hash of a git blob. The client's own verification needs a network
-and reads whole repositories, so the comparison is made here.
+checksum; a folder that it downloads into holds `.cache/huggingface/download/FILE.metadata` with commit, checksum and
+time. Large files have a sha256, small ones the hash of a git blob. The client's own verification needs a network and
+reads whole repositories, so the comparison is made here.
 Source: https://huggingface.co/docs/huggingface_hub, "Understand caching" and "Download files to a local folder"
 """
 
@@ -32,7 +32,7 @@ from opensora.weights.download import repo_files
 from opensora.weights.layout import PIECES, check_file, describe_format, small_files, weight_files
 from opensora.weights.locate import Piece, find_piece
 
-# What was found about a piece, with a sentence. With the last two a run would fail, or give other videos.
+# What was found about a piece, with a sentence. In the last two states a run would fail, or give other videos.
 State = Literal["ok", "unchecked", "missing", "damaged"]
 Finding = tuple[State, str]
 BAD: tuple[State, ...] = ("missing", "damaged")
@@ -44,7 +44,7 @@ _TIED = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two 
 
 
 def verify_weights(options: argparse.Namespace) -> int:
-    """Print what was found about each piece; `options` are those of the command."""
+    """Print what was found about each piece and return the exit code; `options` are those of the command."""
     wanted, weights_dir, kinds = read_wanted(options)
     pieces: list[Piece] = []
     findings: dict[str, list[Finding]] = {}
@@ -67,7 +67,7 @@ def verify_weights(options: argparse.Namespace) -> int:
 
 
 def check_piece(piece: Piece, kind: str) -> list[Finding]:
-    """All but the checksums: whether the files are there, whole, and fit the model; little of them is read.
+    """Check all but the checksums: whether the files are there, whole, and fit the model; little of them is read.
 
     Args:
         kind: the `type` of the piece's section in the config.
@@ -86,7 +86,7 @@ def check_piece(piece: Piece, kind: str) -> list[Finding]:
 
 
 def check_checksums(pieces: Sequence[Piece]) -> dict[str, list[Finding]]:
-    """Read all files of complete pieces and compare them with the hub's checksums; findings by the pieces' names."""
+    """Read all files of complete pieces and compare them with the hub's checksums; return findings by piece name."""
     expected = {piece.name: _checksums(piece) for piece in pieces if piece.is_complete}
     total = sum(file.stat().st_size for known in expected.values() for file, checksum in known.items() if checksum)
     with tqdm(total=total, unit="B", unit_scale=True, desc="checksums", disable=None, leave=False) as bar:
@@ -102,7 +102,7 @@ def _what_is_missing(piece: Piece) -> str:
 
 
 def _damaged_small_files(piece: Piece) -> list[str]:
-    """A sentence for each config or tokenizer of a folder that cannot be read."""
+    """Return a sentence for each config or tokenizer file of a piece's folder that cannot be read."""
     sentences = []
     for file in small_files(piece.path, piece.name) if piece.path.is_dir() else []:
         if file.suffix != ".json":
@@ -117,7 +117,7 @@ def _damaged_small_files(piece: Piece) -> list[str]:
 
 
 def _check_fit(kind: str, path: Path) -> str:
-    """The class whose tensors are all in the files of a piece, by names and shapes alone.
+    """Return the name of the model class, if the files of a piece hold its tensors by name and shape.
 
     Raises:
         WeightsError: tensors are missing, unknown or of another shape, or config.json cannot be used.
@@ -131,7 +131,7 @@ def _check_fit(kind: str, path: Path) -> str:
             model = T5EncoderModel(config)
     except WeightsError:
         raise
-    except Exception as error:  # its own strict checks of values have no common base
+    except Exception as error:  # the errors of T5Config's strict checks of values have no common base
         raise WeightsError(f"{path / 'config.json'} cannot be used: {one_line(error)}") from error
     found = read_shapes(weight_files(path))
     for name, tensor in model.state_dict().items():
@@ -147,7 +147,7 @@ def _check_fit(kind: str, path: Path) -> str:
 
 
 def _checksums(piece: Piece) -> dict[Path, str | None]:
-    """The files of a piece that exist and are whole, with what is known about their contents."""
+    """Return file -> checksum, or None if unknown, for the files of a piece that exist and are whole."""
     files = list(_whole(weight_files(piece.path)))
     if piece.path.is_dir():
         files += small_files(piece.path, piece.name)
@@ -165,7 +165,7 @@ def _checksums(piece: Piece) -> dict[Path, str | None]:
 
 
 def _whole(files: Iterable[Path]) -> Iterable[Path]:
-    """Those that `check_piece` has no complaint about: a file that is cut off need not be read."""
+    """Yield the files that `check_file` accepts: one that is cut off need not be read."""
     for file in files:
         try:
             check_file(file)
@@ -175,7 +175,7 @@ def _whole(files: Iterable[Path]) -> Iterable[Path]:
 
 
 def _recorded_checksum(file: Path) -> str | None:
-    """What the hub's client recorded when it downloaded `file`; None if it did not, or kept nothing."""
+    """Return the checksum that the hub's client recorded when it downloaded `file`; None if there is no record."""
     # One step only: blobs may themselves be links to other stores, which name files differently.
     if file.is_symlink():
         target = Path(os.readlink(file))
@@ -212,7 +212,7 @@ def _compare(known: dict[Path, str | None], bar: tqdm) -> list[Finding]:
 
 
 def _matches(file: Path, checksum: str, bar: tqdm) -> bool:
-    """Read `file` and compare; `bar` counts bytes."""
+    """Read `file` and compare its checksum; `bar` counts bytes."""
     if len(checksum) == _SHA256_DIGITS:
         digest = hashlib.sha256()
     else:

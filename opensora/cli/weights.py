@@ -42,7 +42,7 @@ def list_weights(options: argparse.Namespace) -> int:
 
 
 def download_weights(options: argparse.Namespace) -> int:
-    """Fetch what is missing, and say before how much that is."""
+    """Print how much is missing, fetch it, and return the exit code."""
     wanted, weights_dir, _ = read_wanted(options)
     pieces = [find_piece(name, source, weights_dir) for name, source in wanted.items()]
     problems, to_copy, to_fetch = [], [], []
@@ -81,7 +81,7 @@ def download_weights(options: argparse.Namespace) -> int:
 
 
 def read_wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None, dict[str, str]]:
-    """`from_pretrained` of every piece, the folder of weights, and the `type` of every piece.
+    """Return the `from_pretrained` of every piece, the folder of weights, and the `type` of every piece.
 
     Raises:
         ConfigError: the config cannot be used.
@@ -116,7 +116,7 @@ def _row(piece: Piece) -> tuple[str, ...]:
 
 
 def _size_on_hub(piece: Piece) -> int | None:
-    """Bytes of a repository, by the hub's list if they are not known."""
+    """Return the bytes of a repository, by the hub's list if the size is not among the known ones; None without it."""
     if piece.repo is None or piece.wanted in hub.KNOWN_SIZES or not hub.is_reachable():
         return hub.KNOWN_SIZES.get(piece.wanted)
     try:

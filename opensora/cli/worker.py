@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REFERENCE_SEED_OFFSET = 2**40  # where compat draws references at random, not as sampling does
+REFERENCE_SEED_OFFSET = 2**40  # keeps the random draws of references in compat apart from those of sampling
 MAX_ENCODED = 8  # references whose latents are kept for the samples that follow
 
 Write = Callable[..., tuple[Result, list[Path]]]  # writes the files of a sample
@@ -40,12 +40,12 @@ Load = Callable[[SampleConfig, PreparedText, "VideoGroup | None"], SamplingPipel
 
 
 class Worker:
-    """Loaded models, making one batch after the other.
+    """Loaded models that make one batch after the other.
 
     Args:
         group: the processes that share every video with this one.
         progress: False shows no bars, whatever a config says.
-        text: what `encode_text` gave, where that was called before.
+        text: result of `encode_text`, if that was called before.
         load: gives the pipeline, such as one whose models were loaded before.
 
     Raises:
@@ -63,7 +63,7 @@ class Worker:
     ) -> None:
         self._plan = plan
         self._group = group
-        self._progress = None if progress else False  # None: as a config says
+        self._progress = None if progress else False  # None: as the config says
         config = plan.weights.applied_to(plan.config)
         device = check_device(config.device)
         self._meter = StageMeter(device)
@@ -71,7 +71,7 @@ class Worker:
             text = text or encode_text(plan, progress, 1 if group is None else group.share[1])
         self._pipe = (load or SamplingPipeline.from_config)(config, text, group)
         limit_threads(self._pipe.model)
-        self._own_pipe: tuple[SampleConfig, SamplingPipeline] = (plan.config, self._pipe)  # for settings of a line
+        self._own_pipe: tuple[SampleConfig, SamplingPipeline] = (plan.config, self._pipe)  # for a line's settings
         self._encoded: dict[tuple[str, ReferencePart, SampleConfig], torch.Tensor] = {}
         self._places = {sample.stem: place for place, sample in enumerate(plan.samples, start=1)}
         if config.cache is not None and config.cache.schedule == "batch" and config.batch_size > 1:
@@ -81,13 +81,13 @@ class Worker:
             self._about["processes"] = str(group.shape)
 
     def make(self, batch: Sequence[Sample]) -> list[tuple[Sample, Write | str]]:
-        """Sample a batch: each sample that is due with a call that writes its files, or with why it cannot be made.
+        """Sample a batch; return each due sample with a function that writes its files, or why it cannot be made.
 
-        Only the leader of a group is given them. The calls are to be made in their order, by any thread, and raise
-        OSError if the disk refuses.
+        Only the leader of a group gets them; the list is empty for others. Call the functions in their order, from
+        any thread; they raise OSError if the disk refuses.
 
         Raises:
-            Exception: a bug, or an error of the machine that others would meet, too.
+            Exception: a bug, or an error of the machine that other samples would meet, too.
         """
         first, last = self._places[batch[0].stem], self._places[batch[-1].stem]
         prompts = " | ".join(dict.fromkeys(sample.text for sample in batch))
@@ -96,20 +96,20 @@ class Worker:
         made = self._make(batch)
         if self._group is not None and not self._group.is_leader:
             return []
-        # Not when a file is written: the next batch is measured by then.
+        # Read now: when the files are written, the next batch is being measured.
         about = {**self._about, "memory": self._meter.as_dict()}
         jobs = [(sample, made[sample.stem]) for sample in batch if sample.is_due]
         return [(sample, job if isinstance(job, str) else partial(job, about=about)) for sample, job in jobs]
 
     @property
     def memory_line(self) -> str | None:
-        """What the stages took, in a sentence."""
+        """The memory that the stages took, in a sentence; None if nothing was measured."""
         return self._meter.line()
 
     def _make(self, batch: Sequence[Sample]) -> dict[str, Write | str]:
-        """What is wrong with a sample of a batch is found by sampling each alone.
+        """Sample a batch, or each of its samples alone if that fails, to find out which one is wrong and why.
 
-        Where processes share a video, that goes for errors that all of them meet; any other one ends the run.
+        Where processes share a video, only an error that all of them meet is handled so; any other ends the run.
         """
         try:
             pipe = self._pipe_of(batch[0].config)
@@ -122,7 +122,7 @@ class Worker:
                 references[sample.stem] = self._references(pipe, sample)
             except (ValueError, RuntimeError, OSError, MemoryError) as error:
                 problems[sample.stem] = _reason(error)
-        if self._group is not None:  # what one process cannot read, the others must not wait for it to sample
+        if self._group is not None:  # the others must not wait for a process that cannot read a reference
             problems = dict(self._group.agree(problems))
         ready = [sample for sample in batch if sample.stem not in problems]
         if not ready:
@@ -144,12 +144,12 @@ class Worker:
 
     @property
     def _own_errors(self) -> tuple[type[Exception], ...]:
-        """Errors after which the next sample can be tried. One process out of memory leaves the others waiting."""
+        """Errors after which the next sample can be tried; not those of one process that leave others waiting."""
         shares = self._group is not None and self._group.video is not None
         return (ValueError,) if shares else (ValueError, RuntimeError, MemoryError)
 
     def _pipe_of(self, config: SampleConfig) -> SamplingPipeline:
-        """The models with the settings of `config`.
+        """Return the models with the settings of `config`.
 
         Raises:
             ConfigError: the cache does not fit the model.
@@ -187,10 +187,10 @@ class Worker:
         }
 
     def _references(self, pipe: SamplingPipeline, sample: Sample) -> list[torch.Tensor]:
-        """The latents of a sample's references; those of files that several samples share are encoded once.
+        """Return the latents of a sample's references; files that several samples share are encoded once.
 
         Raises:
-            ConfigError: a file is not any more what it was when the run began, or cannot be read.
+            ConfigError: a file has changed since the run began, or cannot be read.
         """
         config, latents = sample.config, []
         for number, (info, digest) in enumerate(zip(sample.references, sample.reference_hashes, strict=True)):
@@ -211,13 +211,13 @@ class Worker:
 
 
 def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> PreparedText:
-    """What the text encoder says to all captions that are due; it is loaded only for those that are not kept on disk.
+    """Encode all captions that are due; the text encoder is loaded only for those that are not kept on disk.
 
-    As it is the first stage that takes memory, it is checked here whether all stages have enough. The log says what the
+    This is the first stage that takes memory, so the memory of all stages is checked here. The log warns of what the
     model was not trained on.
 
     Args:
-        processes: that share a video.
+        processes: how many share a video.
 
     Raises:
         ConfigError: memory does not suffice, or as `encode_captions`.
@@ -240,13 +240,13 @@ def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> Prepar
 
 
 def _captions(sample: Sample) -> list[str]:
-    """What the text encoder reads about a sample: a text for each loop."""
+    """Return what the text encoder reads for a sample: a caption for each loop."""
     config = sample.config
     return prepare_captions(sample.text, config.aes, config.flow, config.camera_motion, config.loop)
 
 
 def _reason(error: Exception) -> str:
-    """The sentence about an error that one sample may have alone; others are raised again."""
+    """Return the sentence about an error that concerns one sample alone; raise any other again."""
     message = message_for_the_user(error)
     if message is None:
         raise error

@@ -1,4 +1,4 @@
-"""Files of one batch are written by a thread while the next batch is sampled."""
+"""Write the files of one batch in a thread while the next batch is sampled."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ logger = logging.getLogger(__name__)
 
 
 class BackgroundWriter:
-    """A thread that does jobs one after the other, each of which writes a sample's files and enters them somewhere.
+    """A thread that runs jobs one after the other; each writes the files of a sample and records them.
 
-    It is used in a `with` block, which ends once all jobs are done, also where an error or an interrupt ends it: what
-    is sampled by then is kept.
+    It is used in a `with` block, which waits for all jobs even if an error or an interrupt ends it, so that everything
+    sampled by then is kept.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
-        self._jobs: deque[Future[None]] = deque()  # of which it is not known yet how they ended
+        self._jobs: deque[Future[None]] = deque()  # not waited for yet
 
     def begin(self, jobs: Iterable[Callable[[], None]]) -> None:
-        """Begin the jobs of a batch; returns once those of the batch before are done.
+        """Begin the jobs of a batch, and return once those of the batch before are done.
 
-        So the frames of one batch are held while another one is sampled, and not more.
+        So no more than one batch's frames are held while the next batch is sampled.
 
         Raises:
             Exception: whatever a job of the batch before raised.
         """
         former = len(self._jobs)
-        # Before the wait, in which an interrupt may come: this batch is sampled, and is not to be lost.
+        # Before the wait, which an interrupt may end: this batch is sampled and must not be lost.
         self._jobs.extend(self._thread.submit(job) for job in jobs)
         for _ in range(former):
             self._wait_for_next()
@@ -45,7 +45,7 @@ class BackgroundWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for all jobs. Of several errors the first one goes on, the others are logged.
+        """Wait for all jobs; if several fail, the first error is raised and the others are logged.
 
         Raises:
             Exception: whatever a job raised.
@@ -60,7 +60,7 @@ class BackgroundWriter:
                         _log(other)
                     first = first or other
         finally:
-            # After a second interrupt jobs are left: the one that runs comes to its end, the others are dropped.
+            # A second interrupt leaves jobs behind: the running one is finished, the others are dropped.
             self._thread.shutdown(cancel_futures=True)
         if error is None and first is not None:
             raise first
@@ -75,6 +75,6 @@ class BackgroundWriter:
 
 
 def _log(error: Exception) -> None:
-    """Say why a sample was not written, where another error is the one that goes on; a bug with its trace."""
+    """Log why a sample was not written when another error is raised; a bug is logged with its traceback."""
     message = message_for_the_user(error)
     logger.warning("WARNING a sample could not be written: %s", message or error, exc_info=None if message else error)
