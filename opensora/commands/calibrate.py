@@ -21,7 +21,7 @@ DEFAULT_TARGET = ("speedup", 2.0)
 
 
 def build_parser() -> OneLineParser:
-    """The flags of this command."""
+    """Return the parser of this command."""
     parser = OneLineParser(
         description=__doc__,
         epilog="example: %(prog)s configs/mini/sample.py --prompt-path assets/prompts/mini_calibration.txt",

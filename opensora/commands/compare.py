@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 # Entries of a config that have to be the same: the videos are compared pixel by pixel, the models loaded once.
 SHARED = ("model", "vae", "text_encoder", "height", "width", "num_frames", "fps", "save_fps", "dtype", "compile")
 SHARED += ("device", "aes", "flow", "camera_motion", "negative_prompt", "multi_resolution", "compat")
-# Entries that ask for more than one clip of one prompt, and what they are without.
+# Entries that ask for more than one clip of one prompt, with the values that do not.
 ONE_CLIP = {"loop": 1, "reference_path": None, "mask_strategy": None, "llm_refine": False, "draft": None, "final": None}
 WITHOUT_CACHE = ("cache", "replay", "speedup", "max_steps_computed", "min_psnr")
 
 
 def build_parser() -> OneLineParser:
-    """The flags of this command."""
+    """Return the parser of this command."""
     parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -77,10 +77,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_configs(paths: Sequence[str], flags: dict[str, object], cfg_options: dict[str, object]) -> list[SampleConfig]:
-    """The first config without its cache, then each as it stands.
+    """Return the first config without its cache, then each config as it stands.
 
     Raises:
-        ConfigError: one cannot be used, computes what the uncached run does, or is of another video than the first.
+        ConfigError: one cannot be used, computes what the uncached run does, or is for another video than the first.
     """
     from opensora.config.loading import load_config
 

@@ -1,4 +1,4 @@
-"""What each stage of a run would take, as a table: the command takes the flags of the sampler."""
+"""Print the memory that each stage of a run would take, as a table; the command takes the flags of the sampler."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     code = run_command(lambda: sample(config_path, flags, cfg_options, arguments), several=True)
     if code and os.environ.get("WORLD_SIZE", "1") != "1":
-        # Process groups whose other members are gone would make the interpreter abort at its end.
+        # Process groups whose other members are gone would make the interpreter abort at exit.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -42,7 +42,7 @@ def print_words(config_path: str, flags: dict[str, Any], cfg_options: dict[str, 
 def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any], arguments: Sequence[str]) -> int:
     """Check everything that can be checked without torch, then sample all prompts.
 
-    `arguments` are those that the others were parsed from, for the ledger and the command that drafts suggest.
+    `arguments` is the command line itself, for the ledger and the command that drafts suggest.
     """
     from opensora.acceleration.launch import check_axes, read_launch
     from opensora.cli.command import Plan, prepare
@@ -83,7 +83,7 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
 
 
 def set_log_level(verbose: int | None) -> None:
-    """Messages of our own packages: 0 warnings only, 1 (and None) progress, 2 everything."""
+    """Set which messages of our own packages are logged: 0 warnings only, 1 (and None) progress, 2 everything."""
     level = {0: logging.WARNING, None: logging.INFO, 1: logging.INFO}.get(verbose, logging.DEBUG)
     for name in ("opensora", "adacache"):
         logging.getLogger(name).setLevel(level)

@@ -19,22 +19,22 @@ COMPUTED, REUSED = "#", "."
 
 
 def strip(trace: Trace) -> str:
-    """One character per step: computed or reused."""
+    """Return one character per step: computed or reused."""
     return "".join(COMPUTED if record.computed else REUSED for record in trace.records)
 
 
 def number(value: float | None) -> str:
-    """A measured value, or a dash."""
+    """Format a measured value, or a dash for None."""
     return "-" if value is None else f"{value:.4f}"
 
 
 def decision(record: StepRecord) -> str:
-    """What happened in a step; "joined" where it was computed as other frames took part than before."""
+    """Name what happened in a step; "joined" means computed because other frames took part than before."""
     return "reused" if not record.computed else "joined" if record.joined else "computed"
 
 
 def show(path: Path) -> str:
-    """A line per step and a summary."""
+    """Return a line per step and a summary."""
     trace = Trace.load(path)
     in_parts = any(record.computed_share is not None for record in trace.records)
     branches = f" {'branches':>9}" if in_parts else ""
@@ -66,12 +66,12 @@ def show(path: Path) -> str:
 
 
 def _numbers(steps: Sequence[int]) -> str:
-    """Steps as people count them."""
+    """List steps counted from 1."""
     return ", ".join(str(step + 1) for step in steps) or "none"
 
 
 def draw(path: Path, output: Path | None) -> str:
-    """Write the picture of a trace; with the thresholds of its codebook if it recorded one."""
+    """Write the plot of a trace, with the thresholds of its codebook if it recorded one."""
     from adacache.trace_plot import plot_trace
 
     trace = Trace.load(path)
@@ -83,7 +83,7 @@ def draw(path: Path, output: Path | None) -> str:
 
 
 def diff(first: Path, second: Path) -> str:
-    """Both schedules above each other, where they differ, and how far their distances are apart.
+    """Compare two traces: both schedules, the steps in which they differ, and how far their distances are apart.
 
     Raises:
         ValueError: the runs had different numbers of steps.

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command and its options."""
+    """Parse the command and its options."""
     parser = OneLineParser(
         description="List, verify and download the weights of a config.",
         epilog="examples: %(prog)s list configs/sample.py; %(prog)s download --weights-dir /data/weights",
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """What is left to do once the arguments are known to be right."""
+    """Run the command that was asked for and return its exit code."""
     if options.command == "verify":
         from opensora.cli.verify import verify_weights  # which compares with the models, so that torch is loaded
 
