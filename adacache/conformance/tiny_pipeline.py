@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import diffusers
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class TinyPipeline:
         lists: names of the transformer's lists of blocks.
         call: arguments of the pipeline beside its text.
         masks, pooled: whether text comes with masks, or with a pooled vector.
+        per_video: (seeds) -> further arguments with a row for each video.
         calls_per_step: of the transformer.
     """
 
@@ -29,11 +31,13 @@ class TinyPipeline:
     call: dict[str, Any]
     masks: bool = False
     pooled: bool = False
+    per_video: Callable[[range], dict[str, Any]] = lambda seeds: {}
     calls_per_step: int = 1
 
     def run(self, pipe: Any, seed: int = 0, steps: int = 6, batch: int = 1, **changes: Any) -> Tensor:
         """Final latents of `batch` videos with seeds that count up; no video depends on the others."""
-        return pipe(**{**self.arguments(seed, steps, batch), **changes}).frames
+        frames = pipe(**{**self.arguments(seed, steps, batch), **changes}).frames
+        return frames[-1] if isinstance(frames, list) else frames  # all that there was after the last section
 
     def arguments(self, seed: int = 0, steps: int = 6, batch: int = 1) -> dict[str, Any]:
         """Those of the pipeline's call."""
@@ -46,6 +50,7 @@ class TinyPipeline:
             for half, offset in (("", 2000), ("negative_", 3000)):
                 text[f"{half}pooled_prompt_embeds"] = torch.stack([noise(s + offset, POOLED_WIDTH) for s in seeds])
         generators = [torch.Generator().manual_seed(s) for s in seeds]
+        text |= self.per_video(seeds)
         return {**self.call, **text, "num_inference_steps": steps, "generator": generators, "output_type": "latent"}
 
     def _text(self, seeds: range, offset: int) -> Tensor:
@@ -54,6 +59,12 @@ class TinyPipeline:
 
 def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def installed(pipelines: dict[str, TinyPipeline]) -> dict[str, TinyPipeline]:
+    """Those that this version of diffusers has: what builds one names its class as what it returns."""
+    names = {name: tiny.build.__annotations__["return"].removeprefix("diffusers.") for name, tiny in pipelines.items()}
+    return {name: pipelines[name] for name, cls in names.items() if hasattr(diffusers, cls)}
 
 
 def finished(pipe: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
+import torch
 
 from adacache.conformance.tiny_pipeline import (
     IMAGE,
@@ -20,20 +21,20 @@ from adacache.conformance.tiny_pipeline import (
 )
 
 
-def _wan_transformer(seed: int, cls: type = diffusers.WanTransformer3DModel) -> Any:
-    transformer = cls(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=TEXT_WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=4,
-        rope_max_seq_len=32,
-    )
-    return randomize(transformer, seed)
+def _wan_transformer(seed: int, cls: type = diffusers.WanTransformer3DModel, **options: Any) -> Any:
+    own = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "out_channels": 4,
+        "text_dim": TEXT_WIDTH,
+        "freq_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 4,
+        "rope_max_seq_len": 32,
+    }
+    return randomize(cls(**{**own, **options}), seed)
 
 
 def wan_vae() -> diffusers.AutoencoderKLWan:
@@ -63,6 +64,42 @@ def wan22() -> diffusers.WanPipeline:
             None, None, wan_vae(), scheduler, _wan_transformer(0), _wan_transformer(1), boundary_ratio=0.8
         )
     )
+
+
+def wan_vace() -> diffusers.WanVACEPipeline:
+    """Wan VACE, of whose blocks two are given hints; the pipeline prepares one video at a time."""
+    transformer = _wan_transformer(0, diffusers.WanVACETransformer3DModel, vace_layers=[0, 2], vace_in_channels=72)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = diffusers.WanVACEPipeline(None, None, wan_vae(), scheduler, transformer)
+    latents_of, mask_of = pipe.prepare_video_latents, pipe.prepare_masks
+    pipe.prepare_video_latents = lambda videos, masks, *_: torch.cat(
+        [latents_of(video[None], mask[None], [[]]) for video, mask in zip(videos, masks, strict=True)]
+    )
+    pipe.prepare_masks = lambda masks, *_: torch.cat([mask_of(mask[None], [[]]) for mask in masks])
+    return finished(pipe)
+
+
+def wan_animate() -> diffusers.WanAnimatePipeline:
+    """Wan Animate, with a face and a pose in every frame but the first, which is an image."""
+    transformer = _wan_transformer(
+        0,
+        diffusers.WanAnimateTransformer3DModel,
+        in_channels=12,
+        latent_channels=4,
+        image_dim=8,
+        motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
+        motion_encoder_size=16,
+        motion_style_dim=8,
+        motion_dim=4,
+        motion_encoder_dim=8,
+        face_encoder_hidden_dim=8,
+        face_encoder_num_heads=2,
+        inject_face_latents_blocks=2,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = diffusers.WanAnimatePipeline(None, None, wan_vae(), scheduler, None, None, transformer)
+    pipe.encode_image = lambda image, device: noise(7, 1, 5, 8)
+    return finished(pipe)
 
 
 def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
@@ -111,6 +148,29 @@ def skyreels_v2_image() -> diffusers.SkyReelsV2ImageToVideoPipeline:
 TINY = {
     "wan": TinyPipeline(wan, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
     "wan22": TinyPipeline(wan22, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
+    "wan_vace": TinyPipeline(
+        wan_vace,
+        ("blocks",),
+        {**SMALL, "num_frames": 9, "guidance_scale": 4.0},
+        per_video=lambda seeds: {
+            name: torch.stack([noise(seed + offset, 9, 3, 64, 64).sigmoid() for seed in seeds])
+            for name, offset in (("video", 6000), ("mask", 7000))
+        },
+        calls_per_step=2,
+    ),
+    "wan_animate": TinyPipeline(
+        wan_animate,
+        ("blocks",),
+        {
+            **SMALL,
+            "segment_frame_length": 9,
+            "guidance_scale": 4.0,
+            "image": IMAGE,
+            "pose_video": VIDEO,
+            "face_video": [image.resize((16, 16)) for image in VIDEO],
+        },
+        calls_per_step=2,
+    ),
     "skyreels_v2": TinyPipeline(
         skyreels_v2, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2
     ),

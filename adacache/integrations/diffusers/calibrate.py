@@ -129,6 +129,7 @@ class PipelineClips:
         self._controller: StepController | None = None
         self._start: RunStart | None = None
         self._peeking = False
+        self._is_sampling = False
         self._factor = 1
 
     @classmethod
@@ -196,12 +197,13 @@ class PipelineClips:
 
     def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
         """Final latents (B, ...), as the pipeline returns them."""
-        self._controller = controller
-        return self._make_run(clips, self._factor, output_type="latent")
+        self._controller, self._is_sampling = controller, False
+        latents = self._make_run(clips, self._factor, output_type="latent")
+        return latents[-1] if isinstance(latents, list) else latents  # of all sections up to the last one
 
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
         """The same as videos, (F, H, W, 3) uint8 each."""
-        self._controller = controller
+        self._controller, self._is_sampling = controller, False
         return [
             np.round(np.asarray(video) * 255).astype(np.uint8)
             for video in self._make_run(clips, self._factor, output_type="np")
@@ -211,6 +213,12 @@ class PipelineClips:
         self._start = start
         if self._peeking:
             raise _Peeked
+        if self._is_sampling:
+            raise ValueError(
+                "a video that is sampled in sections cannot be calibrated; ask for one section, whose calibration "
+                "holds for the others, too"
+            )
+        self._is_sampling = True
         every_step = StaticScheduleConfig(tuple(range(len(start.timesteps))))
         return self._controller or StepController(every_step)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
@@ -49,6 +50,7 @@ class Family:
         lists: all blocks, in the order in which the first blocks of the lists run.
         rows: arguments of the forward that have a row, or several, for each video of a batch.
         num_frames: (the transformer's config, arguments of the forward) -> frames of tokens in a video.
+        num_tokens: the same -> tokens of the video, where others stand before them in the hidden states.
         batches_guidance: whether pipelines that name no cache context have both guidance halves in one batch.
         refused_pipelines: names of pipeline classes that cannot be cached, and why.
         returns_text: whether blocks return hidden states and the text's, not only the first.
@@ -58,6 +60,9 @@ class Family:
         out_channels: option of the transformer that says how many of the latents' channels are denoised.
         bypass: arguments of the forward that leave out the blocks of all lists but the first one, where emptying
             these lists is not enough.
+        aside: modules that serve the blocks alone, such as those that make hints for them, each with a function that
+            gives, for the module's arguments, what stands for its result where the blocks are left out.
+        added_after: (the transformer's config) -> numbers of the blocks after which the forward adds something.
     """
 
     name: str
@@ -72,6 +77,9 @@ class Family:
     channels_dim: int = 1
     out_channels: str = "out_channels"
     bypass: Mapping[str, Any] = field(default_factory=dict)
+    num_tokens: Callable[[Any, Mapping[str, Any]], int] | None = None
+    aside: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    added_after: Callable[[Any], Collection[int]] = lambda config: ()
 
     def check(self, transformer: nn.Module) -> None:
         """Refuse, with a ValueError, a transformer whose blocks are not those of the family."""
@@ -95,6 +103,12 @@ class Family:
                 )
         if not len(getattr(transformer, self.lists[0].name)):
             raise ValueError(f"this {self.transformer} has no blocks in '{self.lists[0].name}': nothing can be cached")
+        last = len(getattr(transformer, self.lists[-1].name)) - 1
+        if last in self.added_after(transformer.config):
+            raise ValueError(
+                f"this {self.transformer} adds something after its last block, which a left-out step would lack: it "
+                "cannot be cached"
+            )
 
     def denoised(self, transformer: nn.Module, arguments: Mapping[str, Any]) -> list[Tensor]:
         """What a call denoises, of each modality (B, C, T, ...): the first channels of the argument `hidden_states`,
@@ -110,18 +124,22 @@ class Family:
         return next(len(getattr(transformer, blocks.name)) for blocks in self.lists if blocks.residual is not None)
 
 
-def tokens_of(hidden_states: Tensor, layout: Layout, num_videos: int, num_frames: int) -> Tensor:
-    """Hidden states of a block as (B, T, S, C), frames apart; a view."""
+def tokens_of(
+    hidden_states: Tensor, layout: Layout, num_videos: int, num_frames: int, num_tokens: int | None = None
+) -> Tensor:
+    """Hidden states of a block as (B, T, S, C), frames apart; of the last `num_tokens` if there are others; a view."""
     if layout == "places":
         return hidden_states.unflatten(0, (num_videos, -1)).transpose(1, 2)
     if layout == "frames":
         return hidden_states.unflatten(0, (num_videos, num_frames))
-    return hidden_states.unflatten(1, (num_frames, -1))
+    return hidden_states[:, -(num_tokens or 0) :].unflatten(1, (num_frames, -1))
 
 
 def from_tokens(tokens: Tensor, hidden_states: Tensor, layout: Layout) -> Tensor:
-    """Tokens (B, N, C) in the layout and shape of `hidden_states`."""
+    """Tokens (B, N, C) in the layout and shape of `hidden_states`; those that stood before them are put there again."""
     if layout == "places":
         num_frames = hidden_states.shape[1]
         tokens = tokens.unflatten(1, (num_frames, -1)).transpose(1, 2)
+    if tokens.numel() < hidden_states.numel():
+        return torch.cat([hidden_states[:, : -tokens.shape[1]], tokens], dim=1)
     return tokens.reshape(hidden_states.shape)

@@ -22,7 +22,8 @@ class CachedForward:
     output after it. The stand-in hands its hidden states to the controller; where they are to be computed, the
     transformer's own forward runs within it, this time with its blocks, and only what they give is taken over. So no
     line of the model is repeated here, any of a batch's videos can be computed without the others, and a computed step
-    costs the embedding of its input and its last layer twice, which is little beside the blocks.
+    costs the embedding of its input and its last layer twice, which is little beside the blocks. Modules that serve the
+    blocks alone are stood for, too.
 
     Blocks may be compiled: those that are measured run as they were before, since a compiled one does not show what
     goes on in it. Between calls nothing about the transformer is changed.
@@ -54,7 +55,7 @@ class CachedForward:
         Raises:
             RuntimeError: outside of a run; otherwise as `StepController.stack`.
         """
-        family, own_lists = self.family, self._lists()
+        family, own = self.family, self._own()
         first = family.lists[0]
         denoised = family.denoised(self.transformer, arguments)
         contexts = [context, f"{context}, audio"][: len(denoised)]
@@ -64,17 +65,18 @@ class CachedForward:
             if held[0] is not None:
                 return tuple(output.movedim(1, dim) for output, dim in zip(held, channels_dims, strict=False))
         num_videos, num_frames = len(denoised[0]), family.num_frames(self.transformer.config, arguments)
+        num_tokens = family.num_tokens(self.transformer.config, arguments) if family.num_tokens else None
         # Copies, as loops may change latents in place.
         signals = {"latents": lambda: tuple(latents.transpose(1, 2).clone() for latents in denoised)}
 
         def run_stack(hidden_states: Tensor, audio: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-            tokens = tokens_of(hidden_states, first.layout, num_videos, num_frames)
+            tokens = tokens_of(hidden_states, first.layout, num_videos, num_frames, num_tokens)
             of_audio: list[Any] = []
 
             def run_blocks(_: Tensor, rows: Tensor | None = None) -> Tensor:
                 chosen = arguments if rows is None else _rows_of(arguments, family.rows, rows, num_videos)
                 inner = inner_forward or forward
-                states, *of_audio[:] = self._run_blocks(controller, inner, chosen, own_lists, num_frames)
+                states, *of_audio[:] = self._run_blocks(controller, inner, chosen, own, num_frames, num_tokens)
                 return states
 
             def take_audio(_: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -88,10 +90,8 @@ class CachedForward:
                 audio = controller.stack(audio, take_audio, 1, contexts[1], signals, modality=1)
             return from_tokens(result, hidden_states, first.layout), audio
 
-        stand_in = _StandIn(run_stack, family, own_lists)
-        # A family with a bypass goes through its lists in pairs: the others must not be empty.
-        replaced = {} if family.bypass else {name: nn.ModuleList() for name in own_lists}
-        with _with_lists(self.transformer, {**replaced, first.name: nn.ModuleList([stand_in])}):
+        stand_in = _StandIn(run_stack, family, own)
+        with _with_modules(self.transformer, self._stand_ins(own, stand_in)):
             output = forward(**{**arguments, **family.bypass})
 
         def replace_output(modality: int, sample: Tensor) -> Tensor:
@@ -105,16 +105,29 @@ class CachedForward:
         """Of a call: one, or two with a sound."""
         return len(self.family.denoised(self.transformer, arguments))
 
-    def _lists(self) -> dict[str, nn.ModuleList]:
-        return {blocks.name: getattr(self.transformer, blocks.name) for blocks in self.family.lists}
+    def _own(self) -> dict[str, nn.Module]:
+        """The transformer's lists of blocks, and the modules that serve the blocks alone, as far as it has them."""
+        names = [*(blocks.name for blocks in self.family.lists), *self.family.aside]
+        return {name: getattr(self.transformer, name) for name in names if hasattr(self.transformer, name)}
+
+    def _stand_ins(self, own: Mapping[str, nn.Module], stand_in: _StandIn) -> dict[str, nn.Module]:
+        """What stands in place of them where the blocks are left out."""
+        family = self.family
+        # A family with a bypass goes through its lists in pairs: the others must not be empty.
+        replaced = {} if family.bypass else {blocks.name: nn.ModuleList() for blocks in family.lists}
+        for name in family.aside.keys() & own.keys():
+            aside = _Aside(family.aside[name])
+            replaced[name] = nn.ModuleList([aside]) if isinstance(own[name], nn.ModuleList) else aside
+        return {**replaced, family.lists[0].name: nn.ModuleList([stand_in])}
 
     def _run_blocks(
         self,
         controller: StepController,
         forward: Callable[..., Any],
         arguments: Mapping[str, Any],
-        own_lists: Mapping[str, nn.ModuleList],
+        own: Mapping[str, nn.Module],
         num_frames: int,
+        num_tokens: int | None,
     ) -> tuple[Tensor, Tensor | None, list[tuple[Site, Callable[[], Tensor]]]]:
         """Hidden states (B, N, C) after the last block that runs in `forward(**arguments)`, those of a sound, and what
         its measured branches add.
@@ -125,20 +138,20 @@ class CachedForward:
 
         def keep(layout: Layout, output: Any) -> None:
             states, second = output if isinstance(output, tuple) else (output, None)
-            last[:] = [tokens_of(states, layout, num_videos, num_frames).flatten(1, 2), second]
+            last[:] = [tokens_of(states, layout, num_videos, num_frames, num_tokens).flatten(1, 2), second]
 
         def take(site: Site, layout: Layout, residual: Callable[[], Tensor]) -> None:
-            controller.branch(site, lambda: tokens_of(residual(), layout, num_videos, num_frames))
+            controller.branch(site, lambda: tokens_of(residual(), layout, num_videos, num_frames, num_tokens))
 
         with ExitStack() as stack:
-            lists = {}
+            modules = dict(own)
             for blocks in family.lists:
-                own = own_lists[blocks.name]
-                ends = [_Shown(block, partial(keep, blocks.layout)) for block in own[-1:]]
-                lists[blocks.name] = nn.ModuleList([*own[:-1], *ends])
+                all_blocks = own[blocks.name]
+                ends = [_Shown(block, partial(keep, blocks.layout)) for block in all_blocks[-1:]]
+                modules[blocks.name] = nn.ModuleList([*all_blocks[:-1], *ends])
                 for site in controller.observed_sites:
                     if blocks.residual is not None and site.stream in blocks.streams and site.part == "attn":
-                        block = own[site.block]
+                        block = all_blocks[site.block]
                         stack.enter_context(_not_compiled(block))
                         handles = [*blocks.residual.watch(block, partial(take, site, blocks.layout))]
                         if blocks.audio_residual is not None:
@@ -147,7 +160,7 @@ class CachedForward:
                             )
                         for handle in handles:
                             stack.callback(handle.remove)
-            stack.enter_context(_with_lists(self.transformer, lists))
+            stack.enter_context(_with_modules(self.transformer, modules))
             forward(**_without_lora_scale(arguments))
         states, second = last
         return states, second if family.audio else None, of_audio
@@ -171,14 +184,14 @@ class _Shown(nn.Module):
 class _StandIn(nn.Module):
     """Stands for all blocks; where these also return the text's states, they go on as they are.
 
-    It holds the blocks that it stands for, so that what is done to all layers of the transformer reaches theirs, too.
+    It holds all that is replaced, so that what is done to all layers of the transformer reaches those, too.
 
     Args:
         run: makes the hidden states, and those of a sound, of what they are before the blocks.
     """
 
     def __init__(
-        self, run: Callable[..., tuple[Tensor, Tensor | None]], family: Family, stands_for: Mapping[str, nn.ModuleList]
+        self, run: Callable[..., tuple[Tensor, Tensor | None]], family: Family, stands_for: Mapping[str, nn.Module]
     ) -> None:
         super().__init__()
         self._run = run
@@ -193,6 +206,18 @@ class _StandIn(nn.Module):
         if self._family.audio:
             return states, audio
         return (states, named[second]) if self._family.returns_text else states
+
+
+class _Aside(nn.Module):
+    """Stands for a module that serves the blocks alone, and costs nothing."""
+
+    def __init__(self, result: Callable[..., Any]) -> None:
+        super().__init__()
+        self._result = result
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module is called."""
+        return self._result(*args, **kwargs)
 
 
 def _without_lora_scale(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,16 +260,16 @@ def _take_rows(value: Any, rows: Tensor, num_rows: int) -> Any:
 
 
 @contextmanager
-def _with_lists(transformer: nn.Module, lists: Mapping[str, nn.ModuleList]) -> Iterator[None]:
-    """Other lists of blocks for a while."""
-    before = {name: getattr(transformer, name) for name in lists}
+def _with_modules(transformer: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Other modules under these names for a while."""
+    before = {name: getattr(transformer, name) for name in modules}
     try:
-        for name, modules in lists.items():
-            setattr(transformer, name, modules)
+        for name, module in modules.items():
+            setattr(transformer, name, module)
         yield
     finally:
-        for name, modules in before.items():
-            setattr(transformer, name, modules)
+        for name, module in before.items():
+            setattr(transformer, name, module)
 
 
 def _with_samples(output: Any, changes: Sequence[Callable[[Tensor], Tensor]]) -> Any:

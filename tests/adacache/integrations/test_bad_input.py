@@ -16,6 +16,7 @@ import torch
 
 from adacache import AdaCacheConfig
 from adacache.conformance.tiny import TINY
+from adacache.conformance.tiny_pipeline import rebuilt
 from adacache.integrations.diffusers import apply_adacache
 from adacache.integrations.diffusers.families import KNOWN
 from adacache.policies.static import StaticScheduleConfig
@@ -92,6 +93,13 @@ def test_frames_at_different_steps_are_refused(kind):
     pipe = TINY["skyreels_v2"].build()
     cls = getattr(diffusers, f"SkyReelsV2DiffusionForcing{kind}Pipeline")
     refused(cls(None, None, pipe.transformer, pipe.vae, pipe.scheduler), "its frames are at different steps")
+
+
+@pytest.mark.skipif("wan_vace" not in TINY, reason="not in this version of diffusers")
+def test_what_is_added_after_the_last_block_would_be_lost():
+    pipe = TINY["wan_vace"].build()
+    pipe.transformer = rebuilt(pipe.transformer, vace_layers=[0, 3])
+    refused(pipe, "WanVACETransformer3DModel adds something after its last block")
 
 
 def diffusers_cache() -> diffusers.PyramidAttentionBroadcastConfig:

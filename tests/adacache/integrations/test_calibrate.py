@@ -14,7 +14,9 @@ from adacache.calibration import plan
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.quality import psnr
 from adacache.conformance.tiny import TINY, TinyPipeline
+from adacache.conformance.tiny_pipeline import IMAGE
 from adacache.integrations.diffusers import apply_adacache, calibrate_pipeline
+from adacache.integrations.diffusers.calibrate import PipelineClips
 
 STEPS = 8
 PROMPTS = ("10", "11", "12")  # seeds of the random embeddings
@@ -179,3 +181,14 @@ def test_a_scheduler_that_comes_to_a_time_twice_is_calibrated(scheduler, monkeyp
         trace = handle.trace
     assert trace.num_steps > STEPS  # calls
     assert trace.num_computed <= 6
+
+
+def test_a_video_in_sections_is_calibrated_by_one_of_them():
+    with pytest.raises(ValueError, match="ask for one section"):
+        calibrated("framepack", image=IMAGE, num_frames=17)
+    tiny = TINY["framepack"]
+    pipe = tiny.build()
+    call = {**tiny.call, "image": IMAGE, "num_inference_steps": STEPS}
+    with PipelineClips.of(pipe, encoder(tiny), call) as clips:
+        latents = clips.latents([plan.Clip("10", 10)], None)
+    assert torch.equal(latents, tiny.run(pipe, seed=10, steps=STEPS))

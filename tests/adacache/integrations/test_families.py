@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,12 +17,18 @@ from torch import Tensor
 from adacache import AdaCacheConfig
 from adacache.conformance.tiny import OTHERS, TINY, TinyPipeline
 from adacache.integrations.diffusers import apply_adacache
+from adacache.integrations.diffusers.families import find_family
 from adacache.integrations.diffusers.family import from_tokens, tokens_of
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 
 STEPS = 8
 SCHEDULE = (0, 1, 3, 7)
+# What makes these pipelines sample a video in two sections.
+SECTIONS = {
+    "framepack": {"num_frames": 17},
+    "wan_animate": {name: [*video, *video[1:]] for name, video in TINY["wan_animate"].call.items() if "video" in name},
+}
 EVERY_STEP = StaticScheduleConfig(tuple(range(STEPS)))
 
 
@@ -105,7 +112,7 @@ def skipped_by_hand(pipe: Any, tiny: TinyPipeline, schedule: tuple[int, ...]) ->
                 videos = len(start) // hidden_states.shape[1]
                 start = start.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
             step, half = divmod(len(calls), tiny.calls_per_step)
-            computed = step in schedule or (number, half) not in residuals
+            computed = step % STEPS in schedule or (number, half) not in residuals
             calls.append(computed)
             if computed:
                 residuals[number, half] = hidden_states - start
@@ -170,6 +177,23 @@ def test_tokens_go_back_to_where_their_blocks_had_them(layout, shape):
     assert torch.equal(from_tokens(tokens.flatten(1, 2), states, layout), states)
 
 
+@pytest.mark.parametrize("name", [name for name in ("wan_vace", "wan_animate") if name in TINY])
+def test_what_serves_the_blocks_alone_is_left_out_with_them(name):
+    tiny = TINY[name]
+    pipe = tiny.build()
+    called = []
+    for aside in find_family(pipe.transformer).aside:
+        module = getattr(pipe.transformer, aside)
+        first = module[0] if isinstance(module, torch.nn.ModuleList) else module
+        first.register_forward_hook(lambda *_, aside=aside: called.append(aside))
+    tiny.run(pipe, steps=1)
+    in_a_step = list(called)
+    called.clear()
+    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)):
+        tiny.run(pipe, steps=STEPS)
+    assert in_a_step and called == in_a_step * len(SCHEDULE)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_pipelines_of_a_family_are_cached_as_its_first_one(name, caplog):
     tiny = OTHERS[name]
@@ -202,18 +226,22 @@ def test_a_batch_of_two_is_two_single_runs(pipe, tiny):
             assert_close(latents, single)
 
 
-def test_the_second_run_equals_the_first_also_after_an_exception(pipe, tiny):
-    def fail(pipe, step, timestep, tensors):
-        if step == 2:
+def test_the_second_run_equals_the_first_also_after_an_exception(pipe, tiny, monkeypatch):
+    steps_done = iter([1, 2])
+    step = pipe.scheduler.step
+
+    def fail(*args, **kwargs):
+        if next(steps_done, None) is None:
             raise KeyboardInterrupt
-        return tensors
+        return step(*args, **kwargs)
 
     with apply_adacache(pipe, adacache(pipe, tiny)) as handle:
         first = tiny.run(pipe, steps=STEPS)
         steps = handle.trace.computed_steps
         assert torch.equal(tiny.run(pipe, steps=STEPS), first)
-        with pytest.raises(KeyboardInterrupt):
-            tiny.run(pipe, seed=5, steps=STEPS, callback_on_step_end=fail)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(pipe.scheduler, "step", fail)
+            tiny.run(pipe, seed=5, steps=STEPS)
         assert torch.equal(tiny.run(pipe, steps=STEPS), first)
         assert handle.trace.computed_steps == steps
 
@@ -227,6 +255,20 @@ def test_steps_are_calls_of_the_transformer(pipe, tiny):
     assert [record.index for record in handle.trace.records] == list(range(STEPS))
     for hook in hooks:
         hook.remove()
+
+
+@pytest.mark.parametrize(("name", "sections"), SECTIONS.items())
+def test_each_section_of_a_video_is_a_run(name, sections, caplog):
+    tiny = TINY[name]
+    pipe = tiny.build()
+    with skipped_by_hand(pipe, tiny, SCHEDULE) as calls:
+        by_hand = tiny.run(pipe, steps=STEPS, **sections)
+    assert len(calls) == 2 * STEPS * tiny.calls_per_step
+    caplog.set_level(logging.INFO, "adacache")
+    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
+        assert_close(tiny.run(pipe, steps=STEPS, **sections), by_hand)
+    assert caplog.messages == [f"AdaCache: {len(SCHEDULE)} of {STEPS} steps computed"] * 2
+    assert handle.trace.computed_steps == list(SCHEDULE)
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,63 @@
-"""HunyuanVideo."""
+"""HunyuanVideo, 1.5, and FramePack, which continues videos."""
 
 from __future__ import annotations
 
 from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByNorm
 
+# The later blocks fuse attention and MLP, so that the earlier ones are measured.
+_LISTS = (
+    BlockList("transformer_blocks", ("HunyuanVideoTransformerBlock",), GatedByNorm(index=1, attention="attn")),
+    BlockList("single_transformer_blocks", ("HunyuanVideoSingleTransformerBlock",)),
+)
+_ROWS = (
+    "hidden_states",
+    "timestep",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+    "pooled_projections",
+    "guidance",
+)
 FAMILIES = (
-    # Text to video. Its later blocks fuse attention and MLP, so that the earlier ones are measured.
     Family(
         name="HunyuanVideo",
         transformer="HunyuanVideoTransformer3DModel",
+        lists=_LISTS,
+        rows=_ROWS,
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
+        returns_text=True,
+    ),
+    Family(
+        name="HunyuanVideo 1.5",
+        transformer="HunyuanVideo15Transformer3DModel",
         lists=(
-            BlockList("transformer_blocks", ("HunyuanVideoTransformerBlock",), GatedByNorm(index=1, attention="attn")),
-            BlockList("single_transformer_blocks", ("HunyuanVideoSingleTransformerBlock",)),
+            BlockList(
+                "transformer_blocks", ("HunyuanVideo15TransformerBlock",), GatedByNorm(index=1, attention="attn")
+            ),
         ),
         rows=(
             "hidden_states",
             "timestep",
             "encoder_hidden_states",
             "encoder_attention_mask",
-            "pooled_projections",
-            "guidance",
+            "timestep_r",
+            "encoder_hidden_states_2",
+            "encoder_attention_mask_2",
+            "image_embeds",
         ),
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
+        returns_text=True,
+    ),
+    # The network of HunyuanVideo. Tokens of the frames before stand before those of the frames that are denoised.
+    Family(
+        name="FramePack",
+        transformer="HunyuanVideoFramepackTransformer3DModel",
+        lists=_LISTS,
+        rows=(*_ROWS, "image_embeds", "latents_clean", "latents_history_2x", "latents_history_4x"),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
+        num_tokens=lambda config, arguments: (
+            arguments["hidden_states"][0, 0].numel() // (config.patch_size_t * config.patch_size**2)
+        ),
         returns_text=True,
     ),
 )

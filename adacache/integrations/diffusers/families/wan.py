@@ -18,6 +18,43 @@ FAMILIES = (
             for kind in ("", "ImageToVideo", "VideoToVideo")
         },
     ),
+    # The network of Wan. Blocks beside it make hints out of a video, and every few blocks one is added.
+    Family(
+        name="Wan VACE",
+        transformer="WanVACETransformer3DModel",
+        lists=(BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),),
+        rows=(
+            "hidden_states",
+            "timestep",
+            "encoder_hidden_states",
+            "encoder_hidden_states_image",
+            "control_hidden_states",
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        aside={"vace_blocks": lambda hidden_states, text, control, *_: (hidden_states.new_zeros(()), control)},
+        added_after=lambda config: config.vace_layers,
+    ),
+    # The network of Wan, with a reference image as the first frame. Features of a face are added every few blocks.
+    Family(
+        name="Wan Animate",
+        transformer="WanAnimateTransformer3DModel",
+        lists=(BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),),
+        rows=(
+            "hidden_states",
+            "timestep",
+            "encoder_hidden_states",
+            "encoder_hidden_states_image",
+            "pose_hidden_states",
+            "face_pixel_values",
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        aside={
+            "motion_encoder": lambda faces: faces.new_zeros(len(faces), 1),
+            "face_encoder": lambda motion: motion,
+            "face_adapter": lambda hidden_states, faces: hidden_states.new_zeros(()),
+        },
+        added_after=lambda config: range(0, config.num_layers, config.inject_face_latents_blocks),
+    ),
     # Wan 2.1 and Wan 2.2; the latter has a second transformer of the same class for the later, less noisy steps.
     Family(
         name="Wan",

@@ -1,0 +1,23 @@
+"""HunyuanVideo 1.5 with AdaCache: 61 frames of 480 x 832.
+
+The first run downloads the weights; or give a folder with them: python examples/hunyuan_video15.py FOLDER
+"""
+
+import sys
+
+import checkout  # noqa: F401 (leave it out in a program of your own)
+import torch
+from diffusers import HunyuanVideo15Pipeline
+from diffusers.utils import export_to_video
+
+from adacache.integrations.diffusers import apply_adacache
+
+model = sys.argv[1] if len(sys.argv) > 1 else "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v"
+device = "cuda" if torch.cuda.is_available() else "cpu"
+pipe = HunyuanVideo15Pipeline.from_pretrained(model, torch_dtype=torch.bfloat16).to(device)
+pipe.vae.enable_tiling()
+handle = apply_adacache(pipe, "fast30")
+video = pipe("a red panda in the rain", height=480, width=832, num_frames=61, num_inference_steps=30).frames[0]
+export_to_video(video, "hunyuan_video15.mp4", fps=24)
+print("computed steps:", handle.trace.computed_steps)
+handle.trace.save("hunyuan_video15.trace.json")
