@@ -43,15 +43,15 @@ class SamplingError(UserError):
 
 @dataclass(frozen=True)
 class SamplingOutput:
-    """What a batch of prompts became.
+    """The result of sampling a batch of prompts.
 
     Attributes:
         videos: one (F, H, W, 3) uint8 array per prompt.
-        latents: (B, 4, T, H', W') float32, before decoding; of several loops those of all clips, one after the other.
-        traces: one per prompt (the same where a batch shares one schedule); None without a cache. Of several loops
-            the first one's.
-        later_traces: those of the following loops, a list like `traces` for each.
-        seconds: time of the whole batch, text encoding to decoding.
+        latents: (B, 4, T, H', W') float32, before decoding; with several loops, those of all clips, joined along time.
+        traces: one per prompt (the same one if the batch shares a schedule), or None for each without a cache. With
+            several loops, those of the first loop.
+        later_traces: for each following loop, a list like `traces`.
+        seconds: time of the whole batch, from text encoding to decoding.
     """
 
     videos: list[np.ndarray]
@@ -73,9 +73,9 @@ class SamplingPipeline:
     """Loaded models and the settings of a config file; call it with prompts.
 
     Args:
-        cache: how steps are reused; None computes every step. Each call has a controller of its own.
-        group: the processes that share every video with this one; all of them make the same calls, and all get the
-            same results. None where this process works alone.
+        cache: how steps are reused; None computes every step. Every clip gets a new controller.
+        group: the processes that share every video with this one; all of them make the same calls and get the same
+            results. None if this process works alone.
         on_step: is shown every step of every call once it is over; what it raises ends the call.
 
     Raises:
@@ -115,15 +115,16 @@ class SamplingPipeline:
         text_encoder: CaptionEncoder | None = None,
         group: VideoGroup | None = None,
     ) -> Self:
-        """Load the models that a config names: a typed one, its entries, or the path of a config file.
+        """Load the models that a config names and build the pipeline.
 
         Args:
-            text_encoder: takes the place of the config's, which is then not loaded.
+            config: a typed config, the entries of one, or the path of a config file.
+            text_encoder: used instead of the config's, which is then not loaded.
             group: the processes that share every video, as for the class.
 
         Raises:
-            ConfigError: the config cannot be used, its device does not exist, nothing can be compiled for it, or its
-                target was calibrated with other weights.
+            ConfigError: the config cannot be used, its device does not exist or cannot be compiled for, or its target
+                was calibrated with other weights.
             WeightsError: weights are missing, unreachable or damaged.
             WeightsError: a checkpoint does not fit its model.
         """
@@ -138,7 +139,7 @@ class SamplingPipeline:
         return cls(models.model, models.vae, text_encoder, scheduler, config, config.cache, group)
 
     def with_config(self, config: SampleConfig) -> Self:
-        """The same loaded models under other settings of sampling: size, steps, guidance, cache, loops.
+        """Return a pipeline of the same loaded models with other settings: size, steps, guidance, cache, loops.
 
         Raises:
             ConfigError: the cache does not fit the number of steps or the model's depth.
@@ -159,16 +160,17 @@ class SamplingPipeline:
     ) -> SamplingOutput:
         """Sample one video per prompt.
 
-        A warning names the words of prompts that are longer than what the text encoder reads.
+        If a prompt is longer than the text encoder reads, a warning says where it is cut.
 
         Args:
-            seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends
-                on its own seed only, unless the cache has schedule="batch".
-            progress: show progress bars; None as the config's `verbose` says.
-            references: per prompt, the latents (4, t, H', W') of the frames it is given, by `encode_reference`.
-            mask_strategies: per prompt, where its references go, as `opensora.conditioning.mask_strategy` reads it:
-                "0,0,0,0,1,0" starts the video with the first latent frame of reference 0.
-            meter: notes the memory of the stages "denoise" and "decode".
+            seed: one seed per prompt, or the first of consecutive ones; None takes the config's. A video depends only
+                on its own seed, unless the cache has schedule="batch".
+            progress: show progress bars; None follows the config's `verbose`.
+            references: for each prompt, latents (4, t, H', W') of its references, as `encode_reference` returns them.
+            mask_strategies: for each prompt, where its references go, in the syntax of
+                `opensora.conditioning.mask_strategy`: "0,0,0,0,1,0" starts the video with the first latent frame of
+                reference 0.
+            meter: records the memory of the stages "denoise" and "decode".
 
         Raises:
             SamplingError: the latents became NaN or infinite, no prompts were given, or references do not fit.
@@ -199,7 +201,7 @@ class SamplingPipeline:
         progress: bool | None,
         meter: StageMeter | None,
     ) -> _Clip:
-        """One clip of every video: noise and references, sampling, decoding."""
+        """Sample one clip of every video: draw noise, place references, denoise, decode."""
         stage = nullcontext if meter is None else meter.stage
         controller = self.controller()
         with stage("denoise"):
@@ -212,10 +214,10 @@ class SamplingPipeline:
     def _continued(
         self, before: _Clip, references: list[list[Tensor]], strategies: list[str], loop: int
     ) -> tuple[list[list[Tensor]], list[str]]:
-        """References and mask strategies under which clip `loop` begins with the end of the one before.
+        """Return the references and mask strategies that make clip `loop` begin with the end of the clip before it.
 
-        Its latents are taken over as they are. With `compat` they are decoded and encoded again, as upstream does,
-        which loses a little in every loop.
+        The latents are taken over unchanged. With `compat` the decoded frames are encoded again, as upstream does,
+        which loses a little quality in every loop.
         """
         config = self.config
         given = (references, strategies or [""] * len(references), loop)
@@ -226,7 +228,7 @@ class SamplingPipeline:
         return append_generated(self.vae, pixels.to(before.latents.device), *given, length, edit)
 
     def _joined(self, clips: Sequence[_Clip], started: float) -> SamplingOutput:
-        """The clips one after the other, without what each repeats of the one before."""
+        """Join the clips along time, leaving out the frames that each repeats from the clip before it."""
         first, *later = clips
         latents, videos = first.latents, first.videos
         if later:
@@ -250,11 +252,11 @@ class SamplingPipeline:
         controller: StepController | None = None,
         loop: int = 0,
     ) -> Tensor:
-        """Latents (B, 4, T, H', W') float32 of one clip per prompt, with the arguments of a call.
+        """Return latents (B, 4, T, H', W') float32 of one clip per prompt; other arguments are those of a call.
 
         Args:
-            controller: decides which steps are computed; without one all are, whatever `cache` says.
-            loop: which clip of a long video; it decides about text, noise and the entries of mask strategies.
+            controller: decides which steps are computed; without one all are, even if the pipeline has a `cache`.
+            loop: index of the clip in a long video; it selects the text, the noise and the entries of mask strategies.
 
         Raises:
             SamplingError: as for a call.
@@ -267,10 +269,10 @@ class SamplingPipeline:
         return self._denoise(text, z, mask, seeds, loop, progress, controller)
 
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> Sequence[int]:
-        """One seed for each of `count` prompts.
+        """Return one seed for each of `count` prompts.
 
         Raises:
-            SamplingError: no prompts, or another number of seeds.
+            SamplingError: there are no prompts, or the number of seeds is not theirs.
         """
         if not count:
             raise SamplingError("no prompts were given; pass at least one")
@@ -282,13 +284,13 @@ class SamplingPipeline:
         return seed
 
     def captions(self, prompts: Sequence[str], loop: int = 0) -> list[str]:
-        """What the text encoder reads about one loop."""
+        """Return the captions that the text encoder reads for one loop."""
         config = self.config
         scores = (config.aes, config.flow, config.camera_motion)
         return [prepare_captions(prompt, *scores, loop + 1)[loop] for prompt in prompts]
 
     def controller(self) -> StepController | None:
-        """A new controller for one clip; None without a cache."""
+        """Return a new controller for one clip; None without a cache."""
         if self.cache is None:
             return None
         if self.group is None:
@@ -299,7 +301,7 @@ class SamplingPipeline:
     def _noise_and_references(
         self, seeds: Sequence[int], references: Sequence[Sequence[Tensor]], strategies: Sequence[str], loop: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Noise (B, C, T, H, W) with references written into it; the mask (B, T) of what is sampled, None: all.
+        """Return noise (B, C, T, H, W) with references in it, and the mask (B, T) of sampled frames (None: all).
 
         Raises:
             SamplingError: the references do not fit.
@@ -330,10 +332,10 @@ class SamplingPipeline:
         progress: bool | None,
         controller: StepController | None,
     ) -> Tensor:
-        """Latents of one clip.
+        """Return the latents of one clip.
 
         Raises:
-            SamplingError: they became NaN or infinite.
+            SamplingError: the latents became NaN or infinite.
         """
         try:
             return self.scheduler.denoise(
@@ -353,7 +355,7 @@ class SamplingPipeline:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, progress: bool | None = None) -> list[np.ndarray]:
-        """One (F, H, W, 3) uint8 video for each of the latents (B, 4, T, H', W').
+        """Decode latents (B, 4, T, H', W') into one (F, H, W, 3) uint8 video each.
 
         Raises:
             SamplingError: pixels are NaN or infinite.
@@ -369,13 +371,13 @@ class SamplingPipeline:
         return list(videos)
 
     def _frames(self, latents: Tensor, chunks: Iterator[Tensor]) -> np.ndarray | None:
-        """Decoded chunks as (B, F, H, W, 3) uint8; None where a pixel is NaN or infinite."""
+        """Return decoded chunks as (B, F, H, W, 3) uint8; None if a pixel is NaN or infinite."""
         config, done = self.config, 0
         videos = np.empty((len(latents), 0, 0, 0, 3), np.uint8)
         for chunk in chunks:
             if not torch.isfinite(chunk).all():
                 return None
-            # Sides that are no multiple of the autoencoder's factor were sampled up to the next one.
+            # Sides that are not a multiple of the autoencoder's factor were rounded up for sampling.
             chunk = chunk[..., : config.height, : config.width]
             if not done:
                 videos = np.empty((len(chunk), config.num_frames, *chunk.shape[3:], 3), np.uint8)
@@ -385,7 +387,7 @@ class SamplingPipeline:
         return videos[:, :done]
 
     def size_arguments(self, batch: int) -> dict[str, Tensor]:
-        """Height, width, number of frames and frame rate of the config's video, (batch,) each, for the model."""
+        """Return the model's arguments about the size and frame rate of the config's video, for `batch` videos."""
         config = self.config
         return prepare_multi_resolution_info(
             config.multi_resolution,
@@ -399,11 +401,11 @@ class SamplingPipeline:
 
     @torch.no_grad()
     def encode_reference(self, frames: np.ndarray | Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (4, t, H', W') of a clip, (F, H, W, 3) uint8 or (3, F, H, W) in [-1, 1], for `references`.
+        """Encode a clip, (F, H, W, 3) uint8 or (3, F, H, W) in [-1, 1], to latents (4, t, H', W') for `references`.
 
         The mean of the autoencoder's posterior is taken, so that the same frames always give the same latents. An
-        image is encoded as the first frame of a clip at rest: the temporal autoencoder normalizes over all frames of
-        a chunk, so that a lone frame's latent differs from the one a clip begins with.
+        image is encoded as the first frame of a still clip: the temporal autoencoder normalizes over all frames of a
+        chunk, so the latent of a lone frame differs from the first latent of a clip.
 
         With `compat` a sample of the posterior is drawn from `generator`, and an image is encoded alone.
         """
@@ -411,7 +413,7 @@ class SamplingPipeline:
             frames = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
         height, width = frames.shape[2:]
         factor = self.vae.downsample
-        # Sides that are no multiple of the autoencoder's factor go up to the next one, as the noise does.
+        # Sides that are not a multiple of the autoencoder's factor are rounded up, like those of the noise.
         frames = torch.nn.functional.pad(frames, (0, -width % factor, 0, -height % factor), mode="replicate")
         compat = self.config.compat
         is_image = frames.shape[1] == 1 and not compat
@@ -422,10 +424,10 @@ class SamplingPipeline:
 
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> Tensor:
-    """One seed, one noise of `shape`, (B, *shape): drawn on the CPU, so that it is the same on every device.
+    """Draw noise (B, *shape), one sample per seed, on the CPU, so that it is the same on every device.
 
     Args:
-        loop: which clip of a long video; every clip goes on in its video's stream.
+        loop: index of the clip in a long video; each clip takes the next sample of its video's random stream.
     """
     noise = []
     for seed in seeds:
@@ -445,9 +447,9 @@ def prepare_multi_resolution_info(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Keyword arguments of the model that tell it what it draws.
+    """Return the keyword arguments that tell the model the size and frame rate of the video.
 
-    With bfloat16, sizes are rounded to 8 significant bits (854 becomes 856), as in the reference.
+    With bfloat16, sizes are rounded to 8 significant bits (854 becomes 856), as upstream does.
 
     Args:
         info_type: "OpenSora" and "STDiT2" give height, width, num_frames, ar (height over width) and fps, (B,) each;
@@ -455,7 +457,7 @@ def prepare_multi_resolution_info(
         image_size: (height, width) in pixels.
 
     Raises:
-        ValueError: an unknown `info_type`.
+        ValueError: `info_type` is unknown.
 
     Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
     """

@@ -42,18 +42,18 @@ def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PyTorch's attention, (B, heads, N, D); without any query, as on a process without frames, there is nothing to do.
+    """Scaled dot-product attention of PyTorch, (B, heads, N, D).
 
-    CUDA kernels refuse an empty batch.
+    Without queries, as on a process that holds no frames, the result is empty: CUDA kernels refuse an empty batch.
     """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask) if q.numel() else torch.empty_like(q)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with normalized queries and keys, (B, N, C) -> (B, N, C).
+    """Multi-head self-attention, with `qk_norm` of normalized queries and keys, (B, N, C) -> (B, N, C).
 
     Attributes:
-        fuse: let one kernel attend along time where it can; False goes through PyTorch's layers.
+        fuse: use the fused kernel for attention along time where it can; False always uses PyTorch's layers.
     """
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool):
@@ -79,7 +79,7 @@ class SelfAttention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def _is_fused(self, qkv: Tensor) -> bool:
-        """Whether one kernel does what lies between the linear layers: on a GPU, while nothing is trained."""
+        """Whether the fused kernel replaces everything between the linear layers: on a GPU, outside of training."""
         _, frames, _, _, size = qkv.shape
         return (
             self.fuse
@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
-        """`text_mask` (B, L) is True at real tokens; None means that all are."""
+        """`text_mask` (B, L) is True at real tokens; None means that all are real."""
         q = self.q_linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, D)
         kv = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1))  # (B, L, 2, heads, D)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, D)

@@ -1,4 +1,4 @@
-"""Layers of STDiT3 beside attention: patches, positions, timestep, frame rate and text; modulation and the MLP.
+"""Layers of STDiT3 other than attention: patches, positions, timestep, frame rate and text; modulation and the MLP.
 
 Source: Open-Sora v1.2, `opensora/models/layers/blocks.py`.
 """
@@ -17,7 +17,7 @@ NORM_EPS = 1e-6
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights, then a given affine map; `x` is (B, T, S, C), the others broadcast to it."""
+    """Apply layer norm without weights, then `shift` and `scale`, which broadcast to `x` (B, T, S, C)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
 
 
@@ -42,12 +42,12 @@ class PatchEmbed3D(nn.Module):
         self.proj = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sides that are no multiple of the patch are padded with zeros at the right and bottom."""
+        """Embed the patches; sides that are not a multiple of the patch are zero-padded at the right and bottom."""
         padding = [-size % patch for size, patch in zip(x.shape[2:], self.patch_size, strict=True)]
         if any(padding):
             x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]))
-        # A convolution with a stride of its kernel is a linear layer of patches. As such its result is channels-last
-        # in memory, which all blocks add to, and in float32 it is computed with all bits on a GPU, too.
+        # A convolution whose stride is its kernel size is a linear layer over patches. Computed as one, its result is
+        # channels-last in memory, the layout that all blocks add to, and float32 keeps all bits on a GPU, too.
         for axis in (4, 3, 2):
             patch = self.patch_size[axis - 2]
             x = x.unflatten(axis, (x.shape[axis] // patch, patch))
@@ -89,14 +89,15 @@ def select_tokens(y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None
 
     Args:
         y: (B, L, caption_channels).
-        mask: (Bm, L), non-zero at real tokens; its rows are repeated when B is a multiple of Bm (guidance). On the
-            CPU the lengths are known at once; read from a GPU, they would make every step wait for it.
+        mask: (Bm, L), non-zero at real tokens; its rows are repeated when B is a multiple of Bm (guidance). Best on the
+            CPU: reading the lengths from a GPU would make every step wait for it.
 
     Returns:
-        (B, L', caption_channels) with L' the longest sample, and a (B, L') bool mask, or None when all are as long.
+        (B, L', caption_channels) with L' the length of the longest sample, and a (B, L') bool mask, or None when all
+        samples have that length.
 
     Raises:
-        ValueError: the rows do not divide the batch, or a sample has no token at all.
+        ValueError: the number of mask rows does not divide the batch, or a sample has no token at all.
     """
     if mask is None:
         return y, None
@@ -113,10 +114,10 @@ def select_tokens(y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None
 
 
 def position_embedding(rows: int, columns: int, dim: int, scale: Tensor) -> Tensor:
-    """2-D sine-cosine positions (rows * columns, dim) in float32, the same for every frame.
+    """2-D sine-cosine position embedding (rows * columns, dim) in float32, the same for every frame.
 
     Args:
-        scale: 0-dim tensor, side of a square of the video's area over the side the model was made for.
+        scale: 0-dim tensor, the square root of the video's area over the side that the model was made for.
     """
     base = round(math.sqrt(rows * columns))
     quarter = dim // 4

@@ -1,8 +1,8 @@
-"""Attention along time in one Triton kernel: norm of queries and keys, rotary embedding, softmax attention.
+"""Attention along time in one Triton kernel: norms of queries and keys, rotary embedding, softmax attention.
 
-A temporal block attends over few frames at very many places, so that its attention moves bytes rather than computes.
-The plain layers read and write the queries and keys six times each; this reads the linear layer's output once and
-writes the result once. Importing this module needs triton.
+A temporal block attends over few frames at very many places, so its attention is bound by memory traffic, not by
+arithmetic. The plain layers read and write the queries and keys six times each; this kernel reads the linear layer's
+output once and writes the result once. Importing this module needs triton.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 MAX_FRAMES = 64
 MAX_HEAD_SIZE = 128
-DTYPES = (torch.bfloat16, torch.float16)  # float32 would be multiplied with the bits of TF32
+DTYPES = (torch.bfloat16, torch.float16)  # float32 would be multiplied in TF32
 WARPS = 4
-_SMALLEST_TILE = 16  # a side of a matrix product
+_SMALLEST_TILE = 16  # smallest side of a matrix product
 
 
 @triton.jit
 def _normalized_and_turned(
     x, weight, cos, sin, eps, size: tl.constexpr, frames_tile: tl.constexpr, size_tile: tl.constexpr
 ):
-    """RMS norm of a tile (frames, channels) in float32, its channel pairs turned: even and odd channels apart."""
+    """Normalize a tile (frames, channels) in float32 and rotate its channel pairs; return even and odd channels."""
     x = x.to(tl.float32)
     x = x * tl.rsqrt(tl.sum(x * x, axis=1) / size + eps)[:, None] * weight[None, :]
     even, odd = tl.split(tl.reshape(x, (frames_tile, size_tile // 2, 2)))
@@ -46,7 +46,7 @@ def _attend(
     frames_tile: tl.constexpr,
     size_tile: tl.constexpr,
 ):
-    """One head at one place; the tiles are padded to powers of two, with zeros."""
+    """Attend for one head at one place; tiles are zero-padded to powers of two."""
     place = tl.program_id(0).to(tl.int64)  # offsets of a long video pass 2^31
     head = tl.program_id(1)
     frame = tl.arange(0, frames_tile)
@@ -68,7 +68,7 @@ def _attend(
     q_even, q_odd = _normalized_and_turned(q, q_scale, cosines, sines, eps, size, frames_tile, size_tile)
     k_even, k_odd = _normalized_and_turned(k, k_scale, cosines, sines, eps, size, frames_tile, size_tile)
 
-    # Even and odd channels need not be put together again: a dot product may sum them in any order.
+    # Even and odd channels need not be interleaved again: a dot product may sum them in any order.
     dtype = out.dtype.element_ty
     scores = tl.dot(q_even.to(dtype), tl.trans(k_even.to(dtype)), out_dtype=tl.float32)
     scores += tl.dot(q_odd.to(dtype), tl.trans(k_odd.to(dtype)), out_dtype=tl.float32)
@@ -81,16 +81,16 @@ def _attend(
 
 @torch.library.custom_op("opensora::temporal_attention", mutates_args=())
 def temporal_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-    """What `SelfAttention` computes between its two linear layers where the axis is time.
+    """Compute what `SelfAttention` does between its two linear layers when it attends along time.
 
-    Queries and keys stay in float32 through norm and rotation, and are rounded once; the plain layers round after
-    each. The two differ by up to 2e-2 of the result's norm in bfloat16 and 2e-3 in float16.
+    Queries and keys stay in float32 through norm and rotation and are rounded once; the plain layers round after each.
+    The results differ by up to 2e-2 of their norm in bfloat16 and 2e-3 in float16.
 
     Args:
         qkv: (P, T, 3, heads, D) in bfloat16 or float16, P places, T frames up to 64, D even and up to 128.
-        q_weight, k_weight: of the norms, (D,).
+        q_weight, k_weight: weights of the norms, (D,).
         cos, sin: tables of the rotary embedding, (T, D / 2) float32.
-        eps: of the norms.
+        eps: epsilon of the norms.
 
     Returns:
         (P, T, heads * D).
@@ -101,7 +101,7 @@ def temporal_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Ten
 def launch(
     qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float, num_warps: int = WARPS
 ) -> Tensor:
-    """As `temporal_attention`, with the number of warps that share one head at one place."""
+    """Launch the kernel for `temporal_attention`; `num_warps` share one head at one place."""
     places, frames, _, heads, size = qkv.shape
     out = qkv.new_empty(places, frames, heads * size)
     _attend[(places, heads)](

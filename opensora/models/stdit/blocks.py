@@ -1,4 +1,4 @@
-"""The blocks of STDiT3, and how processes that share a video hand their tokens on between them.
+"""The blocks of STDiT3, and the interface by which processes that share a video exchange tokens between blocks.
 
 Shapes: B batch, T latent frames, S patches per frame, C channels, L text tokens.
 """
@@ -21,11 +21,11 @@ from opensora.models.stdit.config import STDiT3Config
 
 @dataclass(frozen=True)
 class BlockFunctions:
-    """How blocks compute: functions of (block, tensors) that know no controller.
+    """The computations of a block, as functions of (block, tensors) that do not involve a controller.
 
     Attributes:
         whole: all three residual branches, added to the hidden states.
-        attention, cross_attention, mlp: one residual branch each, for blocks that a controller looks into.
+        attention, cross_attention, mlp: one residual branch each, for blocks that a controller watches.
     """
 
     whole: Callable[..., Tensor]
@@ -38,7 +38,7 @@ class STDiT3Block(nn.Module):
     """Self-attention within frames (spatial) or along time (temporal), cross-attention to the text, MLP.
 
     Attributes:
-        stream: what a controller calls the axis of the block's self-attention.
+        stream: the controller's name for the axis of the block's self-attention.
         functions: plain methods of this class, or what `STDiT3.compile_blocks` made of them.
     """
 
@@ -67,7 +67,7 @@ class STDiT3Block(nn.Module):
 
         Args:
             modulation: (B, 1 or T, 6, C), what the timestep adds to the table; one row per frame under a mask.
-            controller: is shown every branch; None where nobody looks into this block.
+            controller: is given every branch to run, measure or reuse; None if none watches this block.
         """
         run = self.functions
         if controller is None:
@@ -84,7 +84,7 @@ class STDiT3Block(nn.Module):
     def computed(
         self, x: Tensor, text: Tensor, text_mask: Tensor | None, modulation: Tensor, rope: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """`x` (B, T, S, C) with what all branches add; the arguments are those of `forward`."""
+        """Return `x` (B, T, S, C) plus all residual branches; the arguments are those of `forward`."""
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
         x = x + self.attention_residual(x, shift_msa, scale_msa, gate_msa, rope)
         x = x + self.cross_attention_residual(x, text, text_mask)
@@ -95,14 +95,14 @@ class STDiT3Block(nn.Module):
         return (self.scale_shift_table + modulation).unsqueeze(3).unbind(2)
 
     def modulated_input(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """What self-attention reads of `x` (B, T, S, C); `modulation` is that of `forward`."""
+        """Return the input of self-attention: `x` (B, T, S, C), normalized and modulated as in `forward`."""
         shift, scale = self.modulation_rows(modulation)[:2]
         return modulate(x, shift, scale)
 
     def attention_residual(
         self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, rope: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """What self-attention adds to `x` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
+        """What self-attention adds to `x` (B, T, S, C); shift, scale and gate are (B, 1 or T, 1, C)."""
         return gate * self._attend(modulate(x, shift, scale), rope)
 
     def cross_attention_residual(self, x: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
@@ -110,7 +110,7 @@ class STDiT3Block(nn.Module):
         return self.cross_attn(x.flatten(1, 2), text, text_mask).view_as(x)
 
     def mlp_residual(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        """What the MLP adds to `x` (B, T, S, C); the modulation is (B, 1 or T, 1, C) each."""
+        """What the MLP adds to `x` (B, T, S, C); shift, scale and gate are (B, 1 or T, 1, C)."""
         return gate * self.mlp(modulate(x, shift, scale))
 
     def _attend(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -129,34 +129,34 @@ EAGER = BlockFunctions(
 
 
 class Sharding(Protocol):
-    """Hidden states between blocks: a spatial block needs whole frames, a temporal one all frames of a place.
+    """Moves hidden states between processes: spatial blocks need whole frames, temporal ones all frames of a place.
 
     Attributes:
-        frames: of all latent frames in order, those that this process has between the blocks' pairs.
+        frames: the latent frames that this process holds before and after each pair of blocks.
     """
 
     frames: slice
 
     def to_tokens(self, hidden_states: Tensor) -> Tensor:
-        """(B, T of these frames, S, C) -> (B, T, this process' part of S, C)."""
+        """(B, T of `frames`, S, C) -> (B, T of all frames, this process' part of S, C)."""
         ...
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """The other way, for S = `tokens_per_frame`."""
+        """Invert `to_tokens`, where S = `tokens_per_frame`."""
         ...
 
 
 class Unsharded:
-    """One process has everything."""
+    """A single process, which holds everything."""
 
     frames = slice(None)
 
     def to_tokens(self, hidden_states: Tensor) -> Tensor:
-        """As they are."""
+        """Return them unchanged."""
         return hidden_states
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """As they are."""
+        """Return them unchanged."""
         return hidden_states
 
 

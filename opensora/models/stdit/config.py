@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class STDiT3Config:
-    """The defaults are those of the published STDiT3-XL/2.
+    """Sizes of STDiT3; the defaults are those of the published STDiT3-XL/2.
 
     Attributes:
         hidden_size: channels C of the hidden states.
@@ -47,7 +47,7 @@ class STDiT3Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> STDiT3Config:
-        """Read a `config.json`; its keys that only concern training or kernels are ignored."""
+        """Read a `config.json`; keys that only concern training or kernels are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
 

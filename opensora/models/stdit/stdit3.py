@@ -62,8 +62,8 @@ class FinalLayer(nn.Module):
 class STDiT3(PretrainedModel):
     """Predicts the velocity of noisy video latents from a timestep and a text.
 
-    A controller decides per step whether the stack of blocks runs; see `adacache.StepController`. Without one the
-    model computes everything, and with one a computed step gives bit for bit the same output.
+    A controller (`adacache.StepController`) decides in each step whether the stack of blocks runs. Without one the
+    model computes everything; with one, a computed step gives bit for bit the same output.
     """
 
     config_class = STDiT3Config
@@ -83,12 +83,12 @@ class STDiT3(PretrainedModel):
         self.final_layer = FinalLayer(config)
 
     def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Let all blocks compute by `torch.compile`; weights and state dict stay as they are.
+        """Compile the computations of all blocks with `torch.compile`; weights and state dict stay as they are.
 
-        A block that no controller looks into is one graph, with its residual additions; of one that a controller
-        watches, each branch is. Code is generated in the next forward passes, for the number of threads set by then.
-        Each graph serves all blocks of a kind. Results differ from the uncompiled ones by rounding, and so do those
-        of a watched block from those of the same block unwatched.
+        A block that no controller watches is one graph, residual additions included; in a watched block, each branch is
+        a graph. Code is generated in the next forward passes, for the number of threads set by then. Each graph serves
+        all blocks of a kind. Compiled results differ from eager ones by rounding, and so do those of a watched block
+        from those of the same block unwatched.
 
         Args:
             backend: a name that torch.compile knows, or a function that compiles a graph.
@@ -111,21 +111,21 @@ class STDiT3(PretrainedModel):
         sharding: Sharding = UNSHARDED,
         **ignored: Any,
     ) -> Tensor:
-        """Velocity (and unused channels) of `x`.
+        """Predict the velocity of `x`, with further channels that sampling does not use.
 
         Args:
             x: noisy latents (B, 4, T, Hx, Wx).
             timestep: (B,), 0 (clean) to 1000 (noise).
             y: text features (B, 1, L, caption_channels).
-            mask: (Bm, L), non-zero at real text tokens; Bm may be half of B (guidance). Best on the CPU, whatever the
-                model's device: its lengths are read.
+            mask: (Bm, L), non-zero at real text tokens; Bm may be half of B (guidance). Best kept on the CPU, whatever
+                the model's device, as the lengths of the texts are read from it.
             x_mask: (B, T) bool; frames that are False are treated as clean (timestep 0).
             fps, height, width: (Bm,) frames per second and size in pixels of the video.
             controller: decides whether this step is computed or its last residual reused.
-            sharding: which frames of `x` are this process' own; below, T is their number outside of temporal blocks.
+            sharding: which frames of `x` this process computes; outside of temporal blocks, T counts only these.
 
         Returns:
-            (B, out_channels, T, Hx, Wx) float32, of these frames.
+            (B, out_channels, T, Hx, Wx) float32, for the frames of this process.
         """
         dtype = self.x_embedder.proj.weight.dtype
         latents = x.to(dtype)
@@ -154,10 +154,10 @@ class STDiT3(PretrainedModel):
         controller: StepController | None = None,
         has_begun: bool = False,
     ) -> Tensor:
-        """All blocks, a spatial and a temporal one in turns, (B, T, S, C) -> (B, T, S, C).
+        """Run all blocks, spatial and temporal ones in turn, (B, T, S, C) -> (B, T, S, C).
 
         Args:
-            has_begun: whether `hidden_states` are what `first_block` made of them.
+            has_begun: whether `hidden_states` are already the output of `first_block`.
         """
         text, text_mask = conditions.text
         h, tokens_per_frame = hidden_states, hidden_states.shape[2]
@@ -174,7 +174,7 @@ class STDiT3(PretrainedModel):
     def first_block(
         self, hidden_states: Tensor, conditions: Conditions, sharding: Sharding, controller: StepController
     ) -> Tensor:
-        """The first spatial block alone, (B, T, S, C) -> (B, T, S, C)."""
+        """Run the first spatial block alone, (B, T, S, C) -> (B, T, S, C)."""
         block = self.spatial_blocks[0]
         modulation = conditions.modulation_of(sharding.frames)
         return block(hidden_states, *conditions.text, modulation, None, _watching(controller, block))
@@ -220,14 +220,14 @@ class STDiT3(PretrainedModel):
 
 
 class Conditions:
-    """What the blocks of one forward pass are told beside the hidden states; made when it is first asked for.
+    """Inputs of the blocks besides the hidden states, for one forward pass; each is computed on first use.
 
-    A step that reuses a residual never asks.
+    A step that reuses a residual computes only what its policy's signal needs.
 
     Args:
-        text: gives the embedded captions (B, L, C), and which of their tokens are real, (B, L) or None for all.
-        modulation: gives what the timestep adds to the blocks' tables, (B, 1 or T, 6, C).
-        rope: gives the tables of the rotary embedding of all frames.
+        text: returns the embedded captions (B, L, C), and the mask (B, L) of their real tokens or None if all are real.
+        modulation: returns what the timestep adds to the blocks' tables, (B, 1 or T, 6, C).
+        rope: returns the tables of the rotary embedding of all frames.
     """
 
     def __init__(
@@ -245,20 +245,20 @@ class Conditions:
 
     @cached_property
     def modulation(self) -> Tensor:
-        """Of all frames."""
+        """Modulation of all frames, (B, 1 or T, 6, C)."""
         return self._modulation()
 
     @cached_property
     def rope(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines."""
+        """Cosines and sines of the rotary embedding, for all frames."""
         return self._rope()
 
     def modulation_of(self, frames: slice) -> Tensor:
-        """Of some frames; one row is for all of them."""
+        """Return the modulation of some frames; a single row applies to every frame."""
         return self.modulation if self.modulation.shape[1] == 1 else self.modulation[:, frames]
 
     def of_rows(self, rows: Tensor | None) -> Conditions:
-        """Those of some rows of the batch, given by their indices; None for all."""
+        """Return the conditions of some rows of the batch, given by their indices; None means all rows."""
         if rows is None:
             return self
         text, mask = self.text
@@ -267,7 +267,7 @@ class Conditions:
 
 
 class CachedStack:
-    """One forward pass of STDiT3's blocks under a controller, which may run them, for some of the videos, or not.
+    """One forward pass of STDiT3's blocks under a controller, which may run them for all, some or none of the videos.
 
     Args:
         latents: (B, C, T, Hx, Wx), the model's input with all frames.
@@ -289,10 +289,10 @@ class CachedStack:
         self._conditions = conditions
         self._sharding = sharding
         self._controller = controller
-        self._begun: list[Tensor] = []  # what the first block gave, where a policy wanted to see it
+        self._begun: list[Tensor] = []  # output of the first block, if a policy has asked for it
 
     def run(self) -> Tensor:
-        """The blocks' output (B, T, S, C), or the input with the residual that the controller gives."""
+        """Return the blocks' output (B, T, S, C), or their input plus the residual that the controller reuses."""
         signals = {
             "latents": lambda: self._latents.transpose(1, 2),  # frames first
             "modulated_input": self._modulated_input,
@@ -303,9 +303,9 @@ class CachedStack:
         return tokens.unflatten(1, self._hidden_states.shape[1:3])
 
     def _compute(self, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(B, T * S, C) -> the same; `rows` are the indices of the videos that are due, where not all are."""
+        """Run the blocks, (B, T * S, C) -> the same; `rows` are the indices of the videos that are due (None: all)."""
         conditions, has_begun = self._conditions.of_rows(rows), bool(self._begun)
-        # No name here holds what the blocks begin with, so that it is gone while they run.
+        # No name here refers to the blocks' input, so that it can be freed while they run.
         return self._model.run_blocks(
             self._take_begun(rows) if has_begun else tokens.unflatten(1, self._hidden_states.shape[1:3]),
             conditions,
@@ -318,7 +318,7 @@ class CachedStack:
         return self._begun.pop() if rows is None else self._begun.pop()[rows]
 
     def _first_block(self) -> Tensor:
-        """What the first block adds, (B, T * S, C); it is kept, as the blocks may be run next."""
+        """Return what the first block adds, (B, T * S, C), and keep its output in case the blocks run next."""
         self._begun.append(
             self._model.first_block(self._hidden_states, self._conditions, self._sharding, self._controller)
         )
@@ -330,7 +330,7 @@ class CachedStack:
 
 
 def _watching(controller: StepController | None, block: STDiT3Block) -> StepController | None:
-    """The controller, if it looks into the block."""
+    """Return the controller if it watches the block, else None."""
     watches = controller is not None and controller.watches(block.stream, block.index)
     return controller if watches else None
 
@@ -344,9 +344,10 @@ def stdit3(
     qk_norm: bool | None = None,
     **sizes: Any,
 ) -> STDiT3:
-    """Upstream's registered constructor: a checkpoint, or without one a model of the given sizes with random weights.
+    """Load a checkpoint, or without one build a model of the given sizes with random weights.
 
-    Kernel and training options among `sizes` are ignored; native kernels are used.
+    This is upstream's registered constructor. Kernel and training options among `sizes` are ignored; native kernels are
+    used.
     """
     if qk_norm is not None:
         sizes["qk_norm"] = qk_norm
