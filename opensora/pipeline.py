@@ -76,7 +76,7 @@ class SamplingPipeline:
         cache: how steps are reused; None computes every step. Every clip gets a new controller.
         group: the processes that share every video with this one; all of them make the same calls and get the same
             results. None if this process works alone.
-        on_step: is shown every step of every call once it is over; what it raises ends the call.
+        on_step: is called with every finished step of every call; an exception that it raises ends the call.
 
     Raises:
         ConfigError: the cache does not fit the number of steps or the model's depth.

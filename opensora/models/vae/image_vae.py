@@ -1,6 +1,6 @@
-"""An image autoencoder of diffusers, frame by frame: what Latte decodes with.
+"""An image autoencoder of diffusers, applied frame by frame; Latte decodes with it.
 
-Source: diffusers, `LattePipeline.decode_latents`, to which decoding is equal.
+Source: diffusers, `LattePipeline.decode_latents`; decoding gives the same result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opensora.registry import MODELS
 from opensora.weights.checkpoint import PretrainedModel
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
-TEMPORAL_FRAMES = 14  # that a temporal decoder looks at together, as LattePipeline has it
+TEMPORAL_FRAMES = 14  # frames that a temporal decoder decodes together, as in LattePipeline
 
 
 class ImageVAE(PretrainedModel):
@@ -28,9 +28,9 @@ class ImageVAE(PretrainedModel):
 
     Attributes:
         module: diffusers' model.
-        micro_batch_size: frames encoded or decoded at a time; None: those of all videos. Neighbors change nothing but
-            with a temporal decoder, which therefore always takes 14 of one video.
-        out_channels: of latents.
+        micro_batch_size: frames encoded or decoded at a time; None: those of all videos. A temporal decoder, whose
+            frames depend on their neighbors, always takes 14 frames of one video instead.
+        out_channels: channels of latents.
         downsample: pixels per latent, along a side of a frame.
     """
 
@@ -43,10 +43,10 @@ class ImageVAE(PretrainedModel):
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Self:
-        """An autoencoder as the entries of a `config.json` say, with new weights.
+        """Build an autoencoder from the entries of a `config.json`, with new weights.
 
         Raises:
-            ValueError: another class than the known ones, or entries that it cannot use.
+            ValueError: the class is not one of the known ones, or cannot use an entry.
         """
         name = values.get("_class_name", CLASSES[0])
         if name not in CLASSES:
@@ -62,11 +62,11 @@ class ImageVAE(PretrainedModel):
         return self.module
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip: every frame has one of its own."""
+        """Latent frames of a clip: one per frame."""
         return num_frames
 
     def get_latent_size(self, input_size: Sequence[int | None]) -> list[int | None]:
-        """[F, H, W] of a video -> [T, H', W'] of its latents; None stays open."""
+        """[F, H, W] of a video -> [T, H', W'] of its latents; None stays None."""
         frames, height, width = input_size
         return [frames, *(None if side is None else side // self.downsample for side in (height, width))]
 
@@ -79,7 +79,7 @@ class ImageVAE(PretrainedModel):
             sample_posterior: draw from the posterior with `generator` instead of taking its mean.
 
         Raises:
-            ValueError: another shape, or sides that are no multiples of `downsample`.
+            ValueError: the shape is another, or sides are not multiples of `downsample`.
         """
         if x.ndim != 5 or x.shape[1] != 3:
             raise ValueError(f"a video must be (B, 3, F, H, W), got {tuple(x.shape)}")
@@ -102,7 +102,7 @@ class ImageVAE(PretrainedModel):
 
         Args:
             progress: show a bar that counts frames.
-            share: (i, n) decodes the i-th of n consecutive parts of the pieces.
+            share: (i, n) decodes only the i-th of n consecutive parts of the pieces.
 
         Raises:
             ValueError: the number of latent frames is not `num_frames`.
@@ -147,7 +147,7 @@ def image_vae(
     micro_batch_size: int | None = 4,
     **ignored: Any,
 ) -> ImageVAE:
-    """The autoencoder of a config's `vae` section."""
+    """Load the autoencoder of a config's `vae` section."""
     vae = ImageVAE.from_pretrained(from_pretrained, dtype=dtype, device=device)
     vae.micro_batch_size = micro_batch_size
     return vae

@@ -1,12 +1,12 @@
-"""Convolutions, group norms and residual blocks computed tile by tile, one layer after the other.
+"""Convolutions, group norms and residual blocks, computed tile by tile, one layer after the other.
 
-The usual tiling of an autoencoder decodes overlapping tiles on their own and blends them. Every tile then has group
-norms of its own statistics, hence a brightness of its own, and blending only smooths the steps between them. Here all
-tiles pass one layer before any passes the next: statistics are those of the whole frame, each convolution reads what
-it needs around its tile, and the result is that of the whole frame up to rounding. There are no seams to hide, no
-overlap is computed twice, and tiles may be small. What stays in memory is the input and the output of one layer (with
-the untiled modules: three to four such maps and the temporaries of all frames of a micro batch); whoever decodes tiles
-one by one keeps less of very large frames.
+The usual tiling of an autoencoder decodes overlapping tiles on their own and blends them. Every tile then has its own
+group norm statistics, hence its own brightness, and blending only smooths the steps between tiles. Here all tiles pass
+one layer before any of them enters the next: statistics are those of the whole frame, each convolution reads the
+pixels that it needs around its tile, and the result is that of the whole frame up to rounding. There are no seams to
+hide, no overlap is computed twice, and tiles may be small. Memory holds the input and the output of one layer (the
+untiled modules hold three to four such maps and the temporaries of all frames of a micro batch); for very large frames,
+decoding tiles on their own takes less.
 
 Feature maps are (B, C, ..., H, W); rows and columns are tiled, a time dimension is not. Nothing here records gradients.
 """
@@ -66,7 +66,7 @@ class Window:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def grown(self, margin: int, height: int, width: int) -> Window:
-        """With `margin` pixels more on each side, as far as a height x width map has them."""
+        """The window with `margin` more pixels on each side, clipped to a height x width map."""
         return Window(
             max(self.top - margin, 0),
             min(self.bottom + margin, height),
@@ -84,7 +84,7 @@ class Window:
         return Window(top // factor, -(-bottom // factor), left // factor, -(-right // factor))
 
     def within(self, outer: Window) -> Window:
-        """This window seen from the upper left corner of `outer`."""
+        """This window, relative to the upper left corner of `outer`."""
         return Window(self.top - outer.top, self.bottom - outer.top, self.left - outer.left, self.right - outer.left)
 
     @property
@@ -93,25 +93,25 @@ class Window:
 
 
 def windows(height: int, width: int, size: int) -> Iterator[Window]:
-    """Windows of at most `size` rows and columns that cover a map, row by row and all about equally large."""
+    """Yield windows of at most `size` rows and columns that cover a map, row by row and all of about equal size."""
     for rows in even_parts(height, -(-height // size)):
         for columns in even_parts(width, -(-width // size)):
             yield Window(rows.start, rows.stop, columns.start, columns.stop)
 
 
-_MARGIN = 1  # pixels that a kernel of three reads beyond its own
+_MARGIN = 1  # pixels that a 3x3 kernel reads around its own
 
 Layer = Callable[[Tensor], Tensor]
 
 
 class FeatureMap(Protocol):
-    """A map that gives any window of itself."""
+    """A feature map that can be read window by window."""
 
     height: int
     width: int
 
     def read(self, window: Window) -> Tensor:
-        """The window's values, (B, C, ..., rows, columns)."""
+        """Return the window's values, (B, C, ..., rows, columns)."""
         ...
 
 
@@ -127,7 +127,7 @@ class Stored:
 
 
 class Computed:
-    """A layer's output that is computed anew for each window: for maps too large to be kept.
+    """A layer's output that is computed anew for each window: for maps too large to keep.
 
     Args:
         upscale: rows of the output for each row of `source`.
@@ -142,10 +142,10 @@ class Computed:
 
 
 def local(layer: Layer, source: FeatureMap, window: Window, *, upscale: int = 1, downscale: int = 1) -> Tensor:
-    """One window of the output of a layer whose outputs see no further than one pixel (of the coarser side).
+    """Compute one window of the output of a layer that reads at most one pixel (of the coarser map) around its own.
 
-    The layer runs on a larger window, of which the rim, spoiled by the layer's own padding, is cut off. Where the
-    rim is missing, at the edges of the frame, that padding is the right one.
+    The layer runs on a larger window, whose rim is then cut off, as the layer's own padding has spoiled it. At the
+    edges of the frame there is no rim, and that padding is the right one.
     """
     read = window.enlarged(downscale).reduced(upscale).grown(_MARGIN * downscale, source.height, source.width)
     made = read.enlarged(upscale).reduced(downscale)
@@ -153,19 +153,19 @@ def local(layer: Layer, source: FeatureMap, window: Window, *, upscale: int = 1,
 
 
 def store(height: int, width: int, tile: int, compute: Callable[[Window], Tensor]) -> Stored:
-    """The map whose windows `compute` gives."""
+    """Compute a map window by window."""
     values: Tensor | None = None
     for window in windows(height, width, tile):
         part = compute(window)
         if values is None:
             values = part.new_empty(*part.shape[:-2], height, width)
         values[..., *window.slices] = part
-        del part  # not to be kept while the next one is computed
+        del part  # frees it before the next one is computed
     return Stored(values)
 
 
 def convolve(layer: Layer, source: FeatureMap, tile: int, *, upscale: int = 1, downscale: int = 1) -> Stored:
-    """All of a layer's output; `tile` counts rows and columns of that output."""
+    """Compute the whole output of a layer; `tile` counts rows and columns of that output."""
     height, width = source.height * upscale // downscale, source.width * upscale // downscale
     return store(height, width, tile, lambda w: local(layer, source, w, upscale=upscale, downscale=downscale))
 
@@ -184,7 +184,7 @@ class Statistics:
         self.squares: Tensor | float = 0.0  # sum of squared deviations, (B, groups)
 
     def add(self, part: Tensor) -> Tensor:
-        """Count the values of a window, which are returned as they are."""
+        """Add the values of a window to the statistics and return them unchanged."""
         values = part.to(_accurate(part)).unflatten(1, (self.norm.num_groups, -1)).flatten(2)
         mean = values.mean(2, keepdim=True)
         squares = (values - mean).square_().sum(2)
@@ -197,7 +197,7 @@ class Statistics:
         return part
 
     def normalization(self, activation: Layer) -> Layer:
-        """What maps a window to its activated group norm."""
+        """Return the function that applies group norm and activation to a window."""
         deviation = (self.squares / self.count + self.norm.eps).rsqrt()
         channels = self.norm.num_channels // self.norm.num_groups
         deviation = deviation.repeat_interleave(channels, 1)  # (B, C)
@@ -213,7 +213,7 @@ class Statistics:
 
 
 def statistics(norm: nn.GroupNorm, source: FeatureMap, tile: int) -> Statistics:
-    """The statistics of a whole map."""
+    """Gather the statistics of a whole map."""
     gathered = Statistics(norm)
     for window in windows(source.height, source.width, tile):
         gathered.add(source.read(window))
@@ -223,14 +223,14 @@ def statistics(norm: nn.GroupNorm, source: FeatureMap, tile: int) -> Statistics:
 def normalized_convolution(
     norm: nn.GroupNorm, activation: Layer, convolution: Layer, source: FeatureMap, tile: int
 ) -> Stored:
-    """`convolution(activation(norm(source)))`."""
+    """Compute `convolution(activation(norm(source)))`."""
     normalize = statistics(norm, source, tile).normalization(activation)
     return convolve(lambda part: convolution(normalize(part)), source, tile)
 
 
 @dataclass(frozen=True)
 class ResidualLayers:
-    """The layers of a residual block; `shortcut` (1x1, where channels change) may be None."""
+    """The layers of a residual block; `shortcut` is 1x1 where the channel count changes, else None."""
 
     norm1: nn.GroupNorm
     conv1: nn.Module
@@ -241,9 +241,9 @@ class ResidualLayers:
 
 
 def residual_block(layers: ResidualLayers, source: FeatureMap, tile: int) -> Stored:
-    """A residual block of `source`. A stored source without a shortcut is overwritten with the result.
+    """Apply a residual block to `source`; without a shortcut, the result overwrites a stored source.
 
-    Its peak is the source, one map of the hidden and, with a shortcut, one of the output channels.
+    Peak memory is the source, one map of the hidden channels and, with a shortcut, one of the output channels.
     """
     before = Statistics(layers.norm1)
     if layers.shortcut is None and isinstance(source, Stored):
@@ -251,7 +251,7 @@ def residual_block(layers: ResidualLayers, source: FeatureMap, tile: int) -> Sto
         before = statistics(layers.norm1, source, tile)
     else:
         shortcut = layers.shortcut or nn.Identity()
-        # A computed source is read here for both at once.
+        # Each window of a computed source is read once for both statistics and shortcut.
         result = store(source.height, source.width, tile, lambda w: shortcut(before.add(source.read(w))))
     normalize = before.normalization(layers.activation)
     hidden = convolve(lambda part: layers.conv1(normalize(part)), source, tile)
@@ -262,5 +262,5 @@ def residual_block(layers: ResidualLayers, source: FeatureMap, tile: int) -> Sto
 
 
 def _accurate(values: Tensor) -> torch.dtype:
-    """At least float32, in which group norms are computed for 16-bit features too."""
+    """Return the dtype of group norm statistics: float32 for 16-bit features, too."""
     return torch.promote_types(values.dtype, torch.float32)

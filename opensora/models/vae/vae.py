@@ -38,7 +38,7 @@ SDXL_AUTOENCODER_KL = {
 
 @dataclass(frozen=True)
 class VideoAutoencoderConfig:
-    """What `config.json` of a v1.2 VAE says.
+    """Contents of the `config.json` of a v1.2 VAE.
 
     Attributes:
         autoencoder_kl: arguments of diffusers' AutoencoderKL.
@@ -68,7 +68,7 @@ class VideoAutoencoderConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The published layout, with the 2-D autoencoder's widths added."""
+        """Return the published layout, with the 2-D autoencoder's widths added."""
         return {
             "architectures": ["VideoAutoencoderPipeline"],
             "model_type": "VideoAutoencoderPipeline",
@@ -85,18 +85,18 @@ class VideoAutoencoderConfig:
 
 
 class VideoAutoencoderPipeline(PretrainedModel):
-    """Videos to normalized latents and back.
+    """Encodes videos to normalized latents and decodes them.
 
     Chunks of `micro_frame_size` frames are independent of each other, so a longer clip needs no more memory
     in the temporal part than one chunk, and its beginning decodes to the same frames as the shorter clip.
 
     Args:
-        tiling: how frames are cut while they are encoded and decoded; None does it in one piece. The result is the
-            same up to rounding (`layerwise` says why). It is kept as the attribute `tiling`, which may be changed
-            at any time and which each call can override.
+        tiling: how frames are cut into tiles to be encoded and decoded; None processes them whole. The result is the
+            same up to rounding (`layerwise` says why). The attribute `tiling` may be changed at any time, and each call
+            can override it.
 
     Attributes:
-        out_channels: of latents.
+        out_channels: channels of latents.
         downsample: pixels per latent, along a side of a frame.
     """
 
@@ -124,8 +124,8 @@ class VideoAutoencoderPipeline(PretrainedModel):
         """(B, 3, F, 8H, 8W) in [-1, 1] -> normalized latents (B, 4, T, H, W).
 
         Args:
-            sample_posterior: draw from both posteriors as upstream does; False takes their means.
-            tiling: instead of `self.tiling`.
+            sample_posterior: sample both posteriors (spatial and temporal) as upstream does; False takes their means.
+            tiling: overrides `self.tiling`.
         """
         tiling = tiling or self.tiling
         x = self.spatial_vae.encode(x.to(self.dtype), sample_posterior, generator, tiling)
@@ -137,7 +137,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
     def decode(self, z: Tensor, num_frames: int, progress: bool = False, tiling: TilingConfig | None = None) -> Tensor:
         """Normalized latents (B, 4, T, H, W) -> (B, 3, num_frames, 8H, 8W), about [-1, 1].
 
-        Args and errors: as `decode_chunks`, whose pieces are put into one tensor.
+        Arguments and errors are those of `decode_chunks`, whose pieces are put into one tensor.
         """
         video: Tensor | None = None
         done = 0
@@ -159,17 +159,17 @@ class VideoAutoencoderPipeline(PretrainedModel):
     ) -> Iterator[Tensor]:
         """Normalized latents (B, 4, T, H, W) -> pieces (B, 3, f, 8H, 8W) of the video, in order.
 
-        A piece is what the spatial autoencoder decodes at once: `micro_batch_size` frames of each video, or one in
-        tiles. Nothing of it is kept, so that memory does not grow with the length of the clip.
+        A piece is what the spatial autoencoder decodes at once: `micro_batch_size` frames of each video, or one frame
+        if it is tiled. Pieces are not kept, so memory does not grow with the length of the clip.
 
         Args:
-            progress: show a bar; nearly all of the time goes into single frames, so it counts those of the clip.
-            tiling: instead of `self.tiling`.
-            share: (i, n) decodes the i-th of n consecutive parts of the pieces, to the same pixels as all together;
-                temporal chunks that two parts need are decoded for both.
+            progress: show a bar that counts frames; decoding single frames takes nearly all of the time.
+            tiling: overrides `self.tiling`.
+            share: (i, n) decodes only the i-th of n consecutive parts of the pieces, to the same pixels; a temporal
+                chunk that two parts need is decoded for both.
 
         Raises:
-            ValueError: the number of latent frames does not belong to `num_frames`.
+            ValueError: the number of latent frames is not that of `num_frames`.
         """
         expected = self.latent_frames(num_frames)
         if z.shape[2] != expected:
@@ -194,7 +194,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
     def _temporal_chunks(
         self, z: Tensor, num_frames: int, tiling: TilingConfig | None, start: int, end: int
     ) -> Iterator[Tensor]:
-        """The spatial autoencoder's latents (B, 4, f, H, W) of the frames `start` to `end`, chunk after chunk."""
+        """Yield the spatial autoencoder's latents (B, 4, f, H, W) of frames `start` to `end`, chunk by chunk."""
         z = z.to(self.dtype) * self.scale + self.shift
         frames_per_chunk = self.config.micro_frame_size or num_frames
         for i, chunk in enumerate(z.split(self.latent_frames(frames_per_chunk), dim=2)):
@@ -209,14 +209,14 @@ class VideoAutoencoderPipeline(PretrainedModel):
         return chunked_latent_frames(num_frames, self.config.micro_frame_size, self.temporal_vae.config.time_factor)
 
     def get_latent_size(self, input_size: Sequence[int | None]) -> list[int | None]:
-        """[frames, height, width] of a video -> [T, H, W] of its latents (sides are floored); None stays open."""
+        """[frames, height, width] of a video -> [T, H, W] of its latents (sides are floored); None stays None."""
         frames, height, width = input_size
         sides = [None if side is None else side // self.downsample for side in (height, width)]
         return [None if frames is None else self.latent_frames(frames), *sides]
 
 
 def _regrouped(chunks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
-    """The same (B, C, F, H, W) in pieces of `frames` frames, the last one of what is left."""
+    """Regroup chunks (B, C, F, H, W) into pieces of `frames` frames; the last piece may have fewer."""
     rest: Tensor | None = None
     for chunk in chunks:
         rest = chunk if rest is None else torch.cat([rest, chunk], dim=2)
@@ -242,7 +242,7 @@ def open_sora_vae_v1_2(
 
     Args:
         tiling: encode and decode in tiles (`VideoAutoencoderPipeline.tiling`).
-        tile_size: their rows and columns in latents; None takes the default of `TilingConfig`.
+        tile_size: rows and columns of a tile, in latents; None takes the default of `TilingConfig`.
 
     Raises:
         ValueError: `tile_size` is not a positive integer, or the autoencoder cannot be tiled.

@@ -30,11 +30,11 @@ SPATIAL_SCALING_FACTOR = 0.18215  # upstream's; the SDXL config's own 0.13025 is
 
 
 def keep_channels_first(autoencoder: nn.Module) -> None:
-    """Let the attention of diffusers' autoencoder give (N, C, H, W) with the channels first in memory, on a GPU.
+    """Make the attention of diffusers' autoencoder return (N, C, H, W) with channels first in memory, on a GPU.
 
-    It works token by token, and its result is a view with the channels last. All layers after it take over that layout
-    for their sums, but PyTorch's group norm on CUDA cannot use it and copies: 30 % of the decoder's time on an H100. On
-    the CPU the norm can, and channels-last is the faster layout.
+    It works token by token, and its result is a view with channels last. All later layers take over that layout for
+    their sums, but PyTorch's group norm on CUDA cannot use it and copies, which takes 30 % of the decoder's time on an
+    H100. On the CPU the norm can use it, and channels-last is the faster layout.
     """
 
     def channels_first(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class SpatialVAE(nn.Module):
         return x.unflatten(0, (len(video), -1)).transpose(1, 2)
 
     def _posterior(self, frames: Tensor, tiling: TilingConfig | None) -> Any:
-        """diffusers' distribution of the latents of (N, 3, 8H, 8W), drawn from alike with and without tiles."""
+        """Return diffusers' distribution of the latents of (N, 3, 8H, 8W), of the same kind with and without tiles."""
         tile = self._tile_size(frames, tiling, scale=self.downsample)
         if tile is None:
             return self.module.encode(frames).latent_dist
@@ -103,7 +103,7 @@ class SpatialVAE(nn.Module):
         return torch.cat(decoded).unflatten(0, (len(x), -1)).transpose(1, 2)
 
     def _tile_size(self, frames: Tensor, tiling: TilingConfig | None, scale: int = 1) -> int | None:
-        """Latents per side of a tile, or None where one tile would do; `scale`: rows of `frames` per latent."""
+        """Return latents per side of a tile, or None if one tile would do; `scale`: rows of `frames` per latent."""
         height, width = frames.shape[-2:]
         if tiling is None or not tiling.divides(height // scale, width // scale):
             return None
@@ -112,10 +112,10 @@ class SpatialVAE(nn.Module):
 
 
 def check_tiles(autoencoder: nn.Module) -> None:
-    """Refuse an autoencoder with other layers than those that are tiled here.
+    """Refuse an autoencoder with blocks that cannot be tiled here.
 
     Raises:
-        ValueError: names the block.
+        ValueError: a block is of another type; the message names it.
     """
     for block in (*autoencoder.encoder.down_blocks, *autoencoder.decoder.up_blocks):
         if type(block) not in (DownEncoderBlock2D, UpDecoderBlock2D):
@@ -126,12 +126,12 @@ def check_tiles(autoencoder: nn.Module) -> None:
 
 
 def decode_frame(autoencoder: nn.Module, latents: Tensor, tile_size: int) -> Tensor:
-    """`autoencoder.decode(latents).sample` for (N, C, H, W), layer by layer in tiles of `tile_size` latents.
+    """Compute `autoencoder.decode(latents).sample` of (N, C, H, W), layer by layer in tiles of `tile_size` latents.
 
-    The middle block with its attention over the frame works at the resolution of the latents and is run as it is. Of
-    the last block, the input after upsampling is the largest map of all (at 720p in float32: 0.94 GB) and needed only
-    in front of its first residual block, so that it is computed tile by tile twice rather than kept: an eighth more
-    arithmetic for 40 % less memory.
+    The middle block, with its attention over the frame, works at the resolution of the latents and runs untiled. The
+    upsampled input of the last block is the largest map of all (0.94 GB at 720p in float32) and only its first residual
+    block reads it, so it is computed twice, tile by tile, rather than kept: an eighth more arithmetic for 40 % less
+    memory.
     """
     decoder = autoencoder.decoder
     if autoencoder.post_quant_conv is not None:
@@ -153,7 +153,7 @@ def decode_frame(autoencoder: nn.Module, latents: Tensor, tile_size: int) -> Ten
 
 
 def encode_frame(autoencoder: nn.Module, frames: Tensor, tile_size: int) -> Tensor:
-    """Moments (N, 2C, H, W) of the posterior that `autoencoder.encode` gives, in tiles of `tile_size` latents."""
+    """Compute the moments (N, 2C, H, W) of the posterior of `autoencoder.encode`, in tiles of `tile_size` latents."""
     encoder = autoencoder.encoder
     tile = tile_size * 2 ** (len(encoder.down_blocks) - 1)
     features = convolve(encoder.conv_in, Stored(frames), tile)

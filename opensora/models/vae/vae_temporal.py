@@ -71,7 +71,7 @@ class DiagonalGaussian:
         return self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Latents drawn from the posterior, by a generator of any device: the CPU's draws the same for all."""
+        """Sample latents; the generator may be on any device, and one on the CPU draws the same for every device."""
         device = self.mean.device if generator is None else generator.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
         return self.mean + self.std * noise.to(self.mean.device)
@@ -100,7 +100,7 @@ class CausalConv3d(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two normalized 3x3x3 convolutions around a shortcut (1x1x1 where the channel count changes)."""
+    """Two normalized 3x3x3 convolutions with a shortcut (1x1x1 where the channel count changes)."""
 
     def __init__(self, in_channels: int, out_channels: int, num_groups: int):
         super().__init__()
@@ -205,7 +205,7 @@ class Decoder(nn.Module):
 
 
 class VAETemporal(nn.Module):
-    """Causal temporal autoencoder; see `VideoAutoencoderPipeline` for chunking and normalization."""
+    """Causal temporal autoencoder; `VideoAutoencoderPipeline` adds chunking and normalization."""
 
     def __init__(self, config: TemporalVAEConfig):
         super().__init__()
@@ -220,7 +220,7 @@ class VAETemporal(nn.Module):
         return -(-num_frames // self.config.time_factor)
 
     def padding(self, num_frames: int) -> int:
-        """Zero frames put in front so that the count divides by the temporal factor."""
+        """Number of zero frames put in front to make the count a multiple of the temporal factor."""
         return -num_frames % self.config.time_factor
 
     @exact_convolutions()
@@ -245,9 +245,9 @@ class VAETemporal(nn.Module):
 
 
 def decode_features(decoder: Decoder, z: Tensor, tile_size: int) -> Tensor:
-    """`decoder(z)` for (B, C', T, H, W), layer by layer in tiles.
+    """Compute `decoder(z)` for (B, C', T, H, W), layer by layer in tiles.
 
-    They are cut in rows and columns only: causal convolutions and group norms want a chunk's frames together.
+    Tiles divide rows and columns only: causal convolutions and group norms need all frames of a chunk.
     """
     features = convolve(decoder.conv1, Stored(z), tile_size)
     features = _run(decoder.res_blocks, features, tile_size)
@@ -259,7 +259,7 @@ def decode_features(decoder: Decoder, z: Tensor, tile_size: int) -> Tensor:
 
 
 def encode_features(encoder: Encoder, x: Tensor, tile_size: int) -> Tensor:
-    """`encoder(x)` for (B, C, F, H, W), in tiles."""
+    """Compute `encoder(x)` for (B, C, F, H, W), in tiles."""
     features = convolve(encoder.conv_in, Stored(x), tile_size)
     for level, blocks in enumerate(encoder.block_res_blocks):
         features = _run(blocks, features, tile_size)
@@ -276,7 +276,7 @@ def _run(blocks: nn.ModuleList, features: Stored, tile: int) -> Stored:
 
 
 def _resample(layer: nn.Module, features: Stored, tile: int) -> Stored:
-    """Halve or double the frames where the level does so."""
+    """Halve or double the frames if the level does so."""
     return features if isinstance(layer, nn.Identity) else convolve(layer, features, tile)
 
 

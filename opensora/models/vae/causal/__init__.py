@@ -1,4 +1,4 @@
-"""Open-Sora-Plan v1.1.0's causal autoencoder: 4 frames, 8 rows and 8 columns to a latent, the first frame alone.
+"""Open-Sora-Plan v1.1.0's causal autoencoder: a latent is 4 frames of 8 x 8 pixels; the first frame stands alone.
 
 Source: Open-Sora-Plan v1.1.0, `CausalVAEModelWrapper`.
 """
@@ -23,21 +23,21 @@ from opensora.registry import MODELS
 from opensora.weights.checkpoint import PretrainedModel
 
 PIXELS_PER_LATENT = 8
-SCALE = 0.18215  # latents are multiplied with it, so that they vary about as much as noise
+SCALE = 0.18215  # latents are multiplied by it, so that they vary about as much as noise
 MAX_LOGVAR, MIN_LOGVAR = 20.0, -30.0
 
 
 @dataclass(frozen=True)
 class CausalTiling:
-    """Sizes of tiles.
+    """Sizes of overlapping tiles.
 
     Attributes:
         tile_size: rows and columns of latents in a tile.
-        tile_frames: latent frames of a chunk; neighboring ones share a frame.
-        overlap: share of a tile that the next one begins before its end.
+        tile_frames: latent frames of a chunk; neighboring chunks share a frame.
+        overlap: fraction of a tile that the next one overlaps.
 
     Raises:
-        ValueError: tiles would not move on.
+        ValueError: chunks or tiles would not advance.
     """
 
     tile_size: int = 32
@@ -53,36 +53,36 @@ class CausalTiling:
             raise ValueError(f"tiles of {self.tile_size} latents with an overlap of {self.overlap} do not move on")
 
     def covers(self, frames: int, height: int, width: int) -> bool:
-        """Whether latents of this size are one tile, which is not treated as such."""
+        """Whether latents of this size fit into one tile, so that nothing is tiled."""
         return frames <= self.tile_frames and height <= self.tile_size and width <= self.tile_size
 
 
 @dataclass(frozen=True)
 class Side:
-    """Lengths in what tiles are cut from, and in what is made of them; latents or pixels."""
+    """Lengths along a side of tiles, in the input or the output of a coder (latents or pixels)."""
 
-    step: int  # from the beginning of a tile to that of the next
-    size: int  # of a tile
-    blended: int  # of the result: rows faded into those of the tile before
-    kept: int  # of the result: rows of a tile that the next one does not replace
+    step: int  # input: from the beginning of a tile to that of the next
+    size: int  # input: length of a tile
+    blended: int  # output: rows that are blended with those of the tile before
+    kept: int  # output: rows of a tile that the next one does not replace
 
 
 def decoding_side(tiling: CausalTiling) -> Side:
-    """Tiles of latents that become tiles of pixels."""
+    """Return the lengths for decoding tiles of latents to tiles of pixels."""
     pixels = tiling.tile_size * PIXELS_PER_LATENT
     blended = int(pixels * tiling.overlap)
     return Side(int(tiling.tile_size * (1 - tiling.overlap)), tiling.tile_size, blended, pixels - blended)
 
 
 def encoding_side(tiling: CausalTiling) -> Side:
-    """Tiles of pixels that become tiles of latents."""
+    """Return the lengths for encoding tiles of pixels to tiles of latents."""
     pixels = tiling.tile_size * PIXELS_PER_LATENT
     blended = int(tiling.tile_size * tiling.overlap)
     return Side(int(pixels * (1 - tiling.overlap)), pixels, blended, tiling.tile_size - blended)
 
 
 def time_chunks(num_frames: int, size: int) -> list[tuple[int, int]]:
-    """First and last + 1 frame of chunks that share a frame with the one before; the last one may be short."""
+    """Return (start, end) of chunks that share one frame with the chunk before; the last one may be short."""
     starts = list(range(0, num_frames, size - 1))
     chunks = [(start, following + 1) for start, following in zip(starts, starts[1:], strict=False)]
     if not chunks:
@@ -93,7 +93,7 @@ def time_chunks(num_frames: int, size: int) -> list[tuple[int, int]]:
 
 
 def in_tiles(x: Tensor, side: Side, run: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `run` makes of the tiles of `x` (B, C, T, H, W), put together again."""
+    """Apply `run` to the tiles of `x` (B, C, T, H, W) and put the results together."""
     above: list[Tensor] = []
     rows = []
     for top in range(0, x.shape[3], side.step):
@@ -111,7 +111,7 @@ def in_tiles(x: Tensor, side: Side, run: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def fade_in(before: Tensor, tile: Tensor, extent: int, dim: int) -> None:
-    """Change the first `extent` rows (or columns) of `tile` in place: from `before`, step by step to its own."""
+    """Blend the first `extent` rows (or columns) of `tile` in place, linearly from the last ones of `before`."""
     extent = min(before.shape[dim], tile.shape[dim], extent)
     if not extent:
         return
@@ -123,18 +123,18 @@ def fade_in(before: Tensor, tile: Tensor, extent: int, dim: int) -> None:
 
 
 class CausalVAE(PretrainedModel):
-    """The autoencoder, encoding and decoding whole or in tiles.
+    """Open-Sora-Plan's causal autoencoder, which encodes and decodes videos whole or in tiles.
 
     Attributes:
-        out_channels: of latents.
+        out_channels: channels of latents.
         downsample: pixels per latent, along a side of a frame.
-        tiling: sizes of the tiles of what is larger than one; None: never in tiles. Norms of a tile know nothing of the
-            others, so that results differ a little; published videos were decoded in tiles of 256 pixels.
+        tiling: sizes of tiles, for what is larger than one; None: never tile. Each tile is normalized on its own, so
+            that results differ a little from untiled ones; published videos were decoded in tiles of 256 pixels.
     """
 
     config_class = CausalVAEConfig
     downsample = PIXELS_PER_LATENT
-    unused_tensors = PretrainedModel.unused_tensors | {"loss.*"}  # of training
+    unused_tensors = PretrainedModel.unused_tensors | {"loss.*"}  # left from training
 
     def __init__(self, config: CausalVAEConfig, tiling: CausalTiling | None = None) -> None:
         super().__init__(config)
@@ -149,7 +149,7 @@ class CausalVAE(PretrainedModel):
         """Latent frames of a clip.
 
         Raises:
-            ValueError: its frames are not 4 k + 1.
+            ValueError: the number of frames is not 4 k + 1.
         """
         if num_frames < 1 or num_frames != causal_num_frames(causal_latent_frames(num_frames)):
             below = causal_num_frames(causal_latent_frames(max(1, num_frames)))
@@ -160,20 +160,20 @@ class CausalVAE(PretrainedModel):
         return causal_latent_frames(num_frames)
 
     def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
-        """(T, H', W') of a video's latents, from its (F, H, W).
+        """[F, H, W] of a video -> [T, H', W'] of its latents.
 
         Raises:
-            ValueError: its frames are not 4 k + 1.
+            ValueError: the number of frames is not 4 k + 1.
         """
         frames, height, width = input_size
         return [self.latent_frames(frames), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT]
 
     @torch.no_grad()
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, 4, T, H', W') of the latents of videos (B, 3, F, H, W) in [-1, 1], unscaled.
+        """Videos (B, 3, F, H, W) in [-1, 1] -> mean and log-variance (B, 4, T, H', W') of their latents, unscaled.
 
         Raises:
-            ValueError: another shape, frames that are not 4 k + 1, or sides that are no multiples of 8.
+            ValueError: the shape is another, the number of frames is not 4 k + 1, or sides are not multiples of 8.
         """
         if x.ndim != 5 or x.shape[1] != 3:
             raise ValueError(f"a video must be (B, 3, F, H, W), got {tuple(x.shape)}")
@@ -219,10 +219,11 @@ class CausalVAE(PretrainedModel):
 
         Args:
             progress: show a bar that counts tiles.
-            share: (i, n) decodes the i-th of n consecutive parts of the chunks of frames; without tiles there is one.
+            share: (i, n) decodes only the i-th of n consecutive parts of the chunks of frames; without tiles there is
+                one chunk.
 
         Raises:
-            ValueError: the number of latent frames does not belong to `num_frames`.
+            ValueError: the shape is another, or the number of latent frames is not that of `num_frames`.
         """
         expected = self.latent_frames(num_frames)
         if z.ndim != 5 or z.shape[1] != self.out_channels:
@@ -265,7 +266,7 @@ def causal_vae(
     tiling: bool = False,
     **ignored: Any,
 ) -> CausalVAE:
-    """The autoencoder of a config's `vae` section."""
+    """Load the autoencoder of a config's `vae` section."""
     vae = CausalVAE.from_pretrained(from_pretrained, dtype=dtype, device=device)
     vae.tiling = CausalTiling() if tiling else None
     return vae

@@ -1,4 +1,6 @@
-"""Encoder and decoder of the causal autoencoder: no frame is made of later ones, but for statistics of norms.
+"""Encoder and decoder of the causal autoencoder: their convolutions read no later frames.
+
+Later frames still count in the statistics of norms and, in the decoder, in the interpolation of `TimeUpsampleRes2x`.
 
 Videos are (B, C, T, H, W). Attribute names are those of the checkpoints.
 Source: Open-Sora-Plan v1.1.0, `CausalVAEModel` and `opensora/models/ae/videobase/modules`.
@@ -14,7 +16,7 @@ from opensora.models.vae.causal.config import LEVELS, CausalVAEConfig
 
 
 class CausalConv3d(nn.Module):
-    """A convolution that sees the frames before: the first one is repeated in front of it."""
+    """A convolution that reads no later frames; the first frame is repeated in front as padding."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int, int]) -> None:
         super().__init__()
@@ -27,23 +29,23 @@ class CausalConv3d(nn.Module):
 
 
 def first_repeated(x: Tensor, count: int) -> Tensor:
-    """A video with its first frame `count` more times in front."""
+    """Return a video with `count` more copies of its first frame in front."""
     return torch.cat([x[:, :, :1].expand(-1, -1, count, -1, -1), x], dim=2) if count else x
 
 
 def frame_by_frame(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer for images makes of every frame of a video."""
+    """Apply a layer for images to every frame of a video."""
     frames = layer(x.movedim(2, 1).flatten(0, 1))
     return frames.unflatten(0, (len(x), -1)).movedim(1, 2)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """As all norms of this autoencoder; of a video, its statistics run over time, too."""
+    """Return the group norm that this autoencoder uses; on videos, its statistics run over time, too."""
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
 class ResnetBlock2D(nn.Module):
-    """Two convolutions with a shortcut, for images (B, C, H, W)."""
+    """Two 2-D convolutions with a shortcut, applied to every frame alone."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -55,7 +57,7 @@ class ResnetBlock2D(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video; every frame alone."""
+        """(B, C, T, H, W) -> (B, C', T, H, W)."""
         return frame_by_frame(self._residual_block, x)
 
     def _residual_block(self, x: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class ResnetBlock2D(nn.Module):
 
 
 class ResnetBlock3D(nn.Module):
-    """The same for videos."""
+    """Two causal 3-D convolutions with a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class ResnetBlock3D(nn.Module):
             self.nin_shortcut = CausalConv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video."""
+        """(B, C, T, H, W) -> (B, C', T, H, W)."""
         return residual_block(self, x)
 
 
@@ -88,7 +90,7 @@ def residual_block(block: ResnetBlock2D | ResnetBlock3D, x: Tensor) -> Tensor:
 
 
 class AttnBlock3DFix(nn.Module):
-    """Attention between the places of each frame, with one head."""
+    """Single-head attention between the places of each frame."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,7 +98,7 @@ class AttnBlock3DFix(nn.Module):
         self.q, self.k, self.v, self.proj_out = (CausalConv3d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video."""
+        """(B, C, T, H, W) -> (B, C, T, H, W)."""
         hidden = self.norm(x)
         # (B, C, T, H, W) -> (B T, H W, C)
         query, key, value = (
@@ -108,31 +110,31 @@ class AttnBlock3DFix(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the rows and columns."""
+    """Halves rows and columns."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video; zeros are added below and to the right only."""
+        """(B, C, T, H, W) -> (B, C, T, H / 2, W / 2); zeros are added below and to the right only."""
         return frame_by_frame(self.conv, F.pad(x, (0, 1, 0, 1)))
 
 
 class SpatialUpsample2x(nn.Module):
-    """Twice the rows and columns."""
+    """Doubles rows and columns."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = CausalConv3d(channels, channels, (1, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video."""
+        """(B, C, T, H, W) -> (B, C, T, 2 H, 2 W)."""
         return self.conv(F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
 
 
 class TimeDownsampleRes2x(nn.Module):
-    """T frames -> (T - 1) // 2 + 1: a mixture of their mean and a convolution."""
+    """T frames -> (T - 1) // 2 + 1: a learned mixture of their mean and a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -140,14 +142,14 @@ class TimeDownsampleRes2x(nn.Module):
         self.mix_factor = nn.Parameter(torch.tensor([2.0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video."""
+        """(B, C, T, H, W) -> (B, C, (T - 1) // 2 + 1, H, W)."""
         x = first_repeated(x, 2)
         share = torch.sigmoid(self.mix_factor)
         return share * F.avg_pool3d(x, (3, 1, 1), stride=(2, 1, 1)) + (1 - share) * self.conv(x)
 
 
 class TimeUpsampleRes2x(nn.Module):
-    """T frames -> 2 T - 1: a mixture of interpolated ones and a convolution of these."""
+    """T frames -> 2 T - 1: a learned mixture of interpolated frames and a convolution of them."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -155,7 +157,7 @@ class TimeUpsampleRes2x(nn.Module):
         self.mix_factor = nn.Parameter(torch.tensor([2.0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video; its first frame stands alone."""
+        """(B, C, T, H, W) -> (B, C, 2 T - 1, H, W); the first frame stands alone."""
         if x.shape[2] > 1:
             later = F.interpolate(x[:, :, 1:], scale_factor=(2, 1, 1), mode="trilinear")
             x = torch.cat([x[:, :, :1], later], dim=2)
@@ -163,9 +165,9 @@ class TimeUpsampleRes2x(nn.Module):
         return share * x + (1 - share) * self.conv(x)
 
 
-IMAGE_LEVELS = (0, 1)  # of the encoder, where frames are taken alone
-SPATIAL_LEVELS = (0, 1, 2)  # of the encoder, that halve rows and columns
-TEMPORAL_LEVELS = (1, 2)  # that halve time
+IMAGE_LEVELS = (0, 1)  # levels of the encoder whose residual blocks treat every frame alone
+SPATIAL_LEVELS = (0, 1, 2)  # levels of the encoder that halve rows and columns
+TEMPORAL_LEVELS = (1, 2)  # levels of the encoder that halve time
 
 
 class Level(nn.Module):
@@ -179,7 +181,7 @@ class Level(nn.Module):
             self.add_module(name, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video."""
+        """(B, C, T, H, W) -> (B, C', T', H', W')."""
         for block in self.block:
             x = block(x)
         for name in self._resampling:
@@ -197,12 +199,12 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock3D(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A video."""
+        """(B, C, T, H, W) -> (B, C, T, H, W)."""
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class Encoder(nn.Module):
-    """Videos to the moments of their latents."""
+    """Encodes videos to the moments of their latents."""
 
     def __init__(self, config: CausalVAEConfig) -> None:
         super().__init__()
@@ -232,7 +234,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to videos."""
+    """Decodes latents to videos."""
 
     def __init__(self, config: CausalVAEConfig) -> None:
         super().__init__()

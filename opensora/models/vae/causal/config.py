@@ -1,4 +1,4 @@
-"""The sizes of Open-Sora-Plan's causal autoencoder, and which of its project's autoencoders it is."""
+"""The sizes of Open-Sora-Plan's causal autoencoder, and a check that a config.json describes this one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 LEVELS = 4
-# The layers of v1.1.0. Its project's code knows others, under which released checkpoints of v1.0.0 and v1.2 were made.
+# The layers of v1.1.0. The project's code has others, which the released checkpoints of v1.0.0 and v1.2 use.
 # Source: Open-Sora-Plan v1.1.0, config.json of the released autoencoder.
 ARCHITECTURE: dict[str, Any] = {
     "double_z": True,
@@ -37,10 +37,10 @@ class CausalVAEConfig:
 
     Attributes:
         hidden_size: channels at full resolution.
-        hidden_size_mult: what they are multiplied with, level by level.
-        num_res_blocks: per level of the encoder; the decoder has one more.
-        z_channels: of latents within the network.
-        embed_dim: of latents outside.
+        hidden_size_mult: what `hidden_size` is multiplied by, level by level.
+        num_res_blocks: residual blocks per level of the encoder; the decoder has one more.
+        z_channels: channels of latents inside the network.
+        embed_dim: channels of latents outside of it.
     """
 
     hidden_size: int = 128
@@ -63,7 +63,7 @@ class CausalVAEConfig:
         """Read a config.json of Open-Sora-Plan.
 
         Raises:
-            ValueError: it describes another of the project's autoencoders; names the entry.
+            ValueError: it describes another of the project's autoencoders; the message names the entry.
         """
         for name, wanted in ARCHITECTURE.items():
             given = values.get(name, wanted)
@@ -79,7 +79,7 @@ class CausalVAEConfig:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Entries of a config.json; `from_dict` reads them back."""
+        """Return the entries of a config.json, which `from_dict` reads back."""
         own = dataclasses.asdict(self)
         return {"_class_name": "CausalVAEModel", **own, "hidden_size_mult": list(self.hidden_size_mult), **ARCHITECTURE}
 
