@@ -1,4 +1,4 @@
-"""Latte, and Open-Sora-Plan v1.1.0, whose transformer is the same network: diffusers' class under this project's loop.
+"""Latte, and Open-Sora-Plan v1.1.0, whose transformer is the same network: diffusers' class in this project's loop.
 
 Source: diffusers, `LatteTransformer3DModel`; Open-Sora-Plan v1.1.0, `LatteT2V`.
 """
@@ -22,10 +22,10 @@ from opensora.weights.checkpoint import PretrainedModel
 if TYPE_CHECKING:
     from adacache import StepController
 
-HIDDEN = -10_000.0  # added to attention to tokens that are masked; what diffusers takes, too
+HIDDEN = -10_000.0  # added to the attention scores of masked tokens, as in diffusers
 # What Open-Sora-Plan's code can do and diffusers' class cannot. Source: Open-Sora-Plan v1.1.0, its released config.
 _NOT_OFFERED = {"use_rope": False, "compress_kv_factor": 1}
-# Both know other kinds of norms and activations, which no released Latte has.
+# Both classes have other kinds of norms and activations, which no released Latte uses.
 _ONLY = {"norm_type": "ada_norm_single", "norm_elementwise_affine": False, "activation_fn": "gelu-approximate"}
 
 
@@ -35,8 +35,8 @@ class LatteConfig:
 
     Attributes:
         num_layers: pairs of a spatial and a temporal block.
-        sample_size: rows and columns of latents that positions are made for; others stretch them.
-        video_length: latent frames; no other number can be sampled but one.
+        sample_size: rows and columns of latents that positions are made for; other sizes stretch them.
+        video_length: latent frames of a video; the only other number that can be sampled is 1, an image.
         time_scale: what the positions of frames are divided by.
     """
 
@@ -57,10 +57,10 @@ class LatteConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read diffusers' config.json; entries that do not change the model at inference are left aside.
+        """Read diffusers' config.json; entries that do not change the model at inference are ignored.
 
         Raises:
-            ValueError: an entry asks for what this model cannot be.
+            ValueError: an entry asks for something that this model does not support.
         """
         return cls._from(dict(values))
 
@@ -93,7 +93,7 @@ class LatteConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of diffusers' class."""
+        """Return the arguments of diffusers' class."""
         own = {**dataclasses.asdict(self), **_ONLY}
         del own["time_scale"]
         return own
@@ -123,7 +123,8 @@ class OpenSoraPlanConfig(LatteConfig):
         """Read Open-Sora-Plan's config.json.
 
         Raises:
-            ValueError: it asks for rotary positions, compressed keys, or latents that are not square.
+            ValueError: it asks for rotary positions, compressed keys, latents that are not square, or anything else
+                that this model does not support.
         """
         values = dict(values)
         for name, offered in _NOT_OFFERED.items():
@@ -142,7 +143,10 @@ class OpenSoraPlanConfig(LatteConfig):
 
     @classmethod
     def _time_scale(cls, values: Mapping[str, Any]) -> int:
-        """Source: Open-Sora-Plan v1.1.0, LatteT2V: 16 frames apart, positions are what an image model knows."""
+        """Return the scale that maps the positions of longer videos to about 0..16.
+
+        Source: Open-Sora-Plan v1.1.0, `LatteT2V`.
+        """
         length = values.get("video_length", cls.video_length)
         return max(1, (length - 1 if length % 2 else length) // 16) if isinstance(length, int) else 1
 
@@ -167,7 +171,7 @@ class LatteModel(PretrainedModel):
         return self.transformer
 
     def make_tables(self) -> None:
-        """Positions of patches and frames."""
+        """Compute the position tables of patches and frames."""
         config = self.config
         patches = PatchEmbed(
             height=config.sample_size,
@@ -190,12 +194,12 @@ class LatteModel(PretrainedModel):
         mask: Tensor | None = None,
         controller: StepController | None = None,
     ) -> Tensor:
-        """Noise and its variance, (B, 8, T, H, W), in latents `x` (B, 4, T, H, W).
+        """Predict the noise in latents `x` (B, 4, T, H, W) and its variance, together (B, 8, T, H, W).
 
         Args:
-            timestep: (B,), 999 for noise to 0.
+            timestep: (B,), from 999 (noise) to 0.
             y: features of captions, (B, L, caption_channels) or (B, 1, L, caption_channels).
-            mask: (B, L), non-zero at tokens to see; None: all.
+            mask: (B, L), non-zero at tokens to attend to; None: all.
             controller: decides whether blocks are computed or reused.
 
         Raises:
@@ -207,12 +211,12 @@ class LatteModel(PretrainedModel):
             "hidden_states": x,
             "timestep": timestep,
             "encoder_hidden_states": y.flatten(1, -2),
-            "enable_temporal_attentions": num_frames > 1,  # as images were trained
+            "enable_temporal_attentions": num_frames > 1,  # images were trained without
             "return_dict": False,
         }
         if mask is not None:
             bias = (1 - (mask != 0).to(x.dtype)) * HIDDEN
-            # A row for each frame: diffusers hands it to its spatial blocks, for which frames are the batch.
+            # One row per frame: diffusers passes it to its spatial blocks, which take frames as the batch.
             arguments["encoder_attention_mask"] = bias[:, None].repeat_interleave(num_frames, dim=0)
         if controller is None:
             return self.transformer(**arguments)[0]
@@ -228,7 +232,7 @@ class OpenSoraPlanModel(LatteModel):
 
 @MODELS.register_module("Latte")
 def latte(from_pretrained: str, dtype: torch.dtype, device: torch.device | str, **ignored: Any) -> LatteModel:
-    """The model of a config's `model` section."""
+    """Load the model of a config's `model` section."""
     return LatteModel.from_pretrained(from_pretrained, dtype=dtype, device=device)
 
 
@@ -236,5 +240,5 @@ def latte(from_pretrained: str, dtype: torch.dtype, device: torch.device | str, 
 def open_sora_plan(
     from_pretrained: str, dtype: torch.dtype, device: torch.device | str, **ignored: Any
 ) -> OpenSoraPlanModel:
-    """The model of a config's `model` section, of Open-Sora-Plan."""
+    """Load the model of a config's `model` section, for Open-Sora-Plan."""
     return OpenSoraPlanModel.from_pretrained(from_pretrained, dtype=dtype, device=device)

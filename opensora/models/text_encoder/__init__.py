@@ -1,4 +1,4 @@
-"""Prompt text to embeddings: caption cleaning, the T5 encoder, and what it needs of the machine."""
+"""From prompt text to embeddings: caption cleaning, the T5 encoder, and a check of what it needs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from packaging.version import Version
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 
-# The least versions that transformers works with.
+# The oldest versions that transformers works with.
 _TORCHAO = ("torchao", "0.15.0")
 _ACCELERATE = ("accelerate", "1.1.0")
 
 
 def check_text_options(config: SampleConfig) -> None:
-    """Refuse a quantized or streamed text encoder that could not be loaded, before anything is.
+    """Refuse a quantized or streamed text encoder that could not be loaded, before anything is loaded.
 
     Raises:
         ConfigError: a package is missing or too old, or the options exclude each other.
@@ -27,7 +27,7 @@ def check_text_options(config: SampleConfig) -> None:
             "read, and streaming reads them for every caption; choose one"
         )
     if text.dtype == "fp16" and (text.quantize or text.stream):
-        # In fp16 T5 overflows but for some weights that stay in float32, which they do not when quantized or streamed.
+        # In fp16 T5 overflows unless some weights stay in float32, and quantized or streamed ones do not.
         option = "quantize" if text.quantize else "stream"
         raise ConfigError(f"text_encoder.{option} does not work with text_encoder.dtype='fp16'; set it to bf16 or fp32")
     if text.quantize:

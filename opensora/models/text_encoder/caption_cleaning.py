@@ -1,8 +1,8 @@
-"""Caption cleaning: the text normalization the training captions went through, applied to prompts.
+"""Caption cleaning: the text normalization of the training captions, applied to prompts.
 
-The rules strip what scraped captions contain and descriptions do not: links, markup, file names, shop
-phrases. They are blunt ("free shipping" vanishes from any prompt), but the model was trained behind them, so
-they are kept to the letter. Their order matters.
+The rules strip what scraped captions contain and descriptions do not: links, markup, file names, shop phrases. They
+are blunt ("free shipping" vanishes from any prompt), but the model was trained on captions that passed them, so they
+are kept to the letter. Their order matters.
 
 Source: opensora/models/text_encoder/t5.py (Open-Sora v1.2), itself the cleaning of DeepFloyd IF.
 """
@@ -89,27 +89,27 @@ WORD_RULES = _rules(
 )
 
 _WORD_JOINER = re.compile(r"[-_]")
-_MAX_JOINERS = 3  # more than these make a caption a file-name-like-this one
+_MAX_JOINERS = 3  # a caption with more of them is taken for a file-name-like-this-one
 
 
 def clean_caption(text: str) -> str:
-    """One pass of the cleaning; not idempotent, `text_preprocessing` applies it twice."""
+    """Clean a caption in one pass; this is not idempotent, and `text_preprocessing` applies it twice."""
     text = urllib.parse.unquote_plus(text).strip().lower()
     text = _apply(LINK_RULES, text)
     with warnings.catch_warnings():
         # A prompt that looks like a file name is still a prompt.
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)
-        text = BeautifulSoup(text, features="html.parser").text  # without HTML, entities resolved
+        text = BeautifulSoup(text, features="html.parser").text  # removes HTML and resolves entities
     text = _apply(CHARACTER_RULES, text)
     if len(_WORD_JOINER.findall(text)) > _MAX_JOINERS:
         text = _WORD_JOINER.sub(" ", text)
-    # Mojibake, ligatures and odd Unicode forms repaired; entities may have been escaped twice.
+    # Repairs mojibake, ligatures and odd Unicode forms; entities may have been escaped twice.
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return _apply(WORD_RULES, text).strip()
 
 
 def text_preprocessing(text: str, use_text_preprocessing: bool = True) -> str:
-    """The prompt as the text encoder expects it: cleaned twice, or only lower-cased and stripped."""
+    """Return the prompt as the text encoder expects it: cleaned twice, or only lower-cased and stripped."""
     if not use_text_preprocessing:
         return text.lower().strip()
     # Twice as in training: the first pass uncovers what the second removes, such as tags that were escaped.

@@ -1,4 +1,4 @@
-"""Encoded captions on disk, so that a caption is encoded once and not in every run."""
+"""Encoded captions kept on disk, so that a caption is encoded once and not in every run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from opensora.weights.layout import tokenizer_folder
 logger = logging.getLogger(__name__)
 
 OFF = "off"
-SIZE_LIMIT = 2 * 1000**3  # bytes; of the published encoder some 4000 captions of 30 tokens
-_FORMAT = 2  # part of the names: files of another format are never read
+SIZE_LIMIT = 2 * 1000**3  # bytes; some 4000 captions of 30 tokens from the published encoder
+_FORMAT = 2  # part of the file names, so that files of another format are never read
 _OWN_FILE = re.compile(r"\.?[0-9a-f]{64}\.safetensors(\.\w+\.tmp)?")  # the last part: left by a killed run
-_TOKENIZER_FILES = (  # and the encoder's sizes: small, and they change what it gives
+_TOKENIZER_FILES = (  # with the encoder's sizes: small files that change its output
     "config.json",
     "tokenizer.json",
     "spiece.model",
@@ -41,15 +41,14 @@ _TOKENIZER_FILES = (  # and the encoder's sizes: small, and they change what it 
 
 @dataclass(frozen=True)
 class EncodedCaption:
-    """What a text encoder made of one caption, up to its last real token, or with all padding (`whole`).
+    """A text encoder's output for one caption, up to its last real token or with all padding (`whole`).
 
-    What the encoder says about padding is mostly not kept: transformers do not attend to it. They do to that of a
-    negative prompt.
+    The output at padding is usually dropped, as transformers do not attend to it. They do for a negative prompt.
 
     Attributes:
         y: (tokens, caption_channels) on the CPU, in the encoder's dtype.
         mask: (tokens,) integers, non-zero at real tokens.
-        num_chars: of the caption that the encoder read; it cuts what is too long.
+        num_chars: characters of the caption that the encoder read; it cuts long captions.
     """
 
     y: Tensor
@@ -58,7 +57,7 @@ class EncodedCaption:
 
     @classmethod
     def trimmed(cls, y: Tensor, mask: Tensor, num_chars: int) -> Self:
-        """From what an encoder gives, (L, caption_channels) and (L,) on any device."""
+        """Keep an encoder's output, (L, caption_channels) and (L,) on any device, up to the last real token."""
         mask = mask.cpu()
         real = mask.nonzero()
         tokens = int(real.max()) + 1 if len(real) else 0
@@ -66,11 +65,11 @@ class EncodedCaption:
 
     @classmethod
     def whole(cls, y: Tensor, mask: Tensor, num_chars: int) -> Self:
-        """The same with what the encoder gives for padding."""
+        """Keep an encoder's output with all padding."""
         return cls(y.cpu().clone(), mask.cpu().clone(), num_chars)
 
     def padded(self, length: int) -> tuple[Tensor, Tensor]:
-        """`y` (length, caption_channels) and `mask` (length,), zero at padding unless that is kept."""
+        """Return `y` (length, caption_channels) and `mask` (length,), zero at padding that was not kept."""
         missing = length - len(self.mask)
         return F.pad(self.y, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))
 
@@ -81,8 +80,8 @@ class EmbeddingCache:
     A folder that cannot be written costs one warning and the time to encode again, never a run.
 
     Args:
-        folder: made when the first caption is kept.
-        key: tells apart what different encoders make of a caption, as `encoder_key` does.
+        folder: created when the first caption is kept.
+        key: distinguishes encoders whose output for a caption differs, as `encoder_key` does.
     """
 
     def __init__(self, folder: Path, key: str):
@@ -91,12 +90,12 @@ class EmbeddingCache:
         self._writable = True
 
     def path(self, caption: str) -> Path:
-        """The file of `caption`, which need not exist."""
+        """Return the file of `caption`, which need not exist."""
         name = hashlib.sha256("\0".join((str(_FORMAT), self.key, caption)).encode("utf-8", "surrogatepass"))
         return self.folder / f"{name.hexdigest()}.safetensors"
 
     def get(self, caption: str) -> EncodedCaption | None:
-        """What was kept of `caption`; None when there is nothing, or nothing that can be read."""
+        """Return what was kept for `caption`; None if there is no file, or none that can be read."""
         path = self.path(caption)
         try:
             encoded = _read(path.read_bytes())
@@ -105,12 +104,12 @@ class EmbeddingCache:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             logger.debug("text: %s is not used: %s", path, error)
             return None
-        with contextlib.suppress(OSError):  # a folder that may only be read
+        with contextlib.suppress(OSError):  # a read-only folder
             os.utime(path)  # what was used last is removed last
         return encoded
 
     def put(self, caption: str, encoded: EncodedCaption) -> None:
-        """Keep `encoded`, in place of what there was."""
+        """Keep `encoded` for `caption`, in place of an earlier entry."""
         if not self._writable:
             return
         tensors = {
@@ -133,7 +132,7 @@ class EmbeddingCache:
             )
 
     def prune(self, limit: int = SIZE_LIMIT) -> None:
-        """Remove what was not used for longest until the folder takes `limit` bytes at most."""
+        """Remove the least recently used entries until the folder takes at most `limit` bytes."""
         try:
             files = [(path, path.stat()) for path in self.folder.iterdir() if _OWN_FILE.fullmatch(path.name)]
             excess = sum(status.st_size for _, status in files) - limit
@@ -142,12 +141,12 @@ class EmbeddingCache:
                     break
                 path.unlink(missing_ok=True)
                 excess -= status.st_size
-        except OSError as error:  # also another run that prunes at the same time
+        except OSError as error:  # such as from another run that prunes at the same time
             logger.debug("text: %s was not pruned: %s", self.folder, error)
 
 
 def cache_folder(text_cache: str | None) -> Path | None:
-    """The folder that the config entry `text_cache` names; None means that nothing is kept.
+    """Return the folder that the config entry `text_cache` names; None if nothing is to be kept.
 
     Without an entry it is $OPENSORA_TEXT_CACHE, else `opensora-adacache/text` in $XDG_CACHE_HOME or ~/.cache.
     """
@@ -164,15 +163,15 @@ def cache_folder(text_cache: str | None) -> Path | None:
 
 
 def encoder_key(text: TextEncoderConfig, device_type: str) -> str:
-    """A hash of everything beside the caption that changes what the encoder in a folder gives.
+    """Return a hash of everything but the caption that changes the output of the encoder.
 
-    The kind of device is part of it, because rounding differs; streaming is not, because nothing differs.
+    The kind of device is part of it, because rounding differs; streaming is not, because it changes nothing.
 
     Args:
         device_type: "cpu" or "cuda".
 
     Raises:
-        WeightsError: the folder holds no weights.
+        WeightsError: the encoder's folder holds no weights.
         OSError: a file cannot be read.
     """
     folder = Path(text.from_pretrained)
@@ -187,7 +186,11 @@ def encoder_key(text: TextEncoderConfig, device_type: str) -> str:
 
 
 def _read(data: bytes) -> EncodedCaption:
-    """One entry; a SafetensorError, KeyError or ValueError for what `EmbeddingCache.put` did not write."""
+    """Read one entry.
+
+    Raises:
+        SafetensorError, KeyError, ValueError: it is not as `EmbeddingCache.put` wrote it.
+    """
     tensors = load(data)
     encoded = EncodedCaption(tensors["y"], tensors["mask"], int(tensors["num_chars"]))
     if not torch.equal(_checksum(encoded), tensors["checksum"]):
@@ -196,7 +199,7 @@ def _read(data: bytes) -> EncodedCaption:
 
 
 def _checksum(encoded: EncodedCaption) -> Tensor:
-    """(1,) int64: bytes that changed on the disk would change the video and nothing would tell."""
+    """Return a checksum (1,) int64; without it, bytes that change on disk would silently change the video."""
     value = encoded.num_chars
     for tensor in (encoded.y, encoded.mask):
         value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy(), value)

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from opensora.models.layers.embeddings import CaptionEmbedder
     from opensora.protocols import VideoModel
 
-_APPENDED = ("aesthetic score", "motion score", "camera motion")  # in the order in which prompts get them
+_APPENDED = ("aesthetic score", "motion score", "camera motion")  # in the order in which they end a prompt
 _MAX_LINES = 5
-_SHOWN_WORDS = 6  # at the beginning of a prompt, and as many before the cut
+_SHOWN_WORDS = 6  # from the beginning of a prompt, and as many from before the cut
 
 
 class CaptionEncoder(Protocol):
-    """Whatever turns prompts into features."""
+    """Anything that turns prompts into features."""
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """`y` (B, 1, L, caption_channels) and the token `mask` (B, L) of prompts.
+        """Return features `y` (B, 1, L, caption_channels) and the token `mask` (B, L) of prompts.
 
-        An encoder that cuts long prompts also gives `num_chars` (B,), how many of their characters it read.
+        An encoder that cuts long prompts also returns `num_chars` (B,), how many of their characters it read.
         """
 
 
@@ -37,18 +37,18 @@ class TextEncoder(CaptionEncoder, Protocol):
     """A caption encoder that knows what videos are guided away from."""
 
     def null(self, n: int) -> Tensor:
-        """Features of what `n` videos are guided away from, (n, 1, L, caption_channels)."""
+        """Return the features that `n` videos are guided away from, (n, 1, L, caption_channels)."""
 
 
 @dataclass(frozen=True)
 class EncodedText:
-    """What a model reads about the videos of a batch.
+    """The text that a model reads for a batch of videos.
 
     Attributes:
         y: (B, 1, L, caption_channels).
-        mask: (B, L) on the CPU, non-zero at real tokens; a model that reads the lengths of texts there waits for no
-            device. None where all tokens are real.
-        null: what they are guided away from, (B, 1, L, caption_channels).
+        mask: (B, L), non-zero at real tokens; on the CPU, so that a model can read the lengths of texts without waiting
+            for a device. None if all tokens are real.
+        null: features that the videos are guided away from, (B, 1, L, caption_channels).
     """
 
     y: Tensor
@@ -57,9 +57,9 @@ class EncodedText:
 
     @classmethod
     def of(cls, encoder: TextEncoder, prompts: Sequence[str]) -> Self:
-        """Encode `prompts`; a warning names the words that did not fit."""
+        """Encode `prompts`; warnings say which prompts are cut, and where."""
         encoded = encoder.encode(prompts)
-        if "num_chars" in encoded:  # else the encoder cuts nothing, or it was said when the text was prepared
+        if "num_chars" in encoded:  # else the encoder cuts nothing, or has warned when the text was prepared
             for line in cut_lines("prompt", prompts, encoded["num_chars"].tolist(), encoded["y"].shape[-2]):
                 warnings.warn(line, stacklevel=4)
         mask = encoded.get("mask")
@@ -67,10 +67,10 @@ class EncodedText:
 
 
 class CachedTextEncoder:
-    """A text encoder that remembers what it encoded, prompt by prompt: results do not depend on the batch.
+    """A text encoder that remembers every prompt it has encoded. Results do not depend on the batch.
 
     Args:
-        encoder: what it asks about a prompt that it does not know.
+        encoder: encodes prompts that are not remembered yet.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -79,7 +79,7 @@ class CachedTextEncoder:
         self._null: Tensor | None = None
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """`y` (B, 1, L, caption_channels) features and `mask` (B, L)."""
+        """Return features `y` (B, 1, L, caption_channels) and `mask` (B, L)."""
         for prompt in prompts:
             if prompt not in self._encoded:
                 self._encoded[prompt] = self._encoder.encode([prompt])
@@ -98,7 +98,7 @@ class GuidedTextEncoder:
     """A caption encoder together with the features of the empty caption, which belong to the video model.
 
     Attributes:
-        encoder: T5, or `PreparedText` that it encoded before.
+        encoder: T5, or `PreparedText` that T5 encoded before.
         caption_embedder: `STDiT3.y_embedder`, whose buffer (L, caption_channels) is the empty caption. It is read on
             use, as the model may be moved to another device.
     """
@@ -107,7 +107,7 @@ class GuidedTextEncoder:
     caption_embedder: CaptionEmbedder
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What the encoder gives, with features on the device and in the dtype of the video model."""
+        """Encode `prompts`, with features on the device and in the dtype of the video model."""
         encoded = self.encoder.encode(prompts)
         return {**encoded, "y": encoded["y"].to(self.caption_embedder.y_embedding)}
 
@@ -121,7 +121,7 @@ class NegativeTextEncoder:
     """A caption encoder together with the prompt that videos are guided away from.
 
     Attributes:
-        encoder: T5, or `PreparedText` that it encoded before, the negative prompt with padding.
+        encoder: T5, or `PreparedText` that T5 encoded before, the negative prompt with all padding.
         negative: the prompt; "" guides away from nothing in particular.
     """
 
@@ -133,7 +133,7 @@ class NegativeTextEncoder:
         return self.encoder.encode([self.negative])
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What the encoder gives; a warning names the tokens of the negative prompt that are left out for them."""
+        """Encode `prompts`; a warning says if some are shorter than the negative prompt, which is then cut for them."""
         encoded = self.encoder.encode(prompts)
         if "num_chars" in encoded:
             line = shorter_line(encoded["mask"], self._encoded["mask"][0])
@@ -142,9 +142,9 @@ class NegativeTextEncoder:
         return encoded
 
     def null(self, n: int) -> Tensor:
-        """Features of the negative prompt, (n, 1, L, caption_channels), with what the encoder says about padding.
+        """Features of the negative prompt, (n, 1, L, caption_channels), including the encoder's output at padding.
 
-        These models were trained and published with guidance that sees it.
+        These models were trained and published with guidance that attends to it.
         """
         encoded = self._encoded
         if "num_chars" in encoded:
@@ -155,7 +155,7 @@ class NegativeTextEncoder:
 
 
 def with_guidance(text_encoder: CaptionEncoder | TextEncoder, model: VideoModel, config: SampleConfig) -> TextEncoder:
-    """`text_encoder` with what videos are guided away from; one that has it already stays as it is."""
+    """Return `text_encoder` with the features that videos are guided away from; unchanged if it has them already."""
     if hasattr(text_encoder, "null"):
         return text_encoder
     if hasattr(model, "y_embedder"):
@@ -164,17 +164,17 @@ def with_guidance(text_encoder: CaptionEncoder | TextEncoder, model: VideoModel,
 
 
 def negative_prompts(config: SampleConfig) -> set[str]:
-    """What the text encoder has to read beside the prompts, with padding; nothing for models with an empty caption."""
+    """Return the negative prompt, to be encoded with all padding; empty for models with a learned empty caption."""
     return set() if "negative_prompt" in family_of(config.model.type).refused else {config.negative_prompt}
 
 
 def cut_lines(what: str, captions: Iterable[str], num_chars: Sequence[int], num_tokens: int) -> list[str]:
-    """A line for each caption whose end the text encoder did not read, and where it ends; at most six in all.
+    """Return a line for each caption that the text encoder cuts, which says where; at most six lines.
 
     Args:
-        what: the captions are, such as "prompt".
-        num_chars: of each caption, the characters that were read.
-        num_tokens: that the encoder reads.
+        what: what the captions are, such as "prompt".
+        num_chars: for each caption, how many characters were read.
+        num_tokens: how many tokens the encoder reads.
     """
     lines: dict[str, str] = {}
     for caption, num in zip(captions, num_chars, strict=True):
@@ -185,16 +185,16 @@ def cut_lines(what: str, captions: Iterable[str], num_chars: Sequence[int], num_
 
 
 def num_tokens(mask: Tensor) -> int:
-    """Tokens up to the last real one, of a mask (L,); at least 1, as a model reads at least one."""
+    """Count the tokens of a mask (L,) up to the last real one; at least 1, as a model reads at least one."""
     return max(1, int(mask.nonzero().max()) + 1 if mask.any() else 0)
 
 
 def shorter_line(masks: Iterable[Tensor], negative: Tensor) -> str | None:
-    """What guidance leaves out of a negative prompt that is longer than the prompts; None where it is for none.
+    """Return a line about a negative prompt that is longer than some prompts and cut for them; None if it is not.
 
     Args:
-        masks: (L,) each, of the prompts.
-        negative: the mask (L,) of the negative prompt.
+        masks: masks (L,) of the prompts.
+        negative: mask (L,) of the negative prompt.
     """
     lengths, length = [num_tokens(mask) for mask in masks], num_tokens(negative)
     shorter = [tokens for tokens in lengths if tokens < length]
@@ -221,7 +221,7 @@ def _cut_line(what: str, caption: str, num_chars: int, num_tokens: int) -> str:
 
 
 def _appended(caption: str) -> list[tuple[str, int]]:
-    """The scores at the end of a caption, and where each of them ends."""
+    """Return the scores at the end of a caption, and where each of them ends."""
     found = [(name, caption.rfind(f" {name}:")) for name in _APPENDED]
     found = [(name, start) for name, start in found if start >= 0]
     ends = [*(start for _, start in found), len(caption)][1:]

@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 @MODELS.register_module("t5")
 class T5Encoder:
-    """Prompts to the last hidden states of a T5 encoder.
+    """Encodes prompts to the last hidden states of a T5 encoder.
 
     Args:
         from_pretrained: folder or hub repository with a T5 encoder and its tokenizer.
         model_max_length: tokens per prompt; longer prompts are cut, shorter ones padded.
-        dtype: floating-point type of the weights; upstream runs float32 whatever the video model's.
+        dtype: floating-point type of the weights; upstream uses float32, whatever the dtype of the video model.
         quantize, stream: how the weights are held, as in `load_t5`; streaming changes no result.
 
     Raises:
         WeightsError: the files are missing, damaged or do not fit their config.json.
-        ConfigError: there is no room for what streaming needs.
+        ConfigError: there is no room for the copy of the weights that streaming needs.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class T5Encoder:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Features, tokens and how much of the prompts they stand for.
+        """Encode prompts, and count how many of their characters were read.
 
         Returns:
             `y` (B, 1, L, caption_channels), not zeroed at padding; the token `mask` (B, L); and `num_chars`
@@ -89,11 +89,11 @@ def load_t5(
     quantize: str | None = None,
     stream: bool = False,
 ) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """The tokenizer and the encoder, in evaluation mode on `device` (None: the CPU).
+    """Load the tokenizer and the encoder, in evaluation mode on `device` (None: the CPU).
 
     Args:
-        source: a folder, for which no network is used and whose tokenizer may be in the folder `tokenizer` beside it,
-            or a hub repository.
+        source: a hub repository, or a folder, which is read without network and whose tokenizer may be in the folder
+            `tokenizer` beside it.
         quantize: "int8" keeps the weights of linear layers in 8 bits with a scale per row.
         stream: the weights of the blocks stay on disk; each is on `device` only while it is used.
 
@@ -127,7 +127,7 @@ def load_t5(
 
 
 def _streamed(device: str) -> dict[str, str]:
-    """Only what is small stays on `device`, which also tells where the blocks are computed."""
+    """Return the device map for streaming: only small weights stay on `device`, where blocks are computed, too."""
     return {
         "shared": device,
         "encoder.embed_tokens": device,
@@ -137,7 +137,11 @@ def _streamed(device: str) -> dict[str, str]:
 
 
 def _folder_for_copies(source: Path) -> Path:
-    """A new temporary folder; weights that are not safetensors are copied there before they can be streamed."""
+    """Make a temporary folder, to which weights that are not safetensors are copied before they can be streamed.
+
+    Raises:
+        ConfigError: it has no room for them.
+    """
     files = [file for file in weight_files(source) if file.suffix != ".safetensors" and file.is_file()]
     needed = sum(file.stat().st_size for file in files)
     folder = Path(tempfile.gettempdir())
@@ -157,7 +161,7 @@ def _int8() -> TorchAoConfig:
 
 
 def _check_complete(source: str | os.PathLike[str], found: Mapping[str, Collection[Any]]) -> None:
-    # transformers would go on with random weights in their place.
+    # transformers would replace them with random weights.
     unfit = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
     if unfit:
         raise WeightsError(
@@ -168,7 +172,7 @@ def _check_complete(source: str | os.PathLike[str], found: Mapping[str, Collecti
 
 @contextmanager
 def _load_errors(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever transformers raises for files it cannot read, as one sentence."""
+    """Turn whatever transformers raises for files it cannot read into a WeightsError of one sentence."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
