@@ -1,10 +1,25 @@
-"""LTX-Video."""
+"""LTX-Video and LTX-2."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from inspect import signature
+from types import SimpleNamespace
+from typing import Any
+
 import diffusers
 
-from adacache.conformance.tiny_pipeline import IMAGE, SMALL, TEXT_WIDTH, TinyPipeline, finished, other, randomize
+from adacache.conformance.tiny_pipeline import (
+    IMAGE,
+    SMALL,
+    TEXT_WIDTH,
+    VIDEO,
+    TinyPipeline,
+    finished,
+    other,
+    randomize,
+    rebuilt,
+)
 
 
 def ltx() -> diffusers.LTXPipeline:
@@ -41,10 +56,111 @@ def ltx_image() -> diffusers.LTXImageToVideoPipeline:
     return finished(diffusers.LTXImageToVideoPipeline(pipe.scheduler, pipe.vae, None, None, pipe.transformer))
 
 
+def ltx2() -> diffusers.LTX2Pipeline:
+    """LTX-2: a picture and its sound."""
+    transformer = diffusers.LTX2VideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=4,
+        audio_cross_attention_dim=8,
+        num_layers=4,
+        caption_channels=TEXT_WIDTH,
+        rope_double_precision=False,
+        rope_type="split",
+    )
+    connector = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_learnable_registers": None}
+    connectors = diffusers.pipelines.ltx2.LTX2TextConnectors(
+        caption_channels=TEXT_WIDTH,
+        text_proj_in_factor=1,
+        **{f"{kind}_connector_{name}": value for kind in ("video", "audio") for name, value in connector.items()},
+        rope_type="split",
+    )
+    vae = diffusers.AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatiotemporal",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        patch_size=8,
+    )
+    audio_vae = diffusers.AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8
+    )
+    vocoder = diffusers.pipelines.ltx2.LTX2Vocoder(
+        in_channels=16,
+        hidden_channels=32,
+        upsample_kernel_sizes=[4, 4],
+        upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3, 5]],
+        output_sampling_rate=16000,
+    )
+    models = (randomize(model) for model in (connectors, transformer, vocoder))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    return finished(diffusers.LTX2Pipeline(scheduler, randomize(vae), randomize(audio_vae), None, None, *models))
+
+
+def ltx23() -> diffusers.LTX2Pipeline:
+    """LTX-2.3, with all its guidance: two calls more in each step, and in one of them picture and sound are apart."""
+    pipe = ltx2()
+    modulated = {f"{kind}{part}": True for kind in ("", "audio_") for part in ("gated_attn", "cross_attn_mod")}
+    pipe.transformer = rebuilt(pipe.transformer, perturbed_attn=True, **modulated)
+    return finished(pipe)
+
+
+def ltx2_image() -> diffusers.LTX2ImageToVideoPipeline:
+    """The tokens of the image have a time of their own."""
+    return _as_pipeline(diffusers.LTX2ImageToVideoPipeline)
+
+
+def ltx2_condition() -> diffusers.LTX2ConditionPipeline:
+    """Tokens of conditions stand after those of the video."""
+    return _as_pipeline(diffusers.LTX2ConditionPipeline)
+
+
+def ltx2_reference() -> diffusers.LTX2InContextPipeline:
+    """Tokens of a reference video stand after those of the video."""
+    return _as_pipeline(diffusers.LTX2InContextPipeline)
+
+
+def _as_pipeline(pipeline: type) -> Any:
+    """Another pipeline around the components of LTX-2, those that it has."""
+    components = {name: model for name, model in ltx2().components.items() if name in signature(pipeline).parameters}
+    return finished(pipeline(**components))
+
+
+# Guidance by the prompt only, in one call.
+_BY_PROMPT = {"stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0}
 TINY = {
     "ltx": TinyPipeline(ltx, ("transformer_blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 3.0}, masks=True),
+    "ltx2": TinyPipeline(
+        ltx2, ("transformer_blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 3.0, **_BY_PROMPT}, masks=True
+    ),
 }
+_REFERENCES = [SimpleNamespace(frames=VIDEO, strength=1.0)]
+_CONDITIONS = [SimpleNamespace(frames=IMAGE, index=8, strength=1.0, crf=0)]
 OTHERS = {
     "ltx_condition": other(TINY["ltx"], ltx_condition, image=IMAGE, frame_index=8, num_frames=17),
     "ltx_image": other(TINY["ltx"], ltx_image, image=IMAGE),
+    "ltx2_image": other(TINY["ltx2"], ltx2_image, image=IMAGE),
+    "ltx2_condition": other(TINY["ltx2"], ltx2_condition, conditions=_CONDITIONS),
+    "ltx2_reference": other(TINY["ltx2"], ltx2_reference, reference_conditions=_REFERENCES),
+    "ltx23": replace(
+        TINY["ltx2"],
+        build=ltx23,
+        call={**SMALL, "num_frames": 9, "spatio_temporal_guidance_blocks": [1]},
+        calls_per_step=3,
+    ),
 }

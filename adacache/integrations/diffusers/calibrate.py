@@ -76,8 +76,8 @@ def calibrate_pipeline(
         call: other arguments of the pipeline's call, such as num_inference_steps, height, guidance_scale.
 
     Raises:
-        ValueError: the pipeline is not known or is cached already, an option is wrong, or a run has too few steps or
-            steps that do not descend.
+        ValueError: the pipeline is not known, is cached already or makes a sound, an option is wrong, or a run has too
+            few steps or steps that do not descend.
         RuntimeError: diffusers is too old.
     """
     check_diffusers()
@@ -94,6 +94,11 @@ def calibrate_pipeline(
     cached = cached_forwards_of(pipe)
     for forward in cached:
         check_free(forward.transformer)
+        if forward.family.audio:
+            raise ValueError(
+                f"a calibration is fitted to the picture alone, and {forward.family.name} denoises a sound with it; "
+                "give apply_adacache a config instead"
+            )
     with PipelineClips.of(pipe, encode or _as_prompts, call) as sampler:
         start = sampler.peek(fit[0])
         plan.check(len(start.timesteps))

@@ -192,3 +192,8 @@ def test_a_video_in_sections_is_calibrated_by_one_of_them():
     with PipelineClips.of(pipe, encoder(tiny), call) as clips:
         latents = clips.latents([plan.Clip("10", 10)], None)
     assert torch.equal(latents, tiny.run(pipe, seed=10, steps=STEPS))
+
+
+def test_a_model_with_sound_is_refused():
+    with pytest.raises(ValueError, match="fitted to the picture alone, and LTX-2 denoises a sound with it"):
+        calibrate_pipeline(TINY["ltx2"].build(), PROMPTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,35 +90,40 @@ def test_a_run_that_computes_every_step_is_the_plain_one(pipe, tiny):
     assert handle.trace.computed_steps == list(range(STEPS))
 
 
+def by_places(frames: Tensor, places: Tensor) -> Tensor:
+    """Latte begins with the places of each frame, and ends with the frames of each place."""
+    videos = len(frames) // places.shape[1]
+    return frames.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
+
+
 @contextmanager
 def skipped_by_hand(pipe: Any, tiny: TinyPipeline, schedule: tuple[int, ...]) -> Iterator[list[bool]]:
     """Runs every block, and in steps that are not in `schedule` replaces what the last one gives."""
-    residuals: dict[tuple[int, int], Tensor] = {}  # of each transformer and guidance half
+    residuals: dict[tuple[int, int], list[Tensor]] = {}  # of each transformer and guidance half
     inputs: list[Tensor] = []
     calls: list[bool] = []  # whether each was computed
     handles = []
     for number, model in enumerate(transformers_of(pipe)):
         first = getattr(model, tiny.lists[0])[0]
         last = getattr(model, tiny.lists[-1])[-1]
+        names = ["hidden_states", *filter(None, [find_family(model).audio])]
 
-        def enter(_, args, kwargs):
-            inputs[:] = [kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]]
+        def enter(_, args, kwargs, names=names):
+            inputs[:] = [
+                kwargs.get(name, args[place] if place < len(args) else None) for place, name in enumerate(names)
+            ]
 
         def leave(_, args, output, number=number):
-            hidden_states, *text = output if isinstance(output, tuple) else (output,)
-            start = inputs.pop()
-            if (
-                start.shape != hidden_states.shape
-            ):  # Latte ends with the frames of each place, not the places of each frame
-                videos = len(start) // hidden_states.shape[1]
-                start = start.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
+            states = output if isinstance(output, tuple) else (output,)
             step, half = divmod(len(calls), tiny.calls_per_step)
             computed = step % STEPS in schedule or (number, half) not in residuals
             calls.append(computed)
+            pairs = zip(inputs, states, strict=False)
+            starts = [start if start.shape == end.shape else by_places(start, end) for start, end in pairs]
             if computed:
-                residuals[number, half] = hidden_states - start
-            result = start + residuals[number, half]
-            return (result, *text) if text else result
+                residuals[number, half] = [end - start for start, end in zip(starts, states, strict=False)]
+            results = [start + residual for start, residual in zip(starts, residuals[number, half], strict=True)]
+            return (*results, *states[len(results) :]) if isinstance(output, tuple) else results[0]
 
         handles += [first.register_forward_pre_hook(enter, with_kwargs=True), last.register_forward_hook(leave)]
     try:
@@ -298,3 +304,33 @@ def test_the_second_transformer_of_wan_starts_anew():
     assert 1 < switch < STEPS - 1
     assert handle.trace.computed_steps == [0, 1, switch]
     assert handle.trace.records[switch].joined
+
+
+def test_the_sound_is_left_out_as_it_is_by_hand():
+    tiny = TINY["ltx2"]
+    pipe = tiny.build()
+    with skipped_by_hand(pipe, tiny, SCHEDULE):
+        by_hand = pipe(**tiny.arguments(steps=STEPS)).audio
+    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)):
+        assert_close(pipe(**tiny.arguments(steps=STEPS)).audio, by_hand)
+
+
+def test_a_change_of_the_sound_alone_leads_to_a_computation():
+    tiny = TINY["ltx2"]
+    pipe = tiny.build()
+    blocks = pipe.transformer.transformer_blocks
+    for block in blocks:  # the picture does not listen
+        block.audio_to_video_attn.to_out[0].requires_grad_(False).weight.zero_()
+        block.audio_to_video_attn.to_out[0].bias.zero_()
+    plain = tiny.run(pipe, steps=STEPS)
+    with apply_adacache(pipe, AdaCacheConfig(codebook=[(1e-9, 3), (1, 1)], metric_blocks=(1,))) as handle:
+        assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
+        most = max(record.distance for record in handle.trace.records if record.distance is not None)
+    config = AdaCacheConfig(codebook=[(2 * most, 3), (1e9, 1)], metric_blocks=(1,))
+    with apply_adacache(pipe, config) as handle:
+        tiny.run(pipe, steps=STEPS)
+        assert handle.trace.num_computed < STEPS
+        loudness = itertools.count(1)
+        blocks[1].audio_attn1.register_forward_hook(lambda _, args, output: output * 100 ** next(loudness))
+        assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
+        assert handle.trace.num_computed == STEPS

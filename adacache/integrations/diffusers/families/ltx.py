@@ -1,4 +1,4 @@
-"""LTX-Video."""
+"""LTX-Video and LTX-2."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def _ltx_num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
     return num_tokens // tokens_per_frame
 
 
+_TILES = "it cuts the video of a step into tiles, with a call of the transformer for each"
 FAMILIES = (
     # Its pipelines pack latents into tokens: the transformer gets (B, N, C) and their sizes or coordinates.
     # `LTXConditionPipeline` puts the tokens of its conditions before those of the video, frame by frame, too.
@@ -32,6 +33,35 @@ FAMILIES = (
         num_frames=_ltx_num_frames,
         refused_pipelines={
             "LTXI2VLongMultiPromptPipeline": "it leaves out steps of its scheduler, so that the last one is not known"
+        },
+        channels_dim=2,
+    ),
+    # Picture and sound, which look at each other in every block. LTX-2.3 has three more rows in its tables.
+    Family(
+        name="LTX-2",
+        transformer="LTX2VideoTransformer3DModel",
+        lists=(
+            BlockList(
+                "transformer_blocks",
+                ("LTX2VideoTransformerBlock",),
+                GatedByTable("temb", position=4),
+                audio_residual=GatedByTable(
+                    "temb_audio", position=5, attention="audio_attn1", table="audio_scale_shift_table"
+                ),
+            ),
+        ),
+        rows=(
+            *("hidden_states", "encoder_hidden_states", "timestep", "sigma", "encoder_attention_mask", "video_coords"),
+            *("audio_hidden_states", "audio_encoder_hidden_states", "audio_timestep", "audio_sigma"),
+            *("audio_encoder_attention_mask", "audio_coords", "perturbation_mask"),
+            *("video_self_attention_mask", "video_keyframes_mask"),
+        ),
+        num_frames=_ltx_num_frames,
+        audio="audio_hidden_states",
+        refused_pipelines={
+            "LTX2DFRPipeline": _TILES,
+            "LTX2DFRTemporalRefinePipeline": _TILES,
+            "LTX2HDRPipeline": "it denoises no sound, but has the transformer compute one whose changes mean nothing",
         },
         channels_dim=2,
     ),
