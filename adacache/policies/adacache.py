@@ -98,7 +98,7 @@ class AdaCacheConfig(ReuseOptions):
     `MoRegConfig.from_value` knows. The options of `ReuseOptions` are explained there.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
     Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization.
     """
@@ -145,7 +145,7 @@ class AdaCacheConfig(ReuseOptions):
         `num_blocks` is the number of blocks per stream (the model's depth), None while it is not known.
 
         Raises:
-            ValueError: a metric block or the MoReg window lies outside.
+            ValueError: a metric block lies outside of the model, or the MoReg window outside of the run.
         """
         check_count("num_steps", num_steps)
         check_blocks_fit(self.metric_blocks, num_blocks)
@@ -172,8 +172,8 @@ class AdaCacheConfig(ReuseOptions):
 class Observation:
     """How one measurement was weighed.
 
-    `per_step` is the distance divided by the rate in force, `mean` its mean over this step's measurements so
-    far, `value` the mean times (motion_score + |motion_gradient|), and `rate` what the codebook says to that.
+    `per_step` is the distance divided by the rate in force, `mean` its mean over this step's measurements so far,
+    `value` the mean times (motion_score + |motion_gradient|), and `rate` the codebook's rate for that value.
     """
 
     site: Site
@@ -188,10 +188,10 @@ class Observation:
 class AdaCachePolicy(Policy):
     """The schedule of one run of `num_steps` sampling steps.
 
-    A step is computed when it lies exactly `rate` steps behind the last computed one. The first and the last
-    two are always computed; so is the second, as nothing can be compared before it. The rates found at the
-    last two have nothing left to decide. Where a step is computed for another reason, as frames joined, its distance
-    counts by the steps that lie between, and where there was nothing to compare, the next step is computed.
+    A step is computed when it lies exactly `rate` steps after the last computed one. The first and the last two are
+    always computed; so is the second, as nothing can be compared before it. The rates found at the last two have
+    nothing left to decide. If a step is computed for another reason, such as frames that joined, its distance is
+    divided by the steps since the last computed one; if there was nothing to compare, the next step is computed.
 
     Raises:
         ValueError: the MoReg window does not fit `num_steps`.
@@ -231,7 +231,7 @@ class AdaCachePolicy(Policy):
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
         """Weigh the measurements of a computed step; the last one decides the rate."""
-        # As upstream, the rate in force where a forced step cut the interval short.
+        # As upstream, the rate in force counts even where a forced step cut the interval short.
         rate_in_force = self.rate if step_index in self._forced else step_index - self._last_computed
         self._last_computed = step_index
         self.observations = []

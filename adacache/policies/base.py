@@ -1,4 +1,4 @@
-"""What a policy is: the contract between the mechanism (`StepController`) and the decisions."""
+"""The contract between the mechanism (`StepController`) and a policy's decisions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,9 +16,8 @@ HIDDEN_STATE_SIGNALS = ("modulated_input", "first_block")  # of the hidden state
 class Measurement(NamedTuple):
     """One observation of one computed step.
 
-    `site` is the last site of its group, `distance` the relative change since the previous computed step, and
-    `motion` the relative difference of frames in [0, 1], or None where it was not asked for or there is one
-    frame.
+    `site` is the last site of its group, `distance` the relative change since the previous computed step, and `motion`
+    the relative difference of frames in [0, 1], or None if it was not asked for or there is only one frame.
     """
 
     site: Site
@@ -28,10 +27,10 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What a policy has to say about a computed step; it goes into the trace, all of it is optional.
+    """What a policy reports about a computed step, for the trace; every field is optional.
 
-    `value` is what was compared with the thresholds, `distance` the same before motion regularization, `rate`
-    the number of steps until the next computation.
+    `value` is what was compared with the thresholds, `distance` the same before motion regularization, `rate` the
+    number of steps until the next computation.
     """
 
     distance: float | None = None
@@ -42,8 +41,10 @@ class Report:
 
 
 class Held(NamedTuple):
-    """How many tensors a run holds at most: `residuals` and `hidden_states` of that size, the latter kept exactly, and
-    of the model's input and output; `filtered` of the input's size, but in float32.
+    """The largest number of tensors that a run holds, by kind.
+
+    `residuals` and `hidden_states` have the size of hidden states, the latter always in their dtype; `latents` and
+    `outputs` have the size of the model's input and output, `filtered` that of the input, but in float32.
     """
 
     residuals: int = 0
@@ -56,14 +57,14 @@ class Held(NamedTuple):
 class Policy:
     """Decides for one run which steps are computed. It holds numbers, no tensors, and dies with the run.
 
-    The controller asks and tells in this order: `should_compute` at every step; if it is computed, `motion_strides`
-    before the forward pass and `observe` after it. Steps are 0-based.
+    The controller calls `should_compute` at every step; if the step is computed, it calls `motion_strides` before the
+    forward pass and `observe` after it. Steps are 0-based.
 
     Attributes:
-        reuse: what a reused step does, "module:class" of an `adacache.reuse.base.Reuse`. By name, as policies are read
-            with configs, which do not wait for torch.
+        reuse: the subclass of `adacache.reuse.base.Reuse` that serves reused steps, as "module:class": policies are
+            imported with configs, which must not wait for torch.
         observed_sites: branches whose residuals are measured at computed steps.
-        signal: name of what is measured before it is known whether a step is computed, as in `SignalPolicy`.
+        signal: name of what is measured before a step is decided, as in `SignalPolicy`.
         needs_timestep: whether a step cannot be decided without its time.
     """
 
@@ -81,15 +82,15 @@ class Policy:
         return ()
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
-        """Take note of a computed step; `measurements` are in execution order, none at the first one.
+        """Take note of a computed step; `measurements` are in execution order, and there are none at the first step.
 
-        A step is computed without having been asked for where other frames take part than before. There are no
-        measurements either where no frame was generated in this step and the computed one before.
+        A step is also computed, without a call of `should_compute`, when other frames take part than before. There are
+        no measurements, either, if no frame was generated both in this step and in the computed one before.
         """
         return Report()
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
-        """The tensors of a run with `num_contexts` guidance branches, in a model of `num_blocks` per stream."""
+        """Return what a run holds with `num_contexts` guidance branches, in a model of `num_blocks` per stream."""
         return Held(bridge.num_residuals * num_contexts, len(self.observed_sites))
 
 
@@ -108,9 +109,9 @@ class SignalChange(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a `SignalPolicy` decides about a step, and the numbers it went by, for the trace.
+    """A `SignalPolicy`'s decision about a step, and the numbers behind it, for the trace.
 
-    `distance` is what it made of the signal's change, `value` what was compared with its threshold.
+    `distance` is what the policy derived from the signal's change, `value` what it compared with its threshold.
     """
 
     compute: bool
@@ -121,13 +122,13 @@ class Decision(NamedTuple):
 class SignalPolicy(Policy, ABC):
     """Decides within a step, by how much a signal of the model changed since an earlier one.
 
-    The model hands its signals to `StepController.stack` by name; the one named here is measured at every step, and
-    the host waits for the number. Change is measured since the step before ("previous") or since the last step that was
-    computed ("computed").
+    The model passes its signals to `StepController.stack` by name. The policy's `signal` is measured at every step, and
+    the host waits for the number. Its `reference` is the signal of the step before ("previous") or of the last computed
+    step ("computed").
 
-    Where the signal is itself the first part of the stack's residual, `adacache.reuse.stack.TailReuse` reuses the rest
-    only. Where not the signal is compared but what a function of it and the flow's time gives, `signal_filter` names
-    that, "module:function"; the rows and frames of what it gives, in float32, stand as those of the signal.
+    If the signal is itself the first part of the stack's residual, `adacache.reuse.stack.TailReuse` reuses only the
+    rest. A `signal_filter`, "module:function", is applied to the signal and the flow's time before anything is
+    compared; its result is in float32, with the rows and frames of the signal.
     """
 
     signal: ClassVar[str]
@@ -136,24 +137,24 @@ class SignalPolicy(Policy, ABC):
 
     @abstractmethod
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:
-        """Whether the blocks are computed at this step; asked once per step.
+        """Decide whether the blocks are computed at this step; called once per step.
 
-        `change` is None where there is nothing to compare with: at the first step, and where other frames take part
-        than before. The step must be computed then, and what was added up starts anew. It is None, too, as long as no
-        frame is generated.
+        `change` is None if there is nothing to compare with: at the first step, and when other frames take part than
+        before. The step must then be computed, and sums of changes start anew. It is also None as long as no frame is
+        generated.
         """
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
-        """Residuals, and what the signal is compared with."""
+        """Return the residuals, and the reference of the signal."""
         residuals, is_large = bridge.num_residuals * num_contexts, self.signal in HIDDEN_STATE_SIGNALS
         return Held(residuals, int(is_large), filtered=int(self.signal_filter is not None))
 
 
 class OutputChange(NamedTuple):
-    """Means over elements, at a computed step: of the model's input and output, to those of the computed step before.
+    """Changes of the model's input and output between two computed steps: means over elements of generated frames.
 
-    `input_difference` is mean|x - x'|, `output_difference` mean|out - out'|, both None at the first computed step and
-    where other frames take part than before; `output_magnitude` is mean|out|. Of frames that are generated.
+    `input_difference` is mean|x - x'| and `output_difference` mean|out - out'|, both None at the first computed step
+    and when other frames take part than before; `output_magnitude` is mean|out|.
     """
 
     input_difference: float | None
@@ -164,9 +165,9 @@ class OutputChange(NamedTuple):
 class OutputPolicy(SignalPolicy):
     """Reuses the whole model instead of its blocks: a reused step's output is its input plus the last output - input.
 
-    It is told about every computed step, if a frame is generated in it, before it decides about the next one. The
-    input, and the output's channels up to the input's, are what `StepController.output` gets; its `signal` is mostly
-    "latents".
+    It is told about every computed step in which a frame is generated, before it decides about the next one. The input
+    and the output are those passed to `StepController.output`, the output without the channels beyond the input's; the
+    `signal` is usually "latents".
     """
 
     reuse: ClassVar[str] = "adacache.reuse.output:OutputReuse"
@@ -176,7 +177,7 @@ class OutputPolicy(SignalPolicy):
         """Take note of the input and the output of a computed step."""
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
-        """For each context an input and an output, and one input more of the measured one."""
+        """Return an input and an output for each context, and one more input that the measured one is compared with."""
         return Held(latents=num_contexts + 1, outputs=num_contexts)
 
 
@@ -188,21 +189,21 @@ class BranchPolicy(Policy, ABC):
 
     @abstractmethod
     def begin_step(self, step_index: int, timestep: float) -> None:
-        """A step begins; `timestep` is the scheduler's, 1000 for noise down to 0."""
+        """Begin a step; `timestep` is the scheduler's, 1000 for noise down to 0."""
 
     @abstractmethod
     def computes(self, site: Site) -> bool:
-        """Whether a branch is computed in this step, or what it added at its last computation is added again.
+        """Whether a branch is computed in this step; if not, it adds again what it added when it was last computed.
 
-        Asking changes nothing. A branch that was never computed is, whatever the answer.
+        Asking changes nothing. A branch that was never computed is computed whatever the answer.
         """
 
     @abstractmethod
     def keeps(self, site: Site) -> bool:
-        """Whether what this branch adds will ever be reused, so that it is worth its memory."""
+        """Whether what this branch adds will ever be reused, and so is worth its memory."""
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
-        """A residual for each branch that is kept.
+        """Return one residual for each branch that is kept.
 
         Raises:
             ValueError: `num_blocks` is missing.

@@ -1,4 +1,4 @@
-"""EasyCache: how far the output will have moved is read off the input, at the rate of the last computed steps."""
+"""EasyCache: the input tells how far the output will have moved, at the rate of the last computed steps."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from adacache.validation import check_count, check_positive
 
 @dataclass(frozen=True)
 class EasyCacheConfig(ReuseOptions):
-    """The model's output is taken to move in proportion to its input; where it would move too far, it is computed.
+    """The model's output is assumed to move in proportion to its input; a step is computed where it would move too far.
 
-    With the input x (noisy latents) and the output v of the last two computed steps, k = mean|v - v'| / mean|x - x'|.
-    A step is expected to change the output by k * mean|x - x of the step before| / mean|v|, relative to the last
-    computed v. These changes are added up since the last computed step, this step's included; a step is reused while
-    the sum is below `threshold`. The first `warmup` steps and the last one are always computed, and so are those
-    before k is known, which takes two computed steps.
+    With the input x (noisy latents) and the output v of the last two computed steps, k = mean|v - v'| / mean|x - x'|. A
+    step is expected to change the output by k * mean|x - x of the step before| / mean|v|, relative to the last computed
+    v. These changes are added up since the last computed step, this step's included; a step is reused while the sum is
+    below `threshold`. The first `warmup` steps and the last one are always computed, and so are all steps before k is
+    known, which takes two computed steps.
 
-    A reused step skips the model: its output is x plus the last computed v - x. There is no residual to bridge, so
-    that `bridge` stays at "hold", and `cache_dtype` at None.
+    A reused step skips the model: its output is x plus the last computed v - x. There is no residual to bridge or to
+    narrow, so `bridge` has to be "hold" and `cache_dtype` None.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
     Source: arXiv:2507.02860, EasyCache, and the authors' code for HunyuanVideo (`easycache_sample_video.py`), whose
     rules these are, the last step's included. Their code for Wan, which has two guidance branches, measures the
@@ -56,7 +56,7 @@ class EasyCacheConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         self.validate(num_steps)
         return EasyCachePolicy(self.threshold, self.warmup, num_steps)
@@ -79,8 +79,8 @@ class EasyCachePolicy(OutputPolicy):
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:
         """Add the expected change of the output, and compute unless the sum is below the threshold.
 
-        `distance` is the expected change, None while k is not known; `value` is the sum, None where the step is
-        computed whatever it is.
+        `distance` is the expected change, None while k is not known; `value` is the sum, None if the step is computed
+        regardless of it.
         """
         distance = self._expected_change(change)
         if distance is None or step_index < self._warmup or step_index == self._last_step:

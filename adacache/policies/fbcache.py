@@ -1,4 +1,4 @@
-"""FBCache: the first block is computed at every step, and says whether the others are."""
+"""FBCache: the first block is computed at every step, and its change decides whether the others are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adacache.validation import check_positive
 
 @dataclass(frozen=True)
 class FBCacheConfig(ReuseOptions):
-    """The less the first block's residual changed since the last computed step, the safer is the reuse of the rest.
+    """The less the first block's residual changed since the last computed step, the safer it is to reuse the rest.
 
     At every step the first block runs, and its residual r (output - input) is compared with r' of the last computed
     step: mean|r - r'| / mean|r'|. Up to `threshold` the other blocks are skipped and what they added at that step is
@@ -20,12 +20,12 @@ class FBCacheConfig(ReuseOptions):
     reused. A reused step costs one block.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
     Source: first block cache of ParaAttention and diffusers (`FirstBlockCacheConfig`). Three things differ. In
-    diffusers guidance branches decide apart; here one decision serves them all. There all videos of a batch are
-    measured together, here only with schedule="batch". And there a change that is NaN, as where residuals overflowed,
-    lets the step be reused; here it is computed.
+    diffusers each guidance branch decides for itself; here one decision serves them all. In diffusers all videos of a
+    batch are measured together; here only with schedule="batch". And in diffusers a change that is NaN, as when
+    residuals overflowed, lets the step be reused; here the step is computed.
     """
 
     label: ClassVar[str] = "FBCache"
@@ -40,14 +40,14 @@ class FBCacheConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         self.validate(num_steps)
         return FBCachePolicy(self.threshold)
 
 
 class FBCachePolicy(SignalPolicy):
-    """The policy of an `FBCacheConfig`; it remembers nothing, the reference is the last computed step's."""
+    """The policy of an `FBCacheConfig`; it has no state, as the reference is the last computed step's signal."""
 
     signal: ClassVar[str] = "first_block"
     reference: ClassVar[Literal["previous", "computed"]] = "computed"
@@ -65,6 +65,6 @@ class FBCachePolicy(SignalPolicy):
         return Decision(not reused, distance, distance)
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
-        """One hidden state more for each context: the head, while the blocks of a step run."""
+        """Return one more hidden state for each context: the head, while the blocks of a step run."""
         held = super().held(bridge, num_contexts, num_blocks)
         return held._replace(hidden_states=held.hidden_states + num_contexts)

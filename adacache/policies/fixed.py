@@ -1,4 +1,4 @@
-"""Every n-th step is computed: the plain control that any cleverness has to beat."""
+"""Every n-th step is computed: the plain control that any cleverer policy has to beat."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from adacache.validation import check_count
 class FixedIntervalConfig(ReuseOptions):
     """The first `warmup` steps are computed, and from the last of them on every `interval`-th; 1 computes all.
 
-    No other step is forced, the last one neither, which most methods compute: what a forced step is worth is a part of
-    what this control is there to show.
+    No other step is forced, not even the last one, which most methods compute: this control is also there to show what
+    a forced step is worth.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
     """
 
     label: ClassVar[str] = "fixed interval"
@@ -39,7 +39,7 @@ class FixedIntervalConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         self.validate(num_steps)
         return StaticSchedule(self.planned_steps(num_steps), num_steps)

@@ -18,20 +18,20 @@ class MagCacheConfig(ReuseOptions):
     """A schedule that follows from how the magnitude of a model's residuals changes over the steps.
 
     `ratios` has one number for every step but the first: the magnitude of that step's residual over that of the step
-    before, mean over tokens and over videos sampled without reuse. They belong to a model and to a number of steps; a
-    run of another number takes the nearest ones, by fraction of the run.
+    before, mean over tokens and over videos sampled without reuse. They belong to a model and a number of steps; a run
+    with another number of steps takes the nearest ratios, by fraction of the run.
 
-    The first `retention` of the steps (a fraction, rounded, one step at least) are computed. Of the steps that follow,
-    the product of the ratios since the last computed step, this step's included, says what is left of the magnitude,
-    and |1 - product| is the error of reusing the residual as it is. A step is reused where the sum of these errors
-    since the last computed step is at most `threshold` and at most `max_skips` steps in a row are.
+    The first `retention` of the steps (a fraction, rounded, one step at least) are computed. At each later step, the
+    product of the ratios since the last computed step, this step's included, estimates what is left of the magnitude,
+    and |1 - product| is the error of reusing the residual unchanged. The step is reused if the sum of these errors
+    since the last computed step is at most `threshold` and no more than `max_skips` steps in a row are reused.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
     Source: arXiv:2506.09045, MagCache, and its implementation in diffusers, which this one follows. The authors' code
     for Open-Sora differs from their paper: it takes the square root of the ratios and adds up 1 - product with its
-    sign, so that growing residuals hide the error of shrinking ones. Its threshold is the one that is the default here.
+    sign, so that growing residuals hide the error of shrinking ones. Its threshold is the default here.
     """
 
     label: ClassVar[str] = "MagCache"
@@ -58,7 +58,7 @@ class MagCacheConfig(ReuseOptions):
         """Warn about ratios of another number of steps.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         super().validate(num_steps, num_blocks)
         if len(self.ratios) != num_steps - 1:
@@ -87,11 +87,11 @@ class MagCacheConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         check_count("num_steps", num_steps)
         return StaticSchedule(self.planned_steps(num_steps), num_steps)
 
     def _ratio(self, step: int, num_steps: int) -> float:
-        """The ratio of a step after the first; in a run of as many steps as they were measured with, its own."""
+        """Return the ratio of a step after the first, the nearest one if the run has another number of steps."""
         return self.ratios[max(0, round(step * len(self.ratios) / (num_steps - 1)) - 1)]

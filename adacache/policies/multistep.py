@@ -1,4 +1,4 @@
-"""A solver with few, uneven steps: outputs of the last computed steps, combined by calibrated coefficients."""
+"""A solver with few, uneven steps: calibrated coefficients combine the outputs of the last computed steps."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ Coefficients = tuple[tuple[float, ...], ...]  # [guidance half][output, the newe
 class MultistepConfig(StaticScheduleConfig):
     """Which steps are computed, and what stands in for the model's output from each of them until the next.
 
-    That is, for each guidance half by itself, the sum of `coefficients[k][half][j]` times the output of the computed
-    step k - j. ((1.0,), (1.0,)) holds the output of step k. Coefficients are found by `adacache.calibration` for one
-    model, sampler, number of steps and guidance; halves count as rows of a batch or as calls of a step do.
+    From the k-th computed step on, this is, for each guidance half by itself, the sum over j of
+    `coefficients[k][half][j]` times the output of computed step k - j; ((1.0,), (1.0,)) holds the output of step k.
+    `adacache.calibration` finds coefficients for one model, sampler, number of steps and guidance. Halves are numbered
+    by their rows in a batch, or by the calls of a step.
 
-    A reused step costs no call of the model. Where frames join, outputs of the time before are not combined: the step's
-    own are held until as many steps as a combination needs have followed.
+    A reused step costs no call of the model. When frames join, earlier outputs are not combined: the newest output is
+    held until as many computed steps have followed as a combination needs.
 
     Raises:
         ValueError: steps and coefficients do not fit each other, or another option is wrong.
@@ -47,7 +48,7 @@ class MultistepConfig(StaticScheduleConfig):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: it was made for another number.
+            ValueError: the config was made for another number of steps.
         """
         self.validate(num_steps)
         return MultistepPolicy(self, num_steps)
@@ -66,9 +67,9 @@ class MultistepPolicy(StaticSchedule):
         self.num_outputs = max(len(half) for halves in config.coefficients for half in halves)
 
     def coefficients(self, steps: Sequence[int]) -> Coefficients:
-        """How outputs of the computed `steps`, the newest first, are combined, for each guidance half.
+        """Return how outputs of the computed `steps`, the newest first, are combined, for each guidance half.
 
-        Where these are not the steps that the coefficients were made for, the newest output is held.
+        If these are not the steps that the coefficients were made for, the newest output is held.
         """
         own = self._coefficients.get(steps[0])
         if own is not None:
@@ -79,16 +80,16 @@ class MultistepPolicy(StaticSchedule):
         return ((1.0,),) * self.num_halves
 
     def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
-        """For each context what stands in for its output, and the outputs that the next combination needs."""
+        """Return for each context the combination in use, and the outputs that the next combination needs."""
         return Held(hidden_states=len(self.observed_sites), outputs=self.num_outputs * num_contexts)
 
 
 def read_coefficients(value: Any, num_computed: int) -> tuple[Coefficients, ...]:
-    """Coefficients as tuples.
+    """Return coefficients as tuples.
 
     Raises:
-        ValueError: they are not finite numbers for each computed step, guidance half and output, with as many halves in
-            every step, and no more outputs than there are by then.
+        ValueError: they are not finite numbers for each computed step, guidance half and output; steps differ in their
+            number of halves; or a step combines more outputs than there are by then.
     """
     if not is_list(value) or len(value) != num_computed:
         found = len(value) if is_list(value) else repr(value)

@@ -15,8 +15,8 @@ from adacache.validation import (
     whole_numbers,
 )
 
-# What the official code assumes where a config is silent. There num_sampling_steps comes from the command
-# line.
+# What the official code assumes for options that a config leaves out; its num_sampling_steps comes from the
+# command line.
 DEFAULTS: dict[str, Any] = {
     "do_cache": True,
     "cache_res": "t-attn",
@@ -34,13 +34,14 @@ DISTINCTIVE = frozenset(DEFAULTS) - {"codebook"}
 
 
 def translate(options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The keyword arguments of `AdaCacheConfig` for official options, or None where `do_cache` is False.
+    """Return the keyword arguments of `AdaCacheConfig` for official options, or None if `do_cache` is False.
 
-    `num_sampling_steps` is checked and left out, as the sampler is its only source. The fourth entry of
-    `moreg_hyp` is left out too: the official code never reads it.
+    `num_sampling_steps` is checked and left out, as the sampler is its only source. The fourth entry of `moreg_hyp` is
+    left out too: the official code never reads it.
 
     Raises:
-        ValueError: an option is wrong, also one that do_cache or apply_moreg turn off; under the name the user wrote.
+        ValueError: an option is wrong, even one that do_cache or apply_moreg turns off; the message names it as the
+            user did.
     """
     check_keys("official AdaCache option", options, DEFAULTS)
     options = {**DEFAULTS, **options}
@@ -70,6 +71,6 @@ def translate(options: Mapping[str, Any]) -> dict[str, Any] | None:
         "metric": options["cache_res"],
         "metric_blocks": whole_numbers("cache_loc", options["cache_loc"], minimum=0),
         "moreg": moreg if options["apply_moreg"] else None,
-        "schedule": "batch",  # it measures a batch as a whole
+        "schedule": "batch",  # the official code measures a batch as a whole
     }
     return translated if options["do_cache"] else None

@@ -20,25 +20,25 @@ class PABConfig(ReuseOptions):
     Times are the flow's, 1000 for noise down to 0; steps are 0-based.
 
     Attention: `spatial` and `temporal` are the intervals of self-attention in the two streams, `cross` that of
-    cross-attention in both. Where the time lies between the two of `window`, both excluded, a branch is computed at
-    the steps that its interval divides; outside of the window at every step. An interval of 1 reuses nothing.
+    cross-attention in both. While the time lies between the two of `window`, both excluded, a branch is computed at the
+    multiples of its interval; outside of the window it is computed at every step. An interval of 1 reuses nothing.
 
     MLPs of the blocks `mlp_blocks` of both streams: for each of the times `mlp_times`, the first step at or below it
-    computes them, and the next `mlp_hold` steps add the same again, unless another hold begins there. No times turn
-    this off.
+    computes them, and the next `mlp_hold` steps add the same again, unless another hold begins there. Empty `mlp_times`
+    turn this off.
 
-    At the first step everything is computed, whatever its time. The stack runs at every step, so that `bridge` stays
-    at "hold".
+    At the first step everything is computed, whatever its time. The stack runs at every step, so `bridge` has to be
+    "hold".
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
     Source: arXiv:2408.12588, PAB, and its code in VideoSys, with the options for Open-Sora as defaults. Two things
-    differ. There a hold begins only where a listed time *is* the integer timestep of a step. Open-Sora's move with
-    resolution, length and number of steps, and only at 480p with 51 frames and 30 steps all three are hit; other
-    settings hit fewer or none, without a message. "The first step at or below" gives the same steps there, and holds at
-    all other settings, too; listed times that one step passes together begin one. And the window is compared with the
-    time itself, not with its integer part.
+    differ. In VideoSys a hold begins only where a listed time *is* the integer timestep of a step. Open-Sora's
+    timesteps depend on resolution, length and number of steps, and only at 480p with 51 frames and 30 steps all three
+    are hit; other settings hit fewer or none, without a message. "The first step at or below" gives the same steps
+    there, and holds at all other settings, too; listed times that one step passes together begin one hold. And the
+    window is compared with the time itself, not with its integer part.
     """
 
     label: ClassVar[str] = "PAB"
@@ -66,7 +66,7 @@ class PABConfig(ReuseOptions):
             )
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Refuse, with a ValueError, what is no number of steps, or a model that lacks one of the `mlp_blocks`."""
+        """Refuse, with a ValueError, an invalid number of steps, or a model that lacks one of the `mlp_blocks`."""
         super().validate(num_steps, num_blocks)
         if num_blocks is not None and self.mlp_times and self.mlp_blocks[-1] >= num_blocks:
             raise ValueError(
@@ -78,7 +78,7 @@ class PABConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         self.validate(num_steps)
         return PABPolicy(self)
@@ -87,7 +87,7 @@ class PABConfig(ReuseOptions):
 class PABPolicy(BranchPolicy):
     """The policy of a `PABConfig`.
 
-    Which step is the first at or below a listed time shows when it comes: the times of later ones are not known before.
+    A hold is found only when the step comes that begins it: the times of later steps are not known beforehand.
     """
 
     def __init__(self, config: PABConfig) -> None:
@@ -105,17 +105,17 @@ class PABPolicy(BranchPolicy):
                 self._hold_begins.setdefault(time, step_index)
 
     def computes(self, site: Site) -> bool:
-        """Whether neither the branch's interval nor a hold reuses it at this step."""
+        """Whether the branch is computed at this step: neither its interval nor a hold reuses it."""
         if not self.keeps(site):
             return True
-        # Step 0 is divided by every interval and lies in no hold: there is nothing yet to add again.
+        # Step 0, which has nothing to add again, is a multiple of every interval and lies in no hold.
         if site.part == "mlp":
             return not self._is_held()
         low, high = self._config.window
         return not low < self._timestep < high or self._step % self._interval(site) == 0
 
     def keeps(self, site: Site) -> bool:
-        """Attention with an interval above 1, and the MLPs that are held."""
+        """Whether the branch is ever reused: attention with an interval above 1, and the MLPs that are held."""
         if site.part == "mlp":
             return bool(self._config.mlp_times) and site.block in self._config.mlp_blocks
         return self._interval(site) > 1

@@ -12,13 +12,13 @@ from adacache.validation import check_choice
 
 
 def load(place: str) -> Any:
-    """What a "module:name" says; the module is imported now."""
+    """Return what "module:name" refers to; the module is imported now."""
     module, name = place.split(":")
     return getattr(import_module(module), name)
 
 
 class _Policies(Mapping[str, type[ReuseOptions]]):
-    """Config classes by name; a module is imported when its class is asked for, as most runs have one policy."""
+    """Config classes by name; a module is imported when its class is asked for, as most runs use one policy."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
         self._places = dict(places)  # "module:class"
@@ -33,7 +33,7 @@ class _Policies(Mapping[str, type[ReuseOptions]]):
         return len(self._places)
 
     def name_of(self, config: object) -> str | None:
-        """The name of a config's class, which need not be imported for that; None when it is none of these."""
+        """Return the name of a config's class without importing any; None if the class is none of these."""
         place = f"{type(config).__module__}:{type(config).__qualname__}"
         return next((name for name, known in self._places.items() if known == place), None)
 
@@ -56,13 +56,13 @@ POLICIES = _Policies(
 
 
 def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
-    """The config of the policy that `options` name under "policy"; the other entries are its own options.
+    """Return the config of the policy that `options` name under "policy"; the other entries are its own options.
 
     Without a name, options with `computed_steps` are a static schedule, all others AdaCache's. The official AdaCache
     option `do_cache=False` gives None: no caching.
 
     Raises:
-        ValueError: an unknown policy, an unknown option, a missing one, or a wrong value.
+        ValueError: the policy or an option is unknown, an option is missing, or a value is wrong.
     """
     own = {key: value for key, value in options.items() if key != "policy"}
     name = options.get("policy", "static" if "computed_steps" in own else "adacache")
@@ -70,16 +70,16 @@ def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
     cls = POLICIES[name]
     known = {field.name: field for field in fields(cls)}
     missing = [key for key, field in known.items() if field.default is MISSING and key not in own]
-    if missing and known.keys() >= own.keys():  # else it may be the unknown one that is missing, in another spelling
+    if missing and known.keys() >= own.keys():  # else an unknown option may be the missing one, misspelled
         raise ValueError(f"policy '{name}' needs {', '.join(missing)}")
     return cls.from_dict(own)
 
 
 def config_to_dict(config: ReuseOptions) -> dict[str, Any]:
-    """A policy's name and options as plain values; `config_from_dict` reads them back.
+    """Return a policy's name and options as plain values; `config_from_dict` reads them back.
 
     Raises:
-        ValueError: the policy has no name, as one that was defined elsewhere.
+        ValueError: the policy is none of `POLICIES`, as when it was defined elsewhere.
     """
     name = POLICIES.name_of(config)
     if name is None:

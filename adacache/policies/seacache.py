@@ -1,4 +1,4 @@
-"""SeaCache: the latents, freed of the noise that their time lets expect, tell how far the video has moved."""
+"""SeaCache: the latents, with the noise expected at their time filtered out, tell how far the video has moved."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from adacache.validation import check_count, check_positive
 class SeaCacheConfig(ReuseOptions):
     """The change of the filtered latents since the step before adds up; a step is reused while the sum is small.
 
-    Latents of every step are filtered over frames, height and width as `adacache.meters.sea_filter` says, I, and
-    mean|I - I of the step before| / mean|I of the step before| is added up since the last computed step, this step's
-    included. A step is reused while the sum is below `threshold` and at most `max_skips` steps in a row are. The first
-    and the last step are always computed.
+    With I a step's latents, filtered over frames, height and width by `adacache.meters.sea_filter`, and I' those of the
+    step before, mean|I - I'| / mean|I'| is added up since the last computed step, this step's included. A step is
+    reused while the sum is below `threshold` and no more than `max_skips` steps in a row are reused. The first and the
+    last step are always computed.
 
-    `bridge` is the straight line through the last two computed residuals, the source's order 1; "hold" is its order 0,
-    and every other bridge goes, too.
+    `bridge` is by default the straight line through the last two computed residuals, the source's order 1; "hold" is
+    its order 0, and every other bridge works, too.
 
     The filter reads sigma = timestep / 1000 as the share of noise in (1 - sigma) * video + sigma * noise: it is made
-    for a flow's times. With other schedulers it still orders steps by noise, but weighs frequencies otherwise than the
-    source means. A run without timesteps is refused. Frames that are held are filtered with the others, as the model
-    sees them all, but compared are those that are generated.
+    for a flow's times. With other schedulers it still orders steps by noise, but weighs frequencies differently than
+    the source intends. A run without timesteps is refused. Held frames are filtered along with the others, as the model
+    sees them all, but only generated frames are compared.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
     Source: arXiv:2602.18993, SeaCache, and its implementation in diffusers (`SeaCacheConfig`). There each guidance
-    branch decides by itself; latents are the same in all of them, so that one decision serves here.
+    branch decides for itself; the latents are the same in all of them, so here one decision serves them all.
     """
 
     label: ClassVar[str] = "SeaCache"
@@ -49,7 +49,7 @@ class SeaCacheConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         self.validate(num_steps)
         return SeaCachePolicy(self.threshold, self.max_skips, num_steps)
@@ -73,7 +73,7 @@ class SeaCachePolicy(SignalPolicy):
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:
         """Add the change, and compute unless the sum is below the threshold.
 
-        `distance` is the change, `value` the sum, None where the step is computed whatever it is.
+        `distance` is the change; `value` is the sum, None if the step is computed regardless of it.
         """
         distance = None if change is None else change.relative
         if distance is None or step_index in (0, self._last_step) or self._skips == self._max_skips:

@@ -22,8 +22,8 @@ class StaticScheduleConfig(ReuseOptions):
 
     `num_sampling_steps` is the number of steps that the schedule was made for; None leaves it open.
 
-    With a `metric`, distances of its residuals in `metric_blocks` go into the trace, and with `motion_strides` motion
-    scores (`adacache.meters`) between frames that lie so far apart; they decide nothing. None measures nothing.
+    With a `metric`, the distances of its residuals in `metric_blocks` go into the trace, and with `motion_strides` also
+    the motion scores (`adacache.meters`) between frames that far apart; they decide nothing. None measures nothing.
 
     Raises:
         ValueError: the steps do not ascend from 0, or another option is wrong.
@@ -54,11 +54,11 @@ class StaticScheduleConfig(ReuseOptions):
 
     @classmethod
     def from_trace(cls, path: str | os.PathLike[str]) -> "StaticScheduleConfig":
-        """The schedule of a recorded run, bridged as that run was.
+        """Return the schedule of a recorded run, bridged as that run was.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it holds no trace, only a part of one, or one of a policy that reused something else than the
+            ValueError: it holds no trace, only a part of one, or that of a policy that reused something other than the
                 stack.
         """
         trace = Trace.load(path)
@@ -77,9 +77,9 @@ class StaticScheduleConfig(ReuseOptions):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> "StaticScheduleConfig":
-        """The schedule in a JSON file: a trace, as in `from_trace`, or an object of the options of this class.
+        """Read a schedule from a JSON file: a trace, as in `from_trace`, or an object with the options of this class.
 
-        Of the latter only `computed_steps` is needed. `options` count more than what the file says.
+        The object needs only `computed_steps`. The given `options` override those of the file.
 
         Raises:
             OSError: the file cannot be read.
@@ -90,14 +90,15 @@ class StaticScheduleConfig(ReuseOptions):
             own = cls.from_trace(path)
         else:
             try:
-                # The name is there where a config was written as `policies.registry` does it.
+                # The policy's name is there if `policies.registry.config_to_dict` wrote the config.
                 own = cls.from_dict({key: data[key] for key in data if (key, data[key]) != ("policy", "static")})
             except ValueError as error:
                 raise ValueError(f"{path} holds no schedule: {error}") from error
         return cls.from_dict({**own.to_dict(), **options})
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Refuse, with a ValueError, another number of steps than its own, or steps or blocks that lie outside."""
+        """Refuse, with a ValueError, a run or a model that the schedule, its number of steps or its blocks do not fit.
+        """
         check_count("num_steps", num_steps)
         if self.num_sampling_steps not in (None, num_steps):
             raise ValueError(
@@ -115,7 +116,7 @@ class StaticScheduleConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: a step lies outside.
+            ValueError: the schedule does not fit a run of `num_steps`.
         """
         self.validate(num_steps)
         return StaticSchedule(self.computed_steps, num_steps, self.measured_sites, self.motion_strides)
@@ -127,7 +128,7 @@ class StaticScheduleConfig(ReuseOptions):
 
 
 class StaticSchedule(Policy):
-    """The policy of a `StaticScheduleConfig`: what it measures, it only reports."""
+    """The policy of a `StaticScheduleConfig`; it only reports what it measures."""
 
     def __init__(
         self,
@@ -150,20 +151,20 @@ class StaticSchedule(Policy):
         return self._strides
 
     def observe(self, step_index: int, measurements: Sequence[Measurement]) -> Report:
-        """Report how many steps the residual of this one serves, and the means of what was measured."""
+        """Report the number of steps until the next computed one, and the means of what was measured."""
         interval, self._last_computed = step_index - self._last_computed, step_index
         distances = [item.distance for item in measurements]
         motions = [item.motion for item in measurements if item.motion is not None]
         return Report(
             distance=fmean(distances) / interval if distances else None,
             motion_score=fmean(motions) if motions else None,
-            # The next one of the list also where this step is not on it, but was computed as frames joined.
+            # The next listed step, even if this one is not listed but was computed because frames joined.
             rate=self._planned[bisect_right(self._planned, step_index)] - step_index,
         )
 
 
 def _read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object of a file, which lists the steps of a run or a schedule; a ValueError for anything else."""
+    """Read a JSON object that lists the steps of a run or of a schedule; a ValueError for anything else."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

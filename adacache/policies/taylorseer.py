@@ -14,18 +14,18 @@ from adacache.validation import check_count
 class TaylorSeerConfig(ReuseOptions):
     """The first `warmup` steps are computed, after them one is reused, and then every `interval`-th is computed.
 
-    With the defaults steps 0, 1, 2, 4, 9, 14, ... are computed (0-based): a step is where step < warmup or
-    (step - warmup - 1) % interval == 0, the rule of the source. The reused ones get a Taylor series of the given
-    `order` (0 to 4), which is the bridge "taylor" of `BridgeConfig` and keeps order + 1 residuals. `bridge` is always
-    that one.
+    With the defaults steps 0, 1, 2, 4, 9, 14, ... are computed (0-based): a step is computed if step < warmup or (step
+    - warmup - 1) % interval == 0, the rule of the source. The others get a Taylor series of the given `order` (0 to 4),
+    which is the bridge "taylor" of `BridgeConfig` and keeps order + 1 residuals. `bridge` is always that one.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
     Source: arXiv:2503.06923, TaylorSeer, and its implementation in diffusers (`cache_interval`,
-    `disable_cache_before_step`, `max_order`). There it forecasts what every attention returns, or in its lite mode what
-    the last projection does; here the residual of all blocks, like every policy that reuses steps, which takes about as
-    little memory as the lite mode. It keeps bfloat16 derivatives, here residuals stay as `cache_dtype` says.
+    `disable_cache_before_step`, `max_order`). That one forecasts the output of every attention, or in its lite mode
+    that of the last projection. This one forecasts the residual of all blocks, as for every policy that reuses steps,
+    which takes about as little memory as the lite mode. Derivatives are bfloat16 there, while residuals here are kept
+    in `cache_dtype`.
     """
 
     label: ClassVar[str] = "TaylorSeer"
@@ -57,7 +57,7 @@ class TaylorSeerConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         self.validate(num_steps)
         return StaticSchedule(self.planned_steps(num_steps), num_steps)

@@ -32,25 +32,25 @@ PUBLISHED: Mapping[str, tuple[float, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class TeaCacheConfig(ReuseOptions):
-    """How much the model's output will have changed is estimated at every step, from the first block's input.
+    """The change of the model's output is estimated at every step, from the first block's input.
 
     x is the relative change of that block's normalized input, modulated with the timestep's shift and scale, since the
-    step before: mean|current - before| / mean|before|. A polynomial p makes of it what the output is expected to
-    change by. p(x) is added up since the last computed step, this step's included; a step is reused while the sum is
-    below `threshold`. The first and the last step are always computed. The published thresholds are 0.1 ("slow") and
-    0.2 ("fast").
+    step before: mean|current - before| / mean|before|. A polynomial p turns it into the expected change of the output.
+    p(x) is added up since the last computed step, this step's included; a step is reused while the sum is below
+    `threshold`. The first and the last step are always computed. The published thresholds are 0.1 ("slow") and 0.2
+    ("fast").
 
     `coefficients` are those of p, 1 to 8 numbers with the highest power first, or the name of a model of `PUBLISHED`.
     They belong to a model; another one needs its own, fitted to runs without reuse.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
 
-    Source: arXiv:2411.19108, TeaCache, and the authors' code. Two things differ. p(x) below 0 counts as 0: beyond the
-    range it was fitted on, p can turn negative (Latte's above x = 0.237, Mochi's above 0.144), and as published a
-    *large* change then lowers the sum and puts the next computation off. At 0 it only counts as none, which is still
-    wrong: a polynomial says nothing beyond its range. And there all videos of a batch are measured together, here only
-    with schedule="batch".
+    Source: arXiv:2411.19108, TeaCache, and the authors' code. Two things differ. p(x) below 0 counts as 0 here: beyond
+    the range it was fitted on, p can turn negative (Latte's above x = 0.237, Mochi's above 0.144), and as published a
+    *large* change then lowers the sum and postpones the next computation. Counting it as no change is still wrong: a
+    polynomial says nothing beyond its range. And the authors' code measures all videos of a batch together; here this
+    is done only with schedule="batch".
     """
 
     label: ClassVar[str] = "TeaCache"
@@ -67,7 +67,7 @@ class TeaCacheConfig(ReuseOptions):
         """A policy for one run of `num_steps`.
 
         Raises:
-            ValueError: `num_steps` is no number of steps.
+            ValueError: `num_steps` is not a whole number >= 1.
         """
         self.validate(num_steps)
         return TeaCachePolicy(self.coefficients, self.threshold, num_steps)
@@ -86,9 +86,9 @@ class TeaCachePolicy(SignalPolicy):
         self._sum = 0.0
 
     def decide(self, step_index: int, change: SignalChange | None) -> Decision:
-        """Add what the change is worth, and compute unless the sum is below the threshold.
+        """Add the expected change of the output, and compute unless the sum is below the threshold.
 
-        `distance` is x, `value` the sum, None where the step is computed whatever it is.
+        `distance` is x; `value` is the sum, None if the step is computed regardless of it.
         """
         distance = None if change is None else change.relative
         if distance is None or step_index in (0, self._last_step):
@@ -100,7 +100,7 @@ class TeaCachePolicy(SignalPolicy):
         return Decision(not reused, distance, compared)
 
     def _expected_change(self, x: float) -> float:
-        """max(p(x), 0), infinite where the change is no number: there nothing may be reused."""
+        """Return max(p(x), 0), or infinity if x is not finite: nothing may be reused then."""
         if not math.isfinite(x):
             return math.inf
         total = 0.0
@@ -110,7 +110,7 @@ class TeaCachePolicy(SignalPolicy):
 
 
 def _read_coefficients(value: Any) -> tuple[float, ...]:
-    """Coefficients of a model's name, or 1 to 8 finite numbers; a ValueError for anything else."""
+    """Return the coefficients of a named model, or 1 to 8 finite numbers; a ValueError for anything else."""
     if isinstance(value, str):
         check_choice("coefficients", value, PUBLISHED)
         return PUBLISHED[value]
