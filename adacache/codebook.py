@@ -14,12 +14,12 @@ from adacache.validation import check_count, check_keys, choices, is_finite, is_
 class Codebook:
     """Distance -> rate, the number of steps until the next computation (larger is faster and less faithful).
 
-    `thresholds` ascend, in units of relative change per step. `rates` has one entry more: the last one is for
-    distances at or above the last threshold. No threshold and one rate make a fixed interval.
-    `num_sampling_steps` says what the codebook was tuned for; it informs and takes no part in comparisons.
+    `thresholds` ascend, in units of relative change per step. `rates` has one entry more: the last one is for distances
+    at or above the last threshold. No threshold and one rate make a fixed interval. `num_sampling_steps` says what the
+    codebook was tuned for; it is informative only and ignored in comparisons.
 
     Raises:
-        ValueError: anything that is not such a table.
+        ValueError: the values are not such a table.
 
     Source: arXiv:2411.02397, Adaptive Caching (caching schedule); the values of the official code are in `PRESETS`.
     """
@@ -43,7 +43,7 @@ class Codebook:
             check_count("codebook num_sampling_steps", self.num_sampling_steps)
 
     def rate(self, distance: float) -> int:
-        """The rate of the first threshold that `distance` is strictly below, else (also for NaN) the last."""
+        """Return the rate of the first threshold that `distance` is strictly below, or else (also for NaN) the last."""
         # NaN is not below any threshold, so bisection walks it to the end like any large distance.
         return self.rates[bisect_right(self.thresholds, distance)]
 
@@ -89,7 +89,7 @@ class Codebook:
         return cls(thresholds=thresholds[:-1], rates=[rate for _, rate in pairs])
 
     def to_dict(self) -> dict[str, Any]:
-        """The codebook as plain lists and numbers; `from_value` reads it back."""
+        """Return the codebook as plain lists and numbers; `from_value` reads it back."""
         return plain(self)
 
 
@@ -101,7 +101,7 @@ def _check_ascending(thresholds: Sequence[float]) -> None:
 
 
 def _number(threshold: Any) -> float:
-    """A threshold as a float; JSON turns the keys of a mapping into strings."""
+    """Return a threshold as a float; JSON turns the keys of a mapping into strings."""
     try:
         if isinstance(threshold, str | Real) and not isinstance(threshold, bool):
             return float(threshold)

@@ -277,8 +277,7 @@ class StepController:
 
     @property
     def traces(self) -> list[Trace]:
-        """One trace per video of the open run so far, or of the last run; all are the same if the videos share a
-        schedule.
+        """One trace per video of the open run so far, or of the last run; videos that share a schedule share the trace.
 
         Reading them right after a computed step waits for the device, which the next `begin_step` would do otherwise.
 

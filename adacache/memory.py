@@ -1,4 +1,4 @@
-"""How much memory a cache will take, said before there is a model."""
+"""How much memory a cache will take, estimated before there is a model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from adacache.policies.base import PolicyConfig
 
 @dataclass(frozen=True)
 class CacheBytes:
-    """What a cache holds at most: residuals for reuse, and what measurements compare with.
+    """What a cache holds at most: residuals for reuse, and tensors that measurements compare with.
 
     Attributes:
-        num_residuals, residual_bytes: their number, and the bytes of one for the whole batch.
-        num_observed, observed_bytes: the same of what is measured.
+        num_residuals, residual_bytes: number of residuals, and bytes of one for the whole batch.
+        num_observed, observed_bytes: the same for the tensors that measurements compare with.
     """
 
     num_residuals: int
@@ -38,32 +38,33 @@ def estimate_cache_bytes(
     num_blocks: int | None = None,
     num_latents: int | None = None,
 ) -> CacheBytes:
-    """The largest `StepController.nbytes` of a run, reached once the bridge has as many computed steps as it keeps.
+    """Return the largest `StepController.nbytes` of a run, reached once the bridge has all the residuals it keeps.
 
-    That holds between steps and while blocks run, of a computed step and of any batch. Whether its videos share one
-    schedule makes no difference, as each keeps its own rows. A computed step never adds to it: "hold" lets go of the
-    old residual before the blocks run, the other bridges of the oldest when they are given a new one. Where the signal
-    is the head of the residual (FBCache), the promise is an upper bound: heads live only while the
-    blocks of a step run and `nbytes` leaves them out, but one for every context is counted here.
+    It holds between steps and while the blocks of a computed step run, for any batch. Whether the videos share one
+    schedule makes no difference, as each keeps its own rows. A computed step never adds to it: "hold" frees the old
+    residual before the blocks run, the other bridges free the oldest when they get a new one. If the signal is the head
+    of the residual (FBCache), the result is an upper bound: one head for every context is counted, although heads live
+    only while the blocks of a step run and `nbytes` leaves them out.
 
-    Not counted are temporaries: those of measuring and fitting, several times a hidden state for a moment; the first
-    of the two parts of "ca-mlp" until the second is there; with cache_device="cpu" the residuals that a reused step
-    brings back to the device, when no blocks of that video run, and those of single branches, which come back one by
-    one while the blocks run. Pinned memory is allocated in powers of two, so that up to twice as much of it may be
-    taken, and up to one more buffer for every tensor.
+    Temporaries are not counted: those of measuring and fitting, several times a hidden state for a moment; the first of
+    the two parts of "ca-mlp" until the second is there; with cache_device="cpu" the residuals that a reused step brings
+    back to the device, when no blocks of that video run, and those of single branches, which come back one by one while
+    the blocks run. Pinned memory is allocated in powers of two, so up to twice as much of it may be taken, and up to
+    one more buffer for every tensor.
 
     Args:
         num_steps: sampling steps of the run.
-        num_elements: numbers in the hidden states (B, N, C) of one context; B counts the guidance rows that are
+        num_elements: elements of the hidden states (B, N, C) of one context; B counts the guidance rows that are
             batched.
-        dtype: of the hidden states.
+        dtype: dtype of the hidden states.
         num_contexts: guidance branches that run one after another; the first of them is measured.
-        num_blocks: per stream (the model's depth); only policies that reuse single branches need it.
-        num_latents: numbers in the model's input of one context; only policies that filter it or reuse the output need
-            it. The output is taken to have twice as many, as with a predicted variance, and to be float32.
+        num_blocks: blocks per stream (the model's depth); only policies that reuse single branches need it.
+        num_latents: elements of the model's input in one context; only policies that filter it or reuse the output need
+            it. The output is assumed to have twice as many, as with a predicted variance, and to be float32.
 
     Raises:
-        ValueError: the config does not fit `num_steps`, or one of the two that its policy needs is missing.
+        ValueError: the config does not fit `num_steps`, or `num_blocks` or `num_latents` is missing though the policy
+            needs it.
     """
     options = config if isinstance(config, ReuseOptions) else ReuseOptions()
     held = config.make_policy(num_steps).held(options.bridge, num_contexts, num_blocks)

@@ -289,10 +289,10 @@ class SignalMeter:
         self._kept: KeptTensor | None = None
 
     def measure(self, signal: Tensor, frames: FrameSet | None = None) -> tuple[Tensor, Tensor] | None:
-        """Return mean|signal - reference| and mean|reference| over `frames` (None for all) of the video, as 0-dim
-        tensors.
+        """Return mean|signal - reference| and mean|reference| over `frames` (None for all), as 0-dim tensors.
 
-        The result is None if there is no reference yet, or no frame to compare.
+        The means are over the whole video, on all processes. The result is None if there is no reference yet, or no
+        frame to compare.
 
         Raises:
             ValueError: the signal's shape changed.
@@ -323,12 +323,11 @@ class SignalMeter:
 
 
 def sea_filter(latents: Tensor, timestep: float) -> Tensor:
-    """Return latents (B, T, C, H, W) as a linear denoiser sees them at a flow's time, 1000 for noise down to 0; in
-    float32.
+    """Return latents (B, T, C, H, W), in float32, as a linear denoiser sees them at a flow's time.
 
-    Each of the frame, height and width axes is taken to have a power spectrum |f|^-3 over frequencies f (cycles per
-    sample). Its frequencies are multiplied by the Wiener filter's gain for the share of noise at that time, scaled to a
-    mean of 1 over the frequencies.
+    `timestep` is 1000 for noise down to 0. Each of the frame, height and width axes is taken to have a power spectrum
+    |f|^-3 over frequencies f (cycles per sample). Its frequencies are multiplied by the Wiener filter's gain for the
+    share of noise at that time, scaled to a mean of 1 over the frequencies.
 
     Raises:
         ValueError: the latents do not have these five axes.

@@ -91,7 +91,7 @@ class ReuseOptions:
     their own. "bf16" has the range of "fp32"; "fp16" saturates at 65504, which residuals of large models can exceed.
 
     Raises:
-        ValueError: an option is wrong; the sentence names it.
+        ValueError: an option is wrong; the message names it.
     """
 
     label: ClassVar[str] = "cache"  # name of the policy in error messages about its options

@@ -1,4 +1,4 @@
-"""What a finished run says: whether it did what its cache was asked for, and how much a video has probably changed."""
+"""What a finished run tells: whether its cache did what was asked of it, and how much a video has probably changed."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from adacache.trace import Trace
 
 
 def surprises(trace: Trace, config: PolicyConfig) -> list[str]:
-    """What a user of `config` (a policy's config) would not expect of this complete run, one sentence each.
+    """Return what a user of `config` (a policy's config) would not expect of this complete run, one sentence each.
 
     A run that reused nothing, neither a step nor a branch, has only paid for its cache; one that computed other steps
     than a schedule lists was driven by something else.
@@ -45,12 +45,12 @@ def change_risk(trace: Trace) -> float | None:
 
     A reused step moves the latents by an outdated residual for the time until the next step, and the next computed step
     tells how much per step the residual changed meanwhile. So a gap between two computed steps counts as the `distance`
-    measured at its end times the time its reused steps span, where the whole run spans 1 (steps count alike where the
+    measured at its end times the time its reused steps span, where the whole run spans 1 (steps count alike if the
     trace has no timesteps). Reused steps after the last computed one are not counted: nothing was measured after them.
 
-    Compare only drafts of one config: another schedule, metric or model has another scale. None where nothing was
-    measured, or by a policy that goes by a signal, whose distances are no change per step; 0 where nothing was reused,
-    infinite where a measurement was no finite number.
+    Compare only drafts of one config: another schedule, metric or model has another scale. The result is None if
+    nothing was measured, or if the policy goes by a signal, whose distances are not changes per step; 0 if nothing was
+    reused; infinite if a measurement was not finite.
 
     It is a weak hint, no substitute for looking. Rank correlation with the loss of PSNR, on 22 captions kept out of the
     mini model's training with six seeds each, 8 of 30 steps computed by its calibrated schedule: 0.47 over all drafts,

@@ -1,13 +1,13 @@
-"""One look for all charts of the project: `with matplotlib.rc_context(STYLE):` around what draws one.
+"""One look for all charts of the project: draw them inside `with matplotlib.rc_context(STYLE):`.
 
-The picture of a trace (`adacache.trace_plot`) has the same colors and is drawn by hand.
+The picture of a trace (`adacache.trace_plot`) has the same colors, but sets its style itself.
 """
 
 from adacache.trace_plot import COMPUTED, FAINT, INK, MOTION, REUSED, SANS
 
 GRID = "#e5e7eb"
 DPI = 130
-# Blue and orange tell apart what is compared, the others what comes beside it; all can be told apart on gray paper.
+# Blue and orange are for what is compared, the others for what accompanies it; all differ in grayscale, too.
 SERIES = (COMPUTED, MOTION, "#0f766e", "#9333ea", FAINT)
 
 STYLE = {

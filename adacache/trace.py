@@ -16,15 +16,15 @@ from adacache.atomic import atomic_path
 class StepRecord:
     """One sampling step.
 
-    `index` is 0-based, `timestep` the scheduler's value. Of a computed step, `value` was compared with the codebook's
-    thresholds, `distance` is the same before motion regularization (relative change per step, mean over the metric
-    blocks; policies that go by a signal say themselves what theirs are), and `rate` the number of steps until the next
-    computation. `milliseconds` run from this step's call of the model's blocks to the next step's (the last one's to
-    the end of the run); videos of a batch with schedules of their own share the time of a step among those that
-    computed it. `bridge_weight` is the share of the latest change that a fitted bridge adds to the steps that follow,
-    `computed_share` that of the branches that were computed, of policies that reuse single ones. Policies that go by a
-    signal have `distance` and `value` at reused steps, too. None: not measured at this step. `joined` says that other
-    frames took part than in the step before, for which nothing could be reused; where a trace is of several videos,
+    `index` is 0-based, `timestep` the scheduler's value. At a computed step, `value` is what was compared with the
+    codebook's thresholds, `distance` the same before motion regularization (relative change per step, mean over the
+    metric blocks), and `rate` the number of steps until the next computation. Policies that go by a signal document
+    their own `distance` and `value`, and have them at reused steps, too. `milliseconds` run from this step's call of
+    the model's blocks to the next step's (for the last step, to the end of the run); if the videos of a batch have
+    their own schedules, those that computed a step share its time. `bridge_weight` is the share of the latest change
+    that a fitted bridge adds to the steps that follow; `computed_share` is the share of branches that were computed,
+    for policies that reuse single branches. None means not measured at this step. `joined` says that other frames took
+    part than in the step before, or another model ran, so that nothing could be reused; in a trace of several videos,
     in any of them.
     """
 
@@ -62,21 +62,21 @@ class Trace:
 
     @property
     def num_computed(self) -> int:
-        """How many steps were computed so far."""
+        """Number of steps computed so far."""
         return len(self.computed_steps)
 
     @property
     def num_reused(self) -> int:
-        """How many steps were reused so far."""
+        """Number of steps reused so far."""
         return len(self.records) - self.num_computed
 
     @property
     def estimated_speedup(self) -> float | None:
-        """Time of this run, had all its steps been computed, over its actual time; None without times.
+        """Time this run would have taken with every step computed, over its actual time; None without times.
 
-        None, too, where single branches were reused: no step says what a whole one takes. A reused step is taken to
-        cost the median computed step otherwise. The median, as the first step often
-        warms up the device: its mean would promise more than caching gave.
+        A reused step is assumed to cost as much as the median computed step when computed. The median is used because
+        the first step often warms up the device: a mean would promise more than caching gave. The result is also None
+        if single branches were reused, since no step then shows what a whole one takes.
         """
         computed = [record.milliseconds for record in self.records if record.computed]
         reused = [record.milliseconds for record in self.records if not record.computed]
@@ -93,7 +93,7 @@ class Trace:
         return None if speedup is None else 1 - 1 / speedup
 
     def to_dict(self) -> dict[str, Any]:
-        """The trace as plain values, with what can be derived from its records for readers of the file."""
+        """Return the trace as plain values, with what can be derived from its records for readers of the file."""
         return {
             "num_steps": self.num_steps,
             "computed_steps": self.computed_steps,

@@ -32,7 +32,7 @@ FILM_GAP = 0.012  # of the film's width
 MAX_FRAME_PIXELS = 400  # along a frame's width: more than the film shows
 MAX_TICKS = 8
 SANS = "DejaVu Sans"  # comes with matplotlib
-# Fonts of systems that have what it lacks, if one of them is installed.
+# Fonts with glyphs that it lacks; those that are installed are used.
 WIDE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei")
 WIDE_FONTS += ("Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS", "Malgun Gothic")
 
@@ -47,11 +47,12 @@ def plot_trace(
 ) -> None:
     """Draw a trace as a picture; the suffix of `path` chooses the format (.png, .svg, .pdf).
 
-    The distance that was compared, or else only measured, is drawn over the step, counted from 1, against the
-    thresholds of `codebook` and their rates if that is given, or against the one `threshold` of a policy by signals;
-    where motion takes part, the distance alone is drawn, too. Below come the motion score and the weight of a fitted
-    bridge, where there are any, and a strip of computed and reused steps, with a diamond where frames joined. `frames`,
-    the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears complete or not at all.
+    The main panel shows, over the steps counted from 1, the value that was compared, or the distance if it was only
+    measured, against the thresholds and rates of `codebook` if given, or against the single `threshold` of a policy
+    that goes by a signal; with motion regularization it also shows the distance alone. Below follow the motion score
+    and the weight of a fitted bridge, if there are any, and a strip of computed and reused steps, with a diamond where
+    frames joined. `frames`, the (F, H, W, 3) uint8 video, adds a film of some of its frames on top. The file appears
+    complete or not at all.
 
     Raises:
         ValueError: the trace has no steps, or `frames` are not what they should be.
@@ -66,7 +67,7 @@ def plot_trace(
     film = None if frames is None else _film(frames)
     width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
     film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
-    was_measured = any(r.distance is not None or r.value is not None for r in trace.records)  # few static ones do
+    was_measured = any(r.distance is not None or r.value is not None for r in trace.records)  # few static schedules are
     has_motion = any(record.motion_score is not None for record in trace.records)
     has_bridge = any(record.bridge_weight is not None for record in trace.records)
 
@@ -124,14 +125,14 @@ def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, heig
 
 
 def installed_fonts() -> tuple[str, ...]:
-    """DejaVu Sans, and of `WIDE_FONTS` those that are installed."""
+    """Return DejaVu Sans and those of `WIDE_FONTS` that are installed."""
     from matplotlib.font_manager import get_font_names
 
     return (SANS, *sorted(set(WIDE_FONTS) & set(get_font_names()), key=WIDE_FONTS.index))
 
 
 def drawable(text: str, families: Sequence[str] = (SANS,)) -> str:
-    """`text` with escapes such as \\u4e00 for what none of the fonts has a glyph for."""
+    """Return `text` with escapes such as \\u4e00 for characters that none of the fonts has."""
     if text.isascii():
         return text
     from matplotlib.font_manager import findfont, get_font
@@ -172,7 +173,7 @@ def _draw_distance(axes: "Axes", trace: Trace, codebook: Codebook | None, thresh
             loc="upper center", ncols=2, fontsize=8, frameon=False, labelcolor=FAINT, bbox_to_anchor=(0.5, 1.08)
         )
     axes.plot(*_columns(inside), "o", color=COMPUTED, ms=5, mec="white", mew=0.8, zorder=4)
-    # A few values far above all thresholds would press the others flat: they are cut off, and say so.
+    # A few values far above all thresholds would flatten the others: they are cut off and labeled.
     axes.plot(*_columns([(step, top) for step, _ in beyond]), "^", color=COMPUTED, ms=5, clip_on=False, zorder=4)
     if beyond:
         label = f"up to {max(value for _, value in beyond):.3g}"
@@ -264,7 +265,7 @@ def _style(axes: "Axes", trace: Trace, ylabel: str | None) -> None:
 
 
 def _axis_top(values: list[float], thresholds: tuple[float, ...]) -> float:
-    """The end of the distance axis: all thresholds are in sight, and values up to twice the last one."""
+    """Return the end of the distance axis, so that it shows all thresholds and values up to twice the last one."""
     finite = [value for value in values if math.isfinite(value)]
     highest = max(finite, default=0.0)
     if thresholds:
@@ -277,7 +278,7 @@ def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
 
 
 def _film(frames: Any) -> Any:
-    """Some evenly spaced frames side by side, as one (H, W, 3) image."""
+    """Put some evenly spaced frames side by side, as one (H, W, 3) image."""
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames must be a (F, H, W, 3) uint8 video, got {frames.shape} {frames.dtype}")
@@ -288,13 +289,13 @@ def _film(frames: Any) -> Any:
 
 
 def spread(frames: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` evenly spaced frames of a video (F, H, W, 3), the first and the last among them."""
+    """Return up to `count` evenly spaced frames of a video (F, H, W, 3), the first and the last among them."""
     count = min(count, len(frames))
     return frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
 def side_by_side(frames: np.ndarray, gap: int = 0) -> np.ndarray:
-    """Frames (F, H, W, 3) uint8 as one image (H, W', 3), with `gap` white pixels between them."""
+    """Return frames (F, H, W, 3) uint8 as one image (H, W', 3), with `gap` white pixels between them."""
     white = np.full((frames.shape[1], gap, 3), 255, np.uint8)
     pieces = [piece for frame in frames for piece in (white, frame)]
     return np.concatenate(pieces[1:], axis=1)

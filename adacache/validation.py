@@ -28,7 +28,7 @@ def is_list(value: Any) -> bool:
 
 
 def choices(given: Any, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest known name, if one is near, and all of them."""
+    """Return the end of an error about an unknown name: the nearest known name, if one is near, and all of them."""
     names = list(known)
     nearest = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
     suggestion = f"did you mean '{nearest[0]}'? " if nearest else ""
@@ -44,35 +44,35 @@ def check_keys(what: str, options: Iterable[Any], known: Iterable[str]) -> None:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Refuse, with a ValueError, what is no whole number >= 1."""
+    """Refuse, with a ValueError, anything but a whole number >= 1."""
     if not is_whole(value) or value < 1:
         raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Refuse, with a ValueError, what is no finite number above 0."""
+    """Refuse, with a ValueError, anything but a finite number above 0."""
     if not is_finite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
 def check_weight(name: str, value: Any) -> None:
-    """Refuse, with a ValueError, what is no finite number >= 0."""
+    """Refuse, with a ValueError, anything but a finite number >= 0."""
     if not is_finite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number >= 0 (0 turns it off), got {value!r}")
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
-    """Refuse, with a ValueError, what is none of the known names."""
+    """Refuse, with a ValueError, anything but one of the known names."""
     known = list(known)
     if value not in known:
         raise ValueError(f"{name} {value!r} is unknown, {choices(value, known)}")
 
 
 def whole_numbers(name: str, value: Any, minimum: int) -> tuple[int, ...]:
-    """A list of whole numbers as a tuple.
+    """Return a list of whole numbers as a tuple.
 
     Raises:
-        ValueError: it is empty, no list, or holds anything else or below `minimum`.
+        ValueError: `value` is empty, is not a list, or holds anything but whole numbers of at least `minimum`.
     """
     if not is_list(value) or not value or not all(is_whole(entry) and entry >= minimum for entry in value):
         raise ValueError(f"{name} must be a list of whole numbers >= {minimum} such as [{minimum}], got {value!r}")
@@ -80,10 +80,10 @@ def whole_numbers(name: str, value: Any, minimum: int) -> tuple[int, ...]:
 
 
 def step_window(name: str, value: Any) -> tuple[int, int] | tuple[float, float]:
-    """Two ints (1-based steps, both included) or two floats in [0, 1] (fractions of a run), as a tuple.
+    """Return two ints (1-based steps, both included) or two floats in [0, 1] (fractions of a run) as a tuple.
 
     Raises:
-        ValueError: anything else, also when the first lies behind the last.
+        ValueError: `value` is anything else, or the first step or fraction lies behind the last.
     """
     if is_list(value) and len(value) == 2 and all(map(is_finite, value)) and value[0] <= value[1]:
         first, last = value
