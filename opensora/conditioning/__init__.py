@@ -1,1 +1,1 @@
-"""References of a video: what is read, where it goes, and which frames it keeps."""
+"""Conditioning on references: what is read, where its frames go, and which of them are kept."""

@@ -1,7 +1,7 @@
-"""Mask strategies: texts that say which latent frames are given, by which reference.
+"""Mask strategies: texts that say which latent frames are given, and by which reference.
 
-A text of entries separated by ";", each "loop,ref_id,ref_start,target_start,length,edit_ratio" with defaults
-0,0,0,0,1,0. In loop `loop`, `length` latent frames of reference `ref_id` from `ref_start` on are put at
+A strategy is a list of entries separated by ";", each "loop,ref_id,ref_start,target_start,length,edit_ratio" with
+defaults 0,0,0,0,1,0. In loop `loop`, `length` latent frames of reference `ref_id`, from `ref_start` on, are put at
 `target_start`; negative starts count from the end. `edit_ratio` is 0 to keep the frames, 1 to sample them freely.
 
 Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
@@ -23,7 +23,7 @@ class MaskEntry(NamedTuple):
 
 
 def parse_mask_strategy(mask_strategy: str | None) -> list[MaskEntry]:
-    """The entries of a mask strategy, none for "" or None.
+    """Return the entries of a mask strategy; none for "" or None.
 
     Raises:
         ValueError: an entry is empty, too long or not made of numbers, or a number is out of range.
@@ -47,10 +47,10 @@ def _parse_entry(text: str, mask_strategy: str) -> MaskEntry:
 
 
 def check_mask_strategy(mask_strategy: str, num_references: int) -> None:
-    """Refuse a mask strategy that cannot be parsed, or that names a reference which is not there.
+    """Refuse a mask strategy that cannot be parsed or that names a reference which is not given.
 
     Raises:
-        ValueError: something is wrong; one sentence says what.
+        ValueError: the strategy cannot be used; one sentence says why.
     """
     for entry in parse_mask_strategy(mask_strategy):
         if entry.ref_id >= num_references:
@@ -62,13 +62,13 @@ def check_mask_strategy(mask_strategy: str, num_references: int) -> None:
 
 
 def default_mask_strategy(are_videos: Sequence[bool], chunk: int) -> str:
-    """What is meant by references without a mask strategy; `chunk` is the latent frames of a window.
+    """Return the mask strategy of references that come without one; `chunk` is the latent frames of a window.
 
-    The first one is the beginning: an image the first frame, a video continued from its last window. A second one is
-    the end: an image the last frame, a video led up to by its first window. More than two need a strategy.
+    The first reference is the beginning: an image is the first frame, and a video is continued from its last window.
+    The second is the end: an image is the last frame, and the first window of a video is the last one of the result.
 
     Raises:
-        ValueError: more than two references.
+        ValueError: there are more than two references, which need a strategy.
     """
     if len(are_videos) > 2:
         raise ValueError(
@@ -81,9 +81,9 @@ def default_mask_strategy(are_videos: Sequence[bool], chunk: int) -> str:
 
 
 def find_nearest_point(value: int, point: int, max_value: int) -> int:
-    """`value` moved to a multiple of `point`: down, or up if nearer and not past the last whole block.
+    """Move `value` to a multiple of `point`: down, or up if that is nearer and not past the last whole block.
 
-    Within the last whole block there is no rounding up: of 10 frames in blocks of 5, the last (9) moves to 5.
+    Within the last whole block nothing moves up: of 10 frames in blocks of 5, the last (9) moves to 5.
     """
     block = value // point
     if value % point > point / 2 and block < max_value // point - 1:
@@ -94,15 +94,15 @@ def find_nearest_point(value: int, point: int, max_value: int) -> int:
 def check_placement(
     mask_strategy: str, num_latents: int, reference_latents: Sequence[int | None], align: int | None, loops: int
 ) -> None:
-    """Refuse a mask strategy with entries beyond the video, a reference or its loops, or that leaves nothing to make.
+    """Refuse a mask strategy that reaches beyond the video, a reference or the loops, or leaves nothing to make.
 
     Args:
-        num_latents: latent frames of the video's clips.
-        reference_latents: of every reference; None where that is not known.
-        align: see `apply_mask_strategy`; entries shorter than that are not moved.
+        num_latents: latent frames of each clip of the video.
+        reference_latents: latent frames of every reference; None where the number is not known.
+        align: as for `apply_mask_strategy`; shorter entries are not moved.
 
     Raises:
-        ValueError: something is wrong; one sentence says what.
+        ValueError: the strategy cannot be used; one sentence says why.
     """
     given: dict[int, set[int]] = {}
     for entry in parse_mask_strategy(mask_strategy):

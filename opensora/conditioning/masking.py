@@ -1,6 +1,6 @@
 """Conditioning on references: which latent frames are given instead of sampled.
 
-Where they go is said by mask strategies, see `opensora.conditioning.mask_strategy`.
+Mask strategies (`opensora.conditioning.mask_strategy`) say where they go.
 
 Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
 """
@@ -14,7 +14,7 @@ from opensora.conditioning.mask_strategy import MaskEntry, find_nearest_point, p
 
 
 class VideoEncoder(Protocol):
-    """What `append_generated` needs of an autoencoder."""
+    """The part of an autoencoder that `append_generated` needs."""
 
     def encode(self, x: torch.Tensor) -> torch.Tensor: ...
 
@@ -37,15 +37,21 @@ def apply_mask_strategy(
     align: int | None = None,
     compat: bool = False,
 ) -> torch.Tensor | None:
-    """Copy reference latents into `z` in place and return the mask [B, T]: 1 is sampled, 0 is given.
+    """Copy reference latents into `z` in place and return the mask (B, T): 1 is sampled, 0 is given, between is edited.
 
-    `z` is [B, C, T, H, W] and `refs_x[b]` holds the references of sample b, each [C, t, H, W]. `align` moves
-    the starts of entries that fill a window to multiples of its latent frames, as the autoencoder decodes windows
-    one by one. `compat` moves those of shorter entries, too, as upstream does, so that "the last frame" of five
-    becomes the first. Without strategies (an empty list) there is no mask: None.
+    Args:
+        z: (B, C, T, H, W).
+        refs_x: for each sample its references, (C, t, H, W) each.
+        mask_strategys: one for each sample; an empty list means that there is no mask (None is returned).
+        loop_i: the loop whose entries are placed.
+        align: latent frames of a window. Starts of entries that fill a window are moved to multiples of it, as the
+            autoencoder decodes windows one by one; None moves nothing.
+        compat: move the starts of shorter entries, too, as upstream does, so that "the last frame" of five becomes
+            the first.
 
     Raises:
-        ValueError: a strategy names a reference or a frame that does not exist; `z` is unchanged then.
+        ValueError: a strategy names a reference or a frame that does not exist, or latents of another size; `z` is then
+            unchanged.
     """
     if not mask_strategys:
         return None
@@ -111,11 +117,11 @@ def append_generated(
     condition_frame_length: int,
     condition_frame_edit: float,
 ) -> tuple[list[list[torch.Tensor]], list[str]]:
-    """References and mask strategies extended so that loop `loop_i` starts with the end of `generated_video`.
+    """Extend references and mask strategies so that loop `loop_i` starts with the end of `generated_video`.
 
-    `generated_video` is [B, 3, T, H, W] in [-1, 1]; its last `condition_frame_length` latent frames become
-    the first ones of the next clip, with edit ratio `condition_frame_edit`. The arguments are not changed, so
-    that another sample of the same prompt can start from them again.
+    `generated_video` is (B, 3, T, H, W) in [-1, 1]; its last `condition_frame_length` latent frames become the first
+    ones of the next clip, with edit ratio `condition_frame_edit`. The arguments are not changed, so that another sample
+    of the same prompt can start from them again.
 
     Raises:
         ValueError: the number of references or mask strategies is not the batch size.
@@ -138,7 +144,7 @@ def append_latents(
     condition_frame_length: int,
     condition_frame_edit: float,
 ) -> tuple[list[list[torch.Tensor]], list[str]]:
-    """As `append_generated`, from the `latents` [B, C, T, H, W] of the clip: its end is taken over as it is."""
+    """Do as `append_generated`, but take the end of the clip from its `latents` (B, C, T, H, W), without encoding."""
     ends = latents[:, :, -condition_frame_length:]
     new_refs = [[*refs, end] for refs, end in zip(refs_x, ends, strict=True)]
     return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)
@@ -147,7 +153,7 @@ def append_latents(
 def _continued(
     strategies: Sequence[str | None], refs: Sequence[Sequence[torch.Tensor]], loop: int, length: int, edit: float
 ) -> list[str]:
-    """Mask strategies by which the last reference of every sample ends up at the beginning of a loop."""
+    """Return mask strategies that put the last reference of every sample at the beginning of a loop."""
     return [
         (f"{strategy};" if strategy else "") + f"{loop},{len(own) - 1},-{length},0,{length},{edit}"
         for strategy, own in zip(strategies, refs, strict=True)

@@ -19,18 +19,18 @@ try:
 except ImportError:  # images need no decoder
     av = None
 
-# Pillow's and FFmpeg's own names. Only what stores pixels: no documents, playlists or text, which both would read.
+# Pillow's and FFmpeg's own names. Only formats that store pixels: both would also read documents, playlists or text.
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _ANIMATED_FORMATS = frozenset({"PNG", "WEBP", "GIF"})
 _VIDEO_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,ivf"
 
 
 class NotReadable(Exception):
-    """The end of a sentence that starts with the file's name."""
+    """A reference cannot be read; the message is the end of a sentence that starts with the file's name."""
 
 
 class StillImage:
-    """An image, decoded when it is asked for."""
+    """A still image, decoded when it is asked for."""
 
     num_frames = 1
 
@@ -39,15 +39,15 @@ class StillImage:
         self.width, self.height = image.size
 
     def check(self) -> None:
-        """Take the size that the image is shown in, once it is decoded.
+        """Decode the image and note the size in which it is shown.
 
         Raises:
-            NotReadable: it cannot be decoded, such as one that is cut off.
+            NotReadable: it cannot be decoded, for example because it is cut off.
         """
         self.width, self.height = self.image().size
 
     def image(self) -> Image.Image:
-        """The image in RGB, as it is shown.
+        """Return the image in RGB, turned as its metadata asks.
 
         Raises:
             NotReadable: it cannot be decoded.
@@ -77,10 +77,10 @@ class AnimatedImage:
         next(self.frames())
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Its frames (H, W, 3) uint8.
+        """Yield the frames (H, W, 3) uint8.
 
         Raises:
-            NotReadable: one cannot be decoded.
+            NotReadable: a frame cannot be decoded.
         """
         for i in range(self.num_frames):
             with _decoding():
@@ -94,7 +94,7 @@ class AnimatedImage:
 
 
 class VideoFile:
-    """What FFmpeg reads."""
+    """A video that FFmpeg can read."""
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
@@ -107,10 +107,10 @@ class VideoFile:
             raise NotReadable("holds no frames")
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Its frames (H, W, 3) uint8.
+        """Yield the frames (H, W, 3) uint8.
 
         Raises:
-            NotReadable: one cannot be decoded.
+            NotReadable: a frame cannot be decoded.
         """
         count = 0
         try:
@@ -131,7 +131,7 @@ class VideoFile:
 
 
 def open_reference(path: Path) -> StillImage | AnimatedImage | VideoFile:
-    """The opened file, its header read.
+    """Open a file and read its header.
 
     Raises:
         NotReadable: it is neither an image nor a video, or its header is damaged.
@@ -140,7 +140,7 @@ def open_reference(path: Path) -> StillImage | AnimatedImage | VideoFile:
     if image is None:
         return _open_video(path)
     try:
-        with _decoding():  # counting the frames reads on
+        with _decoding():  # counting the frames reads more of the file
             is_animated = image.format in _ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1
             return AnimatedImage(image) if is_animated else StillImage(image)
     except NotReadable:
@@ -149,7 +149,7 @@ def open_reference(path: Path) -> StillImage | AnimatedImage | VideoFile:
 
 
 def _open_image(path: Path) -> Image.Image | None:
-    """The image that Pillow finds in the file, or None."""
+    """Return the image that Pillow finds in the file, or None."""
     with _decoding():  # without Pillow's warning about large images: the caller has a limit
         try:
             return Image.open(path, formats=_IMAGE_FORMATS)
@@ -203,13 +203,13 @@ def _decoding() -> Iterator[None]:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB; alpha is dropped."""
+    """Convert the image to 8-bit RGB; alpha is dropped."""
     if image.mode.startswith("I"):  # 16 bits per pixel, which convert would clip instead of scale
         return _scaled_to_8_bits(image).convert("RGB")
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 bits per channel")
     if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")  # the way round a warning; the colors are the same
+        return image.convert("RGBA").convert("RGB")  # avoids a warning; the colors are the same
     return image.convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""References as the model gets them: frames resized until they cover the size of the video, then cropped at the center.
+"""References as the model gets them: frames resized to cover the size of the video, then cropped at the center.
 
 Images and videos differ in filter and rounding, as in the data pipeline that the model was trained with.
 
@@ -24,13 +24,13 @@ from opensora.errors import ConfigError
 def read_reference(
     path: str | os.PathLike[str], height: int, width: int, max_frames: int | None = None
 ) -> torch.Tensor:
-    """Frames (3, F, height, width) float32 in [-1, 1] of a reference that is resized to cover them and cropped.
+    """Return frames (3, F, height, width) float32 in [-1, 1] of a reference, resized to cover that size and cropped.
 
     F is 1 for an image. The frames of a video are resized while they are decoded, so that memory does not depend on
-    their size; `max_frames` is where reading stops. Colors are RGB: a transparent image loses its alpha, as upstream.
+    their size; reading stops after `max_frames`. Colors are RGB: a transparent image loses its alpha, as upstream.
 
     Raises:
-        ConfigError: what `check_reference` refuses, or a video that is damaged further on.
+        ConfigError: `check_reference` would refuse the file, a video is damaged further on, or a size is below 1.
     """
     path = Path(path)
     if height < 1 or width < 1 or (max_frames is not None and max_frames < 1):
@@ -52,7 +52,7 @@ def read_reference(
 
 
 def crop_image(image: Image.Image, height: int, width: int) -> torch.Tensor:
-    """(3, 1, height, width) float32 in [-1, 1] of an RGB image: bicubic, with the antialiasing of Pillow."""
+    """Resize and crop an RGB image to (3, 1, height, width) float32 in [-1, 1]: bicubic, with Pillow's antialiasing."""
     cover_height, cover_width = _cover(image.height, image.width, height, width)
     image = image.resize((cover_width, cover_height), Image.Resampling.BICUBIC)
     top, left = round((cover_height - height) / 2.0), round((cover_width - width) / 2.0)
@@ -62,17 +62,17 @@ def crop_image(image: Image.Image, height: int, width: int) -> torch.Tensor:
 
 
 def crop_frame(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
-    """(3, height, width) float32 in [-1, 1] of a video frame (H, W, 3) uint8: bilinear, without antialiasing."""
+    """Resize and crop a frame (H, W, 3) uint8 to (3, height, width) float32 in [-1, 1]: bilinear, no antialiasing."""
     pixels = torch.tensor(frame).permute(2, 0, 1)[None].float().div_(255)  # (1, 3, H, W)
     cover = _cover(*frame.shape[:2], height, width)
     pixels = interpolate(pixels, size=cover, mode="bilinear", align_corners=False)
-    top, left = (cover[0] - height) // 2, (cover[1] - width) // 2  # rounded down, other than for images
-    # The copy lets go of what is cut off.
+    top, left = (cover[0] - height) // 2, (cover[1] - width) // 2  # rounded down, unlike for images
+    # The copy frees the pixels that are cut off.
     return _normalized(pixels[0, :, top : top + height, left : left + width].clone())
 
 
 def _cover(source_height: int, source_width: int, height: int, width: int) -> tuple[int, int]:
-    """(height, width) of the source's proportions, one side equal to the target's and the other at least as long."""
+    """Return (height, width) in the source's proportions: one side equals the target's, the other is no shorter."""
     by_height, by_width = height / source_height, width / source_width
     if by_height > by_width:
         return height, max(width, round(source_width * by_height))
@@ -80,5 +80,5 @@ def _cover(source_height: int, source_width: int, height: int, width: int) -> tu
 
 
 def _normalized(pixels: torch.Tensor) -> torch.Tensor:
-    """[0, 1] to [-1, 1], in place."""
+    """Map [0, 1] to [-1, 1], in place."""
     return pixels.sub_(0.5).div_(0.5)

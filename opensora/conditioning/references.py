@@ -1,8 +1,8 @@
 """References: images and videos that latent frames are taken from instead of being sampled.
 
-What a file is, its content says and not its name. Photos are turned as their EXIF data asks, which upstream does not
-do; the rotation in a video's metadata is ignored, as upstream does. Nothing here imports torch, as references are
-checked before anything heavy is loaded.
+A file's content says what it is, not its name. Photos are turned as their EXIF data asks, which upstream does not do;
+the rotation in a video's metadata is ignored, as upstream does. Nothing here imports torch, as references are checked
+before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.files import find_path, is_utf8
 
-MAX_PIXELS = 100_000_000  # of an image or frame; a small file can claim to hold more than any memory
-MAX_RATIO = 50  # of the sides; to cover a video, a narrower image would become as large as that
+MAX_PIXELS = 100_000_000  # of an image or frame; a small file can claim more than fits into any memory
+MAX_RATIO = 50  # of the sides; to cover a video, a narrower image would be resized to about as many pixels
 SEPARATOR = ";"  # between the references of one prompt
 
 
 @dataclass(frozen=True)
 class ReferenceInfo:
-    """What the header of a reference says.
+    """Kind and size of a reference.
 
     Attributes:
-        width, height: in pixels, of a photo as it is shown.
-        frames: of a video; None when its header does not tell. 1 for an image.
+        width, height: in pixels; of a photo, as it is shown.
+        frames: number of frames; 1 for an image, None if the header of a video does not say.
     """
 
     path: Path
@@ -42,10 +42,10 @@ class ReferenceInfo:
 
 
 def split_references(text: str) -> list[str]:
-    """The references of one prompt, "a.png;b.mp4"; none for an empty text.
+    """Split the references of one prompt, "a.png;b.mp4"; an empty text has none.
 
     Raises:
-        ConfigError: an empty one among them, which would shift the numbers of the others.
+        ConfigError: one of several is empty, which would shift the numbers of the others.
     """
     if not text.strip():
         return []
@@ -56,9 +56,9 @@ def split_references(text: str) -> list[str]:
 
 
 def resolve_reference(text: str, base: Path | None) -> Path:
-    """The file that `text` names: beside the prompt file (in `base`), or else where `find_path` looks.
+    """Return the file that `text` names: beside the prompt file (in `base`), or else where `find_path` looks.
 
-    A path without a file comes back as it is; `check_reference` refuses it.
+    A path without a file is returned unchanged; `check_reference` refuses it.
     """
     try:
         path = Path(text).expanduser()
@@ -70,10 +70,11 @@ def resolve_reference(text: str, base: Path | None) -> Path:
 
 
 def check_reference(path: str | os.PathLike[str]) -> ReferenceInfo:
-    """What a reference is, proven readable: an image is decoded, of a video the first frame.
+    """Return what a reference is, after decoding it: an image as a whole, a video up to its first frame.
 
     Raises:
-        ConfigError: no such file, not a regular, readable or whole one, neither an image nor a video, or too large.
+        ConfigError: the file does not exist, is not a regular, readable and whole one, is neither an image nor a video,
+            or is too large.
     """
     path = Path(path)
     try:
@@ -86,7 +87,7 @@ def check_reference(path: str | os.PathLike[str]) -> ReferenceInfo:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hash of a file's content, in hexadecimal digits.
+    """Return the hash of a file's content, in hexadecimal digits.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -99,10 +100,10 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def open_checked(path: Path) -> StillImage | AnimatedImage | VideoFile:
-    """The opened reference, of a usable size.
+    """Open a reference and check its size.
 
     Raises:
-        ConfigError, NotReadable: it cannot be used.
+        NotReadable: it cannot be used.
     """
     _check_file(path)
     source = open_reference(path)
@@ -148,18 +149,18 @@ def _reason(error: OSError) -> str:
 
 @dataclass(frozen=True)
 class ReferencePart:
-    """Which frames of a reference video have to be read and encoded.
+    """The frames of a reference video that have to be read and encoded.
 
     Attributes:
-        max_frames: to read, from the first one; None reads all.
-        chunk: whole chunks of so many frames are counted from the last frame; None counts them from the first.
+        max_frames: how many frames to read, from the first one; None reads all.
+        chunk: frames of a chunk, if whole chunks are counted back from the last frame; None counts them from the first.
     """
 
     max_frames: int | None = None
     chunk: int | None = None
 
     def first_frame(self, num_frames: int) -> int:
-        """Which of the frames that were read is the first one to be encoded."""
+        """Return the index of the first frame to encode, if `num_frames` were read."""
         return 0 if self.chunk is None or num_frames < self.chunk else num_frames % self.chunk
 
 
@@ -167,10 +168,10 @@ WHOLE = ReferencePart()
 
 
 def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) -> ReferencePart:
-    """What is needed of the video `reference`, counted from 0; upstream encodes all of it, from its first frame.
+    """Return the part that is needed of the video `reference` (counted from 0); with `compat` all of it, as upstream.
 
     Raises:
-        ConfigError: some entries count from its beginning and others from its end, which chunks cannot both fit.
+        ConfigError: some entries count from its beginning and others from its end; chunks cannot fit both.
     """
     chunk = config.vae.frames_per_chunk(config.num_frames)
     entries = [entry for entry in parse_mask_strategy(mask_strategy) if entry.ref_id == reference]

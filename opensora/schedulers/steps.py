@@ -1,4 +1,4 @@
-"""What all samplers share: upstream's interface, a progress bar, and a look at whether the latents are numbers."""
+"""What all samplers share: upstream's interface, a progress bar, and a check that the latents are finite."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class NonFiniteLatentsError(RuntimeError):
 
 @dataclass(frozen=True)
 class StepDone:
-    """A step of a run that is over, for whoever watches.
+    """A finished step of a run, as `on_step` receives it.
 
     Attributes:
-        index: of the step, from 0.
-        num_steps: of the run.
-        timestep: at which it began.
-        latents: (B, C, T, H, W) that it gave; not to be changed.
-        num_computed: computed steps so far of every video; None without a cache.
+        index: index of the step, from 0.
+        num_steps: number of steps of the run.
+        timestep: time at which the step began.
+        latents: (B, C, T, H, W) at the end of the step; not to be changed.
+        num_computed: for every video, the steps computed so far; None without a cache.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Sampler(ABC):
     """A sampling loop from noise to latents.
 
     Attributes:
-        num_sampling_steps: of a run.
+        num_sampling_steps: steps of a run.
         cfg_scale: guidance scale.
     """
 
@@ -59,7 +59,7 @@ class Sampler(ABC):
     @property
     @abstractmethod
     def num_model_calls(self) -> int:
-        """How often a run calls the model; more than its steps with some solvers."""
+        """Calls of the model in a run; with some solvers, more than its steps."""
 
     @abstractmethod
     def denoise(
@@ -87,16 +87,16 @@ class Sampler(ABC):
             controller: step cache, whose steps are the calls of the model; None computes every step.
             generator: source of the noise that edited frames receive: one for each video, so that no video depends on
                 the others of its batch, or one for all, as upstream.
-            compat: cache as upstream does under a mask: frames that are held count in what is measured, and residuals
-                of the time before a frame joined are reused after it.
-            on_step: is shown every step once it is over; what it raises ends the run.
+            compat: cache as upstream does under a mask: held frames count in what is measured, and residuals from
+                before a frame joined are reused afterwards.
+            on_step: is called with every finished step; an exception that it raises ends the run.
 
         Returns:
             Latents like `z`, float32.
 
         Raises:
             ValueError: the arguments do not fit each other or the model.
-            NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
+            NonFiniteLatentsError: a latent became NaN or infinite; the message names the step.
         """
 
     @torch.no_grad()
@@ -113,10 +113,10 @@ class Sampler(ABC):
         progress: bool = True,
         **options: Any,
     ) -> Tensor:
-        """Encode `prompts` and turn the noise `z` into latents, by upstream's names.
+        """Encode `prompts` and turn the noise `z` into latents, with upstream's names of arguments.
 
         Args:
-            device: of the sampling, to which `z` is moved.
+            device: device to sample on, to which `z` is moved.
             additional_args: the `size` of `denoise`.
             options: further arguments of `denoise`.
 
@@ -128,22 +128,22 @@ class Sampler(ABC):
 
 
 class StepsBar:
-    """Counts the steps of a run in a bar, checks them, and shows them to who watches."""
+    """Shows the steps of a run in a progress bar, checks their latents, and passes them to `on_step`."""
 
     def __init__(self, bar: tqdm, controller: StepController | None, on_step: OnStep | None = None) -> None:
         self._bar = bar
         self._on_step = on_step
-        self._done = 0  # a bar that is not shown does not count
+        self._done = 0  # kept here, as a bar that is not shown does not count
         self._controller = controller
-        self._unchecked: tuple[int, float, HostCopy] | None = None  # step, its time, whether its latents are numbers
+        self._unchecked: tuple[int, float, HostCopy] | None = None  # step, its time, whether its latents are finite
 
     def end_step(self, latents: Tensor, timestep: float) -> None:
-        """A step is done and gave `latents`; with a cache, computed and reused steps are shown.
+        """Count a finished step, which gave `latents`; with a cache, the bar shows computed and reused steps.
 
-        On a GPU the latents are looked at when the next step ends, so that the host can prepare it meanwhile.
+        On a GPU the latents are checked when the next step ends, so that the host can prepare that step meanwhile.
 
         Raises:
-            NonFiniteLatentsError: names the step.
+            NonFiniteLatentsError: they are NaN or infinite; the message names the step.
         """
         self._done += 1
         self.check()
@@ -160,10 +160,10 @@ class StepsBar:
             self._on_step(StepDone(self._done - 1, self._bar.total, timestep, latents, counts))
 
     def check(self) -> None:
-        """Look at the latents of a step that was not looked at yet.
+        """Check the latents of the last step, if they were not checked yet.
 
         Raises:
-            NonFiniteLatentsError: names the step.
+            NonFiniteLatentsError: they are NaN or infinite; the message names the step.
         """
         unchecked, self._unchecked = self._unchecked, None
         if unchecked is None:
@@ -184,7 +184,7 @@ def steps_of_run(
     progress: bool,
     on_step: OnStep | None = None,
 ) -> Iterator[StepsBar]:
-    """A run of `controller`, if there is one, and a bar that is shown with `progress`; `on_step` is shown each step."""
+    """Begin a run of `controller` (if any) and a bar that is shown with `progress`; `on_step` receives each step."""
     run = nullcontext() if controller is None else controller.run(num_steps, num_samples)
     with tqdm(total=num_steps, desc="sampling", disable=not progress, leave=False) as bar, run:
         steps = StepsBar(bar, controller, on_step)
@@ -193,5 +193,5 @@ def steps_of_run(
 
 
 def _span(counts: Sequence[int]) -> str:
-    """The counts of a batch's videos in short: 5, or 4-6 where they differ."""
+    """Format the counts of a batch's videos: 5, or 4-6 if they differ."""
     return f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"

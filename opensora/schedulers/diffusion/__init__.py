@@ -1,6 +1,6 @@
-"""Sampling with models that predict noise: Latte and Open-Sora-Plan, around the schedulers of diffusers.
+"""Sampling with models that predict noise (Latte and Open-Sora-Plan), by the schedulers of diffusers.
 
-Source: the loop of diffusers' `LattePipeline`, to which it is equal bit for bit in float32.
+Source: the loop of diffusers' `LattePipeline`, whose latents it reproduces bit for bit in float32.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class DiffusionSampler(Sampler):
 
     Args:
         solver: a key of `SOLVERS`.
-        num_sampling_steps: of the schedule; some solvers call the model more often, see `num_model_calls`.
+        num_sampling_steps: steps of the schedule; some solvers call the model more often (`num_model_calls`).
         cfg_scale: guidance scale; 1 or less follows the prompt without guidance.
-        options: of the scheduler's class, by its own names; None stands for its default.
+        options: options of the scheduler's class, by its own names; None stands for its default.
 
     Raises:
-        ValueError: an unknown solver, an option that it does not have, or a number of steps that it cannot do.
+        ValueError: the solver is unknown, does not have an option, or cannot do this number of steps.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DiffusionSampler(Sampler):
         for name in self._options:
             if name not in known:
                 raise ValueError(f"unknown option {name!r} of '{solver}'; {suggest(name, set(known) - {'self'})}")
-        self.timesteps()  # refuses what cannot be done before a run does
+        self.timesteps()  # fails now, rather than in a run, if the schedule cannot be made
 
     @property
     def num_model_calls(self) -> int:
@@ -66,11 +66,11 @@ class DiffusionSampler(Sampler):
         return len(self.timesteps())
 
     def timesteps(self) -> list[float]:
-        """The times of all calls of a run, in their order; some solvers come to a time twice."""
+        """Return the times of all model calls of a run, in order; some solvers call twice at the same time."""
         return [float(t) for t in self._make_scheduler("cpu").timesteps.tolist()]
 
     def times_of_calls(self, height: int, width: int, num_frames: int) -> tuple[float, ...]:
-        """The same, whatever the size of the video."""
+        """Return `timesteps()`, which do not depend on the size of the video."""
         return tuple(self.timesteps())
 
     @torch.no_grad()
@@ -93,12 +93,12 @@ class DiffusionSampler(Sampler):
         Latents are float32 whatever the model's dtype.
 
         Args:
-            size, generator, compat: these models and solvers have no use for them.
+            size, generator, compat: ignored; these models and solvers do not need them.
             mask: must be None.
 
         Raises:
             ValueError: a mask was given.
-            NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
+            NonFiniteLatentsError: a latent became NaN or infinite; the message names the step.
         """
         if mask is not None:
             raise ValueError("this model samples whole videos only; leave references and mask strategies out")
@@ -136,7 +136,11 @@ class DiffusionSampler(Sampler):
         return getattr(diffusers, SOLVERS[self.solver])
 
     def _make_scheduler(self, device: torch.device | str) -> Any:
-        """A scheduler for one run; it keeps what its solver remembers of earlier steps."""
+        """Return a scheduler for one run; it keeps what its solver remembers of earlier steps.
+
+        Raises:
+            ValueError: the solver cannot do this number of steps.
+        """
         scheduler = self._scheduler_class(**self._options)
         try:
             scheduler.set_timesteps(self.num_sampling_steps, device=device)
@@ -146,11 +150,11 @@ class DiffusionSampler(Sampler):
 
 
 def _read_by_model(text: EncodedText, model: nn.Module, is_guided: bool) -> tuple[Tensor, Tensor | None]:
-    """Features (B, L, C') that the model reads and, where prompts differ in length, the mask (B, L) of their tokens.
+    """Return the features (B, L, C') that the model reads and, if prompts differ in length, their token mask (B, L).
 
-    Text is cut to the longest prompt of the batch, the negative prompt of each video to its own prompt, as
-    `LattePipeline` does for a single one. Shorter prompts of a batch are masked, so that a video does not depend on
-    its neighbors: there `LattePipeline` lets them see zeros instead. Under guidance the negative half comes first.
+    Text is cut to the longest prompt of the batch, and the negative prompt of each video to the length of its prompt,
+    as `LattePipeline` does for a single prompt. Shorter prompts of a batch are masked, so that a video does not depend
+    on the others; `LattePipeline` lets them attend to zeros instead. With guidance, the negative half comes first.
     """
     lengths = [num_tokens(mask) for mask in text.mask]
     longest = max(lengths)

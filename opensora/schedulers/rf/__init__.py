@@ -34,11 +34,11 @@ class RFLOW(Sampler):
     """Rectified-flow sampler.
 
     Attributes:
-        num_sampling_steps: steps, with one call of the model each; the one place that says how many there are.
+        num_sampling_steps: steps, with one call of the model each; the only place that says how many there are.
         cfg_scale: guidance scale; 1 follows the prompt without amplification.
         use_timestep_transform: shift the timesteps by the size of the video.
         use_discrete_timesteps: round the timesteps before the transform.
-        base_resolution: pixels of an image that the transform leaves as it is; what the model was trained with.
+        base_resolution: pixels of an image whose timesteps the transform keeps, as the model was trained.
         solver: "euler", "adams" or "midpoint", the solver of the differential equation.
     """
 
@@ -54,7 +54,7 @@ class RFLOW(Sampler):
     ):
         if num_sampling_steps < 1:
             raise ValueError(f"num_sampling_steps is {num_sampling_steps}; sampling needs at least one step")
-        make_solver(solver, num_sampling_steps)  # refuses an unknown name before a run does
+        make_solver(solver, num_sampling_steps)  # refuses an unknown name now, rather than in a run
         self.num_sampling_steps = num_sampling_steps
         self.num_timesteps = num_timesteps
         self.cfg_scale = cfg_scale
@@ -69,7 +69,7 @@ class RFLOW(Sampler):
         return self.num_sampling_steps
 
     def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None) -> list[Tensor]:
-        """The times of all steps, each (B,) float32, descending from `num_timesteps`.
+        """Return the times of all steps, each (B,) float32, descending from `num_timesteps`.
 
         Raises:
             ValueError: the timestep transform is on and `size` is not given.
@@ -86,7 +86,7 @@ class RFLOW(Sampler):
         return steps
 
     def times_of_calls(self, height: int, width: int, num_frames: int) -> tuple[float, ...]:
-        """The times of all calls of the model in a run of one video, descending."""
+        """Return the times of all model calls in a run of one video, descending."""
         size = {"height": height, "width": width, "num_frames": num_frames}
         tensors = {name: torch.tensor([float(value)]) for name, value in size.items()}
         return tuple(float(t[0]) for t in self.timesteps(1, "cpu", tensors))
@@ -109,14 +109,14 @@ class RFLOW(Sampler):
         """Turn noise into latents of videos, as `Sampler.denoise` describes.
 
         Raises:
-            ValueError: there is not one generator for each video, or no `size` for the timestep transform.
-            NonFiniteLatentsError: names the step after which a latent was NaN or infinite.
+            ValueError: the generators are not one for each video, or the timestep transform has no `size`.
+            NonFiniteLatentsError: a latent became NaN or infinite; the message names the step.
         """
         guidance_scale = self.cfg_scale if guidance_scale is None else guidance_scale
         options = {**(size or {}), **({} if controller is None else {"controller": controller})}
         y = torch.cat([text.y, text.null])
         timesteps = self.timesteps(len(z), z.device, size)
-        plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once: the device is not waited for in every step
+        plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once, so that no step has to wait for the device
         frame_mask = None if mask is None else FrameMask(mask, timesteps, self.num_timesteps, generator)
         solver = make_solver(self.solver, self.num_sampling_steps)
 
@@ -135,7 +135,7 @@ class RFLOW(Sampler):
                 restart = None
                 if frame_mask is not None:
                     z = frame_mask.begin_step(z, t)
-                    # A frame that joins has no past, and it changes what the model makes of its video's other frames.
+                    # A joining frame has no past, and it changes what the model predicts for its video's other frames.
                     joining = frame_mask.joining_videos
                     restart = None if joining is None else joining.view(-1, 1, 1, 1, 1)
                 following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
@@ -154,17 +154,17 @@ def timestep_transform(
 ) -> Tensor:
     """Shift timesteps towards the noise for larger and longer videos.
 
-    Clips of 17 frames and more count in whole chunks only, as the published model was trained. For 2 to 16 frames
-    upstream would count none and divide by zero; the real number of latent frames is used instead.
+    From 17 frames on, only whole chunks count, as in the training of the published model. For 2 to 16 frames upstream
+    would count none and divide by zero; the real number of latent frames is used instead.
 
     Args:
         t: (B,) float32, 0..num_timesteps.
-        size: `height`, `width` and `num_frames` in pixels and frames, (B,) each. Their dtype decides the
-            arithmetic of the ratio, as upstream.
+        size: `height`, `width` and `num_frames` in pixels and frames, (B,) each. The ratio is computed in their dtype,
+            as upstream, or in float32 if that is float16.
         base_resolution: pixels of an image whose timesteps stay as they are.
     """
     height, width, num_frames = size["height"], size["width"], size["num_frames"]
-    if height.dtype == torch.float16:  # an area of 256 x 256 is more than it can hold
+    if height.dtype == torch.float16:  # it cannot hold an area of 256 x 256
         height, width, num_frames = height.float(), width.float(), num_frames.float()
     chunks = num_frames // CHUNK_FRAMES * chunked_latent_frames(CHUNK_FRAMES)
     latent_frames = torch.where(num_frames < CHUNK_FRAMES, torch.ceil(num_frames / FRAMES_PER_LATENT), chunks)

@@ -14,22 +14,22 @@ from torch import Tensor
 class FrameMask:
     """Progress of one masked sampling run.
 
-    A frame of strength m joins the denoising once the time has fallen to m * num_timesteps: it then receives the
-    noise of that time. Until then it stays as it was given. Who takes part when is known before the first step and
-    read from the device then, once.
+    A frame of strength m joins the denoising once the time has fallen to m * num_timesteps: it then receives the noise
+    of that time. Until then it stays as it was given. Which frames take part in which step is known before the first
+    step, and is read from the device only once.
 
     Args:
         strength: (B, T), 1 = generated from the start, 0 = never changed.
-        timesteps: of all steps, (B,) each.
+        timesteps: times of all steps, (B,) each.
         generator: source of the noise. One torch.Generator, or None for torch's own, draws for the whole batch as
-            upstream does; a sequence has one for each video, whose noise then depends on nothing else.
+            upstream does; a sequence holds one for each video, whose noise then depends on nothing else.
 
     Attributes:
         generated: (B, T) bool, frames that take part in the current step.
-        generated_frames: the same for every step as plain bools, [step][video][frame].
+        generated_frames: the same for every step, as plain bools, [step][video][frame].
 
     Raises:
-        ValueError: there is not one generator for each video.
+        ValueError: the generators are not one for each video.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class FrameMask:
             raise ValueError(f"got {len(generator)} generators for {len(strength)} videos; give each video its own")
         self._num_timesteps = num_timesteps
         self._generator = generator
-        # A frame of strength 1 takes part from the start, even where rounding puts the first time above the noise's.
+        # A frame of strength 1 takes part from the start, even if rounding puts the first time above `num_timesteps`.
         begun = strength == 1
         steps = (strength * num_timesteps >= torch.stack(list(timesteps))[:, :, None]) | begun  # (steps, B, T)
         self._steps = steps
@@ -55,7 +55,7 @@ class FrameMask:
         self._given: Tensor | None = None
 
     def begin_step(self, z: Tensor, t: Tensor) -> Tensor:
-        """`z` (B, C, T, H, W) with noise on the frames that join at time `t` (B,) of the next step."""
+        """Begin the next step, at time `t` (B,): return `z` (B, C, T, H, W) with noise on the frames that join."""
         self._step += 1
         self._given = z
         self.generated = self._steps[self._step]
@@ -65,18 +65,18 @@ class FrameMask:
         return torch.where(_per_latent(self._joining[self._step]), add_noise(z, noise, t, self._num_timesteps), z)
 
     def end_step(self, z: Tensor) -> Tensor:
-        """Put frames that did not take part back to what they were before the step."""
+        """Return `z` with the frames that did not take part restored to what they were before the step."""
         return torch.where(_per_latent(self.generated), z, self._given)
 
     @property
     def joining_videos(self) -> Tensor | None:
-        """(B,) bool, the videos of which a frame joins in this step; None where there is none."""
+        """(B,) bool, the videos of which a frame joins in this step; None if there are none."""
         return self._joining[self._step].any(1) if any(self._joins[self._step]) else None
 
     def _noise(self, z: Tensor) -> Tensor | None:
-        """Noise shaped like `z`, None where no frame needs it.
+        """Draw noise shaped like `z`; None if no frame needs it.
 
-        Drawn in every step, whether used or not: the random stream must not depend on the mask.
+        It is drawn in every step, used or not: the random stream must not depend on the mask.
         """
         joins = self._joins[self._step]
         if not isinstance(self._generator, Sequence):

@@ -1,7 +1,7 @@
 """Solvers of the flow's ordinary differential equation dz/ds = v(z, s), one velocity per sampling step.
 
-A better solver is a control for caching: both get more out of as many calls of the model. The second-order ones are
-textbook methods for steps of any sizes: Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I",
+A better solver is a control for caching: both get more out of the same number of model calls. The second-order solvers
+are textbook methods for variable step sizes: Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I",
 sections II.1 (Runge-Kutta) and III.5 (Adams with a variable step size).
 """
 
@@ -19,15 +19,15 @@ FINAL_EULER_STEPS = 2
 
 
 class Solver(Protocol):
-    """One run of a solver; what it remembers of earlier steps is the run's and ends with it."""
+    """A solver for one run; what it remembers of earlier steps ends with the run."""
 
     def step(self, z: Tensor, velocity: Tensor, dt: Tensor, restart: Tensor | None = None) -> Tensor:
-        """The latents at the end of a step.
+        """Return the latents at the end of a step.
 
         Args:
-            z: latents at its beginning.
-            velocity: of `z` at that time, shaped like `z`.
-            dt: the step's part of the unit of time, 0 or above; broadcasts to `z`.
+            z: latents at the beginning of the step.
+            velocity: velocity of `z` at that time, shaped like `z`.
+            dt: length of the step, as a part of the unit of time, 0 or above; broadcasts to `z`.
             restart: bool, broadcasts to `z`: True where the field or the latents changed abruptly since the step
                 before, whose velocity then says nothing about this one. There the step is an Euler step.
         """
@@ -44,11 +44,11 @@ class Euler(Solver):
 
 
 class Adams(Solver):
-    """Second order, two-step Adams-Bashforth: the velocity goes on changing as it did over the step before.
+    """Second order, two-step Adams-Bashforth: the velocity keeps changing as it did over the step before.
 
     The first step of a run is an Euler step. In a run of fewer than 15 steps, so are the last two: there the steps are
-    long and the velocity turns, under strong guidance most, so that going on as before overshoots. Other samplers of
-    second order do the same (`lower_order_final` of DPM-Solver++ in diffusers).
+    long and the velocity turns, most of all under strong guidance, so that extrapolation overshoots. Other second-order
+    samplers do the same (`lower_order_final` of DPM-Solver++ in diffusers).
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -91,7 +91,7 @@ SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "adams": Adams, "midpoint": 
 
 
 def make_solver(name: str, num_steps: int) -> Solver:
-    """A solver for one run of `num_steps`.
+    """Return a solver for one run of `num_steps`.
 
     Raises:
         ValueError: there is no solver of this name.
@@ -110,9 +110,9 @@ def _second_order(
     weight: Tensor,
     restart: Tensor | None,
 ) -> Tensor:
-    """An Euler step plus `weight` times the change of the velocity, where that can be told."""
+    """Take an Euler step and add `weight` times the change of the velocity, where that is known."""
     euler = z + velocity * dt
-    known = dt_before > 0  # rounded times of very many steps repeat
+    known = dt_before > 0  # rounded times repeat if there are very many steps
     if restart is not None:
         known = known & ~restart
     return torch.where(known, euler + (velocity - velocity_before) * weight, euler)
