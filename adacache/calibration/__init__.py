@@ -1,1 +1,1 @@
-"""Schedules found for one model: recorded runs, a simulation of reuse on them, and what a target asks for."""
+"""Calibrated schedules for one model: recorded runs, a simulation of reuse on them, and what a user asks for."""

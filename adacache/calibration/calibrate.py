@@ -20,7 +20,7 @@ from adacache.policies.multistep import MultistepConfig, read_coefficients
 
 logger = logging.getLogger(__name__)
 
-# How much more an early error may matter than a late one; which of them is true of a model, fits tell.
+# How much more an early error may matter than a late one; fits tell which of these factors suits a model.
 EARLY = (3.0, 1.0, 10.0, 30.0)
 
 
@@ -36,14 +36,14 @@ def calibrate(
 
     Args:
         conditions: what the calibration will hold for, by name, as plain values.
-        timesteps: of every run, descending from noise.
-        finished: is told about every few finished calls of the model; `plan.num_calls` says how many there will be.
-        checkpoint: file in which finished parts are kept until the calibration is complete; one that was stopped goes
-            on from there.
+        timesteps: times of every run, descending from noise.
+        finished: called with the number of model calls that have just been done; `plan.num_calls` is their sum.
+        checkpoint: file that keeps finished parts until the calibration is complete; one that was stopped goes on from
+            there.
 
     Raises:
-        ValueError: the run has too few steps to leave any out, or the checkpoint is another kind of file; otherwise as
-            `sampler`.
+        ValueError: the run has too few steps to leave any out, or the checkpoint is another kind of file; or as
+            `sampler` raises it.
     """
     plan.check(sampler.num_steps)
     parts = _Parts(checkpoint, {"conditions": dict(conditions), "timesteps": list(timesteps), **asdict(plan)})
@@ -69,7 +69,7 @@ def calibrate(
 def _fit(
     sampler: ClipSampler, plan: CalibrationPlan, parts: _Parts, finished: Callable[[int], object]
 ) -> dict[int, Fit]:
-    """For every count the best fit of a few lists of computed steps, by the clips that they were fitted to."""
+    """Return for every count the best fit of a few lists of computed steps, judged by the clips they were fitted to."""
     counts, num_clips, num_steps = plan.counts(sampler.num_steps), len(plan.fit), sampler.num_steps
     fits = {}
     for count in counts:
@@ -103,7 +103,7 @@ def _fit(
 
 
 def _variations(lists: Sequence[Schedule], simulation: MultistepSimulation, count: int) -> list[Schedule]:
-    """The lists nearest to the first one of which the simulation promises most."""
+    """Return those neighbors of the first list that the simulation ranks highest."""
     others = (steps for steps in neighbors(lists[0], simulation.num_steps) if steps not in lists)
     return sorted(others, key=simulation.quality, reverse=True)[:count]
 
@@ -115,8 +115,9 @@ def _measure(
     parts: _Parts,
     finished: Callable[[int], object],
 ) -> tuple[tuple[Point, ...], float, float | None]:
-    """All fits as points, measured on the held-out clips; the cost of a reused step; where the aim is another one, the
-    quality of videos with every step computed.
+    """Return all fits as points, measured on the held-out clips; the cost of a reused step; and the uncached PSNR.
+
+    The latter is the quality of videos with every step computed, if the aim is "solution", and None otherwise.
     """
     num_steps = sampler.num_steps
     runner = Runner(sampler, plan.batch_size, lambda clips: finished(clips * num_steps))
@@ -147,7 +148,7 @@ def _measure(
 
 
 class _Parts:
-    """Finished parts of a calibration in a file, which belongs to what it is made of; without one nothing is kept."""
+    """Finished parts of a calibration, in a file that also says which one; without a path nothing is written."""
 
     def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
         self._path = path
@@ -159,24 +160,24 @@ class _Parts:
                 self._found = kept["parts"]
 
     def get(self, name: str) -> Any:
-        """A finished part, or None."""
+        """Return a finished part, or None."""
         return self._found.get(name)
 
     def set(self, name: str, value: Any) -> None:
-        """A part is finished."""
+        """Keep a finished part."""
         self._found[name] = value
         if self._path is not None:
             with atomic_path(self._path) as temporary:
                 temporary.write_text(json.dumps({"facts": self._facts, "parts": self._found}), encoding="utf-8")
 
     def forget(self) -> None:
-        """The calibration is complete."""
+        """Delete the file, since the calibration is complete."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
 def _read_parts(path: Path) -> dict[str, Any]:
-    """Refuse, with a ValueError, a file that would be lost if a checkpoint took its place."""
+    """Read a checkpoint; a ValueError for any other file, which a checkpoint would overwrite."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The outcome of a calibration: a schedule for every number of computed steps, and what was measured of some."""
+"""The outcome of a calibration: a schedule for every number of computed steps, and measurements of some of them."""
 
 import json
 import os
@@ -17,18 +17,19 @@ from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_choice, check_keys, is_finite, is_list
 
 FORMAT = 2
-READABLE = (1, 2)  # of the first one, calibrations reuse residuals: they have bridges, and no coefficients
+READABLE = (1, 2)  # calibrations of format 1 reuse residuals: they have bridges, and no coefficients
 
-LEAST_COMPUTED = 2  # of a run
+LEAST_COMPUTED = 2  # steps of a run
 
 
 @dataclass(frozen=True)
 class Point:
     """One schedule of the calibrated number of steps.
 
-    `psnr` is the mean over held-out videos in dB to what the calibration aims at, `psnr_lowest` the worst one,
-    `psnr_error` the standard error of the mean; None, all three, where the schedule was not sampled. `coefficients` are
-    those of a `MultistepConfig`; where there are none, residuals are reused by `bridge`, or else by the calibration's.
+    `psnr` is the mean PSNR in dB of held-out videos against what the calibration aims at, `psnr_lowest` that of the
+    worst one, `psnr_error` the standard error of the mean; all three are None if the schedule was not sampled.
+    `coefficients` are those of a `MultistepConfig`; without them, residuals are reused by `bridge`, or else by the
+    calibration's.
     """
 
     computed_steps: tuple[int, ...]
@@ -40,7 +41,7 @@ class Point:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Point":
-        """Read what `to_dict` of a calibration made of a point.
+        """Read a point as `Calibration.to_dict` wrote it.
 
         Raises:
             ValueError: `data` is something else.
@@ -64,13 +65,13 @@ class Calibration:
     """Schedules for one model, sampler, video size and guidance scale.
 
     Attributes:
-        conditions: what they hold for, by name, as plain values.
+        conditions: what the schedules hold for, by name, as plain values.
         timesteps: the scheduler's times of all steps, descending from noise.
-        aim: what videos should come near, "repeat" or "solution", as in a `CalibrationPlan`.
-        bridge: how reused steps get their residual, where a point does not say otherwise.
+        aim: what videos should come close to, "repeat" or "solution", as in a `CalibrationPlan`.
+        bridge: how reused steps get their residual, unless a point says otherwise.
         points: one per number of computed steps, ascending.
         reused_cost: time of a reused step over that of a computed one.
-        details: how it was made, for readers.
+        details: how the calibration was made, for readers.
     """
 
     conditions: Mapping[str, Any]
@@ -92,30 +93,30 @@ class Calibration:
         return [point for point in self.points if point.psnr is not None]
 
     def counts(self, num_steps: int) -> range | list[int]:
-        """Numbers of computed steps that a run of `num_steps` can have, ascending; with all, none is reused."""
+        """Return the numbers of computed steps that a run of `num_steps` can have, ascending; the last reuses none."""
         combined = [len(point.computed_steps) for point in self.points if point.coefficients is not None]
         if not combined or num_steps != self.num_steps:
             return range(LEAST_COMPUTED, num_steps + 1)
         return [*range(LEAST_COMPUTED, combined[0]), *combined, num_steps]
 
     def psnr(self, num_computed: int) -> float:
-        """Expected PSNR in dB, on the line through the measured points; beyond them the nearest one's."""
+        """Return the expected PSNR in dB, interpolated between measured points; beyond them, that of the nearest."""
         counts = [len(point.computed_steps) for point in self.measured]
         return float(np.interp(num_computed, counts, [point.psnr for point in self.measured]))
 
     def speedup(self, num_computed: int, num_steps: int) -> float:
-        """How many times as fast denoising is as with every step computed."""
+        """Return how many times as fast denoising is as with every step computed."""
         return num_steps / (num_computed + (num_steps - num_computed) * self.reused_cost)
 
     def schedule(self, num_computed: int, timesteps: Sequence[float]) -> StaticScheduleConfig:
-        """A schedule of `num_computed` steps for a run with these `timesteps`, descending from noise.
+        """Return a schedule of `num_computed` steps for a run with these `timesteps`, descending from noise.
 
-        Where there are no coefficients for it, the calibrated schedule of as many steps (else of the nearest number,
-        stretched) is read as times of the flow; each goes to the nearest step that is still free, and residuals stand
-        in for the others.
+        If there are no coefficients for such a run, the calibrated schedule of as many steps (else of the nearest
+        number, stretched) is read as times of the flow; each time goes to the nearest step that is still free, and the
+        other steps reuse residuals.
 
         Raises:
-            ValueError: the run has fewer steps than that.
+            ValueError: the run has fewer than `num_computed` steps.
         """
         if not 1 <= num_computed <= len(timesteps):
             raise ValueError(f"cannot compute {num_computed} of {len(timesteps)} steps")
@@ -135,7 +136,7 @@ class Calibration:
         return StaticScheduleConfig(steps, len(timesteps), bridge=nearest.bridge or fallback)
 
     def to_dict(self) -> dict[str, Any]:
-        """The calibration as plain values; `from_dict` reads it back."""
+        """Return the calibration as plain values; `from_dict` reads it back."""
         return {"format": FORMAT, **plain(self)}
 
     @classmethod
@@ -171,7 +172,7 @@ class Calibration:
         return calibration
 
     def _check(self) -> None:
-        """Refuse, with a ValueError, entries of the wrong kind or that contradict each other."""
+        """Refuse, with a ValueError, entries that are of the wrong kind or contradict each other."""
         check_choice("aim", self.aim, REFERENCES)
         for name in ("conditions", "details"):
             if not isinstance(getattr(self, name), Mapping):
@@ -210,7 +211,7 @@ class Calibration:
 
 
 def _nearest_steps(times: np.ndarray, timesteps: np.ndarray) -> tuple[int, ...]:
-    """A step of its own for every time, as near as the others allow; the first time goes to step 0."""
+    """Return a step of its own for every time, as near as the others allow; the first time goes to step 0."""
     free = list(range(1, len(timesteps)))
     taken = [0]
     for time in times[1:]:

@@ -1,9 +1,9 @@
-"""Coefficients that combine outputs of the last computed steps, so that the latents come where they should.
+"""Coefficients that combine the outputs of the last computed steps, so that the latents end up where they should.
 
-From a computed step to the next one a loop is given one output of the model for each guidance half. Where it ends then
-is linear in the outputs, whatever the sampler: so the response to each of the last outputs alone is tried out, without
-the model, and coefficients are a least-squares fit to the latents that are wanted. One step after the other is fitted,
-with the clips' own latents, so that errors of earlier steps are corrected and not repeated.
+From one computed step to the next, a loop gets one output of the model for each guidance half. The latents that it
+reaches are linear in these outputs, whatever the sampler. So the response to each of the last outputs alone is
+measured, without the model, and the coefficients are a least-squares fit to the latents that are wanted. One step after
+the other is fitted, on the clips' own latents, so that errors of earlier steps are corrected and not repeated.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from adacache.controller import StepController
 from adacache.policies.multistep import Coefficients
 from adacache.policies.static import StaticScheduleConfig
 
-NUM_OUTPUTS = 3  # of each guidance half that are combined
-REWEIGHTED = 2  # times that clips are weighed by their errors
+NUM_OUTPUTS = 3  # that are combined for each guidance half
+REWEIGHTED = 2  # times that clips are weighed anew by their errors
 RIDGE = 1e-4  # of the mean diagonal, towards holding the newest output
 SKETCH_ELEMENTS = 2**15  # of a clip's latents; inner products of sketches are then good to about one percent
-# By so much outputs are enlarged whose response is tried: latents may be rounded to 16 bits on their way.
+# Factor on outputs whose response is measured, since latents may be rounded to 16 bits on the way.
 PROBE_SCALE = 16.0
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the latents of a batch should be, and what the model gave on the way there.
+    """Where the latents of a batch should be, and what the model returned on the way there.
 
     Attributes:
         latents: (B, ...) at the beginning of every step, and at the end; on the CPU.
         sketch: (B, N + 1 + N * halves, M) float32: some elements of the model's input at every step and at the end,
             then of its outputs.
         power: (B,) sum of squares of the final latents.
-        restarts: steps from which another model runs; they are always computed, and outputs of before are gone.
+        restarts: steps from which another model runs; they are always computed, and earlier outputs are dropped.
     """
 
     clips: Sequence[Clip]
@@ -52,10 +52,10 @@ class Target:
 
 
 def record_target(sampler: ClipSampler, clips: Sequence[Clip], refinement: int = 1) -> Target:
-    """Run a batch with every step computed.
+    """Run a batch with every step computed, and record its target.
 
     Args:
-        refinement: steps of the run for each one of the sampler's.
+        refinement: number of steps that are run in place of each of the sampler's.
     """
     steps = range(0, sampler.num_steps * refinement, refinement)
     with sampler.refined(refinement):
@@ -67,7 +67,7 @@ def record_target(sampler: ClipSampler, clips: Sequence[Clip], refinement: int =
     inputs = [watcher.inputs[step] for step in steps]
     halves = [torch.cat(list(watcher.outputs[step].values())).unflatten(0, (-1, len(clips))) for step in steps]
     picked = _positions(inputs[0][0].numel())
-    # A pipeline may give back its latents in another layout; they are taken to go on as in the step before then.
+    # A pipeline may return its latents in another layout; the last step is then assumed to repeat the one before.
     last = end if end.shape == inputs[-1].shape else 2 * inputs[-1] - inputs[-2]
     rows = [_sketch(tensor, picked) for tensor in (*inputs, last)]
     for outputs in halves:
@@ -78,14 +78,14 @@ def record_target(sampler: ClipSampler, clips: Sequence[Clip], refinement: int =
 
 
 def _positions(numel: int) -> Tensor:
-    """Which elements of a clip are kept."""
+    """Return the indices of a clip's elements that are kept."""
     count = min(SKETCH_ELEMENTS, numel)
     generator = torch.Generator().manual_seed(0)
     return torch.randint(numel, (count,), generator=generator) if count < numel else torch.arange(numel)
 
 
 def _sketch(tensor: Tensor, picked: Tensor) -> np.ndarray:
-    """(B, ...) -> (B, M)."""
+    """Pick elements of each clip: (B, ...) -> (B, M)."""
     return tensor.flatten(1)[:, picked.to(tensor.device)].float().cpu().numpy()
 
 
@@ -107,7 +107,7 @@ class _Batch:
     """A batch whose steps are fitted up to some step.
 
     Attributes:
-        replayed: what stands in for the model's outputs, by computed step.
+        replayed: the fitted replacements of the model's outputs, by computed step.
         history: the model's own outputs of the last computed steps, the newest first.
     """
 
@@ -120,7 +120,7 @@ class MultistepFitter:
     """Fits coefficients on clips whose targets were recorded.
 
     Args:
-        finished: is told how many calls of the model, one for each clip, are done.
+        finished: called with the number of model calls, one for each clip, that have just been done.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class MultistepFitter:
         self._finished = finished
 
     def fit(self, computed_steps: Sequence[int]) -> Fit:
-        """Coefficients for a list of computed steps, which begins with 0; each step costs every clip one call.
+        """Return coefficients for a list of computed steps, which begins with 0; a step costs every clip one call.
 
         Raises:
             ValueError: latents are not finite.
@@ -154,9 +154,9 @@ class MultistepFitter:
         return Fit(tuple(computed_steps), tuple(coefficients), float(quality))
 
     def _system(self, batch: _Batch, step: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Normal equations of a gap for each clip, as in `_Systems`.
+        """Return the normal equations of a gap for each clip, as in `_Systems`.
 
-        K counts guidance halves, and for each of them the outputs, the newest first.
+        K runs over the guidance halves and, within each, over the outputs, the newest first.
         """
         watcher = LoopWatcher(calls=[step], stop=step + 1)
         self._run(batch, batch.replayed, watcher, live=step)
@@ -181,7 +181,7 @@ class MultistepFitter:
         return tuple(part.cpu().numpy() for part in parts)
 
     def _reached(self, batch: _Batch, step: int, end: int, outputs: Outputs) -> Tensor:
-        """Latents at the step `end`, float32, where from `step` on the model gives `outputs`."""
+        """Return the latents at step `end`, in float32, if the model returns `outputs` from `step` on."""
         watcher = LoopWatcher(begins=[end], stop=end)
         final = self._run(batch, {**batch.replayed, step: outputs}, watcher)
         return (watcher.latents[end] if final is None else final).float()
@@ -189,7 +189,7 @@ class MultistepFitter:
     def _run(
         self, batch: _Batch, outputs: Mapping[int, Outputs], watcher: LoopWatcher, live: int | None = None
     ) -> Tensor | None:
-        """Final latents, None where the watcher ends the run before."""
+        """Return the final latents, or None if the watcher ends the run before."""
         controller = StepController(ReplayConfig(outputs, live), observers=[watcher])
         try:
             return self._sampler.latents(batch.target.clips, controller)
@@ -198,7 +198,7 @@ class MultistepFitter:
 
 
 def _first_halves(outputs: Outputs, batch: _Batch) -> dict[str, int]:
-    """Number of the first guidance half of each context, as they come."""
+    """Return the number of each context's first guidance half, in the order of the contexts."""
     first, numbers = 0, {}
     for context, output in outputs.items():
         numbers[context] = first
@@ -211,7 +211,7 @@ def _num_halves(outputs: Outputs, batch: _Batch) -> int:
 
 
 def _only(half: int, output: Tensor, first: int, num_clips: int) -> Tensor:
-    """`output` with all rows zero but those of a guidance half; its first rows are of the half `first`."""
+    """Return `output`, whose first rows are of the half `first`, with all rows zero but those of `half`."""
     kept = torch.zeros_like(output)
     rows = slice((half - first) * num_clips, (half - first + 1) * num_clips)
     if half >= first:
@@ -220,7 +220,7 @@ def _only(half: int, output: Tensor, first: int, num_clips: int) -> Tensor:
 
 
 def _combined(coefficients: Coefficients, history: Sequence[Outputs]) -> Outputs:
-    """For each context the weighted sum of its last outputs, the newest first, half by half, in float32."""
+    """Return for each context the weighted sum of its last outputs, the newest first, half by half, in float32."""
     combined, first = {}, 0
     num_halves = len(coefficients)
     num_clips = sum(map(len, history[0].values())) // num_halves
@@ -240,8 +240,9 @@ class _Systems(NamedTuple):
     """Least-squares problems of one gap, for B clips, with the same K coefficients for all.
 
     Attributes:
-        matrix, vector, square: (B, K, K), (B, K) and (B,) inner products of the responses, with what is wanted, and of
-            that with itself.
+        matrix: (B, K, K) inner products of the responses.
+        vector: (B, K) inner products of the responses with the change that is wanted.
+        square: (B,) inner products of that change with itself.
     """
 
     matrix: np.ndarray
@@ -249,22 +250,22 @@ class _Systems(NamedTuple):
     square: np.ndarray
 
     def errors(self, weights: np.ndarray) -> np.ndarray:
-        """(B,) what is left, squared."""
+        """Return each clip's remaining squared error, (B,)."""
         left = self.square - 2 * self.vector @ weights + np.einsum("i,bij,j->b", weights, self.matrix, weights)
         return np.maximum(left, 0)
 
     def solve(self, num_outputs: int) -> np.ndarray:
-        """Ridge regression towards holding the newest output of each half.
+        """Return the ridge regression towards holding the newest output of each half.
 
-        Quality is counted in decibels, so that a clip's error weighs by what is left of it: clips are weighed anew by
-        the errors of the solution before, those with next to none by a tenth of the mean.
+        Quality is counted in decibels, so a clip's error weighs relative to what is left of it: clips are weighed anew
+        by the errors of the solution before, those with next to no error by a tenth of the mean.
         """
         held = (np.arange(self.matrix.shape[1]) % num_outputs == 0).astype(float)
         clips = np.ones(len(self.square))
         for _ in range(REWEIGHTED + 1):
             matrix = np.tensordot(clips, self.matrix, axes=1)
             strength = RIDGE * np.trace(matrix) / len(matrix)
-            if strength == 0:  # some schedulers begin with a step that goes by no output
+            if strength == 0:  # some schedulers begin with a step that ignores the output
                 return held
             vector = clips @ self.vector
             weights = np.linalg.solve(matrix + strength * np.eye(len(matrix)), vector + strength * held)
@@ -276,11 +277,12 @@ class _Systems(NamedTuple):
 
 
 class MultistepSimulation:
-    """Estimated quality of lists of computed steps, from recorded targets alone.
+    """Estimates the quality of lists of computed steps, from recorded targets alone.
 
-    On the way to the target, the latents at the end of every gap are predicted from those at its beginning and the last
-    outputs, by a least-squares fit of its own. What its error does to the end of the run is taken to fall evenly, in
-    logarithms, from `early` times as much at the first step. The figures rank lists; they do not promise decibels.
+    Along the target, the latents at the end of every gap are predicted from those at its beginning and the last
+    outputs, each by its own least-squares fit. The effect of a gap's error on the end of the run is assumed to fall
+    evenly, in logarithms, from `early` times as much at the first step. The figures rank lists; they do not predict
+    decibels.
     """
 
     def __init__(self, targets: Sequence[Target], num_steps: int, early: float) -> None:
@@ -294,9 +296,9 @@ class MultistepSimulation:
         self._gaps: dict[tuple[int, ...], np.ndarray] = {}
 
     def quality(self, computed_steps: Sequence[int]) -> float:
-        """Estimated signal-to-noise ratio of the final latents in dB; `computed_steps` ascend from 0.
+        """Return the estimated signal-to-noise ratio of the final latents in dB; `computed_steps` ascend from 0.
 
-        Without a step from which another model runs, it is minus infinity.
+        It is minus infinity if a step from which another model runs is not computed.
         """
         ends = [*computed_steps[1:], self.num_steps]
         error = np.zeros(len(self._grams))
@@ -317,7 +319,7 @@ class MultistepSimulation:
         return self._gaps[key]
 
     def _error(self, history: tuple[int, ...], end: int) -> np.ndarray:
-        """Squared error of each clip's latents at `end`, as a share of their power, times its gain."""
+        """Return the squared error of each clip's latents at `end`, as a share of their power, times its gain."""
         step, first = history[-1], self.num_steps + 1
         known = [step, *(first + past * self._halves + half for past in history for half in range(self._halves))]
         matrix, vector = self._gram[np.ix_(known, known)], self._gram[known, end]

@@ -1,4 +1,4 @@
-"""What is run for a calibration: clips to fit on, clips to measure on, and how often the model is called."""
+"""What a calibration runs: clips to fit on, clips to measure on, and how often the model is called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adacache.validation import check_choice, check_count
 
 Aim = Literal["repeat", "solution"]
 REFERENCES = {"repeat": "the uncached video", "solution": "the exact solution"}
-FEWEST_STEPS = 5  # of a run that leaves something to choose
+FEWEST_STEPS = 5  # shorter runs leave nothing to choose
 FEWEST_COMPUTED = 4
 REFINEMENT = 8  # steps in place of each of the sampler's, for what counts as the exact solution
 MEASURED = (0.2, 0.27, 0.33, 0.4, 0.5, 0.6, 0.67, 0.8)  # fractions of the steps that are computed
@@ -27,9 +27,9 @@ class Clip:
 def split_clips(
     prompts: Sequence[str], num_fit: int, num_held_out: int, seed: int
 ) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-    """Clips to fit on and clips to measure on; no prompt is in both.
+    """Return clips to fit on and clips to measure on; no prompt is in both.
 
-    With fewer prompts than clips, prompts come again with other seeds: every clip has a seed of its own.
+    With fewer prompts than clips, prompts are repeated with other seeds: every clip has its own seed.
 
     Raises:
         ValueError: there are fewer than two different prompts.
@@ -47,7 +47,15 @@ def split_clips(
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """What is run for a calibration.
+    """What a calibration runs.
+
+    Attributes:
+        fit: clips to which coefficients are fitted.
+        held_out: other clips, on which quality is measured.
+        aim: what videos should come close to: "repeat" the video with every step computed, or the "solution" of many
+            steps.
+        candidates: lists of computed steps that are fitted for each count; the best one on the clips is taken.
+        batch_size: clips sampled together.
 
     Attributes:
         fit: clips to which coefficients are fitted.
@@ -87,12 +95,12 @@ class CalibrationPlan:
         return REFINEMENT if self.aim == "solution" else 1
 
     def counts(self, num_steps: int) -> list[int]:
-        """Numbers of computed steps that are fitted and measured."""
+        """Return the numbers of computed steps that are fitted and measured."""
         counts = {round(part * num_steps) for part in MEASURED}
         return sorted(count for count in counts if FEWEST_COMPUTED <= count < num_steps)
 
     def num_calls(self, num_steps: int) -> int:
-        """Calls of the model in all, counted for each clip; halves of guidance count as one."""
+        """Return the total number of model calls, counted for each clip; the halves of guidance count as one."""
         targets = num_steps * self.refinement
         computed = sum(self.counts(num_steps))
         measured = targets + computed + (num_steps if self.aim == "solution" else 0)

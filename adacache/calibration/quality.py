@@ -11,18 +11,18 @@ import numpy as np
 from adacache.trace import Trace
 
 PEAK = 255.0
-EQUAL_DB = 80.0  # that equal clips count as
+EQUAL_DB = 80.0  # PSNR that equal clips count as
 
 
 def psnr(frames: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 clips of one shape; equal ones count as 80 dB."""
+    """Return the peak signal-to-noise ratio in dB of uint8 clips of one shape; equal ones count as 80 dB."""
     error = np.mean((frames.astype(np.float64) - reference) ** 2)
     return float(10 * np.log10(PEAK**2 / max(error, PEAK**2 / 10 ** (EQUAL_DB / 10))))
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Frames of some clips, their PSNR in dB against others, and how their steps went (empty without a cache)."""
+    """Frames of some clips, their PSNR in dB against others, and the traces of their runs (empty without a cache)."""
 
     frames: list[np.ndarray]
     psnr: list[float]
@@ -34,7 +34,7 @@ class Quality:
         return cls(list(frames), [psnr(a, b) for a, b in zip(frames, reference, strict=True)], list(traces))
 
     def against(self, reference: Sequence[np.ndarray]) -> Quality:
-        """The same frames measured against others."""
+        """Measure the same frames against others."""
         return Quality.of(self.frames, reference, self.traces)
 
     @property
@@ -44,7 +44,7 @@ class Quality:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; 0 for a single clip, of which it cannot be known."""
+        """Standard error of the mean; 0 for a single clip, for which it is unknown."""
         return float(np.std(self.psnr, ddof=1) / len(self.psnr) ** 0.5) if len(self.psnr) > 1 else 0.0
 
     @property

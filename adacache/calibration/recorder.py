@@ -19,13 +19,13 @@ class PolicyCalibration:
     """Constants of two policies for one model, number of steps and video size.
 
     Attributes:
-        num_steps, num_videos: of the runs they were measured in.
-        teacache_coefficients: highest power first; from the relative change of the first block's modulated input
-            between neighboring steps to that of the model's output.
+        num_steps, num_videos: numbers of steps and videos in the runs that were measured.
+        teacache_coefficients: polynomial, highest power first, from the relative change of the first block's modulated
+            input between neighboring steps to that of the model's output.
         teacache_r2: share of the output change's variance that the polynomial explains; near 0 it says nothing.
         magcache_ratios: one for every step but the first: the mean over tokens and videos of |r_t| / |r_(t-1)|, with r
             the residual of the stack of blocks.
-        magcache_spread: their standard deviation over videos, mean over steps.
+        magcache_spread: standard deviation of the ratios over videos, mean over steps.
     """
 
     num_steps: int
@@ -36,7 +36,7 @@ class PolicyCalibration:
     magcache_spread: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` reads them back."""
+        """Return plain values; `from_dict` reads them back."""
         return plain(self)
 
     @classmethod
@@ -50,15 +50,15 @@ class PolicyCalibration:
 
 
 class SignalRecorder(RunObserver):
-    """Measures, per video of a run that computes every step, what the policies are fitted to; waits for the device.
+    """Measures what the policies are fitted to, per video of a run that computes every step; waits for the device.
 
-    Where guidance branches run one after another, only the context that came first in the run is measured. For
-    neighboring steps:
+    If guidance branches run one after another, only the context that came first in the run is measured.
 
     Attributes:
-        input_changes, output_changes: per step but the first (videos,) relative L1 changes of the modulated input and
-            of the model's output.
-        ratios: per step but the first (videos,) mean ratios of the residual's token norms.
+        input_changes, output_changes: for each step but the first, (videos,) relative L1 changes of the modulated input
+            and of the model's output since the step before.
+        ratios: for each step but the first, (videos,) mean ratios of the residual's token norms to those of the step
+            before.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class SignalRecorder(RunObserver):
     def end_stack(
         self, hidden_states: Tensor, output: Tensor, context: str, signals: Mapping[str, Callable[[], Tensor]]
     ) -> None:
-        """Note the first block's modulated input; a RuntimeError where the model offers none."""
+        """Measure the first block's modulated input and the stack's residual; a RuntimeError without that input."""
         if "modulated_input" not in signals:
             raise RuntimeError("the model offers no signal 'modulated_input', to which TeaCache would be fitted")
         self._observed_context = self._observed_context or context
@@ -115,7 +115,7 @@ class SignalRecorder(RunObserver):
 
 
 def fit_policies(inputs: np.ndarray, outputs: np.ndarray, ratios: np.ndarray) -> PolicyCalibration:
-    """Constants from measurements (videos, steps - 1) each, as `SignalRecorder` makes them.
+    """Return the constants for measurements of shape (videos, steps - 1) each, as `SignalRecorder` makes them.
 
     Raises:
         ValueError: there are fewer measurements than coefficients, one is NaN, or all inputs are the same.

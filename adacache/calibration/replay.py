@@ -1,4 +1,4 @@
-"""Sampling loops with given outputs in place of the model's, to see what a loop makes of them."""
+"""Sampling loops with given outputs in place of the model's, to see where a loop takes the latents."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Outputs = Mapping[str, Tensor]  # of the model in one step, by context: (B, C, .
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """From each step of `outputs` on, the model's output is what they say; only at the step `live` is it computed."""
+    """Replaces the model's output by `outputs`, each from its step on; only at the step `live` is it computed."""
 
     outputs: Mapping[int, Outputs]
     live: int | None = None
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """They fit whatever run they were made in."""
+        """Accept any run: outputs fit the one they were made in."""
 
     def make_policy(self, num_steps: int) -> ReplayPolicy:
-        """A policy for one run."""
+        """Return a policy for one run."""
         return ReplayPolicy(self)
 
 
@@ -41,16 +41,16 @@ class ReplayPolicy(Policy):
         self._steps = sorted(config.outputs)
 
     def should_compute(self, step_index: int) -> bool:
-        """Whether the model is asked."""
+        """Whether the model's own output is used."""
         return step_index == self._config.live
 
     def outputs(self, step_index: int) -> Outputs:
-        """What stands in for the model's outputs."""
+        """Return the replacements of the model's outputs at this step."""
         return self._config.outputs[self._steps[bisect_right(self._steps, step_index) - 1]]
 
 
 class ReplayReuse(Reuse):
-    """Gives back what the policy holds for a whole batch; the blocks are skipped."""
+    """Returns what the policy holds for a whole batch; the blocks are skipped."""
 
     name = "replayed outputs"
     by_video = False
@@ -58,19 +58,19 @@ class ReplayReuse(Reuse):
     policy: ReplayPolicy
 
     def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
-        """`output` at the live step, else what is replayed, in its dtype; also where a step had to be computed."""
+        """Return `output` at the live step, else the replayed one in its dtype, even if the step had to be computed."""
         return output if self.policy.should_compute(step.index) else self.policy.outputs(step.index)[context].to(output)
 
 
 class RunStopped(Exception):
-    """Ends a run that has shown what was asked of it."""
+    """Ends a run from which nothing more is needed."""
 
 
 class LoopWatcher(RunObserver):
-    """Keeps what a loop shows at some steps, and may end it early.
+    """Keeps the latents and model calls of some steps of a loop, and may end the run early.
 
     Args:
-        begins: steps whose latents at their beginning are kept.
+        begins: steps at whose beginning the latents are kept.
         calls: steps whose inputs and outputs of the model are kept.
         stop: step before which the run ends; None lets it go to its end.
 
@@ -93,7 +93,7 @@ class LoopWatcher(RunObserver):
         self._num_samples = num_samples
 
     def begin_latents(self, step_index: int, latents: Tensor) -> None:
-        """Note the latents that a step begins with; RunStopped where the run is to end."""
+        """Keep the latents that a step begins with; raises RunStopped if the run is to end here."""
         self._step = step_index
         if step_index in self._begins:
             self.latents[step_index] = latents.detach().clone()

@@ -1,4 +1,4 @@
-"""Clips under a policy, and how near they come to others."""
+"""Samples clips under a policy, and measures how close they come to others."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from adacache.trace import Trace
 
 
 class ClipSampler(Protocol):
-    """Whatever makes videos; it has no cache of its own, or leaves that one aside.
+    """Makes videos; it has no cache of its own, or leaves that one aside.
 
     Attributes:
-        num_steps: of every run as a cache counts them: calls of the model.
+        num_steps: steps of every run as a cache counts them: calls of the model.
     """
 
     @property
     def num_steps(self) -> int: ...
 
     def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
-        """Final latents (B, ...) of a batch, under a controller or with every step computed."""
+        """Return the final latents (B, ...) of a batch, under a controller or with every step computed."""
 
     def refined(self, factor: int) -> AbstractContextManager[None]:
-        """For a while, that many steps in place of each, nearer to the exact solution; the others' times stay.
+        """Run `factor` steps in place of each while in the context, nearer to the exact solution; the old times stay.
 
         Raises:
             ValueError: the sampler's times do not lie among those of more steps.
         """
 
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
-        """The same as videos, (F, H, W, 3) uint8 each."""
+        """Return the same batch as videos, (F, H, W, 3) uint8 each."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Samples clips in batches and reports each finished one."""
+    """Samples clips in batches and reports each finished batch."""
 
     sampler: ClipSampler
     batch_size: int
-    finished: Callable[[int], object]  # is told how many clips of a batch are done
+    finished: Callable[[int], object]  # called with the number of clips of a finished batch
 
     @property
     def num_steps(self) -> int:
@@ -57,20 +57,20 @@ class Runner:
     def sample(
         self, clips: Sequence[Clip], controller: StepController | None, collect: Callable[[Tensor], None]
     ) -> None:
-        """Sample all clips and hand the latents (B, ...) of each batch to `collect`."""
+        """Sample all clips and pass the latents (B, ...) of each batch to `collect`."""
         for batch in self.split(clips, self.batch_size):
             collect(self.sampler.latents(batch, controller))
             self.finished(len(batch))
 
     def quality(self, policy: PolicyConfig, clips: Sequence[Clip], exact: Sequence[np.ndarray]) -> Quality:
-        """PSNR of every clip under a policy against its frames `exact`, and the traces."""
+        """Return the PSNR of every clip under a policy against its frames `exact`, and the traces."""
         traces: list[Trace] = []
         controller = StepController(policy)
         frames = self._frames(clips, controller, lambda: traces.extend(controller.traces))
         return Quality.of(frames, exact, traces)
 
     def exact_frames(self, clips: Sequence[Clip]) -> list[np.ndarray]:
-        """The clips without reuse, (F, H, W, 3) uint8 each."""
+        """Return the clips without reuse, (F, H, W, 3) uint8 each."""
         return self._frames(clips, None, lambda: None)
 
     def _frames(
@@ -85,5 +85,5 @@ class Runner:
 
     @staticmethod
     def split(clips: Sequence[Clip], batch_size: int) -> Iterator[Sequence[Clip]]:
-        """The clips in batches."""
+        """Split the clips into batches."""
         return (clips[start : start + batch_size] for start in range(0, len(clips), batch_size))

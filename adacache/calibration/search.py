@@ -1,31 +1,31 @@
-"""A search for the lists of computed steps of which most is to be hoped."""
+"""A search for the most promising lists of computed steps."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-ROUNDING_DB = 1e-9  # less is no gain: the search must not go round in circles
+ROUNDING_DB = 1e-9  # smaller gains do not count, so that the search cannot go round in circles
 Schedule = tuple[int, ...]
 
 
 class Simulation(Protocol):
-    """Estimates what lists of computed steps are worth, without the model.
+    """Estimates the quality of lists of computed steps, without the model.
 
     Attributes:
-        num_steps: of a run.
+        num_steps: steps of a run.
     """
 
     num_steps: int
 
     def quality(self, computed_steps: Sequence[int]) -> float:
-        """Higher is better; `computed_steps` ascend from 0."""
+        """Return the estimated quality, the higher the better; `computed_steps` ascend from 0."""
         ...
 
 
 def best_schedules(simulation: Simulation, lengths: Iterable[int]) -> dict[int, Schedule]:
-    """For every number of computed steps in `lengths` the schedule of the best estimated quality that was found.
+    """Return for every number of computed steps in `lengths` the found schedule of the best estimated quality.
 
-    From all steps computed, one is taken away at a time, the one that costs least; then one is added at a time, where
-    it does most good, and so forth until nothing gets better. On the way steps move to wherever that helps. A schedule
+    From all steps computed, the step that costs least is removed, one at a time; then a step is added where it helps
+    most, one at a time; and so on until nothing improves. On the way, steps move to wherever that helps. A schedule
     always begins with step 0.
 
     Raises:
@@ -35,7 +35,7 @@ def best_schedules(simulation: Simulation, lengths: Iterable[int]) -> dict[int, 
     if any(not 1 <= length <= steps for length in wanted):
         raise ValueError(f"a schedule computes 1 to {steps} steps, not {sorted(wanted)}")
     shortest = min(wanted, default=steps)
-    # Back and forth: one way alone would hand a bad choice on to all schedules that come after.
+    # Back and forth: one way alone would pass a bad choice on to all schedules that follow.
     fewer = [(length + 1, length) for length in range(steps - 1, shortest - 1, -1)]
     more = [(length - 1, length) for length in range(shortest + 1, steps)]
     found = {steps: tuple(range(steps))}
@@ -66,22 +66,22 @@ def improve(simulation: Simulation, schedule: Schedule) -> Schedule:
 
 
 def neighbors(schedule: Schedule, num_steps: int) -> list[Schedule]:
-    """All schedules in which one step other than the first lies elsewhere."""
+    """Return all schedules in which one step other than the first lies elsewhere."""
     return [moved for rest in _removals(schedule) for moved in _additions(rest, num_steps) if moved != schedule]
 
 
 def _removals(schedule: Schedule) -> list[Schedule]:
-    """All schedules with one step less, but for the first."""
+    """Return all schedules with one step fewer; the first step stays."""
     return [(*schedule[:i], *schedule[i + 1 :]) for i in range(1, len(schedule))]
 
 
 def _additions(schedule: Schedule, num_steps: int) -> list[Schedule]:
-    """All schedules with one step more."""
+    """Return all schedules with one step more."""
     return [tuple(sorted((*schedule, step))) for step in range(1, num_steps) if step not in schedule]
 
 
 def _shifts(schedule: Schedule, num_steps: int) -> list[Schedule]:
-    """All schedules in which several consecutive entries, not the first, lie one step earlier or later."""
+    """Return all schedules in which several consecutive steps, not the first, lie one step earlier or later."""
     shifted = []
     for start in range(1, len(schedule)):
         for end in range(start + 2, len(schedule) + 1):

@@ -1,4 +1,4 @@
-"""What a user wants, in steps: a speedup, a number of computed steps, or a quality."""
+"""What a user asks for, turned into a schedule: a speedup, a number of computed steps, or a quality."""
 
 import logging
 from collections.abc import Sequence
@@ -17,11 +17,13 @@ TARGETS = ("speedup", "max_steps_computed", "min_psnr")
 
 @dataclass(frozen=True)
 class Target:
-    """One wish: `kind` "speedup" (denoising so many times as fast as with every step computed), "max_steps_computed"
-    (steps per video) or "min_psnr" (dB to what the calibration aims at, mean over videos).
+    """What a user asks for: a speedup, a number of computed steps, or a quality.
+
+    `kind` is "speedup" (denoising so many times as fast as with every step computed), "max_steps_computed" (steps per
+    video) or "min_psnr" (dB against what the calibration aims at, mean over videos).
 
     Raises:
-        ValueError: a value that no model could meet.
+        ValueError: no model could meet the value.
     """
 
     kind: Literal["speedup", "max_steps_computed", "min_psnr"]
@@ -36,13 +38,13 @@ class Target:
             raise ValueError(f"speedup must be at least 1, got {self.value!r}")
 
     def resolve(self, calibration: Calibration, timesteps: Sequence[float]) -> StaticScheduleConfig:
-        """The schedule that meets the target in a run with these `timesteps`.
+        """Return the schedule that meets the target in a run with these `timesteps`.
 
-        A quality is met with as few computed steps as it can be, the others with as many. What lies outside of what was
-        measured is said in a warning.
+        A quality is met with as few computed steps as possible, the other targets with as many. A warning says when the
+        schedule lies outside of what was measured.
 
         Raises:
-            ValueError: it cannot be met, with what can.
+            ValueError: the target cannot be met; the message says what can.
         """
         num_steps = len(timesteps)
         self.check_possible(num_steps)
@@ -51,7 +53,7 @@ class Target:
         return calibration.schedule(count, timesteps)
 
     def check_possible(self, num_steps: int) -> None:
-        """Refuse, with a ValueError, what no calibration of a run of `num_steps` could meet."""
+        """Refuse, with a ValueError, a target that no calibration of a run of `num_steps` could meet."""
         if num_steps <= LEAST_COMPUTED:
             raise ValueError(f"{self.kind} has nothing to choose from in a run of {num_steps} steps; remove it")
         if self.kind == "max_steps_computed" and not LEAST_COMPUTED <= self.value <= num_steps:
@@ -103,10 +105,10 @@ class Target:
 
 
 def read_target(values: dict[str, Any]) -> Target | None:
-    """The one target among config entries by name, or None where all are None.
+    """Return the one target among config entries by name, or None if all are None.
 
     Raises:
-        ValueError: there are several, or its value is out of range.
+        ValueError: several are given, or the value is out of range.
     """
     given = {name: values[name] for name in TARGETS if values.get(name) is not None}
     if len(given) > 1:

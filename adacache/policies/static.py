@@ -97,8 +97,7 @@ class StaticScheduleConfig(ReuseOptions):
         return cls.from_dict({**own.to_dict(), **options})
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Refuse, with a ValueError, a run or a model that the schedule, its number of steps or its blocks do not fit.
-        """
+        """Refuse, with a ValueError, a run that the schedule does not fit, or a model without its metric blocks."""
         check_count("num_steps", num_steps)
         if self.num_sampling_steps not in (None, num_steps):
             raise ValueError(
