@@ -19,18 +19,18 @@ logger = logging.getLogger(__name__)
 def read_cache(
     official: Mapping[str, Any], cache: Any, num_steps: int | None, depth: int | None, source: Source
 ) -> ReuseOptions | None:
-    """The cache configuration of a run, or None when every step is computed.
+    """Return the cache configuration of a run, or None if every step is computed.
 
     Args:
         official: official options from `model`; `do_cache` switches them on.
-        cache: the top-level `cache` entry in our own keys: options of the policy that it names, else of the one that
-            they fit, see `adacache.policies.registry`. A static schedule may be in a `file` instead.
-        num_steps: the scheduler's number of steps, which MoReg's range must fit; None where something else will decide
-            when steps are computed, so that this configuration has to fit no run.
+        cache: the top-level `cache` entry, in our own keys: options of the policy that it names, else of the one that
+            they fit (`adacache.policies.registry`). A static schedule may be in a `file` instead.
+        num_steps: the scheduler's number of steps, which MoReg's range must fit; None if something else decides when
+            steps are computed, so that this configuration need not fit the run.
         depth: number of spatial-temporal block pairs of the model, if known.
 
     Raises:
-        ConfigError: both styles at once, or whatever the cache configuration finds wrong.
+        ConfigError: both styles are used at once, or the cache configuration refuses its options.
     """
     if official and cache is not None:
         raise source.error(
@@ -56,10 +56,10 @@ def read_cache(
 
 
 def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | None:
-    """The config that the entries describe, with the schedule of their file if they name one.
+    """Return the config that the entries describe, with the schedule of their file if they name one.
 
     Raises:
-        ValueError, TypeError: what is wrong with the entries or the file.
+        ValueError, TypeError: the entries or the file cannot be used.
     """
     if entries.get("policy", "static") != "static" or "file" not in entries:
         return config_from_dict(entries)
@@ -79,10 +79,10 @@ def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | N
 
 
 def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:
-    """The schedule of the recorded run in the JSON file `path`.
+    """Return the schedule of the recorded run in the JSON file `path`.
 
     Raises:
-        ConfigError: the file cannot be read, holds no complete trace, or one of another number of steps.
+        ConfigError: the file cannot be read, holds no complete trace, or its run has another number of steps.
     """
     if not isinstance(path, str) or not path:
         raise source.error("replay", f"replay must be the path of a trace (.json), got {path!r}")

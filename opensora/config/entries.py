@@ -1,4 +1,4 @@
-"""The raw entries of a run: those of a config file, and the values of the command line over them."""
+"""The raw entries of a run: those of a config file, overridden by values of the command line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from opensora.files import find_path
 
 _STRENGTHS = ("speedup", "max_steps_computed", "min_psnr")
 _SCHEDULES = (*_STRENGTHS, "replay")
-_MODES = ("draft", "final")  # with a strength they may be given, too; without one they have their own
+_MODES = ("draft", "final")  # may be combined with a strength; without one, each has its own
 
-# Two ways to say the same thing: the one given on the command line retires the others that the file gives.
+# Different ways to say the same thing: the one given on the command line retires the others, given in the file.
 _ALTERNATIVES = {
     "image_size": ("resolution", "aspect_ratio"),
     "resolution": ("image_size",),
@@ -36,7 +36,7 @@ _ALTERNATIVES = {
     "num_sample": ("draft", "final"),
 }
 
-# Values of the command line that change no video, or only which ones of a folder are made.
+# Values of the command line that change no video, or only which videos of a folder are made.
 _SAME_FOLDER = frozenset(
     {
         *("save_dir", "logdate_dir", "sample_name", "prompt_as_path", "start_index", "end_index", "num_sample"),
@@ -44,15 +44,15 @@ _SAME_FOLDER = frozenset(
         *("text_cache", "device", "batch_size", "sequence_parallel", "guidance_parallel", "llm_endpoint", "llm_model"),
     }
 )
-_FOLDERS = ("drafts", "final", "replaced", "reproduced")  # within a run's
+_FOLDERS = ("drafts", "final", "replaced", "reproduced")  # within a run's folder
 _MAX_NAME = 60  # characters
 
 
 def default_save_dir(path: str, given: Mapping[str, Any]) -> str:
-    """Where results go that nobody has named a folder for: settings that differ do not meet in one.
+    """Return the folder for results when none is named; different settings get different folders.
 
-    As in `samples/mini/sample_adacache/a-red-star_num_frames-34`: the config's path below `configs`, and what the
-    command line says.
+    An example is `samples/mini/sample_adacache/a-red-star_num_frames-34`: the config's path below `configs`, and the
+    values of the command line.
     """
     parts = Path(os.path.normpath(path)).with_suffix("").parts
     start = max((i + 1 for i, part in enumerate(parts[:-1]) if part == "configs"), default=len(parts) - 1)
@@ -60,9 +60,9 @@ def default_save_dir(path: str, given: Mapping[str, Any]) -> str:
 
 
 def name_of_overrides(given: Mapping[str, Any]) -> str:
-    """A folder's name for values of the command line; "" where none of them tells videos apart.
+    """Return a folder name for values of the command line; "" if none of them changes a video.
 
-    What cannot be read off the name, it tells apart by a hash.
+    Where the readable part does not determine the values, a hash is added.
     """
     telling = {key: value for key, value in sorted(given.items()) if key not in _SAME_FOLDER}
     texts, is_exact = [], True
@@ -81,7 +81,7 @@ def name_of_overrides(given: Mapping[str, Any]) -> str:
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
-    """The config file at `path`, from the working directory or the repository's root.
+    """Find the config file at `path`, from the working directory or the repository's root.
 
     Raises:
         ConfigError: it does not exist (the nearest file of the same folder is suggested), is a folder, or has no known
@@ -103,13 +103,13 @@ def find_config(path: str | os.PathLike[str]) -> Path:
 
 
 def read_config_file(file: Path) -> Config:
-    """The entries of `file` merged over those of its `_base_` files.
+    """Read the entries of `file`, merged over those of its `_base_` files.
 
     Raises:
-        ConfigError: the file has a syntax error, running it failed, or it holds something else than entries.
+        ConfigError: the file has a syntax error, running it failed, or it holds something other than entries.
     """
     try:
-        # mmengine's own messages about such mistakes do not name the file, or tell of its insides.
+        # mmengine's own messages about such mistakes do not name the file, or speak of mmengine's internals.
         _check_python(file, ()) if file.suffix == ".py" else _check_data(file)
         return Config.fromfile(str(file), lazy_import=False)
     except ConfigError:
@@ -128,13 +128,13 @@ def read_config_file(file: Path) -> Config:
 
 
 def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
-    """Check a file and those of its `_base_`.
+    """Check a Python config file and those of its `_base_`.
 
     Args:
         heirs: the files that inherit from it.
 
     Raises:
-        SyntaxError, UnicodeDecodeError: it is no Python.
+        SyntaxError, UnicodeDecodeError: it is not Python.
         ConfigError: its `_base_` names no files, or leads back to itself.
     """
     heirs = (*heirs, file.resolve())
@@ -143,7 +143,7 @@ def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
         if not any(isinstance(target, ast.Name) and target.id == "_base_" for target in targets):
             continue
         for part in node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]:
-            name = part.value if isinstance(part, ast.Constant) else ""  # another expression: mmengine sees
+            name = part.value if isinstance(part, ast.Constant) else ""  # other expressions are left to mmengine
             if not isinstance(name, str):
                 raise ConfigError(f"{file}: line {node.lineno}: _base_ must be a path or a list of paths")
             base = file.parent / name
@@ -156,7 +156,7 @@ def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
 
 
 def _place_of(base: Path) -> str:
-    """Where the `base` of a config that was moved may be meant to be."""
+    """Suggest how to write `_base_` if the config was moved away from its `base`."""
     found = sorted((find_path("configs") or Path()).rglob(base.name), key=lambda file: file.parent.name != "mini")
     found = [file for file in found if base.parent.name != "_base_" or file.parent.name == "_base_"]
     paths = " or ".join(f"'{file.resolve()}'" for file in found)
@@ -164,7 +164,7 @@ def _place_of(base: Path) -> str:
 
 
 def _check_data(file: Path) -> None:
-    """Refuse a yaml or json file that holds something else than entries by name."""
+    """Refuse a yaml or json file that does not hold entries by name."""
     content = fileio.load(str(file))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         what = "is empty" if content is None else "does not hold entries by name"
@@ -174,13 +174,13 @@ def _check_data(file: Path) -> None:
 def dotted_overrides(
     overrides: Mapping[str, Any] | None, cfg_options: Mapping[str, Any] | None, by_hand: str = "command line"
 ) -> dict[str, Any]:
-    """All command-line values by dotted config key; flags win over `--cfg-options`, None means not set.
+    """Return all command-line values by dotted config key; flags win over `--cfg-options`, None means not set.
 
     Args:
-        by_hand: what errors begin with.
+        by_hand: where the values come from, as errors begin.
 
     Raises:
-        ConfigError: two values that exclude each other, or a second place for the number of steps.
+        ConfigError: two values exclude each other, or the number of steps is set in a second place.
     """
     given = dict(cfg_options or {})
     for name, value in (overrides or {}).items():
@@ -201,16 +201,16 @@ def dotted_overrides(
 
 
 def without_alternatives(given: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` values of a run without those that the overrides of one prompt's `line` say in another way."""
+    """Drop those `given` values of a run that the overrides of one prompt's `line` set in another way."""
     retired = {other for name in line for other in _ALTERNATIVES.get(name, ())}
     return {key: value for key, value in given.items() if key not in retired}
 
 
 def merge_into_file(config: Config, given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Entries of a config with the dotted `given` values merged in.
+    """Return the entries of a config with the dotted `given` values merged in.
 
     Raises:
-        ConfigError: a dotted key that leads through an entry which is not a section.
+        ConfigError: a dotted key leads through an entry that is not a section.
     """
     try:
         config.merge_from_dict(dict(given))
@@ -222,7 +222,7 @@ def merge_into_file(config: Config, given: Mapping[str, Any], path: str) -> dict
 
 
 def retired_by(given: Mapping[str, Any]) -> set[str]:
-    """The entries of a config that no longer count, as `given` says the same thing in another way."""
+    """Return the entries of a config that no longer count, as `given` says the same thing in another way."""
     retired = {other for key, others in _ALTERNATIVES.items() if given.get(key) is not None for other in others}
     if any(given.get(mode) is not None for mode in _MODES):
         retired.update(name for name in _STRENGTHS if given.get(name) is None)

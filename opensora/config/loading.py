@@ -1,4 +1,4 @@
-"""Config files: plain Python read once, checked at once, turned into a `SampleConfig`."""
+"""Config files: plain Python that is read once, checked and turned into a `SampleConfig`."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def config_from_entries(
     line: Mapping[str, Any] | None = None,
     line_name: str = "prompt",
 ) -> SampleConfig:
-    """As `load_config`, of entries that are read already and stay as they are.
+    """Do as `load_config`, for entries that are already read; they are not changed.
 
     Args:
-        path: what errors call their origin.
-        line: what one prompt asks for by the names of flags; it wins over all of the above.
-        line_name: what errors about those values begin with.
+        path: where the entries come from, as errors begin.
+        line: overrides of a single prompt, by the names of flags; they win over all of the above.
+        line_name: where these overrides come from, as errors begin.
     """
     given, by_hand = dotted_overrides(overrides, cfg_options), "command line"
     entries = {"save_dir": default_save_dir(path, given), **entries}
@@ -109,7 +109,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     sections = {name: _section_entries(entries.pop(name, None), name, source) for name in SECTIONS}
     model = sections["model"]
     official_cache = {key: model.pop(key) for key in OFFICIAL_CACHE_KEYS & model.keys()}
-    # The official options repeat the number of steps here; the scheduler's own entry rules.
+    # The official options repeat the number of steps here; the scheduler's own entry wins.
     repeated_steps = model.pop("num_sampling_steps", None)
     if repeated_steps is not None:
         sections["scheduler"].setdefault("num_sampling_steps", repeated_steps)
@@ -153,7 +153,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
 
 
 def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """`entries` without the variables that the official files set first and then pass into `model`."""
+    """Return `entries` without the variables that the official files set first and then pass into `model`."""
     model = entries.get("model")
     passed_on = OFFICIAL_CACHE_KEYS | {"num_sampling_steps"}
 
@@ -171,21 +171,21 @@ def _section_entries(section: Any, name: str, source: Source) -> dict[str, Any]:
 
 
 def _without_effectless(entries: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """Drop the upstream keys that have no meaning here; say so for the kernels a user may have asked for."""
+    """Drop the upstream keys that have no effect here; log it for kernels that a user may have asked for."""
     if entries.get("enable_flash_attn") or entries.get("enable_layernorm_kernel"):
         logger.info("attention and layer norms use PyTorch's own kernels; enable_* options have no effect")
     return {key: value for key, value in entries.items() if key not in NO_EFFECT[section]}
 
 
 def _as_texts(entry: Any) -> Any:
-    """A single text as a list of one; upstream's empty ones as None."""
+    """Turn a single text into a list of one, and upstream's empty values into None."""
     if entry in ("", [], [""], (), ("",)):
         return None
     return [entry] if isinstance(entry, str) else entry
 
 
 def _with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """`entries` of a config with those of low memory in their place, where it is asked for."""
+    """Return the `entries` of a config, with low-memory values in their place if `low_memory` is set."""
     result = dict(entries)
     if result.get("low_memory") is not True:
         return result
@@ -194,17 +194,17 @@ def _with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, An
         chosen = {key: value for key, value in wanted.items() if f"{prefix}{key}" not in source.from_command_line}
         if not section:
             result |= chosen
-        elif isinstance(result.get(section), Mapping):  # another value gets its own error
+        elif isinstance(result.get(section), Mapping):  # any other value gets its own error
             has = section_class(section, result[section]).__pydantic_fields__ if section in SECTIONS else chosen
             result[section] = {**result[section], **{key: value for key, value in chosen.items() if key in has}}
     return result
 
 
 def _size(size: Mapping[str, Any], source: Source, model: str) -> tuple[int, int]:
-    """Height and width in pixels, from `image_size` or from `resolution` and `aspect_ratio` (None: unset).
+    """Return height and width in pixels, from `image_size` or from `resolution` and `aspect_ratio` (None: unset).
 
     Args:
-        model: where the transformer is; what it was trained on is named when a part is missing.
+        model: where the transformer is; if a part is missing, the error names the sizes it was trained on.
 
     Raises:
         ConfigError: neither or both are given, or a name is unknown.
@@ -232,13 +232,13 @@ def _size(size: Mapping[str, Any], source: Source, model: str) -> tuple[int, int
 
 
 def _num_frames(num_frames: Any, source: Source, has_durations: bool = True) -> int:
-    """Number of frames of a duration name ("2s") or a number.
+    """Return the number of frames for a duration ("2s") or a number.
 
     Args:
         has_durations: whether durations have a meaning for the model.
 
     Raises:
-        ConfigError: missing, or neither of the two.
+        ConfigError: it is missing, or neither of the two.
     """
     if num_frames is None:
         forms = "a duration ('2s') or a number of frames" if has_durations else "a number of frames"
@@ -255,14 +255,14 @@ def _num_frames(num_frames: Any, source: Source, has_durations: bool = True) -> 
 
 
 def _save_fps(entries: Mapping[str, Any]) -> int:
-    """Frame rate of the mp4 when the config does not say: every `frame_interval`-th of `fps` frames."""
+    """Return the frame rate of the mp4 if the config does not say: every `frame_interval`-th of `fps` frames."""
     fps, interval = entries.get("fps", 24), entries.get("frame_interval", 1)
     usable = all(isinstance(number, int) and number > 0 for number in (fps, interval))
-    return max(1, fps // interval) if usable else 1  # unusable ones get their own error
+    return max(1, fps // interval) if usable else 1  # unusable numbers get their own error
 
 
 def _conflicts(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What no single entry can be blamed for: the entries, and one sentence each."""
+    """Yield problems that the types of entries do not rule out: the entries to blame, and one sentence each."""
     if getattr(config.scheduler, "use_timestep_transform", False) and config.multi_resolution is None:
         yield (
             ("multi_resolution",),
@@ -288,7 +288,7 @@ def _conflicts(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _conflicts_of_a_loop(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    """A clip that goes on has to end with a whole chunk of the autoencoder, and must not consist of it alone."""
+    """Yield problems of loops: clips must consist of whole chunks, and be longer than the part they take over."""
     chunk, carried = config.vae.frames_per_chunk(config.num_frames), config.condition_frame_length
     latents, all_latents = config.vae.latent_frames(chunk), config.vae.latent_frames(config.num_frames)
     if config.num_frames % chunk or config.num_frames < 2:

@@ -1,4 +1,4 @@
-"""What distinguishes the families of models that can be sampled: pieces, entries, lengths and sizes."""
+"""What distinguishes the families of models: their autoencoders and schedulers, entries, lengths and sizes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class ModelFamily:
     Attributes:
         name: the model, for messages.
         vae, scheduler: the dataclasses of the sections that go with it.
-        refused: entries of a config that mean nothing to it, with the reason; they keep their defaults.
+        refused: entries of a config that do not apply to it, with the reason; they must keep their defaults.
         depth_key: the entry of config.json with the number of pairs of a spatial and a temporal block.
-        default_depth: that number without config.json; None: not known.
-        length_key: the entry of config.json with the only number of latent frames beside 1; None: any will do.
-        has_durations: whether a number of frames may be a duration such as "2s", in the steps of Open-Sora's training.
+        default_depth: that number if there is no config.json; None: not known.
+        length_key: the entry of config.json with the only number of latent frames besides 1; None: any will do.
+        has_durations: whether num_frames may be a duration such as "2s", one of Open-Sora's training.
         splits_frames: whether several processes can split the frames of a video.
-        fixed_text_length: whether text_encoder.model_max_length has to be the model's own.
+        fixed_text_length: whether text_encoder.model_max_length has to equal the model's own.
     """
 
     name: str
@@ -87,25 +87,25 @@ _FAMILIES = {
     "LatteT2V": replace(_LATTE, name="Open-Sora-Plan", vae=CausalVAEConfig),
 }
 _PATCH_SIZE = 2  # latents per side of a token, where no config.json says otherwise
-_PRK_STEPS = 4  # of pndm: the first three of them take four calls each, the fourth is of the linear multistep kind
+_PRK_STEPS = 4  # least steps of pndm: three Runge-Kutta steps of four calls each, and a linear multistep one
 _TRAIN_STEPS = 1000  # diffusers' default
 # Options that only some of diffusers' schedulers have.
 _OWNERS = {"clip_sample": ("ddim", "heun"), "set_alpha_to_one": ("ddim", "pndm"), "skip_prk_steps": ("pndm",)}
 
 
 def family_of(model_type: str) -> ModelFamily:
-    """The description of a `model.type`."""
+    """Return the family of a `model.type`."""
     return _FAMILIES[model_type]
 
 
 def check_pieces(sections: Mapping[str, Any], source: Source) -> None:
-    """Refuse an autoencoder or a scheduler of another model.
+    """Refuse an autoencoder or a scheduler that belongs to another model.
 
     Args:
         sections: the dataclasses of a config's sections by name.
 
     Raises:
-        ConfigError: names both types, and those that would do.
+        ConfigError: the types do not go together; the message names both, and those that would.
     """
     model = sections["model"]
     family = family_of(model.type)
@@ -121,10 +121,10 @@ def check_pieces(sections: Mapping[str, Any], source: Source) -> None:
 
 
 def check_entries(config: SampleConfig, source: Source) -> None:
-    """Refuse entries that mean nothing to the model.
+    """Refuse entries that do not apply to the model.
 
     Raises:
-        ConfigError: names the first entry, the model, and what to do.
+        ConfigError: an entry does not apply; the message names it, the model, and what to do.
     """
     fields = SampleConfig.__pydantic_fields__
     for name in family_of(config.model.type).refused:
@@ -136,10 +136,10 @@ def check_entries(config: SampleConfig, source: Source) -> None:
 
 
 def refuse(config: SampleConfig, name: str, default: Any = None) -> None:
-    """Refuse the entry `name` if it means nothing to the model of `config`; `default` is what it should be.
+    """Refuse the entry `name` if it does not apply to the model of `config`; `default` is what it should be.
 
     Raises:
-        ConfigError: without the place where the entry was set.
+        ConfigError: it does not apply; the message does not say where the entry was set.
     """
     family = family_of(config.model.type)
     if name in family.refused:
@@ -150,7 +150,7 @@ def refuse(config: SampleConfig, name: str, default: Any = None) -> None:
 
 
 def model_depth(from_pretrained: str, model_type: str, weights_dir: str | os.PathLike[str] | None = None) -> int | None:
-    """Number of spatial-temporal block pairs, if it is known without downloading or loading the model."""
+    """Return the number of spatial-temporal block pairs, if it is known without downloading or loading the model."""
     family = family_of(model_type)
     depth = local_config(from_pretrained, weights_dir).get(family.depth_key)
     return depth if isinstance(depth, int) else family.default_depth
@@ -159,11 +159,11 @@ def model_depth(from_pretrained: str, model_type: str, weights_dir: str | os.Pat
 def check_size_limits(config: SampleConfig, source: Source) -> None:
     """Refuse numbers of frames and pixels that a model of fixed length cannot make; 1 frame is an image.
 
-    Images pass no temporal attention, so no cache can measure it. Of a checkpoint that is not on this machine, the
-    sizes are taken for the published ones, and its length is not known.
+    A cache that measures temporal attention is refused for images, which have none. If the checkpoint is not on this
+    machine, its sizes are taken to be the published ones and its length is not checked.
 
     Raises:
-        ConfigError: names the number, and those that would do.
+        ConfigError: a number cannot be made; the message names it, and those that would do.
     """
     if family_of(config.model.type).length_key is not None:
         _check_num_frames(config, source)
@@ -206,15 +206,15 @@ def _check_sides(config: SampleConfig, source: Source) -> None:
 
 
 def _entries(config: SampleConfig, section: str) -> dict:
-    """The entries of a checkpoint's config.json; none if it is not on this machine."""
+    """Return the entries of a checkpoint's config.json; empty if it is not on this machine."""
     return local_config(getattr(config, section).from_pretrained, config.weights_dir)
 
 
 def check_diffusion_options(scheduler: SchedulerConfig | DiffusionSchedulerConfig, source: Source) -> None:
-    """Refuse numbers of steps and options that the scheduler of that type does not have.
+    """Refuse options that the scheduler's type does not have, and numbers of steps that it cannot do.
 
     Raises:
-        ConfigError: names the entry and the type.
+        ConfigError: an entry cannot be used; the message names it.
     """
     if not isinstance(scheduler, DiffusionSchedulerConfig):
         return

@@ -22,7 +22,7 @@ class Source:
 
     path: str
     from_command_line: frozenset[str] = frozenset()  # dotted keys
-    by_hand: str = "command line"  # what a value that is not from the file comes from
+    by_hand: str = "command line"  # where values come from that are not from the file
 
     def error(self, keys: str | tuple[str, ...], message: str) -> ConfigError:
         """A ConfigError that starts with the place where the blamed key (or one of several) was set."""
@@ -39,7 +39,7 @@ def read_fields(cls: type, entries: Mapping[str, Any], source: Source, section: 
         given: fields that are already built and are not read from `entries`.
 
     Raises:
-        ConfigError: an unknown or missing key, a value of the wrong type, or a number out of its bounds.
+        ConfigError: a key is unknown or missing, a value has the wrong type, or a number is out of its bounds.
     """
     fields = cls.__pydantic_fields__
     check_names(entries, fields.keys() - given.keys(), source, section)
@@ -62,7 +62,7 @@ def read_section(section: str, entries: Mapping[str, Any], source: Source) -> An
     """Build the dataclass that the `type` of a section asks for; without one, that of the default type.
 
     Raises:
-        ConfigError: as `read_fields`, an unknown type, or an entry of another type.
+        ConfigError: as for `read_fields`, or the type is unknown, or an entry belongs to another type.
     """
     classes, chosen = SECTIONS[section], section_class(section, entries)
     if "type" in entries:
@@ -87,10 +87,10 @@ def check_names(entries: Iterable[Any], known: Iterable[str], source: Source, se
 
 
 def read_value(value: Any, hint: Any, key: str, source: Source) -> Any:
-    """`value` as the type `hint` wants it (an int may stand for a float, a list for a tuple).
+    """Return `value` converted to the type `hint` (an int may stand for a float, a list for a tuple).
 
     Raises:
-        ConfigError: another type, or an unlisted choice.
+        ConfigError: the value has another type, or is not one of the choices.
     """
     try:
         return _adapter(hint).validate_python(_as_tuple(value))
@@ -108,7 +108,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _sentence(problem: Mapping[str, Any], hint: Any, value: Any, key: str) -> str:
-    """What pydantic's `problem` with a `value` of the type `hint` means for a user."""
+    """Say what pydantic's `problem` with a `value` means for a user; `hint` is the type it should have."""
     for bound, words in (("ge", "at least"), ("le", "at most")):
         if bound in problem.get("ctx", {}):
             return f"{key} must be {words} {problem['ctx'][bound]:.10g}, got {shortened(value)}"
@@ -122,7 +122,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _described(hint: Any) -> str:
-    """What a value of this type is called in an error: `int | None` reads "a whole number or None"."""
+    """Name a type for an error message: `int | None` becomes "a whole number or None"."""
     return " or ".join(map(_described_option, _options(hint)))
 
 

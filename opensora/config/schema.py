@@ -1,6 +1,6 @@
 """What a sampling configuration holds: typed, frozen, with upstream's key names.
 
-What an entry means says the help of the flag of its name (`opensora/cli/arguments.py`), else a comment.
+The meaning of an entry is in the help of the flag of its name (`opensora/cli/arguments.py`), else in a comment.
 
 Source: the keys and defaults of Open-Sora v1.2's inference configs and `scripts/inference.py`.
 """
@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass
 from adacache.options import ReuseOptions
 from opensora.latent_frames import CHUNK_FRAMES, causal_latent_frames, causal_num_frames, chunked_latent_frames
 
-# No text for a number, no 1 for True, no key that is not there; NaN and infinity are no numbers.
+# No text for a number, no 1 for True; unknown keys, NaN and infinity are refused.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 DTypeName = Literal["bf16", "fp16", "fp32"]
 _PIXELS_PER_LATENT = 8  # along a side, of published autoencoders
-_PRK_CALLS = 9  # of pndm beyond one per step: it begins with three Runge-Kutta steps of four calls
+_PRK_CALLS = 9  # calls of pndm beyond one per step: it begins with three Runge-Kutta steps of four calls
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -74,27 +74,27 @@ class ImageVAEConfig:
         return 1
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip: every frame has one of its own."""
+        """Latent frames of a clip: one per frame."""
         return num_frames
 
     def num_frames(self, latent_frames: int) -> int:
-        """Frames that so many latent ones are decoded to."""
+        """Frames that `latent_frames` latent frames are decoded to."""
         return latent_frames
 
     @staticmethod
     def downsample(entries: Mapping[str, Any]) -> int:
-        """Pixels per latent along a side, by the entries of its config.json; without them that of the published one."""
+        """Pixels per latent along a side, by the entries of its config.json; without them, as published."""
         levels = entries.get("block_out_channels")
         return 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else _PIXELS_PER_LATENT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CausalVAEConfig:
-    """Open-Sora-Plan's autoencoder, where a first frame stands alone and every four others share a latent one."""
+    """Open-Sora-Plan's autoencoder: the first frame has its own latent frame, and every four others share one."""
 
     from_pretrained: str
     type: Literal["CausalVAE"] = "CausalVAE"
-    tiling: bool = False  # overlapping tiles of frames above 256 pixels per side, as published videos were made
+    tiling: bool = False  # overlapping tiles for frames above 256 pixels per side, as for the published videos
 
     def frames_per_chunk(self, num_frames: int) -> int:
         """Frames of a clip that are encoded and decoded together."""
@@ -105,12 +105,12 @@ class CausalVAEConfig:
         return causal_latent_frames(num_frames)
 
     def num_frames(self, latent_frames: int) -> int:
-        """Frames that so many latent ones are decoded to."""
+        """Frames that `latent_frames` latent frames are decoded to."""
         return causal_num_frames(latent_frames)
 
     @staticmethod
     def downsample(entries: Mapping[str, Any]) -> int:
-        """Pixels per latent along a side, whatever its config.json says of widths."""
+        """Pixels per latent along a side, whatever the widths in its config.json."""
         return _PIXELS_PER_LATENT
 
 
@@ -128,7 +128,7 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SchedulerConfig:
-    """The rectified-flow sampler; the one place that knows the number of steps."""
+    """The rectified-flow sampler; the number of steps is set here and nowhere else."""
 
     type: Literal["rflow"] = "rflow"
     num_sampling_steps: int = Field(10, ge=1, le=10_000)
@@ -147,9 +147,9 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DiffusionSchedulerConfig:
-    """A sampler of noise-predicting models, around diffusers' scheduler of that name.
+    """A sampler for noise-predicting models, with diffusers' scheduler of that name.
 
-    Options that are None have the default of diffusers' class; they are named as it names them.
+    Options have the names that diffusers' class gives them; None stands for its default.
     """
 
     type: Literal["ddim", "pndm", "euler", "heun"] = "ddim"
@@ -168,7 +168,7 @@ class DiffusionSchedulerConfig:
 
     @property
     def solver(self) -> str:
-        """How a step is made of the model's outputs."""
+        """Name of the solver, which is the type."""
         return self.type
 
     @property
@@ -176,7 +176,7 @@ class DiffusionSchedulerConfig:
         """Calls of the model in a run, which a step cache counts as its steps.
 
         Heun's method calls it twice in every step but the last. PNDM begins with three Runge-Kutta steps of four calls;
-        without them, it repeats its second one.
+        without them, it evaluates its second time twice.
 
         Source: diffusers' schedulers, `len(scheduler.timesteps)`.
         """
@@ -188,7 +188,7 @@ class DiffusionSchedulerConfig:
         return steps
 
 
-# Section -> the dataclasses its entries may be read into; the first one where they name no type.
+# Section -> the dataclasses that its entries may be read into; the first one if they name no type.
 SECTIONS: dict[str, tuple[type, ...]] = {
     "model": (ModelConfig, LatteModelConfig),
     "vae": (VAEConfig, ImageVAEConfig, CausalVAEConfig),
@@ -198,18 +198,18 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 
 def types_of(cls: type) -> tuple[str, ...]:
-    """The values of `type` whose entries `cls` holds."""
+    """Return the values of `type` whose sections are read into `cls`."""
     return get_args(cls.__pydantic_fields__["type"].annotation)
 
 
 def section_class(section: str, entries: Mapping[str, Any]) -> type:
-    """The dataclass for the entries of a section; that of the default type where theirs is unknown."""
+    """Return the dataclass for the entries of a section; the default one if their type is missing or unknown."""
     classes = SECTIONS[section]
     wanted = entries.get("type")
     return next((cls for cls in classes if isinstance(wanted, str) and wanted in types_of(cls)), classes[0])
 
 
-# Far beyond what anybody samples: above them there is a slip of the hand, which would eat the memory first.
+# Far beyond what anybody samples: a value above them is a typo, which would use up the memory.
 MAX_SIDE = 16_384  # pixels
 MAX_SAMPLES = 10_000  # of one prompt
 
@@ -232,7 +232,7 @@ class SampleConfig:
     save_fps: int = Field(ge=1, le=1000)
     seed: int = Field(1024, ge=0)
     batch_size: int = Field(1, ge=1)
-    # It replaces the cache.
+    # replay, a target (speedup, max_steps_computed, min_psnr), draft and final replace the cache.
     replay: str | None = None
     calibration: str | None = None
     speedup: float | None = None
@@ -290,7 +290,7 @@ NO_EFFECT: dict[str, frozenset[str]] = {
     "scheduler": frozenset(),
 }
 
-# The official AdaCache options as they stand, flat, inside `model`.
+# The official AdaCache options, which stand flat inside `model`.
 OFFICIAL_CACHE_KEYS = frozenset(
     {
         "do_cache",

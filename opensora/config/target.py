@@ -1,6 +1,6 @@
-"""Outcomes instead of thresholds: a speedup, a number of computed steps or a quality, met by a calibrated schedule.
+"""Targets instead of thresholds: a speedup, a number of computed steps or a quality, met by a calibrated schedule.
 
-Drafts and finals are two such: many seeds under a strong cache, then the chosen ones under a weak cache.
+Drafts and finals have built-in targets: many seeds under a strong cache, then the chosen ones under a weak cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from opensora.weights import fingerprint
 
 logger = logging.getLogger(__name__)
 
-# Names of the conditions that a config alone answers, as a user would say them.
+# Names of the conditions that a config determines, as a user would say them.
 _NAMES = {
     "image_size": "image size (height, width)",
     "num_frames": "number of frames",
@@ -36,17 +36,18 @@ _NAMES = {
     "solver": "solver",
 }
 
-_DEFAULT_CONDITIONS = {"solver": "euler"}  # what a calibration was made for that does not name the condition
+_DEFAULT_CONDITIONS = {"solver": "euler"}  # of calibrations that do not name the condition
 
 
 def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
-    """`config` with the cache that its target asks for; unchanged without a target.
+    """Return `config` with the cache that its target asks for; unchanged without a target.
 
     Options that say how reuse works but not when (device and dtype of what is kept, schedule) are taken over from the
     config's own cache.
 
     Raises:
-        ConfigError: several targets, one out of reach, no calibration, or a calibration of something else.
+        ConfigError: there are several targets, or the target is out of reach, or its calibration is missing or was made
+            for something else.
     """
     values = {name: getattr(config, name) for name in TARGETS}
     given = [name for name, value in values.items() if value is not None]
@@ -64,8 +65,8 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
     count, steps = len(schedule.computed_steps), config.scheduler.num_model_calls
-    # Beyond the measured counts the curve only repeats its ends, and in a run of another length other things stand in
-    # for the steps that are left out: no figure is better than one that flatters.
+    # Beyond the measured counts the curve only repeats its ends, and in a run of another length different residuals
+    # stand in for the steps that are left out: no figure is better than one that flatters.
     measured = [len(point.computed_steps) for point in calibration.measured]
     is_known = steps == calibration.num_steps and count < steps and measured[0] <= count <= measured[-1]
     quality = f", {calibration.psnr(count):.1f} dB (mean) to {REFERENCES[calibration.aim]}" if is_known else ""
@@ -82,7 +83,7 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
 
 
 def conditions_of(config: SampleConfig) -> dict[str, Any]:
-    """The conditions of a run that can be told from its config, as plain values."""
+    """Return the conditions of a run that its config determines, as plain values."""
     return {
         "image_size": [config.height, config.width],
         "num_frames": config.num_frames,
@@ -92,7 +93,7 @@ def conditions_of(config: SampleConfig) -> dict[str, Any]:
 
 
 def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
-    """Which condition `config` does not meet, in words; None when it meets all that it can be asked."""
+    """Say in words which of a calibration's `conditions` `config` does not meet; None if it meets all it determines."""
     made_for = {**_DEFAULT_CONDITIONS, **conditions}
     for key, value in conditions_of(config).items():
         if key not in made_for:
@@ -103,12 +104,12 @@ def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
 
 
 def check_calibrated_model(config: SampleConfig) -> None:
-    """Prove that the calibration of a config with a target was made with the weights in `model.from_pretrained`.
+    """Check that the calibration of a config with a target was made with the weights in `model.from_pretrained`.
 
-    That has to be a folder by now. Without a target nothing is asked.
+    That has to be a folder by now. Without a target nothing is checked.
 
     Raises:
-        ConfigError: it was made with other weights, or is not there any more.
+        ConfigError: it was made with other weights, or does not exist any more.
         WeightsError: the folder holds no weights.
     """
     target = next((name for name in TARGETS if getattr(config, name) is not None), None)
@@ -126,13 +127,13 @@ def check_calibrated_model(config: SampleConfig) -> None:
 
 
 def timesteps_of(config: SampleConfig) -> tuple[float, ...]:
-    """The scheduler's times of all steps of a run (calls of the model), descending; some solvers come to one twice."""
+    """Return the times of all steps (model calls) of a run, descending; some solvers call twice at the same time."""
     scheduler = build_module(vars(config.scheduler), SCHEDULERS)
     return scheduler.times_of_calls(config.height, config.width, config.num_frames)
 
 
 def find_calibration(name: str, config_path: str) -> Path | None:
-    """A calibration file, looked up beside the config file, from the working directory and the repository's root."""
+    """Find a calibration file: beside the config file, from the working directory or the repository's root."""
     try:
         beside = Path(config_path).parent / name
         return beside if beside.is_file() else find_path(name)
@@ -175,15 +176,15 @@ def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
 
 
 def with_memory_options(schedule: ReuseOptions, cache: Any) -> ReuseOptions:
-    """`schedule`, the config of any policy, with what the config's own cache says about memory and batches."""
+    """Return `schedule`, the config of any policy, with the memory and batch options of the config's own cache."""
     if not isinstance(cache, ReuseOptions):
         return schedule
     return replace(schedule, cache_device=cache.cache_device, cache_dtype=cache.cache_dtype, schedule=cache.schedule)
 
 
-# Share of the steps that is computed, where a calibration says which. On the mini model (30 steps) 8 steps keep about
-# 35 dB to the uncached video: what it shows, not its details. 20 steps keep about 59 dB, a loss nobody can see, so
-# more would only cost time.
+# Share of the steps that is computed, if a calibration says which. On the mini model (30 steps) 8 steps keep about
+# 35 dB to the uncached video: its content, not its details. 20 steps keep about 59 dB, a loss nobody can see, so more
+# would only cost time.
 DRAFT_SHARE = 0.27
 FINAL_SHARE = 0.67
 # Without a calibration: the official codebooks for 30 steps.
@@ -196,16 +197,16 @@ def replaces_cache(entries: Mapping[str, Any]) -> bool:
 
 
 def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> SampleConfig:
-    """`config` with the cache that its target, or else its draft or final, asks for; unchanged without any of them.
+    """Return `config` with the cache that its target, or else its draft or final, asks for; unchanged without these.
 
-    A draft measures while it reuses, for its risk score. Without a target, a run too short to leave out a step has no
+    A draft measures while it reuses, for its risk score. Without a target, a run too short to leave out a step gets no
     cache.
 
     Args:
         depth: number of spatial-temporal block pairs of the model, if known.
 
     Raises:
-        ConfigError: entries that exclude each other, seeds that cannot be read, or what `apply_target` raises.
+        ConfigError: entries exclude each other, seeds cannot be read, or as for `apply_target`.
     """
     mode = _mode(config, source)
     if mode is None:
@@ -231,7 +232,7 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
 
 
 def seed_texts(value: Any) -> Any:
-    """The entry `final` as a list of texts, where whole numbers and a single seed are allowed, too."""
+    """Return the entry `final` as a list of texts; whole numbers and a single seed are allowed, too."""
     entries = [value] if isinstance(value, int | str) else value
     if not isinstance(entries, list | tuple):
         return value
@@ -239,10 +240,10 @@ def seed_texts(value: Any) -> Any:
 
 
 def parse_seed(text: str) -> tuple[int | None, int]:
-    """(prompt index, seed) of "2:1027", or (None, seed) of "1027", which every prompt shall have.
+    """Return (prompt index, seed) of "2:1027", or (None, seed) of "1027", which applies to every prompt.
 
     Raises:
-        ValueError: anything else.
+        ValueError: `text` is anything else.
     """
     index, colon, seed = text.rpartition(":")
     if not (seed.isascii() and seed.isdigit()) or (colon and not (index.isascii() and index.isdigit())):
@@ -251,10 +252,10 @@ def parse_seed(text: str) -> tuple[int | None, int]:
 
 
 def _mode(config: SampleConfig, source: Source) -> str | None:
-    """ "draft", "final" or None.
+    """Return "draft", "final" or None.
 
     Raises:
-        ConfigError: two modes, a mode and a replay, or seeds that cannot be read.
+        ConfigError: there are two modes, or a mode and a replay, or seeds cannot be read.
     """
     given = [name for name in ("draft", "final", "replay") if getattr(config, name) is not None]
     if len(given) > 1:
@@ -270,14 +271,14 @@ def _mode(config: SampleConfig, source: Source) -> str | None:
 
 
 def _measured(cache: Any, depth: int | None) -> dict[str, Any]:
-    """What a draft measures: what the config's own cache does, else temporal attention in the model's middle block."""
+    """Return what a draft measures: what the config's cache measures, else temporal attention in the middle block."""
     if getattr(cache, "metric", None) is not None:
         return {"metric": cache.metric, "metric_blocks": cache.metric_blocks}
     return {"metric": "t-attn"} | ({} if depth is None else {"metric_blocks": (depth // 2,)})
 
 
 def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOptions:
-    """An official codebook, for a model without a calibration."""
+    """Return a cache with an official codebook, for a model without a calibration."""
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
     logger.info(
         "%s: there is no calibration, so the official codebook %s decides; '%s %s' makes one "
@@ -291,7 +292,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
 
 
 def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, source: Source) -> PolicyConfig:
-    """`cache`, whose metric comes from the config's own cache, which was not compared with the model."""
+    """Validate and return `cache`: its metric is that of the config's own cache, which was not checked before."""
     try:
         cache.validate(config.scheduler.num_model_calls, depth)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a model was trained on, where a file beside its weights says so, and what of a run lies outside of it."""
+"""What a model was trained on, if a file beside its weights says so, and what in a run lies outside of that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opensora.errors import WeightsError, shortened
 from opensora.files import find_path
 
 FILE = "trained_on.json"  # in the transformer's folder
-_MAX_WORDS = 6  # that a line names
+_MAX_WORDS = 6  # words that a line names
 _ALL = "--words prints all it knows"
 
 
@@ -21,11 +21,11 @@ class TrainedOn:
     """The words, captions and sizes of a model's training data.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         about: what its videos show, in a few words.
-        words: all that its captions hold, by kind.
-        captions: a regular expression of all captions, in lower case.
-        examples: some of them.
+        words: all words of its captions, by kind.
+        captions: a regular expression that matches all its captions, in lower case.
+        examples: some captions.
         videos: (frames, height, width) in pixels.
     """
 
@@ -37,12 +37,12 @@ class TrainedOn:
     videos: list[tuple[int, int, int]]
 
     def __str__(self) -> str:
-        """All of it for people, in lines."""
+        """Describe everything for people, in several lines."""
         lines = [f"{self.name} makes {self.about}.", *(f"{kind}: {', '.join(w)}" for kind, w in self.words.items())]
         return "\n".join([*lines, f"videos: {self.sizes()}", "captions such as", *(f"  {t}" for t in self.examples)])
 
     def sizes(self) -> str:
-        """As in "1 or 17 frames of 64 x 64 pixels, 17 frames of 64 x 96 pixels"."""
+        """Describe the sizes, as in "1 or 17 frames of 64 x 64 pixels, 17 frames of 64 x 96 pixels"."""
         lengths: dict[tuple[int, int], list[str]] = {}
         for frames, *size in sorted(self.videos):
             lengths.setdefault(tuple(size), []).append(str(frames))
@@ -52,7 +52,7 @@ class TrainedOn:
         )
 
     def outside(self, captions: Sequence[str], videos: Iterable[tuple[int, int, int]]) -> list[str]:
-        """One sentence each about captions, and about sizes and lengths, that the training data does not have.
+        """Return a sentence about captions and one about sizes, where the training data has no such ones.
 
         Args:
             captions: as the text encoder reads them.
@@ -83,10 +83,10 @@ class TrainedOn:
 
 
 def trained_on(from_pretrained: str) -> TrainedOn | None:
-    """What the transformer in this folder was trained on; None where that is not written down.
+    """Return what the transformer in this folder was trained on; None if no file says so.
 
     Raises:
-        WeightsError: it is written down in another form.
+        WeightsError: the file has another form.
     """
     file = find_path(f"{from_pretrained}/{FILE}")
     if file is None:
