@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -23,6 +23,7 @@ class TinyPipeline:
         call: arguments of the pipeline beside its text.
         masks, pooled: whether text comes with masks, or with a pooled vector.
         per_video: (seeds) -> further arguments with a row for each video.
+        names: of arguments that the pipeline calls otherwise, without "negative_".
         calls_per_step: of the transformer.
     """
 
@@ -32,6 +33,7 @@ class TinyPipeline:
     masks: bool = False
     pooled: bool = False
     per_video: Callable[[range], dict[str, Any]] = lambda seeds: {}
+    names: Mapping[str, str] = field(default_factory=dict)
     calls_per_step: int = 1
 
     def run(self, pipe: Any, seed: int = 0, steps: int = 6, batch: int = 1, **changes: Any) -> Tensor:
@@ -42,13 +44,14 @@ class TinyPipeline:
     def arguments(self, seed: int = 0, steps: int = 6, batch: int = 1) -> dict[str, Any]:
         """Those of the pipeline's call."""
         seeds = range(seed, seed + batch)
-        text = {f"{half}prompt_embeds": self._text(seeds, offset) for half, offset in (("", 0), ("negative_", 1000))}
-        if self.masks:
-            for half in ("", "negative_"):
-                text[f"{half}prompt_attention_mask"] = torch.ones(batch, TEXT_TOKENS, dtype=torch.long)
-        if self.pooled:
-            for half, offset in (("", 2000), ("negative_", 3000)):
-                text[f"{half}pooled_prompt_embeds"] = torch.stack([noise(s + offset, POOLED_WIDTH) for s in seeds])
+        text: dict[str, Any] = {}
+        for half, offset in (("", 0), ("negative_", 1000)):
+            own = {"prompt_embeds": self._text(seeds, offset)}
+            if self.masks:
+                own["prompt_attention_mask"] = torch.ones(batch, TEXT_TOKENS, dtype=torch.long)
+            if self.pooled:
+                own["pooled_prompt_embeds"] = torch.stack([noise(2000 + offset + s, POOLED_WIDTH) for s in seeds])
+            text |= {half + self.names.get(name, name): value for name, value in own.items()}
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         text |= self.per_video(seeds)
         return {**self.call, **text, "num_inference_steps": steps, "generator": generators, "output_type": "latent"}

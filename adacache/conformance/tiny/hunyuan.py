@@ -23,6 +23,13 @@ from adacache.conformance.tiny_pipeline import (
 )
 
 
+def hunyuan_vae() -> diffusers.AutoencoderKLHunyuanVideo:
+    vae = diffusers.AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
+    )
+    return randomize(vae)
+
+
 def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
     """HunyuanVideo: blocks of two streams, then of one."""
     transformer = diffusers.HunyuanVideoTransformer3DModel(
@@ -40,12 +47,9 @@ def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
         pooled_projection_dim=POOLED_WIDTH,
         rope_axes_dim=(2, 4, 4),
     )
-    vae = diffusers.AutoencoderKLHunyuanVideo(
-        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
-    )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0)
     return finished(
-        diffusers.HunyuanVideoPipeline(None, None, randomize(transformer), randomize(vae), scheduler, None, None)
+        diffusers.HunyuanVideoPipeline(None, None, randomize(transformer), hunyuan_vae(), scheduler, None, None)
     )
 
 

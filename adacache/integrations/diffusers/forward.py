@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from adacache.controller import StepController
@@ -60,10 +61,12 @@ class CachedForward:
         denoised = family.denoised(self.transformer, arguments)
         contexts = [context, f"{context}, audio"][: len(denoised)]
         channels_dims = (family.channels_dim, 2)
-        if arguments.get("return_dict", True) is False:
+        as_tuple = arguments.get("return_dict", True) is False
+        if as_tuple or len(denoised) == 1:
             held = [controller.held_output(name, modality) for modality, name in enumerate(contexts)]
             if held[0] is not None:
-                return tuple(output.movedim(1, dim) for output, dim in zip(held, channels_dims, strict=False))
+                outputs = tuple(output.movedim(1, dim) for output, dim in zip(held, channels_dims, strict=False))
+                return outputs if as_tuple else Transformer2DModelOutput(sample=outputs[0])
         num_videos, num_frames = len(denoised[0]), family.num_frames(self.transformer.config, arguments)
         num_tokens = family.num_tokens(self.transformer.config, arguments) if family.num_tokens else None
         # Copies, as loops may change latents in place.

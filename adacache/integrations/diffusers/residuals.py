@@ -63,21 +63,24 @@ class GatedByNorm:
 
     Attributes:
         index: of the gate among what the norm returns.
+        of: how many there are, where the norm returns them as one tensor (B, of * C).
     """
 
     index: int
+    of: int = 0
     norm: str = "norm1"
     attention: str = "attn1"
 
     def watch(self, block: nn.Module, take: Take) -> Sequence[RemovableHandle]:
         gate: list[Tensor] = []
 
-        def note(_: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            gate[:] = [output[self.index]]
+        def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            gate[:] = [(output.chunk(self.of, dim=-1) if self.of else output)[self.index]]
 
-        def look(_: nn.Module, args: tuple[Any, ...], attention: tuple[Tensor, ...]) -> None:
+        def look(_: nn.Module, args: tuple[Any, ...], attention: Tensor | tuple[Tensor, ...]) -> None:
             found = gate.pop()
-            take(lambda: attention[0] * (found[:, None] if found.ndim == 2 else found))  # not the text's part
+            own = attention[0] if isinstance(attention, tuple) else attention  # not the text's part
+            take(lambda: own * (found[:, None] if found.ndim == 2 else found))
 
         norm, attention = getattr(block, self.norm), getattr(block, self.attention)
         return [norm.register_forward_hook(note), attention.register_forward_hook(look)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from adacache.integrations.diffusers.families import cogvideox, hunyuan, ltx, others, wan
+from adacache.integrations.diffusers.families import cogvideox, hunyuan, kandinsky, ltx, others, wan
 from adacache.integrations.diffusers.family import Family
 
-KNOWN = {family.transformer: family for file in (others, cogvideox, wan, ltx, hunyuan) for family in file.FAMILIES}
+KNOWN = {
+    family.transformer: family for file in (others, cogvideox, wan, ltx, hunyuan, kandinsky) for family in file.FAMILIES
+}
 
 
 def find_family(transformer: object) -> Family:
