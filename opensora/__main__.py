@@ -26,7 +26,7 @@ WHERE = f"""configs/ and assets/ are found from every folder. For a config that 
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Be the command that the first argument names, with the others, and end with its exit code."""
+    """Run the command that the first argument names, with the other arguments, and exit with its code."""
     enter_environment()
     parser = OneLineParser(
         prog="opensora",

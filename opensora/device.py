@@ -22,15 +22,15 @@ SMALL_MODEL_PARAMETERS = 50_000_000
 BF16_CAPABILITY = 8  # Ampere
 OLDEST_TORCH = (2, 6)
 # Text with and without a mask, frame masks, sizes of 1 and every size that changes for the first time each add a graph:
-# mixed batches need a dozen in all. To hit the limit is an error under fullgraph.
+# mixed batches need a dozen in all. Hitting the limit is an error under fullgraph.
 RECOMPILE_LIMIT = 64
 
 
 def check_torch() -> None:
-    """Refuse a PyTorch that is older than what this was tried on.
+    """Refuse a PyTorch that is older than the oldest one this was tried on.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: PyTorch is too old.
     """
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     if (major, minor) < OLDEST_TORCH:
@@ -41,11 +41,11 @@ def check_torch() -> None:
 
 
 def check_device(device: str | None, dtype: torch.dtype | None = None) -> torch.device:
-    """The device that `device` names; None takes the first CUDA device, or the CPU when there is none.
+    """Return the device that `device` names; None takes the first CUDA device, or the CPU when there is none.
 
     Raises:
-        ConfigError: PyTorch is too old, or a CUDA device was asked for and this machine, or this build of PyTorch, does
-            not have it, or it cannot compute in `dtype`.
+        ConfigError: PyTorch is too old, or a CUDA device was asked for that this machine, or this build of PyTorch,
+            does not have, or that cannot compute in `dtype`.
     """
     check_torch()
     count = torch.cuda.device_count()
@@ -69,8 +69,8 @@ def check_device(device: str | None, dtype: torch.dtype | None = None) -> torch.
 def limit_threads(model: torch.nn.Module) -> None:
     """Run a small model on the CPU with one thread.
 
-    Its tensors are too small to be shared out: threads would spend their time waiting for each other, on a busy
-    machine several times that of the work. OMP_NUM_THREADS, where the user has set it, is left alone.
+    Its tensors are too small to be divided: threads would wait for each other, on a busy machine several times as long
+    as they work. If the user has set OMP_NUM_THREADS, nothing is changed.
     """
     small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL_PARAMETERS
     if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -79,10 +79,10 @@ def limit_threads(model: torch.nn.Module) -> None:
 
 def release_memory(device: torch.device | str) -> None:
     """Give the memory of deleted models back to the device or the system."""
-    gc.collect()  # hooks of streamed models and quantized weights hang in reference cycles
+    gc.collect()  # hooks of streamed models and quantized weights are held by reference cycles
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
-    # glibc keeps freed blocks below its threshold (up to 32 MB), which most of a quantized or streamed T5 may be.
+    # glibc keeps freed blocks below its threshold (up to 32 MB), which may be most of a quantized or streamed T5.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
@@ -90,13 +90,13 @@ def release_memory(device: torch.device | str) -> None:
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Compute float32 convolutions with all bits, on a GPU, too; other dtypes are not touched.
+    """Compute float32 convolutions in full precision on a GPU, too; other dtypes are not affected.
 
-    PyTorch lets cuDNN round their factors to the 10 bits of TF32 unless told otherwise, while its matrix products keep
-    all: whoever asks for float32 gets it in every layer.
+    By default PyTorch lets cuDNN round the factors of convolutions to the 10 bits of TF32, but keeps all bits in matrix
+    products; here float32 means float32 in every layer.
     """
     cudnn = torch.backends.cudnn
-    # The second name is that of PyTorch before 2.9.
+    # The second name is the one before PyTorch 2.9.
     switch, name, exact = (
         (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
     )
@@ -109,11 +109,11 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def compile_function(function: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.compile` of one function in one graph, by whatever options the installed PyTorch has.
+    """Compile one function to one graph with `torch.compile`, by whatever options the installed PyTorch has.
 
-    Sizes are constants until one changes, as for a single video they do not; where fewer rows of a batch are due or
-    texts have another length, a second graph leaves that size open. To leave all open from the start compiles more
-    graphs at once, and again where sizes were equal by chance.
+    Sizes are constants until one changes, which for a single video they do not. When fewer rows of a batch are due or
+    texts have another length, a second graph leaves that size open. Leaving all sizes open from the start would compile
+    more graphs at once, and again where sizes were equal by chance.
     """
     options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": None}
     known = inspect.signature(torch.compile).parameters
@@ -123,7 +123,7 @@ def compile_function(function: Callable[..., Any], backend: str | Callable[..., 
         return torch.compile(function, recompile_limit=RECOMPILE_LIMIT, **options)
     compiled = torch.compile(function, **options)
     settings = torch._dynamo.config
-    # The second name is that of 2.6.
+    # The second name is the one of PyTorch 2.6.
     limit = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -134,7 +134,7 @@ def compile_function(function: Callable[..., Any], backend: str | Callable[..., 
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse to compile for `device` where that would fail in the first step.
+    """Refuse to compile for `device` if that would fail in the first step.
 
     Raises:
         ConfigError: on the CPU, a C++ compiler or Python's C headers are missing; on CUDA, triton.

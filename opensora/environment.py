@@ -1,4 +1,4 @@
-"""What this project needs of the Python that runs it, told without importing any of it."""
+"""What this project needs of the Python that runs it, checked without importing any of the packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opensora.files import REPO_ROOT
 
 try:
     from packaging.requirements import Requirement
-except ImportError:  # itself one of the packages that are asked for
+except ImportError:  # itself one of the packages that may be missing
     Requirement = None
 
 PROJECT = "opensora-adacache"
@@ -27,16 +27,16 @@ _OURS = ("adacache", "bench", "mini", "opensora")
 
 
 def enter_environment() -> None:
-    """Go on with the interpreter of ./.venv, which the set-up made, where no environment is active.
+    """Restart with the interpreter of ./.venv, which the set-up has made, if no environment is active.
 
-    Entry scripts call it before they import anything but the standard library. From then on a package that is missing
-    ends the program with one sentence instead of a traceback.
+    Entry scripts call it before they import anything but the standard library. From then on a missing package ends the
+    program with one sentence instead of a traceback.
     """
     sys.excepthook = _explain
     python = REPO_ROOT / ".venv/bin/python"
     is_active = is_environment() or "VIRTUAL_ENV" in os.environ or _is_conda()
     if not is_active and has_venv() and hasattr(sys, "orig_argv"):
-        # Active from here on: an interpreter that is a script around another one would begin anew for ever.
+        # Marked as active: an interpreter that is a script around another one would restart forever.
         os.environ["VIRTUAL_ENV"] = str(python.parents[1])
         os.execv(python, [str(python), *sys.orig_argv[1:]])
     if sys.version_info < OLDEST_PYTHON:
@@ -45,15 +45,15 @@ def enter_environment() -> None:
 
 
 def has_venv() -> bool:
-    """Whether the set-up has made ./.venv, and is not still at it."""
+    """Whether the set-up has made ./.venv and has finished."""
     return (REPO_ROOT / ".venv/bin/python").is_file() and not (REPO_ROOT / ".venv-unfinished").exists()
 
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Import large libraries without looking for garbage among the million objects they make, now or later.
+    """Keep garbage collection off while large libraries are imported, and away from their million objects later.
 
-    That would take a second of the start, and they are there to stay.
+    Looking for garbage among them would take a second of the start, and they are there to stay.
     """
     known = len(sys.modules)
     gc.disable()
@@ -67,9 +67,9 @@ def no_collection() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process as sys.exit does, but without taking those objects apart, which takes another second."""
+    """End this process as sys.exit does, but without destroying all objects, which would take another second."""
     if sys.getprofile() or sys.gettrace():
-        sys.exit(code)  # a profiler or debugger has something to say at the end
+        sys.exit(code)  # a profiler or debugger reports at the end
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -96,7 +96,7 @@ def _is_conda() -> bool:
 
 
 def how_to_get_packages() -> str:
-    """What to type where packages are missing; nothing is ever installed into the system's Python."""
+    """Return what to type if packages are missing; nothing is ever installed into the system's Python."""
     requirements_file = REPO_ROOT / "requirements.txt"
     if not requirements_file.is_file():
         return f"install {PROJECT} again, with all it needs, into an environment of its own"
@@ -108,12 +108,12 @@ def how_to_get_packages() -> str:
 
 
 def command_line(command: str) -> str:
-    """How a command is typed: as a script of the checkout, or as `opensora COMMAND` where it is installed."""
+    """Return how a command is typed: as a script of the checkout, or as `opensora COMMAND` if it is installed."""
     return f"python scripts/{command}.py" if (REPO_ROOT / "scripts").is_dir() else f"opensora {command}"
 
 
 def installed_version(package: str) -> str | None:
-    """Of a distribution by its name on the package index; None if it is not installed."""
+    """Return the version of a distribution, by its name on the package index; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -121,10 +121,10 @@ def installed_version(package: str) -> str | None:
 
 
 def requirements(extra: str = "") -> list[str]:
-    """What this project needs, such as "torch>=2.6", by setup.py, else as its installation wrote it down.
+    """List what this project needs, such as "torch>=2.6", from setup.py or else from the installation's metadata.
 
     Args:
-        extra: the name of optional requirements that are listed, too.
+        extra: name of a set of optional requirements to list, too.
     """
     file = REPO_ROOT / "setup.py"
     if not file.is_file():
@@ -140,7 +140,7 @@ def requirements(extra: str = "") -> list[str]:
 
 
 def unmet_requirements(extra: str = "") -> dict[str, str | None]:
-    """Those of `requirements` that are not met, with the version that is installed; None if there is none."""
+    """Return those `requirements` that are not met, with the installed version or None."""
     names = {text: re.match(r"[\w.-]+", text)[0] for text in requirements(extra)}
     installed = {text: installed_version(name) for text, name in names.items()}
     return {text: found for text, found in installed.items() if found is None or not _is_in_range(text, found)}

@@ -20,7 +20,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class UserError(ValueError):
-    """What the person who typed the command can mend; the message is one sentence that says how."""
+    """An error that the person who typed the command can mend; the message is one sentence that says how."""
 
 
 class ConfigError(UserError):
@@ -32,29 +32,31 @@ class WeightsError(UserError):
 
 
 def suggest(name: object, known: Iterable[object]) -> str:
-    """The end of an "unknown name" sentence: the nearest known name, or all of them when none is near."""
+    """Return the end of an "unknown name" sentence: the nearest known name, or all of them if none is near."""
     names = sorted(str(candidate) for candidate in known)
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(names)}"
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` on a single line, or its type's name when it has none."""
+    """Return the message of `error` on a single line, or the name of its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def shortened(text: object, length: int = 200) -> str:
-    """`text` for a message, cut in the middle when it is longer than `length` characters."""
+    """Return `text` for a message, cut in the middle if it is longer than `length` characters."""
     text = str(text)
     half = (length - 3) // 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
 
 
 def run_command(task: Callable[[], int], several: bool = False) -> int:
-    """The exit code of a command; what its user can mend ends it with one sentence on stderr, a bug with its trace.
+    """Run a command and return its exit code.
+
+    An error that the user can mend ends it with one sentence on stderr, a bug with its traceback.
 
     Args:
-        several: whether the command knows what to do as one of several processes.
+        several: whether the command can run as one of several processes.
     """
 
     def terminate(*_: object) -> None:
@@ -63,7 +65,7 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what it cannot show of a prompt must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")  # characters it cannot show must not end a run
     try:
         if not several:
             _check_alone()
@@ -72,7 +74,7 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Nobody reads any more, as behind "| head"; what is left to print must not fail once more at the exit.
+        # Nobody reads any more, as with "| head"; flushing the rest must not fail again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except Terminated:
@@ -90,14 +92,14 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
 
 
 def _check_alone() -> None:
-    """Refuse a launcher that started several processes, all of which would do the same."""
+    """Refuse a launcher that started several processes, which would all do the same."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if "RANK" in os.environ and processes != "1":  # a launcher sets both
         raise ConfigError(f"this command runs in one process, and torchrun started {processes}; leave it out")
 
 
 def message_for_the_user(error: Exception) -> str | None:
-    """One sentence that helps, or None for an error that is a bug and keeps its traceback."""
+    """Return one sentence that helps, or None for an error that is a bug and keeps its traceback."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):

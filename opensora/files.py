@@ -14,7 +14,7 @@ REPO_ROOT = _BUNDLED if _BUNDLED.is_dir() else _BUNDLED.parents[1]
 
 
 def is_utf8(text: str | os.PathLike[str]) -> bool:
-    """Whether a text can be written; bytes of a command line or file name that are not UTF-8 are lone surrogates."""
+    """Whether a text can be encoded; non-UTF-8 bytes of a command line or file name become lone surrogates in it."""
     try:
         os.fspath(text).encode()
     except UnicodeEncodeError:
@@ -23,12 +23,12 @@ def is_utf8(text: str | os.PathLike[str]) -> bool:
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    """A text for a message, with such bytes as escapes."""
+    """Return a text for a message, with non-UTF-8 bytes escaped."""
     return os.fspath(text).encode(errors="backslashreplace").decode()
 
 
 def find_path(path: str | os.PathLike[str]) -> Path | None:
-    """An existing `path`, looked up from the working directory, then from `REPO_ROOT`; else None."""
+    """Return an existing `path`, looked up from the working directory, then from `REPO_ROOT`; else None."""
     if not os.fspath(path):
         return None
     for base in (Path(), REPO_ROOT):
@@ -42,10 +42,10 @@ def find_path(path: str | os.PathLike[str]) -> Path | None:
 
 
 def make_output_folder(folder: str | os.PathLike[str], flag: str = "--save-dir") -> Path:
-    """Create `folder` if needed and prove that files can be written into it.
+    """Create `folder` if needed and check that files can be written into it.
 
     Args:
-        flag: of the command line, with which another folder is chosen; the message names it.
+        flag: command-line flag that chooses another folder; the message names it.
 
     Raises:
         ConfigError: the folder cannot be created or written to.

@@ -9,7 +9,7 @@ FRAMES_PER_LATENT = 4  # of Open-Sora's temporal autoencoder, and of Open-Sora-P
 def chunked_latent_frames(
     num_frames: int, chunk: int | None = CHUNK_FRAMES, frames_per_latent: int = FRAMES_PER_LATENT
 ) -> int:
-    """Latent frames of a clip that is encoded chunk by chunk (None: as one): 15 of 51 frames.
+    """Latent frames of a clip that is encoded chunk by chunk (None: as one), such as 15 for 51 frames.
 
     Source: Open-Sora v1.2, `VideoAutoencoderPipeline.get_latent_size`.
     """
@@ -18,7 +18,7 @@ def chunked_latent_frames(
 
 
 def causal_latent_frames(num_frames: int) -> int:
-    """Latent frames of a clip whose first frame stands alone: 1 + k of 1 + 4 k frames.
+    """Latent frames of a clip whose first frame stands alone: 1 + k for 1 + 4 k frames.
 
     Source: Open-Sora-Plan v1.1.0, `CausalVAEModel`.
     """
@@ -26,5 +26,5 @@ def causal_latent_frames(num_frames: int) -> int:
 
 
 def causal_num_frames(latent_frames: int) -> int:
-    """Frames that so many latent ones are decoded to by the same autoencoder."""
+    """Frames that the same autoencoder decodes from `latent_frames` latent frames."""
     return 1 + (latent_frames - 1) * FRAMES_PER_LATENT

@@ -1,4 +1,4 @@
-"""Loading the three models of a config, after proving that they belong together."""
+"""Loading the three models of a config, after checking that they belong together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """What a pipeline is made of; `config` names the folders they came from."""
+    """The models of a pipeline; `config` names the folders they came from."""
 
     config: SampleConfig
     model: VideoModel
@@ -38,11 +38,11 @@ class LoadedModels:
 
 
 def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedModels:
-    """Load what `config` names; without the text encoder, that one is only checked.
+    """Load the models that `config` names; with `with_text_encoder=False` the text encoder is only checked.
 
     Raises:
-        ConfigError: the device does not exist, nothing can be compiled for it, the pieces do not belong together, or
-            the target was calibrated with other weights.
+        ConfigError: the device does not exist or cannot be compiled for, the models do not belong together, or the
+            target was calibrated with other weights.
         WeightsError: weights are missing, unreachable or damaged, or do not fit their model.
     """
     dtype = DTYPES[config.dtype]
@@ -71,11 +71,10 @@ def load_models(config: SampleConfig, with_text_encoder: bool = True) -> LoadedM
 
 
 def check_models(config: SampleConfig) -> None:
-    """Prove that the checkpoints in the folders of `config` fit their models and each other; no weights are read.
+    """Check that the checkpoints in the folders of `config` fit their models and each other; no weights are read.
 
     Raises:
-        ConfigError: a text encoder whose tokens the transformer cannot read, or a video of another length or size than
-            it makes.
+        ConfigError: the transformer cannot read the text encoder's tokens, or make videos of this length or size.
         WeightsError: a checkpoint does not fit its model.
     """
     qk_norm = {} if getattr(config.model, "qk_norm", None) is None else {"qk_norm": config.model.qk_norm}

@@ -1,4 +1,4 @@
-"""What `SamplingPipeline` asks of its models, whichever they are."""
+"""The interfaces that `SamplingPipeline` needs of its models."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class VideoModel(Protocol):
 class VideoAutoencoder(Protocol):
     """An autoencoder between pixels (B, 3, F, H, W) in [-1, 1] and latents (B, C, T, H', W')."""
 
-    out_channels: int  # of latents
+    out_channels: int  # channels of latents
     downsample: int  # pixels per latent, along a side
 
     def get_latent_size(self, input_size: Sequence[int]) -> list[int]:
-        """(T, H', W') of a video's latents, from its (F, H, W)."""
+        """[F, H, W] of a video -> [T, H', W'] of its latents."""
 
     def decode_chunks(
         self, z: Tensor, num_frames: int, progress: bool = False, *, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Tensor]:
-        """The video, piece by piece in order, (B, 3, f, H, W) each.
+        """Yield the video piece by piece, in order, (B, 3, f, H, W) each.
 
-        With a `share` (i, n) only the i-th of n consecutive parts of the pieces, which are the same as without.
+        With a `share` (i, n), yield only the i-th of n consecutive parts of the pieces, unchanged.
         """
 
     def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Latents of a video."""
+        """Return the latents of videos `x`."""

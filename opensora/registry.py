@@ -18,7 +18,7 @@ from opensora.errors import suggest
 MODELS = Registry("model")
 SCHEDULERS = Registry("scheduler")
 
-# Modules and the names they register when imported; loaded when one of them is asked for, as each takes its time.
+# Modules and the names they register when imported, which takes time and waits until a name is asked for.
 _PROVIDERS = {
     "model": {
         "opensora.models.stdit.stdit3": ("STDiT3", "STDiT3-XL/2"),
@@ -39,19 +39,19 @@ def build_module(module: Mapping[str, Any], registry: Registry, **kwargs: Any) -
     """Build the object that `module["type"]` names, with the other entries and `kwargs` as arguments.
 
     Raises:
-        ValueError: no `type`, or one that `registry` does not know (the nearest name is suggested).
+        ValueError: there is no `type`, or `registry` does not know it (the nearest name is suggested).
     """
     arguments = {**module, **kwargs}
     return _builder(arguments.pop("type", None), registry)(**arguments)
 
 
 def model_class(name: str) -> Any:
-    """The class of the models that `build_module` builds of a registered type, which reads their checkpoints."""
+    """Return the class of the models that `build_module` builds for a registered type; it reads their checkpoints."""
     return typing.get_type_hints(_builder(name, MODELS))["return"]
 
 
 def _builder(name: Any, registry: Registry) -> Any:
-    """What is registered under a name, imported if need be."""
+    """Return what is registered under a name, after importing its module if need be."""
     providers = _PROVIDERS.get(registry.name, {})
     for module_name, names in providers.items():
         if name in names:
