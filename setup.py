@@ -22,6 +22,7 @@ setup(
     ],
     package_dir={"opensora.bundled.configs": "configs", "opensora.bundled.assets": "assets"},
     package_data={
+        "opensora.studio": ["*.css", "*.js"],
         "opensora.bundled.configs": ["**/*.py"],
         "opensora.bundled.assets": [
             "prompts/*.txt",
@@ -59,6 +60,7 @@ setup(
         "bench": ["altair>=6", "vl-convert-python>=1.9"],  # the report of scripts/bench.py in a checkout
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff"],
         "int8": ["torchao>=0.15"],  # text_encoder.quantize
+        "studio": ["gradio>=6.31,<7"],  # the page of `opensora studio`
         "stream": ["accelerate>=1.1"],  # text_encoder.stream
     },
 )

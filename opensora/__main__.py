@@ -14,6 +14,7 @@ from opensora.files import REPO_ROOT
 
 COMMANDS = {
     "sample": ("opensora.commands.sample", "make videos and images of prompts"),
+    "studio": ("opensora.commands.studio", "sample, watch and compare in the browser"),
     "compare": ("opensora.commands.compare", "one prompt with and without a cache, side by side"),
     "calibrate": ("opensora.commands.calibrate", "find out which steps of a model need not be computed"),
     "weights": ("opensora.commands.weights", "list, verify and download weights"),

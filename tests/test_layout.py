@@ -66,8 +66,9 @@ def test_the_parts_of_the_sampler_point_one_way_too():
         part = path.relative_to(REPO_ROOT / "opensora").parts[0].removesuffix(".py")
         parts = {name.split(".")[1] for name in imported(path) if name.startswith("opensora.")}
         arrows.setdefault(part, set()).update(parts - {part})
-    assert {part for part, needed in arrows.items() if "cli" in needed} == {"commands", "doctor"}
-    assert {part for part, needed in arrows.items() if "pipeline" in needed} == {"cli", "commands"}
+    assert {part for part, needed in arrows.items() if "cli" in needed} == {"commands", "doctor", "studio"}
+    assert {part for part, needed in arrows.items() if "pipeline" in needed} == {"cli", "commands", "studio"}
+    assert {part for part, needed in arrows.items() if "studio" in needed} == {"commands"}
     assert not {part for part, needed in arrows.items() if "commands" in needed}  # but __main__, a door
     assert arrows["errors"] == set()
     assert list(TopologicalSorter(arrows).static_order())  # raises CycleError where they form a circle
@@ -76,7 +77,7 @@ def test_the_parts_of_the_sampler_point_one_way_too():
 # Packages that requirements.txt does not name, and those that only a part of the library's users have.
 OPTIONAL = {
     "adacache": {"diffusers", "matplotlib", "tqdm"},
-    "opensora": {"accelerate", "bitsandbytes", "colossalai", "torchao", "triton"},
+    "opensora": {"accelerate", "bitsandbytes", "colossalai", "gradio", "torchao", "triton"},
     "bench": {"cvvdp", "lpips", "pycvvdp", "torchvision", "vbench", "vmaf_torch"},
     "mini": set(),
 }

@@ -1,0 +1,264 @@
+"""What can be asked for: models whose weights are here, ways to spend compute, sizes; and the command for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adacache.calibration.calibration import Calibration
+from adacache.calibration.plan import REFERENCES
+from adacache.calibration.target import TARGETS, Target
+from adacache.policies.adacache import AdaCacheConfig
+from opensora.cli.arguments import parse_arguments
+from opensora.cli.command import prepare
+from opensora.config.entries import find_config
+from opensora.config.loading import load_config
+from opensora.config.schema import SampleConfig
+from opensora.config.target import find_calibration
+from opensora.config.trained_on import TrainedOn, trained_on
+from opensora.datasets.aspect import DURATIONS, RESOLUTIONS
+from opensora.errors import ConfigError, UserError
+from opensora.files import REPO_ROOT
+from opensora.weights.layout import PIECES
+from opensora.weights.locate import find_piece
+
+logger = logging.getLogger(__name__)
+
+_HIDDEN = ("_base_", "bench")  # folders of configs that are no models of their own
+_FIRST = "mini"
+OUTCOMES = {"max_steps_computed": "Computed steps", "speedup": "Speed-up", "min_psnr": "PSNR"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One config file: a way to spend compute on a model's videos.
+
+    Attributes:
+        path: as it is typed.
+        calibration: by which an outcome can be asked for; None where the config asks for none.
+    """
+
+    label: str
+    path: str
+    config: SampleConfig
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """Configs of the same weights, size and steps.
+
+    Attributes:
+        knows: what it was trained on, where that is written down.
+    """
+
+    name: str
+    variants: list[Variant]
+    knows: TrainedOn | None
+
+    @property
+    def config(self) -> SampleConfig:
+        """Of its first variant."""
+        return self.variants[0].config
+
+    def variant(self, label: str | None) -> Variant:
+        """The variant of a label; the first one of others."""
+        return next((variant for variant in self.variants if variant.label == label), self.variants[0])
+
+    @property
+    def calibrated(self) -> Variant | None:
+        """The variant by which videos are rendered better or worse."""
+        return next((variant for variant in self.variants if variant.calibration is not None), None)
+
+    @property
+    def sizes(self) -> list[str]:
+        """Sizes to choose from, the config's own first: "64 x 64" (height x width) or "720p"."""
+        own = size_text(self.config.height, self.config.width)
+        known = [size_text(*size) for _, *size in self.knows.videos] if self.knows else list(RESOLUTIONS)
+        return list(dict.fromkeys([own, *known]))
+
+    @property
+    def lengths(self) -> list[str]:
+        """Numbers of frames to choose from, the config's own first."""
+        known = sorted({frames for frames, *_ in self.knows.videos}) if self.knows else [*DURATIONS, 1]
+        return list(dict.fromkeys([str(self.config.num_frames), *map(str, known)]))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person has filled in.
+
+    Attributes:
+        outcome: one of `OUTCOMES` and its value, for a variant with a calibration.
+        size, length: one of the model's.
+        drafts: how many drafts, for none of its own strength of the cache.
+        finals: seeds of drafts that are to be rendered well.
+    """
+
+    prompt: str
+    model: Model
+    variant: Variant
+    outcome: tuple[str, float] | None = None
+    size: str = ""
+    length: str = ""
+    seed: int | None = None
+    references: Sequence[Path] = ()
+    mask_strategy: str = ""
+    drafts: int | None = None
+    finals: Sequence[int] = ()
+
+
+def size_text(height: int, width: int) -> str:
+    """Height and width of a video."""
+    return f"{height} x {width}"
+
+
+def find_models(own: Sequence[str] = (), weights_dir: str | None = None) -> list[Model]:
+    """The models of the bundled configs whose weights are on this machine, and of `own` configs, which come first.
+
+    Raises:
+        ConfigError, WeightsError: one of `own` cannot be used, or nothing can.
+    """
+    bundled = [path for path in sorted((REPO_ROOT / "configs").rglob("*.py")) if path.parent.name not in _HIDDEN]
+    bundled.sort(key=lambda path: path.parent.name != _FIRST)
+    names = [path.relative_to(REPO_ROOT).as_posix() for path in bundled]
+    own_files = {find_config(path).resolve() for path in own}
+    paths = [*own, *(name for name in names if (REPO_ROOT / name).resolve() not in own_files)]
+    quiet = logging.getLogger("opensora.config")
+    level = quiet.level
+    groups: dict[tuple[Any, ...], list[Variant]] = {}
+    for path in paths:
+        try:
+            quiet.setLevel(logging.WARNING)  # a target says what it chose, of each config
+            config = load_config(path, {"weights_dir": weights_dir})
+            if path not in own and not _is_here(config):
+                continue
+        except UserError:
+            if path in own:
+                raise
+            continue
+        finally:
+            quiet.setLevel(level)
+        key = (config.model, config.vae, config.scheduler, config.height, config.width, config.num_frames)
+        groups.setdefault(key, []).append(_variant(path, config))
+    if not groups:
+        raise ConfigError("no config has its weights on this machine; give one as an argument, or --weights-dir")
+    models = [_model(variants) for variants in groups.values()]
+    names = [model.name for model in models]
+    return [m if names.count(m.name) == 1 else replace(m, name=f"{m.name} ({m.variants[0].path})") for m in models]
+
+
+def _model(variants: list[Variant]) -> Model:
+    """Variants with labels of their own; every step computed comes first."""
+    config = variants[0].config
+    knows = trained_on(config.model.from_pretrained)
+    folder = knows.name if knows else Path(variants[0].path).parent.name
+    labels = [variant.label for variant in variants]
+    named = [
+        v if labels.count(v.label) == 1 else replace(v, label=f"{v.label} ({Path(v.path).stem})") for v in variants
+    ]
+    named.sort(key=lambda v: v.config.cache is not None)
+    return Model(f"{folder}, {size_text(config.height, config.width)}", named, knows)
+
+
+def _variant(path: str, config: SampleConfig) -> Variant:
+    cache, calibration = config.cache, None
+    if cache is None:
+        label = "Every step"
+    elif any(getattr(config, name) is not None for name in TARGETS):
+        calibration = Calibration.load(find_calibration(config.calibration, config.path))
+        label = "Calibrated" if calibration.aim == "repeat" else "Toward the exact solution"
+    elif isinstance(cache, AdaCacheConfig):
+        label = "AdaCache + MoReg" if cache.moreg else "AdaCache"
+    else:
+        label = Path(path).stem
+    return Variant(label, path, config, calibration)
+
+
+def _is_here(config: SampleConfig) -> bool:
+    pieces = (find_piece(name, getattr(config, name).from_pretrained, config.weights_dir) for name in PIECES)
+    return all(piece.is_complete for piece in pieces)
+
+
+def arguments_of(wish: Wish, root: Path) -> list[str]:
+    """The arguments of the sampling command for a wish, with a folder below `root` that the command would choose, too.
+
+    Flags that repeat the config are left out, so that equal wishes have equal folders.
+
+    Raises:
+        UserError: it cannot be made; the sentence says why.
+    """
+    prompt, config = " ".join(wish.prompt.split()), wish.variant.config
+    if not prompt:
+        raise ConfigError("write what the video shows")
+    flags = [f"--prompt={prompt}"]
+    if wish.size and wish.size != size_text(config.height, config.width):
+        sides = wish.size.split(" x ")
+        flags += ["--image-size", *sides] if len(sides) == 2 else ["--resolution", wish.size]
+    if wish.length and wish.length != str(config.num_frames):
+        flags += ["--num-frames", wish.length]
+    if wish.seed is not None and wish.seed != config.seed:
+        flags += ["--seed", str(wish.seed)]
+    if wish.outcome is not None:
+        kind, value = wish.outcome
+        flags += [f"--{kind.replace('_', '-')}", f"{value:g}"]
+    if wish.references:
+        flags.append(f"--reference-path={';'.join(map(str, wish.references))}")
+    if wish.mask_strategy.strip():
+        flags.append(f"--mask-strategy={wish.mask_strategy.strip()}")
+    if wish.drafts is not None:
+        flags += ["--draft", str(wish.drafts)]
+    if wish.finals:
+        flags += ["--final", *map(str, wish.finals)]
+    if config.weights_dir is not None:
+        flags += ["--weights-dir", config.weights_dir]
+    return with_folder([wish.variant.path, *flags], root)
+
+
+def again(sidecar: Path, root: Path, changes: Mapping[str, str] | None = None) -> list[str]:
+    """The arguments that make the video of a sidecar once more, with other values of some flags.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    flags = [f"--from-sidecar={sidecar}"]
+    for name, value in (changes or {}).items():
+        flags += [name, value]
+    return with_folder(flags, root)
+
+
+def with_folder(arguments: list[str], root: Path) -> list[str]:
+    """`arguments` that were proven to be usable, with the folder of their results below `root`.
+
+    Raises:
+        UserError: they cannot be used.
+    """
+    try:
+        path, flags, options = parse_arguments(arguments)
+    except SystemExit:
+        raise ConfigError("the sampling command cannot read this; put the prompt in other words") from None
+    flags.pop("words")
+    folder = Path(prepare(path, flags, options).config.save_dir)
+    if flags["from_sidecar"] is None:  # whose folder is beside the sidecar
+        folder = root.joinpath(*folder.parts[folder.parts[0] == "samples" :])
+    if root not in (folder, *folder.parents):
+        raise ConfigError(f"the config writes to {folder}, which is not below the studio's {root}; leave out save_dir")
+    return [*arguments, "--save-dir", str(folder)]
+
+
+def expectation(calibration: Calibration, kind: str, value: float) -> tuple[int, str]:
+    """How many steps an outcome computes in a run as long as the calibrated ones, and in words what that gives.
+
+    Raises:
+        ValueError: it cannot be met, with what can.
+    """
+    total = calibration.num_steps
+    target = Target(kind, int(value) if kind == "max_steps_computed" else float(value))
+    count = len(target.resolve(calibration, calibration.timesteps).computed_steps)
+    quality = f"about {calibration.psnr(count):.1f} dB to {REFERENCES[calibration.aim]}"
+    if count == total:
+        quality = "no step is reused"
+    return count, f"{count} of {total} steps computed, {calibration.speedup(count, total):.1f}x as fast, {quality}"

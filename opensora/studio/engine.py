@@ -1,0 +1,199 @@
+"""Makes the jobs of a queue one after the other, in a process of its own that may fail without the studio."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from opensora.studio.jobs import Job, JobQueue
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 20.0  # that a canceled job has until its next step is over; then its process is killed
+WORKER = (sys.executable, "-m", "opensora.studio.worker")
+_PACKAGES = str(Path(__file__).resolve().parents[2])  # where a checkout that is not installed has opensora
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the worker does now.
+
+    Attributes:
+        job: its id; None while there is nothing to do.
+        phase: in words.
+        computed: for each step of the present video that is over, whether it was computed.
+        preview: data URI of a picture of what forms.
+        decoded: whether that came out of the autoencoder; else it shows latents as colors.
+        version: grows with every change.
+    """
+
+    job: str | None = None
+    phase: str = ""
+    num_steps: int = 0
+    computed: tuple[bool, ...] = ()
+    preview: str = ""
+    decoded: bool = False
+    since: float = field(default_factory=time.monotonic)
+    version: int = 0
+
+
+class Engine:
+    """A thread that hands the jobs of a queue to a worker process, and starts another one where that ends.
+
+    Args:
+        log: file for what the worker prints.
+        command: starts the worker.
+        grace: seconds that a canceled job has to end by itself.
+    """
+
+    def __init__(
+        self, queue: JobQueue, log: Path, command: Sequence[str] = WORKER, grace: float = GRACE_SECONDS
+    ) -> None:
+        self.queue = queue
+        self.live = Live()
+        self._log = log
+        self._command = list(command)
+        self._grace = grace
+        self._process: subprocess.Popen[str] | None = None
+        self._canceled: set[str] = set()
+        self._wake = threading.Event()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="studio engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, arguments: Sequence[str], title: str) -> Job:
+        """Enter a job; it begins once those before it have ended.
+
+        Raises:
+            ConfigError: too many are waiting.
+        """
+        job = self.queue.add(arguments, title)
+        self._wake.set()
+        return job
+
+    def cancel(self, id: str) -> None:
+        """End a job: one that waits at once, one that runs after its present step."""
+        job = self.queue.get(id)
+        if job is None or not job.is_open:
+            return
+        self._canceled.add(id)
+        if job.status == "waiting":
+            self.queue.change(id, status="canceled")
+        elif self.live.job == id:
+            self._update(phase="canceling after this step")
+            with contextlib.suppress(OSError, ValueError):
+                self._send({"cancel": id})
+            threading.Timer(self._grace, self._kill_if_running, (id,)).start()
+
+    def close(self) -> None:
+        """End the worker; what it had begun waits for the next start."""
+        self._is_closed = True
+        self._wake.set()
+        self._kill()
+        self._thread.join(timeout=5)
+
+    def _work(self) -> None:
+        with contextlib.suppress(OSError):
+            self._running_process()  # it imports torch while the first prompt is typed
+        while not self._is_closed:
+            self._wake.clear()
+            job = self.queue.next()
+            if job is None:
+                self._wake.wait()
+                continue
+            try:
+                self._make(job)
+            except Exception:
+                logger.exception("the studio could not make job %s", job.id)
+                with contextlib.suppress(OSError):
+                    self.queue.change(job.id, status="failed", error="a bug of the studio; its terminal has the trace")
+            self.live = Live(version=self.live.version + 1)
+
+    def _make(self, job: Job) -> None:
+        self.queue.change(job.id, status="running", error=None, notes=[])
+        self.live = Live(job.id, "starting", version=self.live.version + 1)
+        try:
+            process = self._running_process()
+            self._send({"job": job.id, "arguments": job.arguments})
+            for line in process.stdout:
+                if self._take(job.id, json.loads(line)):
+                    return
+        except (OSError, ValueError) as error:
+            logger.warning("WARNING the worker of the studio: %s", error)
+        self._kill()
+        if self._is_closed:
+            return  # it stays in the queue
+        if job.id in self._canceled:
+            self.queue.change(job.id, status="canceled")
+        else:
+            error = f"the process that made it ended unexpectedly; {self._log} has its last words"
+            self.queue.change(job.id, status="failed", error=error)
+
+    def _take(self, id: str, event: dict[str, Any]) -> bool:
+        """Enter what the worker tells; whether the job is over."""
+        if event.get("job") != id:
+            return False
+        kind = event["event"]
+        if kind == "step":
+            before = self.live.computed if event["index"] else ()
+            preview = {name: event[name] for name in ("preview", "decoded") if name in event}
+            is_last = event["index"] + 1 == event["num_steps"]
+            phase = self.live.phase if id in self._canceled else "decoding" if is_last else "sampling"
+            computed = (*before, event["computed"])
+            self._update(computed=computed, num_steps=event["num_steps"], phase=phase, **preview)
+        elif kind == "phase":
+            self._update(phase=event["text"])
+        elif kind == "note":
+            self.queue.change(id, notes=[*self.queue.get(id).notes, event["text"]])
+        elif kind == "done":
+            self.queue.change(id, status="done", folder=event["folder"], error="; ".join(event["problems"]) or None)
+        elif kind == "failed":
+            self.queue.change(id, status="failed", folder=event.get("folder"), error=event["text"])
+        elif kind == "canceled":
+            self.queue.change(id, status="canceled")
+        return kind in ("done", "failed", "canceled")
+
+    def _update(self, **changes: Any) -> None:
+        self.live = replace(self.live, version=self.live.version + 1, **changes)
+
+    def _running_process(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            self._kill()
+            path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
+            with self._log.open("w") as log:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    encoding="utf-8",
+                    env={**os.environ, "PYTHONPATH": path},
+                    start_new_session=True,  # Ctrl-C in the terminal is for the studio, which ends it
+                )
+        return self._process
+
+    def _send(self, message: dict[str, Any]) -> None:
+        stdin = self._process.stdin
+        stdin.write(json.dumps(message) + "\n")
+        stdin.flush()
+
+    def _kill_if_running(self, id: str) -> None:
+        job = self.queue.get(id)
+        if job is not None and job.status == "running" and not self._is_closed:
+            self._kill()
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()

@@ -1,0 +1,127 @@
+"""The jobs of the studio: what was asked for, kept in a file of the output folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from adacache.atomic import atomic_path
+from opensora.errors import ConfigError, one_line
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["waiting", "running", "done", "failed", "canceled"]
+MAX_WAITING = 100
+MAX_ENDED = 50  # that are kept to be looked at; their videos are in the ledgers
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of the sampling command.
+
+    Attributes:
+        arguments: of `opensora sample`.
+        title: what people call it, the prompt.
+        folder: of its results, once it is done.
+        error: why it failed, in a sentence.
+        notes: warnings, a sentence each.
+    """
+
+    id: str
+    arguments: list[str]
+    title: str
+    status: Status = "waiting"
+    submitted: str = ""
+    folder: str | None = None
+    error: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is waiting or running."""
+        return self.status in ("waiting", "running")
+
+
+class JobQueue:
+    """Jobs in the order in which they came; every change is on disk before it counts.
+
+    What was running when the studio ended is waiting again: the ledger of its folder knows what is finished.
+
+    Attributes:
+        version: grows with every change.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.version = 0
+        self._file = file
+        self._changing = threading.RLock()
+        self._jobs: dict[str, Job] = {job.id: job for job in self._load()}
+
+    def all(self) -> list[Job]:
+        """All jobs, the oldest first."""
+        with self._changing:
+            return list(self._jobs.values())
+
+    def get(self, id: str) -> Job | None:
+        """A job, if it is known."""
+        return self._jobs.get(id)
+
+    def next(self) -> Job | None:
+        """The one whose turn it is."""
+        return next((job for job in self.all() if job.status == "waiting"), None)
+
+    def add(self, arguments: Sequence[str], title: str) -> Job:
+        """Enter a job at the end.
+
+        Raises:
+            ConfigError: too many are waiting.
+            OSError: the disk refuses.
+        """
+        with self._changing:
+            if sum(job.status == "waiting" for job in self._jobs.values()) >= MAX_WAITING:
+                raise ConfigError(f"{MAX_WAITING} jobs are waiting already; cancel some, or wait")
+            job = Job(secrets.token_hex(6), list(arguments), title, submitted=time.strftime("%Y-%m-%dT%H:%M:%S"))
+            self._save({**self._jobs, job.id: job})
+            return job
+
+    def change(self, id: str, **changes: object) -> Job:
+        """Change attributes of a job.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with self._changing:
+            job = replace(self._jobs[id], **changes)
+            self._save({**self._jobs, id: job})
+            return job
+
+    def _save(self, jobs: dict[str, Job]) -> None:
+        ended = [job.id for job in jobs.values() if not job.is_open]
+        for id in ended[: max(0, len(ended) - MAX_ENDED)]:
+            del jobs[id]
+        with atomic_path(self._file) as temporary:
+            content = {"format": 1, "jobs": [asdict(job) for job in jobs.values()]}
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        self._jobs = jobs
+        self.version += 1
+
+    def _load(self) -> list[Job]:
+        """The jobs of the file; one that cannot be read is moved aside, and the queue begins anew."""
+        if not self._file.is_file():
+            return []
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+            jobs = [Job(**entries) for entries in content["jobs"]]
+        except (ValueError, KeyError, TypeError) as error:
+            aside = self._file.with_suffix(".damaged")
+            self._file.replace(aside)
+            logger.warning("WARNING %s is damaged (%s); it was moved to %s", self._file, one_line(error), aside.name)
+            return []
+        return [replace(job, status="waiting") if job.status == "running" else job for job in jobs]

@@ -1,0 +1,211 @@
+"""What is in the studio's output folder: all finished samples, by the ledgers and sidecars of their folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adacache.calibration.quality import psnr
+from opensora.cli.ledger import MANIFEST, read_manifest
+from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
+from opensora.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_TARGETS = {"speedup": "{:g}x as fast", "max_steps_computed": "{} steps asked for", "min_psnr": "{:g} dB asked for"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished video or image.
+
+    Attributes:
+        id: its path below the output folder, without suffix.
+        metadata: of its sidecar.
+        records: of its trace; empty without a cache.
+        command: of the run that made it.
+    """
+
+    id: str
+    video: Path
+    metadata: dict[str, Any]
+    records: list[dict[str, Any]]
+    finished: str
+    command: list[str]
+
+    @property
+    def prompt(self) -> str:
+        """As it was given."""
+        return str(self.metadata["prompt"])
+
+    @property
+    def seed(self) -> int:
+        """Of its noise."""
+        return int(self.metadata["seed"])
+
+    @property
+    def seconds(self) -> float:
+        """From text to pixels."""
+        return float(self.metadata["seconds"])
+
+    @property
+    def sidecar(self) -> Path:
+        """The file that describes it."""
+        return self.video.with_suffix(".json")
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width in pixels."""
+        config = self.metadata["config"]
+        return config["num_frames"], config["height"], config["width"]
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of the file."""
+        return int(self.metadata["config"]["save_fps"])
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a single frame."""
+        return self.video.suffix == IMAGE_SUFFIX
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether it was made to choose from."""
+        return bool(self.metadata["config"].get("draft"))
+
+    @property
+    def risk(self) -> float | None:
+        """Of a draft: a weak hint of how much reuse has changed it."""
+        return self.metadata.get("risk")
+
+    @property
+    def computed(self) -> list[bool]:
+        """For each step, whether it was computed."""
+        if self.records:
+            return [bool(record["computed"]) for record in self.records]
+        return [True] * int(self.metadata["config"]["scheduler"]["num_sampling_steps"])
+
+    @property
+    def scene(self) -> tuple[Any, ...]:
+        """What results must have in common to be compared frame by frame."""
+        references = [reference["sha256"] for reference in self.metadata.get("references", [])]
+        about = (self.metadata["config"].get("loop", 1), self.metadata.get("mask_strategy", ""), *references)
+        return self.prompt, self.seed, *self.size, self.metadata["config"]["model"]["from_pretrained"], *about
+
+    @property
+    def variant(self) -> str:
+        """How its steps were chosen, in a few words."""
+        config = self.metadata["config"]
+        cache = config.get("cache")
+        if not cache:
+            return "Every step"
+        for name, text in _TARGETS.items():
+            if config.get(name) is not None:
+                return text.format(config[name]).capitalize()
+        if "codebook" in cache:
+            return "AdaCache + MoReg" if cache.get("moreg") else "AdaCache"
+        return "Draft" if self.is_draft else "Final" if config.get("final") else "Calibrated"
+
+
+@dataclass
+class Results:
+    """Reads the samples of a folder and of all below; what has not changed is read once.
+
+    Attributes:
+        root: the output folder, an absolute path.
+    """
+
+    root: Path
+    _ledgers: dict[Path, tuple[Any, list[Sample]]] = field(default_factory=dict)
+
+    def all(self) -> list[Sample]:
+        """All finished samples, the newest first."""
+        ledgers = {}
+        for folder in self._folders():
+            stamp = _stamp(folder)
+            known = self._ledgers.get(folder)
+            ledgers[folder] = known if known and known[0] == stamp else (stamp, list(self._read(folder)))
+        self._ledgers = ledgers
+        found = [sample for _, samples in ledgers.values() for sample in samples]
+        return sorted(found, key=lambda sample: sample.finished, reverse=True)
+
+    def get(self, id: str) -> Sample:
+        """The sample of an id.
+
+        Raises:
+            ConfigError: there is none (any more).
+        """
+        for sample in self.all():
+            if sample.id == id:
+                return sample
+        raise ConfigError(f"'{id}' is not among the results any more")
+
+    def _folders(self) -> Iterator[Path]:
+        for folder, names, files in os.walk(self.root):
+            names[:] = sorted(name for name in names if not name.startswith("."))
+            if MANIFEST in files:
+                yield Path(folder)
+
+    def _read(self, folder: Path) -> Iterator[Sample]:
+        try:
+            manifest = read_manifest(folder)
+            entries = [(stem, entry) for stem, entry in manifest["samples"].items() if entry["status"] == "done"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("WARNING %s cannot be read: %s", folder / MANIFEST, error)
+            return
+        for stem, entry in entries:
+            try:
+                content = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+                metadata = content["metadata"]
+                video = folder / Path(metadata["video"]).name
+                command = manifest["runs"][entry.get("run", 0)].get("command", [])
+                id = str((folder / stem).relative_to(self.root))
+                sample = Sample(id, video, metadata, content.get("records", []), entry["finished"] or "", command)
+                _ = sample.scene, sample.computed, sample.variant, sample.seconds, sample.fps  # it has all of these
+            except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                logger.warning("WARNING %s of %s cannot be read: %s", stem, folder, error)
+                continue
+            if video.is_file():
+                yield sample
+
+
+def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
+    """Samples by scene, in the order of the newest; of each the one with the most computed steps first."""
+    groups: dict[tuple[Any, ...], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.scene, []).append(sample)
+    return {scene: sorted(group, key=lambda sample: -sum(sample.computed)) for scene, group in groups.items()}
+
+
+def frames_psnr(sample: Sample, reference: Sample) -> tuple[list[float], float]:
+    """PSNR in dB of each frame of two files, and of the whole, as they are in the files.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, or they have different sizes.
+    """
+    frames, others = (read_video(one.video)[0] for one in (sample, reference))
+    if frames.shape != others.shape:
+        raise ValueError(f"{sample.video.name} and {reference.video.name} have different sizes")
+    return [psnr(frame, other) for frame, other in zip(frames, others, strict=True)], psnr(
+        np.asarray(frames), np.asarray(others)
+    )
+
+
+def _stamp(folder: Path) -> list[tuple[int, int]]:
+    """What changes whenever a ledger does."""
+    stats = []
+    for name in (MANIFEST, MANIFEST.replace(".json", ".journal")):
+        try:
+            stat = (folder / name).stat()
+            stats.append((stat.st_mtime_ns, stat.st_size))
+        except OSError:
+            stats.append((0, 0))
+    return stats

@@ -1,0 +1,234 @@
+"""The tab on which a prompt is typed and sampled, and the queue beside it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from opensora.errors import UserError
+from opensora.studio import parts
+from opensora.studio.choices import OUTCOMES, Model, Variant, Wish, expectation
+from opensora.studio.studio import Studio
+
+ACT = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-act]");
+  if (button) trigger("act", { ...button.dataset });
+});"""
+DEFAULTS = {"max_steps_computed": 12.0, "speedup": 2.0, "min_psnr": 45.0}
+SHOWN_JOBS = 8
+MAX_SEED = 2**31 - 1
+
+
+class Form:
+    """The fields that say what to sample, and how they become a wish."""
+
+    def __init__(self, studio: Studio, first: str) -> None:
+        self._studio = studio
+        model = studio.models[0]
+        names = [m.name for m in studio.models]
+        self.prompt = gr.Textbox(
+            label="Prompt", placeholder="What the video shows", lines=2, max_lines=5, elem_id="prompt", autofocus=True
+        )
+        self.words = gr.HTML(self._words(model), js_on_load=ACT, elem_id="words")
+        self.model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model", visible=len(names) > 1)
+        start = model.variant(first)
+        self.variant = gr.Radio(
+            [v.label for v in model.variants], value=start.label, label="Compute", elem_id="variant"
+        )
+        with gr.Group(visible=start.calibration is not None, elem_id="outcome") as self.outcome:
+            self.kind = gr.Radio(
+                [(text, kind) for kind, text in OUTCOMES.items()], value="max_steps_computed", label="Ask for"
+            )
+            self.value = gr.Slider(2, 30, value=12, step=1, label="Computed steps", elem_id="target")
+            self.curve = gr.HTML(elem_id="curve", padding=True)
+        with gr.Row():
+            self.size = gr.Dropdown(
+                model.sizes, value=model.sizes[0], label="Size (H x W)", min_width=120, elem_id="size"
+            )
+            self.length = gr.Dropdown(model.lengths, value=model.lengths[0], label="Frames", min_width=90)
+            self.seed = gr.Number(
+                model.config.seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=90, elem_id="seed"
+            )
+        self._connect()
+
+    @property
+    def fields(self) -> list[Any]:
+        """Inputs of `wish`."""
+        return [self.prompt, self.model, self.variant, self.kind, self.value, self.size, self.length, self.seed]
+
+    def wish(
+        self,
+        prompt: str,
+        model: str,
+        variant: str,
+        kind: str,
+        value: float,
+        size: str,
+        length: str,
+        seed: float | None,
+        **more: Any,
+    ) -> Wish:
+        """What the fields say."""
+        chosen = self.find(model)
+        way = chosen.variant(variant)
+        outcome = None if way.calibration is None else (kind, value)
+        number = None if seed is None else int(seed)
+        return Wish(prompt or "", chosen, way, outcome, size or "", str(length or ""), number, **more)
+
+    def find(self, name: str) -> Model:
+        """The model of a name; the first one of others."""
+        return next((model for model in self._studio.models if model.name == name), self._studio.models[0])
+
+    def _connect(self) -> None:
+        self.words.act(self._add, self.prompt, self.prompt, show_progress="hidden")
+        self.model.change(
+            self._change_model,
+            self.model,
+            [self.words, self.variant, self.size, self.length, self.seed],
+            show_progress="hidden",
+        )
+        curve = [self.outcome, self.curve]
+        chosen = [self.model, self.variant, self.kind, self.value]
+        self.variant.change(self._show_outcome, chosen, curve, show_progress="hidden")
+        self.kind.change(self._change_kind, chosen, self.value, show_progress="hidden")
+        self.value.change(self._show_outcome, chosen, curve, show_progress="hidden")
+
+    @staticmethod
+    def _words(model: Model) -> str:
+        return parts.words(model.knows.words, model.knows.examples[:4]) if model.knows else ""
+
+    @staticmethod
+    def _add(prompt: str, event: gr.EventData) -> str:
+        text = str(event._data.get("text", ""))
+        return text if event._data.get("act") == "example" else f"{prompt or ''} {text}".strip()
+
+    def _change_model(self, name: str) -> list[Any]:
+        model = self.find(name)
+        labels = [variant.label for variant in model.variants]
+        return [
+            self._words(model),
+            gr.update(choices=labels, value=labels[0]),
+            gr.update(choices=model.sizes, value=model.sizes[0]),
+            gr.update(choices=model.lengths, value=model.lengths[0]),
+            model.config.seed,
+        ]
+
+    def _change_kind(self, model: str, variant: str, kind: str, _value: float) -> Any:
+        calibration = self.find(model).variant(variant).calibration
+        if calibration is None:
+            return gr.skip()
+        total, value = calibration.num_steps, DEFAULTS[kind]
+        measured = [point.psnr for point in calibration.measured]
+        low, high, step = {
+            "max_steps_computed": (2, total, 1),
+            "speedup": (1, round(calibration.speedup(4, total), 1), 0.1),
+            "min_psnr": (round(min(measured)), round(max(measured)), 1),
+        }[kind]
+        value = min(max(value, low), high)
+        return gr.update(minimum=low, maximum=high, step=step, value=value, label=OUTCOMES[kind])
+
+    def _show_outcome(self, model: str, variant: str, kind: str, value: float) -> list[Any]:
+        way = self.find(model).variant(variant)
+        return [gr.update(visible=way.calibration is not None), curve(way, kind, value)]
+
+
+def curve(way: Variant, kind: str, value: float) -> str:
+    """The calibrated quality over computed steps with the chosen point on it, and what it gives in words."""
+    if way.calibration is None:
+        return ""
+    calibration = way.calibration
+    try:
+        count, sentence = expectation(calibration, kind, value)
+    except ValueError as error:
+        return parts.problem(str(error))
+    points = [(len(point.computed_steps), point.psnr) for point in calibration.measured]
+    mark = (min(max(count, points[0][0]), points[-1][0]), calibration.psnr(count), sentence)
+    drawn = parts.chart("Measured on held-out videos", [parts.Line("Calibrated", points)], "computed steps", "dB", mark)
+    return f'<p class="st-outcome">{parts.escape(sentence)}</p>{drawn}'
+
+
+class SampleTab:
+    """Form, what is made now, and the queue."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                self.form = Form(studio, "AdaCache")
+                with gr.Accordion("Start from an image or a video", open=False, elem_id="references"):
+                    self.upload = gr.File(
+                        label="Image or video",
+                        file_types=["image", "video"],
+                        file_count="single",
+                        height=120,
+                        elem_id="upload",
+                    )
+                    self.strategy = gr.Textbox(
+                        label="Mask strategy",
+                        placeholder="empty: an image is the first frame, a video is continued",
+                    )
+                with gr.Row():
+                    self.sample = gr.Button("Sample", variant="primary", elem_id="sample", scale=3)
+                    self.dice = gr.Button("Other seed", elem_id="dice", scale=1, min_width=110)
+                self.problem = gr.HTML(elem_id="problem")
+            with gr.Column(scale=6, min_width=320):
+                self.live = gr.HTML(elem_id="live")
+                self.made = gr.HTML(js_on_load=ACT, elem_id="made")
+                self.jobs = gr.HTML(js_on_load=ACT, elem_id="jobs")
+        self.shown = gr.State(None)  # the job whose results are shown; None: the latest
+        wishes = [*self.form.fields, self.upload, self.strategy]
+        for event in (self.sample.click, self.form.prompt.submit):
+            event(self._submit, wishes, [self.problem, self.shown], show_progress="hidden")
+        self.dice.click(lambda: random.randrange(MAX_SEED), None, self.form.seed, show_progress="hidden")
+        self.jobs.act(self._act, self.shown, [self.problem, self.shown, self.made], show_progress="hidden")
+
+    def refresh_live(self) -> str:
+        """What is made now; "" between jobs."""
+        now = self._studio.engine.live
+        job = None if now.job is None else self._studio.queue.get(now.job)
+        return "" if job is None else parts.live(now, job)
+
+    def refresh_made(self, shown: str | None) -> str:
+        """The results of the job that is shown, while none is made."""
+        all_jobs = self._studio.queue.all()
+        done = [job for job in all_jobs if job.status == "done" and shown in (None, job.id)]
+        if self._studio.engine.live.job is not None and shown is None:
+            return ""
+        made = [sample for job in done[-1:] for sample in self._studio.made_by(job)]
+        if not made and not any(job.is_open for job in all_jobs):
+            return parts.empty("The video appears here. Write a prompt, or choose one, and press Sample.")
+        compare = [parts.button("compare", "Compare", id=sample.id) for sample in made[:4]]
+        return "".join(
+            parts.card(sample, other + parts.download(sample), autoplay=True)
+            for sample, other in zip(made[:4], compare, strict=True)
+        )
+
+    def refresh_jobs(self) -> str:
+        """The queue, the newest first."""
+        return parts.jobs(reversed(self._studio.queue.all()[-SHOWN_JOBS:]))
+
+    def _submit(self, *values: Any) -> list[Any]:
+        *fields, upload, strategy = values
+        try:
+            kept = () if upload is None else (self._studio.keep_reference(Path(upload)),)
+            self._studio.ask(self.form.wish(*fields, references=kept, mask_strategy=strategy or ""))
+        except (UserError, OSError) as error:
+            return [parts.problem(str(error)), gr.skip()]
+        return ["", None]
+
+    def _act(self, shown: str | None, event: gr.EventData) -> list[Any]:
+        action, id = event._data.get("act"), str(event._data.get("id", ""))
+        try:
+            if action == "cancel":
+                self._studio.engine.cancel(id)
+            elif action == "retry":
+                self._studio.retry(id)
+                shown = None
+            elif action == "show":
+                shown = id
+        except (UserError, OSError) as error:
+            return [parts.problem(str(error)), shown, gr.skip()]
+        return ["", shown, self.refresh_made(shown)]

@@ -1,0 +1,107 @@
+"""What the page works with: the output folder, the models that can be asked, the jobs and their engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from adacache.atomic import atomic_path
+from opensora.conditioning.references import check_reference, sha256_of
+from opensora.errors import ConfigError
+from opensora.files import make_output_folder
+from opensora.studio.choices import Wish, again, arguments_of, find_models
+from opensora.studio.engine import Engine
+from opensora.studio.jobs import Job, JobQueue
+from opensora.studio.results import Results, Sample
+
+OWN_FOLDER = ".studio"  # of the queue, the worker's log and what is being uploaded
+REFERENCES = "references"  # what was uploaded and is whole, by its content
+MAX_UPLOAD = 200 * 2**20  # bytes
+
+
+class Studio:
+    """The studio of one output folder, open until `close`.
+
+    Args:
+        folder: of all results; made if needed.
+        configs: that are offered beside the bundled ones.
+        bench: folder of a bench, whose page is shown.
+
+    Raises:
+        UserError: the folder cannot be written to, a config cannot be used, or the bench has no page.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        configs: Sequence[str] = (),
+        weights_dir: str | None = None,
+        bench: Path | None = None,
+    ) -> None:
+        self.bench = None if bench is None else bench / "index.html"
+        if self.bench is not None and not self.bench.is_file():
+            raise ConfigError(f"--bench {bench} has no index.html; 'python scripts/bench_report.py {bench}' makes it")
+        self.models = find_models(configs, weights_dir)
+        self.root = make_output_folder(folder).resolve()
+        own = make_output_folder(self.root / OWN_FOLDER)
+        self.results = Results(self.root)
+        self.queue = JobQueue(own / "queue.json")
+        self.engine = Engine(self.queue, own / "worker.log")
+
+    def close(self) -> None:
+        """End the worker; jobs that are not done wait for the next start."""
+        self.engine.close()
+
+    def ask(self, wish: Wish) -> Job:
+        """Enter a wish as a job.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        return self.engine.submit(arguments_of(wish, self.root), " ".join(wish.prompt.split()))
+
+    def ask_again(self, sample: Sample, num_computed: int | None) -> Job:
+        """Enter a job for the same video with so many computed steps by its calibration; None computes every step.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        changes = {"--cfg-options": "cache=None"}
+        if num_computed is not None:
+            calibration = sample.metadata["config"]["calibration"]
+            changes = {"--max-steps-computed": str(num_computed), "--calibration": calibration}
+        return self.engine.submit(again(sample.sidecar, self.root, changes), sample.prompt)
+
+    def retry(self, id: str) -> None:
+        """Enter a job that ended once more."""
+        job = self.queue.get(id)
+        if job is not None and not job.is_open:
+            self.engine.submit(job.arguments, job.title)
+
+    def made_by(self, job: Job) -> list[Sample]:
+        """The samples in the folder of a job that are of its prompt."""
+        if job.folder is None:
+            return []
+        folder = Path(job.folder)
+        return [s for s in self.results.all() if s.video.parent == folder and s.prompt == job.title]
+
+    def keep_reference(self, upload: Path) -> Path:
+        """Check an uploaded image or video by decoding it, and keep it under a name of our own.
+
+        Raises:
+            ConfigError: it is neither, damaged, or too large.
+        """
+        if upload.stat().st_size > MAX_UPLOAD:
+            raise ConfigError(f"the upload has more than {MAX_UPLOAD // 2**20} MB; make it smaller")
+        try:
+            info = check_reference(upload)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(upload), upload.name)) from error
+        folder = make_output_folder(self.root / REFERENCES)
+        suffix = upload.suffix.lower() if upload.suffix[1:].isalnum() and len(upload.suffix) < 6 else ""
+        kept = folder / f"{info.kind}-{sha256_of(upload)[:16]}{suffix}"
+        if not kept.is_file():
+            with atomic_path(kept) as temporary:
+                shutil.copyfile(upload, temporary)
+        return kept

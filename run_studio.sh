@@ -1,0 +1,2 @@
+#!/usr/bin/env bash
+exec bash "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/run_studio.sh" "$@"
