@@ -1,6 +1,6 @@
 """Bytes that a model's weights hold, and the most that tensors hold at once while a function runs.
 
-Both work on any device: the meta device needs no memory.
+Both work on any device; on the meta device they need no memory.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch.utils._pytree import tree_iter
 
 
 def held_bytes(model: nn.Module) -> int:
-    """Of all parameters and buffers; shared ones count once."""
+    """Return the bytes of all parameters and buffers; shared ones count once."""
     return sum(tensor.nbytes for tensor in {id(t): t for t in chain(model.parameters(), model.buffers())}.values())
 
 
 def peak_live_bytes(function: Callable[[], Any]) -> int:
     """Run `function` and return the most bytes that tensors made by it held at any time.
 
-    Views count once, with the tensor they look at; what existed before (weights, inputs) does not count, and what
-    nobody refers to any more stops to. Of what kernels take for themselves while they run, one thing is counted:
-    convolutions in 16 bits compute with the channels last, and copy their input and output to and from that layout. On
-    an H100 the largest layers of the autoencoder took just that. Not seen is other work space, and what the allocator
-    wastes by rounding and fragmentation.
+    A view counts with the tensor it looks at. What existed before (weights, inputs) does not count, and a tensor stops
+    counting when nothing refers to it any more. Only one kind of work space inside kernels is counted: convolutions in
+    16 bits compute with the channels last, and copy their input and output to and from that layout; on an H100, the
+    largest layers of the autoencoder took just that. Other work space, and what the allocator wastes by rounding and
+    fragmentation, is not seen.
 
-    Attention of meta tensors is taken to be the fused kernels' (flash, memory-efficient), which CUDA and the CPU have
-    for every attention here: their output and one number per query, never the matrix of all queries and keys. So are
-    root-mean-square norms, which take nothing but their output on CUDA.
+    Attention of meta tensors is counted as in fused kernels (flash, memory-efficient), which CUDA and the CPU have for
+    every attention here: they hold their output and one number per query, never the matrix of all queries and keys.
+    Root-mean-square norms are counted likewise: on CUDA they take nothing but their output.
     """
     tracker = _LiveBytes()
     with torch.no_grad(), _FusedKernels(), tracker:
@@ -48,7 +48,7 @@ class _LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._known: set[int] = set()  # ids of storages; one stays the same while anything refers to the storage
+        self._known: set[int] = set()  # ids of storages; an id stays the same while anything refers to the storage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run an operation and note what it made."""
@@ -81,13 +81,13 @@ class _LiveBytes(TorchDispatchMode):
 
 
 class _FusedKernels(TorchFunctionMode):
-    """Gives attention and norms of meta tensors the outputs of fused kernels, attention (B, N, heads, D) in memory.
+    """Gives attention and norms of meta tensors the outputs of fused kernels, (B, N, heads, D) in memory for attention.
 
-    Meta tensors would take the path of separate operations, which no device takes that has a fused kernel.
+    Meta tensors would otherwise run separate operations, which a device with a fused kernel never does.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Replace those two functions."""
+        """Replace attention and norms of meta tensors, and run anything else."""
         kwargs = kwargs or {}
         if func is F.rms_norm and args[0].device.type == "meta":
             return torch.empty_like(args[0])
@@ -95,7 +95,7 @@ class _FusedKernels(TorchFunctionMode):
             return func(*args, **kwargs)
         query, _, value = args[:3]
         *batch, heads, length, _ = query.shape
-        # What training would need; the kernels return it to everyone.
+        # Only training needs this, but the kernels always return it.
         logsumexp = query.new_empty(*batch, heads, length, dtype=torch.float32)
         output = query.new_empty(*batch, length, heads, value.shape[-1]).transpose(-2, -3)
         del logsumexp

@@ -1,4 +1,4 @@
-"""What is free of the CPU's memory, within the limits of the process's control groups, and what stages really took."""
+"""Free CPU memory, within the limits of the process's control groups, and the memory that stages really took."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ _RESET_PEAK = "5"  # Source: man 5 proc, /proc/pid/clear_refs
 
 
 class StageMeter:
-    """Measures stages; made before anything is loaded. A stage that is entered again keeps its largest value.
+    """Measures the peak memory of stages; a stage that is entered again keeps its largest value.
 
-    On CUDA that is what PyTorch's tensors held at most (`max_memory_allocated`), the very number that is estimated.
-    The CPU has no such counter. There the largest resident memory of the process during a stage is read, and what was
-    resident before the first model was loaded is taken off: Python, PyTorch and the libraries, which no setting of the
-    run changes (0.4 GB once the estimate was made). What a stage leaves behind counts in the next ones, among it freed
-    blocks that the C library keeps: tens of MB that come and go.
+    Make it before anything is loaded. On CUDA, the peak is what PyTorch's tensors held at most
+    (`max_memory_allocated`), the very number that is estimated. The CPU has no such counter: there the peak is the
+    largest resident memory of the process during a stage, less what was resident when the meter was made. That is
+    Python, PyTorch and the libraries, which no setting of the run changes (0.4 GB once the estimate was made). What a
+    stage leaves behind counts in later ones, including freed blocks that the C library keeps: tens of MB that come and
+    go.
 
     Args:
-        device: the one that is measured.
+        device: whose memory is measured.
         process: folder with the process's `status` and `clear_refs`.
 
     Attributes:
-        stages: name -> bytes, in the order in which stages were first left. Nothing where a system does not say.
-        baseline: bytes that were held when the meter was made, not part of `stages`; None where not known.
-        is_upper_bound: whether peaks could not be told apart, so that a stage has the largest value up to its end.
+        stages: name -> bytes, in the order in which stages first ended; empty where the system does not say.
+        baseline: bytes that were held when the meter was made, not part of `stages`; None if not known.
+        is_upper_bound: whether the peak could not be reset, so that a stage has the largest value up to its end.
     """
 
     def __init__(self, device: torch.device, process: Path = _PROCESS):
@@ -49,7 +50,7 @@ class StageMeter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what runs inside of it, also when that fails."""
+        """Measure what runs within the block, even if it fails."""
         self._reset()
         try:
             yield
@@ -59,7 +60,7 @@ class StageMeter:
                 self.stages[name] = max(self.stages.get(name, 0), peak - self.baseline)
 
     def as_dict(self) -> dict[str, Any] | None:
-        """For a sample's JSON file: `stages` and what its numbers mean; None if nothing was measured."""
+        """Return `stages` and what its numbers mean, for a sample's JSON file; None if nothing was measured."""
         if not self.stages:
             return None
         kind = "allocated" if self._device.type == "cuda" else "resident above baseline"
@@ -67,7 +68,7 @@ class StageMeter:
         return {"what": kind, "unit": "bytes", **bound, "baseline": self.baseline, "stages": dict(self.stages)}
 
     def line(self) -> str | None:
-        """The closing line of a run; None if nothing was measured."""
+        """Return the closing line of a run; None if nothing was measured."""
         if not self.stages:
             return None
         at_most = "at most " if self.is_upper_bound else ""
@@ -92,7 +93,7 @@ class StageMeter:
         return self._status("VmHWM:") or _largest_so_far()
 
     def _status(self, key: str) -> int | None:
-        """A number of the process's status; None where there is none."""
+        """Return the bytes that the process's status has under `key`; None if it has none."""
         try:
             lines = (self._process / "status").read_text(encoding="ascii", errors="replace").splitlines()
         except OSError:
@@ -122,7 +123,7 @@ _V2 = _CgroupFiles("sys/fs/cgroup", "memory.max", "memory.current", "inactive_fi
 
 
 def free_in_cpu_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that new allocations can take without swapping or being killed; None where the system does not say.
+    """Return the bytes that new allocations can take without swapping or being killed; None if that is not known.
 
     Args:
         root: folder that holds `proc` and `sys`.
@@ -132,7 +133,7 @@ def free_in_cpu_memory(root: Path = Path("/")) -> int | None:
 
 
 def _available(meminfo: Path) -> int | None:
-    """Of the whole machine."""
+    """Return the bytes available on the whole machine."""
     try:
         kilobytes = _table(meminfo).get("MemAvailable:")
         if kilobytes is not None:
@@ -143,7 +144,7 @@ def _available(meminfo: Path) -> int | None:
 
 
 def _free_in_cgroups(root: Path) -> int | None:
-    """Of the limits that containers and batch systems set: the least that any group around the process has left."""
+    """Return the least that any control group around the process has left of its limit; containers set such limits."""
     left = []
     for files, folder in _cgroups(root):
         limit, usage = _number(folder / files.limit), _number(folder / files.usage)
@@ -154,10 +155,10 @@ def _free_in_cgroups(root: Path) -> int | None:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[_CgroupFiles, Path]]:
-    """The process's group and all groups around it, up to the one that is mounted.
+    """Yield the process's control group and all groups around it, up to the one that is mounted.
 
-    In a container the mounted one is often the process's own, while its path is that on the host; folders that do
-    not exist are simply found without a limit.
+    In a container, the mounted group is often the process's own, while its path is the one on the host; folders that
+    do not exist are simply found without a limit.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -177,7 +178,7 @@ def _cgroups(root: Path) -> Iterator[tuple[_CgroupFiles, Path]]:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None for "max", which is no limit, and for no such file."""
+    """Read the number in a file; return None for "max", which is no limit, and if there is no such file."""
     try:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -185,7 +186,7 @@ def _number(file: Path) -> int | None:
 
 
 def _table(file: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Read a file with a name and a number in each line."""
     try:
         rows = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):
@@ -194,5 +195,5 @@ def _table(file: Path) -> dict[str, int]:
 
 
 def size_text(nbytes: int) -> str:
-    """GB (1e9 bytes) with two decimals, or MB where that would be nothing."""
+    """Format bytes as GB (1e9 bytes) with two decimals, or as MB where that would be 0.00."""
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e7 else f"{nbytes / 1e6:.2f} MB"

@@ -1,10 +1,10 @@
-"""Before a run starts: what its stages and its cache will take is told, and what cannot fit is refused.
+"""Before a run starts: log the memory that its stages and its cache will take, and refuse what cannot fit.
 
 Stages, one after the other:
 - text: the text encoder alone encodes one caption at a time, and is released;
-- references, where there are any: with transformer and autoencoder loaded, given clips are encoded;
+- references, if there are any: transformer and autoencoder are loaded, and the given clips are encoded;
 - denoise: one guided step of a whole batch, and the step cache;
-- decode: the autoencoder makes frames of the batch's latents; the cache is gone, the transformer stays.
+- decode: the autoencoder makes frames of the batch's latents; the cache is freed, the transformer stays.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from opensora.memory.shapes import ModelShapes, read_shapes
 
 logger = logging.getLogger(__name__)
 
-LARGE_SHARE = 0.25  # of free memory, from which on a run says what it takes without being asked
-FRAGMENTATION = 0.1  # of what tensors take: what the allocator rounds up and cannot use, and kernels' work space
+LARGE_SHARE = 0.25  # of free memory; an estimate above it is logged as INFO, others as DEBUG
+FRAGMENTATION = 0.1  # on top of what tensors take: the allocator's rounding and gaps, and kernels' work space
 CARD = 24_000_000_000  # bytes; cards sold as 24 GB have 24.1e9 to 25.8e9
 CONTEXT = 500_000_000  # what CUDA and its libraries take on the card
 _WIDTHS = (9, 13, 8, 8, 11)  # of the table's columns
@@ -38,11 +38,11 @@ _WHERE = {"cuda": "on the GPU", "cpu": "in CPU memory"}
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Bytes on the device while a stage is at its largest.
+    """Bytes on the device at the peak of a stage.
 
     Attributes:
         weights: of all models that are loaded then.
-        activations: latents, texts and pixels included.
+        activations: including latents, texts and pixels.
         cache: the step cache's residuals and what it measures with, as far as they are on the device.
     """
 
@@ -53,19 +53,19 @@ class StageEstimate:
 
     @property
     def total(self) -> int:
-        """Bytes of all of it."""
+        """Bytes in all."""
         return self.weights + self.activations + self.cache
 
 
 def estimate_stages(
     config: SampleConfig, batch: int, device: Literal["cuda", "cpu"] = "cuda", text: bool = True
 ) -> list[StageEstimate]:
-    """The stages of a run in batches of `batch` videos; found in a second or two, with tiles in two or three.
+    """Estimate the stages of a run in batches of `batch` videos; takes a second or two, with tiles two or three.
 
     Args:
-        config: models may be folders, files or published repositories; weights need not be there for the latter.
+        config: its models may be folders, files or published repositories, whose weights need not be there.
         device: on the CPU, a cache with cache_device="cpu" counts too.
-        text: whether the text encoder is loaded at all; it is not where every caption's features are known.
+        text: whether the text encoder is loaded at all; it is not if all captions are encoded already.
 
     Raises:
         ConfigError: the models' sizes are not known (`read_shapes`).
@@ -88,14 +88,14 @@ def check_memory(
 ) -> list[StageEstimate]:
     """Log the estimated memory of every stage, and refuse a run on a GPU that one of them cannot fit on.
 
-    On the CPU, where an estimate says less about what the system will do and there may be swap, too little memory is
-    only warned of.
+    On the CPU, where the estimate says less about what the system will do and there may be swap, too little memory
+    only gives a warning.
 
     Args:
-        config: the largest of a run in pixels and frames, where samples differ.
+        config: if samples differ, the run's largest in pixels and frames.
         num_videos: of the whole run; a batch is no larger.
         text: whether the text encoder is loaded.
-        processes: that share a video: what it takes to denoise one is divided by their number.
+        processes: how many share a video; what it takes to denoise it is divided by their number.
 
     Raises:
         ConfigError: a stage does not fit, and the message names the options that make it smaller; or the models' sizes
@@ -128,32 +128,32 @@ def check_memory(
 
 
 def _shared(stage: StageEstimate, processes: int) -> StageEstimate:
-    """What one of several processes takes; each has all weights, and a part of the hidden states and residuals."""
+    """Return what one of several processes takes: all weights, and a part of the hidden states and residuals."""
     return dataclasses.replace(
         stage, activations=-(-stage.activations // processes), cache=-(-stage.cache // processes)
     )
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that new tensors on `device` can take; None where the system does not say."""
+    """Return the bytes that new tensors on `device` can take; None if the system does not say."""
     if device.type != "cuda":
         return free_in_cpu_memory()
     return torch.cuda.mem_get_info(device)[0]
 
 
 def estimate_line(stages: Sequence[StageEstimate], free: int | None, device: str) -> str:
-    """As in "memory, estimated: text 19.14 GB, denoise 6.71 GB (weights 3.20 GB, ...); 24.00 GB are free..."."""
+    """Format "memory, estimated: text 19.14 GB, denoise 6.71 GB (weights 3.20 GB, ...); 24.00 GB are free..."."""
     available = "" if free is None else f"; {size_text(free)} are free {_WHERE[device]}"
     return f"memory, estimated: {', '.join(map(_describe, stages))}{available}"
 
 
 def _log_level(nbytes: int, free: int | None) -> int:
-    """Of what little is taken, only debug messages tell."""
+    """Return the level at which an estimate is logged: DEBUG if it is a small share of free memory."""
     return logging.INFO if free is None or nbytes > LARGE_SHARE * free else logging.DEBUG
 
 
 def fixes(config: SampleConfig, stage: StageEstimate) -> list[str]:
-    """What makes a stage smaller, the least painful first."""
+    """Return the settings that make a stage smaller, the least painful first."""
     return [*_options(config, stage), *([] if config.low_memory else ["--low-memory"]), *_sizes(config, stage)]
 
 
@@ -198,7 +198,7 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
         config: with the folders of all weights (`WeightPaths.applied_to`).
         num_prompts: of the whole run; a batch is no larger.
         device: the one the transformer will run on.
-        processes: that share a video, and with it what the cache holds.
+        processes: how many share a video, and with it what the cache holds.
 
     Raises:
         ConfigError: the cache does not fit, and the message names the options that make it smaller; or a
@@ -219,7 +219,7 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
 
 
 def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheBytes | None:
-    """The largest cache of a run in batches of `batch`; None without one."""
+    """Estimate the largest cache of a run in batches of `batch`; None without a cache."""
     if config.cache is None:
         return None
     return estimate_cache_bytes(
@@ -233,7 +233,7 @@ def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheB
 
 
 def cache_text(estimate: CacheBytes) -> str:
-    """As in "3 tensors of 0.11 GB = 0.34 GB", or "1 tensor of 0.06 GB + 1 of 0.11 GB = 0.17 GB"."""
+    """Format "3 tensors of 0.11 GB = 0.34 GB", or "1 tensor of 0.06 GB + 1 of 0.11 GB = 0.17 GB"."""
     groups = {estimate.residual_bytes: estimate.num_residuals}
     if not estimate.total:
         return "no tensors"
@@ -246,18 +246,18 @@ def cache_text(estimate: CacheBytes) -> str:
 
 
 def _cache_fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
-    """The options that make the cache smaller, or take it elsewhere."""
+    """Return the settings that make the cache smaller or move it elsewhere."""
     cache = config.cache
     fixes = ["cache.cache_device='cpu'"] if on_gpu else []
     if ELEMENT_BYTES[cache.cache_dtype or config.dtype] > ELEMENT_BYTES["bf16"]:
         fixes.append("cache.cache_dtype='bf16'")
-    if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # that one belongs to its policy
+    if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # the Taylor bridge belongs to its policy
         fixes.append("cache.bridge='hold'")
     return [*fixes, "a smaller batch_size or video"]
 
 
 def print_tables(config: SampleConfig, low_memory: SampleConfig) -> None:
-    """The table of a config, and of what `--low-memory` makes of it."""
+    """Print the table of a config, and its table with `--low-memory`."""
     size = f"{config.height} x {config.width} pixels, {config.num_frames} frames"
     print(f"{config.path}: {size}, batches of {config.batch_size}, {config.dtype}")
     print(_table(config))
@@ -267,7 +267,7 @@ def print_tables(config: SampleConfig, low_memory: SampleConfig) -> None:
 
 
 def _table(config: SampleConfig) -> str:
-    """A line per stage, in GB, and whether the largest one fits a card of 24 GB."""
+    """Return a line per stage, in GB, and whether the largest one fits a card of 24 GB."""
     stages = estimate_stages(config, config.batch_size)
     lines = [f"{'GB':<12}{'weights':>9}{'activations':>13}{'cache':>8}{'total':>8}{'on a card':>11}"]
     for stage in stages:
@@ -280,5 +280,5 @@ def _table(config: SampleConfig) -> str:
 
 
 def card_bytes(total: int) -> int:
-    """What a card must have for tensors of `total` bytes."""
+    """Return the bytes that a card must have for tensors of `total` bytes."""
     return round(total * (1 + FRAGMENTATION)) + CONTEXT

@@ -1,10 +1,10 @@
-"""What the models of a run take, from their sizes alone: no weights are read, and none need to be there.
+"""Memory that the models of a run take, found from their sizes alone: no weights are read, and none need to be there.
 
-A model's sizes are those of its config.json; without one, as with published models that are not downloaded yet, those
-that were published. Weights are counted in models built without storage, activations by running these (`live_bytes`).
-The transformer runs at two pairs of blocks: a pair frees all it made but its output, so that more pairs take longer
-and no more memory. What the step cache holds is not among it (`adacache.memory`); its temporaries, a few hidden
-states, live when a block has freed larger ones.
+A model's sizes are those of its config.json; without one, as with published models that are not downloaded yet, they
+are the published sizes. Weights are counted in models on the meta device, activations by running these (`live_bytes`).
+The transformer runs with two pairs of blocks: a pair frees all it made but its output, so more pairs would take longer
+but no more memory. The step cache is not included (`adacache.memory`); its temporaries, a few hidden states, live only
+after a block has freed larger ones.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from opensora.weights.locate import find_piece
 _HALVES = 2  # rows per video under guidance: with and without its prompt
 _DEPTH = 2  # pairs of blocks that are run
 _TILES_PER_SIDE = 5  # many small tiles take long to run through, and hold hardly less than a few larger ones
-# Tensors like the latents that a solver keeps from step to step: pndm four predictions, a sample and their sums.
+# Scheduler -> how many tensors as large as the latents it keeps; pndm: four predictions, a sample and their sums.
 _REMEMBERED = {"pndm": 8}
-_FULL_LAYER = "wo"  # of T5: not quantized, and in float32 where others are in fp16, as T5 needs its range
+_FULL_LAYER = "wo"  # of T5, which needs its range: not quantized, and in float32 where others are in fp16
 _INT8_SCALE_BYTES = 4  # per row of a quantized weight
 
 # Encoder of T5 v1.1 XXL.
@@ -65,10 +65,10 @@ _STABLE_DIFFUSION_VAE = {
 }
 _STDIT = {"hpcai-tech/OpenSora-STDiT-v3": {}}
 
-# Type of a section -> repository -> what its config.json says beside the defaults of the class that reads it. Weights
-# without a config.json are of the first one's size.
-# Source: config.json of the repositories; of Latte-1 and Open-Sora-Plan v1.1.0 the configurations that their training
-# and sampling scripts lead to, as their config.json were not at hand.
+# Type of a section -> repository -> what its config.json adds to the defaults of the class that reads it. Weights
+# without a config.json are taken to be of the first one's sizes.
+# Source: config.json of the repositories; for Latte-1 and Open-Sora-Plan v1.1.0 the configurations that follow from
+# their training and sampling scripts, as their config.json were not at hand.
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "STDiT3-XL/2": _STDIT,
     "STDiT3": _STDIT,
@@ -86,7 +86,7 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class ModelShapes(ABC):
-    """What the three models of a run are built from.
+    """The sizes of the three models of a run, and what they take.
 
     Attributes:
         transformer: config of the transformer.
@@ -105,23 +105,26 @@ class ModelShapes(ABC):
 
     @abstractmethod
     def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
-        """Frames, height and width of one video's latents; sides are rounded up but for `compat`."""
+        """Return (frames, height, width) of one video's latents; sides are rounded up, except with `compat`."""
 
     @abstractmethod
     def denoise_activations(self, config: SampleConfig, batch: int) -> int:
-        """Of one guided step of `batch` videos, with their latents and texts."""
+        """Return the peak bytes of activations in one guided step of `batch` videos, with their latents and texts."""
 
     @abstractmethod
     def decode_activations(self, config: SampleConfig, batch: int) -> int:
-        """Of decoding `batch` videos up to the first piece, with their latents; later pieces are no larger."""
+        """Return the peak bytes of decoding `batch` videos, with their latents, up to the first piece.
+
+        Later pieces are no larger.
+        """
 
     @abstractmethod
     def build_transformer(self, config: SampleConfig, depth: int) -> nn.Module:
-        """The transformer without storage, of at most `depth` pairs of blocks."""
+        """Build the transformer on the meta device, with at most `depth` pairs of blocks."""
 
     @abstractmethod
     def build_autoencoder(self, config: SampleConfig) -> nn.Module:
-        """The autoencoder without storage, with the config's options."""
+        """Build the autoencoder on the meta device, with the config's options."""
 
     @property
     def depth(self) -> int:
@@ -129,33 +132,33 @@ class ModelShapes(ABC):
         return self.transformer.depth
 
     def rows_per_video(self, config: SampleConfig) -> int:
-        """Rows of a batch of the transformer's that belong to a video."""
+        """Return how many rows of the transformer's batch belong to one video."""
         return _HALVES
 
     def num_latents(self, config: SampleConfig, batch: int) -> int:
-        """Numbers in the transformer's input (2 * batch, C, T, H, W)."""
+        """Return the number of elements in the transformer's input (rows per video * batch, C, T, H, W)."""
         return self.rows_per_video(config) * batch * self.transformer.in_channels * math.prod(self.latent_size(config))
 
     def num_hidden_states(self, config: SampleConfig, batch: int) -> int:
-        """Numbers in the transformer's hidden states (2 * batch, tokens, channels)."""
+        """Return the number of elements in the hidden states (rows per video * batch, tokens, channels)."""
         frames, height, width = self.latent_size(config)
         rows, columns = self.patch_size
         tokens = frames * -(-height // rows) * -(-width // columns)
         return self.rows_per_video(config) * batch * tokens * self.transformer.hidden_size
 
     def weight_bytes(self, config: SampleConfig) -> int:
-        """Of the transformer and the autoencoder, encoder and decoder, as they are held.
+        """Return the bytes of the transformer and the autoencoder (encoder and decoder) in the dtype they run in.
 
-        A checkpoint has to hold exactly the tensors of its model, in whatever file format and precision, so that its
-        own sizes say nothing else.
+        The checkpoint's own sizes are not needed: it has to hold exactly the tensors of the model, in whatever file
+        format and precision.
         """
         return held_bytes(self.build_transformer(config, self.depth)) + held_bytes(self.build_autoencoder(config))
 
     def text_bytes(self, config: SampleConfig) -> tuple[int, int]:
-        """Bytes of the text encoder's weights on the device, and of its activations for one caption.
+        """Return the bytes of the text encoder's weights on the device, and of its activations for one caption.
 
-        What is streamed is on the device one weight at a time. A quantized weight is widened while it is multiplied
-        with. A file may also hold the decoder, which is not loaded.
+        Streamed weights are on the device one at a time. A quantized weight is widened while it is multiplied with. A
+        file may also hold the decoder, which is not loaded.
         """
         options, dtype = config.text_encoder, DTYPES[config.text_encoder.dtype]
         with torch.device("meta"):
@@ -179,24 +182,24 @@ class ModelShapes(ABC):
 
 @dataclass(frozen=True)
 class OpenSoraShapes(ModelShapes):
-    """Of STDiT3 and Open-Sora's autoencoder."""
+    """Sizes of STDiT3 and Open-Sora's autoencoder."""
 
     transformer: STDiT3Config
     vae: VideoAutoencoderConfig
 
     @property
     def patch_size(self) -> tuple[int, int]:
-        """As its config.json says; patches are one latent frame long."""
+        """Rows and columns of latents in a token, by config.json; a token covers one latent frame."""
         return self.transformer.patch_size[1:]
 
     def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
-        """Frames chunk by chunk."""
+        """Return (frames, height, width) of one video's latents, counting frames chunk by chunk."""
         frames = chunked_latent_frames(config.num_frames, config.vae.micro_frame_size, self.vae.temporal.time_factor)
         sides = (config.height, config.width)
         return frames, *(side // self._pixels if config.compat else -(-side // self._pixels) for side in sides)
 
     def denoise_activations(self, config: SampleConfig, batch: int) -> int:
-        """Found by running the model without storage."""
+        """Return the peak bytes of a step, found by running the model on the meta device."""
         model, dtype, size = self.build_transformer(config, _DEPTH), DTYPES[config.dtype], self.latent_size(config)
         masked = bool(config.reference_path) or config.loop > 1
 
@@ -218,7 +221,7 @@ class OpenSoraShapes(ModelShapes):
         return peak_live_bytes(step)
 
     def decode_activations(self, config: SampleConfig, batch: int) -> int:
-        """With one piece that is being written."""
+        """Return the peak bytes of decoding, with one piece that is being written."""
         frames, rows, columns = self.latent_size(config)
         height, width = rows * self._pixels, columns * self._pixels
         dtype = DTYPES[config.dtype]
@@ -229,9 +232,10 @@ class OpenSoraShapes(ModelShapes):
         return activations + latents + batch * 3 * at_once * height * width * dtype.itemsize
 
     def reference_activations(self, config: SampleConfig) -> int:
-        """Of the autoencoder's encoder for a clip as long as the video, with its pixels.
+        """Return the peak bytes of encoding a clip as long as the video, with its pixels.
 
-        The halves work one after the other: the spatial one on a few frames at a time, the temporal one on a chunk.
+        The halves of the autoencoder work one after the other: the spatial one on a few frames at a time, the temporal
+        one on a chunk.
         """
         vae, dtype, tiling = self.build_autoencoder(config), DTYPES[config.dtype], tiling_of(config)
         frames, (_, rows, columns) = config.num_frames, self.latent_size(config)
@@ -247,23 +251,23 @@ class OpenSoraShapes(ModelShapes):
         return pixels * sum(copy.itemsize for copy in copies) + max(spatial, temporal)
 
     def build_transformer(self, config: SampleConfig, depth: int) -> STDiT3:
-        """STDiT3 on the meta device."""
+        """Build STDiT3 on the meta device."""
         with torch.device("meta"):
             model = STDiT3(replace(self.transformer, depth=min(depth, self.depth)))
         return model.to(DTYPES[config.dtype]).eval()
 
     def build_autoencoder(self, config: SampleConfig) -> VideoAutoencoderPipeline:
-        """Both halves on the meta device."""
+        """Build both halves of the autoencoder on the meta device."""
         return _build_vae(self.vae, DTYPES[config.dtype], tiling_of(config))
 
     @property
     def _pixels(self) -> int:
-        """Per latent, along a side of a frame."""
+        """Pixels per latent along a side of a frame."""
         return 2 ** (len(self.vae.autoencoder_kl["block_out_channels"]) - 1)
 
 
 def tiling_of(config: SampleConfig) -> TilingConfig | None:
-    """How Open-Sora's autoencoder is told to cut frames into tiles."""
+    """Return how Open-Sora's autoencoder cuts frames into tiles; None if it does not."""
     if not config.vae.tiling:
         return None
     return TilingConfig() if config.vae.tile_size is None else TilingConfig(config.vae.tile_size)
@@ -278,10 +282,10 @@ def decode_activation_bytes(
     dtype: torch.dtype,
     tiling: TilingConfig | None = None,
 ) -> int:
-    """The most bytes that live tensors of `decode_chunks` hold, without weights, latents and pieces already given.
+    """Return the peak bytes of tensors in `decode_chunks`, without weights, latents and pieces already given.
 
-    The decoder runs on the meta device up to its first piece: chunks and pieces after it are at most as large, and
-    nothing of theirs outlives them. Work space inside of kernels (cuDNN's, or oneDNN's) comes on top.
+    The decoder runs on the meta device up to its first piece: later chunks and pieces are at most as large, and leave
+    nothing behind. Work space inside kernels (cuDNN's, or oneDNN's) comes on top.
 
     Args:
         batch, frames, height, width: of the videos, in pixels.
@@ -302,7 +306,7 @@ def _build_vae(
 
 
 def _until_first_piece(vae: nn.Module, z: Tensor, frames: int) -> int:
-    """The most bytes that decoding holds until there is a piece."""
+    """Return the peak bytes of decoding up to the first piece."""
 
     def decode() -> tuple[Iterator[Tensor], Tensor]:
         pieces = vae.decode_chunks(z, frames)
@@ -313,26 +317,29 @@ def _until_first_piece(vae: nn.Module, z: Tensor, frames: int) -> int:
 
 @dataclass(frozen=True)
 class LatteShapes(ModelShapes):
-    """Of Latte and Open-Sora-Plan: diffusers' transformer, with an image autoencoder or a causal one."""
+    """Sizes of Latte and Open-Sora-Plan: diffusers' transformer, with an image autoencoder or a causal one."""
 
     vae: Mapping[str, Any]
 
     @property
     def patch_size(self) -> tuple[int, int]:
-        """Patches are square."""
+        """Rows and columns of latents in a token; patches are square."""
         return self.transformer.patch_size, self.transformer.patch_size
 
     def rows_per_video(self, config: SampleConfig) -> int:
-        """Without guidance, the negative half is not run."""
+        """Return the rows of one video: 2, or 1 without guidance, when the negative half is not run."""
         return _HALVES if config.scheduler.cfg_scale > 1 else 1
 
     def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
-        """As the autoencoder's config.json says."""
+        """Return (frames, height, width) of one video's latents, by the autoencoder's config.json."""
         pixels = config.vae.downsample(self.vae)
         return config.vae.latent_frames(config.num_frames), -(-config.height // pixels), -(-config.width // pixels)
 
     def denoise_activations(self, config: SampleConfig, batch: int) -> int:
-        """Found by running the model without storage on texts of full length, which are cut to the longest."""
+        """Return the peak bytes of a step, found by running the model on the meta device.
+
+        Texts have their full length here; a run cuts them to the longest.
+        """
         model, dtype, rows = self.build_transformer(config, _DEPTH), DTYPES[config.dtype], self.rows_per_video(config)
         shape = (batch, self.transformer.in_channels, *self.latent_size(config))
         controller = None if config.cache is None else _ComputingController()
@@ -354,18 +361,18 @@ class LatteShapes(ModelShapes):
         return peak_live_bytes(step) + _REMEMBERED.get(config.scheduler.type, 0) * latents
 
     def decode_activations(self, config: SampleConfig, batch: int) -> int:
-        """Found by running the decoder without storage."""
+        """Return the peak bytes of decoding, found by running the decoder on the meta device."""
         z = torch.empty(batch, self.transformer.in_channels, *self.latent_size(config), device="meta")
         return _until_first_piece(self.build_autoencoder(config), z, config.num_frames) + z.nbytes
 
     def build_transformer(self, config: SampleConfig, depth: int) -> nn.Module:
-        """Either type on the meta device."""
+        """Build either type of transformer on the meta device."""
         with torch.device("meta"):
             model = model_class(config.model.type)(replace(self.transformer, num_layers=min(depth, self.depth)))
         return model.to(DTYPES[config.dtype]).eval()
 
     def build_autoencoder(self, config: SampleConfig) -> nn.Module:
-        """Either type on the meta device."""
+        """Build either type of autoencoder on the meta device."""
         with torch.device("meta"):
             if config.vae.type == "CausalVAE":
                 tiling = CausalTiling() if config.vae.tiling else None
@@ -377,28 +384,28 @@ class LatteShapes(ModelShapes):
 
 
 class _ComputingController:
-    """Stands for a step controller at a step that is computed, whose blocks run within a forward pass of its own."""
+    """Stands in for a step controller at a step that is computed."""
 
     observed_sites = ()
 
     def stack(self, hidden_states: Tensor, run_blocks: Callable[[Tensor], Tensor], *rest: Any) -> Tensor:
-        """As `StepController.stack`."""
+        """Run the blocks, like `StepController.stack`."""
         return run_blocks(hidden_states) + torch.zeros_like(hidden_states)  # the residual is taken while both live
 
     def held_output(self, context: str) -> None:
-        """As `StepController.held_output`: the model has to be called."""
+        """Hold no output, unlike `StepController.held_output`: the model has to be called."""
 
     def output(self, latents: Tensor, output: Tensor, context: str) -> Tensor:
-        """As `StepController.output`."""
+        """Return the output as it is, like `StepController.output`."""
         return output
 
 
 def read_shapes(config: SampleConfig) -> ModelShapes:
-    """The sizes of the models that `config` names, with its own settings of the autoencoder.
+    """Read the sizes of the models that `config` names, with its own settings of the autoencoder.
 
     Raises:
-        ConfigError: a `config.json` cannot be read or does not describe such a model, or there is none of a model
-            that is not a published one.
+        ConfigError: a `config.json` cannot be read or does not describe such a model, or a model is neither on this
+            machine nor a published one.
     """
     text = _read_entries(config, "text_encoder", dict)
     if isinstance(config.model, LatteModelConfig):
@@ -414,7 +421,7 @@ def read_shapes(config: SampleConfig) -> ModelShapes:
 
 
 def _read_entries(config: SampleConfig, section: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """What `build` makes of the entries of a piece's `config.json`, without one of those of the published piece.
+    """Return what `build` makes of the entries of a piece's `config.json` or, without one, of the published piece's.
 
     Raises:
         ConfigError: as `read_shapes`.

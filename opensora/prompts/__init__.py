@@ -1,1 +1,1 @@
-"""Prompts before they reach the text encoder: files of prompts, rewriting, captions of each loop, file names."""
+"""Prompts before they reach the text encoder: prompt files, rewriting, the captions of each loop, file names."""

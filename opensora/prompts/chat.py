@@ -14,12 +14,12 @@ from typing import Any
 from opensora.errors import ConfigError, one_line
 
 _MAX_BYTES = 1_000_000  # of an answer
-_MAX_WAIT = 5.0  # seconds that an endpoint can ask us to wait before the retry
+_MAX_WAIT = 5.0  # seconds; the longest wait before the retry that an endpoint can ask for
 _SAMPLING_OPTIONS = {"temperature": 0, "seed": 0}
 
 
 class ChatError(Exception):
-    """A question without a usable answer; the message says why in a few words."""
+    """A question got no usable answer; the message says why in a few words."""
 
 
 class _Failure(Exception):
@@ -42,8 +42,8 @@ class ChatEndpoint:
         url: base of the API, such as `http://localhost:8000/v1`.
         api_key: sent as a bearer token; never part of a message.
         timeout: seconds for an answer, and for each silence within it.
-        retry_wait: seconds before the one retry after 429, 5xx or a broken connection, unless the endpoint names its
-            own.
+        retry_wait: seconds before the one retry after 429, 5xx or a broken connection, unless the endpoint names
+            another time.
 
     Raises:
         ConfigError: the URL, the model, the key or a time cannot be used.
@@ -58,17 +58,17 @@ class ChatEndpoint:
         if not timeout > 0 or not retry_wait >= 0:
             raise ConfigError(f"timeout must be above 0 and retry_wait at least 0, got {timeout} and {retry_wait}")
         self._model, self._api_key, self._timeout, self._retry_wait = model, api_key, timeout, retry_wait
-        # A proxy of the environment does not lead to this machine.
+        # A proxy set in the environment does not lead to this machine.
         is_local = urllib.parse.urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirect, *proxies)
         self._options: dict[str, Any] = dict(_SAMPLING_OPTIONS)  # emptied when the endpoint does not accept them
 
     def ask(self, system: str, user: str) -> str:
-        """The text of the answer.
+        """Ask one question and return the text of the answer.
 
         Raises:
-            ChatError: no connection, no answer in time, a refusal, or an answer that is no chat completion.
+            ChatError: there is no connection or no answer in time, or it is a refusal or not a chat completion.
         """
         try:
             try:
@@ -128,10 +128,10 @@ class ChatEndpoint:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A POST that is redirected becomes a GET, and the key would go to another host."""
+    """Refuses redirects: they would turn the POST into a GET, and send the key to another host."""
 
     def redirect_request(self, *args: Any) -> None:
-        """Follow nothing, which makes an HTTPError of the redirect."""
+        """Return None, which turns the redirect into an HTTPError."""
 
 
 def _completions_url(url: str) -> str:
@@ -154,7 +154,7 @@ def _completions_url(url: str) -> str:
 
 
 def _read(response: Any, deadline: float) -> bytes:
-    """The body. A socket's own timeout would let it drip in for ever."""
+    """Read the body until `deadline`: a socket's own timeout would let it drip in forever."""
     data = b""
     while chunk := response.read1(65_536):
         data += chunk
@@ -162,13 +162,13 @@ def _read(response: Any, deadline: float) -> bytes:
             raise _Failure("the answer is longer than a megabyte")
         if time.monotonic() > deadline:
             raise TimeoutError
-    if response.length:  # announced but not sent, which read1 does not mind
+    if response.length:  # announced but not sent, which read1 does not report
         raise http.client.IncompleteRead(data, response.length)
     return data
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-    """What an OpenAI-compatible endpoint says about a refusal, if it is short."""
+    """Return the first 150 characters of what an OpenAI-compatible endpoint says about a refusal, in parentheses."""
     try:
         message = json.loads(error.read(10_000))["error"]["message"]
         return f" ({' '.join(message.split())[:150]})"
@@ -177,7 +177,7 @@ def _detail(error: urllib.error.HTTPError) -> str:
 
 
 def _content(data: bytes) -> str:
-    """The text in a chat completion."""
+    """Return the text in a chat completion."""
     try:
         content = json.loads(data)["choices"][0]["message"]["content"]
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Files of prompts: one prompt per line, or a table or JSON where a prompt sets more than its text.
+"""Prompt files: one prompt per line, or a table or JSON where a prompt sets more than its text.
 
     # prompts.txt: blank lines and comments are skipped; a prompt that begins with "#" is written "\\#"
     a red circle moving fast to the right
@@ -11,7 +11,7 @@
     # prompts.jsonl: one object per line; prompts.json: a list of them
     {"prompt": "a red circle moving fast to the right", "seed": 7, "steps": 50, "name": "circle"}
 
-The object at the end of a prompt of plain text stays part of it, see `opensora.prompts.syntax`.
+The object at the end of a plain-text prompt stays part of it; `opensora.prompts.syntax` reads it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ LINE_KEYS = frozenset(
     }
 )
 ALIASES = {"steps": "num_sampling_steps"}
-# Cells of a table that stay text; others are numbers or lists as in JSON.
+# Columns of a table whose cells stay text; others are numbers or lists as in JSON.
 _TEXT_COLUMNS = frozenset(
     {
         "prompt",
@@ -82,7 +82,7 @@ _TEXT_COLUMNS = frozenset(
     }
 )
 
-# What is read of a prompt: where it starts, its text, what it overrides.
+# A prompt as it was read: the line where it starts, its text, what it overrides.
 _Found = tuple[int, str, dict[str, Any]]
 
 
@@ -90,14 +90,14 @@ _Found = tuple[int, str, dict[str, Any]]
 class Prompt:
     """A prompt, from its line of a file or its place in a list to the seed of its noise.
 
-    Its index decides the name of its files, and its usual seed: neither depends on the other prompts of the run.
+    Its index decides the names of its files and its usual seed: neither depends on the other prompts of the run.
 
     Attributes:
-        index: its place among the prompts of the file or list, from 0.
+        index: its place among the prompts of the file, from 0; a list counts from the config's `start_index`.
         line: where it starts in the file, from 1; None for a prompt of a list.
-        text: in a checked prompt without settings; several segments, each for the loops from i on, follow their |i|.
+        text: without settings once the prompt is checked; each of several segments follows |i|, the loop it starts at.
         overrides: what it sets for itself, by config key; types are not checked yet, relative reference paths are kept.
-        seed: of its noise; None until the config is known.
+        seed: of its noise; None until the prompt is checked.
         problem: why the prompt cannot be sampled, in one sentence.
     """
 
@@ -110,10 +110,10 @@ class Prompt:
 
 
 def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> list[Prompt]:
-    """The prompts of a file, in its order; its ending says how they are written, and text of a pipe is plain or JSON.
+    """Read the prompts of a file, in its order; its ending gives the format, and a pipe holds plain text or JSON.
 
     Args:
-        text: what `read_prompt_text` has read of it; None reads it.
+        text: the file's text, if `read_prompt_text` has read it already.
 
     Raises:
         ConfigError: the file cannot be read or holds no prompt, or one of its prompts cannot be used; the message
@@ -148,10 +148,10 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 
 def read_prompt_text(path: str | os.PathLike[str]) -> str:
-    """The text of a UTF-8 file without a byte order mark, lines ended by a newline only.
+    """Read the text of a UTF-8 file, without a byte order mark and with lines that end in a newline only.
 
     Raises:
-        ConfigError: it cannot be read, is no text, or is too large.
+        ConfigError: the file cannot be read, is not text, or is too large.
     """
     path = Path(path)
     try:
@@ -182,7 +182,7 @@ def read_prompt_text(path: str | os.PathLike[str]) -> str:
 
 
 def _lines(text: str, path: Path) -> Iterator[tuple[int, str]]:
-    """Number from 1 and text of the lines that are neither blank nor comments, stripped."""
+    """Yield the number, from 1, and the stripped text of each line that is neither blank nor a comment."""
     # Not splitlines, which would cut a prompt at U+2028 and other characters that editors show within a line.
     for number, line in enumerate(text.split("\n"), start=1):
         stripped = line.strip()
@@ -198,7 +198,7 @@ def _read_plain(text: str, path: Path) -> Iterator[_Found]:
 
 
 def _read_table(text: str, path: Path) -> Iterator[_Found]:
-    """Rows below a first one that names the columns."""
+    """Read rows below a first one that names the columns."""
     rows = _rows(text, path)
     number, columns = next(rows, (1, []))
     columns = [column.strip() for column in columns]
@@ -220,7 +220,7 @@ def _read_table(text: str, path: Path) -> Iterator[_Found]:
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line and cells of the rows that are not blank."""
+    """Yield the line and the cells of each row that is not blank."""
     reader = csv.reader(io.StringIO(text), strict=True)
     start = 1
     try:
@@ -239,7 +239,7 @@ def _cell(column: str, text: str) -> Any:
     try:
         return decode_all(text)
     except ValueError:
-        return text.strip()  # which whoever wants a number refuses by name
+        return text.strip()  # the config refuses it by name if it wants a number
 
 
 def _read_objects(text: str, path: Path) -> Iterator[_Found]:
@@ -254,7 +254,7 @@ def _read_objects(text: str, path: Path) -> Iterator[_Found]:
 
 
 def _read_list(text: str, path: Path) -> Iterator[_Found]:
-    """Entries of a JSON list; read one by one, so that every error has its line."""
+    """Read the entries of a JSON list one by one, so that every error has its line."""
     line, counted = 1, 0
 
     def line_at(position: int) -> int:
@@ -295,7 +295,7 @@ def _of_usable_length(line: str, number: int, path: Path) -> str:
 
 
 def _check_names(prompts: Iterable[Prompt], path: Path) -> None:
-    """Names that differ in case only are one file on some systems."""
+    """Refuse a name that is given twice; names that differ only in case are one file on some systems."""
     seen: dict[str, Prompt] = {}
     for prompt in prompts:
         if "name" not in prompt.overrides:
@@ -311,16 +311,16 @@ def _error(path: Path, line: int, problem: str) -> ConfigError:
 
 
 def read_entry(entry: Any, fail: Callable[[str], ConfigError]) -> tuple[str, dict[str, Any]]:
-    """The prompt and the overrides of a JSON object, or of a text, which is a prompt without any.
+    """Return the prompt and the overrides of a JSON object, or of a text, which is a prompt without any.
 
-    `steps` becomes `num_sampling_steps`, and a list of references one text with ";" in between. Values are kept
-    as they are otherwise: the config that they override knows their types.
+    `steps` becomes `num_sampling_steps`, and a list of references becomes one text with ";" in between. Other values
+    are kept as they are: the config that they override knows their types.
 
     Args:
-        fail: the error that names the place of the entry, from what is wrong with it.
+        fail: makes the error that names the place of the entry, given what is wrong with it.
 
     Raises:
-        ConfigError: an unknown key, no prompt, or a name, reference or mask strategy that cannot be one.
+        ConfigError: a key is unknown, there is no prompt, or a name, reference or mask strategy cannot be used.
     """
     if isinstance(entry, str):
         return _checked_prompt(entry, fail), {}
@@ -342,7 +342,7 @@ def read_entry(entry: Any, fail: Callable[[str], ConfigError]) -> tuple[str, dic
 
 
 def _checked_prompt(prompt: Any, fail: Callable[[str], ConfigError]) -> str:
-    """The prompt on one line, stripped."""
+    """Return the prompt on one line, stripped."""
     prompt = " ".join(_text(PROMPT_KEY, prompt, fail).splitlines()).strip()
     if not prompt:
         raise fail("the prompt is empty; describe what the video should show")
@@ -365,7 +365,7 @@ def _name(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
 
 
 def _references(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
-    """Paths with ";" in between."""
+    """Join paths with ";" in between."""
     if value is None or isinstance(value, str):
         return _optional_text(key, value, fail)
     if not isinstance(value, list):

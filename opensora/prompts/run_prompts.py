@@ -19,7 +19,7 @@ MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that fo
 
 
 def read_prompts(config: SampleConfig) -> list[Prompt]:
-    """The prompts from `start_index` up to, not including, `end_index`.
+    """Return the prompts from `start_index` up to, not including, `end_index`.
 
     Raises:
         ConfigError: as `all_prompts` and `chosen_prompts`.
@@ -28,13 +28,13 @@ def read_prompts(config: SampleConfig) -> list[Prompt]:
 
 
 def all_prompts(config: SampleConfig, text: str | None = None) -> list[Prompt]:
-    """Every prompt of the list or file; one that cannot be used is there with its `problem`.
+    """Return every prompt of the list or file; one that cannot be used has a `problem`.
 
     A prompt's index is its place among the prompts of the file; a list counts from `start_index`, as upstream slices
     files only.
 
     Args:
-        text: what was read of a file that can be read only once.
+        text: text that was read from a file that can be read only once.
 
     Raises:
         ConfigError: there is no prompt, or the file cannot be read.
@@ -51,7 +51,7 @@ def all_prompts(config: SampleConfig, text: str | None = None) -> list[Prompt]:
 
 
 def chosen_prompts(config: SampleConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Those of a run: of a file, from `start_index` up to, not including, `end_index`; of a list, all.
+    """Return a run's prompts: all of a list; those of a file from `start_index` up to, not including, `end_index`.
 
     Raises:
         ConfigError: there are none.
@@ -69,19 +69,19 @@ def chosen_prompts(config: SampleConfig, prompts: Sequence[Prompt]) -> list[Prom
 
 
 def stream_text(prompt_path: str | None) -> str | None:
-    """What standard input or a pipe holds, which is gone once it is read; None for a file.
+    """Return what standard input or a pipe holds, which can be read only once; None for a file.
 
     Raises:
-        ConfigError: it is no text.
+        ConfigError: it is not text.
     """
     return read_prompt_text(prompt_path) if prompt_path is not None and is_stream(_file(prompt_path)) else None
 
 
 def plain_texts(config: SampleConfig) -> list[str]:
-    """The texts of `read_prompts` for a command that samples clips from nothing but text.
+    """Return the texts of `read_prompts`, for a command that samples clips from nothing but text.
 
     Raises:
-        ConfigError: as `read_prompts`, or a prompt cannot be used, has settings, or extends over loops.
+        ConfigError: as `read_prompts`; or a prompt cannot be used, has settings, or has several loops.
     """
     prompts = read_prompts(config)
     check_any_usable([prompt for prompt in prompts if prompt.problem] or prompts)
@@ -95,10 +95,10 @@ def plain_texts(config: SampleConfig) -> list[str]:
 
 
 def check_any_usable(prompts: Sequence[Prompt]) -> None:
-    """Refuse a run of which no prompt can be sampled.
+    """Refuse a run none of whose prompts can be sampled.
 
     Raises:
-        ConfigError: with the first one's problem.
+        ConfigError: with the first prompt's problem.
     """
     if all(prompt.problem for prompt in prompts):
         raise ConfigError(prompts[0].problem)
@@ -109,7 +109,7 @@ def _file(prompt_path: str) -> Path:
 
 
 def _checked(prompt: Prompt, config: SampleConfig) -> Prompt:
-    """The prompt with its JSON taken for overrides, or with its problem."""
+    """Return the prompt with its JSON moved into the overrides and with its seed, or with its problem."""
     try:
         text, overrides = _split(prompt.index, prompt.text, prompt.overrides, config)
         seed = _seed(prompt.index, overrides.pop("seed", None), config)
@@ -119,10 +119,10 @@ def _checked(prompt: Prompt, config: SampleConfig) -> Prompt:
 
 
 def _split(index: int, prompt: str, given: Mapping[str, Any], config: SampleConfig) -> tuple[str, dict[str, Any]]:
-    """The text without markers that ask for nothing, and the overrides.
+    """Return a prompt's text without its JSON and without the marker of a single segment, and its overrides.
 
     Raises:
-        ValueError: what is wrong with the prompt.
+        ValueError: says what is wrong with the prompt.
     """
     if not is_utf8(prompt) or "\0" in prompt:
         raise ConfigError(f"prompt {index} has a character that is not text: '{shortened(printable(prompt))}'")

@@ -1,4 +1,4 @@
-"""JSON of which every entry counts: repeated keys and numbers that are none are refused."""
+"""JSON in which every entry counts: repeated keys, and NaN and Infinity, are refused."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def decode(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value at `text[start:]` and the position behind it.
+    """Return the JSON value at `text[start:]` and the position after it.
 
     Raises:
-        json.JSONDecodeError: no JSON value, with the place.
-        ValueError: a repeated key, NaN or Infinity, a number too long to read, or nesting too deep to read.
+        json.JSONDecodeError: there is no JSON value; the error has the position.
+        ValueError: a key is repeated, a number is NaN, Infinity or too long, or nesting is too deep.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_int=_read_int)
     try:
@@ -21,11 +21,11 @@ def decode(text: str, start: int = 0) -> tuple[Any, int]:
 
 
 def decode_all(text: str) -> Any:
-    """The one JSON value that `text` holds.
+    """Return the one JSON value that `text` holds.
 
     Raises:
-        json.JSONDecodeError: no JSON value, or something behind it.
-        ValueError: what `decode` refuses.
+        json.JSONDecodeError: there is no JSON value, or something follows it.
+        ValueError: as `decode`.
     """
     start = skip_blanks(text, 0)
     value, end = decode(text, start)
@@ -36,7 +36,7 @@ def decode_all(text: str) -> Any:
 
 
 def skip_blanks(text: str, start: int) -> int:
-    """The first position from `start` on that is not JSON's white space."""
+    """Return the first position from `start` on that is not white space in JSON."""
     while start < len(text) and text[start] in " \t\n\r":
         start += 1
     return start

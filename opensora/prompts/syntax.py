@@ -29,11 +29,11 @@ _PROMPT_SETTINGS = ("reference_path", "mask_strategy")
 _MAX_PROMPT_IN_FILE_NAME = 50
 _MAX_PROMPT_IN_MESSAGE = 200
 
-# Of the 255 bytes that file systems give a name; the rest is for endings (".frames.npz") and temporary names.
+# File systems give a name 255 bytes; the rest is for endings (".frames.npz") and temporary names.
 MAX_STEM_BYTES = 200
 
-# Separators, what Windows refuses, control and line-separating characters, marks that turn the direction of
-# writing (a name could show another ending than it has), and halves of surrogate pairs, which have no bytes.
+# Separators, what Windows refuses, control and line-separating characters, marks that change the direction of
+# writing (a name could show another ending than it has), and halves of surrogate pairs, which have no UTF-8 bytes.
 _UNSAFE = re.compile(r'[\\/<>:"|?*\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 _TRAILING = re.compile(r"[\s.]+\Z")  # Windows drops them
 _RESERVED = frozenset(
@@ -45,13 +45,13 @@ _RESERVED = frozenset(
 def extract_json_from_prompts(
     prompts: Sequence[str], reference: Sequence[str], mask_strategy: Sequence[str]
 ) -> tuple[list[str], list[str], list[str]]:
-    """Prompts without their trailing JSON, and the references and mask strategies with what that JSON sets.
+    """Return the prompts without their trailing JSON, and the references and mask strategies as that JSON sets them.
 
     A setting in a prompt wins over the one given for it in `reference` or `mask_strategy`.
 
     Raises:
-        ValueError: the lists differ in length, or the braces of a prompt do not hold one JSON object with no other keys
-            than reference_path and mask_strategy, both text.
+        ValueError: the lists differ in length, or the braces of a prompt do not hold one JSON object with no keys but
+            reference_path and mask_strategy, both text.
     """
     if not len(prompts) == len(reference) == len(mask_strategy):
         raise ValueError(
@@ -87,15 +87,15 @@ def _parse_settings(prompt: str, text: str) -> dict[str, str]:
 
 
 def _quoted(prompt: str) -> str:
-    """The prompt for a message: in quotes, on one line, and cut if it is long."""
+    """Return the prompt for a message: in quotes, on one line, and cut if it is long."""
     short = prompt if len(prompt) <= _MAX_PROMPT_IN_MESSAGE else prompt[: _MAX_PROMPT_IN_MESSAGE - 3] + "..."
     return repr(short)
 
 
 def split_prompt(prompt_text: str) -> tuple[list[str], list[int] | None]:
-    """The texts of a prompt's `|i|` segments, stripped, and the loops they start at.
+    """Return the texts of a prompt's `|i|` segments, stripped, and the loops they start at.
 
-    Only a prompt that starts with |0| has segments; for others this is ([prompt_text], None). Other `|` are
+    Only a prompt that starts with |0| has segments; for others this is ([prompt_text], None). Any other `|` is
     text.
 
     Raises:
@@ -108,11 +108,11 @@ def split_prompt(prompt_text: str) -> tuple[list[str], list[int] | None]:
 
 
 def merge_prompt(text_list: Sequence[str], loop_idx_list: Sequence[int] | None = None) -> str:
-    """The inverse of `split_prompt`.
+    """Join texts and loop indices into a prompt: the inverse of `split_prompt`.
 
     Raises:
-        ValueError: there is not one text per loop index, or not exactly one text without loop indices; if the indices
-            do not start at 0 and ascend; or if a text has a |i| marker of its own.
+        ValueError: there is not one text per loop index, or not exactly one text without loop indices; the indices do
+            not start at 0 or do not ascend; or a text has a |i| marker of its own.
     """
     expected = 1 if loop_idx_list is None else len(loop_idx_list)
     if len(text_list) != expected or not expected:
@@ -137,7 +137,7 @@ def merge_prompt(text_list: Sequence[str], loop_idx_list: Sequence[int] | None =
 
 
 def extract_prompts_loop(prompts: Sequence[str], num_loop: int) -> list[str]:
-    """The text of each prompt in loop `num_loop` (0-based): that of the last segment started by then.
+    """Return the text of each prompt in loop `num_loop` (0-based): that of the last segment started by then.
 
     Raises:
         ValueError: the loops of a prompt do not ascend, or `num_loop` is negative.
@@ -155,7 +155,7 @@ def _text_of_loop(prompt: str, num_loop: int) -> str:
 
 
 def _segments(prompt: str) -> list[tuple[int, str]] | None:
-    """(first loop, text) of each segment, or None for a prompt without segments."""
+    """Return (first loop, text) of each segment, or None for a prompt without segments."""
     if not prompt.startswith("|0|"):
         return None
     pieces = _SEGMENT_MARKER.split(prompt)[1:]  # loop, text, loop, text, ...
@@ -175,10 +175,10 @@ def append_score_to_prompts(
     flow: float | None = None,
     camera_motion: str | None = None,
 ) -> list[str]:
-    """Prompts followed by the scores the model was trained to read; None appends nothing.
+    """Append to prompts the scores that the model was trained to read; None appends nothing.
 
     `aes` is the aesthetic score (about 4 to 7, higher is prettier) and `flow` the motion score (0 is still,
-    higher moves more). A score whose marker ("motion score:") a prompt already has is left to the prompt.
+    higher moves more). A score is not appended to a prompt that already has its marker ("motion score:").
 
     Raises:
         ValueError: a score is not finite.
@@ -202,13 +202,13 @@ def append_score_to_prompts(
 def prepare_captions(
     text: str, aes: float | None, flow: float | None, camera_motion: str | None, loops: int
 ) -> list[str]:
-    """The caption of each of `loops` clips of one prompt, which a language model has refined before if it shall.
+    """Return the caption of each of `loops` clips of one prompt, after any refinement by a language model.
 
-    The object at the end goes, every `|i|` segment gets the scores and is cleaned by itself, and each loop reads the
-    last segment started by then.
+    The object at the end is dropped, every `|i|` segment gets the scores and is cleaned by itself, and each loop reads
+    the last segment started by then.
 
     Args:
-        aes, flow, camera_motion: what is appended to the text, see `append_score_to_prompts`; None appends nothing.
+        aes, flow, camera_motion: appended to the text by `append_score_to_prompts`; None appends nothing.
 
     Raises:
         ValueError: the object or the markers cannot be read, a score is not finite, or `loops` is below 1.
@@ -230,7 +230,7 @@ def prepare_captions(
 
 
 def _last_started(starts: list[int], loop: int) -> int:
-    """Index of the last segment that starts at `loop` or before; the first one starts at 0."""
+    """Return the index of the last segment that starts at `loop` or before; the first one starts at 0."""
     return max(i for i, start in enumerate(starts) if start <= loop)
 
 
@@ -243,10 +243,10 @@ def get_save_path_name(
     num_sample: int = 1,
     k: int | None = None,
 ) -> str:
-    """Path of a sample without its ending: `sample_0003`, or the start of the prompt; `-k` if one of several.
+    """Return a sample's path without its ending: `sample_0003`, or the start of the prompt; `-k` if one of several.
 
-    Characters of a name that a file system refuses or that lead elsewhere become "_", and what is too long is
-    cut (see `safe_stem`), so that every file stays in `save_dir` and can be copied to another system.
+    Characters that a file system refuses or that lead elsewhere become "_", and a name that is too long is cut
+    (`safe_stem`), so that every file stays in `save_dir` and can be copied to another system.
 
     Raises:
         ValueError: the part the name is made of (sample_idx, prompt or k) is missing.
@@ -265,9 +265,9 @@ def get_save_path_name(
 
 
 def safe_stem(name: str, tail: str = "") -> str:
-    """`name` and `tail` as a file name without its ending; what is safe already stays as it is.
+    """Join `name` and `tail` into a file name without its ending; a name that is safe already stays as it is.
 
-    `name` is cut to the bytes that `tail`, such as "_0003", leaves over, so that numbers are never lost.
+    `name` is cut to the bytes that `tail`, such as "_0003", leaves, so that numbers are never lost.
     """
     room = MAX_STEM_BYTES - len(tail.encode())
     stem = _cut(_UNSAFE.sub("_", name).strip(), room) + tail
@@ -278,12 +278,12 @@ def safe_stem(name: str, tail: str = "") -> str:
 
 
 def _cut(text: str, num_bytes: int) -> str:
-    """The start of `text` that fits, without blanks and dots at its end."""
+    """Return the start of `text` that fits into `num_bytes`, without blanks and dots at its end."""
     return _TRAILING.sub("", text.encode()[: max(num_bytes, 0)].decode(errors="ignore"))
 
 
 def dframe_to_frame(num: int) -> int:
-    """Number of frames that `num` latent frames decode to, in whole windows of 5 latent (17 pixel) frames.
+    """Return the number of frames that `num` latent frames decode to, in whole windows of 5 latent (17 pixel) frames.
 
     Raises:
         ValueError: `num` is not a multiple of 5.

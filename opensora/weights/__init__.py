@@ -1,6 +1,6 @@
-"""Model weights on disk and on the hub: finding them, proving them whole, downloading them.
+"""Model weights on disk and on the hub: finding them, checking that they are whole, downloading them.
 
-Everything but reading tensors and comparing them with a model works without torch.
+Everything works without torch, except reading tensors and comparing them with a model.
 """
 
 from opensora.weights.layout import fingerprint, weight_files

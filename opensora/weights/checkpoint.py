@@ -1,8 +1,8 @@
 """Loading and saving models: config and weights in any layout of `opensora.weights.layout`.
 
 Models are saved in the Hugging Face layout, a folder with `config.json` and `model.safetensors`. Torch files are
-pickles: they are read without running code, and their tensors are mapped instead of read when they are in the format
-that PyTorch has written since version 1.6.
+pickles: they are loaded without running code, and memory-mapped if they have the format that PyTorch has written since
+version 1.6.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ Value = TypeVar("Value")
 
 WEIGHTS_NAME = "model.safetensors"
 
-# Constants that some versions of the training code kept among the weights; they are computed here.
+# Constants that some versions of the training code saved among the weights; here they are computed.
 # Source: Open-Sora, PositionEmbedding2D; the package rotary_embedding_torch.
 COMPUTED_TENSORS = frozenset({"pos_embed.inv_freq", "rope.dummy", "rope.cached_freqs"})
-# Training scripts put the weights under one of these names; averaged ones are what is meant to be sampled with.
+# Training scripts put the weights under one of these names; the averaged ones (ema) are meant for sampling.
 _WRAPPERS = ("ema", "state_dict", "model")
 _PARALLEL_PREFIX = "module."  # torch's DistributedDataParallel adds it
 
 
 def locate(path_or_repo: str | os.PathLike[str]) -> Path:
-    """Folder or file that holds the checkpoint: a local one as it is, otherwise the snapshot of a hub repository.
+    """Return the folder or file that holds a checkpoint: the local path, or the snapshot of a hub repository.
 
     Raises:
-        WeightsError: neither on this machine nor a repository that can be fetched.
+        WeightsError: there is nothing on this machine, and no repository that can be fetched.
     """
     wanted = os.fspath(path_or_repo)
     if (given := find_path(wanted)) is not None:
@@ -63,9 +63,9 @@ def locate(path_or_repo: str | os.PathLike[str]) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint as a dict.
+    """Read the `config.json` of a checkpoint.
 
-    It is empty, which stands for the published sizes, for a weight file or training checkpoint without one.
+    A weight file or training checkpoint may have none: the dict is then empty, which stands for the published sizes.
 
     Raises:
         WeightsError: the file is missing or not JSON.
@@ -82,17 +82,17 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_fits(model: nn.Module, path: Path, unused: frozenset[str] = COMPUTED_TENSORS) -> list[Path]:
-    """The weight files of a checkpoint, whose tensors have the names and shapes of those of `model`.
+    """Check that the tensors of a checkpoint have the names and shapes of `model`'s, and return its weight files.
 
     Only headers are read, so that a wrong checkpoint of many gigabytes is refused at once.
 
     Args:
-        model: may live on the meta device.
+        model: may be on the meta device.
         path: the checkpoint, single or sharded.
-        unused: names, or patterns such as "loss.*", that it may have beside those of the model.
+        unused: names, or patterns such as "loss.*", of tensors that it may have beside those of the model.
 
     Raises:
-        WeightsError: files are missing or damaged; or names the first tensors that are missing, unknown or misshapen.
+        WeightsError: files are missing or damaged, or tensors are missing, unknown or misshapen (the first are named).
     """
     files = layout.weight_files(path)
     if not files:
@@ -121,7 +121,7 @@ def check_fits(model: nn.Module, path: Path, unused: frozenset[str] = COMPUTED_T
 
 
 def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, over all `files`; no data is read but of torch files in the old format.
+    """Return tensor name -> shape over all `files`; data is read only from torch files in the old format.
 
     Raises:
         WeightsError: a file is damaged, or holds other things than tensors.
@@ -138,7 +138,7 @@ def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
 
 
 def load_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of `files` by name, on the CPU.
+    """Load all tensors of `files` by name, on the CPU.
 
     Raises:
         WeightsError: as `read_shapes`.
@@ -160,10 +160,10 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping
 
 
 class PretrainedModel(nn.Module):
-    """A module that is built from a config object and travels as a checkpoint folder.
+    """A module that is built from a config object, and saved to and loaded from a checkpoint folder.
 
     Subclasses set `config_class`, whose `from_dict` / `to_dict` read and write `config.json`, and may add to
-    `unused_tensors`, which checkpoints may have and the model has not. Those around a model of another library
+    `unused_tensors`, which checkpoints may have although the model does not. Wrappers of another library's model
     override `core`.
     """
 
@@ -201,7 +201,7 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def check_pretrained(cls, path_or_repo: str | os.PathLike[str], **overrides: Any) -> Any:
-        """The config of a checkpoint, once it is clear that `from_pretrained` can load it; no weights are read.
+        """Check that `from_pretrained` can load a checkpoint, without reading weights, and return its config.
 
         Raises:
             WeightsError: as `from_pretrained`.
@@ -211,10 +211,10 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def _fitting(cls, path: Path, overrides: Mapping[str, Any]) -> tuple[Self, list[Path]]:
-        """A model without storage, built as `config.json` says, and the weight files that fit it."""
+        """Return a model on the meta device, built as `config.json` says, and the weight files that fit it."""
         values = {**read_config(path), **overrides}
         try:
-            # Nothing is initialized only to be overwritten: the weights are assigned to it.
+            # So nothing is initialized only to be overwritten: the weights are assigned later.
             with torch.device("meta"):
                 model = cls.from_config(values)
         except (TypeError, ValueError) as error:
@@ -223,10 +223,10 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Self:
-        """A model as the entries of a `config.json` say, with new weights.
+        """Build a model as the entries of a `config.json` say, with newly initialized weights.
 
         Raises:
-            TypeError, ValueError: an entry asks for what this model cannot be.
+            TypeError, ValueError: this model cannot be what an entry asks for.
         """
         return cls(cls.config_class.from_dict(values))
 
@@ -236,7 +236,7 @@ class PretrainedModel(nn.Module):
         return self
 
     def make_tables(self) -> None:
-        """Make tensors that are in no checkpoint, which a model without storage has not."""
+        """Compute the tensors that no checkpoint holds, which a model from the meta device lacks."""
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into `folder`."""
@@ -273,13 +273,13 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
         ) from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # bytes that are no pickle make its reader stumble in any way
+    except Exception as error:  # bytes that are not a pickle make its reader fail in any way
         raise damaged(path, one_line(error).split(". ")[0][:200]) from error
     return _unwrapped(contents, path)
 
 
 def _unwrapped(contents: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of what a training script saved."""
+    """Return the tensors among what a training script saved."""
     while isinstance(contents, Mapping):
         wrappers = [name for name in _WRAPPERS if isinstance(contents.get(name), Mapping)]
         if not wrappers:

@@ -1,7 +1,7 @@
 """Fetching pieces of a model from the hub; `huggingface_hub` moves the bytes.
 
-Finished files are kept when a download is interrupted, and what is whole is not fetched again. What there is to fetch
-is told by sizes: the client's own dry run takes a file that was cut off for a whole one, and asks for every file anew.
+Finished files are kept when a download is interrupted, and what is whole is not fetched again. File sizes decide what
+is to be fetched: the client's own dry run takes a truncated file for a whole one, and asks the hub about every file.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _ANSWER_TIMEOUT = 10.0  # seconds, for the list of a repository's files
 
 @dataclass(frozen=True)
 class Transfer:
-    """What has to be fetched of one repository.
+    """What has to be fetched from one repository.
 
     Attributes:
         folder: where the repository's files go; None for the hub's cache.
         files: names of all files of the piece.
-        missing: bytes of those files that are not there in their full size, by name.
-        damaged: names of those of `missing` that are there all the same.
+        missing: name -> full size in bytes, for the files that are absent or truncated.
+        damaged: names of the truncated ones among `missing`.
     """
 
     piece: Piece
@@ -58,7 +58,7 @@ class Transfer:
 
 
 def download_missing(weights: WeightPaths) -> WeightPaths:
-    """Fetch what is not on this machine yet, with the hub's progress bars.
+    """Fetch what is not on this machine yet, with the hub's progress bars, and return where everything is.
 
     Raises:
         WeightsError: the disk has no room for it, or a download failed or is incomplete.
@@ -74,7 +74,7 @@ def download(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None
     """Fetch `pieces` and return their folders by the pieces' names.
 
     Raises:
-        WeightsError: the disk has no room for them; or names all that could not be fetched.
+        WeightsError: the disk has no room for them, or some could not be fetched; names all of these.
     """
     transfers = plan(pieces, weights_dir)
     check_space(sum(transfer.size for transfer in transfers), weights_dir)
@@ -85,11 +85,11 @@ def download(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None
 
 
 def plan(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None = None) -> list[Transfer]:
-    """What `download` would do, by the hub's own list of files.
+    """Return what `download` would fetch, by the hub's own list of files.
 
     Raises:
-        WeightsError: downloads are forbidden or the hub cannot be reached; or names all repositories that do not exist
-            or hold no such piece.
+        WeightsError: downloads are forbidden, the hub cannot be reached, or repositories do not exist or do not hold
+            their piece; names all of these.
     """
     if not pieces:
         return []
@@ -108,7 +108,7 @@ def plan(pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None = N
 
 
 def repo_files(repo: str) -> dict[str, RepoSibling]:
-    """All files of a repository by name, with sizes and checksums, as the hub lists them.
+    """List all files of a repository by name, with sizes and checksums, as the hub knows them.
 
     Raises:
         WeightsError: the repository does not exist or may not be read, or the hub does not answer.
@@ -121,10 +121,10 @@ def repo_files(repo: str) -> dict[str, RepoSibling]:
 
 
 def check_space(needed: int, weights_dir: str | os.PathLike[str] | None = None) -> None:
-    """Refuse `needed` bytes that the disk has no room for.
+    """Refuse a download of `needed` bytes that the disk has no room for.
 
     Raises:
-        WeightsError: names the sizes and how to choose another disk.
+        WeightsError: names the sizes, and how to choose another disk.
     """
     folder = root_folder(weights_dir)
     free = free_space(folder)
@@ -144,7 +144,7 @@ def free_space(folder: Path) -> int:
 def fetch(
     transfers: Sequence[Transfer], weights_dir: str | os.PathLike[str] | None = None
 ) -> tuple[dict[str, Path], list[str]]:
-    """Run all transfers, also after one of them failed: the folders by piece, and what went wrong in sentences."""
+    """Run all transfers, even after one failed; return the folders by piece name, and a sentence per failure."""
     folders: dict[str, Path] = {}
     problems: list[str] = []
     for transfer in transfers:
@@ -157,9 +157,9 @@ def fetch(
 
 
 def copy_from_cache(piece: Piece, folder: Path) -> None:
-    """Copy the files of a piece from the hub's cache into `folder`; those that are there in full size are kept.
+    """Copy the files of a piece from the hub's cache into `folder`; files already there in full size are kept.
 
-    A tokenizer beside the piece is copied to beside `folder`.
+    A tokenizer in a folder beside the piece goes into a folder beside `folder`.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -174,9 +174,10 @@ def copy_from_cache(piece: Piece, folder: Path) -> None:
 
 
 def target_folder(piece: Piece, pieces: Sequence[Piece], weights_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The folder of a piece in `weights_dir`: by the repository's name, with its owner if two `pieces` share it.
+    """Return a piece's folder in `weights_dir`: the repository's name, with its owner if another piece's has the same.
 
-    A piece that is there in part is completed where it is, unless the hub's client manages that place.
+    A piece that is there in part is completed where it is, unless the hub's client manages that place. None stands for
+    the hub's cache.
     """
     if weights_dir is None:
         return None
@@ -192,14 +193,14 @@ def target_folder(piece: Piece, pieces: Sequence[Piece], weights_dir: str | os.P
 
 
 def root_folder(weights_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder all downloads go to; one that exists is found as `find_piece` finds it."""
+    """Return the folder that all downloads go to; an existing one is looked up as `find_piece` does."""
     if weights_dir is None:
         return hub.cache_folder()
     return find_path(weights_dir) or Path(weights_dir).expanduser()
 
 
 def _plan_one(piece: Piece, folder: Path | None) -> Transfer:
-    """What to fetch of a piece into its `folder`."""
+    """Return what has to be fetched for a piece into its `folder`."""
     listed = repo_files(piece.repo)
     names = needed_files(list(listed), piece.name, piece.repo_folder)
     if not any(name.endswith(FILE_SUFFIXES) for name in names):
@@ -224,12 +225,12 @@ def _plan_one(piece: Piece, folder: Path | None) -> Transfer:
 def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -> Path:
     piece, repo = transfer.piece, transfer.piece.repo
     try:
-        for name in transfer.damaged:  # the client takes a file that exists for a whole one
+        for name in transfer.damaged:  # the client takes any file that exists for a whole one
             huggingface_hub.hf_hub_download(repo, name, local_dir=transfer.folder, force_download=True)
         top = huggingface_hub.snapshot_download(repo, local_dir=transfer.folder, allow_patterns=list(transfer.files))
     except Exception as error:  # the hub client's own errors and its transport's have no common base
         raise WeightsError(_explain(error, repo)) from error
-    # The client's own answer to a failure may be the folder as it is.
+    # If the client fails, it may return the folder as it is.
     short = [name for name in transfer.files if not (Path(top) / name).is_file()]
     if short:
         raise WeightsError(
@@ -247,7 +248,7 @@ def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -
 
 
 def _explain(error: Exception, repo: str) -> str:
-    """What went wrong with a repository, in one sentence."""
+    """Say in one sentence what went wrong with a repository."""
     if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
         page = f"{hub.constants.ENDPOINT}/{repo}"
         return f"{repo} asks for consent: agree to its terms at {page}, then run 'hf auth login'"

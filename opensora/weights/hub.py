@@ -31,13 +31,13 @@ def is_repo_name(text: str) -> bool:
 
 
 def split_name(text: str) -> tuple[str, str]:
-    """The repository and the folder in it, "" for its top, of a name that `is_repo_name`."""
+    """Split a name that `is_repo_name` into the repository and the folder in it, "" for its top."""
     repo, folder = _REPO_NAME.fullmatch(text).groups()
     return repo, folder or ""
 
 
 def size_text(size: int | None) -> str:
-    """Bytes as people say them: "4.8 GB"."""
+    """Format a number of bytes for people: "4.8 GB"."""
     if size is None:
         return "size unknown"
     value, unit = float(size), "B"
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
 
 
 def snapshots(folder: Path, repo: str) -> Iterator[Path]:
-    """Snapshots of `repo` in a folder that is laid out like the hub's cache; that of `refs/main` comes first."""
+    """Yield the snapshots of `repo` in a folder laid out like the hub's cache, that of `refs/main` first."""
     storage = folder / f"models--{repo.replace('/', '--')}"
     try:
         current = (storage / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -70,7 +70,7 @@ def is_offline() -> bool:
 
 
 def why_unreachable() -> str:
-    """Why `is_reachable` said no, in words."""
+    """Say why `is_reachable` is False."""
     if not is_offline():
         return "the Hugging Face hub cannot be reached"
     given = [name for name in _OFFLINE_VARIABLES if os.environ.get(name)]

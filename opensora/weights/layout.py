@@ -1,11 +1,11 @@
-"""Which files make up a piece of the model, in every layout that can be read, and whether they are whole.
+"""The files that make up a piece of the model, in every layout that can be read, and whether they are whole.
 
 - Hugging Face: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, single or sharded;
   diffusers calls them `diffusion_pytorch_model`. A text encoder's tokenizer may be in the folder `tokenizer` beside
   its own, as in the repositories of diffusers' pipelines.
 - A single weight file, `.safetensors`, `.pt`, `.pth` or `.bin`.
 - A training checkpoint of Open-Sora 1.x: a folder with `model/` (shards as ColossalAI writes them) and `ema.pt`.
-The last two need no `config.json`; without one they hold a model of the published sizes.
+The last two need no `config.json`; without one, they are taken to hold a model of the published sizes.
 Source: Open-Sora v1.2, `opensora/utils/ckpt_utils.py`.
 """
 
@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from opensora.errors import WeightsError, one_line
 
 CONFIG_NAME = "config.json"
-# The sections of a config that have weights, and what users know them as.
+# Section of a config that has weights -> the name that users know it by.
 PIECES = {"model": "transformer", "vae": "autoencoder", "text_encoder": "text encoder"}
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -40,7 +40,7 @@ FOLDER_WEIGHTS = (
     "diffusion_pytorch_model.bin.index.json",
 )
 _ZIP_START = b"PK"  # of files that torch.save wrote; those of versions before 1.6 are plain pickles
-_PROBES = 64  # places of a file that a fingerprint reads
+_PROBES = 64  # places in a file that a fingerprint reads
 _PROBE_BYTES = 16_384
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
 _TOKENIZER_FOLDER = "tokenizer"
@@ -49,7 +49,9 @@ _SHARDS_FOLDER, _EMA_FILE, _STATES_FILE = "model", "ema.pt", "running_states.jso
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The weight files a loader reads: `path` itself or those of the first kind in the folder; shards may not exist.
+    """Return the weight files that a loader reads: `path` itself, or those of the folder's first kind.
+
+    Shards are returned even if they do not exist.
 
     Raises:
         WeightsError: the list of shards cannot be read.
@@ -66,7 +68,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """A short hash of a model's weights: of samples from all over the files, so that large ones take no time.
+    """Return a short hash of a model's weights, made of probes all over the files, so that large files take no time.
 
     Raises:
         WeightsError: there are no weights, or the list of weight files cannot be read.
@@ -87,7 +89,7 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def config_file(path: Path) -> Path | None:
-    """The `config.json` of a folder, of a file's folder, or of the checkpoint whose `model` folder this is."""
+    """Return the `config.json` of a folder, of a file's folder, or of the checkpoint whose `model` folder this is."""
     folders = [path.parent] if path.is_file() else [path]
     if path.name == _SHARDS_FOLDER and (path.parent / _STATES_FILE).is_file():
         folders.append(path.parent)
@@ -95,7 +97,7 @@ def config_file(path: Path) -> Path | None:
 
 
 def may_lack_config(path: Path) -> bool:
-    """Whether `path` is of a kind that comes without `config.json`: a file or a training checkpoint."""
+    """Whether `path` is a file or a training checkpoint, which may come without `config.json`."""
     if path.is_file():
         return True
     if path.name == _SHARDS_FOLDER and (path.parent / _STATES_FILE).is_file():
@@ -105,16 +107,16 @@ def may_lack_config(path: Path) -> bool:
 
 
 def tokenizer_folder(path: Path) -> Path | None:
-    """The folder with the tokenizer of a text encoder's folder: itself, or its neighbor; None if neither holds one."""
+    """Return the folder of a text encoder's tokenizer: its own, or `tokenizer` beside it; None if neither has one."""
     folders = (path, path.parent / _TOKENIZER_FOLDER)
     return next((folder for folder in folders if any((folder / name).is_file() for name in _TOKENIZERS)), None)
 
 
 def gaps(path: Path, piece: str) -> list[str]:
-    """What `path` lacks to hold a piece, one of `PIECES`.
+    """Name what `path` lacks to hold a piece, one of `PIECES`.
 
     Raises:
-        WeightsError: a file is given that cannot hold the piece.
+        WeightsError: `path` is a file that cannot hold the piece.
     """
     if path.is_file():
         _check_file_name(path, piece)
@@ -136,11 +138,11 @@ def gaps(path: Path, piece: str) -> list[str]:
 
 
 def needed_files(names: Sequence[str], piece: str, folder: str = "") -> list[str]:
-    """The files of a hub repository that its piece consists of: small ones, and weights of the first kind there.
+    """Return the files of a hub repository that make up a piece: small ones, and weights of the first kind there.
 
     Args:
-        names: paths of all files.
-        folder: the one of the repository that holds the piece; "" for the top.
+        names: paths of all files of the repository.
+        folder: folder of the repository that holds the piece; "" for the top.
     """
     top = _in_folder(names, folder)
     needed = _small_files(top, piece) + _weights(top)
@@ -153,7 +155,7 @@ def needed_files(names: Sequence[str], piece: str, folder: str = "") -> list[str
 
 
 def piece_files(path: Path, piece: str) -> list[Path]:
-    """The files of a piece in a folder (`needed_files`), those of a tokenizer beside it included."""
+    """Return the files of a piece in a folder (`needed_files`), including those of a tokenizer beside it."""
     files = [path / name for name in needed_files([file.name for file in path.iterdir()], piece)]
     for folder in _folders(path, piece)[1:]:
         files += [folder / name for name in _small_files([file.name for file in folder.iterdir()], piece)]
@@ -161,7 +163,7 @@ def piece_files(path: Path, piece: str) -> list[Path]:
 
 
 def small_files(path: Path, piece: str) -> list[Path]:
-    """Configs, lists of weights and tokenizers in the folder of a piece, and in that of a tokenizer beside it."""
+    """Return configs, lists of weights and tokenizers in a piece's folder, and in that of a tokenizer beside it."""
     files = [file for folder in _folders(path, piece) for file in sorted(folder.iterdir())]
     return [file for file in files if file.suffix == ".json" or file.name == "spiece.model"]
 
@@ -172,13 +174,13 @@ def _folders(path: Path, piece: str) -> list[Path]:
 
 
 def _single_names(piece: str) -> list[str]:
-    """The names of weights in one file; transformers reads no others for a text encoder."""
+    """Return the names that weights in one file may have; for a text encoder, transformers reads no others."""
     names = [name for name in FOLDER_WEIGHTS if not name.endswith(INDEX_SUFFIX)]
     return names[:2] if piece == "text_encoder" else names
 
 
 def _in_folder(names: Sequence[str], folder: str) -> list[str]:
-    """The names within one folder of a repository, without those further down."""
+    """Return the names of the files directly in one folder of a repository, relative to it."""
     prefix = f"{folder}/" if folder else ""
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     return [name for name in inside if "/" not in name]
@@ -199,13 +201,13 @@ def _weights(top: Sequence[str]) -> list[str]:
             return [name]
         stem, suffix = Path(name.removesuffix(INDEX_SUFFIX)).stem, Path(name.removesuffix(INDEX_SUFFIX)).suffix
         shards = [other for other in top if other.endswith(suffix)]
-        # Other precisions may lie beside them; shards of any other name are taken all.
+        # Other precisions may lie beside them. If no shard has the usual name, all are taken.
         return [name, *([shard for shard in shards if fnmatch(shard, f"{stem}-*{suffix}")] or shards)]
     return []
 
 
 def describe_format(path: Path) -> str:
-    """The format of a complete piece in words, such as "safetensors, 2 files"."""
+    """Name the format of a complete piece, as in "safetensors, 2 files"."""
     files = weight_files(path)
     suffix = files[0].suffix
     kind = "safetensors" if suffix == ".safetensors" else f"torch ({suffix})"
@@ -215,7 +217,7 @@ def describe_format(path: Path) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a weight file that is cut off, as far as that can be told without reading its data and without torch.
+    """Refuse a weight file that is truncated, as far as can be told without torch and without reading its data.
 
     Raises:
         WeightsError: the file is damaged or cannot be read.
@@ -236,7 +238,7 @@ def check_file(path: Path) -> None:
 
 
 def damaged(path: Path, detail: str) -> WeightsError:
-    """The error of a weight file that is not whole."""
+    """Return the error about a weight file that is not whole."""
     return WeightsError(f"{path} is corrupt or truncated ({detail}); download or copy it again")
 
 

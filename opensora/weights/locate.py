@@ -1,4 +1,4 @@
-"""Where every piece of a model is: in a folder, in the folder of weights, in the hub's cache, or still on the hub."""
+"""Find every piece of a model: in a folder of its own, in `weights_dir`, in the hub's cache, or still on the hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Piece:
     Attributes:
         name: section of the config, one of `PIECES`.
         wanted: its `from_pretrained`: a path, OWNER/REPOSITORY or OWNER/REPOSITORY/FOLDER.
-        path: folder or file; None if there is none, or none that holds any of it.
+        path: folder or file that holds at least a part of it; None if there is none.
         place: "folder" (named by the config itself), "weights folder" or "hub cache".
         gaps: what `path` lacks.
     """
@@ -49,17 +49,17 @@ class Piece:
 
     @property
     def repo_folder(self) -> str:
-        """The folder of that repository which holds it; "" for its top."""
+        """The folder of `repo` that holds it; "" for the top."""
         return "" if self.repo is None else hub.split_name(self.wanted)[1]
 
     def name_in_repo(self, file: Path) -> str:
-        """The name of one of its files in the repository."""
+        """Return the name that one of its files has in the repository."""
         if not self.repo_folder:
             return file.name
         return f"{self.repo_folder if file.parent == self.path else file.parent.name}/{file.name}"
 
     def damage(self) -> list[str]:
-        """One sentence for each weight file that is not whole; data is not read."""
+        """Return a sentence for each weight file that is not whole; data is not read."""
         sentences = []
         for file in weight_files(self.path) if self.is_complete else []:
             try:
@@ -76,11 +76,11 @@ class WeightPaths:
     model: str
     vae: str
     text_encoder: str
-    to_download: tuple[str, ...] = ()  # names of the pieces
+    to_download: tuple[str, ...] = ()  # names of pieces
     weights_dir: str | None = None  # where they are downloaded to; None: the hub's cache
 
     def applied_to(self, config: Config) -> Config:
-        """`config` with every `from_pretrained` replaced by the folder or file found here."""
+        """Return `config` with every `from_pretrained` replaced by the folder or file that was found."""
         sections = {
             name: dataclasses.replace(getattr(config, name), from_pretrained=getattr(self, name)) for name in PIECES
         }
@@ -88,10 +88,10 @@ class WeightPaths:
 
 
 def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | None = None) -> Piece:
-    """Look for a piece on this machine; what is complete wins over what is not.
+    """Look for a piece on this machine; a complete one wins over an incomplete one.
 
-    A relative `wanted` is looked up from the working directory, then from the repository's root, then in
-    `weights_dir`; a hub repository is then looked up by its name, in both and in the hub's cache.
+    A relative `wanted` is looked up from the working directory, then from the root of this project, then in
+    `weights_dir`; a hub repository is then looked up by its name, in `weights_dir` and in the hub's cache.
 
     Raises:
         WeightsError: `wanted` is a file that cannot hold the piece.
@@ -112,11 +112,11 @@ def find_piece(name: str, wanted: str, weights_dir: str | os.PathLike[str] | Non
 def locate_weights(config: Any) -> WeightPaths:
     """Find every piece of the model, in `config.weights_dir` first, and check that its files are whole.
 
-    What is neither there nor in the hub's cache, but can be a hub repository, is to be downloaded; that is not done
-    here.
+    A piece that is in neither `weights_dir` nor the hub's cache, but may be a hub repository, is only noted in
+    `to_download`.
 
     Raises:
-        WeightsError: names all pieces that are missing, unreachable or damaged at once.
+        WeightsError: pieces are missing, unreachable or damaged; names all of them at once.
     """
     weights_dir = getattr(config, "weights_dir", None)
     found: dict[str, str] = {}
@@ -149,7 +149,7 @@ def locate_weights(config: Any) -> WeightPaths:
 
 
 def local_config(from_pretrained: str, weights_dir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """The config.json of a piece on this machine; empty without one, and where it is damaged."""
+    """Return the config.json of a piece on this machine; {} if there is none or it is damaged."""
     given = find_path(from_pretrained)
     paths = [given] if given else [path for _, path in _candidates(from_pretrained, weights_dir)]
     config = next(filter(None, map(config_file, paths)), None)
@@ -161,7 +161,7 @@ def local_config(from_pretrained: str, weights_dir: str | os.PathLike[str] | Non
 
 
 def _candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iterator[tuple[str, Path]]:
-    """Places and paths where `wanted` is: in `weights_dir`, then in the hub's cache, the likeliest first."""
+    """Yield the places and paths where `wanted` is: in `weights_dir`, then in the hub's cache, the likeliest first."""
     is_repo = hub.is_repo_name(wanted)
     repo, inside = hub.split_name(wanted) if is_repo else ("", "")
     folder = find_path(weights_dir) if weights_dir is not None else None
@@ -177,7 +177,7 @@ def _candidates(wanted: str, weights_dir: str | os.PathLike[str] | None) -> Iter
 
 
 def _is_hub_name(wanted: str) -> bool:
-    """Whether `wanted` can be on the hub: not what would be in a folder that is on this machine."""
+    """Whether `wanted` can be on the hub; OWNER/NAME/FOLDER cannot if OWNER/NAME is a folder on this machine."""
     return hub.is_repo_name(wanted) and not (hub.split_name(wanted)[1] and _is_folder(hub.split_name(wanted)[0]))
 
 
