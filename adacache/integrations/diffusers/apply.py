@@ -1,4 +1,4 @@
-"""One line that caches a diffusers pipeline, and its opposite."""
+"""Caches a diffusers pipeline in one line, and undoes it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from adacache.validation import check_choice
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("t-attn", "s-attn")  # what can be measured in a block of diffusers
+METRICS = ("t-attn", "s-attn")  # that can be measured in blocks of diffusers
 # Policies that look into a model, or reuse parts of a block.
 _INSIDE = {
     "teacache": "goes by the modulated input of the first block",
@@ -47,7 +47,7 @@ class AdaCacheHandle:
     """AdaCache on a pipeline's transformers, until `remove` or the end of a `with` block.
 
     Attributes:
-        transformers: that are hooked.
+        transformers: the hooked transformers.
     """
 
     def __init__(self, transformers: list[nn.Module], runs: Runs, loop: DenoisingLoop) -> None:
@@ -58,7 +58,7 @@ class AdaCacheHandle:
 
     @property
     def traces(self) -> list[Trace]:
-        """One for each video of the current or last run; with schedule="batch" all are the same.
+        """One trace for each video of the current or last run; with schedule="batch" all are the same.
 
         Raises:
             RuntimeError: before the first run.
@@ -69,7 +69,7 @@ class AdaCacheHandle:
 
     @property
     def trace(self) -> Trace:
-        """That of the first video.
+        """The trace of the first video.
 
         Raises:
             RuntimeError: before the first run.
@@ -77,12 +77,12 @@ class AdaCacheHandle:
         return self.traces[0]
 
     def reset(self) -> None:
-        """Let go of a run that broke off; the next one would do so by itself."""
+        """Drop a run that broke off; the next one would do so by itself."""
         with self._runs.lock:
             self._runs.abort()
 
     def remove(self) -> None:
-        """Leave the transformers as they were; the last run's traces can still be read. Again, it does nothing."""
+        """Leave the transformers as they were; the last run's traces can still be read. A second call does nothing."""
         if self._removed:
             return
         replaced = _warn_if_replaced(self._loop, self.transformers)
@@ -118,23 +118,23 @@ def apply_adacache(
 ) -> AdaCacheHandle:
     """Cache a diffusers pipeline's transformer, or both of them, from its next call on.
 
-    Give a `config`, or a `calibration` of the model with one of the three targets.
+    Pass a `config`, or a `calibration` of the model with one of the three targets.
 
     Args:
-        pipe_or_transformer: a pipeline, or a transformer for a loop of one's own, with its `scheduler`.
-        config: of a policy, such as `AdaCacheConfig(...)`, a mapping of options, or the name of a codebook in
-            `adacache.PRESETS`, which then is measured in the middle block. Codebooks were tuned on Open-Sora: on
-            another model they are a place to start from.
-        scheduler: of a loop of one's own; its timesteps say how many calls a run has.
-        calibration: what `calibrate_pipeline` gave, or the file it was saved to.
-        speedup: denoising so many times as fast as with every step computed.
-        max_steps_computed: computed steps per video.
-        min_psnr: in dB to the video with every step computed, the mean over videos.
+        pipe_or_transformer: a pipeline, or a transformer for a loop of your own, with its `scheduler`.
+        config: a policy's config, such as `AdaCacheConfig(...)`, a mapping of its options, or the name of a codebook in
+            `adacache.PRESETS`, which is then used on the middle block. Codebooks were tuned on Open-Sora: on another
+            model they are a place to start from.
+        scheduler: the scheduler of a loop of your own; its timesteps say how many calls a run has.
+        calibration: what `calibrate_pipeline` returned, or the file it was saved to.
+        speedup: target, how many times as fast as with every step computed denoising should be.
+        max_steps_computed: target, the most computed steps per video.
+        min_psnr: target, the lowest PSNR in dB against what the calibration aims at, mean over videos.
 
     Raises:
-        ValueError: the model is not known, is cached already, or the config or calibration does not fit it.
-        TypeError: neither a config nor a calibration, or a transformer came without its scheduler.
-        OSError: there is no such calibration.
+        ValueError: the model is unknown or cached already, or the config or calibration does not fit it.
+        TypeError: neither a config nor a calibration and a target are given, or a transformer without its scheduler.
+        OSError: the calibration's file cannot be read.
         RuntimeError: diffusers is older than `OLDEST_DIFFUSERS`.
     """
     check_diffusers()
@@ -169,7 +169,7 @@ def apply_adacache(
 
 
 def _warn_if_replaced(loop: DenoisingLoop, transformers: list[nn.Module]) -> bool:
-    """Whether the pipeline has other transformers now, whose runs are in no trace; that is said."""
+    """Return, and warn, whether the pipeline has other transformers now, whose runs are in no trace."""
     replaced = not loop.has(transformers)
     if replaced:
         logger.warning(
@@ -180,7 +180,7 @@ def _warn_if_replaced(loop: DenoisingLoop, transformers: list[nn.Module]) -> boo
 
 
 def _report(controller: StepController) -> None:
-    """Say what a run reused, and loudly if it was of no use."""
+    """Log what a run reused, and warn if it was not what its config asks for."""
     for trace in controller.traces:
         logger.info("AdaCache: %d of %d steps computed", trace.num_computed, trace.num_steps)
     for sentence in surprises(controller.trace, controller.config):
@@ -192,7 +192,7 @@ def _always(config: ReuseOptions) -> Callable[[RunStart], ReuseOptions]:
 
 
 def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
-    """The config; a TypeError for what is none, a ValueError for one that does not fit a model of `num_blocks`."""
+    """Return the config; a TypeError if it is none, a ValueError if it does not fit a model of `num_blocks`."""
     if isinstance(config, str):
         check_choice("preset", config, PRESETS)
         # As in the official configs: block 13 of 28.

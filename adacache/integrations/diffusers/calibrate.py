@@ -1,4 +1,4 @@
-"""Calibrating a diffusers pipeline, and schedules from what came out: a speedup or a quality can be asked of it."""
+"""Calibrates a diffusers pipeline, and makes schedules from the result for a speedup or a quality."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_count
 
 Encode = Callable[[list[str]], Mapping[str, Any]]
-# Arguments of a pipeline's call that a calibration gives itself.
+# Arguments of a pipeline's call that a calibration sets itself.
 _OWN = ("prompt", "generator", "latents", "output_type", "return_dict", "num_videos_per_prompt")
 # Names of the conditions of a calibration, as a user would say them.
 _NAMES = {
@@ -56,28 +56,28 @@ def calibrate_pipeline(
 ) -> Calibration:
     """Find out which steps of a diffusers pipeline need not be computed, and what that costs in quality.
 
-    Some clips are sampled with every step computed. Lists of computed steps are searched on what was recorded, and
+    Some clips are sampled with every step computed. On these records, lists of computed steps are searched and
     coefficients are fitted that combine the last outputs across each gap; other clips measure the best ones.
-    `apply_adacache(pipe, calibration=..., speedup=...)` goes by the outcome, which `Calibration.save` writes to a file.
+    `apply_adacache(pipe, calibration=..., speedup=...)` uses the result, which `Calibration.save` writes to a file.
 
     Args:
         prompts: at least two different ones; those that are fitted to measure nothing.
         aim: "repeat" the video with every step computed, or come near the "solution" of many more steps, which needs a
             scheduler whose times lie among those of more steps.
-        fit_clips: clips to fit to.
-        held_out_clips: others, to measure on.
-        candidates: lists of computed steps that are fitted per measured number of them.
+        fit_clips: number of clips to fit to.
+        held_out_clips: number of other clips, to measure on.
+        candidates: lists of computed steps that are fitted for each number of computed steps.
         batch_size: clips sampled together.
-        seed: of the first clip's noise; it counts up.
-        encode: turns a batch of prompts into arguments of the pipeline's call, such as embeddings made beforehand;
-            without it the pipeline is called with the prompts, and encodes them again for every run.
-        checkpoint: file in which finished parts are kept until the end, so that a calibration that was stopped goes on.
+        seed: seed of the first clip's noise; it counts up.
+        encode: turns a batch of prompts into arguments of the pipeline's call, such as precomputed embeddings; without
+            it the pipeline is called with the prompts, and encodes them again for every run.
+        checkpoint: file that keeps finished parts until the end, so that a calibration that was stopped can go on.
         progress: whether to show a bar.
         call: other arguments of the pipeline's call, such as num_inference_steps, height, guidance_scale.
 
     Raises:
-        ValueError: the pipeline is not known, is cached already or makes a sound, an option is wrong, or a run has too
-            few steps or steps that do not descend.
+        ValueError: the pipeline is unknown, is cached already or makes a sound; an option is wrong; or a run has too
+            few steps, or steps that do not descend.
         RuntimeError: diffusers is too old.
     """
     check_diffusers()
@@ -125,7 +125,7 @@ class PipelineClips:
     """Clips of a hooked pipeline; an `adacache.calibration.runner.ClipSampler`.
 
     Args:
-        make_run: calls the pipeline for a batch of clips, with so many steps in place of each, and other arguments;
+        make_run: calls the pipeline for a batch of clips, with a number of steps in place of each and other arguments;
             returns its frames.
     """
 
@@ -140,7 +140,7 @@ class PipelineClips:
     @classmethod
     @contextmanager
     def of(cls, pipe: Any, encode: Encode, call: Mapping[str, Any]) -> Iterator[PipelineClips]:
-        """Of a pipeline that is hooked for so long, and shows no bars of its own."""
+        """Yield the clips of a pipeline, which is hooked and shows no bars of its own in the meantime."""
 
         def make_run(clips: Sequence[Clip], factor: int, **options: Any) -> Any:
             generators = [torch.Generator().manual_seed(clip.seed) for clip in clips]
@@ -170,7 +170,7 @@ class PipelineClips:
         return len(self._start.timesteps)
 
     def peek(self, clip: Clip) -> RunStart:
-        """What is known of the runs at their first call, which is not made."""
+        """Return what is known of the runs at their first call, which is not made."""
         self._peeking = True
         try:
             self._make_run([clip], self._factor, output_type="latent")
@@ -182,7 +182,7 @@ class PipelineClips:
 
     @contextmanager
     def refined(self, factor: int) -> Iterator[None]:
-        """That many steps in place of each for a while."""
+        """Run `factor` steps in place of each for a while."""
         self._factor, start = factor, self._start
         try:
             if factor > 1:
@@ -201,13 +201,13 @@ class PipelineClips:
             )
 
     def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
-        """Final latents (B, ...), as the pipeline returns them."""
+        """Return the final latents (B, ...), as the pipeline returns them."""
         self._controller, self._is_sampling = controller, False
         latents = self._make_run(clips, self._factor, output_type="latent")
         return latents[-1] if isinstance(latents, list) else latents  # of all sections up to the last one
 
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
-        """The same as videos, (F, H, W, 3) uint8 each."""
+        """Return the same batch as videos, (F, H, W, 3) uint8 each."""
         self._controller, self._is_sampling = controller, False
         return [
             np.round(np.asarray(video) * 255).astype(np.uint8)
@@ -233,7 +233,7 @@ class _Peeked(Exception):
 
 
 def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
-    """What a calibration holds for as far as the transformers tell; weights are not compared."""
+    """Return what a calibration holds for, as far as the transformers tell; weights are not compared."""
     return {
         "transformers": [type(forward.transformer).__name__ for forward in cached],
         "num_blocks": [forward.num_blocks for forward in cached],
@@ -241,25 +241,25 @@ def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
 
 
 def run_conditions(start: RunStart) -> dict[str, Any]:
-    """What it holds for as far as a run's first call tells."""
+    """Return what a calibration holds for, as far as a run's first call tells."""
     return {"latents": list(start.latents), "guidance_scale": start.guidance_scale}
 
 
 @dataclass(frozen=True)
 class CalibratedTarget:
-    """A wish, and what turns it into a schedule."""
+    """A calibration, and the target that chooses a schedule from it."""
 
     calibration: Calibration
     target: Target
 
     @classmethod
     def of(cls, calibration: Calibration | str | os.PathLike[str] | None, target: Target | None) -> CalibratedTarget:
-        """`calibration` itself or from a file.
+        """Join a target with a calibration, which may be given as a file.
 
         Raises:
-            TypeError: one of the two is missing.
+            TypeError: the calibration or the target is missing.
             OSError: the file cannot be read.
-            ValueError: it holds something else.
+            ValueError: the file holds something else.
         """
         if calibration is None:
             raise TypeError(
@@ -275,10 +275,10 @@ class CalibratedTarget:
         self._check(model_conditions(cached))
 
     def config_of_run(self, start: RunStart) -> StaticScheduleConfig:
-        """The schedule that meets the target in a run.
+        """Return the schedule that meets the target in a run.
 
         Raises:
-            ValueError: none does, or the calibration was made for videos of another size.
+            ValueError: no schedule does, or the calibration was made for another video size or guidance scale.
         """
         self._check(run_conditions(start))
         return self.target.resolve(self.calibration, start.timesteps)

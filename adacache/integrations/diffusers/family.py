@@ -24,12 +24,12 @@ class BlockList:
     """One `nn.ModuleList` of blocks.
 
     Attributes:
-        name: of the transformer's attribute.
+        name: name of the transformer's attribute.
         blocks: class names of the blocks in it.
-        residual: how to see what a block's self-attention adds, after its gate; None where it cannot be told apart.
-        audio_residual: the same of a sound's self-attention.
-        layout: of the hidden states that its blocks take and give.
-        streams: what the self-attention works along; an attention over all tokens stands for both.
+        residual: how to see what a block's self-attention adds, after its gate; None if it cannot be told apart.
+        audio_residual: the same for the sound's self-attention.
+        layout: layout of the hidden states that the blocks take and return.
+        streams: what the self-attention works along; an attention over all tokens counts for both.
     """
 
     name: str
@@ -45,23 +45,24 @@ class Family:
     """A transformer class of diffusers.
 
     Attributes:
-        name: as users know the models.
-        transformer: class name.
-        lists: all blocks, in the order in which the first blocks of the lists run.
+        name: name of the models, as users know it.
+        transformer: class name of the transformer.
+        lists: all lists of blocks, in the order in which their first blocks run.
         rows: arguments of the forward that have a row, or several, for each video of a batch.
         num_frames: (the transformer's config, arguments of the forward) -> frames of tokens in a video.
-        num_tokens: the same -> tokens of the video, where others stand before them in the hidden states.
+        num_tokens: (the same) -> tokens of the video, if others precede them in the hidden states.
         batches_guidance: whether pipelines that name no cache context have both guidance halves in one batch.
         refused_pipelines: names of pipeline classes that cannot be cached, and why.
-        returns_text: whether blocks return hidden states and the text's, not only the first.
-        audio: argument of the forward with the latents (B, length, C) of a sound that is denoised along, "" without.
-            Blocks take and return its states after the picture's, and so does the model its output.
-        channels_dim: of the argument `hidden_states` and of the output.
+        returns_text: whether blocks return the text's hidden states after the video's, not the video's alone.
+        audio: argument of the forward with the latents (B, length, C) of a sound that is denoised with the picture, ""
+            if there is none. Blocks take and return the sound's states after the picture's, and the model returns its
+            output after the picture's.
+        channels_dim: dimension of the channels in the argument `hidden_states` and in the output.
         out_channels: option of the transformer that says how many of the latents' channels are denoised.
-        bypass: arguments of the forward that leave out the blocks of all lists but the first one, where emptying
-            these lists is not enough.
-        aside: modules that serve the blocks alone, such as those that make hints for them, each with a function that
-            gives, for the module's arguments, what stands for its result where the blocks are left out.
+        bypass: arguments of the forward that leave out the blocks of all lists but the first one, where emptying these
+            lists is not enough.
+        aside: modules that only serve the blocks, such as those that make hints for them. Each comes with a function
+            that takes the module's arguments and returns a replacement of its result while the blocks are left out.
         added_after: (the transformer's config) -> numbers of the blocks after which the forward adds something.
     """
 
@@ -111,8 +112,10 @@ class Family:
             )
 
     def denoised(self, transformer: nn.Module, arguments: Mapping[str, Any]) -> list[Tensor]:
-        """What a call denoises, of each modality (B, C, T, ...): the first channels of the argument `hidden_states`,
-        before those of an image, and a sound's latents.
+        """Return what a call denoises, one tensor (B, C, T, ...) for each modality.
+
+        These are the first channels of the argument `hidden_states`, which precede those of an image, and the latents
+        of a sound if there is one.
         """
         latents = arguments["hidden_states"].movedim(self.channels_dim, 1)
         count = min(latents.shape[1], transformer.config.get(self.out_channels) or latents.shape[1])
@@ -120,14 +123,14 @@ class Family:
         return [latents[:, :count], *([] if audio is None else [audio.movedim(2, 1)])]
 
     def num_blocks(self, transformer: nn.Module) -> int:
-        """How many blocks can be measured, per stream."""
+        """Return how many blocks can be measured, per stream."""
         return next(len(getattr(transformer, blocks.name)) for blocks in self.lists if blocks.residual is not None)
 
 
 def tokens_of(
     hidden_states: Tensor, layout: Layout, num_videos: int, num_frames: int, num_tokens: int | None = None
 ) -> Tensor:
-    """Hidden states of a block as (B, T, S, C), frames apart; of the last `num_tokens` if there are others; a view."""
+    """Return a block's hidden states as (B, T, S, C), frames apart; only the last `num_tokens` if given; a view."""
     if layout == "places":
         return hidden_states.unflatten(0, (num_videos, -1)).transpose(1, 2)
     if layout == "frames":
@@ -136,7 +139,7 @@ def tokens_of(
 
 
 def from_tokens(tokens: Tensor, hidden_states: Tensor, layout: Layout) -> Tensor:
-    """Tokens (B, N, C) in the layout and shape of `hidden_states`; those that stood before them are put there again."""
+    """Return tokens (B, N, C) in the layout and shape of `hidden_states`, whose other tokens precede them again."""
     if layout == "places":
         num_frames = hidden_states.shape[1]
         tokens = tokens.unflatten(1, (num_frames, -1)).transpose(1, 2)

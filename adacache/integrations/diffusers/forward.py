@@ -17,17 +17,17 @@ from adacache.sites import Site
 
 
 class CachedForward:
-    """Runs a transformer of diffusers with its blocks handed to `StepController.stack`.
+    """Runs a transformer of diffusers with its blocks passed to `StepController.stack`.
 
-    The transformer's own forward runs with a stand-in for its blocks, which embeds the input before it and makes the
-    output after it. The stand-in hands its hidden states to the controller; where they are to be computed, the
-    transformer's own forward runs within it, this time with its blocks, and only what they give is taken over. So no
-    line of the model is repeated here, any of a batch's videos can be computed without the others, and a computed step
-    costs the embedding of its input and its last layer twice, which is little beside the blocks. Modules that serve the
-    blocks alone are stood for, too.
+    The transformer's own forward runs with a stand-in for its blocks, so that it embeds the input before it and makes
+    the output after it. The stand-in passes its hidden states to the controller. If they are to be computed, the
+    transformer's own forward runs again within the stand-in, this time with its blocks, and only what these return is
+    used. So no line of the model is repeated here, any of a batch's videos can be computed without the others, and a
+    computed step pays twice for the embedding of its input and for its last layer, which is little beside the blocks.
+    Modules that only serve the blocks get stand-ins, too.
 
-    Blocks may be compiled: those that are measured run as they were before, since a compiled one does not show what
-    goes on in it. Between calls nothing about the transformer is changed.
+    Blocks may be compiled: those that are measured run uncompiled, since a compiled one does not show what goes on in
+    it. Between calls the transformer is as it was.
 
     Raises:
         ValueError: the transformer belongs to no known family, or its blocks are not the family's.
@@ -47,11 +47,11 @@ class CachedForward:
         arguments: Mapping[str, Any],
         inner_forward: Callable[..., Any] | None = None,
     ) -> Any:
-        """What `forward(**arguments)` returns, with blocks computed or reused as `controller` decides.
+        """Return what `forward(**arguments)` returns, with blocks computed or reused as `controller` decides.
 
         `forward` is the transformer's own; `arguments` are named as in its signature. `context` tells apart calls of
-        one step, such as those with and without the prompt. `inner_forward` is what runs within `forward`, where that
-        does more than the transformer's own, such as to fetch weights.
+        one step, such as those with and without the prompt. `inner_forward` runs within the stand-in if `forward` does
+        more than the transformer's own, such as fetching weights.
 
         Raises:
             RuntimeError: outside of a run; otherwise as `StepController.stack`.
@@ -105,16 +105,16 @@ class CachedForward:
         return _with_samples(output, [partial(replace_output, modality) for modality in range(len(denoised))])
 
     def num_modalities(self, arguments: Mapping[str, Any]) -> int:
-        """Of a call: one, or two with a sound."""
+        """Return how many modalities a call denoises: one, or two with a sound."""
         return len(self.family.denoised(self.transformer, arguments))
 
     def _own(self) -> dict[str, nn.Module]:
-        """The transformer's lists of blocks, and the modules that serve the blocks alone, as far as it has them."""
+        """Return the transformer's lists of blocks, and the modules that only serve the blocks if it has any."""
         names = [*(blocks.name for blocks in self.family.lists), *self.family.aside]
         return {name: getattr(self.transformer, name) for name in names if hasattr(self.transformer, name)}
 
     def _stand_ins(self, own: Mapping[str, nn.Module], stand_in: _StandIn) -> dict[str, nn.Module]:
-        """What stands in place of them where the blocks are left out."""
+        """Return what replaces the `own` modules while the blocks are left out."""
         family = self.family
         # A family with a bypass goes through its lists in pairs: the others must not be empty.
         replaced = {} if family.bypass else {blocks.name: nn.ModuleList() for blocks in family.lists}
@@ -132,8 +132,10 @@ class CachedForward:
         num_frames: int,
         num_tokens: int | None,
     ) -> tuple[Tensor, Tensor | None, list[tuple[Site, Callable[[], Tensor]]]]:
-        """Hidden states (B, N, C) after the last block that runs in `forward(**arguments)`, those of a sound, and what
-        its measured branches add.
+        """Run `forward(**arguments)` with its blocks, and return what they make.
+
+        This is the hidden states (B, N, C) after the last block, those of a sound, and what the sound's measured
+        branches add.
         """
         family, num_videos = self.family, len(arguments["hidden_states"])
         last: list[Any] = []
@@ -170,7 +172,7 @@ class CachedForward:
 
 
 class _Shown(nn.Module):
-    """A block, and somebody who is shown what it returns."""
+    """A block whose output is shown to a function."""
 
     def __init__(self, block: nn.Module, show: Callable[[Any], object]) -> None:
         super().__init__()
@@ -178,19 +180,19 @@ class _Shown(nn.Module):
         self._show = show
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the block."""
+        """Run the block, and show what it returns."""
         output = self.block(*args, **kwargs)
         self._show(output)
         return output
 
 
 class _StandIn(nn.Module):
-    """Stands for all blocks; where these also return the text's states, they go on as they are.
+    """Stands for all blocks; if these also return the text's states, it returns them unchanged.
 
-    It holds all that is replaced, so that what is done to all layers of the transformer reaches those, too.
+    It holds all that it replaces, so that what is done to all layers of the transformer reaches those, too.
 
     Args:
-        run: makes the hidden states, and those of a sound, of what they are before the blocks.
+        run: makes the hidden states after the blocks, and those of a sound, from those before.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class _StandIn(nn.Module):
         self.stands_for = nn.ModuleDict(stands_for)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor | None]:
-        """As a block: the first arguments are its hidden states and the sound's or the text's, by place or by name."""
+        """Take a block's arguments, the hidden states and the sound's or the text's, by position or by name."""
         second = self._family.audio or "encoder_hidden_states"
         named = dict(zip(("hidden_states", second), args, strict=False)) | kwargs
         states, audio = self._run(named["hidden_states"], named[second] if self._family.audio else None)
@@ -212,19 +214,19 @@ class _StandIn(nn.Module):
 
 
 class _Aside(nn.Module):
-    """Stands for a module that serves the blocks alone, and costs nothing."""
+    """Stands for a module that only serves the blocks, and costs nothing."""
 
     def __init__(self, result: Callable[..., Any]) -> None:
         super().__init__()
         self._result = result
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the module is called."""
+        """Take the arguments of the module."""
         return self._result(*args, **kwargs)
 
 
 def _without_lora_scale(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`arguments` for a forward within another one, which has scaled the LoRAs of all layers already."""
+    """Return `arguments` for a forward within another one, which has already scaled the LoRAs of all layers."""
     options = arguments.get("attention_kwargs")
     if not options:
         return dict(arguments)
@@ -233,7 +235,7 @@ def _without_lora_scale(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _not_compiled(block: nn.Module) -> Iterator[None]:
-    """A block and all in it as before `compile`: hooks that come and go are not seen by compiled code."""
+    """Run a block and all in it as before `compile`: compiled code does not see hooks that come and go."""
     compiled = {module: module._compiled_call_impl for module in block.modules() if module._compiled_call_impl}
     try:
         for module in compiled:
@@ -245,7 +247,10 @@ def _not_compiled(block: nn.Module) -> Iterator[None]:
 
 
 def _rows_of(arguments: Mapping[str, Any], names: tuple[str, ...], rows: Tensor, num_rows: int) -> dict[str, Any]:
-    """`arguments` with only those `rows` of the batch; an argument may have several for each, one after the other."""
+    """Return `arguments` with those `rows` of the batch only.
+
+    An argument may have several rows for each, one after the other.
+    """
     chosen = dict(arguments)
     for name in names:
         value = chosen.get(name)
@@ -264,7 +269,7 @@ def _take_rows(value: Any, rows: Tensor, num_rows: int) -> Any:
 
 @contextmanager
 def _with_modules(transformer: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Other modules under these names for a while."""
+    """Put other modules under these names for a while."""
     before = {name: getattr(transformer, name) for name in modules}
     try:
         for name, module in modules.items():
@@ -276,7 +281,7 @@ def _with_modules(transformer: nn.Module, modules: Mapping[str, nn.Module]) -> I
 
 
 def _with_samples(output: Any, changes: Sequence[Callable[[Tensor], Tensor]]) -> Any:
-    """What a transformer returns, with each modality's sample changed: one, a tuple, or an object with names."""
+    """Return an output (a tensor, a tuple or an object with names) with each modality's sample changed."""
     if isinstance(output, Tensor):
         return changes[0](output)
     if isinstance(output, tuple) and not hasattr(output, "sample"):

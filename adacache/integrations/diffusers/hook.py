@@ -17,7 +17,7 @@ from adacache.integrations.diffusers.runs import Call, Runs
 
 
 class CurrentContext(StateManager):
-    """What a pipeline says of its next call by `cache_context`; diffusers sets it on hooks' state managers.
+    """What a pipeline says about its next call by `cache_context`; diffusers sets it on hooks' state managers.
 
     Each thread has its own.
     """
@@ -27,15 +27,15 @@ class CurrentContext(StateManager):
         self._said = local()
 
     def set_context(self, context: Any) -> None:
-        """`context` is a name, an object with one, or None at its end; it depends on the version of diffusers."""
+        """Note a context: a name, an object with one, or None at its end, depending on the version of diffusers."""
         self._said.context = context
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing else is kept."""
+        """Forget the context, which is all that is kept."""
         self.set_context(None)
 
     def describe(self) -> dict[str, Any]:
-        """The fields of a `Call` that a context can fill."""
+        """Return the fields of a `Call` that a context can fill."""
         context = getattr(self._said, "context", None)
         return {
             "context": getattr(context, "name", context),
@@ -45,7 +45,7 @@ class CurrentContext(StateManager):
 
 
 class AdaCacheHook(ModelHook):
-    """Takes the place of a transformer's forward; all state is that of `runs`, which other transformers may share."""
+    """Replaces a transformer's forward; all state is in `runs`, which other transformers may share."""
 
     _is_stateful = True  # so that diffusers sets contexts, and says when a pipeline is done
 
@@ -58,7 +58,7 @@ class AdaCacheHook(ModelHook):
 
     @torch.compiler.disable
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """What diffusers calls in place of the transformer's forward."""
+        """Run the transformer with the cache; diffusers calls this in place of its forward."""
         arguments = self._signature.bind(module, *args, **kwargs).arguments
         arguments.pop(next(iter(self._signature.parameters)))
         text = arguments.get("encoder_hidden_states")
@@ -86,14 +86,14 @@ class AdaCacheHook(ModelHook):
             return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """A pipeline is done."""
+        """End the run; diffusers calls this when a pipeline is done."""
         with self._runs.lock:
             self._runs.finish()
         self.context.reset()
         return module
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse, with a TypeError, to be copied: a copied hook would go on with the original's weights."""
+        """Refuse, with a TypeError, to be copied: a copied hook would run the original's weights."""
         raise TypeError(
             f"a {type(self._cached.transformer).__name__} cannot be copied or pickled while AdaCache is applied to it; "
             "call remove() of its handle before, and apply_adacache to the copy"
@@ -101,8 +101,9 @@ class AdaCacheHook(ModelHook):
 
 
 def _innermost(transformer: nn.Module) -> Callable[..., Any]:
-    """The transformer's own forward, below all hooks: those around the call at hand, such as group offloading's, are
-    in effect already.
+    """Return the transformer's own forward, below all hooks.
+
+    Hooks around the current call, such as group offloading's, are already in effect.
     """
     reference = transformer._diffusers_hook._fn_refs[0]
     return reference.original_forward or reference.forward
@@ -121,12 +122,12 @@ def unhook(transformer: nn.Module) -> None:
     offloading = transformer.forward if hasattr(transformer, "_hf_hook") else None
     registry.remove_hook(HOOK_NAME, recurse=False)
     if offloading is not None:
-        # accelerate wrapped the hooked forward, and goes on with the one below.
+        # accelerate wrapped the hooked forward, and now wraps the one below.
         transformer._old_forward, transformer.forward = transformer.forward, offloading
     if registry.hooks:
         return
     del transformer._diffusers_hook
-    # diffusers puts the method back as an attribute of the object, where it would stand before that of the class.
+    # diffusers puts the method back as an attribute of the object, where it would hide that of the class.
     forward = transformer.__dict__.get("forward")
     if getattr(forward, "__func__", None) is type(transformer).forward:
         del transformer.forward

@@ -1,4 +1,4 @@
-"""A pipeline of diffusers, or a loop of one's own: its transformers, what it says of its calls, what is refused."""
+"""A pipeline of diffusers, or a loop of your own: its transformers, what it says about its calls, what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adacache.integrations.diffusers.forward import CachedForward
 
-OLDEST_DIFFUSERS = "0.35.2"  # the first whose hooks are told of guidance contexts, beside today's transformers
+OLDEST_DIFFUSERS = "0.35.2"  # the first that passes guidance contexts to hooks and works with today's transformers
 HOOK_NAME = "adacache"
 
 
@@ -25,7 +25,7 @@ def check_diffusers() -> None:
 
 
 def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
-    """A transformer itself, or a pipeline's: one, or the two that share its steps.
+    """Return a transformer itself, or those of a pipeline: one, or the two that share its steps.
 
     Raises:
         ValueError: it is neither a pipeline with a transformer nor one itself.
@@ -43,10 +43,10 @@ def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
 
 
 def cached_forwards_of(pipe_or_transformer: Any) -> list[CachedForward]:
-    """One for each transformer.
+    """Return a `CachedForward` for each transformer.
 
     Raises:
-        ValueError: there is none, or one is not known, compiled as a whole, or of a pipeline that is refused.
+        ValueError: there is no transformer, or one is unknown, compiled as a whole, or of a pipeline that is refused.
     """
     cached = []
     for transformer in transformers_of(pipe_or_transformer):
@@ -60,13 +60,13 @@ def cached_forwards_of(pipe_or_transformer: Any) -> list[CachedForward]:
 
 
 class DenoisingLoop:
-    """The loop that calls the transformers: a pipeline's, or one's own around a scheduler.
+    """The loop that calls the transformers: a pipeline's, or your own around a scheduler.
 
     Attributes:
         is_pipeline: whether it is a pipeline's.
 
     Raises:
-        TypeError: there is no scheduler.
+        TypeError: a transformer comes without a scheduler.
     """
 
     def __init__(self, pipe_or_transformer: Any, scheduler: Any = None) -> None:
@@ -80,7 +80,7 @@ class DenoisingLoop:
         self._own_scheduler = scheduler
 
     def has(self, transformers: list[nn.Module]) -> bool:
-        """Whether it still calls these, as they are or compiled as a whole; a pipeline's may have been replaced."""
+        """Whether the loop still calls these, as they are or compiled as a whole; a pipeline's may be replaced."""
         current = [getattr(module, "_orig_mod", module) for module in transformers_of(self._owner)]
         return all(any(module is other for other in current) for module in transformers)
 
@@ -91,20 +91,20 @@ class DenoisingLoop:
 
     @property
     def scheduler_name(self) -> str:
-        """For messages."""
+        """Class name of the scheduler, for messages."""
         return type(self._scheduler).__name__
 
     @property
     def guidance_scale(self) -> float | None:
-        """Of the run that goes on; None where the loop has none, or does not tell."""
+        """Guidance scale of the current run; None if the loop has none, or does not tell."""
         scale = getattr(self._owner, "guidance_scale", None) if self.is_pipeline else None
         return float(scale) if isinstance(scale, int | float) else None
 
     def timesteps(self) -> Tensor:
-        """(calls,), what the scheduler was set to step through; the same tensor until it is set anew.
+        """Return the times (calls,) that the scheduler was set to step through; the same tensor until it is set anew.
 
         Raises:
-            RuntimeError: it was not set.
+            RuntimeError: the scheduler was not set.
         """
         timesteps = getattr(self._scheduler, "timesteps", None)
         if not isinstance(timesteps, Tensor) or not len(timesteps):
@@ -115,10 +115,10 @@ class DenoisingLoop:
         return timesteps
 
     def first_place(self, places: list[int], num_times: int) -> int | None:
-        """Where in the schedule a run begins, of the `places` that have the time of its first call.
+        """Return where in the schedule a run begins, out of the `places` that have the time of its first call.
 
-        A run that begins later than its schedule, as with strength below 1, is one that the pipeline or the scheduler
-        told of, or that of a loop of one's own; None for a call in the middle of somebody else's.
+        A run may begin later than its schedule, as with strength below 1, if the pipeline or the scheduler says so, or
+        in a loop of your own. The result is None for a call in the middle of a schedule, which this loop did not make.
         """
         told = [getattr(self._scheduler, "begin_index", None), 0]
         if self._is_running and getattr(self._owner, "_num_timesteps", None) is not None:
@@ -127,9 +127,9 @@ class DenoisingLoop:
         return places[0] if known is None and not self.is_pipeline else known
 
     def halves_per_call(self, context: str | None, batches_guidance: bool) -> int | None:
-        """Guidance halves in the batch of one call; None where nothing tells.
+        """Return the number of guidance halves in the batch of one call; None if nothing tells.
 
-        A context other than "cond_uncond" is that of one half. Pipelines give that one without guidance, too.
+        A context other than "cond_uncond" is that of one half. Pipelines use "cond_uncond" without guidance, too.
         """
         if context not in (None, "cond_uncond") or hasattr(self._owner, "guider"):
             return 1
@@ -148,14 +148,14 @@ class DenoisingLoop:
 
     @property
     def _is_running(self) -> bool:
-        """Whether the pipeline is in its loop, as far as it tells; otherwise somebody else calls its transformer."""
+        """Whether the pipeline is in its loop, as far as it tells; otherwise something else calls its transformer."""
         if not hasattr(type(self._owner), "current_timestep"):
             return hasattr(self._owner, "_num_timesteps")
         return getattr(self._owner, "_current_timestep", None) is not None
 
 
 def check_free(transformer: nn.Module) -> None:
-    """Refuse, with a ValueError, what AdaCache hooks already or offloading would unhook, and as `check_combination`."""
+    """Refuse, with a ValueError, a transformer that is hooked or offloaded already, or as `check_combination` does."""
     kind = type(transformer).__name__
     registry = getattr(transformer, "_diffusers_hook", None)
     if registry is not None and HOOK_NAME in registry.hooks:
@@ -169,7 +169,7 @@ def check_free(transformer: nn.Module) -> None:
 
 
 def check_not_compiled(transformer: nn.Module) -> None:
-    """Refuse, with a ValueError, a transformer that `torch.compile` or its own `compile` made one piece."""
+    """Refuse, with a ValueError, a transformer that is compiled as a whole, by `torch.compile` or its own `compile`."""
     own = getattr(transformer, "_orig_mod", transformer)
     if own is not transformer or transformer._compiled_call_impl is not None:
         raise ValueError(
@@ -179,7 +179,7 @@ def check_not_compiled(transformer: nn.Module) -> None:
 
 
 def check_combination(transformer: nn.Module) -> None:
-    """Refuse, with a ValueError, a transformer to which something was done that does not go together with AdaCache."""
+    """Refuse, with a ValueError, a transformer to which something was done that AdaCache does not work with."""
     kind = type(transformer).__name__
     check_not_compiled(transformer)
     if getattr(transformer, "_parallel_config", None) is not None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-Take = Callable[[Callable[[], Tensor]], object]  # is handed a function that makes the residual
+Take = Callable[[Callable[[], Tensor]], object]  # called with a function that makes the residual
 
 
 class AttentionResidual(Protocol):
@@ -22,15 +22,16 @@ class AttentionResidual(Protocol):
 
 @dataclass(frozen=True)
 class GatedByTable:
-    """attention * (row of the block's own table + row of the time's embedding).
+    """The residual is attention * (row of the block's own table + row of the time's embedding).
 
-    Not the difference of hidden states before and after, which would lose digits in bfloat16.
+    The difference of the hidden states before and after would lose digits in bfloat16.
 
     Attributes:
-        argument, position: name and place of the time's embedding among the block's arguments. It is (B, 6 C),
-            (B, 6, C), or with an embedding for every token (B, N, 6 C) or (B, N, 6, C).
-        row: of the gate, of 6.
-        table: parameter (6, C) or (1, 6, C).
+        argument, position: name and position of the time's embedding among the block's arguments. It is (B, 6 C), (B,
+            6, C), or with an embedding for every token (B, N, 6 C) or (B, N, 6, C); some tables have more than 6 rows.
+        row: index of the gate's row.
+        attention: name of the attention module.
+        table: name of the parameter (6, C) or (1, 6, C).
     """
 
     argument: str
@@ -59,11 +60,10 @@ class GatedByTable:
 
 @dataclass(frozen=True)
 class GatedByNorm:
-    """attention * gate, where the norm before the attention also gives the gate, (B, C) or (B, 1, C).
+    """The residual is attention * gate, where the norm before the attention also returns the gate, (B, C) or (B, 1, C).
 
     Attributes:
-        index: of the gate among what the norm returns.
-        of: how many there are, where the norm returns them as one tensor (B, of * C).
+        index: index of the gate among what the norm returns.
     """
 
     index: int
@@ -88,7 +88,7 @@ class GatedByNorm:
 
 @dataclass(frozen=True)
 class OutputOf:
-    """What a module of the block returns is the residual itself."""
+    """The residual is what a module of the block returns."""
 
     module: str
 

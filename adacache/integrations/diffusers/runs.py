@@ -1,4 +1,4 @@
-"""Which run, step and guidance half a call of a transformer belongs to, and whose rows it has: decided here alone."""
+"""Decides which run, step and guidance half a call of a transformer belongs to, and whose rows it has."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class RunStart:
     """What is known of a run at its first call.
 
     Attributes:
-        timesteps: one for each step that will be taken, fewer than the scheduler's where strength is below 1.
+        timesteps: one for each step that will be taken, fewer than the scheduler's if strength is below 1.
         latents: shape of a video's latents as the transformer gets them, without the batch.
-        guidance_scale: None where the loop does not tell.
+        guidance_scale: None if the loop does not tell.
     """
 
     timesteps: list[float]
@@ -39,12 +39,12 @@ class Call:
 
     Attributes:
         latents: (B, ...), what is denoised.
-        timestep: any shape. Tokens that are given and not denoised have a smaller one than the others.
-        text: (B, tokens, width), None without.
-        context: name that the pipeline gave this call, None without.
-        step_index, num_steps: of the pipeline's loop, None where diffusers does not pass them.
+        timestep: of any shape; tokens that are given and not denoised have a smaller one than the others.
+        text: (B, tokens, width), None without text.
+        context: name that the pipeline gave this call, None if it gave none.
+        step_index, num_steps: those of the pipeline's loop, None if diffusers does not pass them.
         batches_guidance: whether pipelines of this family that name no context have both guidance halves in a batch.
-        num_modalities: that are denoised, two with a sound.
+        num_modalities: how many modalities are denoised, two with a sound.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ class GuidanceHalf:
     text: Tensor | None
 
     def fits(self, call: Call) -> bool:
-        """Whether `call` is for this half; texts that are not the same tensor are compared, which waits for them."""
+        """Whether `call` is for this half; texts in different tensors are compared, which waits for them."""
         if self.context != call.context:
             return False
         if self.text is call.text or self.text is None or call.text is None:
@@ -76,15 +76,15 @@ class GuidanceHalf:
 
 @dataclass
 class _Run:
-    """A run that goes on.
+    """The run that is under way.
 
     Attributes:
         schedule: the scheduler's own tensor; the next run has another one.
-        first, place: of the run's first step and of this one in the schedule.
-        halves: that have a residual, by the number under which the controller knows them.
+        first, place: positions of the run's first step and of the current one in the schedule.
+        halves: those that have a residual, by the number under which the controller knows them.
         called: numbers of halves that were called in this step.
         strangers: halves that were called in this step and have no residual.
-        calls_before: in the step before.
+        calls_before: number of calls in the step before.
         is_fresh: whether this step is computed for all videos, whatever the policy says.
     """
 
@@ -116,20 +116,20 @@ class _Run:
 class Runs:
     """The runs of one pipeline, one after the other, each with a controller of its own.
 
-    A step is a time of the scheduler's, and all calls at that time belong to it, each to a guidance half that is known
-    by its cache context and its text. A time that the schedule has several times is a new step once the calls of the
+    A step is a time of the scheduler. All calls at that time belong to it, each to a guidance half, which is identified
+    by its cache context and its text. If the schedule has a time several times, a new step begins once the calls of the
     step before have come again. A run begins where the scheduler was set anew or time goes back, at whatever time its
     first call has, and has the rest of the schedule as its steps. A call that fits nowhere is computed without the
-    cache, and so is the rest of its run, which is said once.
+    cache, and so is the rest of its run; one warning says so.
 
     Attributes:
-        lock: is held during a call: the transformer is one, and its lists of blocks are replaced meanwhile.
-        num_runs: that were begun.
+        lock: held during a call: there is only one transformer, and its lists of blocks are replaced meanwhile.
+        num_runs: number of runs that were begun.
 
     Args:
-        loop: which calls the transformers.
-        make_controller: is called when a run begins.
-        finished: is called when it came to its end.
+        loop: the loop that calls the transformers.
+        make_controller: called when a run begins.
+        finished: called when a run comes to its end.
     """
 
     def __init__(
@@ -143,16 +143,16 @@ class Runs:
         self._loop = loop
         self._make_controller = make_controller
         self._finished = finished
-        self._run: _Run | None = None  # that goes on
+        self._run: _Run | None = None  # that is under way
         self._controller: StepController | None = None  # of this run, or of the last one
         self._ended: tuple[Tensor, int] | None = None  # schedule and last place of a run that is over
         self._strayed: Tensor | None = None  # schedule of a run that is computed without the cache
-        self._schedule: Tensor | None = None  # whose times were read
-        self._times: dict[torch.dtype, list[float]] = {}  # as they come in calls of that dtype
+        self._schedule: Tensor | None = None  # that `_times` were read from
+        self._times: dict[torch.dtype, list[float]] = {}  # as rounded to a call's dtype
         self._told: set[str] = set()
 
     def enter(self, call: Call) -> tuple[StepController, str] | None:
-        """The controller for a call and the name of its guidance half; None where it is computed without the cache.
+        """Return the controller for a call and the name of its guidance half; None if the call is not cached.
 
         Raises:
             ValueError: the config does not fit the run.
@@ -179,13 +179,13 @@ class Runs:
         return self._go_on(call, schedule, places)
 
     def leave(self) -> None:
-        """A call is done; the last one of a run ends it, so that nothing is held while the latents are decoded."""
+        """End a call; the last call of a run ends the run, so that nothing is held while the latents are decoded."""
         run = self._run
         if run is not None and run.place == len(run.times) - 1 and run.num_calls == run.calls_before:
             self.finish()
 
     def finish(self) -> None:
-        """The pipeline is done: end the run that this thread has open."""
+        """End the run that this thread has open, as the pipeline is done."""
         run = self._run
         if run is None or run.thread is not current_thread():
             return
@@ -198,14 +198,14 @@ class Runs:
         self._finished(run.controller)
 
     def abort(self) -> None:
-        """Let go of a run that is not over."""
+        """Drop a run that is not over."""
         run, self._run = self._run, None
         if run is not None:
             run.opened.__exit__(_RunEnded, _RunEnded(), None)
 
     @property
     def traces(self) -> list[Trace]:
-        """One per video of the current or last run.
+        """One trace for each video of the current or last run.
 
         Raises:
             RuntimeError: before the first call.
@@ -215,7 +215,7 @@ class Runs:
         return self._controller.traces
 
     def _places(self, call: Call, schedule: Tensor) -> list[int]:
-        """Where in the schedule a call may be; its time may have been rounded to another dtype on the way."""
+        """Return where in the schedule a call may be; its time may have been rounded to another dtype on the way."""
         if self._schedule is not schedule:
             self._schedule, self._times = schedule, {}
         dtype = call.timestep.dtype
@@ -230,7 +230,7 @@ class Runs:
     def _begin(
         self, call: Call, schedule: Tensor, places: list[int], first: int | None = None
     ) -> tuple[StepController, str] | None:
-        """Begin a run with `call`, at the place `first` of the schedule where that is known."""
+        """Begin a run with `call`, at the place `first` of the schedule if that is known."""
         if self._ended is not None and self._ended[0] is schedule and self._ended[1] in places:
             return None  # one more guidance half in the last step of a run that was taken to be over
         if first is None and places:
@@ -253,7 +253,7 @@ class Runs:
         return self._begin_step(call, first)
 
     def _go_on(self, call: Call, schedule: Tensor, places: list[int]) -> tuple[StepController, str] | None:
-        """Find the step of `call` in the run that goes on."""
+        """Find the step of `call` in the run that is under way."""
         run, following = self._run, self._run.place + 1
         anew = run.first in places and not self._loop.is_pipeline
         if run.place in places:
@@ -274,7 +274,7 @@ class Runs:
         return None
 
     def _begin_step(self, call: Call, place: int) -> tuple[StepController, str] | None:
-        """Begin the step at `place`; it is computed where the halves, the model or the batch are not what they were.
+        """Begin the step at `place`; it is computed if the halves, the model or the batch have changed.
 
         A half that was left out in the step before is forgotten: its residual is older than those of the others.
         """
@@ -291,8 +291,10 @@ class Runs:
         return self._join_step(call)
 
     def _join_step(self, call: Call) -> tuple[StepController, str] | None:
-        """Find the half of a call in this step; one without a residual is computed by itself, and kept from the next
-        step on, which is computed for all.
+        """Find the half of a call in this step.
+
+        A half without a residual is computed without the cache; the next step is then computed for all halves, and
+        keeps theirs.
         """
         run = self._run
         if call.model is not run.model:
@@ -311,7 +313,7 @@ class Runs:
         return run.controller, f"guidance half {fitting[0]}"
 
     def _num_videos(self, call: Call) -> int:
-        """Videos in the batch of `call`; where nothing says how many there are, they are decided for as one."""
+        """Return the number of videos in the batch of `call`; 1 if nothing tells, so that all share one schedule."""
         rows = len(call.latents)
         halves = self._loop.halves_per_call(call.context, call.batches_guidance) if rows > 1 else 1
         if halves is not None and rows % halves == 0:

@@ -1,4 +1,4 @@
-"""The families of transformers that are known: data about their forwards, their blocks and their residuals."""
+"""The known families of transformers: data about their forwards, their blocks and their residuals."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KNOWN = {
 
 
 def find_family(transformer: object) -> Family:
-    """The family of a transformer, whose class may be derived from a known one.
+    """Return the family of a transformer, whose class may be derived from a known one.
 
     Raises:
-        ValueError: it belongs to none.
+        ValueError: the transformer belongs to no known family.
     """
     names = [cls.__name__ for cls in type(transformer).__mro__]
     found = next((KNOWN[name] for name in names if name in KNOWN), None)

@@ -10,7 +10,10 @@ from adacache.integrations.diffusers.residuals import GatedByTable
 
 
 def _ltx_num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
-    """Told, or by the places (B, time and height and width, N) or (..., N, begin and end): a frame has each once."""
+    """Return the argument `num_frames` if there are no coordinates; otherwise count places, each once in a frame.
+
+    `video_coords` are times, heights and widths, (B, 3, N), or each with its beginning and end, (B, 3, N, 2).
+    """
     coordinates = arguments.get("video_coords")
     if coordinates is None:
         return arguments["num_frames"]
