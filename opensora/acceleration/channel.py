@@ -19,37 +19,37 @@ class Traffic:
     """Bytes that this process sent, by purpose.
 
     Attributes:
-        sent: since the start.
-        calls: of each forward pass of the model so far, in order.
+        sent: bytes since the start.
+        calls: bytes in each forward pass of the model so far, in order.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
     calls: list[dict[str, int]] = field(default_factory=list)
 
     def end_call(self, before: Counter[str]) -> None:
-        """A forward pass is over that began when `sent` was `before`."""
+        """Record the traffic of a forward pass that ends now and began when `sent` was `before`."""
         self.calls.append(dict(self.sent - before))
 
 
 class Transport(Protocol):
-    """What moves the data of a group; all of it works in place."""
+    """Moves the data of a group; every method works in place."""
 
     def exchange(
         self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
     ) -> None:
-        """Send consecutive parts of `sent` to one process each, and fill `received` with what they sent."""
+        """Send consecutive parts of `sent` to one process each, and fill `received` with what these sent here."""
 
     def sum(self, values: Tensor) -> None:
-        """Replace by the sum over all processes."""
+        """Replace `values` by their sum over all processes."""
 
     def gather(self, parts: Sequence[Tensor], part: Tensor) -> None:
         """Fill `parts` with the parts of all processes."""
 
     def gather_objects(self, values: list[Any], value: object) -> None:
-        """The same for objects that can be pickled."""
+        """Fill `values` with the values of all processes, which are objects that can be pickled."""
 
     def spread(self, values: Tensor, source: int) -> None:
-        """Overwrite with those of process `source`."""
+        """Overwrite `values` with those of process `source`."""
 
 
 class DistributedTransport(Transport):
@@ -78,10 +78,10 @@ class DistributedTransport(Transport):
 
 
 class Channel:
-    """The processes of one group.
+    """Exchanges data between the processes of one group, and counts it.
 
-    Counted are the bytes of data that the usual algorithms send from each of P processes: of a reduction of n bytes
-    2 n (P - 1) / P, to gather n from each n (P - 1), of an exchange what is not kept.
+    The bytes counted are those that the usual algorithms send from each of P processes: 2 n (P - 1) / P to reduce n
+    bytes, n (P - 1) to gather n from each, and whatever leaves the process in an exchange.
 
     Args:
         index: of this process among the `size` of the group.
@@ -94,25 +94,25 @@ class Channel:
         self.traffic = traffic
 
     def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], purpose: Purpose) -> list[Tensor]:
-        """Send `parts[i]` to process i; what they sent here, of the given `shapes`."""
+        """Send `parts[i]` to process i, and return what each process sent here, of the given `shapes`."""
         sizes, own_sizes = [torch.Size(shape).numel() for shape in shapes], [part.numel() for part in parts]
         sent = parts[0].new_empty(sum(own_sizes))
         for part, place in zip(parts, sent.split(own_sizes), strict=True):
-            place.view(part.shape).copy_(part)  # once; parts are slices, which to flatten would copy before
+            place.view(part.shape).copy_(part)  # the only copy; parts are slices, and flattening them would copy, too
         received = sent.new_empty(sum(sizes))
         self._transport.exchange(received, sent, sizes, own_sizes)
         self._count(purpose, (sent.numel() - parts[self.index].numel()) * sent.element_size())
         return [part.view(*shape) for part, shape in zip(received.split(sizes), shapes, strict=True)]
 
     def sum(self, terms: Tensor, purpose: Purpose) -> Tensor:
-        """The elementwise sum over all processes, the same for all."""
+        """Return the elementwise sum over all processes, the same for all."""
         total = terms.clone()
         self._transport.sum(total)
         self._count(purpose, -(-2 * _bytes(total) * (self.size - 1) // self.size))
         return total
 
     def gather(self, part: Tensor, purpose: Purpose) -> list[Tensor]:
-        """The parts of all processes, which have one shape."""
+        """Return the parts of all processes, which have the same shape."""
         part = part.contiguous()
         parts = [torch.empty_like(part) for _ in range(self.size)]
         self._transport.gather(parts, part)
@@ -120,7 +120,7 @@ class Channel:
         return parts
 
     def gather_objects(self, value: object) -> list[Any]:
-        """The values of all processes; small ones, which are not counted."""
+        """Return the values of all processes; they are small, and are not counted."""
         values: list[Any] = [None] * self.size
         self._transport.gather_objects(values, value)
         return values

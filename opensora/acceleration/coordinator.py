@@ -1,8 +1,8 @@
 """The processes' connection to rank 0, which answers their questions and notices when one of them dies.
 
-Every process, rank 0 among them, keeps one TCP connection to rank 0's coordinator for the whole run, and sends lines of
+Every process, including rank 0, keeps one TCP connection to rank 0's coordinator for the whole run, and sends lines of
 JSON. The operating system closes it when the process ends, whatever ended it, so that a death is noticed at once and
-without any timeout, also while the others wait for the dead one within a collective operation.
+without any timeout, even while the others wait for the dead process in a collective operation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Handler = Callable[[int, Any], Any]
 
 LEADER_DIED = "rank 0, which leads the run, died"
 _CONNECT_SECONDS = 10.0
-# A machine that is switched off sends nothing any more: its connection counts as broken after these.
+# A machine that is switched off sends nothing any more: its connection counts as broken after these probes.
 _IDLE, _INTERVAL, _PROBES = 5, 3, 4  # seconds until the first probe, between probes, probes: 17 s
 
 
@@ -42,12 +42,12 @@ class Connection:
                 end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def send(self, message: Any) -> None:
-        """Send a message; an OSError where nobody is there any more."""
+        """Send a message; raises OSError if the other end is gone."""
         with self._sending:
             self._end.sendall(json.dumps(message).encode() + b"\n")
 
     def messages(self) -> Iterator[Any]:
-        """What arrives, until the other end is gone, however that came about."""
+        """Yield the messages that arrive until the other end is gone, for whatever reason."""
         try:
             with self._end.makefile("rb") as lines:
                 for line in lines:
@@ -56,7 +56,7 @@ class Connection:
             return
 
     def close(self) -> None:
-        """Hang up; whoever reads here or there is told."""
+        """Hang up, which ends the reading at both ends."""
         with contextlib.suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
         self._end.close()
@@ -67,14 +67,14 @@ class Coordinator:
 
     A process introduces itself with the token, then sends requests `{"ask": name, "value": ...}`, each answered by
     `{"answer": ...}` once its handler returns. One handler runs at a time. `publish` gives a value to all that ask
-    for it by `wait`, before or after.
+    for it with `wait`, before or afterwards.
 
     Args:
-        on_death: told the reason, in a sentence, once a process is gone that had not said goodbye, or one that failed.
+        on_death: called with the reason, in a sentence, once a process is gone without a goodbye, or has failed.
 
     Attributes:
         port: where it listens.
-        token: what a process has to show there.
+        token: secret that a process has to send first.
     """
 
     def __init__(self, world_size: int, on_death: Callable[[str], None]) -> None:
@@ -96,12 +96,12 @@ class Coordinator:
         threading.Thread(target=self._accept, daemon=True, name="coordinator").start()
 
     def handle(self, handlers: Mapping[str, Handler]) -> None:
-        """Answer requests of these names by what a handler returns for (rank, value), a JSON value."""
+        """Answer requests of these names with the JSON value that the handler returns for (rank, value)."""
         with self._lock:
             self._handlers |= handlers
 
     def publish(self, name: str, value: Any) -> None:
-        """Give `value` to all that wait for `name`."""
+        """Give `value` to all processes that wait for `name`."""
         with self._state:
             self._published[name] = value
             self._state.notify_all()
@@ -112,7 +112,7 @@ class Coordinator:
             self._state.wait_for(lambda: len(self._left - {0}) == self._world_size - 1)
 
     def close(self) -> None:
-        """Hang up; what becomes of the processes from here on does not matter any more."""
+        """Hang up; deaths of processes are ignored from now on."""
         with self._state:
             self._death = self._death or "the run is over"
         self._server.close()
@@ -149,7 +149,7 @@ class Coordinator:
             elif "failed" in message:
                 self._end(f"{self._names[rank]} failed: {message['failed']}", but=rank)
             elif "wait" in message:
-                # By a thread of its own: a process that dies while it waits has to be noticed, too.
+                # In a thread of its own: a process that dies while it waits has to be noticed, too.
                 threading.Thread(target=self._answer_wait, args=(connection, message["wait"]), daemon=True).start()
             else:
                 self._answer(connection, rank, message)
@@ -173,7 +173,7 @@ class Coordinator:
         self._tell(connection, {"answer": value})
 
     def _end(self, reason: str, but: int | None = None) -> None:
-        """End all processes; only the first reason counts, as it may bring about others."""
+        """End all processes, except `but`; only the first reason counts, as it may cause others."""
         with self._state:
             if self._death is not None or len(self._left) == self._world_size:
                 return
@@ -181,11 +181,11 @@ class Coordinator:
             others = [c for rank, c in self._connections.items() if rank not in {but, 0} | self._left]
         for connection in others:
             self._tell(connection, {"end": reason})
-        if but != 0:  # which says itself what is wrong
+        if but != 0:  # rank 0 says itself what is wrong
             self._on_death(reason)
 
     def _tell(self, connection: Connection, message: Any) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which its own thread notices
+        with contextlib.suppress(OSError):  # if it is gone, its own thread notices
             connection.send(message)
 
 
@@ -193,7 +193,7 @@ class Member:
     """This process' connection to the coordinator of rank 0.
 
     Args:
-        addresses: under which rank 0 may be reached; the first that answers is taken.
+        addresses: under which rank 0 may be reached; the first one that answers is used.
         on_death: called from a thread, with the reason, when the run is over because a process died or failed.
 
     Raises:
@@ -213,21 +213,21 @@ class Member:
         self._listener.start()
 
     def ask(self, name: str, value: Any = None) -> Any:
-        """What rank 0's handler of this name answers."""
+        """Return what rank 0's handler of this name answers."""
         return self._request({"ask": name, "value": value})
 
     def wait(self, name: str) -> Any:
-        """What rank 0 publishes under a name, however long that takes."""
+        """Return what rank 0 publishes under a name, however long that takes."""
         return self._request({"wait": name})
 
     def fail(self, reason: str) -> None:
-        """Tell the others that this process cannot go on; they end, with this reason."""
+        """Tell the others that this process cannot go on; they end with this reason."""
         self._has_left = True
         with contextlib.suppress(OSError):
             self._connection.send({"failed": reason})
 
     def leave(self) -> None:
-        """Say goodbye: from here on this process may end unnoticed."""
+        """Say goodbye: from now on this process may end unnoticed."""
         self._has_left = True
         self._request({"goodbye": True})
 
@@ -237,7 +237,7 @@ class Member:
 
     def _request(self, message: Any) -> Any:
         with self._asking:
-            with contextlib.suppress(OSError):  # the listener knows, too, and says why
+            with contextlib.suppress(OSError):  # the listener notices, too, and reports why
                 self._connection.send(message)
             return self._answers.get()
 
@@ -249,11 +249,11 @@ class Member:
             self._answers.put(message["answer"])
         if not self._has_left:
             self._on_death(LEADER_DIED)
-        self._answers.put(None)  # whoever says goodbye to a rank 0 that is gone already
+        self._answers.put(None)  # for a goodbye to a rank 0 that is gone already
 
 
 def _connect(addresses: Sequence[str], port: int) -> socket.socket:
-    """A connection to the first address that answers; an OSError where none does."""
+    """Connect to the first address that answers; raises OSError if none does."""
     problems = []
     for address in dict.fromkeys(addresses):
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from opensora.errors import ConfigError
 
 GUIDANCE_BRANCHES = 2  # conditional and unconditional
-_NEEDED = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # to meet, where there are several
+_NEEDED = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # for several processes to find each other
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Of this process, for messages."""
+        """Name of this process in messages."""
         return f"rank {self.rank} (host {socket.gethostname()}, process {os.getpid()})"
 
 
 def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
-    """The launch that the environment describes; a process that no launcher started is alone.
+    """Return the launch that the environment describes; a process that no launcher started is alone.
 
     Raises:
-        ConfigError: the variables contradict each other, are no numbers, or some are missing.
+        ConfigError: the variables contradict each other or are not numbers, or some are missing.
     """
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment or "RANK" not in environment:
@@ -68,9 +68,9 @@ def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
 
 @dataclass(frozen=True)
 class MeshShape:
-    """`data` groups that make videos of their own; in each, `guidance` x `sequence` processes share one.
+    """`data` groups that make videos of their own, in each of which `guidance` x `sequence` processes share a video.
 
-    Ranks count sequence first, then guidance, then data, so that the processes that exchange most are neighbors.
+    Ranks count along sequence first, then guidance, then data, so that the processes that exchange most are neighbors.
     """
 
     data: int = 1
@@ -100,20 +100,20 @@ def choose_mesh(
     latent_frames: int = 1,
     tokens_per_frame: int = 1,
 ) -> MeshShape:
-    """The arrangement of `world_size` processes for `num_batches` batches of videos.
+    """Return the arrangement of `world_size` processes for `num_batches` batches of videos.
 
-    What is asked for is kept. Else videos are made side by side as long as there are enough of them, since that needs
-    no exchange; what is left of the processes shares each video, over guidance before sequence, which exchanges less.
-    With nothing to share, processes stay idle.
+    Sizes that are asked for are kept. Otherwise videos are made side by side as long as there are enough of them, as
+    that needs no exchange; the remaining processes share each video, by guidance before sequence, as that exchanges
+    less. With nothing to share, processes stay idle.
 
     Args:
         guidance, sequence: processes along these axes, None to choose.
-        max_guidance: 1 where the model runs without guidance.
-        latent_frames, tokens_per_frame: of the smallest video, that a sequence is split into; both 1 where the model
-            cannot be split. With more processes than frames some have none, which is done only if it is asked for.
+        max_guidance: 1 if the model runs without guidance.
+        latent_frames, tokens_per_frame: size of the smallest video, which a sequence splits; both 1 if the model
+            cannot be split. With more processes than frames, some have none, which is done only if it is asked for.
 
     Raises:
-        ConfigError: the sizes do not divide the number of processes, or there is less to split.
+        ConfigError: the sizes do not divide the number of processes, or there is too little to split.
     """
     check_axes(world_size, guidance, sequence)
     if guidance is not None and guidance > max_guidance:
@@ -131,7 +131,7 @@ def choose_mesh(
         )
 
     def busy(shape: MeshShape) -> tuple[int, int, int]:
-        """The larger, the better: busy processes, videos side by side, guidance."""
+        """Rank an arrangement, larger is better: busy processes, then videos side by side, then guidance."""
         at_work = min(shape.data, max(num_batches, 1))
         return at_work * shape.per_video, at_work, shape.guidance
 
@@ -142,7 +142,7 @@ def check_axes(world_size: int, guidance: int | None, sequence: int | None) -> N
     """Refuse sizes of axes that do not divide the number of processes.
 
     Raises:
-        ConfigError: names both numbers and a command that would do.
+        ConfigError: names both numbers, and a command that works.
     """
     if guidance not in (None, 1, GUIDANCE_BRANCHES):
         raise ConfigError(
@@ -160,7 +160,7 @@ def check_axes(world_size: int, guidance: int | None, sequence: int | None) -> N
 
 
 def _shapes(world_size: int) -> list[MeshShape]:
-    """All arrangements of so many processes."""
+    """Return all arrangements of `world_size` processes."""
     return [
         MeshShape(data, guidance, world_size // data // guidance)
         for data in range(1, world_size + 1)

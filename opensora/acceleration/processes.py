@@ -1,6 +1,6 @@
-"""The one module that owns process groups: it starts them through colossalai and arranges them in a mesh.
+"""Start process groups through colossalai and arrange them in a mesh; no other module does.
 
-Imported only when more than one process runs.
+It is imported only if more than one process runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from opensora.errors import ConfigError
 if TYPE_CHECKING:
     from colossalai.cluster import DistCoordinator
 
-EXIT_DEATH = 3  # of a process that ends because another one did
+EXIT_DEATH = 3  # exit code of a process that ends because another one did
 _DATA, _GUIDANCE, _SEQUENCE = range(3)  # axes of the mesh
 
 
@@ -36,7 +36,7 @@ class Processes:
         launch: who this process is.
         member: its connection to rank 0.
         coordinator: the server, on rank 0 only.
-        before_end: what rank 0 does before it ends because a process died; gets the reason.
+        before_end: called on rank 0, with the reason, before it ends because a process died or failed.
 
     Raises:
         ConfigError: colossalai is not installed, there are fewer GPUs than processes, or rank 0 cannot be reached.
@@ -54,10 +54,10 @@ class Processes:
         self.member = self._join(*address[0])
 
     def _join(self, addresses: Sequence[str], port: int, token: str) -> Member:
-        """Connect to rank 0, as all do at this point.
+        """Connect to rank 0; all processes call it.
 
         Raises:
-            ConfigError: on all processes, where one of them cannot.
+            ConfigError: on all processes, if one of them cannot connect.
         """
         member, problem = None, None
         try:
@@ -94,7 +94,7 @@ class Processes:
         )
 
     def gather(self, value: object) -> list[object]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         values: list[object] = [None] * self.launch.world_size
         dist.all_gather_object(values, value)
         return values
@@ -108,10 +108,10 @@ class Processes:
         dist.destroy_process_group()
 
     def _end(self, reason: str) -> None:
-        """End this process at once, from whichever thread: the main one may wait for the dead process forever."""
+        """End this process at once, from any thread: the main one may be waiting forever for the dead process."""
         with contextlib.suppress(Exception):
             self.before_end(reason)
-        # Once on every machine; where rank 0 died, which would be heard best, by all.
+        # Printed once on every machine; if rank 0 died, whose message would be seen first, by all processes.
         if self.launch.local_rank == 0 or reason == LEADER_DIED:
             where = "" if self.launch.rank == 0 else f" ({self.launch.name} ends, too)"
             print(f"error: {reason}; finished videos are kept, and the same command goes on{where}", file=sys.stderr)
@@ -120,7 +120,7 @@ class Processes:
 
 
 def _start_groups() -> DistCoordinator:
-    """torch.distributed, with NCCL on GPUs and gloo elsewhere; every process takes the GPU of its local rank.
+    """Start torch.distributed, with NCCL on GPUs and gloo elsewhere; every process takes the GPU of its local rank.
 
     Raises:
         ConfigError: colossalai is not installed, or there are fewer GPUs than processes.
@@ -145,7 +145,7 @@ def _start_groups() -> DistCoordinator:
 
 
 def _own_addresses() -> list[str]:
-    """Under which other machines may reach this one: as it is seen on the way to the master, then its names."""
+    """Return addresses under which other machines may reach this one: by its route to the master, then by name."""
     master = os.environ.get("MASTER_ADDR", "127.0.0.1")
     addresses = []
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -1,9 +1,9 @@
-"""The processes that share a video: frames of it between pairs of blocks, tokens of it along time.
+"""The processes that share a video: each has some of its frames or, in temporal blocks, some tokens of all frames.
 
 Spatial attention looks at one frame at a time, temporal attention at one place of all frames. So each process has some
-frames, and for the temporal block they are exchanged (all-to-all) for a part of the tokens of all frames, and back.
-Each sends (P - 1) / P of its own part twice for a pair of blocks. Everything else works token by token. Any numbers of
-frames and tokens will do: parts differ by one at most, and a process may have no frame at all.
+frames, and for the temporal block it exchanges them (all-to-all) for a part of the tokens of all frames, and back. Each
+of P processes sends (P - 1) / P of its own part twice for a pair of blocks. Everything else works token by token. Any
+numbers of frames and tokens will do: parts differ by one at most, and a process may have no frame at all.
 
 Source of the exchange between the two attentions: Dynamic Sequence Parallelism, arXiv:2403.10266.
 """
@@ -26,7 +26,7 @@ from opensora.acceleration.launch import MeshShape
 from opensora.models.parts import even_parts
 from opensora.protocols import VideoModel
 
-_NOT_FINITE = -1  # instead of a number of frames
+_NOT_FINITE = -1  # sent instead of a number of frames
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class VideoGroup:
 
     Attributes:
         shape: the arrangement of all processes.
-        index: of the group, among those that make videos of their own.
-        guidance: the processes with the other guidance branch of the same frames; None where one takes both.
-        sequence: those with the other frames of the same branch; None where the frames are not split.
-        video: all of them; None where this process makes its videos alone.
+        index: number of this group among those that make videos of their own.
+        guidance: channel to the process with the other guidance branch; None if one process takes both.
+        sequence: channel to the processes with the other frames of the same branch; None if frames are not split.
+        video: channel to all processes that share the video; None if this process makes its videos alone.
     """
 
     shape: MeshShape = MeshShape()
@@ -55,32 +55,32 @@ class VideoGroup:
 
     @property
     def share(self) -> tuple[int, int]:
-        """This process' number and the number of them all, for work that is cut in as many parts."""
+        """(Number of this process, number of processes), for work that is cut into as many parts."""
         return (0, 1) if self.video is None else (self.video.index, self.video.size)
 
     def model(self, model: VideoModel) -> VideoModel | ParallelModel:
-        """`model`, with its forward passes shared."""
+        """Return `model`, or a wrapper that shares its forward passes."""
         return model if self.video is None else ParallelModel(model, self)
 
     def shard(self, num_frames: int) -> Shard:
-        """What this process has of a video of so many latent frames."""
+        """Return this process' part of a video of `num_frames` latent frames."""
         return WHOLE if self.video is None else VideoShard(self, num_frames)
 
     def agree(self, problems: Mapping[str, str]) -> dict[str, str]:
-        """Problems that any of the processes found, under their names: what fails for one of them fails for all."""
+        """Return by name the problems that any of the processes found: what fails for one of them fails for all."""
         found: dict[str, str] = {}
         for theirs in [problems] if self.video is None else self.video.gather_objects(dict(problems)):
             found = theirs | found
         return found
 
     def collect(self, frames: np.ndarray | None, device: torch.device) -> np.ndarray | None:
-        """All processes' frames (B, F, H, W, 3) uint8 one after the other, each giving its own part of F.
+        """Return the frames (B, F, H, W, 3) uint8 of all processes one after the other; each gives its part of F.
 
         Args:
-            frames: this process' own, which may be none; None where its pixels are no numbers.
+            frames: those of this process, maybe an empty part; None if its pixels are not finite.
 
         Returns:
-            None where that is so for any of them.
+            None if the pixels of any process are not finite.
         """
         if self.video is None:
             return frames
@@ -104,10 +104,10 @@ class VideoGroup:
 
 
 class ParallelModel:
-    """Calls a model with this process' part of the batch and the frames, and puts the parts of all together.
+    """Calls a model with this process' rows and frames, and puts the outputs of all processes together.
 
-    To the sampling loop it is the model: every process of the video calls it with the same arguments, and gets the same
-    result. Only the channels of the latents are exchanged, so those that a sampler does not use (a variance) are gone.
+    The sampling loop uses it like the model: every process of the video calls it with the same arguments and gets the
+    same result. Only as many output channels as the latents have are exchanged; others (a variance) are dropped.
     """
 
     def __init__(self, model: VideoModel, group: VideoGroup) -> None:
@@ -126,8 +126,9 @@ class ParallelModel:
         x_mask: Tensor | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """(B, C, T, H, W) for latents `x` of that shape, as the model's `forward`; its first half of rows are those
-        of one guidance branch.
+        """Return the model's output (B, C, T, H, W) for latents `x` of that shape.
+
+        If guidance is split, each half of the rows is one guidance branch.
         """
         guidance, traffic = self._group.guidance, self._group.traffic
         before = traffic.sent.copy()
@@ -137,7 +138,7 @@ class ParallelModel:
             arguments["x_mask"] = x_mask[rows]
         if self._group.sequence is not None:
             arguments["sharding"] = shard
-        # A mask with fewer rows has those of one branch, which are those of the other, too.
+        # A mask with fewer rows is for one branch, and holds for the other, too.
         own_mask = mask[rows] if mask is not None and len(mask) == len(x) else mask
         output = self._model(x[rows], timestep[rows], y[rows], mask=own_mask, **arguments)
         whole = shard.whole(output[:, : x.shape[1]], 1 if guidance is None else guidance.size)
@@ -146,11 +147,11 @@ class ParallelModel:
 
 
 class VideoShard(Shard):
-    """One process' part of a video of `num_frames` latent frames; to the model, its `Sharding`.
+    """One process' part of a video of `num_frames` latent frames; it is also the model's `Sharding`.
 
     Attributes:
-        frames: that this process has.
-        half: number of the guidance branch that it takes; None where it takes both.
+        frames: slice of the latent frames that this process has.
+        half: index of the guidance half that it takes; None if it takes both.
     """
 
     def __init__(self, group: VideoGroup, num_frames: int) -> None:
@@ -168,11 +169,11 @@ class VideoShard(Shard):
         return self._sequence is not None and stream == "spatial"
 
     def all_frames(self, residual: Tensor) -> Tensor:
-        """With all frames, for a part of the tokens; costs as much as half of the exchange for one pair of blocks."""
+        """Turn some frames into all frames of some tokens; it sends half of what a pair of blocks does."""
         return self._to_tokens(residual, "schedule")
 
     def to_tokens(self, hidden_states: Tensor) -> Tensor:
-        """(B, T of these frames, S, C) -> (B, T, this process' part of S, C)."""
+        """Exchange (B, T of these frames, S, C) for (B, T, this process' part of S, C)."""
         return self._to_tokens(hidden_states, "blocks")
 
     def _to_tokens(self, hidden_states: Tensor, purpose: Purpose) -> Tensor:
@@ -186,7 +187,7 @@ class VideoShard(Shard):
         return torch.cat(self._sequence.exchange(parts, shapes, purpose), dim=1)
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """The other way, for S = `tokens_per_frame`."""
+        """Undo `to_tokens`, for S = `tokens_per_frame`."""
         if self._sequence is None:
             return hidden_states
         batch, _, _, channels = hidden_states.shape
@@ -196,10 +197,10 @@ class VideoShard(Shard):
         return torch.cat(self._sequence.exchange(parts, shapes, "blocks"), dim=2)
 
     def whole(self, output: Tensor, guidance: int) -> Tensor:
-        """What the model makes of all frames and both branches, from this process' part (B, C, T of its frames, ...).
+        """Gather the model's output for all frames and branches from this process' part (B, C, T of its frames, ...).
 
         Args:
-            guidance: how many branches there are on different processes.
+            guidance: how many branches are on different processes.
         """
         longest = max(_length(part) for part in self._frame_parts) if self._sequence else self._num_frames
         missing = longest - output.shape[2]

@@ -109,12 +109,12 @@ DURATIONS: tuple[str, ...] = tuple(NUM_FRAMES_MAP)
 
 
 def get_image_size(resolution: str | int, ratio: str) -> Size:
-    """(height, width) in pixels of a resolution ("720p", "512") at an aspect ratio ("9:16", height:width).
+    """Return (height, width) in pixels of a resolution ("720p", "512") at an aspect ratio ("9:16", height:width).
 
-    The square resolutions know only the ratios their tables share with the video ones.
+    The square resolutions have only the ratios that their tables share with the video ones.
 
     Raises:
-        ValueError: an unknown resolution, or a ratio this resolution does not have.
+        ValueError: the resolution is unknown, or does not have this ratio.
     """
     table = ratio_table(resolution)
     key = ASPECT_RATIO_MAP.get(ratio) if isinstance(ratio, str) else None
@@ -128,10 +128,10 @@ def get_image_size(resolution: str | int, ratio: str) -> Size:
 
 
 def get_num_frames(value: str | int | float) -> int:
-    """Number of frames of a duration: one of `DURATIONS`, or a whole number (also as text), 1 for an image.
+    """Return the number of frames of a duration: one of `DURATIONS`, or a whole number (or its text), 1 for an image.
 
     Raises:
-        ValueError: an unknown name, a fraction, or fewer than one frame.
+        ValueError: the name is unknown, or the number is a fraction or below 1.
     """
     if isinstance(value, str) and value in NUM_FRAMES_MAP:
         return NUM_FRAMES_MAP[value]
@@ -147,19 +147,19 @@ def get_num_frames(value: str | int | float) -> int:
 
 
 def get_num_pixels(resolution: str | int) -> int:
-    """Number of pixels per frame that a resolution stands for.
+    """Return the number of pixels per frame that a resolution stands for.
 
     Raises:
-        ValueError: an unknown resolution.
+        ValueError: the resolution is unknown.
     """
     return _NUM_PIXELS[_checked_resolution(resolution)]
 
 
 def ratio_table(resolution: str | int) -> dict[str, Size]:
-    """All sizes of a resolution: key (height / width with two decimals) -> (height, width) in pixels.
+    """Return all sizes of a resolution: key (height / width with two decimals) -> (height, width) in pixels.
 
     Raises:
-        ValueError: an unknown resolution.
+        ValueError: the resolution is unknown.
     """
     name = _checked_resolution(resolution)
     if name in _VIDEO_SIZES:
@@ -171,18 +171,18 @@ def ratio_table(resolution: str | int) -> dict[str, Size]:
 
 
 def get_closest_ratio(height: float, width: float, ratios: Iterable[str]) -> str:
-    """The key among `ratios` (such as `ratio_table("720p")`) whose value is nearest to height / width."""
+    """Return the key among `ratios` (such as `ratio_table("720p")`) whose value is nearest to height / width."""
     return min(ratios, key=lambda key: abs(float(key) - height / width))
 
 
 def get_h_w(a: float, ts: int, eps: float = 1e-4) -> Size:
-    """Even (height, width) of about `ts` pixels with height / width about `a`, for ratios not in a table."""
+    """Return an even (height, width) of about `ts` pixels with height / width about `a`, for ratios not in a table."""
     height = _even_neighbor(math.sqrt(ts * a) + eps)
     return height, _even_neighbor(height / a + eps)
 
 
 def _even_neighbor(value: float) -> int:
-    """The even one of floor and ceil, which differ by one (the caller's eps keeps off whole numbers)."""
+    """Return the even one of floor and ceil, which differ by one: the caller's eps avoids whole numbers."""
     return math.ceil(value) if math.ceil(value) % 2 == 0 else math.floor(value)
 
 
@@ -201,7 +201,7 @@ def _checked_resolution(resolution: str | int) -> str:
 
 
 def _nearest_ratio_hint(ratio: object, available: list[str]) -> str:
-    """Text such as "3:2 (the nearest), or " for a well-formed ratio, else nothing."""
+    """Return text such as "3:2 (the nearest), or " for a well-formed ratio, else ""."""
     try:
         height, width = (float(side) for side in str(ratio).split(":"))
         nearest = min(available, key=lambda name: abs(float(ASPECT_RATIO_MAP[name]) - height / width))

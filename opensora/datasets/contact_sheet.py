@@ -1,4 +1,4 @@
-"""Many clips in one picture: strips of frames with a line of text each, in a grid, under headings."""
+"""Draw many clips in one picture: strips of frames with a line of text each, in a grid, under headings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Strip:
 
 
 def film(frames: np.ndarray, count: int, box: tuple[int, int] | None = None, gap: int = 0) -> np.ndarray:
-    """Up to `count` frames of a clip (F, H, W, 3) uint8 from the first to the last, side by side as one image.
+    """Return up to `count` frames of a clip (F, H, W, 3) uint8, from the first to the last, side by side in one image.
 
     Args:
         box: (width, height) in pixels that every frame is scaled to fit, up or down; None keeps its size.
@@ -40,7 +40,7 @@ def film(frames: np.ndarray, count: int, box: tuple[int, int] | None = None, gap
 
 
 def scaled_into(frames: np.ndarray, box: tuple[int, int]) -> np.ndarray:
-    """Frames (F, H, W, 3) uint8 as large as a `box` of (width, height) pixels allows, their shape kept."""
+    """Scale frames (F, H, W, 3) uint8 to fit a `box` of (width, height) pixels, up or down, with their aspect ratio."""
     height, width = frames.shape[1:3]
     scale = min(box[0] / width, box[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -50,7 +50,7 @@ def scaled_into(frames: np.ndarray, box: tuple[int, int]) -> np.ndarray:
 def grid(
     strips: Sequence[Strip], per_row: int = 1, text_lines: int = 1, font_size: int = 10, heading: str = ""
 ) -> Image.Image:
-    """Strips in rows of `per_row`, each under at most `text_lines` lines; a `heading` (two lines at most) on top.
+    """Draw strips in rows of `per_row`, each under at most `text_lines` lines, and a `heading` of at most two on top.
 
     All cells are as large as the largest strip needs; text that does not fit is left out.
     """
@@ -86,7 +86,7 @@ def save_sheet(grids: Sequence[Image.Image], path: Path, margin: int = 0) -> Non
 
 
 def _label(strip: Strip, font: ImageFont.FreeTypeFont, width: float) -> list[tuple[float, int, str, str]]:
-    """(indent in pixels, line, text, color) of a strip's text and its note: beside the text's end if it fits there."""
+    """Return (indent in pixels, line, text, color) of a strip's text and its note, beside the text's end if it fits."""
     lines = _wrap(strip.text, font, width)
     pieces = [(0.0, row, text, strip.color) for row, text in enumerate(lines)]
     beside = font.getlength(lines[-1]) + NOTE_GAP if lines else 0.0
@@ -96,13 +96,13 @@ def _label(strip: Strip, font: ImageFont.FreeTypeFont, width: float) -> list[tup
 
 
 def sans_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and knows more alphabets than Pillow's own font."""
+    """Load DejaVu Sans, which comes with matplotlib and has more alphabets than Pillow's own font."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf" / name, size)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """The words of `text` in lines of at most `width` pixels; a longer word has a line of its own."""
+    """Break `text` into lines of at most `width` pixels; a longer word gets a line of its own."""
     lines: list[str] = []
     for word in drawable(text).split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

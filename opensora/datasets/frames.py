@@ -1,6 +1,6 @@
 """The exact frames of a video on disk, in one npz file or as a folder of PNGs.
 
-Numbers about quality are to be computed on these, as an mp4 is lossy.
+Measure quality on these, as an mp4 is lossy.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _KEY = "frames"  # of the array in the npz file
 
 
 def frames_path(path_without_suffix: str | os.PathLike[str], kind: FramesKind) -> Path:
-    """Where `write_frames` puts the frames: `STEM.frames.npz`, or the folder `STEM.frames`.
+    """Return where `write_frames` puts the frames: `STEM.frames.npz`, or the folder `STEM.frames`.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: `kind` is unknown.
     """
     if kind not in _SUFFIXES:
         raise ValueError(f"frames are kept as 'npz' or 'png', not as {kind!r}")
@@ -39,20 +39,20 @@ def frames_path(path_without_suffix: str | os.PathLike[str], kind: FramesKind) -
 
 
 def write_frames(path_without_suffix: str | os.PathLike[str], frames: np.ndarray, kind: FramesKind) -> Path:
-    """Write frames (T, H, W, 3) uint8 without loss; returns the file or folder, which appears complete or not at all.
+    """Write frames (T, H, W, 3) uint8 without loss; return the file or folder, which appears complete or not at all.
 
-    An older one of the same name is replaced. The same frames give the same bytes: NumPy dates the entries of its
-    archives 1980. A folder holds `00000.png`, `00001.png` and so on.
+    An older one of the same name is replaced. The same frames give the same bytes: NumPy dates all entries of its
+    archives to 1980. A folder holds `00000.png`, `00001.png` and so on.
 
     Raises:
-        ValueError: other frames, or an unknown kind.
+        ValueError: frames have another shape or dtype, or `kind` is unknown.
         OSError: the disk refuses.
     """
     target = frames_path(path_without_suffix, kind)
     array = checked_frames(frames)
     target.parent.mkdir(parents=True, exist_ok=True)
     if kind == "npz":
-        # An open file, as NumPy appends its own ending to a path.
+        # An open file, as NumPy would append its own ending to a path.
         with atomic_path(target) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **{_KEY: array})
         return target
@@ -63,7 +63,7 @@ def write_frames(path_without_suffix: str | os.PathLike[str], frames: np.ndarray
 
 
 def read_frames(path: str | os.PathLike[str]) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 from a file or folder that `write_frames` made.
+    """Read frames (T, H, W, 3) uint8 from a file or folder that `write_frames` made.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -111,8 +111,8 @@ def _read_pngs(folder: Path) -> np.ndarray:
 def _atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder beside `target`; it takes `target`'s place when the block ends without an error.
 
-    A file system replaces a folder only if it is empty, so an older one is moved aside for a moment. The names are
-    fixed, so that what a killed run leaves goes with the next one; a folder has one writer at a time.
+    A file system replaces a folder only if it is empty, so an older one is moved aside for a moment. The temporary
+    names are fixed, so that the next run removes what a killed one leaves; a folder has one writer at a time.
     """
     unfinished, aside = (target.with_name(f".{target.name}.{word}") for word in ("unfinished", "replaced"))
     for leftover in (unfinished, aside):

@@ -24,15 +24,15 @@ _FORMATS: dict[str, dict[str, Any]] = {
     "webp": {"format": "WEBP", "quality": 80, "method": 4},
     "apng": {"format": "PNG"},  # lossless
 }
-_SHORTEST = 11  # milliseconds; browsers show frames of 10 and less for 100
-_LONGEST = 65_535  # milliseconds; what an APNG can say
+_SHORTEST = 11  # milliseconds; browsers show frames of 10 or less for 100
+_LONGEST = 65_535  # milliseconds; the most that an APNG can store
 
 
 def preview_path(path_without_suffix: str | os.PathLike[str], kind: PreviewKind) -> Path:
-    """Where `write_preview` puts the animation: `STEM.preview.webp` or `STEM.preview.png`.
+    """Return where `write_preview` puts the animation: `STEM.preview.webp` or `STEM.preview.png`.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: `kind` is unknown.
     """
     if kind not in _SUFFIXES:
         raise ValueError(f"a preview is 'webp' or 'apng', not {kind!r}")
@@ -49,15 +49,15 @@ def write_preview(
 ) -> Path:
     """Write frames (T, H, W, 3) uint8 as an animation that repeats forever, and return its path.
 
-    It appears complete or not at all, in place of an older one; the same frames give the same bytes. It lasts as
-    long as the video does, to the millisecond. Above 90 frames per second some are left out, as browsers would slow
-    the animation down.
+    The file appears complete or not at all, in place of an older one; the same frames give the same bytes. The
+    animation lasts as long as the video, to the millisecond. Above 90 frames per second, some are left out, as browsers
+    would slow the animation down.
 
     Args:
-        max_side: pixels; larger frames are made smaller, smaller ones stay.
+        max_side: pixels of the longer side; larger frames are scaled down, smaller ones stay.
 
     Raises:
-        ValueError: frames, fps, a kind or a max_side that cannot be written.
+        ValueError: frames, fps, kind or max_side cannot be used.
         OSError: the disk refuses.
     """
     target = preview_path(path_without_suffix, kind)
@@ -79,7 +79,7 @@ def write_preview(
 
 
 def _timing(num_frames: int, rate: Fraction) -> tuple[int, list[int]]:
-    """Every how many-th frame is shown, and for how many milliseconds; the ends are rounded, not the durations."""
+    """Return the stride between shown frames and the milliseconds of each; end times are rounded, not durations."""
     stride = math.ceil(_SHORTEST * rate / 1000)
     times = [round(1000 * frame / rate) for frame in [*range(0, num_frames, stride), num_frames]]
     milliseconds = [max(1, after - before) for before, after in zip(times, times[1:], strict=False)]

@@ -1,6 +1,6 @@
 """Videos and images on disk: uint8 frames (T, H, W, 3) to mp4 or png, and back.
 
-H.264 is lossy, so numbers about quality are to be computed on the frames and not on a file.
+H.264 is lossy, so measure quality on the frames and not on a file.
 """
 
 import os
@@ -16,7 +16,7 @@ from adacache.trace_plot import spread
 
 try:
     import av
-except ImportError:  # images need no encoder; who asks for videos is told before
+except ImportError:  # images need no encoder; videos are refused before they are sampled
     av = None
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ VIDEO_SUFFIX = ".mp4"
 IMAGE_SUFFIX = ".png"
 
 _MAX_CRF = 51  # of x264 with 8 bits
-_MAX_RATE_DENOMINATOR = 1001  # mp4 wants small numbers
+_MAX_RATE_DENOMINATOR = 1001  # mp4 needs small numbers
 _BT709 = 1  # matrix, primaries and transfer have the same number in ITU-T H.273
 _LIMITED_RANGE = 1
-# The same frames give the same file in every process. By default x264's output depends on the number of cores, and
-# through its fast routines for macroblock trees on what was in memory before (MALLOC_PERTURB_ shows it).
-# cpu-independent takes the plain routines, which costs no time that can be measured; frame threads make smaller
-# files than the slice threads that PyAV sets.
+# The same frames give the same file in every process. By default, x264's output depends on the number of cores and,
+# through its fast routines for macroblock trees, on what was in memory before (MALLOC_PERTURB_ shows it).
+# cpu-independent takes the plain routines, at no measurable cost; frame threads make smaller files than the slice
+# threads that PyAV sets.
 _X264_OPTIONS = {"preset": "medium", "threads": "4", "thread_type": "frame", "x264-params": "cpu-independent=1"}
 # What read_video calls the frame rate of an image: the value that means "image" to the model.
 _IMAGE_FPS = 120.0
 
 
 def to_uint8(video: "torch.Tensor") -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 of a decoded video (3, T, H, W): [-1, 1] clamped and rounded to 0..255.
+    """Convert a decoded video (3, T, H, W) to frames (T, H, W, 3) uint8: [-1, 1] is clamped and rounded to 0..255.
 
     Raises:
-        ValueError: another shape, an integer dtype, or a NaN (the sampling has diverged).
+        ValueError: the video has another shape, an integer dtype, or NaN, which means that sampling has diverged.
 
     Source: opensora/datasets/utils.py (Open-Sora v1.2), save_sample.
     """
@@ -50,12 +50,12 @@ def to_uint8(video: "torch.Tensor") -> np.ndarray:
         raise ValueError(
             f"expected a float video of shape (3, T, H, W) in [-1, 1], got {video.dtype} {tuple(video.shape)}"
         )
-    # One copy, then in place: 51 frames at 720p are half a gigabyte in float32.
+    # One copy, then in-place operations: 51 frames at 720p are half a gigabyte in float32.
     pixels = video.detach().float().clamp(-1, 1)
     if pixels.isnan().any():
         raise ValueError("the video contains NaN, so the sampling has diverged: try dtype float32")
     pixels = pixels.add_(1).div_(2).mul_(255).add_(0.5)
-    # Laid out on the device: the host would take longer for it, while the device waits for the next piece.
+    # Permuted on the device: the host would take longer, while the device waits for the next piece.
     return pixels.byte().permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
 
@@ -66,12 +66,12 @@ def write_video(
 
     The path gets the ending that fits the frames (an .mp4 or .png it has is replaced), and missing folders
     are made. The file appears only when it is complete, in place of an older one; the same frames give the same
-    bytes. `crf` is 0 (best) to 51 (smallest); at 18 hardly an eye sees a difference. Frames of any size can be
+    bytes. `crf` is 0 (best) to 51 (smallest); at 18 a difference is hardly visible. Frames of any size can be
     written, but the colors of an mp4 come in blocks of 2 x 2 pixels: an odd side is extended by its last row or
     column, so that the file is one pixel wider or higher than the frames.
 
     Raises:
-        ValueError: frames, an fps or a crf that cannot be written.
+        ValueError: frames, fps or crf cannot be used.
         OSError: the disk refuses.
     """
     array = checked_frames(frames)
@@ -89,14 +89,14 @@ def write_video(
 
 
 def read_video(path: str | os.PathLike[str], count: int | None = None) -> tuple[np.ndarray, float]:
-    """Frames (T, H, W, 3) uint8 and frames per second of a video; of a png, one frame and 120 (`IMG_FPS`).
+    """Read a video's frames (T, H, W, 3) uint8 and frames per second; a png has one frame and 120 (`_IMAGE_FPS`).
 
-    With `count`, up to so many evenly spaced frames, the first and the last among them: a long video then needs no
-    more memory than a short one.
+    With `count`, up to that many evenly spaced frames are read, including the first and the last: a long video then
+    needs no more memory than a short one, if its file says how many frames it has.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read as a video.
+        ValueError: the file cannot be read as a video.
     """
     path = Path(path)
     if not path.is_file():
@@ -105,15 +105,15 @@ def read_video(path: str | os.PathLike[str], count: int | None = None) -> tuple[
 
 
 def ffmpeg_url(path: Path) -> str:
-    """A path as FFmpeg takes it literally; of "run:1/a.mp4" it would take "run" for a protocol, such as "pipe"."""
+    """Return a path in a form that FFmpeg takes literally; in "run:1/a.mp4" it would take "run" for a protocol."""
     return f"file:{path}"
 
 
 def checked_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 as an array.
+    """Return frames (T, H, W, 3) uint8 as an array.
 
     Raises:
-        ValueError: anything else, also for none.
+        ValueError: `frames` have another shape or dtype, or are empty.
     """
     if not hasattr(frames, "detach"):
         frames = np.asarray(frames)
@@ -127,10 +127,10 @@ def checked_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
 
 
 def as_rate(fps: float | Fraction) -> Fraction:
-    """Frames per second as a fraction of small numbers: exact for 24, 30000/1001 and their like.
+    """Return frames per second as a fraction of small numbers: exact for 24, 30000/1001 and the like.
 
     Raises:
-        ValueError: what is no positive number.
+        ValueError: `fps` is not a positive number.
     """
     try:
         rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
@@ -142,7 +142,7 @@ def as_rate(fps: float | Fraction) -> Fraction:
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:
-    """The path with the ending; only .mp4 and .png are replaced (a name made from a prompt has dots)."""
+    """Return the path with the ending; only .mp4 and .png are replaced, as a name made from a prompt has dots."""
     if path.suffix.lower() in (VIDEO_SUFFIX, IMAGE_SUFFIX):
         return path.with_suffix(suffix)
     return path.with_name(path.name + suffix)
@@ -184,7 +184,7 @@ def _read_av(path: Path, count: int | None) -> tuple[np.ndarray, float]:
             if not container.streams.video:
                 raise ValueError(f"'{path}' holds no video stream")
             stream = container.streams.video[0]
-            total = stream.frames  # 0 in files that do not tell
+            total = stream.frames  # 0 in files that do not say
             kept = set(spread(np.arange(total), count).tolist()) if count and total else None
             frames = [
                 frame.to_ndarray(format="rgb24")

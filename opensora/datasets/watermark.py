@@ -1,4 +1,4 @@
-"""A line of text over videos, that says where they come from."""
+"""Write a line of text over videos that says where they come from."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from opensora.datasets.video_io import checked_frames
 
 DEFAULT_TEXT = "AI generated"
 
-_SIZE = 1 / 24  # of the font, of a frame's shorter side
+_SIZE = 1 / 24  # font size as a share of the frame's shorter side
 _SMALLEST = 9  # pixels; smaller letters run together
-_MARGIN = 1 / 48  # to the frame's edge, of its shorter side
+_MARGIN = 1 / 48  # to the frame's edge, as a share of its shorter side
 _OPACITY = 0.8
 _OUTLINE_OPACITY = 0.7
 _OUTLINE = 1 / 14  # of the font's size
 
 
 def add_watermark(frames: np.ndarray, text: str = DEFAULT_TEXT) -> np.ndarray:
-    """A copy of frames (T, H, W, 3) uint8 with a `text` at the lower right.
+    """Return a copy of frames (T, H, W, 3) uint8 with a `text` at the lower right.
 
-    White letters with a dark outline can be read on any ground, and both let the video show through. They grow with
-    the frame; a text that is too wide for it is made smaller until it fits.
+    White letters with a dark outline can be read on any background, and both let the video show through. They grow
+    with the frame; a text that is too large for it is scaled down to fit.
 
     Args:
-        text: a single line; letters are those of DejaVu Sans, which has no Chinese, Japanese or Korean ones.
+        text: a single line, in DejaVu Sans, which has no Chinese, Japanese or Korean letters.
 
     Raises:
-        ValueError: other frames, or a text without any letter.
+        ValueError: frames have another shape or dtype, or the text is empty.
     """
     array = checked_frames(frames).copy()
     line = " ".join(text.split())
@@ -47,10 +47,10 @@ def add_watermark(frames: np.ndarray, text: str = DEFAULT_TEXT) -> np.ndarray:
 
 
 def _render(text: str, size: int, frame: tuple[int, int], margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gray value and opacity from 0 to 1 of every pixel of the text, (rows, columns) each with a last axis for color.
+    """Return the gray value (rows, columns, 1) and the opacity (rows, columns) from 0 to 1 of the text's pixels.
 
     Args:
-        frame: its width and height, into which the text has to fit with a `margin`.
+        frame: (width, height) into which the text has to fit with a `margin`.
     """
     font, stroke = sans_font(size), max(1, round(size * _OUTLINE))
     left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
