@@ -64,6 +64,7 @@ class GatedByNorm:
 
     Attributes:
         index: index of the gate among what the norm returns.
+        of: number of the parts, if the norm returns them as one tensor (B, of * C); 0 otherwise.
     """
 
     index: int
