@@ -272,7 +272,7 @@ class SamplingPipeline:
         """Return one seed for each of `count` prompts.
 
         Raises:
-            SamplingError: there are no prompts, or the number of seeds is not theirs.
+            SamplingError: there are no prompts, or not as many seeds as prompts.
         """
         if not count:
             raise SamplingError("no prompts were given; pass at least one")
@@ -387,7 +387,7 @@ class SamplingPipeline:
         return videos[:, :done]
 
     def size_arguments(self, batch: int) -> dict[str, Tensor]:
-        """Return the model's arguments about the size and frame rate of the config's video, for `batch` videos."""
+        """Return the arguments that tell the model the size and frame rate of `batch` videos of the config."""
         config = self.config
         return prepare_multi_resolution_info(
             config.multi_resolution,

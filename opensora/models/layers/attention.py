@@ -50,7 +50,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, with `qk_norm` of normalized queries and keys, (B, N, C) -> (B, N, C).
+    """Multi-head self-attention, (B, N, C) -> (B, N, C); `qk_norm` normalizes queries and keys.
 
     Attributes:
         fuse: use the fused kernel for attention along time where it can; False always uses PyTorch's layers.

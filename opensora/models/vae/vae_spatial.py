@@ -84,7 +84,7 @@ class SpatialVAE(nn.Module):
         return x.unflatten(0, (len(video), -1)).transpose(1, 2)
 
     def _posterior(self, frames: Tensor, tiling: TilingConfig | None) -> Any:
-        """Return diffusers' distribution of the latents of (N, 3, 8H, 8W), of the same kind with and without tiles."""
+        """Return diffusers' distribution of the latents of (N, 3, 8H, 8W), the same class with and without tiles."""
         tile = self._tile_size(frames, tiling, scale=self.downsample)
         if tile is None:
             return self.module.encode(frames).latent_dist
