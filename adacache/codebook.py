@@ -1,4 +1,4 @@
-"""The codebook: from the distance between two residuals to the number of steps the newer one may serve."""
+"""The codebook: from the distance between two residuals to the number of steps for which the newer one is reused."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence

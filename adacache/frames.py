@@ -35,13 +35,13 @@ class FrameSet:
         return FrameSet(tuple(tuple(a and b for a, b in zip(*pair, strict=True)) for pair in pairs))
 
     def differs(self, other: FrameSet) -> tuple[bool, ...]:
-        """Return for each video whether its frames differ; at least one of the two sets must hold frames."""
+        """Return for each video whether its frames differ; not for two sets in which all frames take part."""
         known = self.videos or other.videos
         every = ((True,) * len(known[0]),) * len(known)
         return tuple(a != b for a, b in zip(self.videos or every, other.videos or every, strict=True))
 
     def part(self, frames: slice) -> FrameSet:
-        """Return the set as a process sees it that has only these `frames` of the videos."""
+        """Return the set as seen by a process that holds only these `frames` of the videos."""
         return self if self.videos is None else FrameSet(tuple(video[frames] for video in self.videos))
 
     @property

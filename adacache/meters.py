@@ -161,7 +161,7 @@ class BranchMeter:
         self._group_of: dict[Site, SiteGroup] = {site: group for group in observed_sites for site in group}
         self._previous: dict[SiteGroup, _Previous] = {}
         self._parts: dict[SiteGroup, list[Tensor]] = {}
-        self._measured: list[_Pending] = []  # in this forward pass, of this process' part
+        self._measured: list[_Pending] = []  # in this forward pass, of this process's part
         self._sent: list[_Sent] = []
         self._complete: set[SiteGroup] = set()
         self._tokens_per_frame = 1
@@ -247,7 +247,7 @@ class BranchMeter:
         return measurements
 
     def free(self) -> None:
-        """Let go of everything."""
+        """Free all tensors."""
         self._previous.clear()
         self._parts.clear()
         self._measured.clear()
@@ -313,7 +313,7 @@ class SignalMeter:
             self._kept = self._store.keep(standalone(signal), exact=True)
 
     def free(self) -> None:
-        """Let go of the reference."""
+        """Free the reference."""
         self._kept = None
 
     @property

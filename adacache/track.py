@@ -136,7 +136,7 @@ class Track:
         self.reuse.finish(self.trace)
 
     def free(self) -> None:
-        """Let go of all tensors."""
+        """Free all tensors."""
         for holder in (self._branches, self._signal, self.reuse):
             if holder is not None:
                 holder.free()
@@ -296,7 +296,7 @@ class Tracks:
                 trace.records[index] = replace(record, milliseconds=share)
 
     def free(self) -> None:
-        """Let go of all tensors."""
+        """Free all tensors."""
         for track in self._all:
             track.free()
 

@@ -1,4 +1,4 @@
-"""Checks of option values: each says in one sentence what is wrong, what was expected and what came."""
+"""Checks of option values: each says in one sentence what is wrong, what was expected and what was given."""
 
 import difflib
 import math

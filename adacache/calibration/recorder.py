@@ -92,7 +92,7 @@ class SignalRecorder(RunObserver):
             self._note(self.output_changes, "output", output[:, : latents.shape[1]], self._relative_changes)
 
     def end_run(self) -> None:
-        """Let go of all tensors."""
+        """Free all tensors."""
         self._previous = {}
 
     def _note(

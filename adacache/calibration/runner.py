@@ -18,7 +18,7 @@ from adacache.trace import Trace
 
 
 class ClipSampler(Protocol):
-    """Makes videos; it has no cache of its own, or leaves that one aside.
+    """Samples videos; it has no cache of its own, or sets that cache aside.
 
     Attributes:
         num_steps: steps of every run as a cache counts them: calls of the model.

@@ -22,7 +22,7 @@ class Simulation(Protocol):
 
 
 def best_schedules(simulation: Simulation, lengths: Iterable[int]) -> dict[int, Schedule]:
-    """Return for every number of computed steps in `lengths` the found schedule of the best estimated quality.
+    """Return for every number of computed steps in `lengths` the best schedule found, by estimated quality.
 
     From all steps computed, the step that costs least is removed, one at a time; then a step is added where it helps
     most, one at a time; and so on until nothing improves. On the way, steps move to wherever that helps. A schedule

@@ -107,7 +107,7 @@ class Reuse:
         """Complete the trace at the end of a run."""
 
     def free(self) -> None:
-        """Let go of all tensors."""
+        """Free all tensors."""
 
     @property
     def kept(self) -> list[KeptTensor]:

@@ -71,7 +71,7 @@ class BranchReuse(Reuse):
             trace.records[-1] = replace(trace.records[-1], computed_share=self._num_computed / self._num_asked)
 
     def free(self) -> None:
-        """Let go of all residuals."""
+        """Free all residuals."""
         self._kept.clear()
         self._outdated.clear()
 

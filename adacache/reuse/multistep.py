@@ -81,7 +81,7 @@ class MultistepReuse(Reuse):
             raise self._wrong_halves(found)
 
     def free(self) -> None:
-        """Let go of all outputs."""
+        """Free all outputs."""
         self._outputs.clear()
         self._combined.clear()
         self._halves.clear()

@@ -55,7 +55,7 @@ class OutputReuse(Reuse):
             self.policy.observe_output(trace.records[-1].index, change)
 
     def free(self) -> None:
-        """Let go of inputs and outputs."""
+        """Free inputs and outputs."""
         self._histories.clear()
         self._measured = None
 

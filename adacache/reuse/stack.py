@@ -47,7 +47,12 @@ class StackReuse(Reuse):
         self._histories[context].store(step.index, output - hidden_states, step.frames)
 
     def add(self, step: Step, context: str, hidden_states: Tensor) -> Tensor:
-        """`hidden_states` plus the bridged residual."""
+        """Return `hidden_states` plus the bridged residual.
+
+        Raises:
+            RuntimeError: nothing is kept for the context.
+            ValueError: what is kept has another shape or dtype.
+        """
         history = self._histories.get(context)
         if history is None or history.is_empty:
             raise nothing_kept(context, [name for name, known in self._histories.items() if not known.is_empty])
@@ -62,7 +67,7 @@ class StackReuse(Reuse):
             trace.records[index] = replace(trace.records[index], bridge_weight=weight)
 
     def free(self) -> None:
-        """Let go of all residuals."""
+        """Free all residuals."""
         self._histories.clear()
 
     @property
@@ -72,7 +77,7 @@ class StackReuse(Reuse):
 
 
 class TailReuse(StackReuse):
-    """Reuses the residual but for its head, its first part, which is the signal and new at every step."""
+    """Reuses the residual except for its head: the first part, which is the policy's signal, is new at every step."""
 
     name = "tail"
     takes_signal = True
@@ -99,7 +104,7 @@ class TailReuse(StackReuse):
         return super().add(step, context, hidden_states + self._heads.pop(context))
 
     def free(self) -> None:
-        """Let go of heads and residuals."""
+        """Free heads and residuals."""
         super().free()
         self._heads.clear()
 
@@ -136,7 +141,7 @@ class ResidualHistory:
         """
         residual = residual.detach()
         self._weights.append(self._weight(step_index, residual, frames or FrameSet()))
-        while len(self._kept) >= self._bridge.num_residuals:  # never one too many
+        while len(self._kept) >= self._bridge.num_residuals:  # before the new one is kept
             self._kept.pop(0)
         self._kept.append((step_index, self._store.keep(residual)))
 

@@ -169,7 +169,7 @@ def apply_adacache(
 
 
 def _warn_if_replaced(loop: DenoisingLoop, transformers: list[nn.Module]) -> bool:
-    """Return, and warn, whether the pipeline has other transformers now, whose runs are in no trace."""
+    """Warn if the pipeline has other transformers now, whose runs are in no trace; return whether it has."""
     replaced = not loop.has(transformers)
     if replaced:
         logger.warning(

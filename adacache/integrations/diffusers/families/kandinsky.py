@@ -6,7 +6,7 @@ from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByNorm
 
 FAMILIES = (
-    # Latents have their channels last. Blocks for the text come before those of the video, which alone use it.
+    # Latents have their channels last. Blocks of the text run before those of the video, which alone use their result.
     Family(
         name="Kandinsky 5",
         transformer="Kandinsky5Transformer3DModel",

@@ -10,7 +10,7 @@ from adacache.integrations.diffusers.residuals import GatedByTable
 
 
 def _ltx_num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
-    """Return the argument `num_frames` if there are no coordinates; otherwise count places, each once in a frame.
+    """Return the argument `num_frames` if there are no coordinates, else the frames in which each place occurs once.
 
     `video_coords` are times, heights and widths, (B, 3, N), or each with its beginning and end, (B, 3, N, 2).
     """
@@ -39,7 +39,7 @@ FAMILIES = (
         },
         channels_dim=2,
     ),
-    # Picture and sound, which look at each other in every block. LTX-2.3 has three more rows in its tables.
+    # Picture and sound, which attend to each other in every block. LTX-2.3 has three more rows in its tables.
     Family(
         name="LTX-2",
         transformer="LTX2VideoTransformer3DModel",

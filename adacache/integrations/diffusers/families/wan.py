@@ -18,7 +18,7 @@ FAMILIES = (
             for kind in ("", "ImageToVideo", "VideoToVideo")
         },
     ),
-    # The network of Wan. Blocks beside it make hints out of a video, and every few blocks one is added.
+    # The network of Wan. Blocks beside it make hints out of a video, and every few blocks a hint is added.
     Family(
         name="Wan VACE",
         transformer="WanVACETransformer3DModel",
