@@ -144,7 +144,7 @@ def append_latents(
     condition_frame_length: int,
     condition_frame_edit: float,
 ) -> tuple[list[list[torch.Tensor]], list[str]]:
-    """Do as `append_generated`, but take the end of the clip from its `latents` (B, C, T, H, W), without encoding."""
+    """Do what `append_generated` does, but from the clip's `latents` (B, C, T, H, W), which are not encoded again."""
     ends = latents[:, :, -condition_frame_length:]
     new_refs = [[*refs, end] for refs, end in zip(refs_x, ends, strict=True)]
     return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)

@@ -201,7 +201,7 @@ def dotted_overrides(
 
 
 def without_alternatives(given: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop those `given` values of a run that the overrides of one prompt's `line` set in another way."""
+    """Return the `given` values of a run without those that the overrides of one prompt's `line` set in another way."""
     retired = {other for name in line for other in _ALTERNATIVES.get(name, ())}
     return {key: value for key, value in given.items() if key not in retired}
 

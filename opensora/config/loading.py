@@ -79,7 +79,7 @@ def config_from_entries(
     line: Mapping[str, Any] | None = None,
     line_name: str = "prompt",
 ) -> SampleConfig:
-    """Do as `load_config`, for entries that are already read; they are not changed.
+    """Do what `load_config` does, for entries that are already read; they are not changed.
 
     Args:
         path: where the entries come from, as errors begin.

@@ -93,7 +93,7 @@ def conditions_of(config: SampleConfig) -> dict[str, Any]:
 
 
 def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
-    """Say in words which of a calibration's `conditions` `config` does not meet; None if it meets all it determines."""
+    """Name the first of a calibration's `conditions` that `config` does not meet; None if it meets all it determines."""
     made_for = {**_DEFAULT_CONDITIONS, **conditions}
     for key, value in conditions_of(config).items():
         if key not in made_for:
@@ -292,7 +292,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
 
 
 def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, source: Source) -> PolicyConfig:
-    """Validate and return `cache`: its metric is that of the config's own cache, which was not checked before."""
+    """Validate and return `cache`: its metric is that of the config's own cache, which has not been validated yet."""
     try:
         cache.validate(config.scheduler.num_model_calls, depth)
     except ValueError as error:

@@ -52,7 +52,7 @@ class TrainedOn:
         )
 
     def outside(self, captions: Sequence[str], videos: Iterable[tuple[int, int, int]]) -> list[str]:
-        """Return a sentence about captions and one about sizes, where the training data has no such ones.
+        """Return a sentence each about captions, and about sizes and lengths, that the training data does not have.
 
         Args:
             captions: as the text encoder reads them.

@@ -138,7 +138,7 @@ class StepsBar:
         self._unchecked: tuple[int, float, HostCopy] | None = None  # step, its time, whether its latents are finite
 
     def end_step(self, latents: Tensor, timestep: float) -> None:
-        """Count a finished step, which gave `latents`; with a cache, the bar shows computed and reused steps.
+        """Count a finished step and check its `latents`; with a cache, the bar shows computed and reused steps.
 
         On a GPU the latents are checked when the next step ends, so that the host can prepare that step meanwhile.
 

@@ -35,7 +35,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the channel pairs of `x` (..., N, D) by the angles of `tables`."""
+    """Rotate the channel pairs of `x` (..., N, D) by the angles of `tables`."""
     cos, sin = (table.to(x.dtype) for table in tables)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)

@@ -163,7 +163,7 @@ def cache_folder(text_cache: str | None) -> Path | None:
 
 
 def encoder_key(text: TextEncoderConfig, device_type: str) -> str:
-    """Return a hash of everything but the caption that changes the output of the encoder.
+    """Return a hash of everything that affects the encoder's output, other than the caption.
 
     The kind of device is part of it, because rounding differs; streaming is not, because it changes nothing.
 

@@ -133,7 +133,7 @@ class NegativeTextEncoder:
         return self.encoder.encode([self.negative])
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode `prompts`; a warning says if some are shorter than the negative prompt, which is then cut for them."""
+        """Encode `prompts`; warn if some are shorter than the negative prompt, which is then cut for them."""
         encoded = self.encoder.encode(prompts)
         if "num_chars" in encoded:
             line = shorter_line(encoded["mask"], self._encoded["mask"][0])

@@ -1,4 +1,4 @@
-"""Sampling with models that predict noise (Latte and Open-Sora-Plan), by the schedulers of diffusers.
+"""Sampling with models that predict noise (Latte and Open-Sora-Plan), with the schedulers of diffusers.
 
 Source: the loop of diffusers' `LattePipeline`, whose latents it reproduces bit for bit in float32.
 """
