@@ -93,7 +93,7 @@ def conditions_of(config: SampleConfig) -> dict[str, Any]:
 
 
 def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
-    """Name the first of a calibration's `conditions` that `config` does not meet; None if it meets all it determines."""
+    """Name the first of a calibration's `conditions` that `config` does not meet; None if there is none."""
     made_for = {**_DEFAULT_CONDITIONS, **conditions}
     for key, value in conditions_of(config).items():
         if key not in made_for:
