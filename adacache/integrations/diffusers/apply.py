@@ -156,8 +156,9 @@ def apply_adacache(
 
     def make_controller(start: RunStart) -> StepController:
         loop.check()
-        for transformer in transformers:
-            check_combination(transformer)
+        for forward in cached:
+            forward.family.check(forward.transformer)
+            check_combination(forward.transformer)
         _warn_if_replaced(loop, transformers)
         config = config_of_run(start)
         config.validate(len(start.timesteps), num_blocks)

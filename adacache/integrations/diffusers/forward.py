@@ -45,13 +45,11 @@ class CachedForward:
         forward: Callable[..., Any],
         context: str,
         arguments: Mapping[str, Any],
-        inner_forward: Callable[..., Any] | None = None,
     ) -> Any:
         """Return what `forward(**arguments)` returns, with blocks computed or reused as `controller` decides.
 
         `forward` is the transformer's own; `arguments` are named as in its signature. `context` tells apart calls of
-        one step, such as those with and without the prompt. `inner_forward` runs within the stand-in if `forward` does
-        more than the transformer's own, such as fetching weights.
+        one step, such as those with and without the prompt.
 
         Raises:
             RuntimeError: outside of a run; otherwise as `StepController.stack`.
@@ -78,8 +76,7 @@ class CachedForward:
 
             def run_blocks(_: Tensor, rows: Tensor | None = None) -> Tensor:
                 chosen = arguments if rows is None else _rows_of(arguments, family.rows, rows, num_videos)
-                inner = inner_forward or forward
-                states, *of_audio[:] = self._run_blocks(controller, inner, chosen, own, num_frames, num_tokens)
+                states, *of_audio[:] = self._run_blocks(controller, forward, chosen, own, num_frames, num_tokens)
                 return states
 
             def take_audio(_: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from threading import local
 from typing import Any, NoReturn
 
 import torch
-from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
+from diffusers.hooks.hooks import HookFunctionReference, HookRegistry, ModelHook, StateManager
 from torch import nn
 
 from adacache.integrations.diffusers.forward import CachedForward
@@ -45,13 +45,18 @@ class CurrentContext(StateManager):
 
 
 class AdaCacheHook(ModelHook):
-    """Replaces a transformer's forward; all state is in `runs`, which other transformers may share."""
+    """Replaces a transformer's forward; all state is in `runs`, which other transformers may share.
+
+    Attributes:
+        outer: What is called in place of the transformer's own forward.
+    """
 
     _is_stateful = True  # so that diffusers sets contexts, and says when a pipeline is done
 
     def __init__(self, cached: CachedForward, runs: Runs) -> None:
         super().__init__()
         self.context = CurrentContext()
+        self.outer: Callable[..., Any] | None = None
         self._cached = cached
         self._runs = runs
         self._signature = inspect.signature(type(cached.transformer).forward)
@@ -78,7 +83,7 @@ class AdaCacheHook(ModelHook):
                 return forward(*args, **kwargs)
             controller, half = entered
             try:
-                output = self._cached(controller, forward, half, arguments, _innermost(module))
+                output = self._cached(controller, forward, half, arguments)
             except BaseException:
                 self._runs.abort()
                 raise
@@ -100,34 +105,56 @@ class AdaCacheHook(ModelHook):
         )
 
 
-def _innermost(transformer: nn.Module) -> Callable[..., Any]:
-    """Return the transformer's own forward, below all hooks.
-
-    Hooks around the current call, such as group offloading's, are already in effect.
-    """
-    reference = transformer._diffusers_hook._fn_refs[0]
-    return reference.original_forward or reference.forward
-
-
 def hook(cached: Sequence[CachedForward], runs: Runs) -> None:
-    """Hook transformers that share `runs`."""
+    """Hook transformers that share `runs`, below all other hooks.
+
+    So offloading may be enabled and removed before or after the hook, and fetches the weights that are computed with.
+    """
     for forward in cached:
-        registry = HookRegistry.check_if_exists_or_initialize(forward.transformer)
-        registry.register_hook(AdaCacheHook(forward, runs), HOOK_NAME)
+        transformer, added = forward.transformer, AdaCacheHook(forward, runs)
+        registry = HookRegistry.check_if_exists_or_initialize(transformer)
+        own, outermost = _innermost(transformer), transformer.forward
+        transformer.forward = own
+        registry.register_hook(added, HOOK_NAME)
+        added.outer, transformer.forward = transformer.forward, outermost
+        for ordered in (registry._hook_order, registry._fn_refs):
+            ordered.insert(0, ordered.pop())
+        _replace(transformer, registry._fn_refs[1:], own, added.outer)
 
 
 def unhook(transformer: nn.Module) -> None:
     """Leave a transformer as if it had never been hooked."""
     registry = transformer._diffusers_hook
-    offloading = transformer.forward if hasattr(transformer, "_hf_hook") else None
-    registry.remove_hook(HOOK_NAME, recurse=False)
-    if offloading is not None:
-        # accelerate wrapped the hooked forward, and now wraps the one below.
-        transformer._old_forward, transformer.forward = transformer.forward, offloading
+    index = registry._hook_order.index(HOOK_NAME)
+    added = registry.hooks.pop(registry._hook_order.pop(index))
+    registry._fn_refs.pop(index)
+    _replace(transformer, registry._fn_refs, added.outer, added.fn_ref.original_forward)
     if registry.hooks:
         return
     del transformer._diffusers_hook
-    # diffusers puts the method back as an attribute of the object, where it would hide that of the class.
+    # An attribute of the object would hide the method of the class.
     forward = transformer.__dict__.get("forward")
     if getattr(forward, "__func__", None) is type(transformer).forward:
         del transformer.forward
+
+
+def _innermost(transformer: nn.Module) -> Callable[..., Any]:
+    """Return the transformer's own forward, below the hooks of diffusers or accelerate."""
+    references = transformer._diffusers_hook._fn_refs
+    if references:
+        return references[0].original_forward or references[0].forward
+    return getattr(transformer, "_old_forward", transformer.forward)  # as accelerate keeps it
+
+
+def _replace(
+    transformer: nn.Module,
+    references: Sequence[HookFunctionReference],
+    old: Callable[..., Any],
+    new: Callable[..., Any],
+) -> None:
+    """Make whatever calls `old`, a hook or the transformer itself, call `new`."""
+    holders = [(transformer, "forward"), (transformer, "_old_forward")]
+    holders += [(reference, name) for reference in references for name in ("forward", "original_forward")]
+    for holder, name in holders:
+        if getattr(holder, name, None) == old:
+            setattr(holder, name, new)

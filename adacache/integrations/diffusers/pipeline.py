@@ -50,7 +50,7 @@ def cached_forwards_of(pipe_or_transformer: Any) -> list[CachedForward]:
     """
     cached = []
     for transformer in transformers_of(pipe_or_transformer):
-        check_not_compiled(transformer)
+        check_not_wrapped(transformer)
         forward = CachedForward(transformer)
         reason = forward.family.refused_pipelines.get(type(pipe_or_transformer).__name__)
         if reason is not None:
@@ -87,7 +87,7 @@ class DenoisingLoop:
     def check(self) -> None:
         """Refuse, with a ValueError, transformers that are compiled as a whole."""
         for transformer in transformers_of(self._owner):
-            check_not_compiled(transformer)
+            check_not_wrapped(transformer)
 
     @property
     def scheduler_name(self) -> str:
@@ -155,37 +155,44 @@ class DenoisingLoop:
 
 
 def check_free(transformer: nn.Module) -> None:
-    """Refuse, with a ValueError, a transformer that is hooked or offloaded already, or as `check_combination` does."""
+    """Refuse, with a ValueError, a transformer that is hooked already, or as `check_combination` does."""
     kind = type(transformer).__name__
     registry = getattr(transformer, "_diffusers_hook", None)
     if registry is not None and HOOK_NAME in registry.hooks:
         raise ValueError(f"AdaCache is applied to this {kind} already; call remove() of its handle first")
-    if hasattr(transformer, "_hf_hook"):
-        raise ValueError(
-            "offloading was enabled before AdaCache, and would drop it after the first video; call apply_adacache "
-            "first and pipe.enable_model_cpu_offload() after it"
-        )
     check_combination(transformer)
 
 
-def check_not_compiled(transformer: nn.Module) -> None:
-    """Refuse, with a ValueError, a transformer that is compiled as a whole, by `torch.compile` or its own `compile`."""
+def check_not_wrapped(transformer: nn.Module) -> None:
+    """Refuse, with a ValueError, a transformer that is compiled as a whole or wrapped in another module."""
     own = getattr(transformer, "_orig_mod", transformer)
     if own is not transformer or transformer._compiled_call_impl is not None:
         raise ValueError(
             f"this {type(own).__name__} is compiled as a whole, where AdaCache cannot leave out its blocks; compile "
             "these instead, by transformer.compile_repeated_blocks()"
         )
+    wrapped = dict(transformer.named_children()).get("module")
+    if wrapped is not None:
+        raise ValueError(
+            f"this {type(wrapped).__name__} is wrapped in {type(transformer).__name__}, which may copy it or split its "
+            "batch; give the pipeline the transformer itself, and each device a pipeline"
+        )
 
 
 def check_combination(transformer: nn.Module) -> None:
     """Refuse, with a ValueError, a transformer to which something was done that AdaCache does not work with."""
     kind = type(transformer).__name__
-    check_not_compiled(transformer)
+    check_not_wrapped(transformer)
     if getattr(transformer, "_parallel_config", None) is not None:
         raise ValueError(
             f"this {kind} is split over processes by enable_parallelism, and AdaCache would meet a part of the video "
             "where it expects the whole; use one of the two"
+        )
+    devices = {*(getattr(transformer, "hf_device_map", None) or {}).values()} - {"cpu", "disk"}
+    if len(devices) > 1:
+        raise ValueError(
+            f"this {kind} is spread over devices {', '.join(sorted(map(str, devices)))} by its device_map, so that "
+            "what its blocks add is elsewhere than their input; load it on one device, and offload what does not fit"
         )
     config = getattr(transformer, "_cache_config", None)
     if config is not None:
@@ -203,8 +210,9 @@ def check_combination(transformer: nn.Module) -> None:
                 raise ValueError(
                     f"this {kind} has the cache hook '{hook_name}'{where}; remove it before apply_adacache"
                 )
-            if getattr(getattr(hook, "group", None), "stream", None) is not None:
+            streamed = getattr(getattr(hook, "group", None), "stream", None) is not None
+            if streamed and hook.config.offload_type == "leaf_level":
                 raise ValueError(
                     f"group offloading of this {kind} fetches layers ahead in the order of the first step, which "
-                    "reused steps do not keep; call enable_group_offload without use_stream"
+                    "reused steps do not keep; take offload_type='block_level', or leave out use_stream"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -401,3 +402,28 @@ def test_two_schedulers_with_equal_times_are_two_runs():
         pipe.scheduler = copy.deepcopy(pipe.scheduler)
         assert torch.equal(WAN.run(pipe, steps=STEPS), want)
         assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
+
+
+def test_the_second_of_two_threads_is_computed_without_the_cache(caplog):
+    pipe = WAN.build()
+    second = diffusers.WanPipeline(None, None, pipe.vae, copy.deepcopy(pipe.scheduler), pipe.transformer)
+    second.set_progress_bar_config(disable=True)
+    plain = WAN.run(second, seed=1, steps=STEPS)
+    with apply_adacache(pipe, SOME):
+        want = WAN.run(pipe, steps=STEPS)
+    results = {}
+
+    def run_second(*_: Any) -> dict[str, Any]:
+        """In the middle of the first one's run, from its callback."""
+        if not results:
+            thread = threading.Thread(target=lambda: results.update(second=WAN.run(second, seed=1, steps=STEPS)))
+            thread.start()
+            thread.join()
+        return {}
+
+    with apply_adacache(pipe, SOME) as handle:
+        first = WAN.run(pipe, steps=STEPS, callback_on_step_end=run_second)
+        assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
+    assert torch.equal(first, want) and torch.equal(results["second"], plain)
+    [sentence] = [record.message for record in caplog.records if "thread" in record.message]
+    assert "Give each thread its own transformer" in sentence
