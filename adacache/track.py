@@ -53,7 +53,7 @@ class Track:
         self.step = Step(step_index, timestep, frames, joined)
 
     def compared(self, signal: Tensor) -> Tensor:
-        """Return the signal as the policy compares it, filtered if it names a filter; one call serves all tracks."""
+        """Return the signal as the policy compares it, filtered if it names a filter, for the rows of all tracks."""
         name = self.policy.signal_filter
         return signal if name is None else load(name)(signal.detach(), self.step.timestep)
 

@@ -19,8 +19,8 @@ TARGETS = ("speedup", "max_steps_computed", "min_psnr")
 class Target:
     """What a user asks for: a speedup, a number of computed steps, or a quality.
 
-    `kind` is "speedup" (denoising so many times as fast as with every step computed), "max_steps_computed" (steps per
-    video) or "min_psnr" (dB against what the calibration aims at, mean over videos).
+    `kind` is "speedup" (how many times as fast denoising should be as with every step computed), "max_steps_computed"
+    (steps per video) or "min_psnr" (dB against what the calibration aims at, mean over videos).
 
     Raises:
         ValueError: no model could meet the value.

@@ -37,7 +37,7 @@ class PABConfig(ReuseOptions):
     differ. In VideoSys a hold begins only where a listed time *is* the integer timestep of a step. Open-Sora's
     timesteps depend on resolution, length and number of steps, and only at 480p with 51 frames and 30 steps all three
     are hit; other settings hit fewer or none, without a message. "The first step at or below" gives the same steps
-    there, and holds at all other settings, too; listed times that one step passes together begin one hold. And the
+    there, and works at all other settings, too; listed times that one step passes together begin one hold. And the
     window is compared with the time itself, not with its integer part.
     """
 

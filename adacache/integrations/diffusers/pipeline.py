@@ -118,7 +118,8 @@ class DenoisingLoop:
         """Return where in the schedule a run begins, out of the `places` that have the time of its first call.
 
         A run may begin later than its schedule, as with strength below 1, if the pipeline or the scheduler says so, or
-        in a loop of your own. The result is None for a call in the middle of a schedule, which this loop did not make.
+        in a loop of your own. The result is None for a call in the middle of a schedule that comes from outside of the
+        pipeline's loop.
         """
         told = [getattr(self._scheduler, "begin_index", None), 0]
         if self._is_running and getattr(self._owner, "_num_timesteps", None) is not None:
