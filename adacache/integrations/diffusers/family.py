@@ -52,6 +52,7 @@ class Family:
         num_frames: (the transformer's config, arguments of the forward) -> frames of tokens in a video.
         num_tokens: (the same) -> tokens of the video, if others precede them in the hidden states.
         batches_guidance: whether pipelines that name no cache context have both guidance halves in one batch.
+        has_own_times: whether pipelines give the transformer other times than the scheduler's, which only they know.
         refused_pipelines: names of pipeline classes that cannot be cached, and why.
         returns_text: whether blocks return the text's hidden states after the video's, not the video's alone.
         audio: argument of the forward with the latents (B, length, C) of a sound that is denoised with the picture, ""
@@ -72,6 +73,7 @@ class Family:
     rows: tuple[str, ...]
     num_frames: Callable[[Any, Mapping[str, Any]], int]
     batches_guidance: bool = False
+    has_own_times: bool = False
     refused_pipelines: Mapping[str, str] = field(default_factory=dict)
     returns_text: bool = False
     audio: str = ""

@@ -74,6 +74,7 @@ class AdaCacheHook(ModelHook):
             text[0] if isinstance(text, list | tuple) else text,
             **self.context.describe(),
             batches_guidance=self._cached.family.batches_guidance,
+            has_own_time=self._cached.family.has_own_times,
             num_modalities=self._cached.num_modalities(arguments),
         )
         forward = self.fn_ref.original_forward

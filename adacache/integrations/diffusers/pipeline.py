@@ -100,6 +100,12 @@ class DenoisingLoop:
         scale = getattr(self._owner, "guidance_scale", None) if self.is_pipeline else None
         return float(scale) if isinstance(scale, int | float) else None
 
+    @property
+    def current_time(self) -> float | None:
+        """The scheduler's time of the step that goes on; None where the loop does not tell."""
+        time = getattr(self._owner, "_current_timestep", None)
+        return None if time is None else float(time)
+
     def timesteps(self) -> Tensor:
         """Return the times (calls,) that the scheduler was set to step through; the same tensor until it is set anew.
 

@@ -44,6 +44,7 @@ class Call:
         context: name that the pipeline gave this call, None if it gave none.
         step_index, num_steps: those of the pipeline's loop, None if diffusers does not pass them.
         batches_guidance: whether pipelines of this family that name no context have both guidance halves in a batch.
+        has_own_time: whether `timestep` is none of the scheduler's, so that the pipeline is asked for that.
         num_modalities: how many modalities are denoised, two with a sound.
     """
 
@@ -55,6 +56,7 @@ class Call:
     step_index: int | None = None
     num_steps: int | None = None
     batches_guidance: bool = False
+    has_own_time: bool = False
     num_modalities: int = 1
 
 
@@ -218,10 +220,11 @@ class Runs:
         """Return where in the schedule a call may be; its time may have been rounded to another dtype on the way."""
         if self._schedule is not schedule:
             self._schedule, self._times = schedule, {}
-        dtype = call.timestep.dtype
+        told = self._loop.current_time if call.has_own_time else None
+        dtype = call.timestep.dtype if told is None else schedule.dtype
         if dtype not in self._times:
             self._times[dtype] = schedule.to(dtype).tolist()
-        time = call.timestep.max().item()
+        time = call.timestep.max().item() if told is None else told
         places = [place for place, known in enumerate(self._times[dtype]) if known == time]
         if call.step_index is None or call.num_steps is None:
             return places

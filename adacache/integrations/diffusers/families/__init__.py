@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from adacache.integrations.diffusers.families import cogvideox, hunyuan, kandinsky, ltx, others, wan
+from adacache.integrations.diffusers.families import cogvideox, cosmos, hunyuan, kandinsky, ltx, others, wan
 from adacache.integrations.diffusers.family import Family
 
 KNOWN = {
-    family.transformer: family for file in (others, cogvideox, wan, ltx, hunyuan, kandinsky) for family in file.FAMILIES
+    family.transformer: family
+    for file in (others, cogvideox, wan, ltx, hunyuan, kandinsky, cosmos)
+    for family in file.FAMILIES
 }
 
 
