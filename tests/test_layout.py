@@ -83,6 +83,7 @@ OPTIONAL = {
 }
 # Files that may wait with an import, and what for.
 LATE = {
+    "adacache/conformance/__main__.py": "--help answers before torch is loaded",
     "opensora/cli/arguments.py": "--help answers before mmengine is loaded",
     "opensora/cli/doctor.py": "it reports where a package cannot be imported",
     "opensora/device.py": "torch's compiler takes seconds to import",

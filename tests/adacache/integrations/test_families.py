@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import diffusers
 import pytest
 import torch
-from torch import Tensor
 
 from adacache import AdaCacheConfig
+from adacache.conformance.cache import OURS
+from adacache.conformance.properties import check
 from adacache.conformance.tiny import OTHERS, TINY, TinyPipeline
+from adacache.conformance.trial import ROUNDING, Trial, difference, reused_by_hand, transformers_of
 from adacache.integrations.diffusers import apply_adacache
 from adacache.integrations.diffusers.families import find_family
 from adacache.integrations.diffusers.family import from_tokens, tokens_of
@@ -43,103 +42,16 @@ def pipe(tiny) -> Any:
     return tiny.build()
 
 
-def transformers_of(pipe: Any) -> list[torch.nn.Module]:
-    found = [pipe.transformer, getattr(pipe, "transformer_2", None)]
-    return [transformer for transformer in found if transformer is not None]
+CODEBOOK, STATIC, EASYCACHE = OURS[:3]
 
 
-def assert_close(latents: Tensor, expected: Tensor) -> None:
-    """Equal up to rounding: untrained models have latents of any size."""
-    assert (latents - expected).abs().max() <= 2e-5 * expected.abs().max()
-
-
-def adacache(pipe: Any, tiny: TinyPipeline) -> AdaCacheConfig:
-    """A codebook between what two videos of this random model measure first, so that their schedules differ."""
-    measured = []
-    with apply_adacache(pipe, AdaCacheConfig(codebook=[(1e-6, 2), (1, 1)], metric_blocks=(1,))) as handle:
-        for seed in (0, 1):
-            tiny.run(pipe, seed=seed, steps=STEPS)
-            measured.append(next(record.distance for record in handle.trace.records if record.distance is not None))
-    low, high = sorted(measured)
-    between = (low + high) / 2
-    assert low < 0.999 * between  # rounding does not lead over it
-    return AdaCacheConfig(codebook=[(between, 3), (2 * high, 1)], metric_blocks=(1,))
-
-
-def test_a_removed_handle_leaves_everything_as_it_was(pipe, tiny):
-    plain = tiny.run(pipe)
-    models = transformers_of(pipe)
-    states = [copy.deepcopy(model.state_dict()) for model in models]
-    attributes = [set(vars(model)) for model in models]
-    handle = apply_adacache(pipe, StaticScheduleConfig((0, 1, 3)))
-    assert not torch.equal(tiny.run(pipe), plain)
-    handle.remove()
-    assert torch.equal(tiny.run(pipe), plain)
-    for model, state, names in zip(models, states, attributes, strict=True):
-        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-        assert set(vars(model)) <= names | {"_diffusers_hook"}  # diffusers makes an empty one when it sets contexts
-        assert not getattr(getattr(model, "_diffusers_hook", None), "hooks", {})
-        assert model.forward.__func__ is type(model).forward
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-def test_a_run_that_computes_every_step_is_the_plain_one(pipe, tiny):
-    plain = tiny.run(pipe, steps=STEPS)
-    with apply_adacache(pipe, EVERY_STEP) as handle:
-        assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
-    assert handle.trace.computed_steps == list(range(STEPS))
-
-
-def by_places(frames: Tensor, places: Tensor) -> Tensor:
-    """Latte begins with the places of each frame, and ends with the frames of each place."""
-    videos = len(frames) // places.shape[1]
-    return frames.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
-
-
-@contextmanager
-def skipped_by_hand(pipe: Any, tiny: TinyPipeline, schedule: tuple[int, ...]) -> Iterator[list[bool]]:
-    """Runs every block, and in steps that are not in `schedule` replaces what the last one gives."""
-    residuals: dict[tuple[int, int], list[Tensor]] = {}  # of each transformer and guidance half
-    inputs: list[Tensor] = []
-    calls: list[bool] = []  # whether each was computed
-    handles = []
-    for number, model in enumerate(transformers_of(pipe)):
-        first = getattr(model, tiny.lists[0])[0]
-        last = getattr(model, tiny.lists[-1])[-1]
-        names = ["hidden_states", *filter(None, [find_family(model).audio])]
-
-        def enter(_, args, kwargs, names=names):
-            inputs[:] = [
-                kwargs.get(name, args[place] if place < len(args) else None) for place, name in enumerate(names)
-            ]
-
-        def leave(_, args, output, number=number):
-            states = output if isinstance(output, tuple) else (output,)
-            step, half = divmod(len(calls), tiny.calls_per_step)
-            computed = step % STEPS in schedule or (number, half) not in residuals
-            calls.append(computed)
-            pairs = zip(inputs, states, strict=False)
-            starts = [start if start.shape == end.shape else by_places(start, end) for start, end in pairs]
-            if computed:
-                residuals[number, half] = [end - start for start, end in zip(starts, states, strict=False)]
-            results = [start + residual for start, residual in zip(starts, residuals[number, half], strict=True)]
-            return (*results, *states[len(results) :]) if isinstance(output, tuple) else results[0]
-
-        handles += [first.register_forward_pre_hook(enter, with_kwargs=True), last.register_forward_hook(leave)]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def test_leaving_out_the_stack_is_what_it_is_by_hand(pipe, tiny):
-    with skipped_by_hand(pipe, tiny, SCHEDULE) as calls:
-        by_hand = tiny.run(pipe, steps=STEPS)
-    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
-        latents = tiny.run(pipe, steps=STEPS)
-    assert handle.trace.computed_steps == [step for step in range(STEPS) if calls[step * tiny.calls_per_step]]
-    assert_close(latents, by_hand)
+@pytest.mark.parametrize("name", ["exact", "removed", "residual", "alone", "halves", "aborted", "counts"])
+def test_a_codebook_has_the_properties_of_a_cache(name, tiny):
+    """Its decisions differ from video to video, and what it reuses is one residual."""
+    verdict = check(name, Trial(CODEBOOK, tiny, STEPS))
+    assert verdict.outcome == "pass" or "no two halves" in verdict.reason, verdict
+    assert not verdict.evidence.get("new attributes")
+    assert verdict.evidence.get("decisions") != "equal"
 
 
 def test_holding_outputs_is_what_it_is_by_hand_and_needs_no_call(pipe, tiny, monkeypatch):
@@ -202,77 +114,28 @@ def test_what_serves_the_blocks_alone_is_left_out_with_them(name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_pipelines_of_a_family_are_cached_as_its_first_one(name, caplog):
-    tiny = OTHERS[name]
-    pipe = tiny.build()
-    plain = tiny.run(pipe, steps=STEPS)
-    with skipped_by_hand(pipe, tiny, SCHEDULE) as calls:
-        by_hand = tiny.run(pipe, steps=STEPS)
-    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
-        assert_close(tiny.run(pipe, steps=STEPS), by_hand)
-    assert handle.trace.computed_steps == [step for step in range(STEPS) if calls[step * tiny.calls_per_step]]
-    with apply_adacache(pipe, {"policy": "easycache", "threshold": 1e6, "warmup": 2}) as handle:
-        assert tiny.run(pipe, steps=STEPS).isfinite().all()
-    assert handle.trace.computed_steps == [0, 1, STEPS - 1]
+    trial = Trial(STATIC, OTHERS[name], STEPS)
+    verdicts = [check(name, trial) for name in ("residual", "counts")]
     assert "AdaCache" not in caplog.text
-    with apply_adacache(pipe, EVERY_STEP):
-        assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
+    verdicts += [check("exact", trial), check("reuses", Trial(EASYCACHE, OTHERS[name], STEPS))]
+    assert [verdict.outcome for verdict in verdicts] == 4 * ["pass"], verdicts
 
 
-def test_a_batch_of_two_is_two_single_runs(pipe, tiny):
-    config = adacache(pipe, tiny)
-    with apply_adacache(pipe, config) as handle:
-        singles = []
-        for seed in (0, 1):
-            latents = tiny.run(pipe, seed=seed, steps=STEPS)
-            singles.append((latents[0], handle.trace.computed_steps))
-        assert singles[0][1] != singles[1][1]
-        both = tiny.run(pipe, steps=STEPS, batch=2)
-        assert [trace.computed_steps for trace in handle.traces] == [steps for _, steps in singles]
-        for latents, (single, _) in zip(both, singles, strict=True):
-            assert_close(latents, single)
-
-
-def test_the_second_run_equals_the_first_also_after_an_exception(pipe, tiny, monkeypatch):
-    steps_done = iter([1, 2])
-    step = pipe.scheduler.step
-
-    def fail(*args, **kwargs):
-        if next(steps_done, None) is None:
-            raise KeyboardInterrupt
-        return step(*args, **kwargs)
-
-    with apply_adacache(pipe, adacache(pipe, tiny)) as handle:
-        first = tiny.run(pipe, steps=STEPS)
-        steps = handle.trace.computed_steps
-        assert torch.equal(tiny.run(pipe, steps=STEPS), first)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(pipe.scheduler, "step", fail)
-            tiny.run(pipe, seed=5, steps=STEPS)
-        assert torch.equal(tiny.run(pipe, steps=STEPS), first)
-        assert handle.trace.computed_steps == steps
-
-
-def test_steps_are_calls_of_the_transformer(pipe, tiny):
-    calls = []
-    hooks = [model.register_forward_pre_hook(lambda *_: calls.append(1)) for model in transformers_of(pipe)]
-    with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
-        tiny.run(pipe, steps=STEPS)
-    assert handle.trace.num_steps * tiny.calls_per_step == len(calls)
-    assert [record.index for record in handle.trace.records] == list(range(STEPS))
-    for hook in hooks:
-        hook.remove()
+def by_schedule(tiny: TinyPipeline, runs: int = 1) -> list[bool]:
+    """Which calls of the transformers are computed."""
+    return runs * [step in SCHEDULE for step in range(STEPS) for _ in range(tiny.calls_per_step)]
 
 
 @pytest.mark.parametrize(("name", "sections"), SECTIONS.items())
 def test_each_section_of_a_video_is_a_run(name, sections, caplog):
     tiny = TINY[name]
     pipe = tiny.build()
-    with skipped_by_hand(pipe, tiny, SCHEDULE) as calls:
+    with reused_by_hand(pipe, tiny, by_schedule(tiny, runs=2)) as calls:
         by_hand = tiny.run(pipe, steps=STEPS, **sections)
     assert len(calls) == 2 * STEPS * tiny.calls_per_step
     caplog.set_level(logging.INFO, "adacache")
     with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
-        assert_close(tiny.run(pipe, steps=STEPS, **sections), by_hand)
+        assert difference(tiny.run(pipe, steps=STEPS, **sections), by_hand) <= ROUNDING
     assert caplog.messages == [f"AdaCache: {len(SCHEDULE)} of {STEPS} steps computed"] * 2
     assert handle.trace.computed_steps == list(SCHEDULE)
 
@@ -309,10 +172,10 @@ def test_the_second_transformer_of_wan_starts_anew():
 def test_the_sound_is_left_out_as_it_is_by_hand():
     tiny = TINY["ltx2"]
     pipe = tiny.build()
-    with skipped_by_hand(pipe, tiny, SCHEDULE):
+    with reused_by_hand(pipe, tiny, by_schedule(tiny)):
         by_hand = pipe(**tiny.arguments(steps=STEPS)).audio
     with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)):
-        assert_close(pipe(**tiny.arguments(steps=STEPS)).audio, by_hand)
+        assert difference(pipe(**tiny.arguments(steps=STEPS)).audio, by_hand) <= ROUNDING
 
 
 def test_a_change_of_the_sound_alone_leads_to_a_computation():

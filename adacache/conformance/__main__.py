@@ -1,0 +1,139 @@
+"""`python -m adacache.conformance`: whether a cache for video pipelines of diffusers is right.
+
+Every property of a cache is tried on pipelines with tiny random models. The exit status is 1 when one does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- written by --markdown: begin -->", "<!-- written by --markdown: end -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m adacache.conformance", description=__doc__.partition("\n\n")[2], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--cache",
+        nargs="+",
+        default=["adacache"],
+        metavar="NAME",
+        help="this library's caches: adacache (all of them) or one, such as adacache-codebook; those of diffusers: "
+        "diffusers (all of them) or one, such as first_block_cache; MODULE:OBJECT for one of your own, an "
+        "adacache.conformance.cache.Cache (default: adacache)",
+    )
+    parser.add_argument("--families", nargs="+", metavar="NAME", help="pipelines to try it on (default: all)")
+    parser.add_argument("--properties", nargs="+", metavar="NAME", help="what to check (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every verdict with its evidence")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write tables, into the marked part of FILE where it has one"
+    )
+    options = parser.parse_args(arguments)
+    return run(parser, options)
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """What is left to do once the arguments are read."""
+    from adacache.atomic import atomic_path
+    from adacache.conformance.cache import OURS
+    from adacache.conformance.diffusers_hooks import HOOKS
+    from adacache.conformance.properties import PROPERTIES
+    from adacache.conformance.table import as_data, as_markdown, as_text, check_all
+    from adacache.conformance.tiny import TINY
+
+    try:
+        caches = list(_caches(options.cache, OURS, HOOKS))
+        families = {name: TINY[_known("family", name, TINY)] for name in options.families or TINY}
+        properties = [_known("property", name, PROPERTIES) for name in options.properties or PROPERTIES]
+    except (ValueError, ImportError, AttributeError) as error:
+        parser.error(str(error))
+
+    def progress(entry: Any) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{entry.cache} {entry.family} {entry.property}", end="", file=sys.stderr)
+
+    with _quiet():
+        entries = check_all(caches, families, properties, progress)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    print(as_text(entries))
+    if options.json is not None:
+        with atomic_path(options.json) as path:
+            text = json.dumps({"versions": _versions(), "verdicts": as_data(entries)}, indent=1, default=str)
+            path.write_text(text + "\n", encoding="utf-8")
+    if options.markdown is not None:
+        known = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else f"{BEGIN}\n{END}\n"
+        before, _, rest = known.partition(BEGIN)
+        of_packages = ", ".join(f"{name} {number}" for name, number in _versions().items())
+        with atomic_path(options.markdown) as path:
+            text = f"{before}{BEGIN}\n\n{as_markdown(entries)}\n\nWith {of_packages}.\n\n{END}{rest.partition(END)[2]}"
+            path.write_text(text, encoding="utf-8")
+    return int(any(entry.verdict.outcome == "FAIL" for entry in entries))
+
+
+def _caches(names: Iterable[str], ours: Sequence[Any], hooks: Sequence[Any]) -> Iterable[Any]:
+    """The caches of these names, or of MODULE:OBJECT.
+
+    Raises:
+        ValueError: A name is unknown.
+        ImportError, AttributeError: MODULE:OBJECT is not there.
+    """
+    built_in = {cache.name: cache for cache in (*ours, *hooks)}
+    groups = {"adacache": ours, "diffusers": hooks}
+    for name in names:
+        if ":" in name:
+            module, _, attribute = name.partition(":")
+            sys.path.insert(0, "")
+            yield getattr(import_module(module), attribute)
+        else:
+            yield from groups.get(name) or [built_in[_known("cache", name, [*groups, *built_in])]]
+
+
+def _known(kind: str, name: str, known: Iterable[str]) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: It is not known.
+    """
+    if name not in known:
+        raise ValueError(f"unknown {kind} '{name}'; known are {', '.join(known)}")
+    return name
+
+
+def _versions() -> dict[str, str]:
+    """Of what is installed that has a part in it."""
+    found = {}
+    for name in ("torch", "diffusers", "accelerate", "cache-dit"):
+        try:
+            found[name] = version(name)
+        except ImportError:
+            continue
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What libraries say of their own runs would hide the table."""
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

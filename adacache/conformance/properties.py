@@ -1,0 +1,348 @@
+"""The properties of a cache, each a function of a trial."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from functools import wraps
+from importlib.util import find_spec
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from adacache.conformance.cache import NotApplicable
+from adacache.conformance.trial import (
+    ROUNDING,
+    Trial,
+    Verdict,
+    compare,
+    computed_calls,
+    difference,
+    judge,
+    layers_per_call,
+    raised_on_purpose,
+    reused_by_hand,
+    transformers_of,
+)
+
+
+def reuses(trial: Trial) -> Verdict:
+    """With settings that reuse steps, fewer layers run, and the video is another one."""
+    pipe = trial.tiny.build()
+    with layers_per_call(pipe, trial.tiny) as of_plain:
+        plain = trial.run(pipe)
+    with trial.applied() as cached:
+        latents, counts = cached.counted()
+    change = difference(latents, plain)
+    fewer = sum(counts) < sum(of_plain)
+    return judge(fewer and 0 < change < float("inf"), layers=f"{sum(counts)} of {sum(of_plain)}", change=change)
+
+
+def exact(trial: Trial) -> Verdict:
+    """A run that computes every step is the plain one, bit for bit."""
+    if not trial.cache.computes_every:
+        raise NotApplicable("it knows no setting that computes every step")
+    plain = trial.run(trial.tiny.build())
+    with trial.applied("every") as cached:
+        return compare({"latents": (cached.run(), plain)})
+
+
+def confined(trial: Trial) -> Verdict:
+    """Another pipeline of the same classes, without the cache, is untouched by it, bit for bit."""
+    other = trial.tiny.build()
+    plain = trial.run(other)
+    with trial.applied() as cached:
+        before = trial.run(other)
+        cached.run()
+        return compare({"latents before": (before, plain), "after a cached run": (trial.run(other), plain)})
+
+
+def removed(trial: Trial) -> Verdict:
+    """Taken off, it leaves outputs and weights bit for bit, and no wrapper or hook on any module."""
+    pipe = trial.tiny.build()
+    plain = trial.run(pipe)
+    models = transformers_of(pipe)
+    weights = [deepcopy(model.state_dict()) for model in models]
+    attributes = [set(vars(model)) for model in models]
+    with trial.applied(pipe=pipe) as cached:
+        cached.run()
+    left = [name or type(model).__name__ for model in models for name, _ in filter(_is_wrapped, model.named_modules())]
+    same = all(_same_weights(model.state_dict(), before) for model, before in zip(models, weights, strict=True))
+    new = {name for model, before in zip(models, attributes, strict=True) for name in set(vars(model)) - before}
+    change = difference(trial.run(pipe), plain)
+    holds = change == 0 and same and not left
+    return judge(holds, change=change, same_weights=same, wrapped=left, new_attributes=sorted(new))
+
+
+def _is_wrapped(named: tuple[str, nn.Module]) -> bool:
+    module = named[1]
+    forward = vars(module).get("forward")  # the class's own may stand here, as diffusers puts it back
+    replaced = forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return bool(replaced or hooked or getattr(getattr(module, "_diffusers_hook", None), "hooks", None))
+
+
+def _same_weights(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
+    return weights.keys() == before.keys() and all(torch.equal(value, before[name]) for name, value in weights.items())
+
+
+def residual(trial: Trial) -> Verdict:
+    """A reused call adds what the cache says that it adds, compared with a loop written by hand."""
+    adds = trial.cache.adds
+    if adds is None:
+        raise NotApplicable("it does not add one stored residual")
+    with trial.applied() as cached:
+        latents, layers = cached.counted()
+    computed = computed_calls(layers, trial.tiny)
+    pipe = trial.tiny.build()
+    with reused_by_hand(pipe, trial.tiny, computed, from_first_output=adds == "tail"):
+        by_hand = trial.run(pipe)
+    return compare(
+        {"latents": (latents, by_hand)}, ROUNDING, reused_calls=f"{computed.count(False)} of {len(computed)}"
+    )
+
+
+def alone(trial: Trial) -> Verdict:
+    """A batch of two is what its two videos are alone, with a threshold at which they decide differently."""
+    setting = _threshold_between(trial) if trial.cache.adapts else "some"
+    with trial.applied(setting) as cached:
+        (first, one), (second, other) = (cached.counted(seed=seed) for seed in (0, 1))
+    with trial.applied(setting) as cached:
+        both = cached.run(batch=2)
+    pairs = {"the first": (both[:1], first), "the second": (both[1:], second)}
+    return compare(pairs, ROUNDING, decisions="different" if one != other else "equal")
+
+
+def _threshold_between(trial: Trial) -> float:
+    """One at which one of the videos of two seeds has a reused call, and the other has none yet."""
+    low, high = 1e-9, 1e3
+    if trial.cache.turning_point is not None:
+        with trial.applied(low) as cached:
+            points = []
+            for seed in (0, 1):
+                cached.run(seed=seed)
+                points.append(trial.cache.turning_point(cached.handle))
+        return sum(points) / 2
+    for _ in range(40):
+        threshold = (low * high) ** 0.5
+        with trial.applied(threshold) as cached:
+            layers = [cached.counted(seed=seed)[1] for seed in (0, 1)]
+        one, other = (min(counts) < max(counts) for counts in layers)
+        if one != other:
+            return threshold
+        low, high = (low, threshold) if one else (threshold, high)
+    raise NotApplicable("no threshold was found at which two videos decide differently")
+
+
+def halves(trial: Trial) -> Verdict:
+    """What one guidance half predicts does not depend on the other one's prompt, at equal latents, bit for bit."""
+    plain = _changes_of_halves(trial, trial.tiny.build())
+    if plain is None or sorted(tuple(value > 0 for value in row) for row in plain) != [(False, True), (True, False)]:
+        raise NotApplicable("the pipeline makes no two halves, each with a prompt of its own")
+    with trial.applied() as cached:
+        found = _changes_of_halves(trial, cached.pipe)
+        trial.num_finished += 1
+    leaks = [
+        new for rows in zip(found, plain, strict=True) for new, of_plain in zip(*rows, strict=True) if not of_plain
+    ]
+    return judge(not any(leaks), change_by_the_other_prompt=max(leaks))
+
+
+def _changes_of_halves(trial: Trial, pipe: Any) -> list[tuple[float, float]] | None:
+    """For another negative prompt, and another prompt: how far the predictions of the halves change; None without
+    halves. The latents are held in place, so that a half is not changed by what the other one made of the video.
+    """
+    base = trial.tiny.arguments(steps=trial.num_steps)
+    found = []
+    for change in ({}, _flipped(base, "negative_"), _flipped(base, "")):
+        with _stepping(pipe, _stay), _predictions(pipe) as predictions:
+            trial.run(pipe, **change)
+        found.append(predictions)
+    if trial.tiny.calls_per_step == 2:
+        split = [(torch.cat(values[0::2]), torch.cat(values[1::2])) for values in found]
+    elif trial.tiny.calls_per_step == 1 and all(len(value) == 2 for values in found for value in values):
+        split = [tuple(torch.cat([value[row : row + 1] for value in values]) for row in (0, 1)) for values in found]
+    else:
+        return None
+    return [tuple(difference(*pair) for pair in zip(other, split[0], strict=True)) for other in split[1:]]
+
+
+def _flipped(arguments: Mapping[str, Any], half: str) -> dict[str, Tensor]:
+    """Other texts in place of those of a half."""
+    names = (f"{half}prompt_embeds", f"{half}pooled_prompt_embeds")
+    return {name: -arguments[name] for name in names if arguments.get(name) is not None}
+
+
+@contextmanager
+def _stepping(pipe: Any, change: Callable[[Tensor, Any], Any]) -> Iterator[None]:
+    """What the scheduler returns goes through `change(sample, result)`; so does what copies of it return."""
+    own = type(pipe.scheduler).step
+
+    @wraps(own)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        sample = inspect.signature(own).bind(*args, **kwargs).arguments["sample"]
+        return change(sample, own(*args, **kwargs))
+
+    with patch.object(type(pipe.scheduler), "step", step):
+        yield
+
+
+def _stay(sample: Tensor, stepped: Any) -> Any:
+    """The scheduler goes through its steps and leaves the latents as they are."""
+    if isinstance(stepped, tuple):
+        return (sample, *stepped[1:])
+    stepped.prev_sample = sample
+    return stepped
+
+
+@contextmanager
+def _predictions(pipe: Any) -> Iterator[list[Tensor]]:
+    """What the transformers return, call by call."""
+    found: list[Tensor] = []
+    hooks = [
+        model.register_forward_hook(lambda module, args, output: found.append(output[0].clone()))
+        for model in transformers_of(pipe)
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def again(trial: Trial) -> Verdict:
+    """A run gives what it gave before, also after that of another video, bit for bit."""
+    with trial.applied() as cached:
+        first = cached.run()
+        second = cached.run()
+        cached.run(seed=5)
+        return compare({"the second run": (second, first), "the fourth": (cached.run(), first)})
+
+
+class _Aborted(Exception):
+    """Ends a run in its middle."""
+
+
+def aborted(trial: Trial) -> Verdict:
+    """A run that an exception ends in its middle leaves the next one as it was, bit for bit."""
+    steps: list[Tensor] = []
+
+    def fail(sample: Tensor, stepped: Any) -> Any:
+        steps.append(sample)
+        if len(steps) == 3:
+            raise _Aborted
+        return stepped
+
+    with trial.applied() as cached:
+        first = cached.run()
+        with _stepping(cached.pipe, fail), suppress(_Aborted):
+            cached.run(seed=5)
+        return compare({"the next run": (cached.run(), first)}, steps_before=len(steps))
+
+
+def _after(change: Callable[[Trial, Any], dict[str, Any]], what: str) -> Callable[[Trial], Verdict]:
+    """A property: a run with other settings is that of a fresh pipeline, and leaves the next one as it was."""
+
+    def check(trial: Trial) -> Verdict:
+        with trial.applied() as cached:
+            scheduler = cached.pipe.scheduler
+            first = cached.run()
+            other = cached.run(**change(trial, cached.pipe))
+            cached.pipe.scheduler = scheduler
+            following = cached.run()
+        with trial.applied() as cached:
+            fresh = cached.run(**change(trial, cached.pipe))
+        return compare({"that run": (other, fresh), "the next one": (following, first)})
+
+    check.__doc__ = (
+        f"A run with another {what} is that of a fresh pipeline, and leaves the next as it was, bit for bit."
+    )
+    return check
+
+
+def _other_scheduler(trial: Trial, pipe: Any) -> dict[str, Any]:
+    """A copy of the pipeline's with another noise schedule is put in its place."""
+    known = pipe.scheduler.config
+    name = next((name for name in ("shift", "flow_shift", "beta_end") if known.get(name)), None)
+    if name is None:
+        raise NotApplicable(f"no other noise schedule is known for {type(pipe.scheduler).__name__}")
+    pipe.scheduler = type(pipe.scheduler).from_config(known, **{name: 0.7 * known[name]})
+    return {}
+
+
+def counts(trial: Trial) -> Verdict:
+    """The steps that it says were computed are those in which the blocks ran."""
+    if trial.cache.computed_steps is None:
+        raise NotApplicable("it does not tell which steps were computed")
+    with trial.applied() as cached:
+        _, layers = cached.counted()
+        told = list(trial.cache.computed_steps(cached.handle))
+    computed = computed_calls(layers, trial.tiny)
+    seen = sorted({call // trial.tiny.calls_per_step for call, ran in enumerate(computed) if ran})
+    return judge(told == seen, told=told, seen=seen)
+
+
+def _offloaded(comes_first: bool) -> Callable[[Trial], Verdict]:
+    def check(trial: Trial) -> Verdict:
+        with trial.applied() as cached:
+            expected = cached.run()
+        trial.num_finished = 0
+        pipe = trial.tiny.build()
+        if comes_first:
+            _offload(pipe)
+        with trial.applied(pipe=pipe) as cached:
+            if not comes_first:
+                _offload(pipe)
+            return compare({"latents": (cached.run(), expected)})
+
+    order = "before" if comes_first else "after"
+    check.__doc__ = f"With group offloading that was enabled {order} it, it gives what it gives without."
+    return check
+
+
+def _offload(pipe: Any) -> None:
+    if find_spec("accelerate") is None:
+        raise NotApplicable("group offloading needs accelerate")
+    device = torch.device("cpu")
+    for model in transformers_of(pipe):
+        if not hasattr(model, "enable_group_offload"):
+            raise NotApplicable(f"{type(model).__name__} has no group offloading")
+        model.enable_group_offload(onload_device=device, offload_device=device, offload_type="leaf_level")
+
+
+PROPERTIES: dict[str, Callable[[Trial], Verdict]] = {
+    "reuses": reuses,
+    "exact": exact,
+    "confined": confined,
+    "removed": removed,
+    "residual": residual,
+    "alone": alone,
+    "halves": halves,
+    "again": again,
+    "aborted": aborted,
+    "size": _after(lambda trial, pipe: {"width": trial.tiny.call["width"] // 2}, "size"),
+    "steps": _after(lambda trial, pipe: {"steps": trial.num_steps + 3}, "number of steps"),
+    "scheduler": _after(_other_scheduler, "noise schedule"),
+    "counts": counts,
+    "offload before": _offloaded(comes_first=True),
+    "offload after": _offloaded(comes_first=False),
+}
+
+
+def check(name: str, trial: Trial) -> Verdict:
+    """The verdict on a property; no error of the cache gets through."""
+    trial.num_finished = 0
+    try:
+        verdict = PROPERTIES[name](trial)
+    except NotApplicable as error:
+        return Verdict("n/a", reason=str(error))
+    except Exception as error:
+        refused = not trial.num_finished and raised_on_purpose(error)
+        sentence = f"{type(error).__name__}: {error}".splitlines()[0]
+        verdict = Verdict("refused" if refused else "FAIL", reason=sentence)
+    reason = trial.cache.not_promised.get(name)
+    return Verdict("unpromised", verdict.evidence, reason) if verdict.outcome == "FAIL" and reason else verdict

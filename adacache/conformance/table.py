@@ -1,0 +1,120 @@
+"""Verdicts of many caches, families and properties: gathered, and written for people and for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adacache.conformance.cache import Cache
+from adacache.conformance.properties import PROPERTIES, check
+from adacache.conformance.tiny_pipeline import TinyPipeline
+from adacache.conformance.trial import Trial, Verdict
+
+OUTCOMES = ("pass", "FAIL", "unpromised", "refused", "n/a")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One verdict, and what it is about."""
+
+    cache: str
+    version: str
+    family: str
+    property: str
+    verdict: Verdict
+
+    def sentence(self) -> str:
+        """Evidence and reason."""
+        evidence = ", ".join(f"{name} {_written(value)}" for name, value in self.verdict.evidence.items())
+        return "; ".join(part for part in (evidence, self.verdict.reason) if part)
+
+
+def check_all(
+    caches: Iterable[Cache],
+    families: Mapping[str, TinyPipeline],
+    properties: Sequence[str],
+    done: Callable[[Entry], object] = lambda entry: None,
+) -> list[Entry]:
+    """Every property of every cache on every family; of a cache that reuses nothing in a family, no other one."""
+    entries = []
+    for cache in caches:
+        for family, tiny in families.items():
+            trial = Trial(cache, tiny)
+            first = check("reuses", trial)
+            for name in properties:
+                if name == "reuses":
+                    verdict = first
+                elif first.outcome == "pass":
+                    verdict = check(name, trial)
+                elif first.outcome == "FAIL":
+                    verdict = Verdict("n/a", reason="it reused nothing" if first.evidence else "it does not run")
+                else:
+                    verdict = Verdict(first.outcome, reason=first.reason)
+                entries.append(Entry(cache.name, cache.version, family, name, verdict))
+                done(entries[-1])
+    return entries
+
+
+def as_text(entries: Sequence[Entry]) -> str:
+    """Counts of each outcome, cache by cache, and what failed."""
+    width = max(map(len, PROPERTIES)) + 2
+    lines = []
+    for cache, own in _grouped(entries, lambda entry: entry.cache).items():
+        families = {entry.family for entry in own}
+        lines += [f"{cache} ({own[0].version}), {len(families)} pipelines"]
+        lines += [f"  {'':{width}}" + "".join(f"{outcome:>12}" for outcome in OUTCOMES)]
+        for name, verdicts in _grouped(own, lambda entry: entry.property).items():
+            counts = Counter(entry.verdict.outcome for entry in verdicts)
+            lines += [f"  {name:{width}}" + "".join(f"{counts[outcome] or '.':>12}" for outcome in OUTCOMES)]
+        for outcome in ("FAIL", "unpromised"):
+            lines += [
+                f"  {outcome}: {entry.property}, {entry.family}: {entry.sentence()}"
+                for entry in own
+                if entry.verdict.outcome == outcome
+            ]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def as_markdown(entries: Sequence[Entry]) -> str:
+    """Properties down, caches across, each with counts of pipelines; then what did not hold, with the range."""
+    caches = _grouped(entries, lambda entry: entry.cache)
+    lines = ["| property | " + " | ".join(f"`{cache}`" for cache in caches) + " |", "|---" * (len(caches) + 1) + "|"]
+    for name in _grouped(entries, lambda entry: entry.property):
+        cells = []
+        for own in caches.values():
+            counts = Counter(entry.verdict.outcome for entry in own if entry.property == name)
+            cells += [
+                ", ".join(
+                    f"**{counts[outcome]} FAIL**" if outcome == "FAIL" else f"{counts[outcome]} {outcome}"
+                    for outcome in OUTCOMES
+                    if counts[outcome]
+                )
+            ]
+        lines += [f"| {name} | " + " | ".join(cells) + " |"]
+    lines += ["", "| cache | property | outcome | pipelines | for instance |", "|---|---|---|---|---|"]
+    fallen = [entry for entry in entries if entry.verdict.outcome in ("FAIL", "unpromised")]
+    for own in _grouped(fallen, lambda entry: (entry.cache, entry.property, entry.verdict.outcome)).values():
+        families = ", ".join(entry.family for entry in own)
+        one = own[0]
+        outcome = one.verdict.outcome
+        lines += [f"| `{one.cache}` | {one.property} | {outcome} | {families} | {one.family}: {one.sentence()} |"]
+    return "\n".join(lines)
+
+
+def as_data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [{**vars(entry), "verdict": asdict(entry.verdict)} for entry in entries]
+
+
+def _grouped(entries: Sequence[Entry], key: Callable[[Entry], Any]) -> dict[Any, list[Entry]]:
+    groups: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(key(entry), []).append(entry)
+    return groups
+
+
+def _written(value: Any) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

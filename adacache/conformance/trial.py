@@ -1,0 +1,191 @@
+"""A cache on a tiny pipeline: its runs, what is counted in them, and what they are compared with."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from adacache.conformance.cache import Cache, Setting
+from adacache.conformance.tiny_pipeline import TinyPipeline
+from adacache.integrations.diffusers.families import find_family
+
+# Between runs that compute the same in another order, relative to the largest value: untrained models have latents of
+# any size.
+ROUNDING = 2e-5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out for a property.
+
+    Attributes:
+        outcome: "refused" where the cache said clearly that it does not serve a pipeline, before there was a video;
+            "n/a" where there is nothing to check; "unpromised" where it does not hold, and is not claimed to.
+        evidence: What was counted and measured; differences are relative to the largest value.
+        reason: Why it is refused, not applicable or not promised, or the error that came.
+    """
+
+    outcome: Literal["pass", "FAIL", "refused", "n/a", "unpromised"]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Trial:
+    """A cache and a pipeline to try it on.
+
+    Attributes:
+        num_finished: Runs under the cache that came to their end.
+    """
+
+    def __init__(self, cache: Cache, tiny: TinyPipeline, num_steps: int = 8) -> None:
+        self.cache = cache
+        self.tiny = tiny
+        self.num_steps = num_steps
+        self.num_finished = 0
+
+    def run(self, pipe: Any, **changes: Any) -> Tensor:
+        """Final latents of a pipeline, cached or not."""
+        return self.tiny.run(pipe, **{"steps": self.num_steps, **changes})
+
+    @contextmanager
+    def applied(self, setting: Setting = "some", pipe: Any = None) -> Iterator[CachedPipeline]:
+        """The cache on a fresh pipeline, or on `pipe`, until the end of the block."""
+        pipe = self.tiny.build() if pipe is None else pipe
+        handle = self.cache.apply(pipe, setting, self.num_steps)
+        try:
+            yield CachedPipeline(self, pipe, handle)
+        finally:
+            self.cache.remove(pipe, handle)
+
+
+@dataclass(frozen=True)
+class CachedPipeline:
+    """A pipeline with the cache on it."""
+
+    trial: Trial
+    pipe: Any
+    handle: Any
+
+    def run(self, **changes: Any) -> Tensor:
+        latents = self.trial.run(self.pipe, **changes)
+        self.trial.num_finished += 1
+        return latents
+
+    def counted(self, **changes: Any) -> tuple[Tensor, list[int]]:
+        """Latents, and `layers_per_call`."""
+        with layers_per_call(self.pipe, self.trial.tiny) as counts:
+            return self.run(**changes), counts
+
+
+def transformers_of(pipe: Any) -> list[nn.Module]:
+    """One, or the two that share the steps."""
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    return [transformer for transformer in found if transformer is not None]
+
+
+@contextmanager
+def layers_per_call(pipe: Any, tiny: TinyPipeline) -> Iterator[list[int]]:
+    """How many layers with weights run in the blocks, for each call of a transformer.
+
+    Layers are counted, as a cache may leave out parts of a block, or leave out a block and still call it.
+    """
+    counts: list[int] = []
+
+    def count(*_: Any) -> None:
+        counts[-1] += 1
+
+    with ExitStack() as hooks:
+        for model in transformers_of(pipe):
+            hooks.callback(model.register_forward_pre_hook(lambda *_: counts.append(0)).remove)
+            for name in tiny.lists:
+                for layer in getattr(model, name).modules():
+                    if next(layer.parameters(recurse=False), None) is not None:
+                        hooks.callback(layer.register_forward_pre_hook(count).remove)
+        yield counts
+
+
+def computed_calls(layers: Sequence[int], tiny: TinyPipeline) -> list[bool]:
+    """Which calls ran all layers that such a call has; calls of one step may differ in that."""
+    most = [max(layers[half :: tiny.calls_per_step]) for half in range(tiny.calls_per_step)]
+    return [count == most[call % tiny.calls_per_step] for call, count in enumerate(layers)]
+
+
+@contextmanager
+def reused_by_hand(
+    pipe: Any, tiny: TinyPipeline, computed: Sequence[bool], from_first_output: bool = False
+) -> Iterator[list[bool]]:
+    """Runs every block, and in calls that are not `computed` replaces what the last one gives.
+
+    Given is what comes into the first block, or out of it, and what was added to that in the last computed call of the
+    same transformer and guidance half. Yields whether each call was computed, as far as the run is.
+    """
+    residuals: dict[tuple[int, int], list[Tensor]] = {}
+    starts: list[Tensor] = []
+    calls: list[bool] = []
+    with ExitStack() as hooks:
+        for number, model in enumerate(transformers_of(pipe)):
+            names = ["hidden_states", *filter(None, [find_family(model).audio])]
+
+            def enter(_: nn.Module, args: Any, kwargs: Mapping[str, Any], names: list[str] = names) -> None:
+                starts[:] = [kwargs[name] if name in kwargs else args[place] for place, name in enumerate(names)]
+
+            def pass_first(_: nn.Module, args: Any, output: Any, names: list[str] = names) -> None:
+                starts[:] = output[: len(names)] if isinstance(output, tuple) else [output]
+
+            def leave(_: nn.Module, args: Any, output: Any, number: int = number) -> Any:
+                states = output if isinstance(output, tuple) else (output,)
+                half = number, len(calls) % tiny.calls_per_step
+                calls.append(computed[len(calls)] or half not in residuals)
+                pairs = [(_by_places(start, end), end) for start, end in zip(starts, states, strict=False)]
+                if calls[-1]:
+                    residuals[half] = [end - start for start, end in pairs]
+                results = [start + added for (start, _), added in zip(pairs, residuals[half], strict=True)]
+                return (*results, *states[len(results) :]) if isinstance(output, tuple) else results[0]
+
+            first, last = getattr(model, tiny.lists[0])[0], getattr(model, tiny.lists[-1])[-1]
+            if from_first_output:
+                hooks.callback(first.register_forward_hook(pass_first).remove)
+            else:
+                hooks.callback(first.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            hooks.callback(last.register_forward_hook(leave).remove)
+        yield calls
+
+
+def _by_places(start: Tensor, end: Tensor) -> Tensor:
+    """Latte begins with the places of each frame, and ends with the frames of each place."""
+    if start.shape == end.shape:
+        return start
+    videos = len(start) // end.shape[1]
+    return start.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def difference(latents: Tensor, expected: Tensor) -> float:
+    """The largest one, relative to the largest value; infinite where they cannot be compared."""
+    if latents.shape != expected.shape or not latents.isfinite().all() or not expected.isfinite().all():
+        return float("inf")
+    return float((latents - expected).abs().max() / expected.abs().max())
+
+
+def compare(pairs: Mapping[str, tuple[Tensor, Tensor]], tolerance: float = 0.0, **evidence: Any) -> Verdict:
+    """Passes where the tensors of every pair differ by no more than `tolerance`, 0 for bit by bit."""
+    found = {f"difference of {name}": difference(*pair) for name, pair in pairs.items()}
+    return judge(all(value <= tolerance for value in found.values()), **found, **evidence)
+
+
+def judge(holds: bool, **evidence: Any) -> Verdict:
+    return Verdict("pass" if holds else "FAIL", {name.replace("_", " "): value for name, value in evidence.items()})
+
+
+def raised_on_purpose(error: BaseException) -> bool:
+    """Whether a `raise` statement made an error, as one that is meant to be read."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    line = linecache.getline(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) if traceback else ""
+    return line.lstrip().startswith("raise ") and not isinstance(error, AssertionError | torch.OutOfMemoryError)
