@@ -1,4 +1,4 @@
-"""One bench in its folder, from tuning to the files at its end, with its progress bars."""
+"""One bench in its folder, from tuning to the result files, with its progress bars."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
 
-TUNING_SHARE = 0.4  # of the time that is given
+TUNING_SHARE = 0.4  # of the time that is left
 
 
 class Bench:
@@ -52,8 +52,8 @@ class Bench:
 
     Args:
         config: the plan's sampling config, without a cache.
-        prompts, tuning: that are measured, and that budgets are tuned on.
-        command: what was typed, for readers.
+        prompts, tuning: prompts that are measured, and those that budgets are tuned on.
+        command: the command line, for readers of the results.
 
     Raises:
         ConfigError: options of a policy, the device or the folder cannot be used.
@@ -85,7 +85,7 @@ class Bench:
         """Tune, warm up, and measure what is missing; `deadline` is a time of `time.monotonic()`.
 
         Raises:
-            KeyboardInterrupt: as it came; what is finished is kept.
+            KeyboardInterrupt: the user interrupts; what is finished is kept.
         """
         self._work = work = self._prepare(deadline)
         if not any(work.missing(clip) for clip in work.clips):
@@ -121,7 +121,7 @@ class Bench:
             self._left_out.append(f"Time was up after {done} of {len(self._work.clips)} clips.")
 
     def finish(self, as_markdown: bool = False) -> str | None:
-        """Write the results of all finished clips, and return their tables; None where no clip is finished."""
+        """Write the results of all finished clips, and return their tables; None if no clip is finished."""
         clips = [] if self._work is None else self._work.finished_clips()
         if not clips:
             logger.warning("no clip is complete yet, so there is nothing to compare; run the same command again")
@@ -133,7 +133,7 @@ class Bench:
         return markdown_tables(bench) if as_markdown else terminal_tables(bench)
 
     def _prepare(self, deadline: float | None) -> Work:
-        """All points, tuned in a share of the time that is left, and what the log has of them."""
+        """Return all points, tuned in a share of the time that is left, with the log of their finished videos."""
         weights = fingerprint(self._config.model.from_pretrained)
         setting = setting_of(self._config, weights, self.plan, self._machine)
         tuned_on = {
@@ -160,7 +160,7 @@ class Bench:
         return Work(both, tuple(points), clips, log, showcase, further)
 
     def _warm_up(self, work: Work) -> Costs:
-        """Untimed runs of the first clip."""
+        """Count the costs in untimed runs of the first clip."""
 
         def measure(frames: np.ndarray, clip: Clip) -> None:
             self._meter.quality(frames, clip.prompt, [Reference(frames), Reference(frames, EXACT_SUFFIX)])
@@ -170,7 +170,7 @@ class Bench:
 
     @cached_property
     def _sampler(self) -> Sampler:
-        """The loaded model; a bench that has nothing left to run does without."""
+        """The loaded model; a bench that has nothing left to run does not load it."""
         pipe = SamplingPipeline.from_config(self._config)
         limit_threads(pipe.model)
         self._machine["threads"] = torch.get_num_threads()
@@ -191,7 +191,7 @@ class Bench:
         return timesteps_of(dataclasses.replace(self._config, scheduler=scheduler))
 
     def _details(self, clips: Sequence[BenchClip]) -> dict[str, Any]:
-        """The entries of bench.json on where, when and on what it was measured."""
+        """Return the entries of bench.json that say where, when and on what it was measured."""
         config = self._config
         self._meter.note_size(config.height, config.width)
         return {
@@ -221,7 +221,7 @@ class Bench:
 
 
 def _few_prompts(clips: Sequence[BenchClip]) -> list[str]:
-    """A sentence where intervals over prompts say nothing."""
+    """Return a sentence if there is one prompt only, so that intervals over prompts mean nothing."""
     if len({clip.prompt_index for clip in clips}) > 1:
         return []
     return ["One prompt gives no interval: those that are shown have no width and mean nothing."]
@@ -229,7 +229,7 @@ def _few_prompts(clips: Sequence[BenchClip]) -> list[str]:
 
 @contextmanager
 def ticking(what: str, total: int, unit: str = "video") -> Iterator[Callable[[str], object]]:
-    """A function that is called after every `unit` with the name of its policy, which the bar shows."""
+    """Show a progress bar; yield a function to be called after every `unit` with the name of its policy."""
     with tqdm(desc=what, total=total, unit=unit) as bar:
 
         def finished(policy: str) -> None:

@@ -1,7 +1,7 @@
-"""Does the content of a video decide how fast its residuals change, and does adapting to that pay?
+"""Does the content of a video decide how fast its residuals change, and does it pay to adapt to that?
 
-Per class of content: the distance between the residuals of neighboring steps when every step is computed, the steps
-that AdaCache computes, and its quality beside a fixed list of as many steps.
+Measured for each class of content: the distance between the residuals of neighboring steps when every step is computed,
+the steps that AdaCache computes, and its quality compared with a fixed list of as many steps.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ CLASSES = (*MOTION_MIX, "textured", "drifting", "pan", "pair")
 
 
 def content_class(scene: Scene) -> str:
-    """The motion of a single figure before a plain background at rest, else the kind of scene."""
+    """Return the motion of a single figure before a plain background at rest, else the kind of scene."""
     return scene.main.motion if scene.kind == "plain" else scene.kind
 
 
 def captions_by_class(count: int, seed: int, held_out: bool = True) -> dict[str, list[str]]:
-    """`count` different captions of every class, from either side of the split.
+    """Draw `count` different captions of every class, from one side of the held-out split.
 
     Raises:
-        ConfigError: some class has not as many.
+        ConfigError: a class does not have as many.
     """
     rng = np.random.default_rng(seed)
     captions: dict[str, dict[str, None]] = {name: {} for name in CLASSES}
@@ -68,7 +68,7 @@ class Sampled:
 
 
 def observing(config: AdaCacheConfig) -> AdaCacheConfig:
-    """The config's measurements with every step computed."""
+    """Return a config that measures as `config` does but computes every step."""
     return replace(config, codebook=Codebook((), (1,)))
 
 
@@ -80,7 +80,7 @@ def sample_with(pipe: SamplingPipeline, cache: PolicyConfig, caption: str, seed:
 
 
 def average_schedule(schedules: Sequence[Sequence[int]], length: int) -> tuple[int, ...]:
-    """A list of about `length` steps: the mean place of each schedule's k-th computed step.
+    """Return a list of about `length` steps: the mean place of each schedule's k-th computed step.
 
     Schedules of other lengths are stretched to it first; places that round to the same step are one.
     """
@@ -90,14 +90,14 @@ def average_schedule(schedules: Sequence[Sequence[int]], length: int) -> tuple[i
 
 
 def fixed_list(schedules: Sequence[Sequence[int]], num_steps: int, length: int) -> StaticScheduleConfig:
-    """`average_schedule` as a policy of at most `length` steps; the last two are computed as AdaCache does."""
+    """Return `average_schedule` as a policy of at most `length` steps; like AdaCache, it computes the last two."""
     forced = {0, num_steps - 2, num_steps - 1}
     candidates = (forced.union(average_schedule(schedules, n)) for n in range(length, 0, -1))
     return StaticScheduleConfig(tuple(sorted(next(steps for steps in candidates if len(steps) <= length))))
 
 
 def at_equal_compute(row: Mapping[str, Any], steps: float) -> float:
-    """PSNR of the fixed lists at a mean of `steps` computed steps, on the line through the shorter and the longer."""
+    """Interpolate the PSNR of the shorter and the longer fixed list to a mean of `steps` computed steps."""
     short, long = row["computed_short"], row["computed_long"]
     if short == long:
         return row["psnr_short"]
@@ -106,7 +106,7 @@ def at_equal_compute(row: Mapping[str, Any], steps: float) -> float:
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Per class the means of every number and curve that its rows hold."""
+    """Return for each class the means of every number and curve in its rows."""
     summary: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(row["class"] for row in rows):
         members = [row for row in rows if row["class"] == name]
@@ -116,7 +116,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def spread_shares(rows: Sequence[Mapping[str, Any]], key: str = "distances") -> float:
-    """Share of the variance of log distances, mean over steps, that lies between classes and not within them."""
+    """Return the share of the variance of log distances (mean over steps) that is between classes, not within them."""
     logs = {name: [] for name in dict.fromkeys(row["class"] for row in rows)}
     for row in rows:
         logs[row["class"]].append(np.log(row[key]))
@@ -126,7 +126,7 @@ def spread_shares(rows: Sequence[Mapping[str, Any]], key: str = "distances") -> 
 
 
 def plot(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Distance curves per class; beside them the steps AdaCache computes and its gain over the fixed list."""
+    """Plot distance curves per class, and beside them the steps AdaCache computes and its gain over the fixed list."""
     with rc_context(STYLE), atomic_path(path) as temporary:
         _draw(summary).savefig(temporary, format="png")
 
@@ -154,14 +154,14 @@ def _draw(summary: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def study(config_path: str, captions: int, tune_captions: int, folder: Path) -> int:
-    """Sample, summarize, draw; what is printed and written is the result.
+    """Sample, summarize and draw; the result is printed and written to `folder`.
 
     Args:
         captions: held-out captions of each class.
         tune_captions: training captions of each class, for the fixed lists.
 
     Raises:
-        ConfigError: a class has not as many captions, or the config does not use AdaCache.
+        ConfigError: a class does not have as many captions, or the config does not use AdaCache.
         WeightsError: the model's weights cannot be used.
     """
     classes = captions_by_class(captions, seed=5)

@@ -1,4 +1,4 @@
-"""What the steps of a point cost, in operations and in time, known from an untimed first run of it or of its like."""
+"""What the steps of a point cost in operations and time, counted in an untimed run of the point or its policy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from bench.sampler import Sampler
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Operations of a computed and of a reused step; where every step has its own, of each.
+    """Operations of a computed and of a reused step, or of each step where they all differ.
 
     Attributes:
-        reused_time: of a reused step over that of a computed one.
+        by_step: operations of each step, for a policy that computes parts of steps; else None.
+        reused_time: time of a reused step over that of a computed one.
         num_computed: steps that the counted run computed.
     """
 
@@ -35,9 +36,9 @@ class StepCosts:
 
     @classmethod
     def of(cls, flops: Sequence[float], trace: Trace | None) -> Self:
-        """From the operations of each call of the model in a run, and its trace (None where every step was computed).
+        """Make costs from the operations of each model call in a run, and its trace (None if all steps are computed).
 
-        A run whose reused steps need no call has one for each computed step.
+        If reused steps need no call of the model, `flops` has a value for each computed step only.
         """
         if trace is None:
             return cls(fmean(flops), 0.0, None, 1.0, len(flops))
@@ -45,7 +46,7 @@ class StepCosts:
             counts = iter(flops)
             flops = [next(counts) if record.computed else 0.0 for record in trace.records]
         pairs = list(zip(flops, trace.records, strict=True))
-        # A policy of branches computes another share of each step, the same in all videos.
+        # A policy that reuses single branches computes another share of each step, the same in all videos.
         by_step = None if all(record.computed_share is None for record in trace.records) else tuple(flops)
         computed = [count for count, record in pairs if record.computed]
         reused = [count for count, record in pairs if not record.computed]
@@ -59,7 +60,7 @@ class StepCosts:
         )
 
     def flops(self, trace: Trace | None, num_steps: int) -> float:
-        """Operations of another run of the same point, or of the same policy at another budget."""
+        """Return the operations of another run of the same point, or of the same policy at another budget."""
         if self.by_step is not None:
             return sum(self.by_step)
         num_computed = num_steps if trace is None else trace.num_computed
@@ -68,13 +69,13 @@ class StepCosts:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of all points, and of what comes with every video.
+    """Costs of all points, and the time that every video takes besides its steps.
 
     Attributes:
         uncached: of a run without reuse, whose computed step is the unit of compute.
         counted: by key of a point, or by name of a policy for all its points.
         step_seconds: of a computed step.
-        video_seconds: decoding and measuring a video.
+        video_seconds: to decode and measure a video.
     """
 
     uncached: StepCosts
@@ -83,12 +84,12 @@ class Costs:
     video_seconds: float
 
     def of(self, key: str) -> StepCosts:
-        """Costs of a point by its key."""
+        """Return the costs of a point by its key."""
         policy = key.split("@")[0].split("#")[0]
         return self.counted.get(key) or self.counted.get(policy) or self.uncached
 
     def seconds(self, key: str, budget: int | None, num_steps: int) -> float:
-        """About how long a video of a point takes, with all that is measured on it; `num_steps` are sampled."""
+        """Estimate how long a video of a point takes, measuring included; `num_steps` are sampled."""
         costs = self.of(key)
         if costs.by_step is not None:
             steps = sum(costs.by_step) / self.uncached.computed
@@ -108,14 +109,14 @@ def warm_up(
     measure: Callable[[np.ndarray, Clip], object],
     finished: Callable[[str], object],
 ) -> Costs:
-    """Run a clip once without reuse and once per policy, and count.
+    """Run a clip once without reuse and once per policy, and count operations.
 
-    Steps of one policy cost the same at all budgets, so one of its points is run, the cheapest one; policies without
-    budgets run all of theirs.
+    Steps of one policy cost the same at all budgets, so only its cheapest point is run; policies without budgets run
+    all of theirs.
 
     Args:
-        measure: what is done with the frames of every video.
-        finished: is called after every video with the name of its policy.
+        measure: does with a video's frames what is done with those of every video.
+        finished: called after every video with the name of its policy.
     """
     uncached = BenchPoint(UNCACHED)
     counted_uncached = _count(sampler, uncached, clip)
@@ -139,7 +140,7 @@ def warm_up(
 
 
 def to_count(points: Sequence[BenchPoint]) -> dict[str, BenchPoint]:
-    """Points to count, by the name under which `Costs` finds them; runs without a cache need none."""
+    """Return the points to count, by the name under which `Costs` finds them; runs without a cache need none."""
     cached = [point for point in points if point.cache is not None or point.guided_steps is not None]
     # Points with a gate differ in how many of their steps are whole.
     chosen = {point.key: point for point in cached if point.budget is None or point.guided_steps is not None}

@@ -1,4 +1,4 @@
-"""Operations of each step of a run, counted as they happen."""
+"""Count the operations of each step of a run as they happen."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: 
     return sdpa_flop_count(query, key, value)
 
 
-# PyTorch's own table has the attention kernels of GPUs alone.
+# PyTorch's own table has only the attention kernels of GPUs.
 _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 @contextmanager
 def counted_flops(model: nn.Module) -> Iterator[list[int]]:
-    """A list that gets the operations (two per multiply-add) of every call of the model.
+    """Yield a list to which the operations (two per multiply-add) of every call of the model are appended.
 
-    Matrix products, convolutions and attention count; what is done element by element does not. What was compiled runs
-    uncompiled meanwhile: compiled kernels cannot be counted.
+    Matrix products, convolutions and attention count; elementwise operations do not. Compiled modules run uncompiled
+    within the block, as compiled kernels cannot be counted.
     """
     counts: list[int] = []
     before = 0

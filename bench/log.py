@@ -1,4 +1,4 @@
-"""Finished videos on disk, a line each, so that a bench that was stopped goes on where it was: `log.jsonl`."""
+"""Keep finished videos on disk, a line each in `log.jsonl`, so that an interrupted bench resumes where it was."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _Key = tuple[str, int, str, str]
 
 @dataclass(frozen=True)
 class VideoRow:
-    """What was measured of one video.
+    """What was measured on one video.
 
     Attributes:
         point: key of its point.
         options: digest of the point's options.
-        values: by name of the quantity; what this machine or the video's size does not allow is left out.
-        steps: of a video of the showcase, one record per sampling step; else None.
+        values: by name of the quantity; those that this machine or the video's size does not allow are left out.
+        steps: one record per sampling step, for a video of the showcase; else None.
     """
 
     prompt: str
@@ -39,7 +39,7 @@ class VideoRow:
 
     @property
     def key(self) -> _Key:
-        """What tells it from all other videos of a log."""
+        """What tells the video apart from all others of a log."""
         return self.prompt, self.seed, self.point, self.options
 
 
@@ -49,10 +49,10 @@ class BenchLog:
     A log of another setting is set aside under another name. A last line that a killed run left unfinished is dropped.
 
     Args:
-        setting: what the numbers depend on, by names that a message can use; plain values.
+        setting: plain values that the numbers depend on, by names that a message can use.
 
     Raises:
-        ConfigError: the file is damaged elsewhere than at its end.
+        ConfigError: the file is damaged, and not only at its end.
     """
 
     def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
@@ -65,11 +65,11 @@ class BenchLog:
             self._write({"setting": setting})
 
     def get(self, clip: BenchClip, point: BenchPoint) -> VideoRow | None:
-        """The finished video of a clip under a point with these very options."""
+        """Return the finished video of a clip under a point with exactly these options, or None."""
         return self._rows.get((clip.prompt, clip.seed, point.key, point.digest))
 
     def add(self, row: VideoRow) -> None:
-        """Note a finished video."""
+        """Record a finished video."""
         self._rows[row.key] = row
         self._write(asdict(row))
 

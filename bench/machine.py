@@ -19,9 +19,9 @@ PACKAGES = ("diffusers", "transformers", "mmengine", "av", "numpy", "lpips", "cv
 
 
 def machine_info(device: str | None) -> tuple[dict[str, Any], str | None]:
-    """The machine with the versions of packages, and the commit with a + where files differ from it.
+    """Return the machine with the versions of packages, and the commit, with a + if files differ from it.
 
-    The GPU is None where `device` is not one.
+    The GPU is None if `device` is not one.
     """
     machine = describe_machine()
     commit, dirty = machine.pop("commit"), machine.pop("dirty")
@@ -32,7 +32,7 @@ def machine_info(device: str | None) -> tuple[dict[str, Any], str | None]:
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that are installed."""
+    """Return the versions of the packages that are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -42,12 +42,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-# Two runs that differ in one of these differ in more than their commit.
+# Runs on machines that differ in one of these differ in more than their commit.
 DECISIVE = ("cpu", "cores", "gpu", "threads", "python", "torch")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, versions, threads of PyTorch, date, commit and whether files differ from it (None: not known)."""
+    """Return processor, versions, PyTorch's threads, date, commit, and whether files differ from it (None: unknown)."""
     status = _git("status", "--porcelain")
     return {
         "cpu": _cpu(),
@@ -70,7 +70,7 @@ def _cpu() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints; None without git, or outside of a repository."""
+    """Return what git prints; None without git, or outside a repository."""
     command = ["git", "--no-optional-locks", "-C", str(REPO_ROOT), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True)

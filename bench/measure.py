@@ -1,4 +1,4 @@
-"""From a sampled video to the numbers that are kept of it, and what they are called."""
+"""Turn a sampled video into the numbers that are kept of it, and name them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _STEP_FIELDS = (
 
 @dataclass(frozen=True)
 class Reference:
-    """Frames (F, H, W, 3) uint8 to compare videos of the same clip with, and what its metrics' names end with."""
+    """Frames (F, H, W, 3) uint8 to compare videos of the same clip with, and the suffix of the metrics' names."""
 
     frames: np.ndarray
     suffix: str = ""
 
 
 class Meter:
-    """Measures videos; what it does is not timed.
+    """Measures the quality of videos; this is not timed.
 
     Args:
         fps: frames per second of the videos.
@@ -52,12 +52,12 @@ class Meter:
         return self._metrics.notes
 
     def note_size(self, height: int, width: int) -> None:
-        """Note what is left out of videos of this size, also where none was measured any more."""
+        """Add the notes on metrics that videos of this size lack, even if none was measured in this process."""
         blank = np.zeros((1, height, width, 3), np.uint8)
         self._metrics.compare(blank, blank, self._fps)
 
     def quality(self, frames: np.ndarray, prompt: str, references: Sequence[Reference]) -> dict[str, float]:
-        """Metrics of a video's frames against each reference, and the caption check where there is one."""
+        """Return the metrics of a video's frames against each reference, and the caption check if there is one."""
         values: dict[str, float] = {}
         for reference in references:
             values |= from_metrics(self._metrics.compare(frames, reference.frames, self._fps), reference.suffix)
@@ -65,9 +65,9 @@ class Meter:
 
 
 def references_of(point: BenchPoint, frames: dict[str, np.ndarray]) -> list[Reference]:
-    """What a point's videos are compared with; a reference not with itself, and the exact one with nothing.
+    """Return what a point's videos are compared with: no reference with itself, and the exact one with nothing.
 
-    `frames` are those of the references by name.
+    `frames` has the frames of the references by name.
     """
     if point.policy == EXACT:
         return []
@@ -76,7 +76,7 @@ def references_of(point: BenchPoint, frames: dict[str, np.ndarray]) -> list[Refe
 
 
 def cost_values(point: BenchPoint, sampled: Sampled, costs: Costs) -> dict[str, float]:
-    """Time, operations and memory of a video."""
+    """Return time, operations and memory of a video."""
     flops = costs.of(point.key).flops(sampled.trace, sampled.num_steps)
     values = {
         "computed_steps": computed_steps(sampled.trace, sampled.num_steps, point.guided_steps),
@@ -90,7 +90,7 @@ def cost_values(point: BenchPoint, sampled: Sampled, costs: Costs) -> dict[str, 
 
 
 def computed_steps(trace: Trace | None, num_steps: int, guided_steps: int | None = None) -> float:
-    """How many steps were computed; a step of which a part was counts as that part."""
+    """Return how many steps were computed; a step computed in part counts as that part."""
     if trace is None:
         return float(num_steps) if guided_steps is None else (num_steps + guided_steps) / 2
     return float(
@@ -99,26 +99,26 @@ def computed_steps(trace: Trace | None, num_steps: int, guided_steps: int | None
 
 
 def step_records(trace: Trace | None, timesteps: Sequence[float]) -> list[dict[str, Any]]:
-    """A record per step for readers; without a trace every step of a run with these `timesteps` was computed."""
+    """Return a record per step for readers; without a trace, every one of the `timesteps` was computed."""
     computed = [StepRecord(index, timestep, True) for index, timestep in enumerate(timesteps)]
     records = computed if trace is None else trace.records
     return [{name: _finite(getattr(record, name)) for name in _STEP_FIELDS} for record in records]
 
 
 def _finite(value: Any) -> Any:
-    """The value, None instead of NaN and infinities, which JSON does not know."""
+    """Return the value, or None instead of NaN and infinities, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 EXACT_SUFFIX = "_exact"  # of metrics against the video of many steps
-# Alone for a video; all others compare it with a reference.
+# Metrics of a video by itself; all others compare it with a reference.
 CAPTION_KEYS = ("caption_items", "caption_right")
 
 
 def from_metrics(values: dict[str, float], suffix: str = "") -> dict[str, float]:
-    """Metrics of one comparison as quantities of a video: what should be 0 becomes its distance from 0.
+    """Turn the metrics of one comparison into quantities of a video: one that should be 0 becomes its distance from 0.
 
-    Values that are not finite say nothing and are left out.
+    Values that are not finite are left out.
     """
     return {
         key + suffix: abs(value) if METRICS[key].better == "zero" else value
@@ -128,7 +128,7 @@ def from_metrics(values: dict[str, float], suffix: str = "") -> dict[str, float]
 
 
 def quality_metrics(keys: Iterable[str], exact_steps: int) -> list[dict[str, Any]]:
-    """What a report has to know about each metric among `keys`, PSNR to the uncached video first."""
+    """Return what a report has to know about each metric among `keys`, PSNR to the uncached video first."""
     present = set(keys)
     described = []
     for suffix, reference in (("", "uncached"), (EXACT_SUFFIX, f"{exact_steps} steps")):

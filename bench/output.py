@@ -1,4 +1,4 @@
-"""What a bench leaves: bench.json, videos.csv and the report, and its tables for the terminal and as Markdown."""
+"""The results of a bench: bench.json, videos.csv and the report, and its tables for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_bench(bench: Mapping[str, Any], work: Work, clips: Sequence[BenchClip]
 
 
 def origin(folder: Path) -> dict[str, Any]:
-    """On what and of which commit the results that are there were measured; empty where there are none."""
+    """Read on which machine and commit the existing results were measured; return {} if there are none."""
     try:
         bench = json.loads((folder / BENCH).read_text(encoding="utf-8"))
         return {key: bench[key] for key in ("machine", "commit")}
@@ -35,7 +35,7 @@ def origin(folder: Path) -> dict[str, Any]:
 
 
 def _write_videos(work: Work, clips: Sequence[BenchClip], path: Path) -> None:
-    """A row per finished video."""
+    """Write a row per finished video."""
     rows = [
         {"prompt_index": clip.prompt_index, "prompt": clip.prompt, "seed": clip.seed}
         | {"policy": point.policy, "budget": point.budget, "point": point.key}
@@ -56,7 +56,7 @@ Row = Sequence[str]
 
 
 def terminal_tables(bench: Mapping[str, Any]) -> str:
-    """One table per budget, policies by falling PSNR, and one of those without budgets."""
+    """Return one table per budget, policies by falling PSNR, and one of the policies without budgets."""
     titles = _titles(bench)
     budgets = dict.fromkeys(point["budget"] for point in bench["points"])
     steps = bench["setting"]["num_steps"]
@@ -83,7 +83,10 @@ def terminal_tables(bench: Mapping[str, Any]) -> str:
 
 
 def markdown_tables(bench: Mapping[str, Any]) -> str:
-    """PSNR by policy and budget, with the gain over the baseline at equal compute; then those without budgets."""
+    """Return a table of PSNR by policy and budget, with the gain over the baseline at equal compute.
+
+    A second table has the policies without budgets.
+    """
     titles = _titles(bench)
     budgets = bench["setting"]["budgets"]
     steps, baseline = bench["setting"]["num_steps"], bench["baseline"]
@@ -122,7 +125,7 @@ def _value(point: Mapping[str, Any], key: str, digits: int) -> str:
 
 
 def _gain(point: Mapping[str, Any], baseline: str, digits: int = 2) -> str:
-    """Difference to the baseline with half the width of its interval; the interval itself is in bench.json."""
+    """Format the difference to the baseline with half the width of its interval, which itself is in bench.json."""
     if point["policy"] == baseline:
         return ""
     gain = point["gain"].get(_MAIN)
@@ -132,14 +135,14 @@ def _gain(point: Mapping[str, Any], baseline: str, digits: int = 2) -> str:
 
 
 def _short(options: Mapping[str, Any]) -> str:
-    """The options that tell the settings of a policy apart, in few words."""
+    """Name the options that tell the settings of a policy apart."""
     common = ("policy", "bridge", "schedule", "cache_device", "cache_dtype")
     told = {key: value for key, value in options.items() if key not in common and not isinstance(value, list | dict)}
     return ", ".join(f"{key}={value}" for key, value in told.items())
 
 
 def _aligned(rows: Sequence[Row]) -> str:
-    """Columns as wide as their longest cell, the first one to the left and the others to the right."""
+    """Align columns, the first one to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(cells)).rstrip()

@@ -1,4 +1,4 @@
-"""What a bench runs, policy by policy: read from a plain Python file, checked at once, never changed."""
+"""The plan of a bench, policy by policy: read from a plain Python file, checked at once, never changed."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class PolicyPlan:
 
     It meets budgets in one of these ways: `tune` "threshold" searches the option `threshold`; "codebook" scales
     AdaCache's published codebook; "calibrated" takes the schedules of the sampling config's calibration; `steps`
-    samples with as many steps as the budget and no cache; `gate` leaves out the half without the prompt from some
-    step on. With `settings` it is run with these options instead, and the compute falls where it falls.
+    samples with as many steps as the budget and no cache; `gate` leaves out the guidance half without the prompt from
+    some step on. With `settings` it is run with these options instead, whatever compute results.
 
     Attributes:
         about: one sentence for readers.
         source: where the policy comes from.
         ours: whether it is this project's own.
-        cache: options as in a config's `cache`; for "calibrated" what replaces those of the calibrated schedule.
+        cache: options as in a config's `cache`; for "calibrated", options that replace those of the schedule.
         solver: None for the sampling config's own; another one goes with `steps` and "calibrated" only.
         calibration: file of "calibrated" schedules, such as another solver's; None for the sampling config's own.
-        fallbacks: options that are tried, in this order, at budgets that are out of the reach of `cache` alone.
+        fallbacks: options that are tried, in this order, at budgets that `cache` alone cannot meet.
         bounds: smallest and largest threshold that is tried.
-        further_budgets: at which this policy alone is run, so that its curve over compute reaches further than others':
-            those that compute parts of steps spend more than their budget.
+        further_budgets: budgets at which only this policy is run, so that its curve over compute reaches further:
+            policies that compute parts of steps spend more than their budget.
     """
 
     name: str
@@ -67,23 +67,23 @@ class PolicyPlan:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchPlan:
-    """A bench, complete but for what the sampling config says.
+    """Everything that a bench needs to know, except for what the sampling config says.
 
     Attributes:
         path: the file it was read from.
-        sample: sampling config; its own cache is left aside.
+        sample: sampling config; its own cache is not used.
         policies: in the order of all tables.
         budgets: computed steps that policies are tuned to, ascending.
         prompts: file with one prompt per line; None for the sampling config's own.
-        tuning_prompts: file of the prompts that budgets are tuned on; None for those of `prompts` that are left.
-        tuning_clips: clips that budgets are tuned on.
+        tuning_prompts: file of the prompts that budgets are tuned on; None for the remaining ones of `prompts`.
+        tuning_clips: number of clips that budgets are tuned on.
         exact_steps: uncached steps of the second reference.
-        exact_solver: of the second reference; None for the sampling config's own.
+        exact_solver: solver of the second reference; None for the sampling config's own.
         showcase_prompts: indices of the prompts whose videos are kept.
         showcase_budgets: budgets whose videos are kept.
-        batch_size: clips sampled together while tuning; what is timed has batches of one.
-        baseline: policy that gains are differences to.
-        best: policy that all others are compared with, too; None for no such comparison.
+        batch_size: clips sampled together while tuning; timed clips are sampled one by one.
+        baseline: policy to which gains are the differences.
+        best: policy that all others are compared with as well; None for no such comparison.
     """
 
     path: str
@@ -131,7 +131,7 @@ class BenchPlan:
         return Path(self.path).stem
 
     def budgets_of(self, policy: PolicyPlan) -> tuple[int, ...]:
-        """The budgets that a policy is run at, ascending."""
+        """Return the budgets that a policy is run at, ascending."""
         return tuple(sorted({*self.budgets, *policy.further_budgets})) if policy.by_budget else ()
 
     @property
@@ -141,7 +141,7 @@ class BenchPlan:
 
     @property
     def num_searches(self) -> int:
-        """How many settings are searched, one for each budget of the policies that have a dial."""
+        """How many settings are searched, one for each budget of the policies that search a setting."""
         return sum(len(self.budgets_of(policy)) for policy in self.policies if policy.tune in ("threshold", "codebook"))
 
     def with_changes(
@@ -153,12 +153,12 @@ class BenchPlan:
         sample_options: Mapping[str, Any] | None = None,
         **numbers: Any,
     ) -> BenchPlan:
-        """The plan with what the command line says; None changes nothing.
+        """Return the plan with the values of the command line; None changes nothing.
 
         Another sampling config brings its own prompts, unless some are given.
 
         Raises:
-            ConfigError: an unknown policy, or a value that a plan cannot have.
+            ConfigError: a policy is unknown, or a plan cannot have a value.
         """
         changes: dict[str, Any] = {key: value for key, value in numbers.items() if value is not None}
         for key, value in changes.items():
@@ -208,7 +208,7 @@ def read_plan(path: str | os.PathLike[str]) -> BenchPlan:
 
 
 def plan_from_dict(entries: Mapping[str, Any], path: str = "bench") -> BenchPlan:
-    """Check the entries of a plan, as `read_plan` does after reading the file.
+    """Make a plan of its entries and check it, as `read_plan` does after reading the file.
 
     Raises:
         ConfigError: an entry is unknown, of the wrong type or out of range.
@@ -229,16 +229,17 @@ def plan_from_dict(entries: Mapping[str, Any], path: str = "bench") -> BenchPlan
 
 
 def _showcase_prompts(value: Any, source: Source) -> tuple[int, ...]:
-    """Indices, or how many of the first prompts."""
+    """Read indices of prompts, or how many of the first prompts to show."""
     value = read_value(value, int | tuple[int, ...], "showcase_prompts", source)
     return tuple(range(value)) if isinstance(value, int) else value
 
 
 def read_policies(entries: Any, source: Source) -> tuple[PolicyPlan, ...]:
-    """The policies of a plan, in their order.
+    """Read the policies of a plan, in their order.
 
     Raises:
-        ConfigError: none, an unknown key, a wrong value, or a policy that has no way or several to meet budgets.
+        ConfigError: there is none, a key is unknown, a value is wrong, or a policy does not have one way to meet
+            budgets.
     """
     if not isinstance(entries, Mapping) or not entries:
         raise source.error("policies", "'policies' must be a dict of at least one policy: name=dict(title=..., ...)")
@@ -272,7 +273,7 @@ def _options(value: Any, key: str, source: Source) -> dict[str, Any]:
 
 
 def _check_way(policy: PolicyPlan, section: str, source: Source) -> None:
-    """One way to meet budgets, and the options that it needs."""
+    """Refuse a policy that does not have exactly one way to meet budgets, with the options that it needs."""
     ways = {
         "tune": policy.tune is not None,
         "steps": policy.steps,

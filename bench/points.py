@@ -1,4 +1,4 @@
-"""What is run for every clip: policies at their settings, complete with what they need of the model, and references."""
+"""What is run for every clip: policies at their settings, with their constants of the model, and the references."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class BenchPoint:
 
     Attributes:
         policy: its name in the plan, or that of a reference.
-        budget: computed steps it was tuned to; None where it was not.
+        budget: computed steps that it was tuned to; None if it was not tuned.
         place: number among the policy's points without a budget, from 1.
         cache: the policy's config; None computes every step.
         solver, num_steps: of the run; None for the sampling config's own.
-        guided_steps: of the run's steps, after which the half without the prompt is not computed; None for all.
+        guided_steps: number of steps after which the guidance half without the prompt is not computed; None for all.
     """
 
     policy: str
@@ -49,7 +49,7 @@ class BenchPoint:
 
     @property
     def key(self) -> str:
-        """Name of the point among those of a plan."""
+        """Name of the point, unique in a plan."""
         if self.budget is not None:
             return f"{self.policy}@{self.budget}"
         return self.policy if self.place is None else f"{self.policy}#{self.place}"
@@ -63,27 +63,27 @@ class BenchPoint:
 
     @cached_property
     def digest(self) -> str:
-        """A short hash of the options, by which finished videos are told from those of other options."""
+        """A short hash of the options, which tells finished videos apart from those of other options."""
         return digest(self.options)
 
 
 def references(exact_steps: int, exact_solver: str | None = None) -> tuple[BenchPoint, BenchPoint]:
-    """The run without reuse, and the one with many steps; solvers are the sampling config's own unless given."""
+    """Return the run without reuse, and the one with many steps; solvers are the sampling config's own unless given."""
     return BenchPoint(UNCACHED), BenchPoint(EXACT, solver=exact_solver, num_steps=exact_steps)
 
 
-# Options that a calibration of the model gives where the plan does not: policy -> (option, attribute).
+# Options that a calibration of the model sets if the plan does not: policy -> (option, attribute).
 MEASURED = {"teacache": ("coefficients", "teacache_coefficients"), "magcache": ("ratios", "magcache_ratios")}
 
 
 def needs_calibration(options: Mapping[str, Any]) -> bool:
-    """Whether a policy's options lack what is measured on the model."""
+    """Whether a policy's options lack a constant that is measured on the model."""
     name, _ = MEASURED.get(options.get("policy"), (None, None))
     return name is not None and name not in options
 
 
 def complete(options: Mapping[str, Any], calibration: PolicyCalibration | None) -> dict[str, Any]:
-    """The options with what was measured on the model."""
+    """Add to the options the constants that were measured on the model, if they lack any."""
     if not needs_calibration(options):
         return dict(options)
     name, attribute = MEASURED[options["policy"]]
@@ -120,7 +120,7 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
 
 
 def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
-    """All options that the plan gives, but for calibrated schedules, which are no complete options."""
+    """Return all options that the plan gives, except for calibrated schedules, whose options are not complete."""
     if policy.steps or policy.gate or policy.tune == "calibrated":
         return []
     if policy.tune == "codebook":
@@ -129,13 +129,13 @@ def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
 
 
 def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) -> StaticScheduleConfig:
-    """The schedule of `count` computed steps of the policy's calibration, or else the config's own.
+    """Return the schedule of `count` computed steps by the policy's calibration, or else the config's own.
 
-    The policy's cache options replace those of the schedule; policy="static" takes its list alone, and
-    policy="average_velocity" crosses its gaps as `average_velocity` says.
+    The policy's cache options replace those of the schedule; policy="static" takes only its list of steps, and
+    policy="average_velocity" bridges its gaps with the weights of `average_velocity`.
 
     Raises:
-        ConfigError: there is no calibration, or one of something else.
+        ConfigError: there is no calibration, or it is for something else.
         WeightsError: the model's folder holds no weights.
     """
     scheduler = config.scheduler
@@ -160,10 +160,10 @@ def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) ->
 
 
 def average_velocity(computed_steps: Sequence[int], times: Sequence[float]) -> list[tuple[float, ...]]:
-    """Weights of the last two outputs, the newest first, that give the mean velocity of each gap's own steps.
+    """Return the weights of the last two outputs, newest first, that give the mean velocity over each gap's steps.
 
-    The velocity is taken to change evenly with time, as it did between the last two computed steps; the first gap holds
-    its own. `times` are those of all steps, descending to 0 after the last.
+    The velocity is taken to change linearly in time, as it did between the last two computed steps; the first gap holds
+    its only output. `times` are those of all steps, descending to 0 after the last.
 
     Source: MeanCache (arXiv:2601.19961), whose average velocity comes from the difference of cached velocities.
     """

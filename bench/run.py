@@ -1,4 +1,4 @@
-"""The measuring itself: clip by clip, all points of a clip in an order that turns, as much as fits into the time."""
+"""Measure clip by clip, all points of a clip in an order that rotates, as much as fits into the time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from bench.showcase import Showcase
 
 logger = logging.getLogger(__name__)
 
-_GOLDEN = 0.618  # share of the points by which the order turns from clip to clip: soon every point was everywhere
+_GOLDEN = 0.618  # share of the points by which the order rotates from clip to clip, which spreads places evenly
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be measured, and what of it is done.
+    """What is to be measured, and how much of it is done.
 
     Attributes:
         references: the uncached run and the one of many steps.
         points: all others, in the plan's order.
         clips: all prompts under their first seed, then under their second.
-        kept_budgets: that no scope leaves out.
+        kept_budgets: budgets that no scope leaves out.
     """
 
     references: tuple[BenchPoint, BenchPoint]
@@ -42,7 +42,7 @@ class Work:
     kept_budgets: tuple[int, ...] = ()
 
     def within(self, scope: Scope) -> Work:
-        """The part of the work that a scope has."""
+        """Return the part of the work that is within a scope."""
         dropped = {point.budget for point in self.points} - {None, *scope.budgets, *self.kept_budgets}
         return Work(
             self.references,
@@ -54,11 +54,11 @@ class Work:
         )
 
     def missing(self, clip: BenchClip) -> list[BenchPoint]:
-        """The points, references among them, that are still to be run for a clip."""
+        """Return the points, including references, that are still to be run for a clip."""
         return [point for point in (*self.references, *self.points) if not self._is_done(clip, point)]
 
     def finished_clips(self) -> list[BenchClip]:
-        """The clips of which every video was measured."""
+        """Return the clips whose videos have all been measured."""
         everything = (*self.references, *self.points)
         return [clip for clip in self.clips if all(self.log.get(clip, point) is not None for point in everything)]
 
@@ -70,25 +70,25 @@ class Work:
 
 
 def seconds_left(work: Work, costs: Costs, num_steps: int) -> float:
-    """About how long the rest of the work takes."""
+    """Estimate how long the rest of the work takes."""
     uncached, exact = work.references
     total = 0.0
     for clip in work.clips:
         to_run = work.missing(clip)
         if not to_run:
             continue
-        # To compare with, references are run at the beginning of a clip; there the exact one is measured, too.
+        # Both references are run at the beginning of a clip, to compare with; the exact one is measured there, too.
         to_run += [uncached] if exact in to_run else [uncached, exact]
         total += sum(costs.seconds(point.key, point.budget, point.num_steps or num_steps) for point in to_run)
     return total
 
 
 class BenchRun:
-    """Measures all missing videos of some work; every finished one is in the log at once.
+    """Measures all missing videos of some work; every finished one is logged at once.
 
     Args:
-        timesteps: the scheduler's times of a run by its number of steps (None: the config's own).
-        finished: is called after every video with the name of its policy.
+        timesteps: returns the scheduler's times of a run for its number of steps (None: the config's own).
+        finished: called after every video with the name of its policy.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class BenchRun:
         self._finished = finished
 
     def run(self, deadline: float | None = None) -> bool:
-        """Run what is missing; False where it was stopped, between two clips, as time was up.
+        """Run what is missing; return False if it stopped between two clips because time was up.
 
-        `deadline` is a time of `time.monotonic()`. A clip that would take longer than what is left is not begun,
-        but for the first one.
+        `deadline` is a time of `time.monotonic()`. Except for the first clip, none is begun that would take longer
+        than the time left.
         """
         longest = 0.0
         for index, clip in enumerate(self._work.clips):
@@ -126,9 +126,10 @@ class BenchRun:
         return True
 
     def _run_clip(self, clip: BenchClip, missing: Sequence[BenchPoint], index: int) -> None:
-        """Both references first, as all others need their frames; then what is missing.
+        """Run both references, as all others need their frames, then what is missing.
 
-        The run without reuse is timed among the others: at the beginning of every clip it would have another machine.
+        The run without reuse is timed again among the others: at the beginning of every clip, the machine would not be
+        in the same state.
         """
         uncached, exact = self._work.references
         sampled = {point: self._sampler.sample(point, clip.clip) for point in (uncached, exact)}
@@ -139,7 +140,7 @@ class BenchRun:
             self._keep(clip, point, self._sampler.sample(point, clip.clip), frames)
 
     def _keep(self, clip: BenchClip, point: BenchPoint, sampled: Sampled, references: Mapping[str, np.ndarray]) -> None:
-        """Measure a video and write down what came of it."""
+        """Measure a video and log the result."""
         shown = self._work.showcase.has(clip, point)
         if shown:
             self._work.showcase.write(clip, point, sampled.frames, self._sampler.pipe.config.save_fps)
@@ -158,7 +159,7 @@ class BenchRun:
 
 
 def turned(points: Sequence[BenchPoint], index: int) -> list[BenchPoint]:
-    """The points in their order, begun at another one for every clip: what drifts in time hits all alike."""
+    """Return the points in their order, starting at another one for every clip, so that drifts hit all alike."""
     if not points:
         return []
     start = round(index * _GOLDEN * len(points)) % len(points)
@@ -170,14 +171,14 @@ FEWEST_PROMPTS = 4
 
 @dataclass(frozen=True)
 class Scope:
-    """What is run: the first so many prompts and seeds, and these budgets."""
+    """What is run: the first prompts, the first seeds, and these budgets."""
 
     num_prompts: int
     num_seeds: int
     budgets: tuple[int, ...]
 
     def without(self, wanted: Scope) -> str | None:
-        """One sentence on what `wanted` has and this has not; None where nothing is left out."""
+        """Return a sentence on how much of `wanted` is run; None if nothing is left out."""
         if self == wanted:
             return None
         parts = []
@@ -191,18 +192,19 @@ class Scope:
 
 
 def fitting_scope(wanted: Scope, seconds: Callable[[Scope], float], available: float) -> Scope:
-    """The largest part of `wanted` that takes no more than the `available` seconds.
+    """Return the largest part of `wanted` that takes no more than the `available` seconds.
 
-    Seeds go first, then prompts down to four, then budgets, the outermost last; the smallest part is run in any case.
+    Seeds are dropped first, then prompts down to four, then budgets, the outermost last; the smallest part is run in
+    any case.
     """
     scopes = list(_smaller_ones(wanted))
-    # Each of them goes through all its clips, of which there may be thousands: halving looks at few.
+    # Estimating a scope goes through all its clips, maybe thousands: bisection looks at few scopes.
     first = bisect_left(scopes, True, key=lambda scope: seconds(scope) <= available)
     return scopes[min(first, len(scopes) - 1)]
 
 
 def _smaller_ones(wanted: Scope) -> Iterator[Scope]:
-    """`wanted` and its parts, each smaller than the one before."""
+    """Yield `wanted` and its parts, each smaller than the one before."""
     for seeds in range(wanted.num_seeds, 0, -1):
         yield Scope(wanted.num_prompts, seeds, wanted.budgets)
     fewest = min(FEWEST_PROMPTS, wanted.num_prompts)
@@ -215,9 +217,9 @@ def _smaller_ones(wanted: Scope) -> Iterator[Scope]:
 
 
 def _most_dispensable(budgets: Sequence[int]) -> int:
-    """Index of the inner budget whose neighbors are nearest to each other; of two, that of the larger.
+    """Return the index of the inner budget whose neighbors are nearest to each other; of two budgets, the larger one's.
 
-    The outermost say how far curves reach, and between them values can be interpolated.
+    The outermost budgets decide how far curves reach, and between them values can be interpolated.
     """
     if len(budgets) == 2:
         return 1

@@ -1,4 +1,4 @@
-"""One timed video: a point applied to a clip, with texts encoded beforehand."""
+"""Sample one timed video: a point applied to a clip, with texts encoded beforehand."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Sampled:
         denoise_seconds: of all sampling steps, without text encoding and decoding.
         decode_seconds: from latents to frames.
         num_steps: sampling steps of the run.
-        trace: None where every step was computed without a cache.
+        trace: None if every step was computed without a cache.
         cache_bytes: most bytes that the cache held at the end of a step.
-        peak_bytes: most memory while denoising; None where this machine does not tell.
+        peak_bytes: most memory while denoising; None if this machine does not report it.
     """
 
     frames: np.ndarray
@@ -46,30 +46,30 @@ class Sampled:
 
 
 class CacheBytes(RunObserver):
-    """Notes the most bytes that a controller held at the end of a step; nothing waits for the device for that."""
+    """Records the most bytes that a controller held at the end of a step, without waiting for the device."""
 
     def __init__(self) -> None:
         self.most = 0
         self._controller: StepController | None = None
 
     def begin_run(self, controller: StepController, num_steps: int, num_samples: int) -> None:
-        """Begin at 0."""
+        """Start at 0 bytes."""
         self.most, self._controller = 0, controller
 
     def begin_step(self, step_index: int) -> None:
-        """The step before has ended."""
+        """Measure after the previous step."""
         self.most = max(self.most, self._controller.nbytes)
 
     def end_run(self) -> None:
-        """The last step has ended."""
+        """Measure after the last step."""
         self.most = max(self.most, self._controller.nbytes)
 
 
 class Sampler:
-    """Samples clips one at a time; takes over the pipeline's text encoder.
+    """Samples clips one at a time; it replaces the pipeline's text encoder by one that remembers texts.
 
     Attributes:
-        pipe: whose own cache is left aside.
+        pipe: the pipeline, whose own cache is not used.
     """
 
     def __init__(self, pipe: SamplingPipeline) -> None:
@@ -79,7 +79,7 @@ class Sampler:
             pipe.text_encoder = CachedTextEncoder(pipe.text_encoder)
 
     def sample(self, point: BenchPoint, clip: Clip) -> Sampled:
-        """One video.
+        """Sample one video and measure what it takes.
 
         Raises:
             SamplingError: latents or pixels are not finite.
@@ -107,18 +107,18 @@ class Sampler:
         )
 
     def prepare(self, clip: Clip) -> None:
-        """See to it that the clip's text is encoded, so that no timed run has to."""
+        """Encode the clip's text, so that no timed run has to."""
         self.pipe.text_encoder.encode(self.pipe.captions([clip.prompt]))
         self.pipe.text_encoder.null(1)
 
     def sample_latents(self, point: BenchPoint, clip: Clip, controller: StepController | None) -> Tensor:
-        """Latents (1, 4, T, H', W') of a clip under a point's sampling steps and solver."""
+        """Return latents (1, 4, T, H', W') of a clip under a point's sampling steps, solver and guidance gate."""
         with self._scheduler_of(point), gated_guidance(self.pipe.model, point.guided_steps):
             return self.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=controller)
 
     @contextmanager
     def _scheduler_of(self, point: BenchPoint) -> Iterator[None]:
-        """The number of steps and the solver of a point, for a while."""
+        """Within the block, use the number of steps and the solver of a point."""
         scheduler = self.pipe.scheduler
         wanted = {"num_sampling_steps": point.num_steps, "solver": point.solver}
         changed = {name: value for name, value in wanted.items() if value is not None}
@@ -134,10 +134,10 @@ class Sampler:
 
 @contextmanager
 def gated_guidance(model: nn.Module, guided_steps: int | None) -> Iterator[None]:
-    """After so many calls the model gets the half with the prompt only; None changes nothing.
+    """Within the block, run only the guidance half with the prompt after `guided_steps` calls; None changes nothing.
 
-    The other half of the output is this one plus the difference of both at the last call that had both. Rows of a
-    call are all videos with the prompt, then all without.
+    The other half of the output is then this one plus the difference of both at the last call that had both. Rows of
+    a call are all videos with the prompt, then all without.
     """
     if guided_steps is None:
         yield
@@ -176,13 +176,13 @@ class Stopwatch:
         self._device = device
 
     def now(self) -> float:
-        """Seconds of a clock that goes on steadily, when all work given to the device is done."""
+        """Wait for the device, then return the seconds of a monotonic clock."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
     def reset_peak(self) -> bool:
-        """Begin a new measurement of memory; False where this machine cannot."""
+        """Start a new measurement of peak memory; return False if this machine cannot."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             return True
@@ -193,7 +193,7 @@ class Stopwatch:
         return True
 
     def peak_bytes(self) -> int | None:
-        """Most bytes since `reset_peak`: allocated by PyTorch on CUDA, resident of the process elsewhere."""
+        """Return the most bytes since `reset_peak`: allocated by PyTorch on CUDA, else resident in the process."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         try:

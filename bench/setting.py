@@ -18,8 +18,8 @@ from opensora.files import find_path
 from opensora.prompts.run_prompts import plain_texts
 
 SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
-TUNING_SHARE = 3  # of a config's own prompts, every third at the end is kept for tuning
-# A bench decides itself how runs are cached.
+TUNING_SHARE = 3  # without a file of tuning prompts, the last third of the prompts is kept for tuning
+# Entries of the sampling config that a bench sets itself.
 _LEFT_ASIDE = ("cache", "replay", "draft", "final", "speedup", "max_steps_computed", "min_psnr")
 
 
@@ -43,14 +43,14 @@ class BenchClip:
 
 
 def load_sample_config(plan: BenchPlan, device: str | None = None) -> SampleConfig:
-    """The plan's sampling config, with every step computed.
+    """Load the plan's sampling config, with every step computed.
 
     Raises:
-        ConfigError: it cannot be read, or a budget is no part of its sampling steps.
+        ConfigError: it cannot be read, or a budget is not below its number of steps.
     """
     given = {key: value for key, value in plan.sample_options.items() if key.split(".")[0] not in _LEFT_ASIDE}
     config = load_config(plan.sample, {"device": device}, {**given, **dict.fromkeys(_LEFT_ASIDE)})
-    config = dataclasses.replace(config, cache=None)  # the official code's options stand inside of the model's
+    config = dataclasses.replace(config, cache=None)  # the official code's options are among the model's
     steps = config.scheduler.num_model_calls
     most = max(plan.all_budgets, default=0)
     if most >= steps:
@@ -59,7 +59,7 @@ def load_sample_config(plan: BenchPlan, device: str | None = None) -> SampleConf
 
 
 def bench_prompts(plan: BenchPlan, config: SampleConfig) -> tuple[list[str], list[str]]:
-    """The prompts that are measured, and those that budgets are tuned on; no prompt is both.
+    """Return the prompts that are measured, and those that budgets are tuned on; no prompt is both.
 
     Raises:
         ConfigError: there are too few, or a file cannot be read.
@@ -80,12 +80,12 @@ def bench_prompts(plan: BenchPlan, config: SampleConfig) -> tuple[list[str], lis
 
 
 def bench_clips(prompts: Sequence[str], num_seeds: int) -> list[BenchClip]:
-    """All prompts under their first seed, then all under their second: whatever is cut off, prompts stay balanced."""
+    """Return all prompts under their first seed, then all under their second: a cut leaves prompts balanced."""
     return [BenchClip(index, draw, prompt) for draw in range(num_seeds) for index, prompt in enumerate(prompts)]
 
 
 def tuning_clips(prompts: Sequence[str], count: int) -> list[Clip]:
-    """`count` clips with seeds that no measured clip has.
+    """Return `count` clips with seeds that no measured clip has.
 
     Raises:
         ConfigError: there is no prompt.
@@ -96,12 +96,12 @@ def tuning_clips(prompts: Sequence[str], count: int) -> list[Clip]:
 
 
 def digest(values: Any) -> str:
-    """A short hash of plain values."""
+    """Return a short hash of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def setting_of(config: SampleConfig, weights: str, plan: BenchPlan, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What every measured number depends on beside its clip and its policy, by names that a message can use."""
+    """Return what measured numbers depend on besides clip and policy, by names that a message can use."""
     scheduler = dataclasses.asdict(config.scheduler)
     return {
         "weights": weights,
@@ -117,7 +117,7 @@ def setting_of(config: SampleConfig, weights: str, plan: BenchPlan, machine: Map
 
 
 def _read(config: SampleConfig, path: str | None) -> list[str]:
-    """Different prompts of a file, or the config's own."""
+    """Read the prompts of a file, or the config's own, each once."""
     if path is not None:
         if find_path(path) is None:
             raise ConfigError(f"prompts: there is no file '{path}'")

@@ -1,4 +1,4 @@
-"""Which videos of a bench are kept to be looked at, and where they are."""
+"""The videos of a bench that are kept to be looked at, and where they are."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bench.setting import BenchClip
 from opensora.datasets.video_io import write_video
 
 FOLDER = "showcase"
-CRF = 12  # of x264: what compression does must not hide what caching does
+CRF = 12  # of x264: compression must not hide what caching does
 
 
 @dataclass(frozen=True)
 class Showcase:
-    """The kept videos: of some prompts under their first seed, the references and every policy at some budgets.
+    """The kept videos: the references and every policy at some budgets, for some prompts under their first seed.
 
     Attributes:
         folder: of the bench.
-        prompts: indices.
+        prompts: indices of the prompts.
         shown: points with the budgets that they are shown for.
     """
 
@@ -40,11 +40,11 @@ class Showcase:
         return clip.draw == 0 and clip.prompt_index in self.prompts
 
     def lacks(self, clip: BenchClip, point: BenchPoint) -> bool:
-        """Whether a video is to be kept and its file is not there."""
+        """Whether a video is to be kept but its file is missing."""
         return self.has(clip, point) and not (self.folder / self.file(clip, point)).is_file()
 
     def file(self, clip: BenchClip, point: BenchPoint) -> str:
-        """Path of a video within the folder; other options of a point have another name."""
+        """Return the path of a video within the folder; other options of a point have another name."""
         name = point.key.replace("@", "-").replace("#", "-setting-")
         return f"{FOLDER}/{clip.prompt_index:02d}-{name}-{point.digest[:6]}.mp4"
 
@@ -56,7 +56,7 @@ class Showcase:
 def make_showcase(
     folder: Path, plan: BenchPlan, references: Sequence[BenchPoint], points: Sequence[BenchPoint], num_steps: int
 ) -> Showcase:
-    """What a plan wants to see: policies without budgets are there with the setting nearest to each budget."""
+    """Make the showcase of a plan; policies without budgets are shown with the setting nearest to each budget."""
     shown: list[tuple[BenchPoint, int | None]] = [(reference, None) for reference in references]
     for budget in plan.showcase_budgets:
         for policy in plan.policies:
@@ -69,9 +69,10 @@ def make_showcase(
 
 
 def _distance(point: BenchPoint, budget: int, num_steps: int) -> tuple[float, int]:
-    """How far a point's computed steps are from a budget; where they cannot be known beforehand, later ones go first.
+    """Return how far a point's computed steps are from a budget, as a sort key.
 
-    Settings are listed from the mildest to the strongest, and such policies compute much.
+    If they cannot be known beforehand, later settings come first: they are listed from the mildest to the strongest,
+    and such policies compute much.
     """
     planned = getattr(point.cache, "planned_steps", None)
     return (abs(len(planned(num_steps)) - budget), 0) if planned else (float("inf"), -point.place)

@@ -26,7 +26,7 @@ FRONT_METRIC = "psnr"
 
 @dataclass(frozen=True)
 class Measured:
-    """A point and its videos, in the order of the clips."""
+    """A point and its measured videos, in the order of the clips."""
 
     point: BenchPoint
     rows: tuple[VideoRow, ...]
@@ -38,21 +38,21 @@ class Measured:
         return [key for key in self.rows[0].values if all(key in row.values for row in self.rows)]
 
     def by_prompt(self, key: str) -> ByPrompt:
-        """Means of a quantity over the seeds of each prompt."""
+        """Return the means of a quantity over the seeds of each prompt."""
         return self._means([row.values[key] for row in self.rows])
 
     def speedup(self, uncached: Measured) -> Estimate:
-        """How many times as fast denoising is, in pairs of videos of one prompt and seed."""
+        """Return how many times as fast denoising is, in pairs of videos of one prompt and seed."""
         pairs = zip(uncached.rows, self.rows, strict=True)
         logs = [float(np.log(a.values["denoise_seconds"] / b.values["denoise_seconds"])) for a, b in pairs]
         return mean_ratio({prompt: float(np.exp(mean)) for prompt, mean in self._means(logs).items()})
 
     def curve_point(self, key: str) -> CurvePoint:
-        """Mean compute, and a quantity's values."""
+        """Return the mean compute, and a quantity's values by prompt."""
         return CurvePoint(self.mean("compute"), self.by_prompt(key))
 
     def mean(self, key: str) -> float:
-        """Mean of a quantity over prompts."""
+        """Return the mean of a quantity over prompts."""
         return float(np.mean(list(self.by_prompt(key).values())))
 
     def _means(self, values: Sequence[float]) -> ByPrompt:
@@ -63,7 +63,7 @@ class Measured:
 
 
 def measured_points(work: Work, clips: Sequence[BenchClip]) -> tuple[list[Measured], list[Measured]]:
-    """All references, and all points, with their videos of the `clips`, which have to be finished."""
+    """Return all references, and all points, with their videos of the `clips`, which must be finished."""
 
     def of(point: BenchPoint) -> Measured:
         return Measured(
@@ -76,7 +76,7 @@ def measured_points(work: Work, clips: Sequence[BenchClip]) -> tuple[list[Measur
 def summarize(
     plan: BenchPlan, work: Work, clips: Sequence[BenchClip], num_steps: int, details: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """bench.json of the finished `clips`; `details` are its entries on the machine, the setting and the like."""
+    """Return bench.json of the finished `clips`; `details` are its entries on the machine, the setting and so on."""
     references, points = measured_points(work, clips)
     uncached = references[0]
     keys = dict.fromkeys(key for measured in points for key in measured.keys)
@@ -138,7 +138,7 @@ def _point(
 def _differences(
     own: Measured, points: Sequence[Measured], other: str | None, metrics: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Paired differences to another policy at equal compute, by metric; None where they cannot be said."""
+    """Return the paired differences to another policy at equal compute, by metric; None where its curve ends."""
     if own.point.policy == other:
         return {metric["key"]: None for metric in metrics}
     curve = [measured for measured in points if measured.point.policy == other]
@@ -162,7 +162,7 @@ def _reference_title(point: BenchPoint, num_steps: int) -> str:
 
 
 def _showcase(work: Work, clips: Sequence[BenchClip]) -> list[dict[str, Any]]:
-    """Scenes with their videos, of which the files are there."""
+    """Return the scenes of the showcase with those of their videos whose files exist."""
     scenes = []
     for clip in clips:
         if not work.showcase.has_clip(clip):
@@ -188,8 +188,8 @@ def _showcase(work: Work, clips: Sequence[BenchClip]) -> list[dict[str, Any]]:
 
 ByPrompt = Mapping[int, float]
 
-BEYOND = 0.3  # steps that a curve is used beyond its ends, with the value of the end
-CHEAPER = 0.25  # steps by which a rival on the front may cost more
+BEYOND = 0.3  # steps by which a curve is used beyond its ends, with the value of the end
+CHEAPER = 0.25  # steps by which a rival may cost more and still push a point off the front
 
 
 class Estimate(NamedTuple):
@@ -208,24 +208,24 @@ class CurvePoint(NamedTuple):
 
 
 def estimate(values: ByPrompt) -> Estimate:
-    """The mean over prompts.
+    """Return the mean over prompts with its interval.
 
     Raises:
-        ValueError: there is no value, or one that is not finite.
+        ValueError: there is no value, or one is not finite.
     """
     return Estimate(*interval(list(values.values())))
 
 
 def mean_ratio(ratios: ByPrompt) -> Estimate:
-    """The geometric mean of ratios above 0: twice as fast and half as fast cancel."""
+    """Return the geometric mean of ratios above 0: twice as fast and half as fast cancel."""
     logs = estimate({prompt: math.log(ratio) for prompt, ratio in ratios.items()})
     return Estimate(*map(math.exp, logs))
 
 
 def at_compute(curve: Sequence[CurvePoint], compute: float) -> ByPrompt | None:
-    """What a policy has at `compute` for every prompt, on the line through its nearest points around it.
+    """Interpolate a policy's values by prompt at `compute`, on the line through its nearest points around it.
 
-    None where its curve does not reach; shortly beyond an end it has the value of the end.
+    Return None where its curve does not reach; up to `BEYOND` steps beyond an end, it has the value of the end.
     """
     points = sorted(curve, key=lambda point: point.compute)
     if not points or not points[0].compute - BEYOND <= compute <= points[-1].compute + BEYOND:
@@ -242,7 +242,7 @@ def at_compute(curve: Sequence[CurvePoint], compute: float) -> ByPrompt | None:
 
 
 def difference(point: CurvePoint, curve: Sequence[CurvePoint]) -> Estimate | None:
-    """A point minus another policy's curve at its compute, prompt by prompt; None where that cannot be said."""
+    """Return a point minus another policy's curve at the same compute, by prompt; None where the curve ends."""
     other = at_compute(curve, point.compute)
     if other is None:
         return None

@@ -1,4 +1,4 @@
-"""From a plan to points: every policy at every budget, tuned on clips that are not measured, and kept on disk."""
+"""Turn a plan into points: every policy at every budget, tuned on clips that are not measured, and kept on disk."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Tuner:
     """Finds the options with which policies meet budgets, and remembers them in a file.
 
     Args:
-        make_runner: loads the model; not called where the file has all that is needed.
-        clips: what is tuned on.
+        make_runner: loads the model; not called if the file has all that is needed.
+        clips: clips to tune on.
         finished: called after each policy and budget that may need a search, with the name of the policy.
-        deadline: time of `time.monotonic()` after which no search begins, but for the plan's baseline.
+        deadline: time of `time.monotonic()` after which no search begins, except for the plan's baseline.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Tuner:
         self._num_steps = config.scheduler.num_model_calls
 
     def points(self) -> list[BenchPoint]:
-        """All points in the plan's order; what cannot be met is noted in `left_out`.
+        """Return all points in the plan's order; budgets that cannot be met are noted in `left_out`.
 
         Raises:
-            ConfigError: a plan for calibrated schedules alone, and there is no calibration.
+            ConfigError: the plan has calibrated schedules only, and there is no calibration.
         """
         ways = {"threshold": self._by_threshold, "codebook": self._by_codebook, "calibrated": self._calibrated}
         points: dict[str, list[BenchPoint]] = {}
-        # First what all others are compared with: if time runs out, it is there.
+        # First the baseline, which all others are compared with, in case time runs out.
         for policy in sorted(self._plan.policies, key=lambda policy: policy.name != self._plan.baseline):
             if policy.settings:
                 points[policy.name] = self._by_settings(policy)
@@ -99,7 +99,7 @@ class Tuner:
         return [BenchPoint(policy.name, place=i, cache=cache) for i, cache in enumerate(caches, start=1)]
 
     def _by_gate(self, policy: PolicyPlan) -> list[BenchPoint]:
-        """A step without one guidance half is half a step: of n steps, g of them whole, (n + g) / 2 are spent."""
+        """Return the points of a guidance gate: n steps of which g have both halves cost (n + g) / 2 steps."""
         points = []
         for budget in self._plan.budgets_of(policy):
             guided = 2 * budget - self._num_steps
@@ -138,7 +138,7 @@ class Tuner:
         return self._by_budget(policy, choose)
 
     def _by_budget(self, policy: PolicyPlan, choose: Callable[[int], tuple[dict[str, Any], float]]) -> list[BenchPoint]:
-        """A point for every budget that the chosen options meet."""
+        """Return a point for every budget that the chosen options meet."""
         way = {"cache": policy.cache, "tune": policy.tune, "fallbacks": policy.fallbacks, "bounds": policy.bounds}
         points = []
         for budget in self._plan.budgets_of(policy):
@@ -160,9 +160,9 @@ class Tuner:
         return points
 
     def _try(self, options: Mapping[str, Any]) -> Tried:
-        """What the policy does on the tuning clips, sampled at most once."""
+        """Return what a policy does on the tuning clips, which are sampled at most once for it."""
         config = self._config_of(options)
-        if hasattr(config, "planned_steps"):  # the same for all videos
+        if hasattr(config, "planned_steps"):  # a schedule that is the same for all videos
             return Tried(len(config.planned_steps(self._num_steps)), 0.0)
         key = config_to_dict(config)
         result = self._file.tried(key)
@@ -191,9 +191,9 @@ class Tuner:
 
 
 class TunedFile:
-    """What policies did on the tuning clips of one setting, and what was chosen of it.
+    """What policies did on the tuning clips of one setting, and which options were chosen.
 
-    A file of another setting is begun anew.
+    A file of another setting is started afresh.
 
     Args:
         setting: plain values that the results depend on.
@@ -216,7 +216,7 @@ class TunedFile:
 
     @property
     def policy_calibration(self) -> PolicyCalibration | None:
-        """Constants of policies that were measured on this model, if they were."""
+        """Constants of policies that were measured on this model; None if they were not."""
         data = self._data["policy_calibration"]
         return None if data is None else PolicyCalibration.from_dict(data)
 
@@ -226,21 +226,21 @@ class TunedFile:
         self._save()
 
     def tried(self, options: Mapping[str, Any]) -> Tried | None:
-        """What a policy with these options did, if it was run."""
+        """Return what a policy with these options did; None if it was not run."""
         found = self._data["tried"].get(digest(options))
         return None if found is None else Tried(**found["result"])
 
     def keep_tried(self, options: Mapping[str, Any], result: Tried) -> None:
-        """Note what a policy with these options did."""
+        """Record what a policy with these options did."""
         self._data["tried"][digest(options)] = {"options": dict(options), "result": result._asdict()}
         self._save()
 
     def chosen(self, policy: Mapping[str, Any], budget: int) -> dict[str, Any] | None:
-        """What `keep_chosen` noted for a policy's way of being tuned and a budget."""
+        """Return what `keep_chosen` recorded for a policy's way of being tuned and a budget, or None."""
         return self._data["chosen"].get(f"{digest(policy)}@{budget}")
 
     def keep_chosen(self, policy: Mapping[str, Any], budget: int, options: Mapping[str, Any], steps: float) -> None:
-        """Note the options that a search ended with, and the mean number of steps they compute."""
+        """Record the options that a search ended with, and the mean number of steps that they compute."""
         self._data["chosen"][f"{digest(policy)}@{budget}"] = {"options": dict(options), "steps": steps}
         self._save()
 
@@ -253,10 +253,10 @@ __all__ = ["PolicyCalibration", "calibrate_policies"]
 
 
 def calibrate_policies(runner: Runner, clips: Sequence[Clip]) -> PolicyCalibration:
-    """Run the clips without reuse, once each, and fit TeaCache's polynomial and MagCache's ratios.
+    """Run each clip once without reuse, and fit TeaCache's polynomial and MagCache's ratios.
 
     Raises:
-        ValueError: too few steps and clips for a fit.
+        ValueError: there are too few steps and clips for a fit.
     """
     recorder = SignalRecorder()
     every_step = StaticScheduleConfig(tuple(range(runner.num_steps)))

@@ -1,4 +1,4 @@
-"""Which threshold, and which scale of AdaCache's published codebook, computes a wanted number of steps."""
+"""Find the threshold, or the scale of AdaCache's published codebook, that computes a wanted number of steps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from adacache.policies.base import PolicyConfig
 
 TUNING_ROUNDS = 8
 REACHED = 0.5  # steps: a policy that is further off does not meet the budget
-FACTORS = (0.02, 8.0)  # of the thresholds
-HOLDS = (2.0, 2.6)  # longest holds that are tried, over the mean gap of the budget
+FACTORS = (0.02, 8.0)  # smallest and largest scale of the thresholds
+HOLDS = (2.0, 2.6)  # longest holds that are tried, as multiples of the budget's mean gap
 
 
 class Tried(NamedTuple):
@@ -29,19 +29,19 @@ class Tried(NamedTuple):
 
 
 def longest_holds(num_steps: int, count: int) -> list[int]:
-    """Longest holds of the codebooks that are tuned to `count` of `num_steps`; the better of them is taken."""
+    """Return the longest holds of the codebooks that are tuned to `count` of `num_steps`; the best is chosen later."""
     return [max(1, round(factor * num_steps / count)) for factor in HOLDS]
 
 
 def scaled_codebook(longest: int, factor: float) -> Codebook:
-    """The published fast codebook with its holds scaled to `longest` and its thresholds by `factor`."""
+    """Return the published fast codebook with its holds scaled to `longest` and its thresholds by `factor`."""
     fast = PRESETS["fast30"]
     rates = tuple(max(1, round(rate * longest / fast.rates[0])) for rate in fast.rates)
     return Codebook(tuple(threshold * factor for threshold in fast.thresholds), rates)
 
 
 def tune_codebook(mean_steps: Callable[[Codebook], float], longest: int, count: int) -> tuple[Codebook, float]:
-    """The factor at which a codebook computes `count` steps on average, by bisection; and what it does compute."""
+    """Bisect the factor at which a codebook computes `count` steps on average; return it and what it does compute."""
     low, high = FACTORS
     best: tuple[Codebook, float] | None = None
     for _ in range(TUNING_ROUNDS):
@@ -57,9 +57,9 @@ def tune_codebook(mean_steps: Callable[[Codebook], float], longest: int, count: 
 
 
 def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) -> tuple[Codebook, float]:
-    """The codebook that computes `count` of `num_steps` on average, and what it does compute.
+    """Return the codebook that computes `count` of `num_steps` on average, and what it does compute.
 
-    Of several longest holds the one with the smaller error is taken, among those that come near the count.
+    Of several longest holds, the one with the smallest error is taken among those that come near the count.
     """
     tried: dict[Codebook, Tried] = {}
 
@@ -74,7 +74,7 @@ def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) 
 
 
 def try_policy(runner: Runner, policy: PolicyConfig, clips: Sequence[Clip], exact: np.ndarray) -> Tried:
-    """Run the clips under a policy; `exact` are their latents without reuse, (clips, ...)."""
+    """Run the clips under a policy; `exact` has their latents without reuse, (clips, ...)."""
     latents, counts = final_latents(runner, policy, clips)
     errors = np.square(latents - exact).reshape(len(clips), -1).mean(1)
     with np.errstate(divide="ignore"):  # a policy that computes every step has no error
@@ -82,7 +82,7 @@ def try_policy(runner: Runner, policy: PolicyConfig, clips: Sequence[Clip], exac
 
 
 def final_latents(runner: Runner, policy: PolicyConfig | None, clips: Sequence[Clip]) -> tuple[np.ndarray, list[int]]:
-    """Final latents of all clips, (clips, 4, T, H', W'), and their numbers of computed steps (empty without one)."""
+    """Return final latents (clips, 4, T, H', W') and, with a policy, the number of computed steps of each clip."""
     controller = None if policy is None else StepController(policy)
     latents: list[np.ndarray] = []
     counts: list[int] = []
@@ -97,15 +97,15 @@ def final_latents(runner: Runner, policy: PolicyConfig | None, clips: Sequence[C
 
 CLOSE_ENOUGH = 0.15  # steps
 MOST_EVALUATIONS = 9  # per budget
-NARROWEST = 1.003  # largest over smallest threshold of a range that is not searched any further
-INNER = 0.15  # share of the range, at each end, that an interpolated threshold keeps away from
+NARROWEST = 1.003  # a range whose largest threshold is below this multiple of its smallest is not searched further
+INNER = 0.15  # share of the range, at each end, that an interpolated threshold avoids
 
 
 class BudgetSearch:
-    """Thresholds by mean number of computed steps, which must not grow with the threshold.
+    """Finds thresholds by their mean number of computed steps, which must not grow with the threshold.
 
     Args:
-        mean_steps: what a threshold computes; asked at most once for each.
+        mean_steps: returns how many steps a threshold computes; called at most once for each.
         bounds: smallest and largest threshold that is tried.
     """
 
@@ -115,7 +115,7 @@ class BudgetSearch:
         self._known: dict[float, float] = {}
 
     def meet(self, budget: float) -> tuple[float, float]:
-        """The threshold that computes nearest to `budget` steps, and what it does compute."""
+        """Return the threshold whose number of computed steps is nearest to `budget`, and that number."""
         for attempt in range(MOST_EVALUATIONS):
             if self._known and abs(self._nearest(budget)[1] - budget) <= CLOSE_ENOUGH:
                 break
@@ -129,7 +129,7 @@ class BudgetSearch:
         return min(self._known.items(), key=lambda known: abs(known[1] - budget))
 
     def _next(self, budget: float, attempt: int) -> float | None:
-        """Bisection of the logarithm, and every other time interpolation; None when there is nothing left to try."""
+        """Bisect the logarithm or, every other time, interpolate; return None if there is nothing left to try."""
         above = {threshold: steps for threshold, steps in self._known.items() if steps > budget}
         below = {threshold: steps for threshold, steps in self._known.items() if steps < budget}
         if not below:  # whether the budget can be met at all
