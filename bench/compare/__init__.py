@@ -1,1 +1,1 @@
-"""How close sampled videos are to others, and what they are worth by themselves: metrics, pairs of folders, reports."""
+"""How close sampled videos are to others, and how good they are by themselves: metrics, pairs of folders, reports."""

@@ -1,4 +1,4 @@
-"""A mean with the interval that chance leaves it."""
+"""Means with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
 def interval(
     values: Sequence[float], groups: Sequence[Hashable] | None = None, seed: int = 0, draws: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean and 95 % percentile bootstrap interval, (mean, low, high); the same for the same arguments.
+    """Return the mean and its 95 % percentile bootstrap interval (mean, low, high); the same for the same arguments.
+
+    For a single group, low and high are the mean.
 
     Args:
-        values: finite numbers, one per video, say.
-        groups: what is drawn instead of single values, e.g. the prompt of each video: videos of one prompt are alike,
-            and taken as independent they would make the interval too narrow. The values of a group are averaged
+        values: finite numbers, such as one per video.
+        groups: what is drawn instead of single values, such as the prompt of each video: videos of one prompt are
+            alike, and taken as independent they would make the interval too narrow. The values of a group are averaged
             first, so every group counts the same, however many values it has.
         seed: of the draws.
         draws: how often the groups are drawn anew, with replacement.
 
-    Of a single group nothing can be drawn: low and high are the mean.
-
     Raises:
-        ValueError: no value, a value that is not finite, or not one group per value.
+        ValueError: there is no value, one is not finite, or there is not one group per value.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
@@ -38,10 +38,10 @@ def interval(
 
 
 def group_means(values: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
-    """Mean of each group (G,), in the order in which the groups first appear.
+    """Return the mean of each group (G,), in the order in which the groups first appear.
 
     Raises:
-        ValueError: not one group per value.
+        ValueError: there is not one group per value.
     """
     if len(groups) != len(values):
         raise ValueError(f"got {len(values)} values and {len(groups)} groups; give one group per value")

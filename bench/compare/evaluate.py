@@ -1,4 +1,4 @@
-"""A folder of samples compared with a folder of references: a table to read and a file to go on with."""
+"""Compare a folder of samples with a folder of references: a table to read, and a file to process further."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ComparedClip:
 
     @property
     def group(self) -> tuple[str, str]:
-        """What its interval is drawn by: the prompt, or the clip itself where the prompt is not known."""
+        """The group by which intervals are drawn: the prompt, or the clip itself if its prompt is not known."""
         prompt = self.pair.record.prompt
         return ("name", self.pair.name) if prompt is None else ("prompt", prompt)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over clips with its 95 % interval, which is None of a single prompt."""
+    """Mean over clips with its 95 % interval, which is None for a single prompt."""
 
     mean: float
     low: float | None
@@ -46,7 +46,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of comparing two folders; `not_compared` and `notes` belong to the result."""
+    """The result of comparing two folders, including the clips that were not compared, and notes."""
 
     reference: Path
     samples: Path
@@ -60,7 +60,7 @@ class Evaluation:
         return [key for key in METRICS if any(key in clip.values for clip in self.clips)]
 
     def mean(self, key: str) -> Mean:
-        """Mean of a metric over the clips that have it; every prompt counts the same, however many clips it has."""
+        """Return the mean of a metric over the clips that have it; all prompts count the same, however many clips."""
         having = [clip for clip in self.clips if key in clip.values]
         groups = [clip.group for clip in having]
         mean, low, high = interval([clip.values[key] for clip in having], groups)
@@ -73,17 +73,17 @@ def evaluate(
 ) -> Evaluation:
     """Compare every clip of `samples` with the one of the same name in `reference`.
 
-    Lossless frames (`*.frames.npz`) are read where both clips of a pair have them, else their mp4s, or what there is.
+    Lossless frames (`*.frames.npz`) are read if both clips of a pair have them, else their mp4s, or whatever exists.
     Clips that have no partner, cannot be read, or differ from their partner in size, prompt or seed are listed in
     `not_compared`.
 
     Args:
-        metrics: to be given by whoever calls this often; by default new ones are made.
+        metrics: pass them when calling this often; by default new ones are made.
         without: keys of metrics to leave out.
         progress: show a bar.
 
     Raises:
-        ConfigError: no such folder, an empty one, or no name that is in both.
+        ConfigError: a folder does not exist or is empty, or no name is in both.
     """
     pairs, not_compared = match(Path(reference), Path(samples))
     metrics = metrics or Metrics(without)
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def compare_pair(pair: Pair, metrics: Metrics, without: Sequence[str] = ()) -> ComparedClip | NotCompared:
-    """Read and compare one pair; the caption check is of the sample alone."""
+    """Read and compare one pair; only the sample gets the caption check."""
     clips, rates = [], [pair.record.fps]
     for role, files in (("sample", pair.sample), ("reference", pair.reference)):
         try:
@@ -138,17 +138,17 @@ _NONE = "-"
 
 
 def check_format(path: Path) -> None:
-    """Refuse a file name that no format belongs to.
+    """Refuse a file name that has no known format.
 
     Raises:
-        ConfigError: it ends in neither .json nor .csv.
+        ConfigError: the name ends in neither .json nor .csv.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"results are written as {' or '.join(FORMATS)}, not as '{path.name}'")
 
 
 def table(evaluation: Evaluation) -> str:
-    """One line per clip, then the means with the limits of their intervals."""
+    """Return one line per clip, then the means with the limits of their intervals."""
     if not evaluation.clips:
         return "no clip could be compared"
     keys = evaluation.keys
@@ -165,7 +165,7 @@ def table(evaluation: Evaluation) -> str:
 
 
 def remarks(evaluation: Evaluation) -> str:
-    """The notes and the clips that were not compared, a line each; empty if there are none."""
+    """Return the notes and the clips that were not compared, a line each; "" if there are none."""
     lines = [f"note: {note}" for note in evaluation.notes]
     if evaluation.not_compared:
         total = len(evaluation.clips) + len(evaluation.not_compared)
@@ -178,7 +178,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
     """Write everything as .json, or the values per clip as .csv; the file appears complete or not at all.
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: `path` has another ending.
         OSError: the disk refuses.
     """
     check_format(path)
@@ -192,7 +192,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
 
 
 def to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation as JSON values."""
+    """Return the evaluation as JSON values."""
     return {
         "reference": str(evaluation.reference),
         "samples": str(evaluation.samples),
@@ -220,7 +220,7 @@ def _clip_to_dict(clip: ComparedClip) -> dict[str, Any]:
 
 
 def _write_csv(evaluation: Evaluation, file: TextIO) -> None:
-    """Clips that were not compared have no values, and the reason in the last column."""
+    """Write a row per clip; one that was not compared has no values, and the reason in the last column."""
     rows = []
     for clip in evaluation.clips:
         row = _clip_to_dict(clip)
@@ -237,13 +237,13 @@ def _number(key: str, value: float | None) -> str:
 
 
 def _short(name: str) -> str:
-    """The start and the end of a long name: numbers and seeds stand at the end."""
+    """Return a long name's start and end: numbers and seeds are at the end."""
     half = (MAX_NAME - 3) // 2
     return name if len(name) <= MAX_NAME else f"{name[:half]}...{name[-half:]}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, numbers to the right."""
+    """Align the first column to the left and numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

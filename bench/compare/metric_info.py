@@ -1,4 +1,4 @@
-"""What the metrics are called, what they are counted in, and which way is better."""
+"""The names and units of the metrics, and which way is better."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class MetricInfo:
     Attributes:
         key: its name in results.
         unit: "" for a number without one.
-        digits: after the point.
-        better: "zero" where a value on either side of 0 is worse.
+        digits: number of digits after the decimal point.
+        better: "zero" if a value on either side of 0 is worse.
         about: one sentence, with the variant that is computed.
     """
 

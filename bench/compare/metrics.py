@@ -1,9 +1,9 @@
 """All metrics of two clips at once.
 
-SSIM: the three colors apart, then averaged; Gaussian window of 11 pixels with sigma 1.5, without padding; biased
+SSIM: the three colors separately, then averaged; Gaussian window of 11 pixels with sigma 1.5, without padding; biased
 variances; K = 0.01 and 0.03; data range 255. This is scikit-image's with gaussian_weights=True,
-use_sample_covariance=False. LPIPS, ColorVideoVDP and VMAF are used where their packages are installed and complete,
-else named in one note; nothing is downloaded here. The first two bring torchvision, in the build that fits torch.
+use_sample_covariance=False. LPIPS, ColorVideoVDP and VMAF are used if their packages are installed and complete, else
+named in one note; nothing is downloaded here. The first two bring torchvision, in the build that fits torch.
 
 Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity (2004), and Multi-scale
 Structural Similarity for Image Quality Assessment (2003).
@@ -32,7 +32,7 @@ from mini.world.paths import FRAMES
 from opensora.errors import one_line
 
 DEFAULT_FPS = 24.0
-# Metrics hold some twenty float tensors of a batch's size: about 250 MB for one frame of 720p, which is a batch alone.
+# Metrics hold some twenty float tensors of a batch's size: about 250 MB for one frame of 720p, a batch of its own.
 BATCH_PIXELS = 2**17
 WINDOW, SMALLEST_WINDOW = 11, 3
 HALVINGS = 16  # the last of the five scales has a sixteenth of the side
@@ -47,8 +47,8 @@ class Metrics:
     """Compares clips with reference clips; the models of optional metrics are loaded once.
 
     Attributes:
-        notes: sentences on what was left out and on variants that had to be used, each once. They grow with the clips
-            that are compared.
+        notes: sentences on what was left out and on variants that had to be used, each once; comparing more clips may
+            add some.
     """
 
     def __init__(self, without: Collection[str] = ()) -> None:
@@ -59,10 +59,10 @@ class Metrics:
         self._note(note)
 
     def compare(self, frames: np.ndarray, reference: np.ndarray, fps: float = DEFAULT_FPS) -> dict[str, float]:
-        """The metrics of `bench.compare.metric_info` by key.
+        """Return the metrics of `bench.compare.metric_info` by key.
 
-        What cannot be computed has no key: SSIM of frames below 11 pixels, MS-SSIM below 33, flicker of a single
-        frame, optional metrics that are not installed, or fail or are not finite.
+        A metric that cannot be computed has no key: SSIM of frames below 11 pixels, MS-SSIM below 33, flicker of a
+        single frame, and optional metrics that are not installed, fail or are not finite.
 
         Args:
             frames: the sample, (F, H, W, 3) uint8.
@@ -70,7 +70,7 @@ class Metrics:
             fps: frames per second, which ColorVideoVDP depends on.
 
         Raises:
-            ValueError: clips of different shapes or of another kind.
+            ValueError: the clips differ in shape, or one is not (F, H, W, 3) uint8.
         """
         for clip in (frames, reference):
             if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
@@ -109,7 +109,7 @@ class Metrics:
         return values
 
     def _optional_value(self, key: str, frames: np.ndarray, reference: np.ndarray, fps: float) -> float | None:
-        """None for what the metric of another package cannot compute: it must not end a run, nor spoil its means."""
+        """Return an optional metric, None if its package fails: that must not end a run or spoil its means."""
         try:
             value = self._optional[key](frames, reference, fps)
             if math.isfinite(value):
@@ -130,9 +130,9 @@ class Metrics:
 
 
 def frame_batches(*clips: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
-    """The same frames of every clip (F, H, W, 3) uint8 as float tensors (f, 3, H, W) in 0..255, until all are through.
+    """Yield batches of the same frames of every clip (F, H, W, 3) uint8, as float tensors (f, 3, H, W) in 0..255.
 
-    The tensors keep the channels last in memory, which convolutions of few channels are several times faster with.
+    The tensors keep the channels last in memory, which makes convolutions of few channels several times faster.
     """
     count, height, width = clips[0].shape[:3]
     step = max(1, BATCH_PIXELS // (height * width))
@@ -142,9 +142,9 @@ def frame_batches(*clips: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
 
 @contextmanager
 def threads_for(clip: np.ndarray) -> Iterator[None]:
-    """One thread while a clip of small frames (F, H, W, 3) is worked on: more would only wait for each other.
+    """Within the block, use one thread for a clip of small frames (F, H, W, 3): more would only wait for each other.
 
-    OMP_NUM_THREADS, where the user has set it, is left alone.
+    A user's OMP_NUM_THREADS is respected.
     """
     before = torch.get_num_threads()
     if np.prod(clip.shape[1:3]) < BATCH_PIXELS and "OMP_NUM_THREADS" not in os.environ:
@@ -156,9 +156,9 @@ def threads_for(clip: np.ndarray) -> Iterator[None]:
 
 
 def temporal_change(frames: np.ndarray) -> float:
-    """Mean absolute difference of consecutive frames in 0..255, of a clip (F, H, W, 3) uint8 with F >= 2.
+    """Return the mean absolute difference of consecutive frames in 0..255, for (F, H, W, 3) uint8 with F >= 2.
 
-    VBench's temporal flickering score is (255 - this) / 255. It counts wanted motion, too, so it is only meaningful
+    VBench's temporal flickering score is (255 - this) / 255. It also counts wanted motion, so it is only meaningful
     for clips at rest, or as a difference between two clips of the same content.
 
     Source: https://github.com/Vchitect/VBench, vbench/temporal_flickering.py.
@@ -168,12 +168,12 @@ def temporal_change(frames: np.ndarray) -> float:
 
 
 def flicker(frames: np.ndarray, reference: np.ndarray) -> float:
-    """Temporal change of a clip minus that of its reference: 0 if equal, above 0 for a clip that flickers more."""
+    """Return the temporal change of a clip minus that of its reference: above 0 for a clip that flickers more."""
     return temporal_change(frames) - temporal_change(reference)
 
 
 def ms_ssim_window(side: int) -> int | None:
-    """The largest odd window, up to 11 pixels, that fits the smallest scale of frames whose shorter side is `side`.
+    """Return the largest odd window, up to 11 pixels, that fits the smallest scale of frames of shorter side `side`.
 
     11 from 161 pixels on, 3 at 33 to 64; None for smaller frames.
     """
@@ -183,12 +183,12 @@ def ms_ssim_window(side: int) -> int | None:
 
 
 def ssim(frames: np.ndarray, reference: np.ndarray) -> float:
-    """Mean SSIM over the frames of two clips (F, H, W, 3) uint8 with sides of 11 pixels or more."""
+    """Return the mean SSIM over the frames of two clips (F, H, W, 3) uint8 with sides of 11 pixels or more."""
     return _mean_over_frames(pytorch_msssim.ssim, frames, reference, WINDOW)
 
 
 def ms_ssim(frames: np.ndarray, reference: np.ndarray, window: int) -> float:
-    """Mean MS-SSIM over the frames of two clips (F, H, W, 3) uint8; `window` is that of `ms_ssim_window`."""
+    """Return the mean MS-SSIM over the frames of two clips (F, H, W, 3) uint8; `window` is by `ms_ssim_window`."""
     return _mean_over_frames(pytorch_msssim.ms_ssim, frames, reference, window)
 
 
@@ -202,11 +202,11 @@ def _mean_over_frames(of_batch: Callable[..., Tensor], frames: np.ndarray, refer
 
 
 class NotUsable(Exception):
-    """The package is there, but something it needs is not; the message says what."""
+    """A package is installed, but something it needs is missing; the message says what."""
 
 
 def load_lpips() -> Comparison:
-    """LPIPS 0.1 with AlexNet, averaged over frames.
+    """Load LPIPS 0.1 with AlexNet, averaged over frames.
 
     Raises:
         ImportError: the package or torchvision is missing.
@@ -232,7 +232,7 @@ def load_lpips() -> Comparison:
 
 
 def load_cvvdp() -> Comparison:
-    """ColorVideoVDP in JOD on the display "standard_4k"; 10 is no visible difference.
+    """Load ColorVideoVDP, in JOD on the display "standard_4k"; 10 is no visible difference.
 
     Raises:
         ImportError: the package or torchvision is missing.
@@ -254,7 +254,7 @@ LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
 
 
 def load_vmaf() -> Comparison:
-    """VMAF of the whole clip at its own size: what was trained on 1080p tells small clips apart, no more.
+    """Load VMAF of the whole clip at its own size: trained on 1080p, it can rank small clips but does no more.
 
     Raises:
         ImportError: the package is missing.
@@ -274,18 +274,18 @@ def load_vmaf() -> Comparison:
 
 
 LOADERS = {"lpips": load_lpips, "cvvdp": load_cvvdp, "vmaf": load_vmaf}
-# Where the name of the package is not that of the module.
+# Module -> package, where the names differ.
 PIP_NAMES = {"pycvvdp": "cvvdp", "vmaf_torch": "vmaf-torch"}
 
 
 def load_optional(keys: Iterable[str]) -> tuple[dict[str, Comparison], str | None]:
-    """Those of the metrics `keys` that can be used here, and one sentence on the others; None if there are none."""
+    """Load those of the metrics `keys` that can be used here; return them and one sentence on the others, or None."""
     usable: dict[str, Comparison] = {}
     missing = []
     for key in keys:
         try:
             usable[key] = LOADERS[key]()
-        except Exception as error:  # another package may fail in any way, and none of them is needed
+        except Exception as error:  # a package may fail in any way, and none of them is needed
             missing.append(f"{METRICS[key].title} ({_reason(error)})")
     return usable, f"left out: {', '.join(missing)}" if missing else None
 
@@ -308,9 +308,10 @@ def is_caption(prompt: str) -> bool:
 
 
 def caption_scores(frames: np.ndarray, prompt: str | None) -> dict[str, float]:
-    """Share of right items ("caption_items"), and 1 if all are right, else 0 ("caption_right").
+    """Return the share of right items ("caption_items"), and 1 if all are right, else 0 ("caption_right").
 
-    Empty for a prompt that is no such caption, and for a clip (F, H, W, 3) too short or too small for the check.
+    Return {} for a prompt that is not a caption of the mini model's world, and for a clip (F, H, W, 3) that is too
+    short or too small for the check.
     """
     if len(frames) < FRAMES or min(frames.shape[1:3]) < MIN_SIDE or prompt is None or not is_caption(prompt):
         return {}

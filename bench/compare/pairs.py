@@ -1,4 +1,4 @@
-"""Which clips of two folders belong together, and their frames and records as a sampling run leaves them."""
+"""Pair the clips of two folders, and read their frames and records as a sampling run leaves them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX, read_video
 from opensora.errors import ConfigError
 
-# Seconds by which lossless frames may be older than the video of the same name; a run writes them after it, but a copy
-# of a folder may not keep the order.
+# Seconds by which lossless frames may be older than the video of the same name; a run writes them after the video, but
+# copying a folder may not keep the order.
 STALE_AFTER = 2.0
 _SHOWN = 3  # names in a message
 
@@ -26,9 +26,9 @@ class ClipFiles:
 
     Attributes:
         name: without any ending.
-        path: where its frames are read from: the lossless dump if there is one, else the video, else the image.
+        path: file that its frames are read from: the lossless dump if there is one, else the video, else the image.
         video: the mp4, if there is one.
-        stale: a dump that was passed over because the video is newer, so that it must be of an earlier run.
+        stale: a dump that is ignored because the video is newer, so that it must be of an earlier run.
     """
 
     name: str
@@ -70,13 +70,13 @@ class NotCompared:
 
 
 def find_clips(folder: Path) -> dict[str, ClipFiles]:
-    """The clips of a folder by name, in alphabetical order.
+    """Find the clips of a folder by name, in alphabetical order.
 
-    Pictures of traces are no clips. Where there are videos, other pngs count only if a sampling run's record names
-    them: contact sheets lie there, too.
+    Plots of traces are not clips. If the folder has videos, other pngs count only if a sampling run's record names
+    them, as contact sheets are pngs, too.
 
     Raises:
-        ConfigError: there is no such folder, or no clip in it.
+        ConfigError: there is no such folder, or it has no clip.
     """
     if not folder.is_dir():
         raise ConfigError(f"no folder at '{folder}'")
@@ -99,10 +99,10 @@ def find_clips(folder: Path) -> dict[str, ClipFiles]:
 
 
 def match(reference: Path, samples: Path) -> tuple[list[Pair], list[NotCompared]]:
-    """Pairs of the same name, and the clips that have no partner or one of another prompt or seed.
+    """Return pairs of the same name, and the clips that have no partner or one of another prompt or seed.
 
     Raises:
-        ConfigError: no such folder, an empty one, or no name that is in both.
+        ConfigError: a folder does not exist or is empty, or no name is in both.
     """
     references, sampled = find_clips(reference), find_clips(samples)
     if not references.keys() & sampled.keys():
@@ -140,7 +140,7 @@ def _clip(name: str, found: dict[str, Path], record: Record) -> ClipFiles:
 
 
 def _alike(reference: ClipFiles, sample: ClipFiles) -> tuple[ClipFiles, ClipFiles]:
-    """The same, but as two videos where only one has lossless frames: what compression does alike then cancels out."""
+    """Return both clips, as videos if only one has lossless frames: the common effects of compression cancel out."""
     if reference.lossy and sample.video:
         return reference, replace(sample, path=sample.video)
     if sample.lossy and reference.video:
@@ -149,7 +149,7 @@ def _alike(reference: ClipFiles, sample: ClipFiles) -> tuple[ClipFiles, ClipFile
 
 
 def _mismatch(reference: Record, sample: Record) -> str | None:
-    """Why two clips of one name are not of the same noise and text, if their records tell."""
+    """Say why two clips of one name are not of the same noise and text, if their records show it."""
     for what, expected, got in (("prompt", reference.prompt, sample.prompt), ("seed", reference.seed, sample.seed)):
         if None not in (expected, got) and expected != got:
             return f"another {what}: {got!r} instead of the reference's {expected!r}"
@@ -166,7 +166,7 @@ DUMP_SUFFIX = ".frames.npz"
 
 @dataclass(frozen=True)
 class Record:
-    """What the JSON file beside a clip tells; None where it does not."""
+    """What the JSON file beside a clip says; None for what it does not say."""
 
     video: str | None = None  # file name
     prompt: str | None = None
@@ -175,11 +175,11 @@ class Record:
 
 
 def read_clip(path: Path) -> tuple[np.ndarray, float | None]:
-    """Frames (F, H, W, 3) uint8 and frames per second; None for a dump or an image, which have no such thing.
+    """Read frames (F, H, W, 3) uint8 and frames per second, None for a dump or an image, which have no rate.
 
     Raises:
         ValueError: the file cannot be read as a clip.
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     if path.name.endswith(DUMP_SUFFIX):
         return _read_dump(path), None
@@ -188,7 +188,7 @@ def read_clip(path: Path) -> tuple[np.ndarray, float | None]:
 
 
 def read_record(path: Path) -> Record:
-    """The record at `path`; an empty one if there is none, or if it is not of a sampling run."""
+    """Read the record at `path`; it is empty if there is none, or if it is not from a sampling run."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Sampled videos under the names that VBench looks for.
+"""Copy sampled videos to the names that VBench looks for.
 
-    FOLDER/videos/{prompt}-{index}.mp4    index 0, 1, ... of the videos of one prompt; nothing else lies here
+    FOLDER/videos/{prompt}-{index}.mp4    index 0, 1, ... of the videos of one prompt; nothing else is here
     FOLDER/prompts.json                   {file name: prompt}, for names that cannot hold their prompt
 
     vbench evaluate --videos_path FOLDER/videos --dimension ...          # prompts of its standard suite
@@ -33,7 +33,7 @@ MAX_PROMPT_BYTES = 255 - 14 - 9
 
 @dataclass(frozen=True)
 class VBenchExport:
-    """What was copied where.
+    """What was exported to `folder`.
 
     Attributes:
         prompts: the prompt of each file in `folder`/videos.
@@ -51,7 +51,7 @@ def export_vbench(samples: Path, folder: Path) -> VBenchExport:
     """Copy the mp4s of a folder of samples to `folder` for VBench; those of an earlier export are replaced.
 
     Raises:
-        ConfigError: no such folder or no clips in it, nothing to export, or `folder` holds other files, which VBench
+        ConfigError: there is no such folder, clip or exportable video, or `folder` holds other files, which VBench
             would evaluate, too.
         OSError: the disk refuses.
     """
@@ -73,10 +73,10 @@ def export_vbench(samples: Path, folder: Path) -> VBenchExport:
 
 
 def video_names(prompts: Iterable[str]) -> list[str]:
-    """`{prompt}-{index}.mp4` for each prompt, with the index counting those of the same name.
+    """Return `{prompt}-{index}.mp4` for each prompt; the index counts videos of the same name.
 
-    A slash or a control character becomes "_" and a prompt of more than 232 bytes is cut; such names are not the ones
-    that VBench's standard suite looks for, all others are.
+    A slash or a control character becomes "_" and a prompt of more than 232 bytes is cut; VBench's standard suite does
+    not look for such names, but for all others.
     """
     used: Counter[str] = Counter()
     names = []

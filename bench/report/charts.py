@@ -1,4 +1,4 @@
-"""The page's charts as Vega-Lite specifications, made with Altair, and the scripts that draw them.
+"""Make the page's charts as Vega-Lite specifications, with Altair, and the scripts that draw them.
 
 Colors are the style sheet's variables, so that charts follow light and dark; the page sets the parameters `metric`,
 `cost`, `intervals` and `budget`.
@@ -30,7 +30,7 @@ MEASURED = ("mean", "low", "high")
 
 
 def charts(bench: Mapping[str, Any]) -> dict[str, Any]:
-    """Vega-Lite specifications "quality" and "gains", whose dataset "points" the page fills with "points"."""
+    """Return Vega-Lite specifications "quality" and "gains", and the rows "points" for their dataset of that name."""
     styles = policy_styles(bench)
     metrics = _by_key(bench["metrics"])
     costs = {key: cost for key, cost in _by_key(COSTS).items() if any(key in p["values"] for p in bench["points"])}
@@ -42,7 +42,7 @@ def charts(bench: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def policy_styles(bench: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By title of each policy its color, its shape, and whether it is emphasized: ours, and the baseline."""
+    """Return by title of each policy its color, its shape, and whether it is emphasized (ours, and the baseline)."""
     styles: dict[str, dict[str, Any]] = {}
     ours = others = 0
     for index, policy in enumerate(bench["policies"]):
@@ -59,8 +59,8 @@ def policy_styles(bench: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 @cache
 def runtime() -> str:
-    """The scripts of Vega, Vega-Lite and Vega-Embed, which define `vegaEmbed`."""
-    # Nothing in a script may look like its end.
+    """Return the scripts of Vega, Vega-Lite and Vega-Embed, which define `vegaEmbed`."""
+    # Nothing in a script may look like its end tag.
     return re.sub(
         "</(?=script)", r"<\\/", vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), flags=re.IGNORECASE
     )
@@ -71,7 +71,7 @@ def _by_key(quantities: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, A
 
 
 def _points(bench: Mapping[str, Any], metrics: Mapping[str, Any], costs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per point: every mean with its interval, and the differences to the baseline."""
+    """Return a row per point: every mean with its interval, and the differences to the baseline."""
     policies = {policy["name"]: policy for policy in bench["policies"]}
     budgets = known_budgets(bench)
     rows = []
@@ -99,7 +99,7 @@ def _points(bench: Mapping[str, Any], metrics: Mapping[str, Any], costs: Mapping
 
 
 def _references(bench: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The uncached run, where a metric compares it with something else."""
+    """Return a row for the uncached run, with the metrics that compare it with something else."""
     return [
         {"reference": entry["title"]}
         | {f"{key}_mean": entry["values"][key]["mean"] for key in metrics if entry["values"].get(key)}
@@ -109,7 +109,7 @@ def _references(bench: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[di
 
 
 def _table(values: Mapping[str, Any], key: str) -> str:
-    """A Vega expression: the entry of `values` by the signal `key`."""
+    """Return a Vega expression for the entry of `values` that the signal `key` names."""
     return f"({json.dumps(values)})[{key}]"
 
 
@@ -122,7 +122,7 @@ def _title(quantity: Mapping[str, Any]) -> str:
 
 
 def _scales(styles: Mapping[str, Mapping[str, Any]]) -> tuple[alt.Scale, alt.Scale]:
-    """Colors and shapes of policies by title."""
+    """Return scales for the colors and shapes of policies by title."""
     titles = list(styles)
     return tuple(
         alt.Scale(domain=titles, range=[styles[title][what] for title in titles]) for what in ("color", "shape")
@@ -132,7 +132,7 @@ def _scales(styles: Mapping[str, Mapping[str, Any]]) -> tuple[alt.Scale, alt.Sca
 def _quality(
     styles: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any]]
 ) -> alt.LayerChart:
-    """The chosen metric against the chosen cost: a curve per policy, the Pareto front, the uncached video."""
+    """Draw the chosen metric against the chosen cost: a curve per policy, the Pareto front, the uncached video."""
     colors, shapes = _scales(styles)
     metric = alt.param("metric", value=next(iter(metrics)))
     cost = alt.param("cost", value="compute" if "compute" in costs else next(iter(costs)))
@@ -219,7 +219,7 @@ def _quality(
 def _gains(
     styles: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], budgets: Sequence[int]
 ) -> alt.FacetChart:
-    """Differences to the baseline at equal compute: a row per policy, a column per budget (all, or the chosen one)."""
+    """Draw differences to the baseline at equal compute: a row per policy, a column per budget or the chosen one."""
     colors, _ = _scales(styles)
     values = {name: f"datum['gain_' + metric + '_{name}']" for name in MEASURED}
     points = (
@@ -266,7 +266,7 @@ def _gains(
 
 
 def _specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    """The chart in Vega-Lite, drawn with the page's fonts and colors."""
+    """Return the chart in Vega-Lite, with the page's fonts and colors."""
     text = {"labelColor": "var(--muted)", "labelFontSize": FONT, "titleColor": "var(--muted)", "titleFontSize": FONT}
     lines = {"gridColor": "var(--faint)", "domainColor": "var(--line)", "tickColor": "var(--line)"}
     chart = chart.configure(
@@ -278,4 +278,4 @@ def _specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
         header=alt.HeaderConfig(labelColor="var(--ink)", labelFontSize=14, labelFontWeight=600),
         title=alt.TitleConfig(color="var(--muted)", fontSize=FONT, fontWeight=400, anchor="start", frame="group"),
     )
-    return chart.to_dict(validate=False)  # half of the time of a page; a test validates
+    return chart.to_dict(validate=False)  # validation takes half of a page's time; a test does it

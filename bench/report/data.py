@@ -1,4 +1,4 @@
-"""What the page gets: bench.json, checked; the videos as data URIs; all numbers, defined in words."""
+"""The data of the page: bench.json, checked; the videos as data URIs; definitions of all numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 BENCH_FILE = "bench.json"
 REFERENCES = ("uncached", "exact")
-_DIGITS = 6  # significant ones; more are not measured, and the page shows fewer
+_DIGITS = 6  # significant digits; measurements have no more, and the page shows fewer
 _PARTS = {
     "title": str,
     "command": str,
@@ -30,7 +30,7 @@ def _cost(key: str, title: str, unit: str, digits: int, about: str, better: str 
     return {"key": key, "title": title, "unit": unit, "digits": digits, "better": better, "about": about}
 
 
-# With the keys of an entry of bench.json's metrics; what a point's values lack is left out of the page.
+# Entries have the same keys as bench.json's metrics; quantities that points lack are left out of the page.
 COSTS = (
     _cost(
         "computed_steps", "Computed steps", "", 1, "Steps at which the blocks ran; a step computed in part counts so."
@@ -58,11 +58,11 @@ _GENERAL = (
 
 
 def load_bench(folder: Path) -> dict[str, Any]:
-    """The content of a folder's bench.json; NaN and infinities, which browsers cannot read, become None.
+    """Read a folder's bench.json; NaN and infinities, which browsers cannot read, become None.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not what the bench writes.
+        FileNotFoundError: there is no bench.json.
+        ValueError: the file is not what the bench writes.
     """
     path = folder / BENCH_FILE
     if not path.is_file():
@@ -78,14 +78,14 @@ def load_bench(folder: Path) -> dict[str, Any]:
 
 
 def load_videos(folder: Path, bench: Mapping[str, Any]) -> dict[str, str]:
-    """File name -> data URI of every video of the showcase that is there."""
+    """Return file name -> data URI of every video of the showcase that exists."""
     names = {video["file"] for scene in bench["showcase"] for video in scene["videos"]}
     paths = {name: folder / name for name in sorted(names)}
     return {name: _data_uri(path) for name, path in paths.items() if path.is_file()}
 
 
 def page_data(bench: Mapping[str, Any]) -> dict[str, Any]:
-    """The bench as the page's scripts read it: rounded, and the steps of a video as columns, which is far shorter."""
+    """Return the bench as the page's scripts read it: rounded, and a video's steps as columns, which is far shorter."""
     showcase = [
         {**scene, "videos": [{**video, "steps": _columns(video.get("steps") or [])} for video in scene["videos"]]}
         for scene in bench["showcase"]
@@ -94,7 +94,7 @@ def page_data(bench: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _problem(bench: Any) -> str | None:
-    """What keeps the content from being a bench, or None."""
+    """Say why the content is not a bench; return None if it is."""
     if not isinstance(bench, Mapping):
         return "it holds no object"
     for key, kind in _PARTS.items():
@@ -132,7 +132,7 @@ def _data_uri(path: Path) -> str:
 
 
 def _columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """A list of records as lists by key; a key that is None everywhere is left out."""
+    """Turn a list of records into lists by key; a key that is None everywhere is left out."""
     keys = dict.fromkeys(key for step in steps for key in step)
     columns = {key: [step.get(key) for step in steps] for key in keys}
     return {key: column for key, column in columns.items() if any(value is not None for value in column)}
@@ -149,27 +149,27 @@ def _rounded(value: Any) -> Any:
 
 
 def known_budgets(bench: Mapping[str, Any]) -> list[int]:
-    """The bench's budgets; where it has none, those of its points, or the whole steps that their settings came to."""
+    """Return the bench's budgets or, without any, those of its points or the rounded compute of their settings."""
     budgets = bench["setting"].get("budgets")
     given = budgets or [point["budget"] for point in bench["points"] if point["budget"] is not None]
     return sorted(set(given or (round(compute_of(point)) for point in bench["points"])))
 
 
 def compute_of(point: Mapping[str, Any]) -> float:
-    """Mean compute of a point in equivalent steps."""
+    """Return the mean compute of a point in equivalent steps."""
     values = point["values"]
     return (values.get("compute") or values["computed_steps"])["mean"]
 
 
 def budget_of(point: Mapping[str, Any], budgets: Sequence[int]) -> int:
-    """The budget that a point is shown at: its own, or without one the nearest to what it computed."""
+    """Return the budget that a point is shown at: its own or, without one, the nearest to its compute."""
     if point["budget"] is not None:
         return point["budget"]
     return min(budgets, key=lambda budget: abs(budget - compute_of(point)))
 
 
 def define(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(title, definition) of everything the page shows."""
+    """Return (title, definition) of everything that the page shows."""
     described = [(quantity["title"], _described(quantity)) for quantity in (*metrics, *COSTS)]
     return [*described, *_GENERAL]
 

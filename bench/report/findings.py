@@ -1,4 +1,4 @@
-"""What a bench found, in words: which policy is best at each budget, by how much, and where ours is behind."""
+"""Say what a bench found: which policy is best at each budget, by how much, and where ours is behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.report.data import COSTS, compute_of
 
-NEAR = 0.5  # equivalent steps: a point without a budget counts for one this near, and costs this near are compared
+NEAR = 0.5  # equivalent steps within which a point without a budget belongs to one, and costs are compared
 _COMPARED_COSTS = ("denoise_seconds", "cache_mb")
 
 
@@ -16,7 +16,7 @@ _COMPARED_COSTS = ("denoise_seconds", "cache_mb")
 class Best:
     """The best point of a budget, by its gain over the baseline at equal compute in the first metric.
 
-    `gain` is None for the baseline itself, and where its curve does not reach; then the best mean counts.
+    `gain` is None for the baseline itself, and where no gain is known; then the best mean counts.
     """
 
     budget: int
@@ -26,13 +26,13 @@ class Best:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval of the gain lies on one side of zero."""
+        """Whether the interval of the gain is on one side of zero."""
         return self.gain is not None and (self.gain["low"] > 0 or self.gain["high"] < 0)
 
 
 @dataclass(frozen=True)
 class Lead:
-    """A policy that is ahead of ours: where (a budget, or the steps it computed), by how much, and whether clearly."""
+    """A policy that is ahead of ours: where (a budget, or the steps that it computed), by how much, and if clearly."""
 
     policy: str
     steps: float
@@ -42,7 +42,7 @@ class Lead:
 
 @dataclass(frozen=True)
 class Loss:
-    """A quantity in which ours is behind, and a phrase on each policy ahead, with a * where that is not clear."""
+    """A quantity in which ours is behind, and a phrase on each policy ahead, with a * if that is not clear."""
 
     title: str
     phrases: tuple[str, ...]
@@ -62,7 +62,7 @@ class Findings:
         self._steps = bench["setting"].get("num_steps")
         self.metric = self._metrics[0]
         self.baseline = self._policies[bench["baseline"]]
-        # The policy that others were compared with in pairs; of interest here if it is ours.
+        # The policy that others were compared with in pairs; it matters here only if it is ours.
         best = self._policies.get(bench.get("best") or "")
         self.ours = best if best and best.get("ours") else None
 
@@ -73,7 +73,7 @@ class Findings:
 
     @property
     def headline(self) -> str:
-        """Who is best at which budgets and by how much, the policy with the most budgets first; "" without any."""
+        """Which policy is best at which budgets, and by how much, the one with the most first; "" without any."""
         groups: dict[str, list[Best]] = {}
         for best in self.bests:
             groups.setdefault(best.policy["name"], []).append(best)
@@ -102,15 +102,15 @@ class Findings:
         return [loss for loss in losses if loss.phrases]
 
     def gain_text(self, gain: Mapping[str, float]) -> str:
-        """The mean of a gain with its sign and its unit."""
+        """Format the mean of a gain with its sign and its unit."""
         return _signed(gain["mean"], self.metric["digits"]) + _unit(self.metric["unit"])
 
     def interval_text(self, gain: Mapping[str, float]) -> str:
-        """The interval of a gain."""
+        """Format the interval of a gain."""
         return " to ".join(_signed(gain[end], self.metric["digits"]) for end in ("low", "high"))
 
     def value_text(self, value: Mapping[str, float]) -> str:
-        """A value of the first metric with its unit."""
+        """Format a value of the first metric with its unit."""
         return f"{value['mean']:.{self.metric['digits']}f}{_unit(self.metric['unit'])}"
 
     def _above(self, group: Sequence[Best], whom: str) -> str:
@@ -135,7 +135,7 @@ class Findings:
         points = [point for point in self._at(budget) if point["values"].get(key)]
         if not points:
             return None
-        # Means of different compute cannot be compared; gains can, and the baseline's own is none.
+        # Means at different compute cannot be compared; gains can, and the baseline's own is 0.
         gained = {id(point): gain["mean"] for point in points if (gain := _entry(point, "gain", key))}
         if gained:
             gained |= {id(point): 0.0 for point in points if self._is_baseline(point)}
@@ -155,14 +155,14 @@ class Findings:
                 yield point
 
     def _leads(self, metric: Mapping[str, Any]) -> Iterator[Lead]:
-        """Who is ahead of ours in a metric, by the paired differences at equal compute."""
+        """Yield by how much others are ahead of ours in a metric, in paired differences at equal compute."""
         for point in self._rivals():
             if difference := _entry(point, "to_best", metric["key"]):
                 is_clear = difference["low"] > 0 or difference["high"] < 0
                 yield Lead(point["policy"], _steps(point), _sign(metric) * difference["mean"], is_clear)
 
     def _cheaper(self, key: str) -> Iterator[Lead]:
-        """Who costs less than ours at the same budget and about the same compute."""
+        """Yield by how much others cost less than ours at the same budget and about the same compute."""
         own = {point["budget"]: point for point in self._points if point["policy"] == self.ours["name"]}
         for point in self._rivals():
             ours = own.get(point["budget"])
@@ -174,7 +174,7 @@ class Findings:
                 yield Lead(point["policy"], _steps(point), mine["mean"] - theirs["mean"], is_clear)
 
     def _loss(self, quantity: Mapping[str, Any], leads: Iterable[Lead]) -> Loss:
-        """Of each budget the policy that is furthest ahead, as phrases by policy."""
+        """Return for each budget the policy that is furthest ahead, as phrases by policy."""
         furthest: dict[float, Lead] = {}
         for lead in leads:
             known = furthest.get(lead.steps)
@@ -198,7 +198,7 @@ def _entry(point: Mapping[str, Any], table: str, key: str) -> Mapping[str, float
 
 
 def _steps(point: Mapping[str, Any]) -> float:
-    """What a point is called by: its budget, or without one its compute."""
+    """Return the number that names a point: its budget or, without one, its compute."""
     return round(compute_of(point), 1) if point["budget"] is None else point["budget"]
 
 
@@ -219,6 +219,6 @@ def _budgets(group: Sequence[Best]) -> str:
 
 
 def _list(items: Iterable[str]) -> str:
-    """a; a and b; a, b and c."""
+    """Join items as "a", "a and b" or "a, b and c"."""
     *most, last = items
     return f"{', '.join(most)} and {last}" if most else last

@@ -1,4 +1,4 @@
-"""The report's page from its template, style sheets and scripts: one file that loads nothing else."""
+"""Render the report's page from its template, style sheets and scripts: one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.report.table import columns, rows
 PAGE_FILE = "index.html"
 _PARTS = Path(__file__).with_name("page")
 _STYLES = ("colors.css", "page.css", "controls.css", "charts.css", "showcase.css", "table.css")
-# One module is made of them, so that each file uses what those before it define.
+# They are joined into one module, so each file can use what those before it define.
 _SCRIPTS = (
     *("dom.js", "data.js", "tooltip.js", "charts.js", "table.js"),
     *("strip.js", "player.js", "difference.js", "showcase.js", "main.js"),
@@ -36,7 +36,7 @@ def render(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no bench.json.
-        ValueError: that is not what the bench writes.
+        ValueError: bench.json is not what the bench writes.
     """
     folder = Path(folder)
     bench = load_bench(folder)
@@ -51,7 +51,7 @@ def render(folder: Path) -> Path:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand inside a script element: no character of it can end the element or start a comment."""
+    """Return JSON that is safe inside a script element: no character can end the element or start a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

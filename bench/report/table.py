@@ -10,13 +10,13 @@ from typing import Any
 from bench.report.data import COSTS, budget_of, known_budgets
 
 MISSING = "–"
-# Policies are set to about equal ones, so that the smallest of a budget is no merit.
+# Policies are tuned to about equal values of these, so the smallest one at a budget is not marked as best.
 _GIVEN = ("computed_steps", "compute", "tflops")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `metric` is that of a column shown only while this metric is chosen."""
+    """A column; one with a `metric` is shown only while that metric is chosen."""
 
     key: str
     title: str
@@ -27,7 +27,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as it is sorted and as it is read; `value` is None for a missing one."""
+    """A number for sorting and as text; `value` is None if it is missing."""
 
     value: float | None
     text: str
@@ -48,7 +48,7 @@ class Row:
 
 
 def columns(bench: Mapping[str, Any]) -> list[Column]:
-    """The columns between the policy's name and its options."""
+    """Return the columns between the policy's name and its options."""
     baseline = next(p["title"] for p in bench["policies"] if p["name"] == bench["baseline"])
     metrics = bench["metrics"]
     return [
@@ -61,7 +61,7 @@ def columns(bench: Mapping[str, Any]) -> list[Column]:
 
 
 def rows(bench: Mapping[str, Any]) -> list[Row]:
-    """References first, then all points in the plan's order."""
+    """Return the rows: references first, then all points in the plan's order."""
     policies = {policy["name"]: policy for policy in bench["policies"]}
     budgets = known_budgets(bench)
     best = _best(bench, budgets)
@@ -83,7 +83,7 @@ def rows(bench: Mapping[str, Any]) -> list[Row]:
 
 
 def number_text(value: float, digits: int, sign: str = "") -> str:
-    """A number with a true minus, and without a sign where it rounds to zero; `sign` "+" shows that of gains."""
+    """Format a number with a true minus, and without a sign if it rounds to zero; `sign` "+" is for gains."""
     text = f"{value:{sign}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
@@ -114,7 +114,7 @@ def _plain(value: float | None, digits: int) -> Cell:
 
 
 def _estimate(estimate: Mapping[str, float] | None, quantity: Mapping[str, Any], is_best: bool, sign: str = "") -> Cell:
-    """A mean with its interval; of a gain also whether the interval lies on one side of zero."""
+    """Make a cell of a mean with its interval and, for a gain, whether the interval is on one side of zero."""
     if not estimate:
         return Cell(None, MISSING)
     mean, low, high = (number_text(estimate[name], quantity["digits"], sign) for name in ("mean", "low", "high"))
@@ -126,7 +126,7 @@ def _estimate(estimate: Mapping[str, float] | None, quantity: Mapping[str, Any],
 
 
 def _best(bench: Mapping[str, Any], budgets: Sequence[int]) -> set[tuple[str, int]]:
-    """Quantities with the number of the point that has the best mean of a budget, such as ("gain_psnr", 3)."""
+    """Return pairs of a quantity and the number of the point that has its best mean at a budget: ("gain_psnr", 3)."""
     leaders: dict[tuple[str, int], tuple[float, int]] = {}
     for number, point in enumerate(bench["points"]):
         column = budget_of(point, budgets)
