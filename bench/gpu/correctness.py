@@ -1,4 +1,4 @@
-"""Whether the device computes what the reference does: the golden vectors, and the bundled model."""
+"""Check that the device computes what the reference does: the golden vectors, and the bundled model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from opensora.schedulers.rf import RFLOW
 
 GOLDEN = REPO_ROOT / "tests/golden"
 FORWARD_CASES = ("plain", "odd_hw", "x_mask", "x_mask_odd_hw_b1", "x_mask_all_true", "image", "cfg_pair", "no_mask")
-# Those of the tests on the CPU; a GPU sums in another order, with all bits in float32.
+# As in the tests on the CPU; a GPU sums in another order, with all bits in float32.
 FORWARD_LIMITS = {torch.float32: 5e-5, torch.bfloat16: 0.3, torch.float16: 0.05}
 LATENTS_LIMIT = 2e-4  # of whole trajectories
 DECODED_LIMIT = 5e-4
@@ -43,17 +43,17 @@ class StoredText:
         self._null = tensors[f"{case}.y_null"]
 
     def encode(self, prompts: Any) -> dict[str, Tensor]:
-        """The stored features, whatever the prompts."""
+        """Return the stored features, whatever the prompts are."""
         return self._features
 
     def null(self, n: int) -> Tensor:
-        """The stored features of the empty caption."""
+        """Return the stored features of the empty caption."""
         return self._null
 
 
 @torch.no_grad()
 def check_correctness(check: Check) -> None:
-    """Forward passes, trajectories with their schedules, the autoencoder, the bundled model, repeated runs."""
+    """Check forward passes, trajectories and their schedules, the autoencoder, the bundled model, repeated runs."""
     _forward(check)
     _fused_attention(check)
     _trajectories(check)
@@ -80,7 +80,7 @@ def _forward(check: Check) -> None:
 
 
 def _fused_attention(check: Check) -> None:
-    """The Triton kernel against the layers it stands for, at several lengths and head sizes."""
+    """Check the Triton kernel against the layers that it replaces, at several lengths and head sizes."""
     if check.tiny:
         return check.note("attention along time in one kernel", "runs on a GPU only")
     for dtype, limit in FUSED_LIMITS.items():
@@ -125,7 +125,7 @@ def _trajectories(check: Check) -> None:
         )
         return latents, controller.trace.computed_steps
 
-    # The short ones first: on a slow machine the long ones may not come.
+    # Short ones first: on a slow machine there may be no time for the long ones.
     ordered = sorted(cases, key=lambda case: case["steps"])[: 2 if check.tiny else None]
     for changes, chosen in (({}, ordered), ({"cache_device": "cpu"}, ordered[:OFFLOADED_CASES])):
         others, worst, done, began = [], 0.0, 0, time.monotonic()

@@ -1,4 +1,4 @@
-"""Steps of STDiT3-XL/2 with random weights: computed, reused, compiled, and whole runs."""
+"""Time steps of STDiT3-XL/2 with random weights: computed, reused and compiled."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _BACKENDS = {
 
 
 class FullSizeModel:
-    """One model for all sections, and the arguments of its guided forward pass."""
+    """The model that all sections share, and the arguments of its guided forward pass."""
 
     def __init__(self) -> None:
         self._model: STDiT3 | None = None
 
     def get(self, check: Check) -> STDiT3:
-        """The model in eager mode, nothing compiled before remembered; a small one in a dry run."""
+        """Return the model in eager mode, with compiled code forgotten; a small model in a dry run."""
         if self._model is None:
             self._model = _small_model() if check.tiny else build_xl2(str(check.device))
-        torch._dynamo.reset()  # sizes of another resolution would make those of the next ones variable
+        torch._dynamo.reset()  # otherwise a second resolution would make sizes dynamic
         for block in (*self._model.spatial_blocks, *self._model.temporal_blocks):
             block.functions = EAGER
             block.attn.fuse = True
@@ -51,7 +51,7 @@ class FullSizeModel:
 
     @staticmethod
     def inputs(check: Check, resolution: str) -> dict[str, Any]:
-        """Arguments of one forward pass for a two-second video, with a caption of `TEXT_TOKENS`."""
+        """Return the arguments of one forward pass for a two-second video, with a caption of `TEXT_TOKENS`."""
         inputs = _small_inputs() if check.tiny else xl2_inputs(resolution, str(check.device))
         inputs["mask"] = torch.zeros(1, inputs["y"].shape[2], dtype=torch.long)
         inputs["mask"][:, :TEXT_TOKENS] = 1
@@ -60,7 +60,7 @@ class FullSizeModel:
 
 @torch.no_grad()
 def check_steps(check: Check, full_size: FullSizeModel) -> None:
-    """A computed step without a cache, as it is and without what makes it faster."""
+    """Time a computed step without a cache, as it is and without single optimizations."""
     model = full_size.get(check)
     for resolution in RESOLUTIONS:
         inputs = full_size.inputs(check, resolution)
@@ -93,7 +93,7 @@ def _time_step(check: Check, what: str, model: STDiT3, inputs: dict[str, Any], *
 
 @torch.no_grad()
 def check_reused(check: Check, full_size: FullSizeModel) -> None:
-    """Reused steps, and what a controller adds to a computed one."""
+    """Time reused steps, and what a controller adds to a computed one."""
     model = full_size.get(check)
     for resolution in RESOLUTIONS:
         inputs = full_size.inputs(check, resolution)
@@ -129,14 +129,14 @@ def _run(model: STDiT3, inputs: dict[str, Any], config: PolicyConfig, steps: int
 
 @torch.no_grad()
 def check_profile(check: Check, full_size: FullSizeModel) -> None:
-    """The kernels of a computed step by the time they take."""
+    """Report the kernels of a computed step by the time they take."""
     model, inputs = full_size.get(check), full_size.inputs(check, RESOLUTIONS[-1])
     top_kernels(check, lambda: model(**inputs), SHOWN_KERNELS)
 
 
 @torch.no_grad()
 def check_compile(check: Check, full_size: FullSizeModel) -> None:
-    """Blocks compiled whole, and branch by branch."""
+    """Time steps with blocks compiled whole, and branch by branch."""
     model = full_size.get(check)
     for resolution in RESOLUTIONS[::-1] if not check.tiny else RESOLUTIONS[:1]:
         if not check.tiny and check.seconds_left < 60:
@@ -187,13 +187,13 @@ def _attending_by_layers(model: STDiT3) -> Iterator[None]:
 
 @contextmanager
 def _channel_major(model: STDiT3) -> Iterator[None]:
-    """Hidden states as a convolution leaves them: each channel's tokens together."""
+    """Within the block, lay out hidden states as a convolution would: each channel's tokens together."""
 
     def transposed(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
         return output.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
 
     hook = model.x_embedder.register_forward_hook(transposed)
-    # Positions are added in whatever layout the patches have.
+    # The layout persists: positions are added in whatever layout the patches have.
     try:
         yield
     finally:
@@ -202,12 +202,12 @@ def _channel_major(model: STDiT3) -> Iterator[None]:
 
 @cache
 def step_tflop(shape: tuple[int, ...], tiny: bool) -> float:
-    """Operations (2 per multiply-add) of a computed step for latents of the shape, in 10^12; counted without data."""
+    """Count the operations (2 per multiply-add), in 10^12, of a computed step for latents of a shape, without data."""
     if tiny:
         return 0.0
     model, inputs = build_xl2("meta"), xl2_inputs("720p", "meta")
     inputs["x"] = torch.empty(shape, dtype=torch.bfloat16, device="meta")
-    # The lengths of a text are read from its mask, which has none without data: all tokens count.
+    # The length of a text is read from its mask, which has no data here, so all tokens count.
     with counted_flops(model) as counts:
         model(**inputs)
     return counts[0] / 1e12

@@ -1,4 +1,4 @@
-"""The machine's ceilings, and single kernels at the sizes of STDiT3-XL/2."""
+"""Measure the machine's ceilings, and single kernels at the sizes of STDiT3-XL/2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TFLOP, TB = 1e9, 1e9  # per millisecond
 
 
 def check_machine(check: Check) -> None:
-    """Versions, and the two ceilings: matrix products and copies; the linear layers of the model."""
+    """Report versions, the two ceilings (matrix products and copies), and the linear layers of the model."""
     machine = describe_machine()
     check.note("machine", f"{machine['gpu'] or machine['cpu']}, commit {machine['commit']}", **machine)
     check.note("versions", ", ".join([f"python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]))
@@ -69,7 +69,7 @@ def _fp8(check: Check, x: torch.Tensor, weight: torch.Tensor, plain: float) -> N
 
 
 def check_attention(check: Check) -> None:
-    """PyTorch's attention backends at every site of the model, and the fused kernel of the temporal blocks."""
+    """Time PyTorch's attention backends at every site of the model, and the fused kernel of the temporal blocks."""
     for resolution, tokens in TOKENS.items():
         _backends(check, f"spatial {resolution}", ROWS * FRAMES, tokens, tokens)
         _backends(check, f"temporal {resolution}", ROWS * tokens, FRAMES, FRAMES)
@@ -118,7 +118,7 @@ def _backends(
 
 @torch.no_grad()
 def _temporal_layer(check: Check, frames: int) -> None:
-    """Self-attention of a temporal block at 720p, linear layers included."""
+    """Time the self-attention of a temporal block at 720p, including its linear layers."""
     places = 8 if check.tiny else ROWS * TOKENS["720p"]
     layer = SelfAttention(WIDTH, HEADS, qk_norm=True).to(check.device, torch.bfloat16)
     x = check.randn(places, frames, WIDTH)
@@ -142,7 +142,7 @@ def _temporal_layer(check: Check, frames: int) -> None:
 
 @torch.no_grad()
 def check_pointwise(check: Check) -> None:
-    """Kernels that move bytes, on hidden states that are contiguous and on such that are not."""
+    """Time kernels that are bound by memory, on contiguous and on channel-major hidden states."""
     tokens = 32 if check.tiny else TOKENS["720p"]
     x, y = check.randn(ROWS, FRAMES, tokens, WIDTH), check.randn(ROWS, FRAMES, tokens, WIDTH)
     channel_major = check.randn(ROWS, WIDTH, FRAMES, tokens).permute(0, 2, 3, 1)

@@ -22,8 +22,8 @@ class Section:
     """One part of the check.
 
     Attributes:
-        run: measures and reports; an exception fails this section alone.
-        seconds: what it needs at most on an H100, so that it is not begun shortly before the deadline.
+        run: measures and reports; an exception fails only this section.
+        seconds: the most it takes on an H100; it is not begun if less time is left.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Section:
 
 
 class Check:
-    """Where and how to measure, and what came out: one JSON object per line, written as it comes.
+    """Measures and reports: figures go to a file at once, one JSON object per line.
 
     Attributes:
-        device: what is measured.
-        tiny: small tensors, to find mistakes in the check itself on a CPU.
-        weights_dir: folder of published weights, None where they are random.
+        device: the device that is measured.
+        tiny: whether tensors are small, for a dry run on a CPU that finds mistakes in the check itself.
+        weights_dir: folder of published weights; None if there are none.
         failed: names of sections that raised, or found something wrong.
     """
 
@@ -54,11 +54,11 @@ class Check:
 
     @property
     def seconds_left(self) -> float:
-        """Until the deadline."""
+        """Seconds until the deadline."""
         return self._deadline - (time.monotonic() - self._started)
 
     def run(self, sections: Sequence[Section]) -> None:
-        """Run one after the other; a section for which too little time is left says so."""
+        """Run sections one after the other; one for which too little time is left is reported as not run."""
         for section in sections:
             self._section = section.name
             if not self.tiny and self.seconds_left < section.seconds:
@@ -79,17 +79,17 @@ class Check:
         self._write(what, value, unit, more)
 
     def note(self, what: str, text: str, **more: Any) -> None:
-        """Report what is no number."""
+        """Report a text."""
         self._write(what, text, "", more)
 
     def error(self, what: str, value: float, limit: float) -> None:
-        """Report a deviation; above its limit, or NaN, the section has failed."""
+        """Report a deviation; if it is above its limit, or NaN, the section has failed."""
         self._write(what, value, "", {"limit": limit, "right": value <= limit})
         if not value <= limit:
             self._fail()
 
     def wrong(self, what: str, text: str) -> None:
-        """Report what should not be; the section has failed."""
+        """Report something wrong; the section has failed."""
         self._write(what, text, "", {"right": False})
         self._fail()
 
@@ -112,7 +112,7 @@ class Check:
             torch.cuda.synchronize(self.device)
 
     def milliseconds(self, function: Callable[[], Any], repeats: int = 5, warm_up: int = 2) -> float:
-        """Median time of a call on the device's own clock."""
+        """Return the median time of a call by the device's own clock."""
         for _ in range(warm_up):
             function()
         times = []
@@ -131,7 +131,7 @@ class Check:
         return statistics.median(times)
 
     def seconds(self, function: Callable[[], Any]) -> float:
-        """One call from the host's view, until the device is done."""
+        """Return the seconds of one call by the host's clock, until the device is done."""
         self.synchronize()
         began = time.perf_counter()
         function()
@@ -140,7 +140,7 @@ class Check:
 
     @contextmanager
     def peak(self, what: str, **more: Any) -> Iterator[None]:
-        """Report the most memory that tensors took within."""
+        """Report the most memory that tensors take within the block, on CUDA."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         yield
@@ -148,7 +148,7 @@ class Check:
             self.figure(what, torch.cuda.max_memory_allocated(self.device) / 1e9, "GB", **more)
 
     def randn(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        """Normal noise on the device."""
+        """Return normal noise on the device."""
         return torch.randn(*shape, device=self.device, dtype=dtype)
 
 
@@ -172,13 +172,13 @@ def top_kernels(check: Check, function: Callable[[], Any], count: int) -> None:
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over that of the expected tensor."""
+    """Return the norm of the difference over the norm of the expected tensor."""
     value, expected = value.double().cpu(), expected.double().cpu()
     return ((value - expected).norm() / expected.norm()).item()
 
 
 def largest_difference(value: Tensor, expected: Tensor) -> float:
-    """Of any two elements."""
+    """Return the largest absolute difference of two elements."""
     return (value.cpu().float() - expected.cpu().float()).abs().max().item()
 
 

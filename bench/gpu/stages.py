@@ -1,4 +1,4 @@
-"""What comes before and after the steps, and whole videos: text, decoding, runs, and the published weights."""
+"""Measure what comes before and after the steps, and whole videos: text, decoding, runs, and published weights."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from opensora.pipeline import SamplingPipeline
 from opensora.registry import SCHEDULERS, build_module
 
 CONFIGS = {"480p": "configs/sample_480p.py", "720p": "configs/sample.py"}
-# Computed steps by resolution: those with which the paper's speedups come about, and the fewest its codebooks allow.
+# Computed steps by resolution: as many as give the paper's speedups, and the fewest that its codebooks allow.
 COMPUTED = {"480p": (13,), "720p": (21, 12)}
-UNCACHED_STEPS = 10  # from which the time of all steps is scaled
+UNCACHED_STEPS = 10  # steps that are timed and scaled to all steps
 PROMPT = "a panda plays guitar by the sea at sunset"
 TOKENS = 300
 _TEMPORAL_CHUNK = (5, 17)  # latent frames, frames
@@ -41,7 +41,7 @@ _TEMPORAL_CHUNK = (5, 17)  # latent frames, frames
 
 @torch.no_grad()
 def check_vae(check: Check) -> None:
-    """Decoding with random weights: the device's part, frames on the host, layouts."""
+    """Measure decoding with random weights: on the device alone, with frames to the host, in tiles, and layouts."""
     vae = _random_vae(check)
     for resolution in _resolutions(check):
         config = load_config(REPO_ROOT / CONFIGS[resolution])
@@ -77,7 +77,7 @@ def check_vae(check: Check) -> None:
 
 
 def _layouts(check: Check, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
-    """Whether all convolutions get their input with the channels first, as the norms before them need it on a GPU."""
+    """Check that all norms get contiguous input with the channels first; otherwise they must copy it on a GPU."""
     copied: list[str] = []
 
     def look(module: nn.Module, inputs: Any) -> None:
@@ -96,7 +96,7 @@ def _layouts(check: Check, vae: VideoAutoencoderPipeline, latents: Tensor) -> No
 
 
 def _work_space(check: Check, resolution: str, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
-    """What single layers of the decoder take beside their input and output, the largest first."""
+    """Report the memory that single layers of the decoder take besides input and output, the largest first."""
     if check.tiny:
         return
     taken: list[tuple[float, str]] = []
@@ -123,7 +123,7 @@ def _work_space(check: Check, resolution: str, vae: VideoAutoencoderPipeline, la
 
 @torch.no_grad()
 def check_t5(check: Check) -> None:
-    """A caption of 300 tokens through T5-XXL with random weights."""
+    """Time a caption of 300 tokens through T5-XXL with random weights."""
     for dtype in (torch.bfloat16, torch.float32):
         what = f"T5-XXL {str(dtype).removeprefix('torch.')}"
         with check.peak(f"{what}: peak memory"):
@@ -132,7 +132,7 @@ def check_t5(check: Check) -> None:
 
 
 def _encoded(check: Check, dtype: torch.dtype) -> tuple[float, StoredCaption]:
-    """Seconds of a caption, and its features; the encoder is gone then."""
+    """Return the seconds to encode a caption, and its features; the encoder is freed."""
     text = RandomText(check, dtype)
     spent = [check.seconds(lambda: text.encode([PROMPT])) for _ in range(4)]
     return min(spent[1:]), StoredCaption(text.encode([PROMPT]))
@@ -140,7 +140,7 @@ def _encoded(check: Check, dtype: torch.dtype) -> tuple[float, StoredCaption]:
 
 @torch.no_grad()
 def check_runs(check: Check, full_size: FullSizeModel) -> None:
-    """Whole videos of random weights: the pictures mean nothing, so schedules are given; time and memory are real."""
+    """Measure time and memory of whole videos with random weights; schedules are given, as pictures mean nothing."""
     model = full_size.get(check)
     text_seconds, caption = _encoded(check, torch.bfloat16)
     for resolution in _resolutions(check):
@@ -158,14 +158,14 @@ def check_runs(check: Check, full_size: FullSizeModel) -> None:
 
 
 def _videos(check: Check, what: str, pipe: SamplingPipeline, resolution: str, text_seconds: float) -> None:
-    """One resolution: cached with every number of computed steps, and uncached, text and decoding counted."""
+    """Measure one resolution: cached with every number of computed steps, and uncached, with text and decoding."""
     steps = pipe.config.scheduler.num_sampling_steps
     taken = min(UNCACHED_STEPS, steps)
     few = pipe.with_config(_config(check, resolution, taken))
     few.sample_latents([PROMPT], progress=False, controller=StepController(even_schedule(3, taken)))  # to compile
     uncached = check.seconds(lambda: few.sample_latents([PROMPT], progress=False)) * steps / taken
     check.figure(f"{what}, {steps} steps, all computed (from {taken}): denoise", uncached, "s")
-    # Uncompiled, one is enough to compare.
+    # In eager mode, one number is enough to compare.
     counts = (4,) if check.tiny else COMPUTED[resolution][: None if "compiled" in what else 1]
     for computed, make in ((count, make) for count in counts for make in (even_schedule, even_multistep)):
         controller = StepController(make(computed, steps))
@@ -194,7 +194,7 @@ def _videos(check: Check, what: str, pipe: SamplingPipeline, resolution: str, te
 
 @torch.no_grad()
 def check_quality(check: Check) -> None:
-    """With published weights: real schedules, and how far their videos are from the uncached ones."""
+    """Measure real schedules with published weights, and the PSNR of their videos to the uncached one."""
     if check.weights_dir is None and not check.tiny:
         return check.note("published weights", "not given; --weights-dir names a folder that holds them")
     names = ("configs/mini/sample.py", "configs/mini/sample_adacache.py", "configs/mini/sample_adacache_moreg.py")
@@ -238,7 +238,7 @@ class RandomText:
         self._tokens = torch.randint(1, 1000, (1, TOKENS), device=check.device)
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Features (1, 1, L, width) and mask (1, L)."""
+        """Return features (1, 1, L, width) and mask (1, L)."""
         mask = torch.ones_like(self._tokens)
         features = self._model(input_ids=self._tokens, attention_mask=mask).last_hidden_state
         return {"y": features[:, None], "mask": mask}
@@ -246,23 +246,23 @@ class RandomText:
 
 @dataclass(frozen=True)
 class StoredCaption:
-    """A text encoder that has read its one caption already."""
+    """A text encoder that has encoded its only caption already."""
 
     encoded: dict[str, Tensor]
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The same for every prompt."""
+        """Return the same features for every prompt."""
         return self.encoded
 
 
 def even_schedule(computed: int, steps: int) -> StaticScheduleConfig:
-    """The first and the last two steps, and the others evenly between."""
+    """Return the first and the last two steps, and the others evenly in between."""
     between = [round(1 + (steps - 3) * i / max(computed - 3, 1)) for i in range(max(computed - 3, 0))]
     return StaticScheduleConfig(tuple(sorted({0, steps - 2, steps - 1, *between})))
 
 
 def even_multistep(computed: int, steps: int) -> MultistepConfig:
-    """The same steps, with outputs of three of them combined by coefficients of no meaning."""
+    """Return the same steps, with up to three outputs combined by arbitrary coefficients."""
     listed = even_schedule(computed, steps).computed_steps
     weights = ((1.0,), (1.5, -0.5), (1.8, -1.0, 0.2))
     coefficients = [(weights[min(place, 2)],) * 2 for place in range(len(listed))]
@@ -270,7 +270,7 @@ def even_multistep(computed: int, steps: int) -> MultistepConfig:
 
 
 def _resolutions(check: Check) -> list[str]:
-    """All, or one where sizes do not go by them."""
+    """Return all resolutions, or one in a dry run, whose sizes do not depend on it."""
     return list(CONFIGS)[: 1 if check.tiny else None]
 
 
@@ -289,7 +289,7 @@ def _pipeline(check: Check, model: Any, vae: Any, text: StoredCaption, resolutio
 
 
 def _estimate(config: SampleConfig, cache: PolicyConfig, stage: str) -> float:
-    """GB that the sampler prints for the stage."""
+    """Return the GB that the sampler estimates for the stage."""
     stages = estimate_stages(replace(config, cache=cache), 1, text=False)
     return next(item.total for item in stages if item.name == stage) / 1e9
 

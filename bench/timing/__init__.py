@@ -1,4 +1,4 @@
-"""What `scripts/benchmark.py` measures: one file per part, and the comparison of two runs of it."""
+"""The parts that `scripts/benchmark.py` measures, one file each, and the comparison of two runs."""
 
 from pathlib import Path
 

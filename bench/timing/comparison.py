@@ -1,15 +1,15 @@
-"""Two runs of the benchmark, figure by figure, and figures and comparisons as text.
+"""Compare two runs of the benchmark figure by figure, and format figures and comparisons as text.
 
 A machine's speed drifts, so that times of two runs differ although nothing was changed. Within a run that cancels, as
-what is compared is measured in turns. Between runs it does not; hence every turn also times a yardstick, a fixed
+tasks to be compared are measured in turns. Between runs it does not; hence every turn also times a yardstick, a fixed
 workload of PyTorch (`turns.Yardstick`), and times are compared as multiples of it. The plain ratio is kept beside the
-corrected one: where the two are far apart the machine was not the same, and the correction is only as good as the
+corrected one: if the two are far apart, the machine was not the same, and the correction is only as good as the
 yardstick resembles the figure. The yardstick of a ratio of two times is the ratio of theirs.
 
-The ratio of medians, after over before, comes with a bootstrap interval: turns are drawn from either run with
-replacement, each time with its yardstick. A difference has a name only where the whole interval lies beyond a margin,
+The ratio of medians, after over before, comes with a bootstrap interval: turns are drawn from each run with
+replacement, each time with its yardstick. A difference gets a verdict only if the whole interval is beyond a margin,
 which grows with what the yardstick had to correct.
-The interval knows the noise within a process; what differs from process to process (where memory came to lie, say)
+The interval covers the noise within a process; what differs from process to process (the placement of memory, say)
 is left to the margin.
 """
 
@@ -26,11 +26,11 @@ import numpy as np
 from bench.machine import DECISIVE
 from bench.timing.record import Record, Samples
 
-DRIFT = 1.25  # a machine that is so much faster or slower is told
+DRIFT = 1.25  # a machine that is this much faster or slower gives a warning
 MARGIN = 0.03  # no verdict on a smaller difference
-DOUBT = 0.2  # and this part of the logarithm of the correction
+DOUBT = 0.2  # share of the logarithm of the correction that is added to the margin
 CONFIDENCE = 0.95
-# The range of n samples holds the median of what they were drawn from in 1 - 2 ** (1 - n) of all cases: 0.94 of 5.
+# The range of n samples contains the true median with probability 1 - 2 ** (1 - n): 0.94 for 5.
 MIN_SAMPLES = 5
 _DRAWS = 2000
 _NAME_WIDTH = 40
@@ -43,11 +43,11 @@ class Row:
 
     Attributes:
         before, after: `Samples`, or an exact value.
-        plain_ratio: after over before, of medians or of exact numbers; None where that makes no sense.
-        ratio: the same of times as multiples of the yardstick's; `plain_ratio` for what has no yardstick.
-        interval: of `ratio`; None for exact values and where there are fewer than `MIN_SAMPLES` samples.
-        verdict: "faster", "slower" or "same" of times; "lower", "higher" or "same" of ratios; "equal" or "changed" of
-            exact values; "few samples" where there is no interval.
+        plain_ratio: after over before, of medians or exact numbers; None if that makes no sense.
+        ratio: the same for times as multiples of the yardstick's; `plain_ratio` without a yardstick.
+        interval: of `ratio`; None for exact values, and for fewer than `MIN_SAMPLES` samples.
+        verdict: "faster", "slower" or "same" for times; "lower", "higher" or "same" for ratios; "equal" or "changed"
+            for exact values; "few samples" for samples without an interval.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Comparison:
 
     Attributes:
         warnings: one sentence for each reason not to trust the ratios.
-        only_before, only_after: names of figures that the other run lacks, "all of mini" for a part.
+        only_before, only_after: names of figures that the other run lacks, "all of mini" for a whole part.
     """
 
     rows: list[Row]
@@ -74,7 +74,7 @@ class Comparison:
     only_after: list[str]
 
     def slower_than(self, ratio: float) -> list[Row]:
-        """The times whose whole interval lies above `ratio`."""
+        """Return the times whose whole interval is above `ratio`."""
         return [
             row
             for row in self.rows
@@ -86,7 +86,7 @@ class Comparison:
 
 
 def compare(before: Record, after: Record, margin: float = MARGIN) -> Comparison:
-    """`after` over `before`, for every figure that both have."""
+    """Compare `after` with `before`, for every figure that both have."""
     old, new = before.flat(), after.flat()
     return Comparison(
         rows=[compare_figure(name, old[name], new[name], margin) for name in old if name in new],
@@ -97,7 +97,7 @@ def compare(before: Record, after: Record, margin: float = MARGIN) -> Comparison
 
 
 def compare_figure(name: str, before: Any, after: Any, margin: float = MARGIN) -> Row:
-    """One figure of two runs."""
+    """Compare one figure of two runs."""
     if not (isinstance(before, Samples) and isinstance(after, Samples)):
         numbers = all(isinstance(value, int | float) for value in (before, after))
         ratio = after / before if numbers and before else None
@@ -114,7 +114,10 @@ def compare_figure(name: str, before: Any, after: Any, margin: float = MARGIN) -
 
 
 def ratio_interval(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Bootstrap interval of median(after) / median(before), (n,) and (m,) positive numbers; the same at every call."""
+    """Return the bootstrap interval of median(after) / median(before), of (m,) and (n,) positive numbers.
+
+    It is the same at every call.
+    """
     generator = np.random.default_rng(0)
 
     def medians(values: np.ndarray) -> np.ndarray:
@@ -135,7 +138,7 @@ def _verdict(interval: tuple[float, float], margin: float, is_time: bool) -> str
 
 
 def mismatches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A sentence for everything decisive that differs between two machines."""
+    """Return a sentence for everything in `DECISIVE` that differs between two machines."""
     return [
         f"{name} differs: {before.get(name)} before, {after.get(name)} after; times do not tell two commits apart then"
         for name in DECISIVE
@@ -144,7 +147,7 @@ def mismatches(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
 
 
 def drifts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A sentence if the yardsticks of any figures say that the machine was not equally fast."""
+    """Return a sentence if the yardsticks of any figures show that the machine was not equally fast."""
     ratios = [
         median(after[name].yardstick) / median(old.yardstick)
         for name, old in before.items()
@@ -165,7 +168,7 @@ def _missing(run: Record, other: Record) -> list[str]:
 
 
 def figures_text(title: str, values: Mapping[str, Any], indent: int = 0) -> str:
-    """Nested figures as aligned lines: the median, and of repeated samples the quartiles."""
+    """Format nested figures as aligned lines: the median and, for repeated samples, the quartiles."""
     lines = [f"{' ' * indent}{title}"]
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -176,7 +179,7 @@ def figures_text(title: str, values: Mapping[str, Any], indent: int = 0) -> str:
 
 
 def comparison_text(before: Record, after: Record, comparison: Comparison) -> str:
-    """What was compared, a table of all figures that are not exactly equal, and what only one of the runs has."""
+    """Say what was compared, with a table of all figures that are not exactly equal, and those of only one run."""
     equal = [row for row in comparison.rows if row.verdict == "equal"]
     shown = [row for row in comparison.rows if row.verdict != "equal"]
     lines = [

@@ -1,4 +1,4 @@
-"""Bytes the controller holds, beside those that were promised and those of caching per block."""
+"""Measure the bytes that the controller holds, beside the estimate and those of caching per block."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STEPS = 30
 
 @contextmanager
 def watched_bytes(model: STDiT3) -> Iterator[list[int]]:
-    """What the controllers of a model hold after each block that they look into, and after its forward passes."""
+    """Yield a list that gets the bytes that a model's controllers hold after each block and each forward pass."""
     held: list[int] = []
 
     def note(_module: Any, arguments: tuple, keywords: dict, _output: Any) -> None:
@@ -43,7 +43,7 @@ def watched_bytes(model: STDiT3) -> Iterator[list[int]]:
 
 
 def bytes_in_a_run(pipe: SamplingPipeline, cache: PolicyConfig) -> int:
-    """The most bytes the cache holds while one video is sampled."""
+    """Return the most bytes that the cache holds while one video is sampled."""
     own, pipe.cache = pipe.cache, cache
     try:
         with watched_bytes(pipe.model) as held:
@@ -55,7 +55,7 @@ def bytes_in_a_run(pipe: SamplingPipeline, cache: PolicyConfig) -> int:
 
 @torch.no_grad()
 def measure_memory() -> dict[str, Any]:
-    """The most bytes the controller holds, on the meta device and in a run of the mini model, over the promise."""
+    """Compare the most bytes that the controller holds, on the meta device and in the mini model, with the estimate."""
     models = {"bf16": build_xl2("meta"), "fp32": build_xl2("meta").float()}
     result = {resolution: _at_full_size(models, resolution) for resolution in RESOLUTIONS}
     pipe = load_mini()
@@ -67,7 +67,7 @@ def measure_memory() -> dict[str, Any]:
 
 
 def _at_full_size(models: dict[str, STDiT3], resolution: str) -> dict[str, Any]:
-    """Several caches of STDiT3-XL/2, by dtype: the first two steps, after which a run holds no more."""
+    """Measure several caches of STDiT3-XL/2 in the first two steps, after which a run holds no more."""
     inputs = xl2_inputs(resolution, "meta")
     elements = prod(hidden_state_shape(models["bf16"], inputs["x"]))
     per_block = _UPSTREAM_TENSORS_PER_BLOCK * 2 * models["bf16"].config.depth * elements * 2  # bytes in bf16
@@ -81,7 +81,7 @@ def _at_full_size(models: dict[str, STDiT3], resolution: str) -> dict[str, Any]:
         ("fp32 kept in bf16", AdaCacheConfig(bridge="fitted", cache_dtype="bf16"), "fp32"),
     ):
         controller = StepController(config)
-        # A run ends where a distance is read out: a meta tensor has none.
+        # The run ends with an error when it reads a distance, as a meta tensor has no value.
         with watched_bytes(models[dtype]) as held, suppress(NotImplementedError), controller.run(_STEPS):
             for step in range(2):
                 controller.begin_step(step)

@@ -1,4 +1,4 @@
-"""The bundled model: loading, first frame, steps, videos, the bytes of its caches, the whole command."""
+"""Time the bundled model: loading, first frame, steps, videos, and the whole command; and the bytes of its caches."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LOADS, _STEPS, _VIDEOS, _PROCESSES = 8, 100, 10, 5  # turns
 
 
 def measure_mini(turns: int | None = None, command: bool = True) -> dict[str, Any]:
-    """All figures of the mini model.
+    """Measure all figures of the mini model.
 
     Args:
-        turns: of every measurement; None takes what each needs.
-        command: also measure the whole command, which sets up its environment where that was not done.
+        turns: of every measurement; None takes as many as each needs.
+        command: also measure the whole command, which sets up its environment if that was not done before.
     """
     pipe = load_mini()
     yardstick = Yardstick(device=pipe.model.device)
@@ -42,7 +42,7 @@ def measure_mini(turns: int | None = None, command: bool = True) -> dict[str, An
 
 
 def _processes(turns: int, command: bool) -> dict[str, Samples]:
-    """Seconds of new processes: to the first decoded frame, and of the whole command in turns with it."""
+    """Time new processes up to the first decoded frame, and in turns with them the whole command."""
     yardstick = Yardstick()
     stages: list[dict[str, float]] = []
     tasks = {"first_frame": Task(lambda _: stages.append(run_process()), Length.PROCESS)}
@@ -74,7 +74,7 @@ def _run_command() -> None:
 
 
 def _loading(turns: int, yardstick: Yardstick) -> dict[str, Samples]:
-    """Loading, and the first video of what was loaded, once the process has done both before."""
+    """Time loading, and the first video after it, in a process that has done both before."""
     loaded: list[SamplingPipeline] = []
 
     def load(_: int) -> None:
@@ -92,7 +92,7 @@ def _loading(turns: int, yardstick: Yardstick) -> dict[str, Samples]:
 
 
 def _videos(pipe: SamplingPipeline, turns: int, yardstick: Yardstick) -> dict[str, Any]:
-    """Videos of the same noise with and without the cache, in turns; and the steps in them."""
+    """Time videos of the same noise with and without the cache, in turns, and their steps."""
     caches = {"uncached": None, "adacache": pipe.cache}
     outputs: dict[str, list[SamplingOutput]] = {name: [] for name in caches}
     warm_up = 1
@@ -127,6 +127,6 @@ def _videos(pipe: SamplingPipeline, turns: int, yardstick: Yardstick) -> dict[st
 
 
 def _one_step(pipe: SamplingPipeline, turns: int) -> dict[str, Samples]:
-    """The same forward pass again and again, as of the part steps."""
+    """Time the same forward pass again and again, like the part `steps`."""
     args, kwargs = first_step_inputs(pipe)
     return step_figures(pipe.model, args, kwargs, pipe.cache.metric_blocks[0], turns, Length.STEP, Length.BRIEF)

@@ -1,8 +1,8 @@
 """The models that are timed: STDiT3-XL/2 without its weights, and the bundled one.
 
 `python -m bench.timing.models` is a process to be timed by its parent: it loads the bundled model and decodes one clip,
-as `scripts/inference.py` does up to its first decoded frame. A clip is decoded as a whole, so that its first frame is
-there when all are.
+as `scripts/inference.py` does up to its first decoded frame. A clip is decoded as a whole, so its first frame is ready
+when all are.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STAGES = ("imported", "loaded", "decoded")  # of the process that decodes a firs
 
 @torch.no_grad()
 def build_xl2(device: str) -> STDiT3:
-    """STDiT3-XL/2 in bf16; on the CPU with random weights."""
+    """Build STDiT3-XL/2 in bf16, with random weights unless on the meta device."""
     with torch.device("meta"):
         model = STDiT3(STDiT3Config()).to(torch.bfloat16).eval()
     if device != "meta":
@@ -49,7 +49,7 @@ def build_xl2(device: str) -> STDiT3:
 
 
 def xl2_inputs(resolution: str, device: str) -> dict[str, Any]:
-    """Arguments of one guided forward pass of STDiT3-XL/2 for a two-second 9:16 video."""
+    """Return the arguments of one guided forward pass of STDiT3-XL/2 for a two-second 9:16 video."""
     dtype = torch.bfloat16
     height, width = get_image_size(resolution, "9:16")
     latents = (GUIDANCE_HALVES, 4, chunked_latent_frames(TWO_SECONDS), height // 8, width // 8)
@@ -64,14 +64,14 @@ def xl2_inputs(resolution: str, device: str) -> dict[str, Any]:
 
 
 def hidden_state_shape(model: STDiT3, latents: torch.Tensor) -> tuple[int, int, int, int]:
-    """(B, T, S, C) of the hidden states that latents (B, 4, T, H', W') become."""
+    """Return the shape (B, T, S, C) of the hidden states for latents (B, 4, T, H', W')."""
     batch, _, frames, rows, columns = latents.shape
     _, patch_rows, patch_columns = model.config.patch_size
     return batch, frames, -(-rows // patch_rows) * -(-columns // patch_columns), model.config.hidden_size
 
 
 def load_mini() -> SamplingPipeline:
-    """The mini model with AdaCache, on the threads that the commands would give it; shows no progress."""
+    """Load the mini model with AdaCache, on as many threads as the commands would use, without progress bars."""
     transformers_logging.disable_progress_bar()
     pipe = SamplingPipeline.from_config(CONFIG)
     limit_threads(pipe.model)
@@ -79,7 +79,7 @@ def load_mini() -> SamplingPipeline:
 
 
 def first_step_inputs(pipe: SamplingPipeline) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments with which the sampler calls the model in an uncached first step."""
+    """Return the arguments with which the sampler calls the model in an uncached first step."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     cache, steps = pipe.cache, pipe.scheduler.num_sampling_steps
     pipe.cache, pipe.scheduler.num_sampling_steps = None, 1
@@ -94,7 +94,7 @@ def first_step_inputs(pipe: SamplingPipeline) -> tuple[tuple[Any, ...], dict[str
 
 @torch.no_grad()
 def measure_flops() -> dict[str, Any]:
-    """Operations (2 per multiply-add) of a computed and a reused step, and of whole runs, on the meta device."""
+    """Count operations (2 per multiply-add) of a computed and a reused step, and of whole runs, on the meta device."""
     model = build_xl2("meta")
     result = {}
     for resolution in RESOLUTIONS:
@@ -115,12 +115,12 @@ def measure_flops() -> dict[str, Any]:
 
 
 def run_process() -> dict[str, float]:
-    """Seconds from the start of a new process of this Python to each of the `STAGES`.
+    """Start a new process of this Python; return the seconds until each of the `STAGES`.
 
     Raises:
-        RuntimeError: the process failed; with what it wrote.
+        RuntimeError: the process failed; the message has its output.
     """
-    # The parent keeps the time: clocks of two processes need not have one origin.
+    # The parent measures: the clocks of two processes may have different origins.
     start = time.perf_counter()
     command = [sys.executable, "-m", "bench.timing.models"]
     reached, other = {}, []
@@ -139,7 +139,7 @@ def run_process() -> dict[str, float]:
 
 
 def main() -> None:
-    """The process; tells each stage on a line of its own."""
+    """Run the process to be timed, which prints each stage on a line of its own."""
     print("imported", flush=True)
     pipe = load_mini()
     print("loaded", flush=True)

@@ -1,4 +1,4 @@
-"""What the processes of a video send in each step, and whether their video is that of one process: measured."""
+"""Measure what the processes that share a video send in each step, and whether their video is that of one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PURPOSES = ("blocks", "schedule", "output")
 
 @dataclass(frozen=True)
 class Sent:
-    """Bytes that one process sent in one kind of steps, by purpose: the largest of all steps."""
+    """Most bytes that one process sent in any step of one kind, by purpose."""
 
     blocks: int
     schedule: int
@@ -33,12 +33,12 @@ class ArrangementResult:
     """One video under one arrangement.
 
     Attributes:
-        computed, reused: of the process that sent most; None where there are no such steps.
-        num_computed: steps.
+        computed, reused: most bytes sent by any process in such a step; None if there is none.
+        num_computed: number of computed steps.
         milliseconds: of a computed and of a reused step, medians on rank 0.
         seconds: of denoising and decoding.
-        decode_sent: bytes, once per video.
-        error: largest difference of a latent to those of one process.
+        decode_sent: bytes sent for decoding, once per video.
+        error: largest difference of a latent to the latents of one process.
         same_schedule: whether all processes computed the steps that one process computes.
     """
 
@@ -54,7 +54,7 @@ class ArrangementResult:
 
 
 def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -> list[MeshShape]:
-    """All ways to share one video among the processes; `size` is in latent frames and tokens of a frame."""
+    """Return all ways to share one video among the processes; `size` is (latent frames, tokens per frame)."""
     if config.guidance_parallel or config.sequence_parallel:
         frames, tokens = size
         asked = (config.guidance_parallel, config.sequence_parallel)
@@ -66,7 +66,7 @@ def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -
 def bench(
     processes: Processes, pipe: SamplingPipeline, prompt: str, shapes: Sequence[MeshShape]
 ) -> list[ArrangementResult]:
-    """Sample and decode a prompt under every arrangement; all processes get all results."""
+    """Sample and decode a prompt under every arrangement."""
     expected, trace, _, _ = _sample(pipe, prompt)
     results = []
     for shape in shapes:
@@ -91,7 +91,7 @@ def bench(
 
 
 def _sample(pipe: SamplingPipeline, prompt: str) -> tuple[Tensor, Trace | None, float, int]:
-    """Latents, trace, seconds, and bytes sent to put the decoded frames together."""
+    """Return latents, trace, seconds, and the bytes sent to put the decoded frames together."""
     controller = pipe.controller()
     started = time.monotonic()
     latents = pipe.sample_latents([prompt], progress=False, controller=controller)
@@ -125,7 +125,7 @@ def _milliseconds(trace: Trace | None, computed: bool) -> float | None:
 
 
 def table(results: Sequence[ArrangementResult]) -> str:
-    """The results for people."""
+    """Format the results as a table."""
     lines = [
         f"{'arrangement':34}{'steps':>10}{'bytes sent by a process, per step':>44}{'ms':>8}"
         f"{'largest difference':>20}  same steps",

@@ -1,4 +1,4 @@
-"""The parts of a benchmark, run and compared as its command line asks for."""
+"""Run and compare the parts of a benchmark, as its command line asks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXIT_SLOWER = 1
 
 
 def run_parts(options: argparse.Namespace) -> int:
-    """Run the chosen parts, print their figures and write them."""
+    """Run the chosen parts, print their figures, and write them to a file."""
     file = options.save or DEFAULT_FILE
     measure(options.parts or DEFAULT_PARTS, settings_of(options, {}), file)
     print(f"wrote {file}")
@@ -33,7 +33,7 @@ def run_parts(options: argparse.Namespace) -> int:
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    """Compare a file with a run of the same parts, or with another file."""
+    """Compare a file with a new run of the same parts, or with another file; return the exit code."""
     before = Record.load(options.compare[0])
     if len(options.compare) == 2:
         after = Record.load(options.compare[1])
@@ -52,14 +52,14 @@ def compare_runs(options: argparse.Namespace) -> int:
 
 
 def settings_of(options: argparse.Namespace, defaults: dict[str, Any]) -> dict[str, Any]:
-    """What the figures depend on; what was not given is taken from `defaults`, those of an earlier run."""
+    """Return the settings that figures depend on; those not given are taken from `defaults`, an earlier run's."""
     known: dict[str, Any] = {"repeats": None, "captions": 32, "no_command": False}
     given = {name: getattr(options, name) for name in known}
     return {name: defaults.get(name, value) if given[name] is None else given[name] for name, value in known.items()}
 
 
 def measure(parts: Sequence[str], settings: dict[str, Any], file: Path | None) -> Record:
-    """Run parts and print their figures; after each of them, what there is so far is written to `file`.
+    """Run parts and print their figures; after each part, all figures so far are written to `file`.
 
     Raises:
         ConfigError: none of the parts can be measured on this machine, or the file cannot be written.
@@ -82,7 +82,7 @@ def measure(parts: Sequence[str], settings: dict[str, Any], file: Path | None) -
 
 
 def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-    """What measures a part."""
+    """Return the function that measures a part."""
     repeats = settings["repeats"]
     return {
         "steps": lambda: measure_steps(repeats),
@@ -96,7 +96,7 @@ def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]
 
 
 def _measure_quality(captions: int) -> dict[str, Any]:
-    """Held-out captions under several codebooks; prints the table of docs/figures.md."""
+    """Measure held-out captions under several caches; print the table of docs/figures.md."""
     result = measure_quality(captions)
     print(markdown(result))
     return result

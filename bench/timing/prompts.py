@@ -1,4 +1,4 @@
-"""What the command does around the models: reading prompts, the ledger, the files of a sample, in long runs."""
+"""Time what the command does around the models in long runs: prompts, the ledger, the files of a sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MADE = 100  # samples of each run that are made
 
 
 def measure_prompts(counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
-    """For each number of prompts: seconds until the first can be sampled, milliseconds of a sample, MB of memory."""
+    """Measure for each number of prompts: time until the first can be sampled, per sample, and to end; and memory."""
     return {f"{count} prompts": _measure(count) for count in counts}
 
 
@@ -52,7 +52,7 @@ def _measure(count: int) -> dict[str, Any]:
 
 
 def _make(session: Session, batches: Sequence[Sequence[Sample]]) -> None:
-    """Enter samples and write their files, gray images in the place of the pipeline's."""
+    """Enter samples and write their files, with gray images instead of the pipeline's."""
     frames = np.full((1, 64, 64, 3), 128, np.uint8)
     for [sample] in batches:
         session.start([sample])

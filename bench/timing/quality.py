@@ -1,4 +1,4 @@
-"""What caches do to the mini model's videos: computed steps, and distance to uncached videos of the same noise."""
+"""Measure what caches do to the mini model's videos: computed steps, and PSNR to uncached videos of the same noise."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from opensora.device import limit_threads
 from opensora.pipeline import SamplingOutput, SamplingPipeline
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "mini"
-MANY_STEPS = 200  # close enough to the exact flow to judge the 30-step video itself
+MANY_STEPS = 200  # close enough to the exact flow to judge uncached videos of fewer steps, too
 SPEED_CLASSES = ("still", "slowly", "fast")
 CAPTIONS_PER_CLASS = 8
 
 
 def caches_to_compare() -> dict[str, PolicyConfig | None]:
-    """The bundled configs and the published codebooks; None computes every step."""
+    """Return the caches of the bundled configs and the published codebooks; None computes every step."""
     metric_block = load_config(CONFIGS / "sample_adacache.py").cache.metric_blocks
     official = {name: {"codebook": name, "metric_blocks": metric_block} for name in ("fast30", "slow30")}
     return {
@@ -38,7 +38,7 @@ def caches_to_compare() -> dict[str, PolicyConfig | None]:
 
 
 def measure_quality(captions: int) -> dict[str, Any]:
-    """Held-out captions under every cache; PSNR in dB of the decoded frames, means over videos."""
+    """Sample held-out captions under every cache; return means over videos, PSNR in dB of the decoded frames."""
     pipe = SamplingPipeline.from_config(CONFIGS / "sample.py")
     limit_threads(pipe.model)
     steps = pipe.scheduler.num_sampling_steps
@@ -64,13 +64,13 @@ def measure_quality(captions: int) -> dict[str, Any]:
 def sample_all(
     pipe: SamplingPipeline, cache: PolicyConfig | None, prompts: Sequence[str], label: str
 ) -> list[SamplingOutput]:
-    """One video per prompt; the position of a prompt is its seed."""
+    """Sample one video per prompt; the position of a prompt is its seed."""
     pipe.cache = cache
     return [pipe([prompt], seed=i, progress=False) for i, prompt in enumerate(tqdm(prompts, desc=label, leave=False))]
 
 
 def _mean_psnr(outputs: Sequence[SamplingOutput], references: Sequence[SamplingOutput]) -> tuple[float, float]:
-    """Mean and lowest PSNR."""
+    """Return the mean and the lowest PSNR."""
     values = [psnr(o.videos[0], r.videos[0]) for o, r in zip(outputs, references, strict=True)]
     return float(np.mean(values)), float(np.min(values))
 
@@ -80,7 +80,7 @@ def _mean_steps(outputs: Sequence[SamplingOutput]) -> float:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as the table that docs/figures.md and the model card show."""
+    """Return the result as the table that docs/figures.md and the model card show."""
     lines = [
         f"| cache | computed of {result['steps']} | PSNR to uncached, mean (lowest) | to {MANY_STEPS} steps "
         "| computed: still / slow / fast |",

@@ -22,8 +22,8 @@ class Record:
     """One run.
 
     Attributes:
-        machine: as `describe_machine` gives it.
-        settings: what the figures depend on beside the commit: turns, captions and the like.
+        machine: from `describe_machine`.
+        settings: what the figures depend on besides the commit: turns, captions and so on.
         figures: by part; nested dicts of `Samples` and of plain values, which are exact (bytes, counts).
     """
 
@@ -32,11 +32,11 @@ class Record:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
-        """All figures by a name such as "mini / one step / computed_ms"."""
+        """Return all figures by a name such as "mini / one step / computed_ms"."""
         return _flatten(self.figures)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; the file appears complete or not at all.
+        """Write the record as JSON; the file appears complete or not at all.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -104,11 +104,11 @@ class Samples:
     Attributes:
         values: in turn order, without warm-up.
         unit: "s" or "ms" of times, "" of ratios.
-        yardstick: what it took in the same turns, in ms; of ratios, the ratio of the yardsticks of the two times; empty
-            where there is nothing to correct.
+        yardstick: times of the yardstick in the same turns, in ms; for ratios, the ratios of both times' yardsticks;
+            empty if there is nothing to correct.
 
     Raises:
-        ValueError: there are no values, or not as many of the yardstick, or some are not positive and finite.
+        ValueError: there are no values, their number is not that of the yardstick's, or one is not positive and finite.
     """
 
     values: tuple[float, ...]
@@ -127,12 +127,12 @@ class Samples:
 
     @property
     def median(self) -> float:
-        """The middle value, which a few disturbed turns do not move."""
+        """The median, which a few disturbed turns do not move."""
         return median(self.values)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """A quarter of the values lie below the first and above the second: the interquartile range."""
+        """The ends of the interquartile range."""
         if len(self.values) == 1:
             return self.values[0], self.values[0]
         first, _, third = quantiles(self.values, n=4, method="inclusive")
@@ -144,7 +144,7 @@ class Samples:
         return bool(self.unit)
 
     def over(self, other: Samples) -> Samples:
-        """The ratios to `other`, turn by turn: what disturbed a turn as a whole cancels."""
+        """Return the ratios to `other`, turn by turn, in which whatever disturbed a whole turn cancels."""
         yardstick = () if self.yardstick == other.yardstick else _ratios(self.yardstick, other.yardstick)
         return Samples(_ratios(self.values, other.values), "", yardstick)
 
@@ -157,7 +157,7 @@ class Samples:
         return _ratios(self.values, self.yardstick) if self.yardstick else self.values
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, with median and quartiles for readers of the file."""
+        """Return JSON values, with median and quartiles for readers of the file."""
         return {
             "median": self.median,
             "quartiles": self.quartiles,
@@ -168,7 +168,7 @@ class Samples:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote; median and quartiles are derived anew.
+        """Read what `to_dict` wrote; median and quartiles are computed again.
 
         Raises:
             KeyError, TypeError, ValueError: `data` is something else.

@@ -1,8 +1,8 @@
-"""What several GPUs would make of a video of the published model: counted work, and a prediction from it.
+"""Predict how fast several GPUs would make a video with the published model, from counted work.
 
-Counted are the operations and the bytes of the code that runs, on tensors without data: one process of an arrangement
-goes through its forward passes, and its share of decoding, as if the others were there. What a GPU makes of that is a
-model of three numbers for a machine; no GPU was used.
+Operations and bytes are counted in the code that runs, on tensors without data: one process of an arrangement goes
+through its forward passes, and its share of decoding, as if the others were there. The time that GPUs need for it is
+predicted from three numbers for a machine; no GPU is used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLLECTIVES_PER_PAIR = 2  # of blocks: to tokens, and back to frames
 
 
 class NoTransport(Transport):
-    """Moves nothing, as the methods that it inherits do; for tensors without data."""
+    """Moves nothing, as tensors have no data; the methods it inherits do nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StepWork:
 
 @dataclass(frozen=True)
 class VideoWork:
-    """The part of the busiest process in one video."""
+    """The busiest process' part of one video."""
 
     shape: MeshShape
     computed: StepWork
@@ -59,12 +59,12 @@ class VideoWork:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a prediction supposes.
+    """What a prediction assumes about the machine.
 
     Attributes:
-        flops: operations per second that a GPU really does in this model.
+        flops: operations per second that a GPU reaches in this model.
         bandwidth: bytes per second that each GPU sends within a collective operation.
-        latency: seconds of a collective operation that no size explains.
+        latency: seconds that a collective operation takes regardless of its size.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Machine:
     latency: float = 30e-6
 
     def seconds(self, work: VideoWork, num_steps: float, num_computed: float) -> float:
-        """Of one video; nothing overlaps, and nothing but arithmetic and exchange takes time."""
+        """Predict the seconds of one video; nothing overlaps, and only arithmetic and exchange take time."""
         computed = num_computed * (self._step(work.computed) + work.collectives * self.latency)
         reused = (num_steps - num_computed) * self._step(work.reused)
         return computed + reused + work.decode_flops / self.flops
@@ -84,7 +84,7 @@ class Machine:
 
 
 def group_of(shape: MeshShape, rank: int) -> VideoGroup:
-    """Process `rank` of one video's processes, which exists alone."""
+    """Return process `rank` of the processes of a video, although the others do not exist."""
     traffic, transport = Traffic(), NoTransport()
 
     def channel(index: int, size: int) -> Channel | None:
@@ -101,9 +101,9 @@ def group_of(shape: MeshShape, rank: int) -> VideoGroup:
 
 
 def count_video(resolution: str, shape: MeshShape) -> VideoWork:
-    """The work of the busiest process for a two-second video of STDiT3-XL/2 in bfloat16; some seconds."""
+    """Count the busiest process' work for a two-second video of STDiT3-XL/2 in bfloat16; takes some seconds."""
     model, vae = build_xl2("meta"), _build_vae()
-    # The rank with the most frames computes the most; the last one, as parts are cut.
+    # The rank with the most frames computes the most; by the way parts are cut, that is the last one.
     computed, reused = count_steps(model, xl2_inputs(resolution, "meta"), group_of(shape, shape.per_video - 1))
     latents = xl2_inputs(resolution, "meta")["x"][:1]
     ranks = range(shape.per_video)
@@ -114,7 +114,7 @@ def count_video(resolution: str, shape: MeshShape) -> VideoWork:
 
 @torch.no_grad()
 def count_steps(model: STDiT3, inputs: dict[str, Any], group: VideoGroup) -> tuple[StepWork, StepWork]:
-    """A computed step that is measured against an earlier one, and a reused one."""
+    """Count a computed step, including the distance to an earlier one, and a reused step."""
     middle = model.config.depth // 2 - 1
     frames = inputs["x"].shape[2]
     measured = StepController(AdaCacheConfig(codebook="fast30", metric_blocks=(middle,)), group.shard(frames))
@@ -125,7 +125,7 @@ def count_steps(model: STDiT3, inputs: dict[str, Any], group: VideoGroup) -> tup
 
 
 class _CountedError(Exception):
-    """Both steps are counted; after an error nothing is read from the device, which here has no numbers."""
+    """Ends a run after both steps are counted, so that nothing is read from a device without data."""
 
 
 def _count_two_steps(
@@ -152,12 +152,12 @@ def _count_decode(vae: VideoAutoencoderPipeline, latents: Tensor, share: tuple[i
 
 
 def published_rate(work: VideoWork, seconds: float, num_steps: int) -> float:
-    """Operations per second of a GPU that makes a video in so many `seconds`, all steps computed."""
+    """Return the operations per second of a GPU that makes a video in `seconds` with every step computed."""
     return (num_steps * work.computed.flops + work.decode_flops) / seconds
 
 
 def steps_of_speedup(work: VideoWork, num_steps: int, speedup: float) -> float:
-    """How many computed steps make a video so many times faster on one GPU, by operations alone."""
+    """Return how many computed steps make a video `speedup` times as fast on one GPU, by operations alone."""
     whole = num_steps * work.computed.flops + work.decode_flops
     fixed = num_steps * work.reused.flops + work.decode_flops
     return (whole / speedup - fixed) / (work.computed.flops - work.reused.flops)
@@ -168,7 +168,7 @@ def _build_vae() -> VideoAutoencoderPipeline:
         return VideoAutoencoderPipeline(VideoAutoencoderConfig()).to(torch.bfloat16).eval()
 
 
-# Bytes per second that each GPU sends within a collective operation: what is usual, not what was measured.
+# Bytes per second that each GPU sends within a collective operation: usual values, not measured ones.
 LINKS = {"NVLink, 200 GB/s": 200e9, "PCIe, 20 GB/s": 20e9}
 _NAMES = {"plain": "all computed", "cached": "AdaCache"}
 SHAPES = tuple(MeshShape(1, *axes) for axes in ((1, 1), (2, 1), (2, 2), (2, 4)))
@@ -180,8 +180,8 @@ class Published:
     """Two seconds of Open-Sora v1.2 on one A100, as published with AdaCache (arXiv:2411.02397).
 
     Attributes:
-        seconds: with every step computed.
-        speedup: of AdaCache.
+        seconds: time with every step computed.
+        speedup: speedup of AdaCache.
     """
 
     resolution: str
@@ -210,7 +210,7 @@ class Prediction:
 
 
 def predictions(setting: Published, works: Sequence[VideoWork]) -> list[Prediction]:
-    """For every arrangement and link; `works` begin with that of one GPU."""
+    """Predict the video for every arrangement and link; the first of `works` must be that of one GPU."""
     alone = works[0]
     rate = published_rate(alone, setting.seconds, setting.num_steps)
     computed = steps_of_speedup(alone, setting.num_steps, setting.speedup)
@@ -224,7 +224,7 @@ def predictions(setting: Published, works: Sequence[VideoWork]) -> list[Predicti
 
 
 def count_table(works: Iterable[VideoWork]) -> str:
-    """What was counted, as Markdown."""
+    """Return what was counted as a Markdown table."""
     lines = [
         "| GPUs | arrangement | TFLOP, computed step | MB sent in the blocks | B for the schedule | MB for the output "
         "| reused step: TFLOP | in the blocks | MB for the output | TFLOP, decoding |",
@@ -249,7 +249,7 @@ def count_table(works: Iterable[VideoWork]) -> str:
 
 
 def prediction_table(found: Sequence[Prediction]) -> str:
-    """Seconds of one video and speedups over one GPU without a cache, as Markdown."""
+    """Return the seconds of one video, and speedups over one GPU without a cache, as a Markdown table."""
     lines = ["| GPUs | arrangement | link | seconds, all computed | AdaCache |", "|---|---|---|---|---|"]
     for one in found:
         link = "-" if one.shape.per_video == 1 else one.link
@@ -263,7 +263,7 @@ def prediction_table(found: Sequence[Prediction]) -> str:
 
 
 def plot(found: Sequence[tuple[Published, Sequence[Prediction]]], path: Path) -> Path:
-    """Speedups over one GPU without a cache, a panel for each setting, written to `path` (.png)."""
+    """Plot speedups over one GPU without a cache, a panel for each setting, to `path` (.png)."""
     with rc_context(STYLE), atomic_path(path) as temporary:
         _draw(found).savefig(temporary, format="png")
     return path

@@ -1,4 +1,4 @@
-"""A computed and a reused step, the controller's own work, and what `torch.compile` makes of a computed step."""
+"""Time a computed step, plain and under `torch.compile`, a reused step, and the controller's own work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _METRIC_BLOCK = 13
 
 
 def measure_steps(turns: int | None = None) -> dict[str, Any]:
-    """`step_figures` of STDiT3-XL/2 at 144p with random weights."""
+    """Return `step_figures` of STDiT3-XL/2 at 144p with random weights."""
     model, inputs = build_xl2("cpu"), xl2_inputs("144p", "cpu")
     figures = step_figures(model, (), inputs, _METRIC_BLOCK, turns or _TURNS, Length.PROCESS, Length.STEP)
     return {
@@ -45,17 +45,17 @@ def step_figures(
     computed: Length,
     reused: Length,
 ) -> dict[str, Samples]:
-    """Steps of one model in turns: computed without and with a controller, reused, and the controller alone.
+    """Time steps of one model in turns: computed without and with a controller, reused, and the controller alone.
 
     Args:
-        args, kwargs: of one forward pass without a controller.
+        args, kwargs: arguments of one forward pass without a controller.
         metric_block: the temporal block whose attention is measured at every computed step.
         computed, reused: how long these steps take.
     """
     every_step = AdaCacheConfig.from_dict(
         {"codebook": {"thresholds": [], "rates": [1]}, "metric_blocks": [metric_block]}
     )
-    warm_up = 2  # a distance is measured from the second computed step on, and read out in the third
+    warm_up = 2  # distances are measured from the second computed step on, and read out in the next step
 
     with ExitStack() as runs:
 
@@ -91,7 +91,7 @@ def step_figures(
 def _empty_steps(
     model: STDiT3, latents: torch.Tensor, controller: StepController, metric_block: int
 ) -> Callable[[int], None]:
-    """The controller's own work: hidden states of the model's size, blocks that only hand over a ready residual."""
+    """Return a step of the controller alone: hidden states have the model's size, blocks only pass on a residual."""
     batch, frames, tokens_per_frame, channels = hidden_state_shape(model, latents)
     dtype, device = model.dtype, model.device
     shape = (batch, frames * tokens_per_frame, channels)
@@ -113,7 +113,7 @@ _TURNS = 200
 
 @torch.no_grad()
 def measure_compile(turns: int | None = None) -> dict[str, Any]:
-    """Plain and compiled steps of one prompt's first step, in turns.
+    """Time the first step of one prompt, plain and compiled, in turns.
 
     Returns:
         Step times and their ratio, the seconds of the first compiled step (with an empty cache of compiled code),

@@ -1,7 +1,7 @@
-"""Timing of what is to be compared: in turns, beside a yardstick that tells how fast the machine was just then.
+"""Time tasks that are to be compared in turns, beside a yardstick that shows how fast the machine was at that moment.
 
 `torch.utils.benchmark` times one statement after the other, in blocks and with warm-up runs of its own: whatever slows
-the machine meanwhile hits one of them alone, and a whole command, or the first compiled step, would run three times.
+the machine meanwhile hits only one of them, and a whole command, or the first compiled step, would run three times.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch.nn.functional as F
 
 from bench.timing.record import Samples
 
-# The yardstick's workload. Whoever changes it makes new files incomparable with old ones: raise record.FORMAT, too.
+# The yardstick's workload. A change makes new files incomparable with old ones: raise record.FORMAT, too.
 _ROWS, _TOKENS, _WIDTH, _HEADS = 2, 64, 128, 4
 
 
 class Length(IntEnum):
-    """How long a yardstick is, in transformer layers of about 0.7 ms on a CPU.
+    """The length of a yardstick, in transformer layers of about 0.7 ms on a CPU.
 
-    It must be about as long as what it is compared with: on a busy machine, tasks of less than the scheduler's time
-    slice (a few milliseconds) mostly run undisturbed, longer ones take turns with other processes.
+    It must be about as long as the task it is compared with: on a busy machine, tasks shorter than the scheduler's time
+    slice (a few milliseconds) mostly run undisturbed, while longer ones take turns with other processes.
     """
 
     BRIEF = 1
@@ -38,9 +38,9 @@ class Length(IntEnum):
 class Yardstick:
     """A fixed workload of PyTorch operators that no commit of this repository changes.
 
-    Small operators of a transformer, as in the mini model's steps. What slows the machine (a lower clock, other
-    processes) slows both, so that times as multiples of the yardstick's can be compared between runs that met another
-    machine load. A disturbance that hits one of them alone (of memory bandwidth, of the disk) remains.
+    It has small operators of a transformer, like the mini model's steps. Whatever slows the machine (a lower clock,
+    other processes) slows both, so that times as multiples of the yardstick's can be compared between runs under
+    different loads. A disturbance that hits only one of them (of memory bandwidth, of the disk) remains.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -54,7 +54,7 @@ class Yardstick:
         self._up, self._down = matrix(4 * _WIDTH, _WIDTH), matrix(_WIDTH, 4 * _WIDTH)
 
     def milliseconds(self, length: Length) -> float:
-        """What the workload takes now."""
+        """Run the workload and return how long it takes now."""
         return 1000 * seconds(lambda: self._work(length))
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Task:
-    """Something to be timed: called with the index of the turn, and about as long as a yardstick."""
+    """Something to be timed: a function of the turn's index, and the yardstick that takes about as long."""
 
     run: Callable[[int], Any]
     length: Length
@@ -85,16 +85,16 @@ class Turns:
     lengths: dict[str, Length]
 
     def __getitem__(self, name: str) -> Samples:
-        """A task's seconds."""
+        """Return a task's seconds."""
         return self.beside(self.seconds[name], "s", self.lengths[name])
 
     def beside(self, values: Iterable[float], unit: str, length: Length) -> Samples:
-        """Other times that were taken in the same turns, beside the yardstick of that length."""
+        """Return other times that were taken in the same turns, beside the yardstick of that length."""
         return Samples(tuple(values), unit, self.yardsticks[length])
 
 
 def seconds(task: Callable[[], Any]) -> float:
-    """Wall time of one call, with what it started on a GPU."""
+    """Return the wall time of one call, including the work that it started on a GPU."""
     start = time.perf_counter()
     task()
     if torch.cuda.is_available():
@@ -105,12 +105,12 @@ def seconds(task: Callable[[], Any]) -> float:
 def in_turns(
     tasks: Mapping[str, Task], turns: int, yardstick: Yardstick, warm_up: int = 1, lengths: Iterable[Length] = ()
 ) -> Turns:
-    """In each turn the yardsticks and each task once, so that a slower machine slows all alike.
+    """Run the yardsticks and each task once in each turn, so that a slower machine slows all alike.
 
     Args:
         turns: samples of each task.
-        warm_up: turns before them that are not counted in the result; indices begin with these.
-        lengths: of yardsticks that are needed beside those of the tasks.
+        warm_up: turns before these that do not count; indices begin with them.
+        lengths: of yardsticks that are needed besides those of the tasks.
     """
     wanted = sorted({*lengths, *(task.length for task in tasks.values())})
     times: dict[str, list[float]] = {name: [] for name in tasks}
@@ -129,7 +129,7 @@ def in_turns(
 
 @contextmanager
 def same_threads() -> Iterator[None]:
-    """Undo at its end what a part did to the number of PyTorch's threads, so that the next part has its own."""
+    """Restore the number of PyTorch's threads after the block, whatever a part set."""
     threads = torch.get_num_threads()
     try:
         yield
