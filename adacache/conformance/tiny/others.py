@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import diffusers
 
 from adacache.conformance.tiny.wan import wan_vae
-from adacache.conformance.tiny_pipeline import SMALL, TEXT_WIDTH, TinyPipeline, finished, randomize
+from adacache.conformance.tiny_pipeline import IMAGE, SMALL, TEXT_WIDTH, TinyPipeline, finished, noise, other, randomize
 
 
 def latte() -> diffusers.LattePipeline:
@@ -100,6 +102,44 @@ def sana_video() -> diffusers.SanaVideoPipeline:
     return finished(diffusers.SanaVideoPipeline(None, None, wan_vae(), randomize(transformer), scheduler))
 
 
+def sana_image() -> diffusers.SanaImageToVideoPipeline:
+    """The first frame of latents is the image's, and has a time of its own."""
+    pipe = sana_video()
+    return finished(diffusers.SanaImageToVideoPipeline(None, None, pipe.vae, pipe.transformer, pipe.scheduler))
+
+
+def motif() -> diffusers.MotifVideoPipeline:
+    """Motif-Video with a decoder; its guidance is a component that calls each half by name."""
+    transformer = diffusers.MotifVideoTransformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=3,
+        num_single_layers=4,
+        num_decoder_layers=2,
+        text_embed_dim=TEXT_WIDTH,
+        image_embed_dim=8,
+        rope_axes_dim=(4, 4, 4),
+        enable_text_cross_attention_dual=True,
+        enable_text_cross_attention_single=True,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    guider = diffusers.ClassifierFreeGuidance(guidance_scale=4.0)
+    return finished(diffusers.MotifVideoPipeline(scheduler, wan_vae(), None, None, randomize(transformer), guider))
+
+
+def motif_image() -> diffusers.MotifVideoImage2VideoPipeline:
+    """Features of the image come before the text's; its latents, and a mask, are further channels."""
+    pipe = motif()
+    pipe = diffusers.MotifVideoImage2VideoPipeline(
+        pipe.scheduler, pipe.vae, None, None, pipe.transformer, pipe.guider, None
+    )
+    pipe.text_encoder = SimpleNamespace(vision_tower=None)
+    pipe._get_image_embeds = lambda **options: noise(7, 1, 3, 8)
+    return finished(pipe)
+
+
 TINY = {
     "latte": TinyPipeline(
         latte,
@@ -121,4 +161,15 @@ TINY = {
         {**SMALL, "frames": 9, "guidance_scale": 4.0, "negative_prompt": None, "use_resolution_binning": False},
         masks=True,
     ),
+    "motif": TinyPipeline(
+        motif,
+        ("transformer_blocks", "single_transformer_blocks"),
+        {**SMALL, "num_frames": 9},
+        masks=True,
+        calls_per_step=2,
+    ),
+}
+OTHERS = {
+    "sana_image": other(TINY["sana_video"], sana_image, image=IMAGE),
+    "motif_image": other(TINY["motif"], motif_image, image=IMAGE, prompt=None),
 }

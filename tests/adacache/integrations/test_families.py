@@ -119,6 +119,10 @@ def test_other_pipelines_of_a_family_are_cached_as_its_first_one(name, caplog):
     assert "AdaCache" not in caplog.text
     verdicts += [check("exact", trial), check("reuses", Trial(EASYCACHE, OTHERS[name], STEPS))]
     assert [verdict.outcome for verdict in verdicts] == 4 * ["pass"], verdicts
+    pipe = OTHERS[name].build()
+    with apply_adacache(pipe, AdaCacheConfig(codebook=[(1e-9, 2), (1, 1)], metric_blocks=(1,))) as handle:
+        OTHERS[name].run(pipe, steps=STEPS)
+    assert all(record.computed and record.distance for record in handle.trace.records[1:])
 
 
 def by_schedule(tiny: TinyPipeline, runs: int = 1) -> list[bool]:

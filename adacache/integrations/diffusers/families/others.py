@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adacache.integrations.diffusers.family import BlockList, Family
-from adacache.integrations.diffusers.residuals import GatedByTable, OutputOf
+from adacache.integrations.diffusers.residuals import GatedByNorm, GatedByTable, OutputOf
 
 FAMILIES = (
     Family(
@@ -48,6 +48,19 @@ FAMILIES = (
         lists=(BlockList("transformer_blocks", ("MochiTransformerBlock",), OutputOf("norm2")),),
         rows=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
+        returns_text=True,
+    ),
+    # Its last blocks are a decoder: they begin again with the hidden states from before all blocks, and look at what
+    # the others made of them. So their list stands first here: what stands for all blocks has to be in it.
+    Family(
+        name="Motif-Video",
+        transformer="MotifVideoTransformer3DModel",
+        lists=(
+            BlockList("single_transformer_blocks", ("MotifVideoSingleTransformerBlock",)),
+            BlockList("transformer_blocks", ("MotifVideoTransformerBlock",), GatedByNorm(index=1, attention="attn")),
+        ),
+        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "image_embeds"),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
         returns_text=True,
     ),
     # Linear attention; an image, where there is one, is the first frame of latents.
