@@ -1,1 +1,1 @@
-"""Does a video show its caption? Decided from pixels by fixed rules."""
+"""Check whether a video shows its caption, from its pixels and by fixed rules."""

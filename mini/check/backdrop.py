@@ -10,13 +10,13 @@ import numpy as np
 from mini.world.captions import BACKGROUNDS, PATTERNS, TEXTURES, Background
 from mini.world.render import PERIOD, paint_background
 
-FIT_FRAMES = 3  # that choose color and pattern
+FIT_FRAMES = 3  # frames by which color and pattern are chosen
 ROW_STEP = 3  # every third row is enough: textures move along the columns only
 COLUMN_STEP = 2  # to choose color and pattern; the phase needs every column
 PHASE_STEP = 0.5  # pixels between the phases that are tried in every frame
 CUT_OFF = 0.3  # RGB distance above which a pixel counts as covered, and the same whatever its color
 TINT = 0.06  # how far each RGB channel of a background may be off as a whole
-UNFIT = 0.20  # mean distance in any of the frames above which the best candidate does not look like the clip, either
+UNFIT = 0.20  # mean distance in any of the frames above which not even the best candidate looks like the clip
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Backdrop:
     """The background of a clip.
 
     Attributes:
-        color: a key of BACKGROUNDS, or None where no candidate fits.
+        color: a key of BACKGROUNDS, or None if no candidate fits.
         pattern: one of PATTERNS.
         scroll: (F,) pixels that the texture has moved to the right since the first frame; zeros without texture.
         pictures: (F, H, W, 3) float32, the fitted background of every frame.
@@ -37,28 +37,28 @@ class Backdrop:
 
 
 def paint_phases(background: Background, step: float, size: tuple[int, int]) -> np.ndarray:
-    """The background (K, H, W, 3) in float32, moved by 0, `step`, 2 `step` ... pixels; K is 1 without texture."""
+    """Paint the background (K, H, W, 3) float32, moved by 0, `step`, 2 `step` ... pixels; K is 1 without texture."""
     phases = np.arange(0, PERIOD[background.pattern], step) if background.pattern in TEXTURES else [0.0]
     return np.stack([paint_background(background, phase, size) for phase in phases]).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
 def candidates(size: tuple[int, int]) -> dict[tuple[str, str], np.ndarray]:
-    """By color and pattern: every background in steps of a pixel (K, rows, columns, 3), as far as it is compared."""
-    # Black has no gradient: nobody could see it.
+    """Return by color and pattern every background in steps of a pixel (K, rows, columns, 3), as far as compared."""
+    # Black has no gradient: it would not be visible.
     names = [(c, p) for c in BACKGROUNDS for p in PATTERNS if (c, p) != ("black", "gradient")]
     pictures = {name: paint_phases(Background(*name), 1.0, size) for name in names}
     return {name: p[:, ::ROW_STEP, ::COLUMN_STEP].copy() for name, p in pictures.items()}
 
 
 def tint(gap: np.ndarray) -> np.ndarray:
-    """The color (..., 1, 1, 3) by which pictures are off as a whole, from their differences `gap` (..., H, W, 3)."""
+    """Return the color (..., 1, 1, 3) by which pictures are off as a whole, given differences `gap` (..., H, W, 3)."""
     middle = np.median(gap.reshape(*gap.shape[:-3], -1, 3), axis=-2)
     return np.clip(middle, -TINT, TINT)[..., None, None, :]
 
 
 def misfit(frames: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """Mean cut-off distance (F, K) of `frames` (F, H, W, 3) and `pictures` (K, H, W, 3), apart from a tint."""
+    """Return the mean cut-off distance (F, K) of `frames` (F, H, W, 3) and `pictures` (K, H, W, 3), without a tint."""
     gap = frames[:, None] - pictures
     gap -= tint(gap)
     distance = np.sqrt(np.einsum("fkhwc,fkhwc->fkhw", gap, gap))
@@ -86,9 +86,9 @@ def fit_backdrop(clip: np.ndarray) -> Backdrop:
 
 
 def foreground_distance(clip: np.ndarray, backdrop: Backdrop) -> np.ndarray:
-    """RGB distance (F, H, W) to the background, a pixel off in any direction if that is closer.
+    """Return the RGB distance (F, H, W) to the background, shifted by a pixel in any direction if that is closer.
 
-    The slack keeps the edges of a texture out of the foreground where they are softer than painted.
+    The slack keeps the edges of a texture out of the foreground if they are softer than painted.
     """
     pictures, (height, width) = backdrop.pictures, clip.shape[1:3]
     around = (0, 1, 2) if backdrop.pattern in TEXTURES else (1,)

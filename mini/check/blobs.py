@@ -37,7 +37,7 @@ class Track:
 
 
 def grow(masks: np.ndarray) -> np.ndarray:
-    """`masks` (F, H, W) and the eight neighbors of each pixel."""
+    """Add to `masks` (F, H, W) the eight neighbors of each pixel."""
     height, width = masks.shape[1:]
     tall = np.pad(masks, [(0, 0), (1, 1), (0, 0)])
     tall = tall[:, :height] | tall[:, 1 : height + 1] | tall[:, 2:]
@@ -46,7 +46,7 @@ def grow(masks: np.ndarray) -> np.ndarray:
 
 
 def shrink(masks: np.ndarray) -> np.ndarray:
-    """The pixels of `masks` (F, H, W) whose neighbors are all in the mask."""
+    """Keep the pixels of `masks` (F, H, W) whose neighbors are all in the mask."""
     return ~grow(~masks)
 
 
@@ -79,7 +79,7 @@ def centers_of_mass(weights: np.ndarray) -> np.ndarray:
 
 
 def large_parts(masks: np.ndarray) -> list[np.ndarray]:
-    """Per frame of `masks` (F, H, W) its parts (K, H, W) of at least MIN_BLOB pixels, the largest first."""
+    """Return for each frame of `masks` (F, H, W) its parts (K, H, W) of at least MIN_BLOB pixels, the largest first."""
     found = []
     for labels in connected(masks):
         numbers, areas = np.unique(labels[labels > 0], return_counts=True)
@@ -89,13 +89,13 @@ def large_parts(masks: np.ndarray) -> list[np.ndarray]:
 
 
 def follow(parts: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Which parts are the same figure.
+    """Find out which parts are the same figure.
 
     Args:
         parts: (K, H, W) masks per frame, the largest first; K varies.
 
     Returns:
-        (times (T,), masks (T, H, W)) per figure; none where the number of figures is not steady.
+        (times (T,), masks (T, H, W)) per figure; none if the number of figures is not steady.
     """
     counts = np.array([len(p) for p in parts])
     number = int(np.median(counts))
@@ -114,25 +114,25 @@ def follow(parts: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def nearest_color(color: np.ndarray) -> str | None:
-    """Name of the closest color, None if even that is far."""
+    """Return the name of the closest color, or None if even that is far."""
     gaps = {name: float(np.linalg.norm(color - np.array(rgb))) for name, rgb in COLORS.items()}
     name = min(gaps, key=gaps.get)
     return name if gaps[name] < COLOR_REACH else None
 
 
 def steady_color(colors: np.ndarray) -> str | None:
-    """Name of the color that most of `colors` (T, 3) are closest to, None if it changes."""
+    """Return the name of the color that most of `colors` (T, 3) are closest to, or None if it changes."""
     name, count = Counter(nearest_color(color) for color in colors).most_common(1)[0]
     return name if count >= MIN_SHARE * len(colors) else None
 
 
 def find_tracks(clip: np.ndarray, pictures: np.ndarray, distance: np.ndarray) -> list[Track]:
-    """The figures of a clip.
+    """Find the figures of a clip.
 
     Args:
         clip: (F, H, W, 3) float32 in [0, 1].
         pictures: (F, H, W, 3) its background.
-        distance: (F, H, W) how far each pixel is from the background.
+        distance: (F, H, W) distance of each pixel from the background.
     """
     far = distance > FOREGROUND
     # Shrinking and growing removes specks and the thin remains of texture edges; every part keeps a core.

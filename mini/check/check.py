@@ -1,4 +1,4 @@
-"""Does a clip of the mini model show what its caption says? Decided from pixels by fixed rules, nothing learned."""
+"""Check whether a clip of the mini model shows what its caption says: from pixels, by fixed rules, nothing learned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from mini.check.describe import Seen, SeenFigure, describe_clip
 from mini.world.captions import Figure, Scene, moves, parse_caption
 
-# Displacements are in pixels over the first chunk; a scroll is that of the background.
+# Displacements are in pixels over the first chunk; a scroll is the background's displacement.
 STILL_BELOW, SLOW_BELOW = 4.0, 21.0
 IN_PLACE_BELOW = 10.0  # a growing or bouncing figure may be off by more than a still one
 SPIN_BELOW = 5.0
@@ -79,14 +79,14 @@ def check_clip(frames: np.ndarray, caption: str) -> CaptionCheck:
             first 17.
 
     Raises:
-        ValueError: another kind of array, or a caption outside the grammar.
+        ValueError: `frames` has another shape or dtype, or the caption is outside the grammar.
     """
     scene = parse_caption(caption)
     return compare(describe_clip(frames), scene)
 
 
 def compare(seen: Seen, scene: Scene) -> CaptionCheck:
-    """Compare what was seen with what a caption says; of figures in the wrong number nothing is right."""
+    """Compare what was seen with what a caption says; with a wrong number of figures, nothing about them is right."""
     figures = in_order(seen, scene)
     main = figures[-1] if figures else None
     motion, named = scene.main.motion, scene.background.color != ""
@@ -117,9 +117,10 @@ def compare(seen: Seen, scene: Scene) -> CaptionCheck:
 
 
 def in_order(seen: Seen, scene: Scene) -> list[SeenFigure]:
-    """The seen figures in the order of the scene's, their motion relative to a camera that pans.
+    """Return the seen figures in the order of the scene's, with motion relative to a camera that pans.
 
-    Empty if their number is wrong. Two figures are told apart by color, then by shape, then by how far they move.
+    The list is empty if their number is wrong. Two figures are told apart by color, then by shape, then by how far
+    they move.
     """
     if len(seen.figures) != len(scene.figures):
         return []
@@ -134,12 +135,12 @@ def in_order(seen: Seen, scene: Scene) -> list[SeenFigure]:
 
 
 def moved(figure: SeenFigure) -> float:
-    """How far a figure moves, in pixels."""
+    """Return how far a figure moves, in pixels."""
     return float(np.hypot(figure.dx, figure.dy))
 
 
 def shows_motion(figure: SeenFigure, motion: str) -> bool:
-    """Whether a figure's motion is the named one; of a travelling figure only the speed counts."""
+    """Whether a figure's motion is the named one; for a traveling figure only the speed counts."""
     way = moved(figure)
     if motion == "slowly":
         return STILL_BELOW <= way < SLOW_BELOW
@@ -148,7 +149,7 @@ def shows_motion(figure: SeenFigure, motion: str) -> bool:
     if motion == "spinning":
         return way < SPIN_BELOW and SPIN_TURN[0] < abs(figure.rotation) < SPIN_TURN[1]
     if motion == "bouncing":
-        # What only falls comes down, too, but ends far from where it started.
+        # A figure that only falls comes down, too, but ends far from where it started.
         returns = way < min(IN_PLACE_BELOW, figure.height / 2) and figure.drop > figure.height / 2
         return returns and figure.height > BOUNCE_HEIGHT
     if motion == "growing":
@@ -160,7 +161,7 @@ def shows_motion(figure: SeenFigure, motion: str) -> bool:
 
 
 def seen_class(figure: SeenFigure) -> str:
-    """'still', 'in place', 'travels', or 'unclear' for a figure that does none of it clearly."""
+    """Return 'still', 'in place', 'travels', or 'unclear' for a figure that does none of these clearly."""
     if any(shows_motion(figure, motion) for motion in ("spinning", "bouncing", "growing", "shrinking")):
         return "in place"
     if moved(figure) >= STILL_BELOW:
@@ -169,14 +170,14 @@ def seen_class(figure: SeenFigure) -> str:
 
 
 def caption_class(figure: Figure) -> str:
-    """The class of motion that a caption gives a figure."""
+    """Return the class of motion that a caption gives a figure."""
     if figure.motion == "still":
         return "still"
     return "travels" if moves(figure.motion) else "in place"
 
 
 def main_direction(figure: SeenFigure) -> str | None:
-    """Direction of the larger component, or None for a diagonal and for a figure at rest."""
+    """Return the direction of the larger component, or None for a diagonal and for a figure at rest."""
     across, along = sorted((abs(figure.dx), abs(figure.dy)))
     if moved(figure) < STILL_BELOW or across >= 0.5 * along:
         return None
@@ -186,7 +187,7 @@ def main_direction(figure: SeenFigure) -> str | None:
 
 
 def shows_pattern(seen: Seen, scene: Scene) -> bool:
-    """Whether the background has the right pattern, and drifts to the left or not; a pan is judged elsewhere."""
+    """Whether the background has the right pattern, and drifts to the left or not; `shows_pan` judges a pan."""
     if seen.pattern != scene.background.pattern:
         return False
     if scene.pan:
@@ -197,6 +198,6 @@ def shows_pattern(seen: Seen, scene: Scene) -> bool:
 
 
 def shows_pan(seen: Seen, pan: str, figure: SeenFigure) -> bool:
-    """Whether the background moves against the camera, and the figure, measured relative to it, along."""
+    """Whether the background moves against the camera and the figure moves along with the background."""
     scroll = -seen.scroll if pan == "right" else seen.scroll
     return PAN[0] < scroll < PAN[1] and moved(figure) < STILL_BELOW

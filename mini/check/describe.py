@@ -1,4 +1,4 @@
-"""What a clip shows, measured from its pixels without a look at any caption."""
+"""Measure what a clip shows from its pixels, without looking at any caption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mini.world.paths import FRAMES
 from mini.world.shapes import SYMMETRY
 
 MIN_SIDE = 48  # pixels; in smaller frames the figures leave too little background
-END_FRAMES = 2  # at either end that an area is averaged over
+END_FRAMES = 2  # frames at either end over which areas are averaged
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SeenFigure:
     Attributes:
         color: a key of COLORS, or None.
         shape: one of SHAPES, or None.
-        dx: displacement to the right in pixels, by the straight line closest to the path.
+        dx: displacement to the right in pixels, by a straight line fitted to the path.
         dy: the same downwards.
         growth: last over first area.
         rotation: radians, clockwise; 0 for circles.
@@ -49,7 +49,7 @@ class Seen:
         background: a key of BACKGROUNDS, or None.
         pattern: one of PATTERNS.
         scroll: pixels that the background moves to the right in the first FRAMES frames.
-        figures: up to three; empty where their number is not steady.
+        figures: up to three; empty if their number is not steady.
         keeps: whether every later whole chunk of FRAMES frames shows the same figures and background; None if
             there is none.
     """
@@ -68,7 +68,7 @@ def describe_clip(frames: np.ndarray) -> Seen:
         frames: (F, H, W, 3) uint8 with F >= FRAMES and H, W >= MIN_SIDE.
 
     Raises:
-        ValueError: another kind of array.
+        ValueError: `frames` has another shape or dtype.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"a clip is (F, H, W, 3) in uint8, got {frames.shape} in {frames.dtype}")
@@ -91,7 +91,7 @@ def describe_chunk(frames: np.ndarray) -> Seen:
 
 
 def change(times: np.ndarray, values: np.ndarray) -> float:
-    """How much `values` (T,) change over a chunk, by the straight line closest to them."""
+    """Return how much `values` (T,) change over a chunk, by a straight line fitted to them."""
     return float(np.polyfit(times, values, 1)[0] * (FRAMES - 1))
 
 
@@ -114,6 +114,6 @@ def describe_figure(track: Track) -> SeenFigure:
 
 
 def contents(seen: Seen) -> tuple:
-    """What has to stay the same in a longer clip."""
+    """Return what has to stay the same in a longer clip."""
     figures = sorted((figure.color or "", figure.shape or "") for figure in seen.figures)
     return figures, seen.background, seen.pattern

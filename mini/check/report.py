@@ -31,7 +31,7 @@ class CheckedClip:
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's score interval)."""
+    """Return the 95 % interval of a share (Wilson's score interval)."""
     z, share = 1.96, right / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)
@@ -39,7 +39,7 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 
 
 def table(clips: Sequence[CheckedClip]) -> str:
-    """Shares of right clips per item of the check, and of fully right clips per motion and kind of scene."""
+    """Return the shares of right clips per item of the check, and of fully right clips per motion and kind of scene."""
     items: dict[str, list[bool]] = {}
     motions: dict[str, list[bool]] = {}
     kinds: dict[str, list[bool]] = {}
@@ -70,7 +70,7 @@ def _line(name: str, results: Iterable[bool]) -> str:
 
 
 def contact_sheet(clips: Sequence[CheckedClip], path: Path, per_row: int = 4) -> None:
-    """A strip of frames per clip; wrong clips have a red caption that names the wrong items."""
+    """Write a strip of frames per clip; wrong clips have a red caption that names the wrong items."""
     strips = []
     for clip in clips:
         text = f"{clip.caption} [{', '.join(clip.wrong)}]" if clip.wrong else clip.caption

@@ -1,4 +1,4 @@
-"""Which shape a blob has and how far it is turned, by comparing it with drawn ones."""
+"""Find which shape a blob has and how far it is turned, by comparing it with drawn shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_SHARE = 0.75  # of the frames, weighted by area, that must show the same sha
 
 
 def template(shape: str, degrees: float) -> np.ndarray:
-    """A shape (TEMPLATE, TEMPLATE) of area TEMPLATE_AREA."""
+    """Draw a shape (TEMPLATE, TEMPLATE) of area TEMPLATE_AREA."""
     middle, size = TEMPLATE / 2, (TEMPLATE, TEMPLATE)
     radius = 8.0 * np.sqrt(TEMPLATE_AREA / coverage(shape, middle, middle, 8.0, 0.0, size).sum())
     return coverage(shape, middle, middle, radius, np.deg2rad(degrees), size).astype(np.float32)
@@ -25,12 +25,12 @@ def template(shape: str, degrees: float) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def templates() -> dict[str, np.ndarray]:
-    """Every shape in steps of STEP degrees up to its symmetry, (K, TEMPLATE, TEMPLATE) each."""
+    """Draw every shape in steps of STEP degrees up to its symmetry, (K, TEMPLATE, TEMPLATE) each."""
     return {shape: np.stack([template(shape, d) for d in range(0, SYMMETRY[shape], STEP)]) for shape in SHAPES}
 
 
 def normalized(alpha: np.ndarray, areas: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Blobs (F, H, W) centered and scaled to the area of the templates, (F, TEMPLATE, TEMPLATE), bilinear."""
+    """Center blobs (F, H, W) and scale them to the templates' area, (F, TEMPLATE, TEMPLATE), bilinear."""
     height, width = alpha.shape[1:]
     padded = np.pad(alpha, [(0, 0), (1, 1), (1, 1)]).astype(np.float32)  # nothing outside of the frame
     scale = np.sqrt(areas / TEMPLATE_AREA)[:, None]
@@ -47,7 +47,7 @@ def normalized(alpha: np.ndarray, areas: np.ndarray, centers: np.ndarray) -> np.
 
 
 def overlaps(blobs: np.ndarray) -> dict[str, np.ndarray]:
-    """Intersection over union (F, K) of normalized blobs (F, TEMPLATE, TEMPLATE) with every template of each shape."""
+    """Return the IoU (F, K) of normalized blobs (F, TEMPLATE, TEMPLATE) with every template of each shape."""
     flat = blobs.reshape(len(blobs), 1, -1)
     result = {}
     for shape, drawn in templates().items():
@@ -57,7 +57,7 @@ def overlaps(blobs: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def nearest_shape(scores: dict[str, np.ndarray], areas: np.ndarray) -> str | None:
-    """The shape whose best rotation overlaps most; large blobs (F,) count more. None if it changes or none is near."""
+    """Return the shape whose best rotation overlaps most, weighted by area (F,); None if it changes or none is near."""
     best = np.stack([scores[shape].max(axis=1) for shape in SHAPES])  # (shapes, F)
     mean = np.average(best, axis=1, weights=areas)
     winner = int(mean.argmax())
@@ -66,10 +66,10 @@ def nearest_shape(scores: dict[str, np.ndarray], areas: np.ndarray) -> str | Non
 
 
 def angles(score: np.ndarray, symmetry: float) -> np.ndarray:
-    """Rotation (F,) in radians, clockwise, by `score` (F, K) of templates over `symmetry` degrees.
+    """Return the rotation (F,) in radians, clockwise, by `score` (F, K) of templates over `symmetry` degrees.
 
-    Between two templates by a parabola through the best and its neighbors; steps of more than half the symmetry
-    between two frames are taken for the shorter way round.
+    A parabola through the best template and its neighbors interpolates between templates; a turn of more than half the
+    symmetry between two frames is taken for the shorter way round.
     """
     count = score.shape[1]
     frame, best = np.arange(len(score)), score.argmax(axis=1)

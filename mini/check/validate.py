@@ -1,4 +1,4 @@
-"""How far the caption check can be trusted: right on real clips, not fooled by captions with one wrong word.
+"""Test how far the caption check can be trusted: right on real clips, not fooled by captions with one wrong word.
 
 Real held-out clips of several lengths and sizes, crisp and soft, are compared with their own captions and with
 captions that differ from them in one attribute.
@@ -51,21 +51,21 @@ class Tally:
     total: Counter[str] = field(default_factory=Counter)
 
     def add(self, name: str, value: bool) -> None:
-        """Count one."""
+        """Count one observation."""
         self.true[name] += bool(value)
         self.total[name] += 1
 
     def share(self, name: str) -> float:
-        """The share of true ones."""
+        """Return the share of true ones."""
         return self.true[name] / self.total[name]
 
     def cell(self, name: str) -> str:
-        """'297/300  99.0 %', or a dash where nothing was counted."""
+        """Format '297/300  99.0%', or a dash if nothing was counted."""
         return f"{self.true[name]}/{self.total[name]} {self.share(name):6.1%}" if self.total[name] else "-"
 
 
 def soften(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`frames` (F, H, W, 3) uint8 after a 3 x 3 box blur and noise, as a small model might draw them."""
+    """Apply a 3 x 3 box blur and noise to `frames` (F, H, W, 3) uint8, as a small model might draw them."""
     height, width = frames.shape[1:3]
     padded = np.pad(frames.astype(np.float32), [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     blurred = sum(padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
@@ -73,7 +73,7 @@ def soften(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def wrong_scenes(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
-    """Scenes of the same world that differ from `scene` in one attribute, by the attribute's name."""
+    """Return scenes of the same world that differ from `scene` in one attribute, by the attribute's name."""
     ground, main = scene.background, scene.main
     result: dict[str, Scene] = {}
 
@@ -111,7 +111,7 @@ def wrong_scenes(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
 
 
 def wrong_motions(main: Figure, with_main: Callable[..., Scene], rng: np.random.Generator) -> dict[str, Scene]:
-    """A still figure that should move, and the other way round."""
+    """Return scenes whose main figure is still instead of moving, or the other way round."""
     still = with_main(motion="still", direction=None)
     if moves(main.motion):
         return {"still or moving": still}
@@ -126,19 +126,19 @@ def wrong_motions(main: Figure, with_main: Callable[..., Scene], rng: np.random.
 
 
 def other_grounds(ground: Background) -> list[str]:
-    """The colors that a background with this pattern can have."""
+    """Return the colors that a background with this pattern can have."""
     return [color for color in BACKGROUNDS if not (color == "black" and ground.pattern == "gradient")]
 
 
 def other_patterns(scene: Scene) -> list[str]:
-    """The patterns that the background of a scene can have."""
+    """Return the patterns that the background of a scene can have."""
     if scene.pan or scene.background.drifting:
         return list(TEXTURES)
     return [pattern for pattern in PATTERNS if not (scene.background.color == "black" and pattern == "gradient")]
 
 
 def with_other_number(scene: Scene, rng: np.random.Generator) -> Scene:
-    """`scene` with one figure more or fewer; a camera pan is dropped for a second figure."""
+    """Return `scene` with one figure more or fewer; a camera pan is dropped for a second figure."""
     if scene.kind == "pair":
         return replace(scene, figures=(scene.figures[int(rng.integers(2))],))
     main = scene.main
@@ -152,7 +152,7 @@ def with_other_number(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def validate(clips: int, seed: int, variants: list[str]) -> tuple[dict[str, Tally], dict[str, Tally]]:
-    """Tallies per variant: items right on the true captions, and wrong captions accepted."""
+    """Return tallies per variant: items right on the true captions, and wrong captions accepted."""
     right = {name: Tally() for name in variants}
     accepted = {name: Tally() for name in variants}
     for index in tqdm(range(clips), desc="clips", mininterval=1):
@@ -171,7 +171,7 @@ def validate(clips: int, seed: int, variants: list[str]) -> tuple[dict[str, Tall
 
 
 def table(title: str, tallies: dict[str, Tally]) -> str:
-    """One line per item, one column per variant."""
+    """Return a table with one line per item and one column per variant."""
     items = list(dict.fromkeys(item for tally in tallies.values() for item in tally.total))
     items.sort(key=lambda item: item == "all")  # last
     lines = [f"{title:<18}" + "".join(f"{name:>17}" for name in tallies)]
@@ -180,7 +180,7 @@ def table(title: str, tallies: dict[str, Tally]) -> str:
 
 
 def report(clips: int, seed: int, variants: list[str]) -> int:
-    """Measure and print both tables; 0 if the check can be trusted, else 1."""
+    """Measure and print both tables; return 0 if the check can be trusted, else 1."""
     right, accepted = validate(clips, seed, variants)
     print(table("right", right))
     print()

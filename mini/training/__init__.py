@@ -1,1 +1,1 @@
-"""Training the mini model from nothing."""
+"""Training the mini model from scratch."""

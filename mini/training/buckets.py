@@ -44,7 +44,7 @@ BUCKETS = (
 
 
 def scaled(scale: float, smallest: int = 64) -> Iterator[tuple[Bucket, int]]:
-    """Every bucket with its number of clips for a trial run of `scale` times the data."""
+    """Yield every bucket with its number of clips for a trial run of `scale` times the data."""
     for bucket in BUCKETS:
         yield bucket, max(smallest, round(bucket.clips * scale))
 

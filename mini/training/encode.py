@@ -15,7 +15,7 @@ from mini.training.workers import Workers
 from mini.world.clips import is_finished, make_caption, make_clip, mark_finished
 from opensora.models.vae import VideoAutoencoderPipeline
 
-FRAMES_AT_ONCE = 272  # what 16 of the shortest clips have
+FRAMES_AT_ONCE = 272  # as many as 16 of the shortest clips have
 
 
 def encode_buckets(vae: VideoAutoencoderPipeline, folder: Path, scale: float, seed: int, workers: Workers) -> None:
@@ -28,7 +28,7 @@ def encode_buckets(vae: VideoAutoencoderPipeline, folder: Path, scale: float, se
 def encode_clips(
     vae: VideoAutoencoderPipeline, folder: Path, bucket: Bucket, count: int, seed: int, workers: Workers
 ) -> None:
-    """Write `latents.npy` (count, 4, T, H, W) float16 and `captions.json`; does nothing when they exist.
+    """Write `latents.npy` (count, 4, T, H, W) float16 and `captions.json`; do nothing if they are finished.
 
     A killed run starts this bucket again.
     """

@@ -1,4 +1,4 @@
-"""Writing the trained mini model in the layout that the sampler loads."""
+"""Write the trained mini model in the layout that the sampler loads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def export(vae: VideoAutoencoderPipeline, networks: TextToVelocity, folder: Path
 
 
 def trained_on() -> dict[str, Any]:
-    """What a sampler tells of the model: the entries of `TrainedOn`."""
+    """Return what a sampler says about the model: the entries of `TrainedOn`."""
     return {
         "name": "opensora-mini",
         "about": "videos of circles, squares, triangles and stars that move before a background",

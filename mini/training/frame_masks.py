@@ -1,4 +1,4 @@
-"""Which latent frames a training clip is given instead of having to generate them.
+"""Choose which latent frames of a training clip are given rather than generated.
 
 Source: the mask strategies of Open-Sora v1.2's training (`opensora/utils/train_utils.py`) with one more, in which
 the first chunk of a longer clip is given, as extending a video does.
@@ -27,7 +27,7 @@ STRATEGIES = {
 
 
 def random_frame_masks(count: int, frames: int, generator: torch.Generator) -> Tensor:
-    """(count, frames) bool, True where a latent frame is to be generated; drawn by STRATEGIES.
+    """Draw masks (count, frames) bool by STRATEGIES, True where a latent frame is to be generated.
 
     A clip of one latent frame is always generated.
     """
@@ -40,7 +40,7 @@ def random_frame_masks(count: int, frames: int, generator: torch.Generator) -> T
 
 
 def frame_mask(strategy: str, frames: int, generator: torch.Generator) -> Tensor:
-    """One mask of a strategy for a clip of at least `CHUNK` latent frames.
+    """Draw one mask of a strategy, for a clip of at least `CHUNK` latent frames.
 
     Returns:
         (frames,) bool, with at least one frame given and one generated.

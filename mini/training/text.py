@@ -18,7 +18,7 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word, an end mark, and one token for every word outside the vocabulary."""
+    """Build a tokenizer with one token per word, an end mark, and one token for all words outside the vocabulary."""
     words = [PAD, EOS, UNKNOWN, *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -36,7 +36,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_text_encoder() -> T5EncoderModel:
-    """A two-layer T5 encoder with random weights."""
+    """Build a two-layer T5 encoder with random weights."""
     config = T5Config(
         vocab_size=len(vocabulary()) + 3,
         d_model=WIDTH,

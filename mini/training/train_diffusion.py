@@ -59,7 +59,7 @@ class TextToVelocity(nn.Module):
         size: Mapping[str, Tensor],
         generated: Tensor | None = None,
     ) -> Tensor:
-        """Velocity (B, 4, T, H, W) at times `t` (B,); captions where `drop` (B,) is True are left out.
+        """Return the velocity (B, 4, T, H, W) at times `t` (B,); captions where `drop` (B,) is True are left out.
 
         Args:
             size: `height`, `width` and `fps` of the clips, (1,) each.
@@ -73,7 +73,7 @@ class TextToVelocity(nn.Module):
 
 
 def initialize(model: STDiT3) -> None:
-    """Start as upstream's training does: blocks that change little, an output of zero."""
+    """Initialize as upstream's training does: blocks that change little, an output of zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -88,7 +88,7 @@ def initialize(model: STDiT3) -> None:
 
 
 def sample_times(count: int, bucket: Bucket, generator: torch.Generator) -> Tensor:
-    """Training times (count,), 0..1000, shifted by the size of the clip as the sampler shifts its own."""
+    """Draw training times (count,), 0..1000, shifted by the size of the clip as the sampler shifts its own."""
     uniform = torch.rand(count, generator=generator)
     logit_normal = torch.sigmoid(torch.randn(count, generator=generator) + LOGIT_NORMAL_MEAN)
     u = torch.where(torch.rand(count, generator=generator) < LOGIT_NORMAL_SHARE, logit_normal, uniform)
@@ -96,7 +96,7 @@ def sample_times(count: int, bucket: Bucket, generator: torch.Generator) -> Tens
 
 
 def size_info(bucket: Bucket) -> dict[str, Tensor]:
-    """What the model and the timestep transform are told about the clips of a bucket, (1,) each."""
+    """Return what the model and the timestep transform get about the clips of a bucket, (1,) each."""
     return prepare_multi_resolution_info("STDiT2", 1, bucket.size, bucket.frames, FPS, "cpu", torch.float32)
 
 
@@ -116,17 +116,17 @@ class LatentSource:
             self.tokens[bucket] = (tokens["input_ids"], tokens["attention_mask"])
 
     def draw(self, bucket: Bucket, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (count, 4, T, H, W) float32, token ids and token mask (count, MAX_TOKENS)."""
+        """Draw latents (count, 4, T, H, W) float32, token ids and token mask (count, MAX_TOKENS)."""
         chosen = torch.randint(len(self.latents[bucket]), (count,), generator=generator)
         ids, mask = self.tokens[bucket]
         return self.latents[bucket][chosen].float(), ids[chosen], mask[chosen]
 
 
 def train_diffusion(latents_folder: Path, folder: Path, workers: Workers, recipe: Recipe, seed: int) -> TextToVelocity:
-    """Train on the encoded clips. All processes take the same bucket in a step, so that none waits for another."""
+    """Train on the encoded clips; all processes take the same bucket in a step, so that none waits for another."""
     torch.manual_seed(seed)
     networks = TextToVelocity()
-    # One graph each for the kinds of block, with and without a mask, with one frame and with several.
+    # One graph for each kind of block, with and without a mask, with one frame and with several.
     torch._dynamo.config.recompile_limit = 32
     for block in (*networks.transformer.spatial_blocks, *networks.transformer.temporal_blocks):
         block.compile(dynamic=True)

@@ -1,4 +1,4 @@
-"""Stages 'vae' and 'temporal': the 2-D autoencoder on single frames, then the temporal one on its latents."""
+"""Stages 'vae' and 'temporal': train the 2-D autoencoder on single frames, then the temporal one on its latents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TEMPORAL_RECIPE = Recipe(steps=1700, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, deca
 
 
 def to_video(frames: np.ndarray) -> Tensor:
-    """uint8 (..., H, W, 3) -> float (..., 3, H, W) in [-1, 1]."""
+    """Convert uint8 (..., H, W, 3) to float (..., 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
 
 
@@ -55,12 +55,12 @@ class FrameSource:
         self.centers = np.load(clips / "centers.npy", mmap_mode="r")
 
     def full(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` whole frames (count, 3, H, W)."""
+        """Draw `count` whole frames (count, 3, H, W)."""
         clip, frame = self._pick(count, generator)
         return to_video(self.frames[clip, frame])
 
     def crops(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` crops (count, 3, CROP, CROP) whose middle lies near the shape."""
+        """Draw `count` crops (count, 3, CROP, CROP) whose middle is near the shape."""
         clip, frame = self._pick(count, generator)
         shift = torch.randint(-CROP // 2, CROP // 2 + 1, (count, 2), generator=generator).numpy()
         corners = self.centers[clip, frame].round().astype(int) - CROP // 2 + shift
@@ -69,7 +69,7 @@ class FrameSource:
         return to_video(np.stack(cut))
 
     def clips(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` whole clips (count, 3, FRAMES, H, W)."""
+        """Draw `count` whole clips (count, 3, FRAMES, H, W)."""
         clip = torch.randint(len(self.frames), (count,), generator=generator).sort().values.numpy()
         return to_video(self.frames[clip]).movedim(1, 2)
 
@@ -80,7 +80,7 @@ class FrameSource:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, square_weight: float = 2.0) -> Tensor:
-    """Mean absolute error plus a weighted mean square."""
+    """Return the mean absolute error plus a weighted mean squared error."""
     return F.l1_loss(output, target) + square_weight * F.mse_loss(output, target)
 
 
@@ -107,7 +107,7 @@ def train_spatial(clips: Path, folder: Path, workers: Workers, recipe: Recipe, s
 def train_temporal(
     vae: SpatialVAE, clips: Path, folder: Path, workers: Workers, recipe: Recipe, seed: int
 ) -> VAETemporal:
-    """Train the temporal autoencoder on the frozen 2-D latents, at last through the frozen 2-D decoder."""
+    """Train the temporal autoencoder on the frozen 2-D latents, in the end also through the frozen 2-D decoder."""
     vae.requires_grad_(False).eval()
     torch.manual_seed(seed)
     temporal = VAETemporal(TEMPORAL)

@@ -1,4 +1,4 @@
-"""The training loop all stages share: schedule, averaged weights, checkpoints that resume exactly, a loss plot."""
+"""The training loop that all stages share: schedule, averaged weights, exactly resuming checkpoints, a loss plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adacache.atomic import atomic_path
 from adacache.plot_style import COMPUTED, REUSED, STYLE
 from mini.training.workers import Workers
 
-# A training step's loss from its own random generator; the same (seed, step, rank) gives the same batch.
+# (step, random generator of that step) -> loss; the same (seed, step, rank) gives the same batch.
 LossFunction = Callable[[int, torch.Generator], Tensor]
 
 
@@ -51,7 +51,7 @@ class Recipe:
 class MuonAdam:
     """Muon on every weight that is a matrix when flattened to (out, rest), AdamW on the others.
 
-    torch's Muon takes 2-D parameters only, so convolutions are handed over as flat views of the same memory.
+    torch's Muon takes 2-D parameters only, so convolutions are passed as flat views of the same memory.
     """
 
     def __init__(self, module: nn.Module, recipe: Recipe):
@@ -70,7 +70,7 @@ class MuonAdam:
 
     @staticmethod
     def is_matrix(name: str, parameter: Tensor) -> bool:
-        """Embeddings, tables and weights with few outputs or inputs are no matrices in Muon's sense."""
+        """Whether a weight is a matrix in Muon's sense: no embedding or table, and not few outputs or inputs."""
         special = any(part in name for part in ("table", "embed", "shared", "relative_attention", "final_layer"))
         return parameter.ndim >= 2 and not special and min(parameter.flatten(1).shape) >= 8
 
@@ -88,11 +88,11 @@ class MuonAdam:
         self.adam.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, dict]:
-        """State of both optimizers."""
+        """Return the state of both optimizers."""
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
 
@@ -115,7 +115,7 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state is kept."""
+        """File that the state is kept in."""
         return self.folder / f"{self.name}.pt"
 
     def fit(self, loss_function: LossFunction) -> None:
@@ -154,12 +154,12 @@ class Trainer:
 
     @property
     def _facts(self) -> dict[str, float]:
-        """What must not change when a run goes on."""
+        """What must be the same when a run resumes."""
         return {"seed": self.seed, "processes": self.workers.count, **asdict(self.recipe)}
 
     @torch.no_grad()
     def _update_average(self, average: dict[str, Tensor], step: int) -> None:
-        # Early on a long memory would keep the random start; it grows with the steps seen.
+        # Early on, a long average would keep the random start, so its length grows with the steps seen.
         decay = min(self.recipe.ema, (step + 1) / (step + 10))
         for name, value in self.module.state_dict().items():
             if value.is_floating_point():

@@ -1,4 +1,4 @@
-"""Two small processes that train one model: each computes gradients for its share of the batch.
+"""Train one model in several small processes: each computes gradients for its share of the batch.
 
 On a few CPU cores this is faster and steadier than one process with several OpenMP threads, whose threads spin
 while they wait for each other.
@@ -38,7 +38,7 @@ class Workers:
         return self.rank == 0
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace every tensor by its mean over the processes, in one exchange."""
+        """Replace every tensor with its mean over the processes, in one exchange."""
         if self.count == 1:
             return
         tensors = list(tensors)
@@ -49,17 +49,17 @@ class Workers:
             tensor.copy_(part.view_as(tensor))
 
     def wait(self) -> None:
-        """Go on only when every process has come here."""
+        """Wait until every process gets here."""
         if self.count > 1:
             dist.barrier()
 
     def share(self, total: int) -> range:
-        """Indices of `total` items that are this process's part."""
+        """Return the indices of this process's part of `total` items."""
         return range(self.rank, total, self.count)
 
 
 def _end_with_parent() -> None:
-    """Do not train on, and write into the folder of the next attempt, when the command itself was killed."""
+    """End with the parent: a killed command's processes must not go on writing into the next attempt's folder."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -77,7 +77,7 @@ def _start(rank: int, count: int, meeting_point: str, task: Callable[..., None],
 
 
 def run_workers(count: int, task: Callable[..., None], *arguments: Any) -> None:
-    """Call `task(workers, *arguments)` in `count` processes and wait for them; one failing ends all."""
+    """Call `task(workers, *arguments)` in `count` processes and wait for them; if one fails, all end."""
     if count == 1:
         _start(0, 1, "", task, arguments)
         return

@@ -1,1 +1,1 @@
-"""The little world that the mini model knows: scenes, captions, physics, painting."""
+"""The little world that the mini model knows: scenes, captions, physics, rendering."""

@@ -1,4 +1,4 @@
-"""The little world of the mini model: what a scene can be, and how it is put into words."""
+"""The little world of the mini model: what a scene can be, and how a caption describes it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Figure:
     direction: str | None = None
 
     def words(self, to_the: bool = True) -> str:
-        """'a still red star', 'an orange circle moving fast to the left'."""
+        """Describe the figure: 'a still red star', 'an orange circle moving fast to the left'."""
         if self.direction is None:
             return f"a {self.motion} {self.color} {self.shape}"
         where = f"to the {self.direction}" if to_the and self.direction in ("left", "right") else self.direction
@@ -77,10 +77,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Background:
-    """What lies behind the figures.
+    """What is behind the figures.
 
     Attributes:
-        color: a key of BACKGROUNDS, or '' where a caption leaves it open.
+        color: a key of BACKGROUNDS, or '' if a caption leaves it open.
         pattern: one of PATTERNS; a gradient darkens to half towards the bottom.
         drifting: the texture moves to the left by itself.
     """
@@ -90,7 +90,7 @@ class Background:
     drifting: bool = False
 
     def words(self) -> str:
-        """'a navy gradient background', 'a drifting teal striped background'."""
+        """Describe the background: 'a navy gradient background', 'a drifting teal striped background'."""
         pattern = "" if self.pattern == "plain" else f" {self.pattern}"
         return f"a {'drifting ' if self.drifting else ''}{self.color}{pattern} background"
 
@@ -100,7 +100,7 @@ class Scene:
     """One clip in words: one figure, or a still and a moving one, before a background.
 
     Attributes:
-        pan: where the camera turns, 'left' or 'right', or None; the world moves the other way in the frame.
+        pan: direction in which the camera turns, 'left' or 'right', or None; the world moves the other way.
     """
 
     figures: tuple[Figure, ...]
@@ -124,7 +124,7 @@ class Scene:
         return "plain"
 
     def caption(self, with_background: bool = True, to_the: bool = True) -> str:
-        """The caption; `to_the` chooses 'to the right' over plain 'right'."""
+        """Return the caption; `to_the` chooses 'to the right' over plain 'right'."""
         words = " and ".join(figure.words(to_the) for figure in self.figures)
         if with_background:
             words += f" on {self.background.words()}"
@@ -142,7 +142,7 @@ def _pick(rng: np.random.Generator, names: Iterable[str]) -> str:
 
 
 def _random_figure(rng: np.random.Generator, motion: str, color: str | None = None) -> Figure:
-    """A figure with the given motion; a circle does not spin, because nobody could see it."""
+    """Draw a figure with the given motion; a circle does not spin, as that would not be visible."""
     return Figure(
         color=color or _pick(rng, COLORS),
         shape=_pick(rng, (shape for shape in SHAPES if not (shape == "circle" and motion == "spinning"))),
@@ -152,7 +152,7 @@ def _random_figure(rng: np.random.Generator, motion: str, color: str | None = No
 
 
 def _random_background(rng: np.random.Generator, textured: bool, drifting: bool = False) -> Background:
-    """A background; black has no gradient."""
+    """Draw a background; black has no gradient."""
     color = _pick(rng, BACKGROUNDS)
     if textured:
         return Background(color, _pick(rng, TEXTURES), drifting)
@@ -176,19 +176,19 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def draw_scene(rng: np.random.Generator, held_out: bool) -> Scene:
-    """Draw scenes until one lies on the wanted side of the split."""
+    """Draw scenes until one is on the wanted side of the held-out split."""
     while (scene := random_scene(rng)).held_out != held_out:
         pass
     return scene
 
 
 def max_draws(count: int) -> int:
-    """How many scenes to look through for `count` different captions; there are finitely many."""
+    """Return how many scenes to draw at most for `count` different captions, of which there are finitely many."""
     return 1000 + 20 * count
 
 
 def held_out_captions(count: int, seed: int) -> list[str]:
-    """`count` different full captions of scenes that no training clip shows.
+    """Draw `count` different full captions of scenes that no training clip shows.
 
     Raises:
         ValueError: there are not as many.
@@ -205,16 +205,16 @@ def held_out_captions(count: int, seed: int) -> list[str]:
 
 
 def random_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the ways to say `scene`, as the training data does."""
+    """Describe `scene` in one of the ways of the training data."""
     open_background = rng.random() < NO_BACKGROUND_SHARE and scene.kind in ("plain", "pair")
     return scene.caption(with_background=not open_background, to_the=bool(rng.random() < 0.5))
 
 
 def parse_caption(caption: str) -> Scene:
-    """The scene a caption describes.
+    """Return the scene that a caption describes.
 
     Raises:
-        ValueError: the caption is not in the grammar; says which part is missing.
+        ValueError: the caption is not in the grammar; the message names the missing part.
     """
     words = caption.lower().rstrip(".").split()
 
@@ -248,7 +248,7 @@ def moves(motion: str) -> bool:
 
 
 def split_at(words: list[str], mark: str) -> tuple[list[str], list[str]]:
-    """The words before and after the first `mark`; without one, all and none."""
+    """Return the words before and after the first `mark`; without one, all words and none."""
     if mark not in words:
         return words, []
     at = words.index(mark)
@@ -256,13 +256,13 @@ def split_at(words: list[str], mark: str) -> tuple[list[str], list[str]]:
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can hold, in a fixed order."""
+    """Return every word that a caption can have, in a fixed order."""
     glue = ["a", "an", "the", "on", "to", "and", "moving", "drifting", "background", "while", "camera", "pans"]
     return [*glue, *PATTERNS[1:], *SHAPES, *COLORS, *BACKGROUNDS, *MOTION_MIX, *DIRECTIONS]
 
 
 def caption_pattern() -> str:
-    """A regular expression of all captions that `random_caption` can give."""
+    """Return a regular expression for all captions that `random_caption` can return."""
 
     def one_of(words: Iterable[str]) -> str:
         return f"(?:{'|'.join(words)})"
@@ -279,7 +279,7 @@ def caption_pattern() -> str:
 
 
 def words_by_kind() -> dict[str, list[str]]:
-    """`vocabulary()` for people."""
+    """Return the words of `vocabulary()` by kind, for people."""
     kinds = {
         "shapes": SHAPES,
         "colors": COLORS,

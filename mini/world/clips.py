@@ -1,4 +1,4 @@
-"""Rendered training clips on disk, made in parallel and the same for the same seed."""
+"""Render training clips to disk, in parallel and reproducibly for a seed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Clip:
 def make_clip(
     seed: int, index: int, held_out: bool = False, frames: int = FRAMES, size: tuple[int, int] = SIZE
 ) -> Clip:
-    """Clip number `index` of the endless stream that `seed` starts; a longer one starts with the shorter."""
+    """Make clip number `index` of the endless stream of `seed`; a longer clip starts with the shorter one."""
     rng = np.random.default_rng((seed, int(held_out), index))
     scene = draw_scene(rng, held_out)
     caption = random_caption(scene, rng)
@@ -41,15 +41,15 @@ def make_clip(
 
 
 def make_caption(seed: int, index: int, held_out: bool = False) -> str:
-    """The caption of `make_clip` with the same arguments, without drawing the clip."""
+    """Return the caption of `make_clip` with the same arguments, without rendering the clip."""
     rng = np.random.default_rng((seed, int(held_out), index))
     return random_caption(draw_scene(rng, held_out), rng)
 
 
 def make_chunk(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """A chunk as the autoencoders meet them, from a longer clip's begin, middle or end.
+    """Make a chunk to train the autoencoders on, from the start, middle or end of a longer clip.
 
-    They practice on bounces twice as fast as the captioned clips have, the hardest motion to compress.
+    Bounces are twice as fast as in captioned clips: they are the hardest motion to compress.
 
     Returns:
         (FRAMES, H, W, 3) uint8, and the main figure's center (FRAMES, 2), x and y in pixels.
@@ -78,13 +78,13 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
 
 
 def mark_finished(folder: Path, facts: dict[str, Any]) -> None:
-    """Note that the data in `folder` are complete."""
+    """Record that the data in `folder` are complete."""
     with atomic_path(folder / "finished.json") as temporary:
         temporary.write_text(json.dumps(facts))
 
 
 def render_clips(folder: Path, count: int, seed: int, workers: Workers) -> None:
-    """Write `frames.npy` and `centers.npy` of `count` chunks; does nothing when they exist."""
+    """Write `frames.npy` and `centers.npy` of `count` chunks; do nothing if they are finished."""
     facts = {"seed": seed, "count": count}
     if is_finished(folder, facts):
         return

@@ -1,6 +1,6 @@
 """Where things are in every frame of a scene: physics simple enough to continue a clip from any of its frames.
 
-Figures turn back at the edge of the frame, growing ones at their largest and smallest size, and the camera where
+Moving figures turn back at the edge of the frame, growing ones at their largest and smallest size, and the camera where
 the figure would leave the frame. In the first `FRAMES` frames nothing turns back.
 """
 
@@ -20,7 +20,7 @@ SLOW = (0.55, 0.80)  # pixels per frame
 FAST = (1.90, 2.20)
 PAN = (1.00, 1.30)
 DRIFT = (0.50, 0.90)
-SPIN = (0.10, 0.13)  # radians per frame; more than half a star's symmetry per latent frame would look backwards
+SPIN = (0.10, 0.13)  # radians per frame; above half a star's symmetry per latent frame it would seem to turn back
 LANE = 4.0  # pixels that a figure of a pair may be off the middle of its half
 
 
@@ -53,7 +53,7 @@ class Shot:
     Attributes:
         paths: one per figure.
         scroll: (F,) pixels that the background has moved to the right.
-        offset: pixels that its texture starts from.
+        offset: pixels by which its texture is shifted at the start.
         size: height and width in pixels.
     """
 
@@ -63,14 +63,14 @@ class Shot:
     size: tuple[int, int]
 
     def part(self, start: int, stop: int) -> Shot:
-        """The frames from `start` up to `stop`."""
+        """Return the frames from `start` up to `stop`."""
         cut = slice(start, stop)
         paths = tuple(Path(p.x[cut], p.y[cut], p.radius[cut], p.angle[cut]) for p in self.paths)
         return Shot(paths, self.scroll[cut], self.offset, self.size)
 
 
 def fold(position: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A free movement turned back at both ends of [low, high]."""
+    """Reflect a free movement at both ends of [low, high]."""
     span = max(high - low, 1e-6)
     return low + span - np.abs((position - low) % (2 * span) - span)
 
@@ -82,9 +82,9 @@ def random_shot(
     size: tuple[int, int] = SIZE,
     bounce: Bounce = GENTLE,
 ) -> Shot:
-    """Draw a shot that fits the scene's words and keeps every figure in frame.
+    """Draw a shot that fits the scene's words and keeps every figure in the frame.
 
-    What is drawn does not depend on `frames`: a longer shot starts with the shorter one.
+    The random values do not depend on `frames`: a longer shot starts with the shorter one.
     """
     time = np.arange(frames)
     offset = rng.uniform(0, 64)
@@ -102,14 +102,14 @@ def random_shot(
 
 
 def _extent(figure: Figure, path: Path) -> float:
-    """Largest distance of a figure's edge from its center, with a margin for its soft edge."""
+    """Return the largest distance of a figure's edge from its center, with a margin for its soft edge."""
     return float(reach(figure.shape) * path.radius.max() + 1)
 
 
 def _travel(
     center: float, speed: float, extent: float, side: float, time: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Positions (F,) along an axis of length `side`: the first clip is near the middle and free of turns."""
+    """Draw positions (F,) along an axis of length `side`: the first chunk is near the middle and does not turn."""
     distance = speed * (FRAMES - 1)
     low, high = extent, side - extent
     first = center - distance / 2 + side * rng.uniform(-0.05, 0.05)
@@ -118,7 +118,7 @@ def _travel(
 
 
 def _single(figure: Figure, rng: np.random.Generator, time: np.ndarray, size: tuple[int, int], bounce: Bounce) -> Path:
-    """The path of the only figure."""
+    """Draw the path of the only figure."""
     height, width = size
     still = np.zeros(len(time))
     radius = still + rng.uniform(10.0, 14.0)
@@ -155,13 +155,13 @@ def _single(figure: Figure, rng: np.random.Generator, time: np.ndarray, size: tu
 
 
 def _anywhere(middle: float, spread: float, extent: float, side: float, rng: np.random.Generator) -> float:
-    """A place near the middle of an axis at which the whole figure is in frame."""
+    """Draw a place near the middle of an axis at which the whole figure is in the frame."""
     place = middle + side * rng.uniform(-spread, spread)
     return float(np.clip(place, extent, max(extent, side - extent)))
 
 
 def _pair(scene: Scene, rng: np.random.Generator, time: np.ndarray, size: tuple[int, int]) -> tuple[Path, ...]:
-    """A still figure in one half of the frame and a moving one in the other, so that they never meet."""
+    """Draw a still figure in one half of the frame and a moving one in the other, so that they never meet."""
     height, width = size
     mover = scene.main
     step_x, step_y = DIRECTIONS[mover.direction]

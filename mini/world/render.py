@@ -1,4 +1,4 @@
-"""Painting a shot: textured backgrounds that can move, figures in front of them."""
+"""Paint a shot: textured backgrounds that can move, figures in front of them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ SOFT = 1.5  # pixels over which one tone becomes the other
 
 
 def tones(color: str) -> tuple[np.ndarray, np.ndarray]:
-    """The two RGB colors of a textured background."""
+    """Return the two RGB colors of a textured background."""
     first = np.array(BACKGROUNDS[color])
     return first, first * 0.6 if first.mean() > DARK else first + 0.18
 
 
 def square_wave(position: np.ndarray, period: float) -> np.ndarray:
-    """+1 and -1 by turns, half a period each, with soft edges."""
+    """Return +1 and -1 alternating, half a period each, with soft edges."""
     phase = position % period
     to_edge = period / 4 - np.abs(phase - period / 2)  # negative in the outer halves of the period
     return np.clip(to_edge / (SOFT / 2), -1, 1)
 
 
 def paint_background(background: Background, scroll: float, size: tuple[int, int]) -> np.ndarray:
-    """RGB (H, W, 3) of a background moved `scroll` pixels to the right."""
+    """Paint a background (H, W, 3) RGB, moved `scroll` pixels to the right."""
     height, width = size
     first = np.array(BACKGROUNDS[background.color])
     if background.pattern not in TEXTURES:
@@ -43,7 +43,7 @@ def paint_background(background: Background, scroll: float, size: tuple[int, int
 
 
 def render(scene: Scene, shot: Shot) -> np.ndarray:
-    """The clip (F, H, W, 3) in uint8."""
+    """Paint the clip (F, H, W, 3) uint8."""
     moving = bool(np.ptp(shot.scroll))
     ground = paint_background(scene.background, shot.offset, shot.size)
     frames = []

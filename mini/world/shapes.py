@@ -11,7 +11,7 @@ SYMMETRY = {"circle": 6, "square": 90, "triangle": 120, "star": 72}
 
 
 def polygon(shape: str) -> np.ndarray:
-    """Corners (K, 2) of a unit-size shape around its centroid, in drawing order; y points down."""
+    """Return the corners (K, 2) of a unit-size shape around its centroid, in drawing order; y points down."""
     if shape == "square":
         half = 0.87
         return np.array([(-half, -half), (half, -half), (half, half), (-half, half)])
@@ -24,7 +24,7 @@ def polygon(shape: str) -> np.ndarray:
 
 
 def polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Signed distance (negative inside) of `points` (..., 2) to the polygon `corners` (K, 2)."""
+    """Return the signed distance (negative inside) of `points` (..., 2) to the polygon `corners` (K, 2)."""
     squared = np.full(points.shape[:-1], np.inf)
     inside = np.zeros(points.shape[:-1], dtype=bool)
     for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -41,7 +41,7 @@ def polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def coverage(shape: str, x: float, y: float, radius: float, angle: float, size: tuple[int, int]) -> np.ndarray:
-    """How much of each pixel of a frame `size` (H, W) the shape covers, 0 to 1."""
+    """Return how much of each pixel of a frame `size` (H, W) the shape covers, 0 to 1."""
     height, width = size
     points = np.stack(np.meshgrid(np.arange(width) + 0.5 - x, np.arange(height) + 0.5 - y), axis=-1)  # (H, W, 2)
     if shape == "circle":
@@ -53,5 +53,5 @@ def coverage(shape: str, x: float, y: float, radius: float, angle: float, size: 
 
 
 def reach(shape: str) -> float:
-    """Largest distance of a point of the unit shape from its center."""
+    """Return the largest distance of a point of the unit shape from its center."""
     return 1.0 if shape == "circle" else float(np.linalg.norm(polygon(shape), axis=1).max())
