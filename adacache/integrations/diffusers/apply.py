@@ -157,8 +157,8 @@ def apply_adacache(
     def make_controller(start: RunStart) -> StepController:
         loop.check()
         for forward in cached:
-            forward.family.check(forward.transformer)
             check_combination(forward.transformer)
+            forward.family.check(forward.transformer)
         _warn_if_replaced(loop, transformers)
         config = config_of_run(start)
         config.validate(len(start.timesteps), num_blocks)

@@ -363,6 +363,13 @@ ORDERS = (
         "has the cache hook '",
         "one of the two",
     ),
+    Row(
+        "`cache_dit.enable_cache(pipe)`",
+        lambda pipe: pytest.importorskip("cache_dit").enable_cache(pipe),
+        *["this .* is cached by cache-dit already"] * 2,
+        instead="one of the two",
+        needs="cache_dit",
+    ),
     refused(
         "`apply_adacache()` again",
         lambda pipe: apply_adacache(pipe, EAGER),
