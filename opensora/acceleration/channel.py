@@ -40,7 +40,7 @@ class Transport(Protocol):
         """Send consecutive parts of `sent` to one process each, and fill `received` with what these sent here."""
 
     def sum(self, values: Tensor) -> None:
-        """Replace `values` by their sum over all processes."""
+        """Replace `values` with their sum over all processes."""
 
     def gather(self, parts: Sequence[Tensor], part: Tensor) -> None:
         """Fill `parts` with the parts of all processes."""

@@ -1,1 +1,1 @@
-"""One sampling run: what will be sampled, what is there already, and the loop that makes the rest."""
+"""One sampling run: what will be sampled, what is finished already, and the loop that makes the rest."""

@@ -15,7 +15,7 @@ DEFAULT_CONFIG = "configs/mini/sample_adacache.py"
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence on stderr and exit code 2, like all errors of the commands."""
+    """An argument parser whose errors are one sentence on stderr and exit code 2, like all errors of the commands."""
 
     def error(self, message: str) -> NoReturn:
         """End the program with `message`."""
@@ -89,10 +89,10 @@ class CfgOptions(argparse.Action):
 
 
 def text_to_bool(text: str) -> bool:
-    """Parse a boolean as upstream writes it on the command line: `True` or `False`, or another word for them.
+    """Parse a boolean as upstream writes it on the command line: `True`, `False`, or a synonym such as `yes` or `0`.
 
     Raises:
-        argparse.ArgumentTypeError: `text` is no such word.
+        argparse.ArgumentTypeError: `text` is not such a word.
     """
     word = text.lower()
     if word in ("true", "t", "yes", "y", "1"):

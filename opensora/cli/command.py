@@ -73,7 +73,7 @@ def words_of(config_path: str, flags: Mapping[str, Any], cfg_options: Mapping[st
 
 
 def _check_stream(config: SampleConfig, text: str | None) -> None:
-    """Refuse a stream that a config names for several processes; rank 0 reads only the flag's stream for all."""
+    """Refuse a stream in the config if several processes would read it; as a flag, rank 0 reads it for all."""
     path = config.prompt_path
     if text is None and path is not None and is_stream(path) and not read_launch().is_alone:
         raise ConfigError(

@@ -36,7 +36,7 @@ SHOWN += ("pillow", "opensora-adacache")
 _INDENT = " " * 11  # two blanks, the longest state ("warning"), and two more
 _TIMEOUT = 90  # seconds; imports from a cold network disk are slow
 _COLOSSALAI = "0.5.0"  # requirements-colossalai.txt
-_NO_NUMPY_2 = (2, 3)  # from here on PyTorch's builds take NumPy 1 and 2
+_NO_NUMPY_2 = (2, 3)  # from this version on, PyTorch's builds take NumPy 1 and 2
 _TORCHVISION_OFFSET = 15  # torchvision 0.N is built for torch 2.(N - 15), and refuses to load with another one
 # Module -> (distribution, import statement that reaches its compiled part). diffusers and transformers import them.
 _ACCELERATORS = {
@@ -96,7 +96,7 @@ def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
     yield "environment", [check_hub_variables]
     try:
         with _silence():
-            from opensora.cli import doctor_runs  # which imports all packages
+            from opensora.cli import doctor_runs  # it imports all packages
     except (Exception, SystemExit) as error:
         finding = _explain(error)
         yield "everything else", [lambda: [finding]]

@@ -1,7 +1,7 @@
 """The checks of `python -m opensora.doctor` that use the packages: devices, weights, and a video of the mini model.
 
 The video is made from text to mp4 and compared with the release's: versions that do not go together often sample
-without an error, but badly, and here it shows. `--write-reference` replaces the reference it is compared with.
+without an error, but badly, which shows here. `--write-reference` replaces the reference of the comparison.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOLERANCES = {"cpu": 1e-3, "cuda": 5e-2}
 SHADE_TOLERANCES = {"cpu": 1.0, "cuda": 4.0}  # gray levels of 255, mean over all blocks of pixels
 
 _SMALL_DISK = 2e9  # bytes; an mp4 is small, but frames that are kept are not
-_OLD_CAPABILITY = (8, 0)  # from here on GPUs compute in bf16
+_OLD_CAPABILITY = (8, 0)  # GPUs of this capability or above compute in bf16
 _DOWNLOAD = f"{command_line('weights')} download"
 _FPS = 8
 _LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below

@@ -11,10 +11,10 @@ from opensora.environment import how_to_get_packages, is_environment
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found about one thing that was looked at.
+    """What a check found about one thing.
 
     Attributes:
-        state: "problem": sampling fails, or gives wrong videos; "warning": it may be meant so, or costs something.
+        state: "problem": sampling fails, or gives wrong videos; "warning": it may be intended, or costs something.
         text: what was found.
         fix: what to do about it, in one sentence; empty if nothing.
     """
@@ -28,17 +28,17 @@ Check = Callable[[], list[Finding]]
 
 
 def ok(text: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding that needs no action."""
     return Finding("ok", text)
 
 
 def warning(text: str, fix: str) -> Finding:
-    """It may be meant so, or costs something, but videos come out right."""
+    """Return a finding that may be intended, or costs something, while videos come out right."""
     return Finding("warning", text, fix)
 
 
 def problem(text: str, fix: str) -> Finding:
-    """Sampling fails, or gives wrong videos."""
+    """Return a finding that makes sampling fail, or give wrong videos."""
     return Finding("problem", text, fix)
 
 

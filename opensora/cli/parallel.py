@@ -201,7 +201,7 @@ def answers(session: Session) -> dict[str, Callable[[int, Any], Any]]:
     given: dict[tuple[int, int], int | None] = {}
 
     def next_batch(rank: int, value: Sequence[int]) -> int | None:
-        """Return the batch of a group's turn, the same for all of its processes; None after the last batch."""
+        """Return the number of the batch for a group's turn, the same for all of its processes; None after the last."""
         group, turn = value
         if (group, turn) not in given:
             given[group, turn] = number = next(numbers, None)
@@ -226,7 +226,7 @@ def answers(session: Session) -> dict[str, Callable[[int, Any], Any]]:
 
 
 def _are_there(folder: Path, names: Sequence[str]) -> bool:
-    """Whether files that another machine wrote are visible here; wait, as network file systems take a while."""
+    """Wait up to `FILES_SECONDS` for files that another machine wrote to be visible here; return whether they are."""
     deadline = time.monotonic() + FILES_SECONDS
     while not all((folder / name).exists() for name in names):
         if time.monotonic() > deadline:

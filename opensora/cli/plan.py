@@ -131,7 +131,7 @@ class Plan:
 
     @property
     def due_batches(self) -> list[list[Sample]]:
-        """Batches of which at least one sample has to be made."""
+        """Batches with at least one sample that is due."""
         return [batch for batch in self.batches if any(sample.is_due for sample in batch)]
 
 

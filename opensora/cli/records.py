@@ -64,7 +64,7 @@ def read_result(folder: Path, sample: Sample) -> Result | None:
 
 
 def results_table(samples: Sequence[Sample]) -> str:
-    """Return the table that a run ends with: video, computed steps, seconds, estimated saving, the risk of drafts."""
+    """Return the table that a run ends with: video, computed steps, seconds, estimated saving; for drafts also risk."""
     results = [sample.result for sample in samples if sample.result is not None]
     table = [("video", "computed steps", "seconds", "estimated saving", "risk")]
     for r in results:

@@ -27,8 +27,8 @@ def run(session: Session, arguments: Sequence[str], load: Load | None = None) ->
     """Make what is due, and record in the ledger how the run ended.
 
     Args:
-        arguments: of the command, for the ledger.
-        load: gives the pipeline, as for `Worker`.
+        arguments: the command line, for the ledger.
+        load: returns the pipeline, as for `Worker`.
 
     Raises:
         ConfigError, WeightsError: the models cannot be run on this machine.

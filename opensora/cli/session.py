@@ -1,4 +1,4 @@
-"""One run of the sampling command in its output folder: what is due, what became of it, and what is said at the end."""
+"""One run of the sampling command in its output folder: what is due, what became of it, and the closing report."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Session:
 
     @property
     def outcome(self) -> str:
-        """How a run ended that came to its end, for the ledger."""
+        """The outcome of a run that was not cut short, for the ledger."""
         return f"{len(self.failed)} failed" if self.failed else "done"
 
     def announce(self) -> None:

@@ -30,7 +30,7 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     """Return the config and the one sample that a sidecar describes; values of the command line override it.
 
     Raises:
-        ConfigError: the file is no sidecar, a reference has changed, or a value cannot be used.
+        ConfigError: the file is not a sidecar, a reference has changed, or a value cannot be used.
     """
     metadata = _load(Path(path).expanduser())
     entries = {name: value for name, value in metadata["config"].items() if name not in _DONE}

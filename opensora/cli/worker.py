@@ -46,7 +46,7 @@ class Worker:
         group: the processes that share every video with this one.
         progress: False shows no bars, whatever a config says.
         text: result of `encode_text`, if that was called before.
-        load: gives the pipeline, such as one whose models were loaded before.
+        load: returns the pipeline, such as one whose models were loaded before.
 
     Raises:
         ConfigError: the device does not exist, or memory does not suffice.

@@ -1,9 +1,9 @@
 """Find out which steps of a model need not be computed, what stands in for them, and what that costs in quality.
 
-Runs a few prompts with every step computed, searches for the steps that matter, fits what combination of the model's
+Runs a few prompts with every step computed, searches for the steps that matter, fits which combination of the model's
 last outputs bridges each gap, and measures the result on other prompts. Writes calibration.json, calibrated.py (a
 config that uses it) and calibration.png. From then on --speedup, --max-steps-computed or --min-psnr take the place of a
-codebook. A calibration that was stopped goes on where it was when the same command is run again.
+codebook. An interrupted calibration resumes when the same command is run again.
 """
 
 from __future__ import annotations

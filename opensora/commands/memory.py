@@ -21,7 +21,7 @@ def _print(path: str, flags: dict[str, Any], options: dict[str, Any]) -> int:
     config = load_config(path, flags, options)
     low_memory = load_config(path, {**flags, "low_memory": True}, options)
 
-    from opensora.memory.report import print_tables  # loads torch, which errors in a config need not wait for
+    from opensora.memory.report import print_tables  # loads torch, so only after the config is checked
 
     print_tables(config, low_memory)
     return 0

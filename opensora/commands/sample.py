@@ -16,7 +16,7 @@ EXIT_FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 1 where not all samples could be made, 2 where nothing was begun."""
+    """Run the command and return its exit code: 1 if not all samples could be made, 2 if nothing was begun."""
     arguments = sys.argv[1:] if arguments is None else arguments
     config_path, flags, cfg_options = parse_arguments(arguments)
     if flags.pop("words"):

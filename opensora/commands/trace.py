@@ -110,7 +110,7 @@ def diff(first: Path, second: Path) -> str:
 
 
 def main() -> int:
-    """Run one of the commands."""
+    """Run the command and return its exit code."""
     parser = OneLineParser(
         description=__doc__,
         epilog="examples: %(prog)s show sample_0000.json; %(prog)s diff first.json second.json",
@@ -130,7 +130,7 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what was asked for; exit code 1 where a file cannot be used."""
+    """Print what was asked for; return exit code 1 if a file cannot be used."""
     try:
         if options.command == "show":
             text = show(options.trace)

@@ -51,14 +51,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsers["verify"].add_argument("--quick", action="store_true", help="do not read the data: no checksums")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parsers[options.command].parse_args(unknown)  # it knows which flags its command has
+        parsers[options.command].parse_args(unknown)  # the command's own parser names its flags in the error
     return options
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command that was asked for and return its exit code."""
     if options.command == "verify":
-        from opensora.cli.verify import verify_weights  # which compares with the models, so that torch is loaded
+        from opensora.cli.verify import verify_weights  # loads torch, to compare with the models
 
         return verify_weights(options)
     from opensora.cli.weights import download_weights, list_weights

@@ -55,9 +55,9 @@ _VIDEO_SIZES: dict[str, str] = {
 }
 
 # The square resolutions are image buckets with ratios of their own. 256, 512, 1024 and 2048 are one table at
-# four scales, here in units of 1/16 of the side, and a key is height / width. 2880 is in units of 64 pixels
-# and has a few keys that are not. Upstream v1.2.0 writes the keys of these tables as "1.0" and looks up
-# "1.00", so that it finds hardly any size; two decimals throughout, as in the AdaCache fork, work.
+# four scales, here in units of 1/16 of the side, and a key is height / width. 2880 is in units of 64 pixels,
+# and a few of its keys differ from that ratio. Upstream v1.2.0 writes the keys of these tables as "1.0" and looks
+# up "1.00", so that it finds hardly any size; two decimals throughout, as in the AdaCache fork, work.
 _SQUARE_SIXTEENTHS = (
     "8x32 8x31 8x30 8x29 9x28 9x27 9x26 10x25 10x24 11x23 11x22 11x21 12x21 12x20 "
     "13x19 13x18 14x18 14x17 15x17 15x16 16x16 16x15 17x15 17x14 18x14 18x13 19x13 20x12 "
@@ -89,7 +89,7 @@ _NUM_PIXELS: dict[str, int] = {
     "4k": 2160 * 3840,
 }
 
-# A clip of 51 frames is 3 windows of 17, 2 seconds at 24 frames per second and a bit.
+# A clip of 51 frames is 3 windows of 17, a bit more than 2 seconds at 24 frames per second.
 NUM_FRAMES_MAP: dict[str, int] = {
     "1x": 51,
     "2x": 102,

@@ -100,7 +100,7 @@ def _read_pngs(folder: Path) -> np.ndarray:
         try:
             with Image.open(file) as image:
                 frames.append(np.asarray(image.convert("RGB")))
-        except (OSError, SyntaxError) as error:  # Pillow's word for a broken PNG
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
             raise ValueError(f"cannot read '{file}' as an image: {error}") from error
     if len({frame.shape for frame in frames}) > 1:
         raise ValueError(f"the images in '{folder}' differ in size")

@@ -34,7 +34,7 @@ _LIMITED_RANGE = 1
 # cpu-independent takes the plain routines, at no measurable cost; frame threads make smaller files than the slice
 # threads that PyAV sets.
 _X264_OPTIONS = {"preset": "medium", "threads": "4", "thread_type": "frame", "x264-params": "cpu-independent=1"}
-# What read_video calls the frame rate of an image: the value that means "image" to the model.
+# Frame rate that read_video returns for an image: the value that means "image" to the model.
 _IMAGE_FPS = 120.0
 
 

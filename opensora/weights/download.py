@@ -136,7 +136,7 @@ def check_space(needed: int, weights_dir: str | os.PathLike[str] | None = None) 
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free on the disk of a folder, which need not exist yet."""
+    """Return the bytes free on the disk of a folder, which need not exist yet."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 

@@ -31,7 +31,7 @@ def is_repo_name(text: str) -> bool:
 
 
 def split_name(text: str) -> tuple[str, str]:
-    """Split a name that `is_repo_name` into the repository and the folder in it, "" for its top."""
+    """Split a name that `is_repo_name` accepts into the repository and the folder in it, "" for its top."""
     repo, folder = _REPO_NAME.fullmatch(text).groups()
     return repo, folder or ""
 
@@ -49,7 +49,7 @@ def size_text(size: int | None) -> str:
 
 
 def cache_folder() -> Path:
-    """Where the hub's client keeps what it downloads."""
+    """Return the folder where the hub's client keeps what it downloads."""
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 

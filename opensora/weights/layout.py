@@ -39,7 +39,7 @@ FOLDER_WEIGHTS = (
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin.index.json",
 )
-_ZIP_START = b"PK"  # of files that torch.save wrote; those of versions before 1.6 are plain pickles
+_ZIP_START = b"PK"  # start of files by torch.save; versions before 1.6 wrote plain pickles
 _PROBES = 64  # places in a file that a fingerprint reads
 _PROBE_BYTES = 16_384
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
