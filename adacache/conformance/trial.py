@@ -133,7 +133,8 @@ def reused_by_hand(
             names = ["hidden_states", *filter(None, [find_family(model).audio])]
 
             def enter(_: nn.Module, args: Any, kwargs: Mapping[str, Any], names: list[str] = names) -> None:
-                starts[:] = [kwargs[name] if name in kwargs else args[place] for place, name in enumerate(names)]
+                given = [kwargs[name] if name in kwargs else args[place] for place, name in enumerate(names)]
+                starts[:] = [states for states in given if states is not None]  # a sound may be left out
 
             def pass_first(_: nn.Module, args: Any, output: Any, names: list[str] = names) -> None:
                 starts[:] = output[: len(names)] if isinstance(output, tuple) else [output]

@@ -83,7 +83,7 @@ class GatedByNorm:
             own = attention[0] if isinstance(attention, tuple) else attention  # not the text's part
             take(lambda: own * (found[:, None] if found.ndim == 2 else found))
 
-        norm, attention = getattr(block, self.norm), getattr(block, self.attention)
+        norm, attention = block.get_submodule(self.norm), block.get_submodule(self.attention)
         return [norm.register_forward_hook(note), attention.register_forward_hook(look)]
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByNorm
 
+
+def _gated_by_modulation(part: str = "") -> GatedByNorm:
+    return GatedByNorm(index=2, of=9, norm=f"{part}visual_modulation", attention=f"{part}self_attention")
+
+
 FAMILIES = (
     # Latents have their channels last. Blocks of the text run before those of the video, which alone use their result.
     Family(
@@ -14,7 +19,7 @@ FAMILIES = (
             BlockList(
                 "visual_transformer_blocks",
                 ("Kandinsky5TransformerDecoderBlock",),
-                GatedByNorm(index=2, of=9, norm="visual_modulation", attention="self_attention"),
+                _gated_by_modulation(),
             ),
         ),
         rows=("hidden_states", "encoder_hidden_states", "timestep", "pooled_projections"),
@@ -22,5 +27,28 @@ FAMILIES = (
         channels_dim=4,
         out_channels="out_visual_dim",
         aside={"text_transformer_blocks": lambda text, *_: text},
+    ),
+    # With a sound, or without. An image is one more frame, which is not denoised. Distilled, it gives the outputs of
+    # several times, so that it has more channels out than are denoised.
+    Family(
+        name="Kandinsky 6",
+        transformer="Kandinsky6Transformer3DModel",
+        lists=(
+            BlockList(
+                "visual_transformer_blocks",
+                ("Kandinsky6FusedTransformerDecoderBlock",),
+                _gated_by_modulation("video_dec_block."),
+                audio_residual=_gated_by_modulation("audio_dec_block."),
+            ),
+        ),
+        rows=(
+            *("hidden_states", "encoder_hidden_states", "timestep", "pooled_projections", "audio_hidden_states"),
+            *("encoder_attention_mask", "visual_token_type_ids"),
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[1] // config.patch_size[0],
+        audio="audio_hidden_states",
+        channels_dim=4,
+        out_channels="in_visual_dim",
+        aside={f"{kind}_text_transformer_blocks": lambda text, *_: text for kind in ("video", "audio")},
     ),
 )
