@@ -1,1 +1,1 @@
-"""A fair comparison of policies: the same prompts and seeds, one process, equal compute."""
+"""Compare policies fairly: the same prompts and seeds, one process, equal compute."""

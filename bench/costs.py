@@ -115,7 +115,7 @@ def warm_up(
     all of theirs.
 
     Args:
-        measure: does with a video's frames what is done with those of every video.
+        measure: called with the frames of the uncached video, to time what is done with those of every video.
         finished: called after every video with the name of its policy.
     """
     uncached = BenchPoint(UNCACHED)

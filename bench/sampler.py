@@ -66,7 +66,7 @@ class CacheBytes(RunObserver):
 
 
 class Sampler:
-    """Samples clips one at a time; it replaces the pipeline's text encoder by one that remembers texts.
+    """Samples clips one at a time; it replaces the pipeline's text encoder with one that remembers texts.
 
     Attributes:
         pipe: the pipeline, whose own cache is not used.

@@ -254,7 +254,7 @@ LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
 
 
 def load_vmaf() -> Comparison:
-    """Load VMAF of the whole clip at its own size: trained on 1080p, it can rank small clips but does no more.
+    """Load VMAF of the whole clip at its own size; trained on 1080p, it only ranks small clips.
 
     Raises:
         ImportError: the package is missing.

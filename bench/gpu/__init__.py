@@ -1,1 +1,1 @@
-"""What `scripts/gpu_check.py` runs: is the sampler right on this GPU, how fast is it, and where does the time go."""
+"""The sections of `scripts/gpu_check.py`: is the sampler right on this GPU, how fast is it, where does the time go?"""

@@ -66,7 +66,7 @@ def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -
 def bench(
     processes: Processes, pipe: SamplingPipeline, prompt: str, shapes: Sequence[MeshShape]
 ) -> list[ArrangementResult]:
-    """Sample and decode a prompt under every arrangement."""
+    """Sample and decode a prompt under every arrangement; all processes get all results."""
     expected, trace, _, _ = _sample(pipe, prompt)
     results = []
     for shape in shapes:

@@ -149,11 +149,11 @@ class Samples:
         return Samples(_ratios(self.values, other.values), "", yardstick)
 
     def in_milliseconds(self) -> Samples:
-        """Times in seconds as milliseconds."""
+        """Return times in seconds as milliseconds."""
         return Samples(tuple(1000 * value for value in self.values), "ms", self.yardstick)
 
     def in_yardsticks(self) -> tuple[float, ...]:
-        """The values over the yardstick's of the same turn; without a yardstick as they are."""
+        """Return the values divided by the yardstick's of the same turn; without a yardstick, as they are."""
         return _ratios(self.values, self.yardstick) if self.yardstick else self.values
 
     def to_dict(self) -> dict[str, Any]:

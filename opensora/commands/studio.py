@@ -1,6 +1,6 @@
 """Sample, watch and compare in the browser: a page over the sampling command, served on this machine.
 
-What it makes lies in the folders that `sample` chooses, below --save-dir; either goes on where the other one stopped.
+Results are in the folders that `sample` chooses, below --save-dir; each command resumes what the other one began.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from opensora.errors import ConfigError, run_command
 from opensora.files import REPO_ROOT
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-PASSWORD = "OPENSORA_STUDIO_PASSWORD"  # variable of the environment that takes the place of --password
+PASSWORD = "OPENSORA_STUDIO_PASSWORD"  # environment variable that can be set instead of --password
 SHORTEST_PASSWORD = 8
 
 
 def build_parser() -> OneLineParser:
-    """The flags of this command."""
+    """Return the parser of this command."""
     parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
