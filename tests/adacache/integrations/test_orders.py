@@ -28,9 +28,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from adacache import AdaCacheConfig
 from adacache.conformance.tiny import OTHERS, TINY, TinyPipeline
 from adacache.conformance.tiny_pipeline import TEXT_TOKENS, TEXT_WIDTH, noise
+from adacache.conformance.trial import ROUNDING, difference, reused_by_hand
 from adacache.integrations.diffusers import AdaCacheHandle, apply_adacache
 from adacache.policies.static import StaticScheduleConfig
-from tests.adacache.integrations.test_families import assert_close, skipped_by_hand
 
 DOC = Path(__file__).resolve().parents[3] / "docs/diffusers.md"
 STEPS = 6
@@ -450,7 +450,8 @@ def reused(row: Row) -> tuple[Tensor, list[float | None]]:
 def by_hand(row: Row) -> Tensor:
     pipe = row.build()
     row.change(pipe)
-    with skipped_by_hand(pipe, row.tiny, tuple(COMPUTED)):
+    calls = [step in COMPUTED for step in range(STEPS) for _ in range(row.tiny.calls_per_step)]
+    with reused_by_hand(pipe, row.tiny, calls):
         return row.run(pipe)
 
 
@@ -479,8 +480,8 @@ def test_it_is_served_or_refused_in_words_in_either_order(row, comes_first):
         expected, distances = reused(row)
         assert torch.equal(latents, expected) and measured(handle) == distances
     else:
-        rounding = 0.1 if latents.dtype == torch.bfloat16 else 2e-5
-        assert (latents - by_hand(row)).abs().max() <= rounding * latents.abs().max()
+        rounding = 0.1 if latents.dtype == torch.bfloat16 else ROUNDING
+        assert difference(latents, by_hand(row)) <= rounding
         assert all(distance > 0 for distance in measured(handle) if distance is not None)
         with apply_adacache(pipe, EVERY_STEP):
             assert torch.equal(row.run(pipe), plain(row))
@@ -527,7 +528,7 @@ def test_it_is_served_however_it_is_called(row):
     pipe = row.build()
     row.change(pipe)
     with apply_adacache(pipe, EAGER) as handle:
-        assert_close(row.run(pipe), by_hand(row))
+        assert difference(row.run(pipe), by_hand(row)) <= ROUNDING
         assert handle.trace.computed_steps == [step for step in COMPUTED if step < len(handle.trace.records)]
         assert len(handle.traces) == row.call.get("num_videos_per_prompt", 1)
     assert torch.equal(row.run(pipe), plain(row))
