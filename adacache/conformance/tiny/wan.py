@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -34,7 +35,8 @@ def _wan_transformer(seed: int, cls: type = diffusers.WanTransformer3DModel, **o
         "num_layers": 4,
         "rope_max_seq_len": 32,
     }
-    return randomize(cls(**{**own, **options}), seed)
+    known = inspect.signature(cls).parameters
+    return randomize(cls(**{name: value for name, value in {**own, **options}.items() if name in known}), seed)
 
 
 def wan_vae() -> diffusers.AutoencoderKLWan:
@@ -102,6 +104,33 @@ def wan_animate() -> diffusers.WanAnimatePipeline:
     return finished(pipe)
 
 
+def chronoedit() -> diffusers.ChronoEditPipeline:
+    """ChronoEdit, whose scheduler looks back; it calls both guidance halves without naming them."""
+    transformer = _wan_transformer(0, diffusers.ChronoEditTransformer3DModel, in_channels=12, image_dim=8)
+    scheduler = diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    pipe = diffusers.ChronoEditPipeline(None, None, None, None, transformer, wan_vae(), scheduler)
+    pipe.encode_image = lambda image, device: noise(7, 1, 5, 8)
+    return finished(pipe)
+
+
+def helios() -> diffusers.HeliosPipeline:
+    """Helios: a video in sections, each with tokens of the frames before it."""
+    transformer = _wan_transformer(0, diffusers.HeliosTransformer3DModel, rope_dim=(4, 4, 4))
+    scheduler = diffusers.HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True)
+    return finished(diffusers.HeliosPipeline(None, None, wan_vae(), scheduler, transformer))
+
+
+def lucy_edit() -> diffusers.LucyEditPipeline:
+    """The latents of a video are further channels, and every token has a time."""
+    pipe = wan()
+    transformer = rebuilt(pipe.transformer, in_channels=8)
+    return finished(
+        diffusers.LucyEditPipeline(None, None, pipe.vae, pipe.scheduler, transformer=transformer, expand_timesteps=True)
+    )
+
+
 def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
     """SkyReels-V2, whose scheduler looks back."""
     scheduler = diffusers.UniPCMultistepScheduler(
@@ -162,7 +191,8 @@ TINY = {
         wan_animate,
         ("blocks",),
         {
-            **SMALL,
+            "height": 32,
+            "width": 32,
             "segment_frame_length": 9,
             "guidance_scale": 4.0,
             "image": IMAGE,
@@ -171,11 +201,24 @@ TINY = {
         },
         calls_per_step=2,
     ),
+    "chronoedit": TinyPipeline(
+        chronoedit,
+        ("blocks",),
+        {**SMALL, "num_frames": 9, "guidance_scale": 4.0, "image": IMAGE},
+        calls_per_step=2,
+    ),
+    "helios": TinyPipeline(
+        helios,
+        ("blocks",),
+        {**SMALL, "num_frames": 9, "num_latent_frames_per_chunk": 3, "guidance_scale": 4.0},
+        calls_per_step=2,
+    ),
     "skyreels_v2": TinyPipeline(
         skyreels_v2, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2
     ),
 }
 OTHERS = {
+    "lucy_edit": other(TINY["wan"], lucy_edit, video=VIDEO),
     "wan_image": other(TINY["wan"], wan_image, image=IMAGE),
     "wan_tokens": other(TINY["wan"], wan_tokens, image=IMAGE),
     "wan_video": other(TINY["wan"], wan_video, "num_frames", video=VIDEO, strength=1.0),

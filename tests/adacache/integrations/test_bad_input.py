@@ -17,7 +17,7 @@ from adacache import AdaCacheConfig
 from adacache.conformance.tiny import TINY
 from adacache.conformance.tiny_pipeline import rebuilt
 from adacache.integrations.diffusers import apply_adacache
-from adacache.integrations.diffusers.families import KNOWN
+from adacache.integrations.diffusers.families import KNOWN, REFUSED
 from adacache.policies.static import StaticScheduleConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,6 +51,12 @@ def test_a_transformer_of_no_known_family():
     refused(SimpleNamespace(transformer=image), "PixArtTransformer2DModel.*LatteTransformer3DModel")
 
 
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_transformer_that_cannot_be_cached(name):
+    transformer = type(name, (torch.nn.Module,), {})()
+    refused(SimpleNamespace(transformer=transformer), f"^{name} cannot be cached: {REFUSED[name]}$")
+
+
 def test_blocks_that_are_not_the_familys(pipe):
     pipe.transformer.transformer_blocks = torch.nn.ModuleList([torch.nn.Identity()] * 4)
     refused(pipe, "Identity")
@@ -68,6 +74,7 @@ def test_after_a_second_one_was_refused_the_first_goes_on(pipe):
 
 def test_every_video_transformer_is_served_or_named_as_not_served():
     others = {name for name in dir(diffusers) if name.endswith("Transformer3DModel")} - KNOWN.keys()
+    assert not KNOWN.keys() & REFUSED.keys()
     paragraph = (ROOT / "docs/diffusers.md").read_text().partition("Not served")[2].partition("\n\n")[0]
     named = {f"{name}Transformer3DModel" for name in re.findall(r"`(\w+)`", paragraph)}
     assert others and others <= named, f"new to diffusers: {sorted(others - named)}"

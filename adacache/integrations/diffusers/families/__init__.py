@@ -13,15 +13,24 @@ KNOWN = {
     for family in file.FAMILIES
 }
 
+# Transformers that cannot be cached, and why.
+REFUSED = {
+    "AnyFlowTransformer3DModel": "its models are distilled to a few steps, too few to leave some out",
+    "AnyFlowFARTransformer3DModel": "its models are distilled to a few steps, too few to leave some out",
+    "WanAnimate2Transformer3DModel": "a call of its own fills the keys and values that the steps of a section read",
+}
+
 
 def find_family(transformer: object) -> Family:
     """Return the family of a transformer, whose class may be derived from a known one.
 
     Raises:
-        ValueError: the transformer belongs to no known family.
+        ValueError: the transformer belongs to no known family, or cannot be cached.
     """
     names = [cls.__name__ for cls in type(transformer).__mro__]
     found = next((KNOWN[name] for name in names if name in KNOWN), None)
+    if found is None and names[0] in REFUSED:
+        raise ValueError(f"{names[0]} cannot be cached: {REFUSED[names[0]]}")
     if found is None:
         close = get_close_matches(names[0], KNOWN, 1)
         raise ValueError(

@@ -1,4 +1,4 @@
-"""CogVideoX."""
+"""CogVideoX, and networks that are built like it."""
 
 from __future__ import annotations
 
@@ -15,5 +15,38 @@ FAMILIES = (
         num_frames=lambda config, arguments: -(-arguments["hidden_states"].shape[1] // (config.patch_size_t or 1)),
         returns_text=True,
         channels_dim=2,
+    ),
+    # The network of CogVideoX. Features of a face are added every few blocks, where it was trained with faces.
+    Family(
+        name="ConsisID",
+        transformer="ConsisIDTransformer3DModel",
+        lists=(BlockList("transformer_blocks", ("ConsisIDBlock",), GatedByNorm(index=2)),),
+        rows=("hidden_states", "encoder_hidden_states", "timestep", "timestep_cond", "id_cond", "id_vit_hidden"),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[1],
+        batches_guidance=True,
+        returns_text=True,
+        channels_dim=2,
+        aside={"local_facial_extractor": lambda *features: None},  # nothing is added then
+        added_after=lambda config: (
+            range(0, config.num_layers, config.cross_attn_interval) if config.is_train_face else ()
+        ),
+    ),
+    # Blocks with own weights for the text; latents of an image or a control video come in arguments of their own.
+    Family(
+        name="EasyAnimate",
+        transformer="EasyAnimateTransformer3DModel",
+        lists=(BlockList("transformer_blocks", ("EasyAnimateTransformerBlock",), GatedByNorm(index=2)),),
+        rows=(
+            "hidden_states",
+            "timestep",
+            "timestep_cond",
+            "encoder_hidden_states",
+            "encoder_hidden_states_t5",
+            "inpaint_latents",
+            "control_latents",
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
+        batches_guidance=True,
+        returns_text=True,
     ),
 )

@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+import math
+
 from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByTable
 
 FAMILIES = (
+    # The network of Wan, whose attention knows two frames alone from two at the ends of a video.
+    Family(
+        name="ChronoEdit",
+        transformer="ChronoEditTransformer3DModel",
+        lists=(BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),),
+        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+    ),
+    # The network of Wan. Tokens of the frames before stand before those of the frames that are denoised.
+    Family(
+        name="Helios",
+        transformer="HeliosTransformer3DModel",
+        lists=(BlockList("blocks", ("HeliosTransformerBlock",), GatedByTable("temb", position=2)),),
+        rows=(
+            "hidden_states",
+            "timestep",
+            "encoder_hidden_states",
+            "indices_hidden_states",
+            "indices_latents_history_short",
+            "indices_latents_history_mid",
+            "indices_latents_history_long",
+            "latents_history_short",
+            "latents_history_mid",
+            "latents_history_long",
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        num_tokens=lambda config, arguments: arguments["hidden_states"][0, 0].numel() // math.prod(config.patch_size),
+        refused_pipelines={
+            "HeliosPyramidPipeline": "it denoises each section at several sizes, with too few steps at each to leave "
+            "some out"
+        },
+    ),
     # The network of Wan, text and image to video.
     Family(
         name="SkyReels-V2",
