@@ -66,7 +66,7 @@ def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
     if script.is_relative_to(Path.cwd()):
         script = script.relative_to(Path.cwd())
     command = ["bash", str(script)] if script.is_file() else ["opensora", "sample"]
-    return shlex.join([*command, *_without_draft_flags(arguments), "--final", *seeds])
+    return shlex.join([*command, *without_draft_flags(arguments), "--final", *seeds])
 
 
 def _by_risk(samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -101,7 +101,8 @@ def _note(draft: Sample) -> str:
     return f"{risk}, {steps_note(draft)}"
 
 
-def _without_draft_flags(arguments: Sequence[str]) -> list[str]:
+def without_draft_flags(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a draft run without what its final run must not repeat."""
     kept, skip, options = [], False, False
     for argument in arguments:
         name, equals, _ = argument.partition("=")

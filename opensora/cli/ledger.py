@@ -87,7 +87,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = _take_lock(folder)
+        self._lock = take_lock(folder)
         self._changing = threading.RLock()  # held from a change until it is on disk
         self.runs: list[dict[str, Any]] = []
         self._entries: dict[str, str] = {}  # text as in the manifest: it takes a third of the memory of an object
@@ -353,7 +353,7 @@ def _checked(stem: str, values: Any) -> dict[str, Any]:
     return vars(entry)
 
 
-def _take_lock(folder: Path) -> int | None:
+def take_lock(folder: Path) -> int | None:
     """Lock a folder until this process ends, however it ends; return None where there are no locks.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from opensora.files import REPO_ROOT
 LOCAL = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "OPENSORA_STUDIO_PASSWORD"  # environment variable that can be set instead of --password
 SHORTEST_PASSWORD = 8
+PORT = 7860
+PORTS_TRIED = 50
 
 
 def build_parser() -> OneLineParser:
@@ -31,7 +34,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--save-dir", metavar="DIR", default="samples", help="folder of all results (default: samples)")
     parser.add_argument("--weights-dir", metavar="DIR", help="folder of downloaded weights")
     parser.add_argument("--bench", metavar="DIR", type=Path, help="folder of a bench, whose page is shown, too")
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="of the page (default: %(default)s)")
+    parser.add_argument("--port", type=int, metavar="N", help=f"of the page (default: a free one from {PORT} on)")
     parser.add_argument(
         "--host", default=LOCAL[0], metavar="NAME", help="0.0.0.0 serves other machines, too; needs a password"
     )
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     options.password = options.password or os.environ.get(PASSWORD) or None
-    if not 1 <= options.port <= 65535:
+    if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port is {options.port}; give one from 1 to 65535")
     if options.host not in LOCAL and options.password is None:
         parser.error(f"--host {options.host} lets other machines in; give a --password, too")
@@ -62,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         file = REPO_ROOT / "requirements-studio.txt"
         what = f"-r {file}" if file.is_file() else '"opensora-adacache[studio]"'
         raise ConfigError(f"the studio needs Gradio; run: {sys.executable} -m pip install {what}")
+    port = _free_port(options.host, options.port)
     from opensora.studio.studio import OWN_FOLDER, Studio
 
     studio = Studio(Path(options.save_dir), options.configs, options.weights_dir, options.bench)
@@ -69,10 +73,26 @@ def run(options: argparse.Namespace) -> int:
         os.environ["GRADIO_TEMP_DIR"] = str(studio.root / OWN_FOLDER / "uploads")
         from opensora.studio.page import serve
 
-        serve(studio, options.host, options.port, options.password, _ready)
+        serve(studio, options.host, port, options.password, _ready)
     finally:
         studio.close()
     return 0
+
+
+def _free_port(host: str, wanted: int | None) -> int:
+    """The port that is wanted, or the first free one.
+
+    Raises:
+        ConfigError: it is taken, all are, or the host is none of this machine.
+    """
+    problem = ""
+    for port in range(PORT, PORT + PORTS_TRIED) if wanted is None else (wanted,):
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            return port
+        except OSError as error:
+            problem = f"the page cannot be served at {host}, port {port} ({(error.strerror or str(error)).lower()})"
+    raise ConfigError(f"{problem}; choose another --port or --host")
 
 
 def _ready(address: str) -> None:

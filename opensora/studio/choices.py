@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,7 @@ class Wish:
     Attributes:
         outcome: one of `OUTCOMES` and its value, for a variant with a calibration.
         size, length: one of the model's.
-        drafts: how many drafts, for none of its own strength of the cache.
-        finals: seeds of drafts that are to be rendered well.
+        drafts: how many drafts; None samples one video as it is wished.
     """
 
     prompt: str
@@ -108,7 +107,6 @@ class Wish:
     references: Sequence[Path] = ()
     mask_strategy: str = ""
     drafts: int | None = None
-    finals: Sequence[int] = ()
 
 
 def size_text(height: int, width: int) -> str:
@@ -211,27 +209,16 @@ def arguments_of(wish: Wish, root: Path) -> list[str]:
         flags.append(f"--mask-strategy={wish.mask_strategy.strip()}")
     if wish.drafts is not None:
         flags += ["--draft", str(wish.drafts)]
-    if wish.finals:
-        flags += ["--final", *map(str, wish.finals)]
     if config.weights_dir is not None:
         flags += ["--weights-dir", config.weights_dir]
     return with_folder([wish.variant.path, *flags], root)
 
 
-def again(sidecar: Path, root: Path, changes: Mapping[str, str] | None = None) -> list[str]:
-    """The arguments that make the video of a sidecar once more, with other values of some flags.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    flags = [f"--from-sidecar={sidecar}"]
-    for name, value in (changes or {}).items():
-        flags += [name, value]
-    return with_folder(flags, root)
-
-
-def with_folder(arguments: list[str], root: Path) -> list[str]:
+def with_folder(arguments: list[str], root: Path, folder: Path | None = None) -> list[str]:
     """`arguments` that were proven to be usable, with the folder of their results below `root`.
+
+    Args:
+        folder: None takes the one that the command would choose, below `root` instead of "samples".
 
     Raises:
         UserError: they cannot be used.
@@ -241,9 +228,10 @@ def with_folder(arguments: list[str], root: Path) -> list[str]:
     except SystemExit:
         raise ConfigError("the sampling command cannot read this; put the prompt in other words") from None
     flags.pop("words")
-    folder = Path(prepare(path, flags, options).config.save_dir)
-    if flags["from_sidecar"] is None:  # whose folder is beside the sidecar
-        folder = root.joinpath(*folder.parts[folder.parts[0] == "samples" :])
+    own = Path(prepare(path, flags, options).config.save_dir)
+    if folder is None:  # that of a sidecar stands beside it
+        is_beside = flags["from_sidecar"] is not None
+        folder = own if is_beside else root.joinpath(*own.parts[own.parts[0] == "samples" :])
     if root not in (folder, *folder.parents):
         raise ConfigError(f"the config writes to {folder}, which is not below the studio's {root}; leave out save_dir")
     return [*arguments, "--save-dir", str(folder)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -55,17 +56,17 @@ LEGEND = (
 )
 
 
-def media(sample: Sample, controls: bool = False, autoplay: bool = False) -> str:
+def media(sample: Sample, autoplay: bool = False) -> str:
     """The video or image of a sample."""
     source, label = file_url(sample.video), escape(sample.prompt)
     _, height, width = sample.size
     pixelated = ' class="st-pixelated"' if max(height, width) <= 256 else ""
     if sample.is_image:
         return f'<img{pixelated} src="{source}" alt="{label}" width="{width}" height="{height}">'
-    options = " controls" * controls + " autoplay" * autoplay
+    options = 'preload="auto" autoplay' if autoplay else 'preload="metadata"'
     return (
         f'<video{pixelated} src="{source}" aria-label="{label}" width="{width}" height="{height}" '
-        f'muted loop playsinline preload="auto"{options}></video>'
+        f"muted loop playsinline {options}></video>"
     )
 
 
@@ -74,13 +75,13 @@ def figures(sample: Sample) -> str:
     return f"{sum(sample.computed)} of {len(sample.computed)} steps, {sample.seconds:.1f} s"
 
 
-def card(sample: Sample, buttons: str = "", note: str = "", autoplay: bool = False) -> str:
-    """A sample with its prompt, its figures and what can be done with it."""
+def card(sample: Sample, buttons: str = "", note: str = "", autoplay: bool = False, wide: bool = False) -> str:
+    """A sample with its prompt, its figures and what can be done with it; `wide` puts them beside it."""
     frames, height, width = sample.size
     lines = f"{sample.variant}, {figures(sample)}" + (f", {note}" if note else "")
     about = f"seed {sample.seed}, {frames} frame{'s' * (frames > 1)} of {height} x {width}"
     return (
-        f'<article class="st-card">{media(sample, autoplay=autoplay)}<div class="st-card-text">'
+        f'<article class="st-card{" st-wide" * wide}">{media(sample, autoplay)}<div class="st-card-text">'
         f'<p class="st-prompt">{escape(sample.prompt)}</p><p>{escape(lines)}</p>{strip(sample.computed)}'
         f'<p class="st-faint">{escape(about)}</p><div class="st-buttons">{buttons}</div></div></article>'
     )
@@ -102,12 +103,13 @@ def live(now: Live, job: Job) -> str:
         pixelated = ' class="st-pixelated"' if now.decoded else ""
         picture = f'<img{pixelated} src="{escape(now.preview)}" alt="What forms: {what}" title="{what}">'
     done, total = len(now.computed), now.num_steps
+    about = f"; the picture shows {what}" if now.preview else ""
     steps = f"step {done} of {total}, {sum(now.computed)} computed" if total else "models are being prepared"
     return (
-        f'<article class="st-live" aria-live="off"><div class="st-preview">{picture}</div>'
+        f'<article class="st-card st-wide"><div class="st-preview">{picture}</div><div class="st-card-text">'
         f'<p class="st-prompt">{escape(job.title)}</p>{strip(now.computed, total)}{LEGEND}'
         f"<p>{escape(steps)}</p>"
-        f'<p class="st-faint">{escape(now.phase)}{f"; the picture shows {what}" if now.preview else ""}</p></article>'
+        f'<p class="st-faint">{escape(now.phase)}{about}</p></div></article>'
     )
 
 
@@ -122,10 +124,12 @@ def jobs(queue: Iterable[Job]) -> str:
             cancel = button("retry", "Again", f"Again: {job.title}", id=job.id)
         elif job.folder:
             cancel = button("show", "Show", f"Show {job.title}", id=job.id)
+        command = escape(shlex.join(["opensora", "sample", *job.arguments]))
+        typed = f"<details><summary>command</summary><code>{command}</code></details>"
         said = [problem(job.error or ""), *(f'<p class="st-note">{escape(note)}</p>' for note in job.notes)]
         rows.append(
             f'<li class="st-job st-{job.status}"><span class="st-state">{state}</span>'
-            f'<span class="st-job-title">{escape(job.title)}{"".join(said)}</span>{cancel}</li>'
+            f'<span class="st-job-title">{escape(job.title)}{"".join(said)}{typed}</span>{cancel}</li>'
         )
     return f'<ul class="st-jobs" aria-label="Jobs">{"".join(rows)}</ul>' if rows else ""
 

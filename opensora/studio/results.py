@@ -19,8 +19,6 @@ from opensora.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_TARGETS = {"speedup": "{:g}x as fast", "max_steps_computed": "{} steps asked for", "min_psnr": "{:g} dB asked for"}
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -107,12 +105,17 @@ class Sample:
         cache = config.get("cache")
         if not cache:
             return "Every step"
-        for name, text in _TARGETS.items():
-            if config.get(name) is not None:
-                return text.format(config[name]).capitalize()
+        if self.is_draft or config.get("final"):
+            return "Draft" if self.is_draft else "Final"
         if "codebook" in cache:
             return "AdaCache + MoReg" if cache.get("moreg") else "AdaCache"
-        return "Draft" if self.is_draft else "Final" if config.get("final") else "Calibrated"
+        return "Calibrated" if config.get("calibration") else "Listed steps"
+
+    @property
+    def label(self) -> str:
+        """What tells it apart from others of its scene."""
+        count = sum(self.computed)
+        return self.variant if count == len(self.computed) else f"{self.variant}, {count} steps"
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,20 @@ from opensora.studio import parts
 from opensora.studio.choices import OUTCOMES, Model, Variant, Wish, expectation
 from opensora.studio.studio import Studio
 
-ACT = """element.addEventListener("click", (event) => {
+# Clicks become events, and videos play while the mouse is over them.
+ACT = """for (const [name, act] of [["mouseover", "play"], ["mouseout", "pause"]])
+  element.addEventListener(name, (event) => {
+    const video = event.target;
+    if (video.tagName === "VIDEO" && !video.autoplay) Promise.resolve(video[act]()).catch(() => {});
+  });
+element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
   if (button) trigger("act", { ...button.dataset });
 });"""
 DEFAULTS = {"max_steps_computed": 12.0, "speedup": 2.0, "min_psnr": 45.0}
 SHOWN_JOBS = 8
 MAX_SEED = 2**31 - 1
+MAX_DRAFTS = 16
 
 
 class Form:
@@ -30,7 +38,7 @@ class Form:
         model = studio.models[0]
         names = [m.name for m in studio.models]
         self.prompt = gr.Textbox(
-            label="Prompt", placeholder="What the video shows", lines=2, max_lines=5, elem_id="prompt", autofocus=True
+            label="Prompt", placeholder="What the video shows", lines=2, max_lines=5, elem_id="prompt"
         )
         self.words = gr.HTML(self._words(model), js_on_load=ACT, elem_id="words")
         self.model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model", visible=len(names) > 1)
@@ -172,7 +180,10 @@ class SampleTab:
                     )
                 with gr.Row():
                     self.sample = gr.Button("Sample", variant="primary", elem_id="sample", scale=3)
-                    self.dice = gr.Button("Other seed", elem_id="dice", scale=1, min_width=110)
+                    self.dice = gr.Button("Other seed", elem_id="dice", scale=1, min_width=140)
+                with gr.Accordion("Drafts: many seeds, quickly", open=False, elem_id="drafts-form"):
+                    self.number = gr.Slider(2, MAX_DRAFTS, value=6, step=1, label="Seeds from this one on")
+                    self.draft = gr.Button("Draft", elem_id="draft")
                 self.problem = gr.HTML(elem_id="problem")
             with gr.Column(scale=6, min_width=320):
                 self.live = gr.HTML(elem_id="live")
@@ -182,8 +193,21 @@ class SampleTab:
         wishes = [*self.form.fields, self.upload, self.strategy]
         for event in (self.sample.click, self.form.prompt.submit):
             event(self._submit, wishes, [self.problem, self.shown], show_progress="hidden")
+        self.draft.click(
+            self._submit_drafts, [*self.form.fields, self.number], [self.problem, self.shown], show_progress="hidden"
+        )
         self.dice.click(lambda: random.randrange(MAX_SEED), None, self.form.seed, show_progress="hidden")
         self.jobs.act(self._act, self.shown, [self.problem, self.shown, self.made], show_progress="hidden")
+
+    def refresh_line(self) -> str:
+        """What is made now and what waits, in a line for all tabs."""
+        now, open_jobs = self._studio.engine.live, [job for job in self._studio.queue.all() if job.is_open]
+        job = next((job for job in open_jobs if job.id == now.job), None)
+        if job is None:
+            return ""
+        waiting = f", {len(open_jobs) - 1} waiting" if len(open_jobs) > 1 else ""
+        step = f"step {len(now.computed)} of {now.num_steps}" if now.num_steps else "getting ready"
+        return f'<p class="st-now">{parts.escape(job.title)}: {step}{waiting}</p>'
 
     def refresh_live(self) -> str:
         """What is made now; "" between jobs."""
@@ -202,7 +226,7 @@ class SampleTab:
             return parts.empty("The video appears here. Write a prompt, or choose one, and press Sample.")
         compare = [parts.button("compare", "Compare", id=sample.id) for sample in made[:4]]
         return "".join(
-            parts.card(sample, other + parts.download(sample), autoplay=True)
+            parts.card(sample, other + parts.download(sample), autoplay=True, wide=True)
             for sample, other in zip(made[:4], compare, strict=True)
         )
 
@@ -218,6 +242,15 @@ class SampleTab:
         except (UserError, OSError) as error:
             return [parts.problem(str(error)), gr.skip()]
         return ["", None]
+
+    def _submit_drafts(self, *values: Any) -> list[Any]:
+        *fields, number = values
+        try:
+            wish = self.form.wish(*fields, drafts=int(number))
+            self._studio.ask(replace(wish, outcome=None))
+        except (UserError, OSError) as error:
+            return [parts.problem(str(error)), gr.skip()]
+        return ["<p>The drafts come to the tab Drafts.</p>", None]
 
     def _act(self, shown: str | None, event: gr.EventData) -> list[Any]:
         action, id = event._data.get("act"), str(event._data.get("id", ""))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from adacache.atomic import atomic_path
+from opensora.cli.drafts import without_draft_flags
+from opensora.cli.ledger import take_lock
 from opensora.conditioning.references import check_reference, sha256_of
+from opensora.config.target import find_calibration
 from opensora.errors import ConfigError
 from opensora.files import make_output_folder
-from opensora.studio.choices import Wish, again, arguments_of, find_models
+from opensora.studio.choices import Wish, arguments_of, find_models, with_folder
 from opensora.studio.engine import Engine
 from opensora.studio.jobs import Job, JobQueue
 from opensora.studio.results import Results, Sample
@@ -29,7 +33,8 @@ class Studio:
         bench: folder of a bench, whose page is shown.
 
     Raises:
-        UserError: the folder cannot be written to, a config cannot be used, or the bench has no page.
+        UserError: the folder cannot be written to or is another studio's, a config cannot be used, or the bench has no
+            page.
     """
 
     def __init__(
@@ -44,7 +49,10 @@ class Studio:
             raise ConfigError(f"--bench {bench} has no index.html; 'python scripts/bench_report.py {bench}' makes it")
         self.models = find_models(configs, weights_dir)
         self.root = make_output_folder(folder).resolve()
+        if Path.home().resolve().is_relative_to(self.root):
+            raise ConfigError(f"all of {self.root} would be served; choose a folder for results alone with --save-dir")
         own = make_output_folder(self.root / OWN_FOLDER)
+        self._lock = take_lock(own)
         self.results = Results(self.root)
         self.queue = JobQueue(own / "queue.json")
         self.engine = Engine(self.queue, own / "worker.log")
@@ -52,6 +60,8 @@ class Studio:
     def close(self) -> None:
         """End the worker; jobs that are not done wait for the next start."""
         self.engine.close()
+        if self._lock is not None:
+            os.close(self._lock)
 
     def ask(self, wish: Wish) -> Job:
         """Enter a wish as a job.
@@ -67,11 +77,31 @@ class Studio:
         Raises:
             UserError: it cannot be made.
         """
-        changes = {"--cfg-options": "cache=None"}
-        if num_computed is not None:
-            calibration = sample.metadata["config"]["calibration"]
-            changes = {"--max-steps-computed": str(num_computed), "--calibration": calibration}
-        return self.engine.submit(again(sample.sidecar, self.root, changes), sample.prompt)
+        if num_computed is None:
+            return self.remake(sample, "--cfg-options", "cache=None")
+        config = sample.metadata["config"]
+        calibration = find_calibration(config["calibration"], config["path"]) or config["calibration"]
+        return self.remake(sample, "--max-steps-computed", str(num_computed), "--calibration", str(calibration))
+
+    def remake(self, sample: Sample, *changes: str) -> Job:
+        """Enter a job that makes a video from its sidecar, with other flags over it.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        arguments = with_folder([f"--from-sidecar={sample.sidecar}", *changes], self.root)
+        return self.engine.submit(arguments, sample.prompt)
+
+    def render_finals(self, drafts: Sequence[Sample]) -> Job:
+        """Enter a job that renders the seeds of some drafts of a run well.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        seeds = [f"{draft.metadata.get('prompt_index', 0)}:{draft.seed}" for draft in drafts]
+        command = [*without_draft_flags(drafts[0].command), "--final", *seeds]
+        folder = drafts[0].video.parent.parent
+        return self.engine.submit(with_folder(command, self.root, folder), drafts[0].prompt)
 
     def retry(self, id: str) -> None:
         """Enter a job that ended once more."""

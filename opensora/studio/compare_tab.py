@@ -1,0 +1,170 @@
+"""The tab on which results of one prompt and seed play in step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from opensora.errors import UserError
+from opensora.studio import parts
+from opensora.studio.results import Sample, frames_psnr, scenes
+from opensora.studio.studio import Studio
+
+PLAYER = Path(__file__).with_name("player.js")
+MAX_SIDE_BY_SIDE = 5  # as many as the charts have colors
+RATES = (("1", "1x"), ("0.5", "0.5x"), ("0.25", "0.25x"))
+
+
+class CompareTab:
+    """A scene, its results side by side, and buttons that make another one."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self.scene = gr.Dropdown([], label="Prompt and seed", elem_id="scene", interactive=True)
+        self.chosen = gr.CheckboxGroup([], label="Results", elem_id="chosen", visible=False)
+        self.problem = gr.HTML(elem_id="compare-problem")
+        self.view = gr.HTML(js_on_load=PLAYER.read_text(encoding="utf-8"), elem_id="compare")
+        self.scene.input(self.show_scene, self.scene, [self.chosen, self.view], show_progress="minimal")
+        self.chosen.input(self._show, [self.scene, self.chosen], self.view, show_progress="minimal")
+        self.view.act(self._act, self.scene, self.problem, show_progress="hidden")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `refresh` gives."""
+        return [self.scene, self.chosen, self.view]
+
+    def refresh(self, scene: str | None, wanted: str | None = None) -> list[Any]:
+        """The scenes anew; that of the sample `wanted`, else the one that is chosen, else the newest that has two."""
+        groups = self._groups()
+        if not groups:
+            nothing = parts.empty(
+                "Nothing to compare yet. Sample a prompt; here it is compared with every step computed."
+            )
+            return [gr.update(choices=[], value=None), gr.update(choices=[], visible=False), nothing]
+        if wanted is not None:
+            scene = next((id for id, group in groups.items() if any(s.id == wanted for s in group)), scene)
+        if scene not in groups:
+            scene = next((id for id, group in groups.items() if len(group) > 1), next(iter(groups)))
+        choices = [(_scene_label(group), id) for id, group in groups.items()]
+        return [gr.update(choices=choices, value=scene), *self.show_scene(scene)]
+
+    def show_scene(self, scene: str | None) -> list[Any]:
+        """The results of a scene, all of them up to a number."""
+        group = self._groups().get(scene or "", [])
+        chosen = [sample.id for sample in _first_ones(group)]
+        choices = [(sample.label, sample.id) for sample in group]
+        return [gr.update(choices=choices, value=chosen, visible=len(group) > 2), self._show(scene, chosen)]
+
+    def _show(self, scene: str | None, chosen: Sequence[str]) -> str:
+        group = self._groups().get(scene or "", [])
+        return self._compare([sample for sample in group if sample.id in chosen][:MAX_SIDE_BY_SIDE], group)
+
+    def _groups(self) -> dict[str, list[Sample]]:
+        found = scenes([sample for sample in self._studio.results.all() if not sample.is_draft])
+        return {hashlib.sha256(repr(scene).encode()).hexdigest()[:12]: group for scene, group in found.items()}
+
+    def _compare(self, samples: Sequence[Sample], group: Sequence[Sample]) -> str:
+        if not samples:
+            return parts.empty("Choose a result above.")
+        reference, others = samples[0], samples[1:]
+        cards, lines, problems = [], [], []
+        for number, sample in enumerate(samples):
+            note = "the reference" if others else ""
+            if sample is not reference:
+                try:
+                    by_frame, whole = frames_psnr(sample, reference)
+                    note = f"{whole:.1f} dB"
+                    lines.append(parts.Line(sample.label, list(enumerate(by_frame, 1)), number % MAX_SIDE_BY_SIDE))
+                except (OSError, ValueError) as error:
+                    problems.append(parts.problem(str(error)))
+            cards.append(_card(sample, note))
+        frames, *_ = reference.size
+        charts = [parts.chart("PSNR of each frame to the first video", lines, "frame", "dB", cursor=True)]
+        charts += [_measured(samples)]
+        about = f'data-fps="{reference.fps}" data-frames="{frames}"'
+        player = _controls(frames, bool(others)) if not reference.is_image else ""
+        return (
+            f'<div class="st-compare" {about}>{"".join(problems)}<div class="st-side-by-side">{"".join(cards)}</div>'
+            f'{player}<div class="st-more">{self._more(group)}</div>'
+            f'<div class="st-charts">{"".join(charts)}</div></div>'
+        )
+
+    def _more(self, group: Sequence[Sample]) -> str:
+        """Buttons for another video of the scene."""
+        counts = {sum(sample.computed) for sample in group}
+        base, total = min(group, key=lambda sample: len(sample.id)), len(group[0].computed)
+        buttons = ""
+        if total not in counts:
+            buttons += parts.button("uncached", "Render with every step computed", id=base.id)
+        best = max((count for count in counts if count < total), default=0)
+        more = next((count for count in _counts(total) if count > best), None)
+        if base.metadata["config"].get("calibration") and more is not None:
+            buttons += parts.button("more", f"Render with {more} of {total} steps", id=base.id, count=str(more))
+        return buttons
+
+    def _act(self, scene: str | None, event: gr.EventData) -> str:
+        action, id = event._data.get("act"), str(event._data.get("id", ""))
+        try:
+            if action in ("uncached", "more"):
+                count = int(event._data["count"]) if action == "more" else None
+                self._studio.ask_again(self._studio.results.get(id), count)
+        except (UserError, OSError, KeyError, ValueError) as error:
+            return parts.problem(str(error))
+        return ""
+
+
+def _first_ones(group: Sequence[Sample]) -> list[Sample]:
+    """The result with the most computed steps, and the newest of the others."""
+    if len(group) <= MAX_SIDE_BY_SIDE:
+        return list(group)
+    newest = sorted(group[1:], key=lambda sample: sample.finished, reverse=True)[: MAX_SIDE_BY_SIDE - 1]
+    return [group[0], *(sample for sample in group if sample in newest)]
+
+
+def _counts(total: int) -> list[int]:
+    """Numbers of computed steps that are worth a try, ascending."""
+    return sorted({round(share * total) for share in (0.27, 0.4, 0.5, 0.67, 0.8)})
+
+
+def _scene_label(group: Sequence[Sample]) -> str:
+    frames, height, width = group[0].size
+    many = f"{len(group)} results" if len(group) > 1 else "1 result"
+    return f"{group[0].prompt}, seed {group[0].seed}, {frames} x {height} x {width} ({many})"
+
+
+def _card(sample: Sample, note: str) -> str:
+    picture = parts.media(sample)
+    return (
+        f'<article class="st-card"><div class="st-stage">{picture}<canvas hidden></canvas></div><div>'
+        f'<p class="st-prompt">{parts.escape(sample.variant)}</p>'
+        f"<p>{parts.escape(parts.figures(sample))}{f', {parts.escape(note)}' if note else ''}</p>"
+        f"{parts.strip(sample.computed)}</div></article>"
+    )
+
+
+def _controls(frames: int, has_others: bool) -> str:
+    rates = "".join(f'<option value="{value}">{text}</option>' for value, text in RATES)
+    difference = ""
+    if has_others:
+        difference = '<label><input type="checkbox" data-do="difference"> Difference to the first, 4x</label>'
+    return (
+        '<div class="st-controls" role="group" aria-label="All videos">'
+        '<button type="button" class="st-button" data-do="play">Play</button>'
+        f'<input type="range" data-do="frame" min="0" max="{frames - 1}" value="0" aria-label="Frame">'
+        f'<span class="st-frame">frame 1 of {frames}</span>'
+        f'<label>Speed <select data-do="rate" aria-label="Speed">{rates}</select></label>{difference}</div>'
+    )
+
+
+def _measured(samples: Sequence[Sample]) -> str:
+    """What was measured at the steps of each: the relative change by which steps were chosen."""
+    lines = []
+    for number, sample in enumerate(samples):
+        points = [(r["index"] + 1, r["distance"]) for r in sample.records if r.get("distance") is not None]
+        if len(points) > 1:
+            lines.append(parts.Line(sample.label, points, number % MAX_SIDE_BY_SIDE))
+    return parts.chart("Change measured at computed steps", lines, "step", "relative change per step")

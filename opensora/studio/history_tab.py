@@ -1,0 +1,126 @@
+"""The tabs of what was made: everything in the output folder, and drafts to choose from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gradio as gr
+
+from opensora.errors import UserError
+from opensora.studio import parts
+from opensora.studio.results import Sample
+from opensora.studio.sample_tab import ACT
+from opensora.studio.studio import Studio
+
+PAGE = 24  # results at a time
+
+
+class HistoryTab:
+    """All results, the newest first, as far as words are in their prompt, variant or folder."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self.filter = gr.Textbox(
+            label="Filter", placeholder="words of a prompt, a variant, or a folder", elem_id="filter", max_lines=1
+        )
+        self.problem = gr.HTML(elem_id="history-problem")
+        self.view = gr.HTML(js_on_load=ACT, elem_id="history")
+        self.count = gr.State(PAGE)
+        shown = [self.filter, self.count]
+        self.filter.change(self.refresh, shown, self.view, show_progress="hidden")
+        self.view.act(self._act, shown, [self.problem, self.view, self.count], show_progress="hidden")
+
+    def refresh(self, text: str, count: int) -> str:
+        """The results that match."""
+        words = (text or "").lower().split()
+        every = self._studio.results.all()
+        found = [sample for sample in every if all(word in _searched(sample) for word in words)]
+        if not found:
+            return parts.empty("Nothing matches." if every else f"Nothing is in {self._studio.root} yet.")
+        cards = "".join(parts.card(sample, _buttons(sample)) for sample in found[:count])
+        more = parts.button("page", f"Show more of {len(found)}") if len(found) > count else ""
+        return f'<div class="st-gallery">{cards}</div><p>{more}</p>'
+
+    def _act(self, text: str, count: int, event: gr.EventData) -> list[Any]:
+        action, id = event._data.get("act"), str(event._data.get("id", ""))
+        if action == "page":
+            return ["", self.refresh(text, count + PAGE), count + PAGE]
+        try:
+            if action == "again":
+                self._studio.remake(self._studio.results.get(id))
+        except (UserError, OSError) as error:
+            return [parts.problem(str(error)), gr.skip(), count]
+        return ["", gr.skip(), count]
+
+
+def _searched(sample: Sample) -> str:
+    return f"{sample.prompt} {sample.variant} {sample.id} seed {sample.seed}".lower()
+
+
+def _buttons(sample: Sample) -> str:
+    compare = "" if sample.is_draft else parts.button("compare", "Compare", id=sample.id)
+    return compare + parts.button("again", "Render again", id=sample.id) + parts.download(sample)
+
+
+class DraftsTab:
+    """Quick drafts of a prompt under many seeds, the least risky first; those that are chosen are rendered well."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self.run = gr.Dropdown([], label="Drafts of", elem_id="drafts-run", interactive=True)
+        self.view = gr.HTML(elem_id="drafts")
+        self.chosen = gr.CheckboxGroup([], label="Seeds to render well", elem_id="seeds", visible=False)
+        self.final = gr.Button("Render finals", variant="primary", elem_id="final", visible=False)
+        self.said = gr.HTML(elem_id="drafts-said")
+        self.run.input(self._show, self.run, [self.view, self.chosen, self.final], show_progress="hidden")
+        self.final.click(self._render, [self.run, self.chosen], self.said, show_progress="hidden")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `refresh` gives."""
+        return [self.run, self.view, self.chosen, self.final]
+
+    def refresh(self, run: str | None) -> list[Any]:
+        """The draft runs anew; the chosen one, else the newest, is shown."""
+        runs = self._runs()
+        run = run if run in runs else next(iter(runs), None)
+        choices = [(f"{drafts[0].prompt} ({len(drafts)} drafts)", folder) for folder, drafts in runs.items()]
+        return [gr.update(choices=choices, value=run, visible=bool(runs)), *self._show(run)]
+
+    def _runs(self) -> dict[str, list[Sample]]:
+        runs: dict[str, list[Sample]] = {}
+        for sample in self._studio.results.all():
+            if sample.is_draft:
+                runs.setdefault(str(sample.video.parent), []).append(sample)
+        return {folder: sorted(drafts, key=_risk) for folder, drafts in runs.items()}
+
+    def _show(self, run: str | None) -> list[Any]:
+        drafts = self._runs().get(run or "", [])
+        if not drafts:
+            sentence = "No drafts yet. On the tab Sample, open Drafts to try a prompt under many seeds quickly."
+            return [parts.empty(sentence), gr.update(choices=[], visible=False), gr.update(visible=False)]
+        cards = "".join(parts.card(draft, note=f"risk {_risk_text(draft)}", autoplay=True) for draft in drafts)
+        about = "Risk is a weak hint of how much reuse has changed a draft, the least first. Look, then choose."
+        choices = [(f"{draft.seed} (risk {_risk_text(draft)})", draft.id) for draft in drafts]
+        view = f'<p class="st-faint">{about}</p><div class="st-gallery">{cards}</div>'
+        return [view, gr.update(choices=choices, value=[], visible=True), gr.update(visible=True)]
+
+    def _render(self, run: str | None, chosen: list[str]) -> str:
+        drafts = [draft for draft in self._runs().get(run or "", []) if draft.id in chosen]
+        if not drafts:
+            return parts.problem("Choose at least one seed.")
+        try:
+            self._studio.render_finals(drafts)
+        except (UserError, OSError) as error:
+            return parts.problem(str(error))
+        many = "is" if len(drafts) == 1 else "are"
+        return f"<p>{len(drafts)} of them {many} rendered now; the tab Sample shows how far it is.</p>"
+
+
+def _risk(sample: Sample) -> tuple[float, int]:
+    return math.inf if sample.risk is None else sample.risk, sample.seed
+
+
+def _risk_text(sample: Sample) -> str:
+    return "not measured" if sample.risk is None else f"{sample.risk:.4f}"

@@ -1,0 +1,61 @@
+"""The tabs about this machine: the page of a bench, and what the doctor says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from opensora.studio import parts
+from opensora.studio.studio import Studio
+
+TIMEOUT = 180  # seconds
+LIMITS = (
+    "The studio makes one video at a time, in one process on one device (CUDA where there is one). It shares no work "
+    "among several GPUs: for that, use <code>NPROC=8 bash run_sample_video.sh</code> with the same output folder, and "
+    "look at the results here."
+)
+
+
+class BenchTab:
+    """The page of a bench, as it opens from disk, in a frame that can reach nothing of this page."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._page: Path | None = studio.bench
+        self.view = gr.HTML(elem_id="bench")
+
+    def refresh(self) -> str:
+        """The frame, or how to get one."""
+        if self._page is None:
+            return parts.empty("Start the studio with --bench and the folder of a bench to read its page here.")
+        try:
+            text = self._page.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            return parts.problem(f"{self._page} cannot be read: {error}")
+        return f'<iframe title="Bench" sandbox="allow-scripts" srcdoc="{escape(text)}"></iframe>'
+
+
+class DoctorTab:
+    """What `opensora doctor` says, and what the studio does not do."""
+
+    def __init__(self) -> None:
+        gr.HTML(f"<p>{LIMITS}</p>", elem_id="limits")
+        self.button = gr.Button("Ask the doctor", elem_id="ask-doctor")
+        self.view = gr.HTML(elem_id="doctor")
+        self.button.click(self.ask, None, self.view, show_progress="minimal")
+
+    @staticmethod
+    def ask() -> str:
+        """The doctor's report; it takes some seconds."""
+        command = [sys.executable, "-m", "opensora.doctor"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=_PACKAGES)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return parts.problem(f"the doctor did not answer: {error}")
+        return f"<pre>{escape(done.stdout or done.stderr)}</pre>"
+
+
+_PACKAGES = Path(__file__).resolve().parents[2]  # where a checkout that is not installed has opensora
