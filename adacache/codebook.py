@@ -36,8 +36,8 @@ class Codebook:
         _check_ascending(self.thresholds)
         if len(self.rates) != len(self.thresholds) + 1:
             raise ValueError(
-                f"codebook has {len(self.thresholds)} thresholds and {len(self.rates)} rates; "
-                "give one rate more than thresholds, the last one for larger distances"
+                f"codebook has {len(self.thresholds)} thresholds and {len(self.rates)} rates; give one more rate than "
+                "thresholds, the last one for all larger distances"
             )
         if self.num_sampling_steps is not None:
             check_count("codebook num_sampling_steps", self.num_sampling_steps)

@@ -72,8 +72,8 @@ class StepController:
     def __init__(self, config: PolicyConfig, shard: Shard = WHOLE, observers: Sequence[RunObserver] = ()) -> None:
         if not hasattr(config, "make_policy"):
             raise TypeError(
-                f"StepController needs a policy config such as AdaCacheConfig(), got {config!r}; "
-                "for no caching pass no controller"
+                f"StepController needs a policy config such as AdaCacheConfig(), got {config!r}; to run without a "
+                "cache, pass no controller"
             )
         self.config = config
         self._shard = shard
@@ -389,7 +389,7 @@ class _Run:
             )
         self.check_model_called()
         if timestep is None and self.tracks.first.policy.needs_timestep:
-            raise ValueError("this policy goes by the flow's time; pass it: controller.begin_step(index, timestep)")
+            raise ValueError("this policy needs the flow's time; pass it: controller.begin_step(index, timestep)")
 
     def check_model_called(self) -> None:
         """Refuse, with a RuntimeError, to go on if the model omitted a call that the last step needed."""
@@ -429,13 +429,13 @@ class _Run:
             observed = self.observed.get(0, context)
             if self.tracks.first.policy.signal is not None and context != observed:
                 raise RuntimeError(
-                    f"context '{context}' came before '{observed}' in step {self.step}; a policy that "
-                    "goes by a signal needs them in the same order at every step"
+                    f"context '{context}' came before '{observed}' in step {self.step}; a policy that follows a signal "
+                    "needs them in the same order at every step"
                 )
         num_tokens = hidden_states.shape[1]
         if self.num_frames is not None and num_tokens != self.num_held_frames * tokens_per_frame:
             raise ValueError(
-                f"hidden states of {num_tokens} tokens, {tokens_per_frame} per frame, are not of the "
+                f"hidden states of {num_tokens} tokens, {tokens_per_frame} per frame, do not match the "
                 f"{self.num_held_frames} frames that generated_frames lists; give begin_step one bool per frame"
             )
 
@@ -448,8 +448,7 @@ class _Run:
         """
         if context not in self.contexts:
             raise RuntimeError(
-                f"controller.output was called for '{context}' without a call of controller.stack before it in step "
-                f"{self.step}"
+                f"controller.output was called for '{context}' before controller.stack in step {self.step}"
             )
         if context in self.outputs:
             raise RuntimeError(f"controller.output was called twice in step {self.step} for context '{context}'")
@@ -457,13 +456,13 @@ class _Run:
             if len(latents) != len(output) or len(latents) % self.num_samples or latents.shape[1] > output.shape[1]:
                 raise ValueError(
                     f"controller.output got latents of shape {tuple(latents.shape)} and an output of shape "
-                    f"{tuple(output.shape)} for {self.num_samples} samples; it needs the same rows in both, and at "
-                    "least as many channels in the output"
+                    f"{tuple(output.shape)} for {self.num_samples} samples; both need the same rows, and the output at "
+                    "least as many channels"
                 )
             if self.num_frames is not None and latents.shape[2] != self.num_held_frames:
                 raise ValueError(
                     f"controller.output got latents of shape {tuple(latents.shape)}, but dimension 2 must hold the "
-                    f"{self.num_held_frames} frames of which begin_step was told"
+                    f"{self.num_held_frames} frames that begin_step was given"
                 )
         self.outputs.add(context)
 

@@ -336,8 +336,8 @@ def sea_filter(latents: Tensor, timestep: float) -> Tensor:
     """
     if latents.ndim != 5:
         raise ValueError(
-            f"SeaCache filters latents over frames, height and width, (B, T, C, H, W), but this model's are "
-            f"{tuple(latents.shape)}; take a policy that does not filter them, such as easycache"
+            "SeaCache filters latents over frames, height and width, (B, T, C, H, W), but this model's are "
+            f"{tuple(latents.shape)}; choose a policy that does not filter them, such as easycache"
         )
     noise = min(max(timestep / 1000, 1e-6), 1 - 1e-6)
     spectrum = torch.fft.fftn(latents.float(), dim=(1, 3, 4))

@@ -114,7 +114,7 @@ class Trace:
             field.name for field in fields(StepRecord) if field.default is not MISSING
         }  # older files have fewer
         if isinstance(data, Mapping) and "records" not in data:
-            raise ValueError("it lists no steps, as of a run without a cache")
+            raise ValueError("it lists no steps, as after a run without a cache")
         try:
             records = [
                 StepRecord(**{name: record[name] for name in names if name in record or name not in optional})

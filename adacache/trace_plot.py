@@ -114,7 +114,7 @@ def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, heig
     if trace.estimated_speedup is not None and trace.num_reused:
         facts.append(f"about {trace.estimated_speedup:.1f}x faster")
     if any(record.rate is not None for record in trace.records):
-        facts.append("dots: computed steps; their band says how long they serve")
+        facts.append("dots: computed steps; the band a dot lies in says how long it is reused")
     title = " ".join(title.split()) if title else "Computed and reused steps"
     families = (SANS,) if title.isascii() else installed_fonts()
     title = drawable(title, families)

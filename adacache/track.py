@@ -193,14 +193,14 @@ class Tracks:
             return
         if name not in signals:
             offered = ", ".join(f"'{known}'" for known in signals) or "none"
-            raise RuntimeError(f"this policy goes by the signal '{name}', but the model offers {offered}")
+            raise RuntimeError(f"this policy needs the signal '{name}', but the model offers {offered}")
         signal = signals[name]()
         own = signal if isinstance(signal, tuple) else (signal,)
         if len(own) != len(self._tracks):
-            raise RuntimeError(f"the signal '{name}' is of {len(own)} modalities, but the run has {len(self._tracks)}")
+            raise RuntimeError(f"the signal '{name}' has {len(own)} modalities, but the run has {len(self._tracks)}")
         for tensor in own:
             if len(tensor) != num_rows:
-                raise ValueError(f"the signal '{name}' has {len(tensor)} rows, the hidden states have {num_rows}")
+                raise ValueError(f"the signal '{name}' has {len(tensor)} rows, but the hidden states have {num_rows}")
         if observed and modality == 0:
             parts = [self._split(self.first.compared(tensor), number) for number, tensor in enumerate(own)]
             measured = [track.measure_signal(part) for pairs in parts for track, part in pairs]

@@ -282,7 +282,7 @@ def _check_way(policy: PolicyPlan, section: str, source: Source) -> None:
     }
     given = [name for name, is_given in ways.items() if is_given]
     if len(given) != 1:
-        problem = f"{' and '.join(given)} exclude each other" if given else "it does not say how it meets budgets"
+        problem = f"{' and '.join(given)} cannot be combined" if given else "it does not say how it meets budgets"
         raise source.error(section, f"{section}: {problem}; give tune, steps=True, gate=True or settings")
     if (policy.steps or policy.gate) and policy.cache is not None:
         raise source.error(section, f"{section}: {given[0]}=True computes every step; leave cache out")

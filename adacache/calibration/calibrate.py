@@ -183,5 +183,5 @@ def _read_parts(path: Path) -> dict[str, Any]:
     except ValueError:
         kept = None
     if not isinstance(kept, dict) or kept.keys() != {"facts", "parts"}:
-        raise ValueError(f"{path} is no checkpoint of a calibration; name another file, or delete it")
+        raise ValueError(f"{path} is not a checkpoint of a calibration; name another file, or delete it")
     return kept

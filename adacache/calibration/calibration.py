@@ -147,9 +147,11 @@ class Calibration:
             ValueError: `data` is something else.
         """
         if not isinstance(data, Mapping) or "format" not in data:
-            raise ValueError("it is no JSON object with a format")
+            raise ValueError("it is not a JSON object with a format")
         if data["format"] not in READABLE:
-            raise ValueError(f"its format is {data['format']!r}, this version reads {' and '.join(map(str, READABLE))}")
+            raise ValueError(
+                f"its format is {data['format']!r}, but this version reads {' and '.join(map(str, READABLE))}"
+            )
         names = [field.name for field in fields(cls)]
         check_keys("entry", data, ["format", *names])
         optional = ("aim",) if data["format"] == 1 else ()

@@ -80,7 +80,7 @@ class SignalRecorder(RunObserver):
     ) -> None:
         """Measure the first block's modulated input and the stack's residual; a RuntimeError without that input."""
         if "modulated_input" not in signals:
-            raise RuntimeError("the model offers no signal 'modulated_input', to which TeaCache would be fitted")
+            raise RuntimeError("TeaCache cannot be fitted to this model, which offers no signal 'modulated_input'")
         self._observed_context = self._observed_context or context
         if context == self._observed_context:
             self._note(self.input_changes, "input", signals["modulated_input"](), self._relative_changes)
@@ -127,8 +127,8 @@ def fit_policies(inputs: np.ndarray, outputs: np.ndarray, ratios: np.ndarray) ->
         )
     if np.ptp(inputs) == 0:
         raise ValueError(
-            f"all {inputs.size} measured changes of the input are {inputs.flat[0]:g}, to which no polynomial can be "
-            "fitted; run more steps or other videos"
+            f"all {inputs.size} measured changes of the input are {inputs.flat[0]:g}, so no polynomial can be fitted "
+            "to them; run more steps or other videos"
         )
     x, y = inputs.ravel(), outputs.ravel()
     coefficients = np.polyfit(x, y, DEGREE)

@@ -69,7 +69,7 @@ class Target:
             )
         if self.kind == "min_psnr" and self.value > EQUAL_DB:
             raise ValueError(
-                f"min_psnr {self.value:g} dB is more than equal videos count as, {EQUAL_DB:g}; ask for less"
+                f"min_psnr {self.value:g} dB is above {EQUAL_DB:g} dB, which stands for equal videos; ask for less"
             )
 
     def _max_steps_computed(self, calibration: Calibration, num_steps: int) -> int:
@@ -81,7 +81,7 @@ class Target:
             if calibration.speedup(count, num_steps) >= self.value:
                 return count
         raise ValueError(
-            f"speedup {self.value:g} cannot be reached: {counts[0]} computed of {num_steps} steps are "
+            f"speedup {self.value:g} cannot be reached: {counts[0]} computed steps of {num_steps} give "
             f"{calibration.speedup(counts[0], num_steps):.1f}x; ask for less"
         )
 
@@ -112,22 +112,22 @@ def read_target(values: dict[str, Any]) -> Target | None:
     """
     given = {name: values[name] for name in TARGETS if values.get(name) is not None}
     if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} exclude each other; give one of them")
+        raise ValueError(f"{' and '.join(given)} cannot be combined; give only one of them")
     return next((Target(kind, value) for kind, value in given.items()), None)
 
 
 def _warn(calibration: Calibration, count: int, num_steps: int) -> None:
     if num_steps != calibration.num_steps:
         logger.warning(
-            "The calibration was measured with %d sampling steps, this run has %d: the schedule is carried over along "
-            "the flow's time, its quality is an extrapolation.",
+            "The calibration was measured with %d sampling steps, but this run has %d: the schedule is carried over "
+            "along the flow's time, and its quality is an extrapolation.",
             calibration.num_steps,
             num_steps,
         )
     first, last = (len(calibration.measured[i].computed_steps) for i in (0, -1))
     if not first <= count <= last and count < num_steps:
         logger.warning(
-            "%d computed steps lie outside of the %d to %d that were measured: their quality is an extrapolation.",
+            "%d computed steps lie outside the %d to %d that were measured: their quality is an extrapolation.",
             count,
             first,
             last,

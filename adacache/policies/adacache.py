@@ -153,8 +153,8 @@ class AdaCacheConfig(ReuseOptions):
             self.moreg.resolve_window(num_steps)
         if self.codebook.num_sampling_steps not in (None, num_steps):
             logger.warning(
-                "The codebook was tuned for %d sampling steps, this run has %d: residuals change by another "
-                "amount per step, so expect another speed and fidelity than published.",
+                "The codebook was tuned for %d sampling steps, but this run has %d: residuals change by a different "
+                "amount per step, so expect a speed and fidelity other than the published ones.",
                 self.codebook.num_sampling_steps,
                 num_steps,
             )

@@ -43,12 +43,12 @@ class EasyCacheConfig(ReuseOptions):
         check_count("warmup", self.warmup)
         if self.bridge.kind != "hold":
             raise ValueError(
-                f"bridge '{self.bridge.kind}' does not go with EasyCache, which reuses the model's output "
-                "instead of a residual; leave bridge out"
+                f"bridge '{self.bridge.kind}' cannot be used with EasyCache, which reuses the model's output instead "
+                "of a residual; leave bridge out"
             )
         if self.cache_dtype is not None:
             raise ValueError(
-                f"cache_dtype '{self.cache_dtype}' does not go with EasyCache, which keeps no residuals but a few "
+                f"cache_dtype '{self.cache_dtype}' cannot be used with EasyCache, which keeps no residuals, only a few "
                 "latents as they are; leave cache_dtype out"
             )
 

@@ -63,8 +63,8 @@ class MagCacheConfig(ReuseOptions):
         super().validate(num_steps, num_blocks)
         if len(self.ratios) != num_steps - 1:
             logger.warning(
-                "The ratios were measured with %d sampling steps, this run has %d: the nearest ones are taken, but "
-                "magnitudes change by another amount per step, so expect another speed and fidelity.",
+                "The ratios were measured with %d sampling steps, but this run has %d: the nearest ones are used, but "
+                "magnitudes change by a different amount per step, so expect a different speed and fidelity.",
                 len(self.ratios) + 1,
                 num_steps,
             )

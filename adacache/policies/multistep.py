@@ -42,7 +42,7 @@ class MultistepConfig(StaticScheduleConfig):
         if self.num_sampling_steps is None:
             raise ValueError("coefficients hold for one number of steps; give num_sampling_steps")
         if self.schedule != "sample":
-            raise ValueError("multistep combines the outputs of each video by itself; leave schedule='batch' out")
+            raise ValueError("multistep combines the outputs of each video separately; leave schedule='batch' out")
 
     def make_policy(self, num_steps: int) -> MultistepPolicy:
         """A policy for one run of `num_steps`.
@@ -96,7 +96,9 @@ def read_coefficients(value: Any, num_computed: int) -> tuple[Coefficients, ...]
         raise ValueError(f"coefficients must be a list for each of the {num_computed} computed steps, got {found}")
     for place, halves in enumerate(value):
         if not is_list(halves) or not halves or len(halves) != len(value[0]):
-            raise ValueError(f"coefficients of computed step {place} must list as many guidance halves as the first's")
+            raise ValueError(
+                f"coefficients of computed step {place} must list as many guidance halves as those of the first"
+            )
         most = min(place + 1, MOST_OUTPUTS)
         for half in halves:
             if not is_list(half) or not 1 <= len(half) <= most or not all(map(is_finite, half)):

@@ -61,8 +61,8 @@ class PABConfig(ReuseOptions):
         object.__setattr__(self, "mlp_blocks", tuple(sorted(set(blocks))))
         if self.bridge.kind != "hold":
             raise ValueError(
-                f"bridge '{self.bridge.kind}' does not go with PAB, which adds what a branch gave once more as it is; "
-                "leave bridge out"
+                f"bridge '{self.bridge.kind}' cannot be used with PAB, which adds the last output of a branch again, "
+                "unchanged; leave bridge out"
             )
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:

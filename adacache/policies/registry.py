@@ -83,5 +83,5 @@ def config_to_dict(config: ReuseOptions) -> dict[str, Any]:
     """
     name = POLICIES.name_of(config)
     if name is None:
-        raise ValueError(f"{type(config).__name__} is none of the policies {', '.join(POLICIES)}")
+        raise ValueError(f"{type(config).__name__} is not one of the policies {', '.join(POLICIES)}")
     return {"policy": name, **config.to_dict()}

@@ -69,8 +69,8 @@ class StaticScheduleConfig(ReuseOptions):
         reuses = trace.metadata.get("reuses", "stack")
         if reuses != "stack":
             raise ValueError(
-                f"{path} is of a policy that reused the model's {reuses}; a list of steps repeats only what reuses the "
-                "whole stack"
+                f"{path} comes from a policy that reused the model's {reuses}; a list of steps can only repeat one "
+                "that reused the whole stack"
             )
         bridge = trace.metadata.get("bridge", BridgeConfig())
         return cls(tuple(trace.computed_steps), trace.num_steps, bridge=bridge)
@@ -101,12 +101,12 @@ class StaticScheduleConfig(ReuseOptions):
         check_count("num_steps", num_steps)
         if self.num_sampling_steps not in (None, num_steps):
             raise ValueError(
-                f"the schedule was made for {self.num_sampling_steps} sampling steps, but the run has {num_steps}; "
-                f"set num_sampling_steps to {self.num_sampling_steps}, or take another schedule"
+                f"the schedule was made for {self.num_sampling_steps} sampling steps, but the run has {num_steps}; set "
+                f"num_sampling_steps to {self.num_sampling_steps}, or use another schedule"
             )
         if self.computed_steps[-1] >= num_steps:
             raise ValueError(
-                f"computed_steps reach to {self.computed_steps[-1]}, but the run has steps 0 to {num_steps - 1}"
+                f"computed_steps go up to {self.computed_steps[-1]}, but the run has steps 0 to {num_steps - 1}"
             )
         if self.metric is not None:
             check_blocks_fit(self.metric_blocks, num_blocks)
@@ -167,7 +167,7 @@ def _read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(data, dict) or data.keys().isdisjoint(("records", "computed_steps")):
         raise ValueError(f"{path} holds no schedule; give a trace, or a JSON object with a list of computed_steps")
     return data

@@ -41,7 +41,7 @@ class TaylorSeerConfig(ReuseOptions):
         own = BridgeConfig("taylor", order=self.order)
         if self.bridge is not None and BridgeConfig.from_value(self.bridge) != own:
             raise ValueError(
-                f"bridge {self.bridge!r} does not go with TaylorSeer, whose own is a Taylor series of order "
+                f"bridge {self.bridge!r} cannot be used with TaylorSeer, which has its own, a Taylor series of order "
                 f"{self.order}; leave bridge out and set order"
             )
         object.__setattr__(self, "bridge", own)

@@ -78,8 +78,8 @@ class PipelineClips:
                 scheduler.solver = "adams"
             if not np.allclose(scheduler.times_of_calls(*size)[::factor], times, rtol=1e-4):
                 raise ValueError(
-                    f"the times of {scheduler.num_sampling_steps} steps do not hold those of {len(times)}, so that "
-                    "there is no exact solution to compare with; aim at 'repeat'"
+                    f"the times of {scheduler.num_sampling_steps} steps do not include those of {len(times)}, so there "
+                    "is no exact solution to compare with; aim at 'repeat'"
                 )
             yield
         finally:

@@ -64,7 +64,7 @@ def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | N
     if entries.get("policy", "static") != "static" or "file" not in entries:
         return config_from_dict(entries)
     if "computed_steps" in entries:
-        raise ValueError("file and computed_steps exclude each other; give one of them")
+        raise ValueError("file and computed_steps cannot be combined; give only one of them")
     file = entries["file"]
     if not isinstance(file, str) or not file:
         raise ValueError(f"file must be the path of a schedule (.json), got {file!r}")

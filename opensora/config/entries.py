@@ -180,7 +180,7 @@ def dotted_overrides(
         by_hand: where the values come from, as errors begin.
 
     Raises:
-        ConfigError: two values exclude each other, or the number of steps is set in a second place.
+        ConfigError: two values cannot be combined, or the number of steps is set in a second place.
     """
     given = dict(cfg_options or {})
     for name, value in (overrides or {}).items():
@@ -196,7 +196,7 @@ def dotted_overrides(
     for key, others in _ALTERNATIVES.items():
         for other in others:
             if key in given and other in given and None not in (given[key], given[other]):
-                raise ConfigError(f"{by_hand}: {key} and {other} exclude each other; give one of them")
+                raise ConfigError(f"{by_hand}: {key} and {other} cannot be combined; give only one of them")
     return given
 
 

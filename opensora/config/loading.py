@@ -213,7 +213,7 @@ def _size(size: Mapping[str, Any], source: Source, model: str) -> tuple[int, int
     if size["image_size"] is not None:
         if names:
             raise source.error(
-                "image_size", f"image_size and {next(iter(names))} exclude each other; set one of them to None"
+                "image_size", f"image_size and {next(iter(names))} cannot be combined; set one of them to None"
             )
         return read_value(size["image_size"], tuple[int, int], "image_size", source)
     if len(names) < 2:

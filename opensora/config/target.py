@@ -54,7 +54,7 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
     if not given:
         return config
     if config.replay is not None:
-        raise source.error("replay", f"replay and {given[0]} exclude each other; give one of them")
+        raise source.error("replay", f"replay and {given[0]} cannot be combined; give only one of them")
     try:
         target = read_target(values)
     except ValueError as error:
@@ -206,7 +206,7 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
         depth: number of spatial-temporal block pairs of the model, if known.
 
     Raises:
-        ConfigError: entries exclude each other, seeds cannot be read, or as for `apply_target`.
+        ConfigError: entries cannot be combined, seeds cannot be read, or as for `apply_target`.
     """
     mode = _mode(config, source)
     if mode is None:
@@ -259,7 +259,7 @@ def _mode(config: SampleConfig, source: Source) -> str | None:
     """
     given = [name for name in ("draft", "final", "replay") if getattr(config, name) is not None]
     if len(given) > 1:
-        raise source.error(tuple(given), f"{given[0]} and {given[1]} exclude each other; give one of them")
+        raise source.error(tuple(given), f"{given[0]} and {given[1]} cannot be combined; give only one of them")
     if config.final is not None:
         try:
             seeds = [parse_seed(text) for text in config.final]

@@ -215,7 +215,7 @@ def test_a_codebook_for_another_number_of_steps_is_pointed_out(caplog):
         AdaCacheConfig(Codebook((0.1,), (2, 1))).validate(50)
         assert not caplog.records
         AdaCacheConfig("fast30").validate(50)
-    assert "tuned for 30 sampling steps, this run has 50" in caplog.text
+    assert "tuned for 30 sampling steps, but this run has 50" in caplog.text
 
 
 def test_configs_are_read_without_torch():

@@ -84,7 +84,7 @@ def test_only_what_is_reused_is_kept_and_nothing_after_the_run():
 
 def test_without_a_time_it_is_refused():
     controller = StepController(Config())
-    with pytest.raises(ValueError, match="goes by the flow's time; pass it"), controller.run(2):
+    with pytest.raises(ValueError, match="needs the flow's time; pass it"), controller.run(2):
         controller.begin_step(0)
 
 

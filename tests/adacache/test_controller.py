@@ -270,7 +270,7 @@ def test_a_run_needs_a_whole_number_of_steps(every, num_steps):
 
 @pytest.mark.parametrize("config", [None, {"metric": "t-attn"}])
 def test_a_controller_needs_a_policy_config(config):
-    with pytest.raises(TypeError, match="for no caching pass no controller"):
+    with pytest.raises(TypeError, match="to run without a cache, pass no controller"):
         StepController(config)
 
 

@@ -103,7 +103,7 @@ def test_the_options_survive_plain_values():
         ({"threshold": math.inf}, "threshold must be a finite number above 0"),
         ({"warmup": 0}, "warmup must be a whole number >= 1"),
         ({"warmup": 2.5}, "warmup must be a whole number >= 1"),
-        ({"bridge": "linear"}, "bridge 'linear' does not go with EasyCache"),
+        ({"bridge": "linear"}, "bridge 'linear' cannot be used with EasyCache"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

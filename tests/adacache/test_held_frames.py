@@ -317,7 +317,7 @@ def test_easycache_learns_its_rate_anew():
 
 def test_frames_that_are_not_the_model_s_are_refused():
     controller = StepController(POLICIES["adacache"])
-    message = "4 tokens, 2 per frame, are not of the 3 frames that generated_frames"
+    message = "4 tokens, 2 per frame, do not match the 3 frames that generated_frames"
     with pytest.raises(ValueError, match=message), controller.run(2):
         with pytest.raises(ValueError, match="for each of the 1 videos"):
             controller.begin_step(0, None, [HELD, HELD])

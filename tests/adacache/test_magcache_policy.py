@@ -68,7 +68,7 @@ def test_a_run_of_another_length_takes_the_nearest_ratios(caplog):
         assert not caplog.records
         config.validate(9)
     (record,) = caplog.records
-    assert "measured with 5 sampling steps, this run has 9" in record.getMessage()
+    assert "measured with 5 sampling steps, but this run has 9" in record.getMessage()
 
 
 @pytest.mark.parametrize("retention", [0, 0.2, 1])

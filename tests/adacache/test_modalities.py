@@ -116,7 +116,7 @@ def test_frames_cannot_be_held():
 
 def test_a_signal_must_be_of_each():
     controller = StepController(EasyCacheConfig())
-    sentence = "'latents' is of 1 modalities, but the run has 2"
+    sentence = "'latents' has 1 modalities, but the run has 2"
     with pytest.raises(RuntimeError, match=sentence), controller.run(STEPS, num_modalities=2):
         controller.begin_step(0)
         controller.stack(calm(0), lambda x: 2 * x, 1, signals={"latents": lambda: calm(0)})

@@ -154,7 +154,7 @@ def test_the_options_survive_plain_values():
         ({"mlp_hold": 0}, "mlp_hold must be a whole number >= 1"),
         ({"mlp_blocks": ()}, "mlp_blocks must be a list of whole numbers"),
         ({"mlp_blocks": (-1,)}, "mlp_blocks must be a list of whole numbers"),
-        ({"bridge": "fitted"}, "bridge 'fitted' does not go with PAB"),
+        ({"bridge": "fitted"}, "bridge 'fitted' cannot be used with PAB"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -84,7 +84,7 @@ def test_a_policy_of_ones_own_has_no_name():
     class Own(FixedIntervalConfig):
         pass
 
-    with pytest.raises(ValueError, match="Own is none of the policies adacache, static, "):
+    with pytest.raises(ValueError, match="Own is not one of the policies adacache, static, "):
         config_to_dict(Own())
 
 

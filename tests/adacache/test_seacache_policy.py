@@ -105,7 +105,7 @@ def test_order_1_goes_on_in_a_straight_line_and_order_0_holds(bridge, added):
 
 def test_what_it_cannot_go_by_is_refused():
     controller = StepController(SeaCacheConfig())
-    with pytest.raises(ValueError, match="goes by the flow's time"), controller.run(2):
+    with pytest.raises(ValueError, match="needs the flow's time"), controller.run(2):
         controller.begin_step(0)
     with pytest.raises(ValueError, match=r"\(B, T, C, H, W\), but this model's are \(1, 6, 3\)"), controller.run(2):
         controller.begin_step(0, 1000.0)

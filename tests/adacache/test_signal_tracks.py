@@ -211,7 +211,7 @@ def test_a_model_without_the_signal_is_refused():
 
 def test_a_signal_with_other_rows_is_refused():
     controller = StepController(Config(ByThreshold))
-    with pytest.raises(ValueError, match="has 3 rows, the hidden states have 2"), controller.run(1):
+    with pytest.raises(ValueError, match="has 3 rows, but the hidden states have 2"), controller.run(1):
         controller.begin_step(0)
         signals = {"modulated_input": lambda: torch.ones(3, 1, 1)}
         controller.stack(torch.ones(2, 1, 1), lambda h: h + 1, 1, signals=signals)
@@ -229,7 +229,7 @@ def test_output_is_called_once_and_after_the_stack():
     controller = StepController(Config(WholeModel))
     with controller.run(1):
         controller.begin_step(0)
-        with pytest.raises(RuntimeError, match="without a call of controller.stack"):
+        with pytest.raises(RuntimeError, match="before controller.stack"):
             controller.output(torch.ones(1, 1, 1), torch.ones(1, 1, 1))
         TwoBlocks()(torch.ones(1, 1, 1), controller)
         with pytest.raises(RuntimeError, match="twice in step 0"):
@@ -290,7 +290,7 @@ def test_a_signal_of_another_shape_is_refused():
 )
 def test_an_output_that_does_not_fit_is_refused(latents, output):
     controller = StepController(Config(WholeModel))
-    with pytest.raises(ValueError, match="needs the same rows in both"), controller.run(1, 2):
+    with pytest.raises(ValueError, match="both need the same rows"), controller.run(1, 2):
         controller.begin_step(0)
         controller.stack(torch.ones(2, 1, 1), lambda h: h + 1, 1, signals={"latents": lambda: torch.ones(2, 1, 1)})
         controller.output(torch.ones(latents), torch.ones(output))

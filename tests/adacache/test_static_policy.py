@@ -91,7 +91,7 @@ def test_a_list_that_does_not_ascend_from_the_first_step_is_refused(steps):
 
 
 def test_a_list_longer_than_the_run_is_refused():
-    with pytest.raises(ValueError, match="reach to 9, but the run has steps 0 to 7"):
+    with pytest.raises(ValueError, match="go up to 9, but the run has steps 0 to 7"):
         StaticScheduleConfig((0, 9)).make_policy(8)
 
 
@@ -155,7 +155,7 @@ def test_what_is_said_beside_a_file_counts_more(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[0, 1", "is no JSON file: "),
+        ("[0, 1", "is not a JSON file: "),
         ([0, 1, 4], "holds no schedule; give a trace, or a JSON object with a list of computed_steps"),
         ({"metadata": {}}, "holds no schedule; give a trace"),  # of a video without a cache
         ({"computed_steps": [1, 2]}, "holds no schedule: computed_steps must ascend from 0"),
@@ -180,5 +180,5 @@ def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):
 def test_a_trace_of_what_is_not_the_stack_is_no_list_of_steps(reuses, tmp_path):
     trace = Trace(2, [StepRecord(0, 1000.0, True), StepRecord(1, 500.0, True)], {"reuses": reuses})
     trace.save(tmp_path / "trace.json")
-    with pytest.raises(ValueError, match=f"reused the model's {reuses}; a list of steps repeats only"):
+    with pytest.raises(ValueError, match=f"reused the model's {reuses}; a list of steps can only repeat"):
         StaticScheduleConfig.from_trace(tmp_path / "trace.json")

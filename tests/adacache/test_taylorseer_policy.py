@@ -56,7 +56,7 @@ def test_the_bridge_is_its_own():
     assert replace(config, interval=3, cache_device="cpu").bridge == config.bridge
     assert TaylorSeerConfig(bridge="taylor").bridge == BridgeConfig("taylor", order=1)
     for bridge in ("hold", "fitted", {"kind": "taylor", "order": 1}):
-        with pytest.raises(ValueError, match="^bridge .* does not go with TaylorSeer, .* order 2; leave bridge out"):
+        with pytest.raises(ValueError, match="^bridge .* cannot be used with TaylorSeer, .* order 2; leave bridge out"):
             TaylorSeerConfig(order=2, bridge=bridge)
     with pytest.raises(ValueError, match="bridge kind 'tailor' is unknown, did you mean 'taylor'"):
         TaylorSeerConfig(bridge="tailor")

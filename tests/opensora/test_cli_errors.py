@@ -113,8 +113,8 @@ CASES = {
     "a part of a draft": ([MINI, "--draft", "1.5"], ["--draft", "'1.5'"]),
     "final of no seed": ([MINI, "--final"], ["--final"]),
     "final of a word": ([MINI, "--final", "best"], ["final takes seeds such as 1024", "'best'"]),
-    "draft and final": ([MINI, "--draft", "2", "--final", "7"], ["draft and final exclude each other"]),
-    "draft and replay": ([MINI, "--draft", "2", "--replay", "a.json"], ["replay and draft exclude each other"]),
+    "draft and final": ([MINI, "--draft", "2", "--final", "7"], ["draft and final cannot be combined"]),
+    "draft and replay": ([MINI, "--draft", "2", "--replay", "a.json"], ["replay and draft cannot be combined"]),
     "unknown device": ([MINI, "--device", "gpu"], ["'gpu'", "cuda"]),
 }
 

@@ -232,7 +232,7 @@ def test_the_flag_chooses_between_prompts_and_prompt_file(write):
     assert load_config(MINI, {"prompt": ["a"]}).prompt_path is None
     config = load_config(write(), {"prompt_path": "p.txt"})
     assert (config.prompt, config.prompt_path) == (None, "p.txt")
-    assert "exclude each other" in error_of(MINI, {"prompt": ["a"], "prompt_path": "p.txt"})
+    assert "cannot be combined" in error_of(MINI, {"prompt": ["a"], "prompt_path": "p.txt"})
 
 
 def test_a_cache_can_be_switched_off_and_its_codebook_replaced():
@@ -278,7 +278,7 @@ MISTAKES = [
     (('"9:16"', '"9:15"'), ["aspect ratio", "9:16"]),
     (("num_frames = 51", "num_frames = '3s'"), ["unknown duration '3s'", "2s"]),
     (('resolution = "720p"\n', ""), ["'resolution' is missing"]),
-    (('resolution = "720p"', 'resolution = "720p"\nimage_size = (64, 64)'), ["exclude each other"]),
+    (('resolution = "720p"', 'resolution = "720p"\nimage_size = (64, 64)'), ["cannot be combined"]),
     (('aspect_ratio = "9:16"', 'aspect_ratio = "9:16"\nloop = 0'), ["loop must be at least 1, got 0"]),
     (("seed = 42", "seed = 42\nreference_path = [3]"), ["reference_path must be a list (text each) or None"]),
     (("seed = 42", "seed = 42\ndevice = 'gpu'"), ["device", "'cuda:N'", "'gpu'"]),
@@ -389,11 +389,11 @@ def test_a_config_names_its_policy(cache, name):
         ({"policy": "fixed", "intervall": 3}, "unknown fixed interval option 'intervall', did you mean 'interval'?"),
         ({"policy": "fixed", "interval": 0}, "interval must be a whole number >= 1, got 0"),
         ({"policy": "magcache"}, "policy 'magcache' needs ratios"),
-        ({"policy": "taylorseer", "bridge": "hold"}, "bridge 'hold' does not go with TaylorSeer"),
+        ({"policy": "taylorseer", "bridge": "hold"}, "bridge 'hold' cannot be used with TaylorSeer"),
         ({"policy": "static"}, "policy 'static' needs computed_steps"),
-        ({"policy": "static", "computed_steps": [0, 30]}, "computed_steps reach to 30"),
-        ({"policy": "static", "file": "a.json", "computed_steps": [0]}, "file and computed_steps exclude each other"),
-        ({"file": "a.json", "computed_steps": [0]}, "file and computed_steps exclude each other"),
+        ({"policy": "static", "computed_steps": [0, 30]}, "computed_steps go up to 30"),
+        ({"policy": "static", "file": "a.json", "computed_steps": [0]}, "file and computed_steps cannot be combined"),
+        ({"file": "a.json", "computed_steps": [0]}, "file and computed_steps cannot be combined"),
         ({"policy": "static", "file": 5}, "file must be the path of a schedule (.json), got 5"),
         ({"policy": "static", "file": "no_such.json"}, "there is no file no_such.json"),
         ({"policy": "fixed", "file": "a.json"}, "unknown fixed interval option 'file'"),
@@ -429,8 +429,8 @@ def test_a_schedule_file_is_found_beside_the_config_or_from_the_root(tmp_path, m
     ("text", "words"),
     [
         ("[0, 1]", "schedule.json holds no schedule; give a trace"),
-        ("{", "schedule.json is no JSON file"),
-        ('{"computed_steps": [0, 40]}', "computed_steps reach to 40"),
+        ("{", "schedule.json is not a JSON file"),
+        ('{"computed_steps": [0, 40]}', "computed_steps go up to 40"),
         ('{"computed_steps": [0, 4], "num_sampling_steps": 50}', "made for 50 sampling steps, but the run has 30"),
     ],
 )

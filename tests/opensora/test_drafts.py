@@ -86,10 +86,10 @@ def test_a_final_of_another_kind_is_refused(final):
 def test_modes_exclude_each_other_on_the_command_line_and_in_a_file(tmp_path):
     for name, value in (("final", ["7"]), ("replay", "trace.json"), ("num_sample", 2)):
         message = error_of({"draft": 2, name: value})
-        assert "draft" in message and name in message and message.endswith(" exclude each other; give one of them")
+        assert "draft" in message and name in message and message.endswith(" cannot be combined; give only one of them")
     path = tmp_path / "both.py"
     path.write_text(f"_base_ = {str(MINI)!r}\ndraft = 2\nfinal = ['7']\n")
-    assert error_of(config=path) == f"{path}: draft and final exclude each other; give one of them"
+    assert error_of(config=path) == f"{path}: draft and final cannot be combined; give only one of them"
 
 
 def test_the_command_line_chooses_the_mode_over_the_file(tmp_path):

@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 METRICS = ("t-attn", "s-attn")  # that can be measured in blocks of diffusers
 # Policies that look into a model, or reuse parts of a block.
 _INSIDE = {
-    "teacache": "goes by the modulated input of the first block",
-    "fbcache": "goes by the residual of the first block",
+    "teacache": "follows the modulated input of the first block",
+    "fbcache": "follows the residual of the first block",
     "pab": "reuses single branches of blocks",
 }
 
@@ -146,7 +146,7 @@ def apply_adacache(
         config_of_run = _always(config)
     else:
         if config is not None:
-            raise ValueError("a config and a target exclude each other; give one of them")
+            raise ValueError("a config and a target cannot be combined; give only one of them")
         schedules = CalibratedTarget.of(calibration, target)
         schedules.check_model(cached)
         config_of_run = schedules.config_of_run
@@ -174,8 +174,8 @@ def _warn_if_replaced(loop: DenoisingLoop, transformers: list[nn.Module]) -> boo
     replaced = not loop.has(transformers)
     if replaced:
         logger.warning(
-            "AdaCache: the pipeline's transformer was replaced since apply_adacache; what the new one does is "
-            "computed without the cache and is in no trace. Call remove() of this handle, and apply_adacache anew"
+            "AdaCache: the pipeline's transformer was replaced after apply_adacache; the new one runs without the "
+            "cache and appears in no trace. Call remove() of this handle, then apply_adacache again"
         )
     return replaced
 
@@ -207,7 +207,7 @@ def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
         )
     name = POLICIES.name_of(config)
     if name in _INSIDE:
-        raise ValueError(f"policy '{name}' {_INSIDE[name]}, which models of diffusers do not show; choose another one")
+        raise ValueError(f"policy '{name}' {_INSIDE[name]}, which diffusers models do not expose; choose another one")
     if getattr(config, "metric", None) is not None:
         check_blocks_fit(config.metric_blocks, num_blocks)
         check_choice("metric of a diffusers model", config.metric, METRICS)

@@ -88,7 +88,7 @@ def calibrate_pipeline(
         check_count(name, value)
     given = [name for name in _OWN if name in call]
     if given:
-        raise ValueError(f"calibrate_pipeline gives {given[0]} itself; leave it out")
+        raise ValueError(f"calibrate_pipeline sets {given[0]} itself; leave it out")
     fit, held_out = split_clips(prompts, fit_clips, held_out_clips, seed)
     plan = CalibrationPlan(fit, held_out, aim, candidates, batch_size)
     cached = cached_forwards_of(pipe)
@@ -96,7 +96,7 @@ def calibrate_pipeline(
         check_free(forward.transformer)
         if forward.family.audio:
             raise ValueError(
-                f"a calibration is fitted to the picture alone, and {forward.family.name} denoises a sound with it; "
+                f"a calibration is fitted to the picture alone, but {forward.family.name} denoises a sound with it; "
                 "give apply_adacache a config instead"
             )
     with PipelineClips.of(pipe, encode or _as_prompts, call) as sampler:
@@ -105,7 +105,7 @@ def calibrate_pipeline(
         if any(a < b for a, b in zip(start.timesteps, start.timesteps[1:], strict=False)):
             raise ValueError(
                 f"the timesteps of {type(pipe.scheduler).__name__} go back and forth, which a calibration cannot "
-                "describe; take another scheduler"
+                "describe; use another scheduler"
             )
         conditions = {**model_conditions(cached), **run_conditions(start), "scheduler": type(pipe.scheduler).__name__}
         if plan.refinement > 1:
@@ -196,8 +196,8 @@ class PipelineClips:
         """Refuse, with a ValueError, a run whose times do not lie among those of one with more steps."""
         if not np.allclose(many.timesteps[::factor], start.timesteps, rtol=1e-4):
             raise ValueError(
-                f"the times of {len(many.timesteps)} steps do not hold those of {len(start.timesteps)}, so that there "
-                "is no exact solution to compare with; aim at 'repeat'"
+                f"the times of {len(many.timesteps)} steps do not include those of {len(start.timesteps)}, so there is "
+                "no exact solution to compare with; use aim='repeat'"
             )
 
     def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
@@ -220,8 +220,8 @@ class PipelineClips:
             raise _Peeked
         if self._is_sampling:
             raise ValueError(
-                "a video that is sampled in sections cannot be calibrated; ask for one section, whose calibration "
-                "holds for the others, too"
+                "a video that is sampled in sections cannot be calibrated; ask for one section, whose calibration also "
+                "holds for the others"
             )
         self._is_sampling = True
         every_step = StaticScheduleConfig(tuple(range(len(start.timesteps))))
@@ -263,8 +263,8 @@ class CalibratedTarget:
         """
         if calibration is None:
             raise TypeError(
-                f"{target.kind} needs a calibration of this model: make one by calibrate_pipeline, and give it or its "
-                "file as calibration="
+                f"{target.kind} needs a calibration of this model: make one with calibrate_pipeline, and pass it or "
+                "its file as calibration="
             )
         if target is None:
             raise TypeError("a calibration needs a target: speedup=, max_steps_computed= or min_psnr=")

@@ -96,7 +96,7 @@ class Family:
             if any(isinstance(block, OptimizedModule) for block in modules):
                 raise ValueError(
                     f"torch.compile wraps blocks in '{blocks.name}' of this {self.transformer}; compile them in place "
-                    "instead, by transformer.compile_repeated_blocks()"
+                    "instead, with transformer.compile_repeated_blocks()"
                 )
             unknown = {type(block).__name__ for block in modules} - set(blocks.blocks)
             if unknown:

@@ -102,7 +102,7 @@ class AdaCacheHook(ModelHook):
         """Refuse, with a TypeError, to be copied: a copied hook would run the original's weights."""
         raise TypeError(
             f"a {type(self._cached.transformer).__name__} cannot be copied or pickled while AdaCache is applied to it; "
-            "call remove() of its handle before, and apply_adacache to the copy"
+            "call remove() of its handle first, and apply_adacache to the copy"
         )
 
 

@@ -175,14 +175,14 @@ def check_not_wrapped(transformer: nn.Module) -> None:
     own = getattr(transformer, "_orig_mod", transformer)
     if own is not transformer or transformer._compiled_call_impl is not None:
         raise ValueError(
-            f"this {type(own).__name__} is compiled as a whole, where AdaCache cannot leave out its blocks; compile "
-            "these instead, by transformer.compile_repeated_blocks()"
+            f"this {type(own).__name__} is compiled as a whole, so AdaCache cannot skip its blocks; compile those "
+            "instead, with transformer.compile_repeated_blocks()"
         )
     wrapped = dict(transformer.named_children()).get("module")
     if wrapped is not None:
         raise ValueError(
             f"this {type(wrapped).__name__} is wrapped in {type(transformer).__name__}, which may copy it or split its "
-            "batch; give the pipeline the transformer itself, and each device a pipeline"
+            "batch; give the pipeline the transformer itself, and each device a pipeline of its own"
         )
 
 
@@ -192,14 +192,14 @@ def check_combination(transformer: nn.Module) -> None:
     check_not_wrapped(transformer)
     if getattr(transformer, "_parallel_config", None) is not None:
         raise ValueError(
-            f"this {kind} is split over processes by enable_parallelism, and AdaCache would meet a part of the video "
-            "where it expects the whole; use one of the two"
+            f"this {kind} is split over processes by enable_parallelism, and AdaCache would see a part of the video "
+            "where it needs the whole; use only one of the two"
         )
     devices = {*(getattr(transformer, "hf_device_map", None) or {}).values()} - {"cpu", "disk"}
     if len(devices) > 1:
         raise ValueError(
-            f"this {kind} is spread over devices {', '.join(sorted(map(str, devices)))} by its device_map, so that "
-            "what its blocks add is elsewhere than their input; load it on one device, and offload what does not fit"
+            f"this {kind} is spread over devices {', '.join(sorted(map(str, devices)))} by its device_map, so what its "
+            "blocks add and their input are on different devices; load it on one device, and offload what does not fit"
         )
     config = getattr(transformer, "_cache_config", None)
     if config is not None:
@@ -221,5 +221,5 @@ def check_combination(transformer: nn.Module) -> None:
             if streamed and hook.config.offload_type == "leaf_level":
                 raise ValueError(
                     f"group offloading of this {kind} fetches layers ahead in the order of the first step, which "
-                    "reused steps do not keep; take offload_type='block_level', or leave out use_stream"
+                    "reused steps do not follow; use offload_type='block_level', or leave out use_stream"
                 )

@@ -166,8 +166,8 @@ class Runs:
         if self._run is not None and self._run.thread is not current_thread():
             if self._run.thread.is_alive():
                 self._warn_once(
-                    "two threads call this %s at once; what the second one asks for is computed without the cache. "
-                    "Give each thread its own transformer, or let one run after the other",
+                    "two threads call this %s at once; the calls of the second one are computed without the cache. "
+                    "Give each thread its own transformer, or let them run one after the other",
                     type(call.model).__name__,
                 )
                 return None
@@ -213,7 +213,7 @@ class Runs:
             RuntimeError: before the first call.
         """
         if self._controller is None:
-            raise RuntimeError("there is no trace yet: the transformer was not called since apply_adacache")
+            raise RuntimeError("there is no trace yet: the transformer has not been called since apply_adacache")
         return self._controller.traces
 
     def _places(self, call: Call, schedule: Tensor) -> list[int]:
@@ -322,18 +322,18 @@ class Runs:
         if halves is not None and rows % halves == 0:
             return rows // halves
         self._warn_once(
-            "nothing says how many videos the %d rows of a batch are, so that they share one schedule; call the "
-            "transformer within transformer.cache_context('cond_uncond') if they are both guidance halves, or "
-            "cache_context('cond') and ('uncond') if each half has a call of its own",
+            "nothing says how many videos the %d rows of a batch are, so they share one schedule; call the "
+            "transformer within transformer.cache_context('cond_uncond') if they hold both guidance halves, or within "
+            "cache_context('cond') and cache_context('uncond') if each half has its own call",
             rows,
         )
         return 1
 
     def _warn_of_stray(self, call: Call) -> None:
         self._warn_once(
-            "%s was called at time %g, where no step of the %s is due that AdaCache goes by; until that scheduler is "
-            "set anew, all is computed without the cache. Apply AdaCache to the pipeline, or with the scheduler, that "
-            "makes these calls",
+            "%s was called at time %g, where the %s that AdaCache follows has no step due; until that scheduler is "
+            "set again, all calls are computed without the cache. Apply AdaCache to the pipeline that makes these "
+            "calls, or with its scheduler",
             type(call.model).__name__,
             call.timestep.max().item(),
             self._loop.scheduler_name,

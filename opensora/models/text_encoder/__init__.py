@@ -18,7 +18,7 @@ def check_text_options(config: SampleConfig) -> None:
     """Refuse a quantized or streamed text encoder that could not be loaded, before anything is loaded.
 
     Raises:
-        ConfigError: a package is missing or too old, or the options exclude each other.
+        ConfigError: a package is missing or too old, or the options cannot be combined.
     """
     text = config.text_encoder
     if text.quantize and text.stream:

@@ -153,7 +153,7 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
 
 LEFT_OUT = object()
 DAMAGES = [
-    ("format", 3, "its format is 3, this version reads 1 and 2"),
+    ("format", 3, "its format is 3, but this version reads 1 and 2"),
     ("aim", "perfection", "aim 'perfection' is unknown"),
     ("bridge", LEFT_OUT, "it lacks bridge"),
     ("bridges", {}, "unknown entry 'bridges', did you mean 'bridge'"),

@@ -46,8 +46,8 @@ def test_a_quality_is_reached_with_as_few_steps_as_possible(calibration, psnr, w
         (Target("max_steps_computed", 11), 10, "max_steps_computed is 11, but a run of 10 steps computes 2 to 10"),
         (Target("max_steps_computed", 1), 10, "computes 2 to 10"),
         (Target("max_steps_computed", 8), 7, "computes 2 to 7"),
-        (Target("speedup", 3.6), 10, r"speedup 3.6 cannot be reached: 2 computed of 10 steps are 3\.6x"),
-        (Target("speedup", 7), 20, r"2 computed of 20 steps are 5\.3x"),  # 20 / (2 + 18 * 0.1)
+        (Target("speedup", 3.6), 10, r"speedup 3.6 cannot be reached: 2 computed steps of 10 give 3\.6x"),
+        (Target("speedup", 7), 20, r"2 computed steps of 20 give 5\.3x"),  # 20 / (2 + 18 * 0.1)
         (Target("min_psnr", 40.1), 10, r"measured up to 40\.0 dB, with 8 computed steps of this run's 10"),
         # A shorter run cannot compute the 8 steps that reach 40 dB.
         (Target("min_psnr", 31), 6, r"measured up to 30\.0 dB, with 6 computed steps of this run's 6"),
@@ -90,7 +90,7 @@ def test_nothing_is_warned_of_within_what_was_measured(calibration, caplog):
 def test_a_number_of_steps_that_was_not_measured_is_warned_of(calibration, caplog, wanted, warned):
     with caplog.at_level(logging.WARNING):
         count(Target("max_steps_computed", wanted), calibration)
-    expected = f"{wanted} computed steps lie outside of the 4 to 8 that were measured"
+    expected = f"{wanted} computed steps lie outside the 4 to 8 that were measured"
     assert [message.startswith(expected) for message in caplog.messages] == [True] * warned
 
 
@@ -98,7 +98,7 @@ def test_a_run_of_another_number_of_steps_is_warned_of(calibration, caplog):
     with caplog.at_level(logging.WARNING):
         assert count(Target("speedup", 2), calibration, num_steps=20) == 8  # 20 / (8 + 12 * 0.1) = 2.17
     [message] = caplog.messages
-    assert "measured with 10 sampling steps, this run has 20" in message
+    assert "measured with 10 sampling steps, but this run has 20" in message
     assert "extrapolation" in message
 
 
@@ -113,7 +113,7 @@ def test_one_target_is_read_from_the_entries_of_a_config():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"speedup": 2.0, "min_psnr": 30.0}, "speedup and min_psnr exclude each other"),
+        ({"speedup": 2.0, "min_psnr": 30.0}, "speedup and min_psnr cannot be combined"),
         ({"speedup": 2.0, "max_steps_computed": 3, "min_psnr": 1.0}, "speedup and max_steps_computed and min_psnr"),
         ({"speedup": 0.9}, "speedup must be at least 1, got 0.9"),
         ({"speedup": 0.0}, "speedup must be a finite number above 0"),

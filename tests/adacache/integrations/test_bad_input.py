@@ -149,7 +149,7 @@ def test_a_scheduler_without_timesteps(pipe):
 
 def test_a_schedule_for_more_steps_than_the_run_has(pipe):
     with apply_adacache(pipe, StaticScheduleConfig((0, 7))):
-        with pytest.raises(ValueError, match="computed_steps reach to 7, but the run has steps 0 to 5"):
+        with pytest.raises(ValueError, match="computed_steps go up to 7, but the run has steps 0 to 5"):
             TINY_LATTE.run(pipe)
         TINY_LATTE.run(pipe, steps=8)  # the next run is none the worse
 
@@ -187,10 +187,10 @@ def test_a_transformer_that_was_replaced_is_said(pipe, caplog, runs_before):
         pipe.transformer = TINY_LATTE.build().transformer
         TINY_LATTE.run(pipe)
         if runs_before:
-            assert handle.trace.num_reused and "was replaced since apply_adacache" in caplog.text
+            assert handle.trace.num_reused and "was replaced after apply_adacache" in caplog.text
             caplog.clear()
-    assert "the pipeline's transformer was replaced since apply_adacache" in caplog.text
-    assert "apply_adacache anew" in caplog.text
+    assert "the pipeline's transformer was replaced after apply_adacache" in caplog.text
+    assert "then apply_adacache again" in caplog.text
 
 
 def test_one_of_two_transformers_that_was_replaced_is_said_when_the_next_run_starts(caplog):
@@ -201,7 +201,7 @@ def test_one_of_two_transformers_that_was_replaced_is_said_when_the_next_run_sta
     assert "was replaced" not in caplog.text
     pipe.transformer_2 = tiny.build().transformer_2
     tiny.run(pipe)
-    assert "the pipeline's transformer was replaced since apply_adacache" in caplog.text
+    assert "the pipeline's transformer was replaced after apply_adacache" in caplog.text
 
 
 def test_a_run_that_reused_nothing_says_so(pipe, caplog):

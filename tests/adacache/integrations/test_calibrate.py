@@ -118,9 +118,9 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
         apply_adacache(made.pipe, speedup=2.0)
     with pytest.raises(TypeError, match="a calibration needs a target"):
         apply_adacache(made.pipe, calibration=made.calibration)
-    with pytest.raises(ValueError, match="speedup and min_psnr exclude each other"):
+    with pytest.raises(ValueError, match="speedup and min_psnr cannot be combined"):
         apply_adacache(made.pipe, calibration=made.calibration, speedup=2.0, min_psnr=20)
-    with pytest.raises(ValueError, match="a config and a target exclude each other"):
+    with pytest.raises(ValueError, match="a config and a target cannot be combined"):
         apply_adacache(made.pipe, "fast30", calibration=made.calibration, speedup=2.0)
     with (
         apply_adacache(made.pipe, calibration=made.calibration, min_psnr=79.9),
@@ -135,7 +135,7 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
         ({"num_inference_steps": 4}, "4 steps is too short to be calibrated"),
         ({"fit_clips": 0}, "fit_clips must be"),
         ({"aim": "perfection"}, "aim 'perfection' is unknown"),
-        ({"output_type": "pil"}, "gives output_type itself"),
+        ({"output_type": "pil"}, "sets output_type itself"),
     ],
 )
 def test_bad_options_are_refused(options, words):
@@ -164,7 +164,7 @@ def test_a_schedule_that_more_steps_do_not_refine_has_no_solution_to_come_near()
     tiny = TINY["latte"]
     pipe = tiny.build()
     pipe.scheduler = diffusers.DDIMScheduler(timestep_spacing="linspace")
-    with pytest.raises(ValueError, match="steps do not hold those of 8, .* no exact solution .* aim at 'repeat'"):
+    with pytest.raises(ValueError, match="steps do not include those of 8, .* no exact solution .* use aim='repeat'"):
         calibrate_pipeline(pipe, PROMPTS, aim="solution", encode=encoder(tiny), num_inference_steps=8, **tiny.call)
 
 
@@ -195,5 +195,5 @@ def test_a_video_in_sections_is_calibrated_by_one_of_them():
 
 
 def test_a_model_with_sound_is_refused():
-    with pytest.raises(ValueError, match="fitted to the picture alone, and LTX-2 denoises a sound with it"):
+    with pytest.raises(ValueError, match="fitted to the picture alone, but LTX-2 denoises a sound with it"):
         calibrate_pipeline(TINY["ltx2"].build(), PROMPTS)

@@ -1,4 +1,4 @@
-"""Flags that do not exist, exclude each other, or have values that cannot be used."""
+"""Flags that do not exist, cannot be combined, or have values that cannot be used."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ CASES = {
     "a device that is not there": Case("--resample --device cuda:99", ["cuda:99", "--device cpu"]),
     "an unknown resolution": Case("--resolution 721p --aspect-ratio 9:16", ["'721p'", "720p"]),
     "an unknown aspect ratio": Case("--resolution 240p --aspect-ratio 16-9", ["'16-9'", "9:16"]),
-    "two sizes": Case("--image-size 16 16 --resolution 240p", ["image_size and resolution exclude each other"]),
-    "prompts and a file": Case("--prompt a --prompt-path a.txt", ["prompt and prompt_path exclude each other"]),
-    "draft and final": Case("--draft 2 --final 7", ["draft and final exclude each other"]),
-    "drafts in samples": Case("--draft 2 --num-sample 2", ["draft and num_sample exclude each other"]),
+    "two sizes": Case("--image-size 16 16 --resolution 240p", ["image_size and resolution cannot be combined"]),
+    "prompts and a file": Case("--prompt a --prompt-path a.txt", ["prompt and prompt_path cannot be combined"]),
+    "draft and final": Case("--draft 2 --final 7", ["draft and final cannot be combined"]),
+    "drafts in samples": Case("--draft 2 --num-sample 2", ["draft and num_sample cannot be combined"]),
     "no drafts": Case("--draft 0", ["draft must be at least 1, got 0"]),
     "final of a word": Case("--final best", ["final takes seeds such as 1024", "'best'"]),
     "final of a prompt that is not there": Case("--final 7:1024", ["7"]),
-    "two targets": Case("--speedup 2 --max-steps-computed 3", ["speedup and max_steps_computed exclude each other"]),
-    "a target and a replay": Case("--speedup 2 --replay a.json", ["exclude each other"]),
+    "two targets": Case("--speedup 2 --max-steps-computed 3", ["speedup and max_steps_computed cannot be combined"]),
+    "a target and a replay": Case("--speedup 2 --replay a.json", ["cannot be combined"]),
     "a replay that is not there": Case("--replay nowhere.json", ["replay: cannot read nowhere.json"]),
     "a replay of a folder": Case("--replay out", ["replay: cannot read out"]),
     "a replay of a config": Case("--replay small.py", ["replay", "small.py"]),

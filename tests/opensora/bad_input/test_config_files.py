@@ -76,7 +76,7 @@ CASES = {
     "a negative size": bad("image_size = (-16, 16)", "-16"),
     "a size of 7": bad("image_size = (7, 16)", "height must be at least 8, got 7"),
     "a size of three numbers": bad("image_size = (16, 16, 16)", "image_size must be 2 values"),
-    "two sizes": bad("resolution = '240p'", "image_size and resolution exclude each other"),
+    "two sizes": bad("resolution = '240p'", "image_size and resolution cannot be combined"),
     "no frames": bad("num_frames = 0", "number of frames must be at least 1"),
     "half a frame": bad("num_frames = 1.5", "unknown duration 1.5", "number of frames"),
     "another solver": bad("scheduler = dict(solver='eular')", "did you mean 'euler'"),

@@ -115,7 +115,7 @@ ONE_FAILS = {
     ),
     "two sizes": of_lines(
         {"prompt": "a"}, {"prompt": "b", "image_size": [16, 16], "resolution": "240p"},
-        words=("line 2", "image_size and resolution exclude each other"), code=1, written=["sample_0000.png"],
+        words=("line 2", "image_size and resolution cannot be combined"), code=1, written=["sample_0000.png"],
     ),
     "an unknown solver": of_lines(
         {"prompt": "a"}, {"prompt": "b", "solver": "eular"},

@@ -222,7 +222,7 @@ def test_a_long_video_reads_its_segments(images):
         ({"condition_frame_edit": 1.5}, "at most 1"),
         ({"crf": 52}, "at most 51"),
         ({"llm_refine": True}, "needs llm_endpoint"),
-        ({"num_sample": 2, "draft": 3}, "exclude each other"),
+        ({"num_sample": 2, "draft": 3}, "cannot be combined"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(flags, words):

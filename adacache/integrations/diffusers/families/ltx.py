@@ -35,7 +35,7 @@ FAMILIES = (
         rows=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
         num_frames=_ltx_num_frames,
         refused_pipelines={
-            "LTXI2VLongMultiPromptPipeline": "it leaves out steps of its scheduler, so that the last one is not known"
+            "LTXI2VLongMultiPromptPipeline": "it leaves out steps of its scheduler, so the last one is not known"
         },
         channels_dim=2,
     ),
@@ -64,7 +64,8 @@ FAMILIES = (
         refused_pipelines={
             "LTX2DFRPipeline": _TILES,
             "LTX2DFRTemporalRefinePipeline": _TILES,
-            "LTX2HDRPipeline": "it denoises no sound, but has the transformer compute one whose changes mean nothing",
+            "LTX2HDRPipeline": "it denoises no sound, but its transformer still computes one, whose changes mean "
+            "nothing",
         },
         channels_dim=2,
     ),

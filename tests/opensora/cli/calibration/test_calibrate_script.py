@@ -107,7 +107,7 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys, monkeypatch):
     [
         (["--max-steps-computed", "7"], "a run of 6 steps computes 2 to 6"),
         (["--speedup", "3.5"], "computes at least 2, which is 3x at most"),
-        (["--min-psnr", "81"], "more than equal videos count as"),
+        (["--min-psnr", "81"], "which stands for equal videos"),
     ],
 )
 def test_what_no_calibration_could_meet_is_refused_before_any_work(tmp_path, capsys, monkeypatch, flags, words):
