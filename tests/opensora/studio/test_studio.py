@@ -1,0 +1,248 @@
+"""The studio without its page: what can be asked for, what is made of it, and what is shown of that."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opensora.cli.arguments import parse_arguments
+from opensora.cli.command import prepare
+from opensora.cli.session import open_session
+from opensora.commands import studio as command
+from opensora.errors import ConfigError, UserError
+from opensora.studio import parts, studio
+from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models
+from opensora.studio.engine import Live
+from opensora.studio.jobs import Job
+from opensora.studio.results import Results, Sample, frames_psnr, scenes
+from opensora.studio.studio import Studio
+from opensora.studio.worker import Models, Progress, make
+
+PROMPT = "a red circle moving fast to the right"
+HOSTILE = "<img src=x onerror=alert(1)> \"'><script>&amp;"
+
+
+@pytest.fixture(scope="module")
+def mini() -> Model:
+    return find_models()[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, mini) -> tuple[Path, list[list[str]], list[dict]]:
+    """Two videos of one scene, as the worker makes them: the folder, their arguments, and what was told."""
+    root, told = tmp_path_factory.mktemp("studio"), []
+    models = Models(Progress(told.append))
+    wishes = [Wish(PROMPT, mini, mini.variant("Every step"))]
+    wishes.append(Wish(PROMPT, mini, mini.variant("Calibrated"), ("max_steps_computed", 10)))
+    arguments = [arguments_of(wish, root) for wish in wishes]
+    for of_one in arguments:
+        event = make(of_one, models)
+        assert event["event"] == "done", event
+    return root, arguments, told
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch) -> Studio:
+    monkeypatch.setattr(studio, "find_models", lambda *_: [])
+    monkeypatch.setattr(studio, "Engine", partial(studio.Engine, command=["sleep", "60"]))
+    opened = Studio(tmp_path / "out")
+    yield opened
+    opened.close()
+
+
+def test_the_bundled_model_is_offered_with_all_ways_to_spend_compute(mini):
+    labels = [variant.label for variant in mini.variants]
+    assert labels[0] == "Every step"
+    assert {"AdaCache", "AdaCache + MoReg", "Calibrated", "Toward the exact solution"} == set(labels[1:])
+    assert (mini.sizes[0], mini.lengths[0]) == ("64 x 64", "17")
+    assert {"34", "51", "1"} < set(mini.lengths)
+
+
+def test_a_config_of_ones_own_comes_first_and_has_to_be_right(tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text(f"_base_ = {str(Path('configs/mini/sample_adacache.py').resolve())!r}\n")
+    model = find_models([str(own)])[0]
+    assert "AdaCache (mine)" in [variant.label for variant in model.variants]
+    with pytest.raises(ConfigError, match="does not exist"):
+        find_models(["configs/mini/nope.py"])
+
+
+def test_a_wish_is_the_command_and_the_folder_that_one_would_type(mini, tmp_path):
+    wish = Wish(f"  {PROMPT}\n", mini, mini.variant("AdaCache"), size="64 x 64", length="17", seed=1024)
+    assert arguments_of(wish, tmp_path) == [
+        "configs/mini/sample_adacache.py",
+        f"--prompt={PROMPT}",
+        "--save-dir",
+        str(tmp_path / "mini/sample_adacache/a-red-circle-moving-fast-to-the-right"),
+    ]
+    other = Wish(PROMPT, mini, mini.variant("Calibrated"), ("speedup", 3.0), "64 x 96", "34", 7)
+    with pytest.raises(ConfigError, match="it was made for image size"):  # the calibration
+        arguments_of(other, tmp_path)
+    for prompt in ("--help", "-1", "--prompt", "one.py two", HOSTILE, "a; rm -rf /", "../../x"):
+        path, flags, _ = parse_arguments(arguments_of(Wish(prompt, mini, mini.variants[0]), tmp_path))
+        assert (path, flags["prompt"]) == (mini.variants[0].path, [prompt])
+        assert Path(flags["save_dir"]).resolve().is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"prompt": " "}, {"size": "9 x 9 x 9"}, {"length": "many"}, {"seed": -4}])
+def test_what_cannot_be_made_is_refused_with_a_sentence(mini, tmp_path, changes):
+    with pytest.raises(UserError):
+        arguments_of(Wish(**{"prompt": PROMPT, "model": mini, "variant": mini.variants[0], **changes}), tmp_path)
+
+
+def test_an_outcome_says_what_it_gives(mini):
+    calibration = mini.variant("Calibrated").calibration
+    count, sentence = expectation(calibration, "max_steps_computed", 12)
+    assert count == 12
+    assert "12 of 30 steps computed, 2.5x as fast, about 4" in sentence
+    assert expectation(calibration, "min_psnr", 45)[0] == 12
+    with pytest.raises(ValueError, match="cannot be reached"):
+        expectation(calibration, "speedup", 40)
+
+
+def test_the_worker_tells_of_every_step_and_keeps_its_models(made):
+    _, _, told = made
+    steps = [event for event in told if event["event"] == "step"]
+    assert [event["index"] for event in steps] == [*range(30), *range(30)]
+    assert sum(event["computed"] for event in steps[:30]) == 30
+    assert sum(event["computed"] for event in steps[30:]) == 10
+    assert steps[29]["preview"].startswith("data:image/webp;base64,")
+    assert steps[29]["decoded"]
+
+
+def test_a_canceled_job_ends_at_its_next_step(made, mini, tmp_path):
+    progress = Progress(lambda event: progress.canceled.set() if event.get("index") == 1 else None)
+    with pytest.raises(KeyboardInterrupt):
+        make(arguments_of(Wish(PROMPT, mini, mini.variants[0], seed=2), tmp_path), Models(progress))
+    assert not list(tmp_path.rglob("*.mp4"))
+    [manifest] = [json.loads(path.read_text()) for path in tmp_path.rglob("manifest.json")]
+    assert manifest["runs"][-1]["outcome"] == "interrupted"
+
+
+def test_the_command_finds_what_the_studio_made(made):
+    _, arguments, _ = made
+    path, flags, options = parse_arguments(arguments[0])
+    flags.pop("words")
+    with open_session(prepare(path, flags, options)) as session:
+        assert not session.plan.due_batches
+
+
+def test_results_are_read_from_ledgers_and_compared(made):
+    root, _, _ = made
+    samples = Results(root).all()
+    [group] = scenes(samples).values()
+    assert [(sample.label, sum(sample.computed)) for sample in group] == [
+        ("Every step", 30),
+        ("Calibrated, 10 steps", 10),
+    ]
+    reference, other = group
+    by_frame, whole = frames_psnr(other, reference)
+    assert len(by_frame) == 17
+    assert min(by_frame) <= whole <= max(by_frame)
+    assert frames_psnr(reference, reference)[1] == 80
+
+
+def test_results_that_are_damaged_or_gone_are_left_out(made, tmp_path):
+    root, _, _ = made
+    folder = tmp_path / "copy"
+    for sample in Results(root).all():
+        target = folder / sample.id
+        target.parent.mkdir(parents=True)
+        for file in sample.video.parent.iterdir():
+            (target.parent / file.name).write_bytes(file.read_bytes())
+    results = Results(folder)
+    first, second = results.all()
+    first.sidecar.write_text("{")
+    (second.video.parent / "manifest.json").write_text("[]")
+    assert Results(folder).all() == []
+    assert results.get(first.id).id == first.id  # its ledger is as it was
+    with pytest.raises(ConfigError, match="not among the results"):
+        results.get("../../etc/passwd")
+
+
+class Tags(HTMLParser):
+    """All tags and attributes of a text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attributes}
+
+
+def test_no_prompt_name_or_message_becomes_markup(made):
+    root, _, _ = made
+    [sample, *_] = Results(root).all()
+    hostile = Sample(
+        HOSTILE, sample.video.with_name(f"{HOSTILE[:20]}.mp4"), {**sample.metadata, "prompt": HOSTILE}, [], "", []
+    )
+    job = Job("id", ["--prompt", HOSTILE], HOSTILE, "failed", error=HOSTILE, notes=[HOSTILE])
+    texts = [
+        parts.card(hostile, parts.button("x", HOSTILE, HOSTILE, id=HOSTILE), HOSTILE) + parts.download(hostile),
+        parts.live(Live("id", HOSTILE, 3, (True,), HOSTILE, True), job),
+        parts.jobs([job]),
+        parts.words({HOSTILE: [HOSTILE]}, [HOSTILE]),
+        parts.chart(HOSTILE, [parts.Line(HOSTILE, [(1, 2), (2, 3)])], HOSTILE, HOSTILE, (1, 2, HOSTILE)),
+        parts.empty(HOSTILE) + parts.problem(HOSTILE),
+    ]
+    for text in texts:
+        found = Tags(text)
+        assert "script" not in found.tags
+        assert not {name for name in found.attributes if name.startswith("on")}
+        assert "<img src=x" not in text
+
+
+def test_an_upload_is_decoded_and_kept_under_a_name_of_our_own(opened, tmp_path, monkeypatch):
+    picture = tmp_path / "..;x'&.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
+    kept = opened.keep_reference(picture)
+    assert kept.parent == opened.root / "references"
+    assert kept.name.startswith("image-")
+    assert kept.suffix == ".png"
+    assert opened.keep_reference(picture) == kept
+    (tmp_path / "page.png").write_text("<script>")
+    with pytest.raises(ConfigError, match="reference 'page.png'"):
+        opened.keep_reference(tmp_path / "page.png")
+    monkeypatch.setattr(studio, "MAX_UPLOAD", 10)
+    with pytest.raises(ConfigError, match="make it smaller"):
+        opened.keep_reference(picture)
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_folder_has_one_studio_and_is_not_ones_home(opened, monkeypatch):
+    with pytest.raises(ConfigError, match="another run is writing"):
+        Studio(opened.root)
+    monkeypatch.setattr(Path, "home", lambda: opened.root / "home")
+    with pytest.raises(ConfigError, match="would be served"):
+        Studio(opened.root)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "give a --password, too"),
+        (["--host", "0.0.0.0", "--password", "short"], "fewer than 8 characters"),
+        (["--port", "0"], "--port is 0"),
+    ],
+)
+def test_the_command_refuses_what_is_not_safe(arguments, message, capsys, monkeypatch):
+    monkeypatch.delenv(command.PASSWORD, raising=False)
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_without_gradio_one_sentence_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+    assert command.main([]) == 2
+    assert "requirements-studio.txt" in capsys.readouterr().err
