@@ -1,4 +1,4 @@
-"""Where the examples find their packages: in this checkout and its environment; a program of yours has its own."""
+"""Make this checkout and its environment importable for the examples; a program of yours does not need it."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ _explain_packages = sys.excepthook
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Say in a sentence that a model can be neither found nor downloaded."""
+    """Say in one sentence that a model was neither found nor downloaded, and what to do about it."""
     if not isinstance(error, OSError) or error.errno is not None:  # the system's own errors have numbers
         _explain_packages(kind, error, trace)
         return

@@ -1,6 +1,6 @@
 """CogVideoX-2B with AdaCache: 49 frames of 480 x 720.
 
-The first run downloads the weights; or give a folder with them: python examples/cogvideox.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/cogvideox.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Cosmos 1 with AdaCache: 121 frames of 704 x 1280. The pipeline needs the package cosmos_guardrail, too.
+"""Cosmos 1 with AdaCache: 121 frames of 704 x 1280. The pipeline also needs the package cosmos_guardrail.
 
-The first run downloads the weights; or give a folder with them: python examples/cosmos.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/cosmos.py FOLDER
 """
 
 import sys

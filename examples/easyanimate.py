@@ -1,6 +1,6 @@
 """EasyAnimate 5.1 7B with AdaCache: 49 frames of 512 x 512.
 
-The first run downloads the weights; or give a folder with them: python examples/easyanimate.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/easyanimate.py FOLDER
 """
 
 import sys

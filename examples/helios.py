@@ -1,6 +1,6 @@
-"""Helios with AdaCache: a section of 33 frames of 384 x 640; longer videos have more sections, each a run of its own.
+"""Helios with AdaCache: a section of 33 frames of 384 x 640; longer videos have more sections, each its own run.
 
-The first run downloads the weights; or give a folder with them: python examples/helios.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/helios.py FOLDER
 """
 
 import sys

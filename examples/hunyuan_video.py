@@ -1,6 +1,6 @@
 """HunyuanVideo with AdaCache: 61 frames of 320 x 512.
 
-The first run downloads the weights; or give a folder with them: python examples/hunyuan_video.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/hunyuan_video.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
 """HunyuanVideo 1.5 with AdaCache: 61 frames of 480 x 832.
 
-The first run downloads the weights; or give a folder with them: python examples/hunyuan_video15.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/hunyuan_video15.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Kandinsky 5 Lite with AdaCache: 121 frames of 512 x 768.
 
-The first run downloads the weights; or give a folder with them: python examples/kandinsky5.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/kandinsky5.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Kandinsky 6 with AdaCache: 121 frames of 480 x 864, and their sound.
+"""Kandinsky 6 with AdaCache: 121 frames of 480 x 864, with sound.
 
-The first run downloads the weights; or give a folder with them: python examples/kandinsky6.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/kandinsky6.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Latte-1 with AdaCache: 16 frames of 512 x 512, DDIM.
 
-The first run downloads the weights; or give a folder with them: python examples/latte.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/latte.py FOLDER
 """
 
 import sys

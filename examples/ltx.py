@@ -1,6 +1,6 @@
 """LTX-Video with AdaCache: 97 frames of 480 x 704.
 
-The first run downloads the weights; or give a folder with them: python examples/ltx.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/ltx.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""LTX-2 with AdaCache: 121 frames of 512 x 768, and their sound.
+"""LTX-2 with AdaCache: 121 frames of 512 x 768, with sound.
 
-The first run downloads the weights; or give a folder with them: python examples/ltx2.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/ltx2.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Mochi 1 with AdaCache: 85 frames of 480 x 848.
 
-The first run downloads the weights; or give a folder with them: python examples/mochi.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/mochi.py FOLDER
 """
 
 import sys

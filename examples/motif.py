@@ -1,6 +1,6 @@
 """Motif-Video with AdaCache: 121 frames of 736 x 1280.
 
-The first run downloads the weights; or give a folder with them: python examples/motif.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/motif.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Two machines with eight GPUs each, through SLURM: sbatch examples/sample_on_slurm.sh [CONFIG] [flags of inference.py]
-# from the repository, which all machines share, as they share the folder of weights and the output folder.
+# Sample on two machines with eight GPUs each, through SLURM: sbatch examples/sample_on_slurm.sh [CONFIG] [flags of
+# inference.py], run from the repository. All machines share the repository, the folder of weights and the output folder.
 #SBATCH --job-name=opensora-adacache
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -12,10 +12,10 @@ set -euo pipefail
 # Set up once, where there is a network: bash run_sample_video.sh --help
 source .venv/bin/activate
 
-# torchrun's agents, one for each machine, meet at the first of them.
+# Each machine runs one torchrun agent; the agents meet on the first machine.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# --kill-on-bad-exit: where a machine is lost, the others' agents do not wait for it.
+# --kill-on-bad-exit: if a machine is lost, the agents of the others do not wait for it.
 srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_NNODES" \
     --nproc-per-node "${SLURM_GPUS_PER_NODE:-8}" \

@@ -1,6 +1,6 @@
 """SANA-Video 2B with AdaCache: 81 frames of 480 x 832.
 
-The first run downloads the weights; or give a folder with them: python examples/sana_video.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/sana_video.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
 """SkyReels-V2 14B with AdaCache: 97 frames of 544 x 960.
 
-The first run downloads the weights; or give a folder with them: python examples/skyreels_v2.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/skyreels_v2.py FOLDER
 """
 
 import sys

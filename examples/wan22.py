@@ -1,6 +1,6 @@
 """Wan 2.2 A14B with AdaCache: one schedule over its two transformers.
 
-The first run downloads the weights; or give a folder with them: python examples/wan22.py FOLDER
+The first run downloads the weights, unless you name a folder that has them: python examples/wan22.py FOLDER
 """
 
 import sys
