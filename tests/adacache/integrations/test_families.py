@@ -85,6 +85,27 @@ def test_holding_outputs_is_what_it_is_by_hand_and_needs_no_call(pipe, tiny, mon
     assert len(embedded) == of_a_call * sum(calls)
 
 
+def test_policies_that_go_by_latents_or_outputs_reuse_steps(pipe, tiny):
+    """Or are refused: SeaCache filters over height and width, which a row of tokens or a sound does not have."""
+    shapes = []
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append([*args, kwargs.get("hidden_states")][0].shape), with_kwargs=True
+    )
+    plain = tiny.run(pipe, steps=6)
+    hook.remove()
+    has_no_height = len(shapes[0]) == 3 or find_family(pipe.transformer).audio
+    for cache in OURS[2:]:
+        handle = cache.apply(pipe, "some", 6)
+        if cache.name == "adacache-seacache" and has_no_height:
+            with pytest.raises(ValueError, match="SeaCache filters latents over frames, height and width"):
+                tiny.run(pipe, steps=6)
+        else:
+            assert 0 < difference(tiny.run(pipe, steps=6), plain) < float("inf")
+            assert handle.trace.num_reused
+        cache.remove(pipe, handle)
+    assert torch.equal(tiny.run(pipe, steps=6), plain)
+
+
 @pytest.mark.parametrize(("layout", "shape"), [("videos", (2, 12, 5)), ("frames", (6, 4, 5)), ("places", (8, 3, 5))])
 def test_tokens_go_back_to_where_their_blocks_had_them(layout, shape):
     """Two videos of 3 frames and 4 places; frame 2 of the second one has its own tokens in all layouts."""
