@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from functools import cache
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from adacache import AdaCacheConfig
-from adacache.conformance.tiny import TINY
+from adacache.conformance.tiny import OTHERS, TINY
 from adacache.conformance.tiny_pipeline import rebuilt
 from adacache.integrations.diffusers import apply_adacache
 from adacache.integrations.diffusers.families import KNOWN, REFUSED
@@ -72,12 +73,44 @@ def test_after_a_second_one_was_refused_the_first_goes_on(pipe):
     assert handle.trace.computed_steps == [0, 1, 3]
 
 
+def documented(heading: str) -> set[str]:
+    """Names in the paragraph of docs/diffusers.md that begins with `heading`."""
+    _, found, rest = (ROOT / "docs/diffusers.md").read_text().partition(heading)
+    assert found
+    return set(re.findall(r"`(\w+)`", rest.partition("\n\n")[0]))
+
+
 def test_every_video_transformer_is_served_or_named_as_not_served():
     others = {name for name in dir(diffusers) if name.endswith("Transformer3DModel")} - KNOWN.keys()
     assert not KNOWN.keys() & REFUSED.keys()
-    paragraph = (ROOT / "docs/diffusers.md").read_text().partition("Not served")[2].partition("\n\n")[0]
-    named = {f"{name}Transformer3DModel" for name in re.findall(r"`(\w+)`", paragraph)}
+    named = {f"{name}Transformer3DModel" for name in documented("Not served")}
     assert others and others <= named, f"new to diffusers: {sorted(others - named)}"
+
+
+def video_transformers_of(pipeline: str) -> set[str]:
+    """Names of video transformers that a pipeline of diffusers takes; of a modular one, those that its folder names."""
+    cls = getattr(diffusers, pipeline)
+    if pipeline.endswith("ModularPipeline"):
+        text = "".join(path.read_text() for path in Path(inspect.getsourcefile(cls)).parent.glob("*.py"))
+    else:
+        text = str(inspect.signature(cls).parameters.get("transformer"))
+    return {name for name in re.findall(r"\w+", text) if name.endswith("Transformer3DModel") or name in REFUSED}
+
+
+def test_every_video_pipeline_is_run_refused_or_named_as_not_run():
+    pipelines = {name: video_transformers_of(name) for name in dir(diffusers) if name.endswith("Pipeline")}
+    videos = {name for name, transformers in pipelines.items() if transformers}
+    refused = {name for family in KNOWN.values() for name in family.refused_pipelines}
+    refused |= {name for name in videos if pipelines[name].isdisjoint(KNOWN)}
+    builders = [tiny.build for tiny in (TINY | OTHERS).values()]
+    run = {build.__annotations__["return"].removeprefix("diffusers.") for build in builders}
+    assert {"WanPipeline", "WanModularPipeline"} <= videos
+    rest = videos - run - refused
+    named = documented("Not run by us")
+    assert rest <= named, f"new to diffusers: {sorted(rest - named)}"
+    assert named.isdisjoint(run | refused)
+    text = (ROOT / "docs/diffusers.md").read_text()
+    assert not [name for name in run if f"`{name}`" not in text]
 
 
 @pytest.mark.parametrize(

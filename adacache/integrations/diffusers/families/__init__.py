@@ -13,10 +13,18 @@ KNOWN = {
     for family in file.FAMILIES
 }
 
+_FEW_STEPS = "its models are distilled to a few steps, too few to leave some out"
+_ONE_SEQUENCE = "its text, picture and sound are rows of one sequence, where each would have to be measured by itself"
 # Transformers that cannot be cached, and why.
 REFUSED = {
-    "AnyFlowTransformer3DModel": "its models are distilled to a few steps, too few to leave some out",
-    "AnyFlowFARTransformer3DModel": "its models are distilled to a few steps, too few to leave some out",
+    "AnyFlowTransformer3DModel": _FEW_STEPS,
+    "AnyFlowFARTransformer3DModel": _FEW_STEPS,
+    "Cosmos3OmniTransformer": _ONE_SEQUENCE,
+    "JoyImageEditPlusTransformer3DModel": "it edits images",
+    "JoyImageEditTransformer3DModel": "it edits images",
+    "Kandinsky6SRTransformer3DModel": "it upscales a finished video tile by tile, in a few steps for each tile",
+    "MiniMaxH3Transformer3DModel": _ONE_SEQUENCE,
+    "SanaWMLTX2RefinerTransformer3DModel": "it refines a finished video in chunks, with a cache of its own",
     "WanAnimate2Transformer3DModel": "a call of its own fills the keys and values that the steps of a section read",
 }
 

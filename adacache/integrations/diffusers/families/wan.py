@@ -36,8 +36,9 @@ FAMILIES = (
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
         num_tokens=lambda config, arguments: arguments["hidden_states"][0, 0].numel() // math.prod(config.patch_size),
         refused_pipelines={
-            "HeliosPyramidPipeline": "it denoises each section at several sizes, with too few steps at each to leave "
-            "some out"
+            f"HeliosPyramid{kind}Pipeline": "it denoises each section at several sizes, with too few steps at each to "
+            "leave some out"
+            for kind in ("", "Modular", "DistilledModular")
         },
     ),
     # The network of Wan, text and image to video.
