@@ -14,6 +14,7 @@ from adacache.policies.static import StaticScheduleConfig
 from adacache.policies.taylorseer import TaylorSeerConfig
 
 Setting = Literal["every", "some"] | float
+Adds = Literal["stack", "tail"] | None
 
 
 class NotApplicable(Exception):
@@ -38,7 +39,7 @@ class Cache:
             call; None where it does not tell, and is tried out.
         adds: What a reused call adds by its own claim: "stack", to the input of the first block what all blocks added
             when they were last computed; "tail", to the output of the first block what the others added; None for
-            something else.
+            something else. Or `(pipe)`, where that depends on the pipeline.
         computed_steps: `(handle)`, 0-based, of the last run; None where it does not tell.
         not_promised: Names of properties that it does not claim to have, with the reason.
     """
@@ -50,7 +51,7 @@ class Cache:
     computes_every: bool = True
     adapts: bool = False
     turning_point: Callable[[Any], float] | None = None
-    adds: Literal["stack", "tail"] | None = None
+    adds: Adds | Callable[[Any], Adds] = None
     computed_steps: Callable[[Any], list[int]] | None = None
     not_promised: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,7 +63,9 @@ def _ours(name: str, make_config: Callable[[Setting, int], Any], **options: Any)
     def remove(pipe: Any, handle: AdaCacheHandle) -> None:
         handle.remove()
 
-    return Cache(name, "this", apply, remove, computed_steps=lambda handle: handle.trace.computed_steps, **options)
+    return Cache(
+        name, "this library", apply, remove, computed_steps=lambda handle: handle.trace.computed_steps, **options
+    )
 
 
 def _codebook(setting: Setting, num_steps: int) -> AdaCacheConfig:

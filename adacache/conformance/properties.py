@@ -26,6 +26,7 @@ from adacache.conformance.trial import (
     layers_per_call,
     raised_on_purpose,
     reused_by_hand,
+    same_classes,
     transformers_of,
 )
 
@@ -92,10 +93,10 @@ def _same_weights(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -
 
 def residual(trial: Trial) -> Verdict:
     """A reused call adds what the cache says that it adds, compared with a loop written by hand."""
-    adds = trial.cache.adds
-    if adds is None:
-        raise NotApplicable("it does not add one stored residual")
     with trial.applied() as cached:
+        adds = trial.cache.adds(cached.pipe) if callable(trial.cache.adds) else trial.cache.adds
+        if adds is None:
+            raise NotApplicable("it does not add one stored residual")
         latents, layers = cached.counted()
     computed = computed_calls(layers, trial.tiny)
     pipe = trial.tiny.build()
@@ -244,6 +245,21 @@ def aborted(trial: Trial) -> Verdict:
         return compare({"the next run": (cached.run(), first)}, steps_before=len(steps))
 
 
+def side_by_side(trial: Trial) -> Verdict:
+    """On two pipelines at once it does to each what it does to it alone, also once it is taken off the other one; when
+    it is off both, a third one without it runs as before.
+    """
+    third = trial.tiny.build()
+    plain = trial.run(third)
+    with trial.applied() as cached:
+        alone = cached.run()
+    with trial.applied() as second:
+        with trial.applied() as first:
+            pairs = {"the first": (first.run(), alone), "the second": (second.run(), alone)}
+        pairs["the one that is left"] = second.run(), alone
+    return compare({**pairs, "a plain one": (trial.run(third), plain)})
+
+
 def _after(change: Callable[[Trial, Any], dict[str, Any]], what: str) -> Callable[[Trial], Verdict]:
     """A property: a run with other settings is that of a fresh pipeline, and leaves the next one as it was."""
 
@@ -327,6 +343,7 @@ PROPERTIES: dict[str, Callable[[Trial], Verdict]] = {
     "size": _after(lambda trial, pipe: {"width": trial.tiny.call["width"] // 2}, "size"),
     "steps": _after(lambda trial, pipe: {"steps": trial.num_steps + 3}, "number of steps"),
     "scheduler": _after(_other_scheduler, "noise schedule"),
+    "side by side": side_by_side,
     "counts": counts,
     "offload before": _offloaded(comes_first=True),
     "offload after": _offloaded(comes_first=False),
@@ -337,7 +354,8 @@ def check(name: str, trial: Trial) -> Verdict:
     """The verdict on a property; no error of the cache gets through."""
     trial.num_finished = 0
     try:
-        verdict = PROPERTIES[name](trial)
+        with same_classes(trial.tiny.build()):
+            verdict = PROPERTIES[name](trial)
     except NotApplicable as error:
         return Verdict("n/a", reason=str(error))
     except Exception as error:

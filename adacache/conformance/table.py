@@ -79,29 +79,29 @@ def as_text(entries: Sequence[Entry]) -> str:
 
 
 def as_markdown(entries: Sequence[Entry]) -> str:
-    """Properties down, caches across, each with counts of pipelines; then what did not hold, with the range."""
-    caches = _grouped(entries, lambda entry: entry.cache)
-    lines = ["| property | " + " | ".join(f"`{cache}`" for cache in caches) + " |", "|---" * (len(caches) + 1) + "|"]
-    for name in _grouped(entries, lambda entry: entry.property):
-        cells = []
-        for own in caches.values():
-            counts = Counter(entry.verdict.outcome for entry in own if entry.property == name)
-            cells += [
-                ", ".join(
-                    f"**{counts[outcome]} FAIL**" if outcome == "FAIL" else f"{counts[outcome]} {outcome}"
-                    for outcome in OUTCOMES
-                    if counts[outcome]
-                )
-            ]
-        lines += [f"| {name} | " + " | ".join(cells) + " |"]
-    lines += ["", "| cache | property | outcome | pipelines | for instance |", "|---|---|---|---|---|"]
+    """A table for each package, with properties down, caches across and counts of pipelines; then what did not hold."""
+    lines = []
+    for package, own in _grouped(entries, lambda entry: entry.version).items():
+        caches = _grouped(own, lambda entry: entry.cache)
+        lines += [f"| {package} | " + " | ".join(f"`{cache}`" for cache in caches) + " |"]
+        lines += ["|---" * (len(caches) + 1) + "|"]
+        for name in _grouped(own, lambda entry: entry.property):
+            cells = [_cell(entry for entry in of_cache if entry.property == name) for of_cache in caches.values()]
+            lines += [f"| {name} | " + " | ".join(cells) + " |"]
+        lines += [""]
+    lines += ["| cache | property | outcome | pipelines | for instance |", "|---|---|---|---|---|"]
     fallen = [entry for entry in entries if entry.verdict.outcome in ("FAIL", "unpromised")]
-    for own in _grouped(fallen, lambda entry: (entry.cache, entry.property, entry.verdict.outcome)).values():
-        families = ", ".join(entry.family for entry in own)
-        one = own[0]
-        outcome = one.verdict.outcome
-        lines += [f"| `{one.cache}` | {one.property} | {outcome} | {families} | {one.family}: {one.sentence()} |"]
+    for one, *others in _grouped(fallen, lambda entry: (entry.cache, entry.property, entry.verdict.outcome)).values():
+        families = ", ".join(entry.family for entry in (one, *others))
+        words = f"{one.family}: {one.sentence()}".replace("|", "\\|")
+        lines += [f"| `{one.cache}` | {one.property} | {one.verdict.outcome} | {families} | {words} |"]
     return "\n".join(lines)
+
+
+def _cell(entries: Iterable[Entry]) -> str:
+    counts = Counter(entry.verdict.outcome for entry in entries)
+    words = {outcome: f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]}
+    return ", ".join(f"**{text}**" if outcome == "FAIL" else text for outcome, text in words.items())
 
 
 def as_data(entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from adacache.conformance.cache import Cache, Setting
@@ -36,6 +35,26 @@ class Verdict:
     reason: str = ""
 
 
+@contextmanager
+def same_classes(pipe: Any) -> Iterator[None]:
+    """Whatever a cache does to the classes of a pipeline, its transformers and their parts, is undone at the end."""
+    parts = [part for model in transformers_of(pipe) for part in model.modules()]
+    before = {kind: dict(vars(kind)) for kind in {type(part) for part in [pipe, *parts]}}
+    try:
+        yield
+    finally:
+        for kind, attributes in before.items():
+            for name in vars(kind).keys() - attributes.keys():
+                delattr(kind, name)
+            for name, value in attributes.items():
+                if vars(kind)[name] is not value:
+                    setattr(kind, name, value)
+
+
+class RemovalError(Exception):
+    """A cache was used, and could not be taken off."""
+
+
 class Trial:
     """A cache and a pipeline to try it on.
 
@@ -60,8 +79,14 @@ class Trial:
         handle = self.cache.apply(pipe, setting, self.num_steps)
         try:
             yield CachedPipeline(self, pipe, handle)
-        finally:
+        except BaseException:
+            with suppress(Exception):
+                self.cache.remove(pipe, handle)
+            raise
+        try:
             self.cache.remove(pipe, handle)
+        except Exception as error:
+            raise RemovalError(f"taking it off failed with {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -184,9 +209,9 @@ def judge(holds: bool, **evidence: Any) -> Verdict:
 
 
 def raised_on_purpose(error: BaseException) -> bool:
-    """Whether a `raise` statement made an error, as one that is meant to be read."""
+    """Whether a `raise` or `assert` statement made an error, as one that is meant to be read."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     line = linecache.getline(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) if traceback else ""
-    return line.lstrip().startswith("raise ") and not isinstance(error, AssertionError | torch.OutOfMemoryError)
+    return line.lstrip().startswith(("raise ", "assert ")) and bool(str(error))
