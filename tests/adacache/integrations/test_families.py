@@ -211,8 +211,12 @@ def test_the_second_transformer_of_wan_starts_anew():
     assert handle.trace.records[switch].joined
 
 
-def test_the_sound_is_left_out_as_it_is_by_hand():
-    tiny = TINY["ltx2"]
+WITH_SOUND = [name for name in ("ltx2", "kandinsky6") if name in TINY]
+
+
+@pytest.mark.parametrize("name", WITH_SOUND)
+def test_the_sound_is_left_out_as_it_is_by_hand(name):
+    tiny = TINY[name]
     pipe = tiny.build()
     with reused_by_hand(pipe, tiny, by_schedule(tiny)):
         by_hand = pipe(**tiny.arguments(steps=STEPS)).audio
@@ -220,8 +224,9 @@ def test_the_sound_is_left_out_as_it_is_by_hand():
         assert difference(pipe(**tiny.arguments(steps=STEPS)).audio, by_hand) <= ROUNDING
 
 
-def test_a_change_of_the_sound_alone_leads_to_a_computation():
-    tiny = TINY["ltx2"]
+@pytest.mark.parametrize("name", WITH_SOUND[:1])
+def test_a_change_of_the_sound_alone_leads_to_a_computation(name):
+    tiny = TINY[name]
     pipe = tiny.build()
     blocks = pipe.transformer.transformer_blocks
     for block in blocks:  # the picture does not listen
