@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+from packaging.version import Version
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class TinyPipeline:
         per_video: (seeds) -> further arguments with a row for each video.
         names: of arguments that the pipeline calls otherwise, without "negative_".
         calls_per_step: of the transformer.
+        since: the version of diffusers from which on it is built and called like this.
     """
 
     build: Callable[[], Any]
@@ -35,6 +37,7 @@ class TinyPipeline:
     per_video: Callable[[range], dict[str, Any]] = lambda seeds: {}
     names: Mapping[str, str] = field(default_factory=dict)
     calls_per_step: int = 1
+    since: str = "0"
 
     def run(self, pipe: Any, seed: int = 0, steps: int = 6, batch: int = 1, **changes: Any) -> Tensor:
         """Final latents of `batch` videos with seeds that count up; no video depends on the others."""
@@ -66,8 +69,13 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 def installed(pipelines: dict[str, TinyPipeline]) -> dict[str, TinyPipeline]:
     """Those that this version of diffusers has: what builds one names its class as what it returns."""
-    names = {name: tiny.build.__annotations__["return"].removeprefix("diffusers.") for name, tiny in pipelines.items()}
-    return {name: pipelines[name] for name, cls in names.items() if hasattr(diffusers, cls)}
+    version = Version(diffusers.__version__)
+    return {
+        name: tiny
+        for name, tiny in pipelines.items()
+        if hasattr(diffusers, tiny.build.__annotations__["return"].removeprefix("diffusers."))
+        and version >= Version(tiny.since)
+    }
 
 
 def finished(pipe: Any) -> Any:

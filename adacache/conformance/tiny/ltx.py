@@ -146,7 +146,11 @@ _BY_PROMPT = {"stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "
 TINY = {
     "ltx": TinyPipeline(ltx, ("transformer_blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 3.0}, masks=True),
     "ltx2": TinyPipeline(
-        ltx2, ("transformer_blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 3.0, **_BY_PROMPT}, masks=True
+        ltx2,
+        ("transformer_blocks",),
+        {**SMALL, "num_frames": 9, "guidance_scale": 3.0, **_BY_PROMPT},
+        masks=True,
+        since="0.38.0",  # its connectors had other arguments
     ),
 }
 _REFERENCES = [SimpleNamespace(frames=VIDEO, strength=1.0)]

@@ -186,6 +186,7 @@ TINY = {
             for name, offset in (("video", 6000), ("mask", 7000))
         },
         calls_per_step=2,
+        since="0.36.0",  # before, it took no text that is encoded already
     ),
     "wan_animate": TinyPipeline(
         wan_animate,
