@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 
+from adacache.conformance.tiny.ltx import ltx2
 from adacache.conformance.tiny.wan import wan_vae
-from adacache.conformance.tiny_pipeline import IMAGE, SMALL, TEXT_WIDTH, TinyPipeline, finished, noise, other, randomize
+from adacache.conformance.tiny_pipeline import (
+    IMAGE,
+    SMALL,
+    TEXT_TOKENS,
+    TEXT_WIDTH,
+    TinyPipeline,
+    finished,
+    noise,
+    other,
+    randomize,
+)
 
 
 def latte() -> diffusers.LattePipeline:
@@ -140,6 +152,32 @@ def motif_image() -> diffusers.MotifVideoImage2VideoPipeline:
     return finished(pipe)
 
 
+def sana_wm() -> diffusers.SanaWMPipeline:
+    """SANA-WM, which goes along with a camera; it makes one video at a time."""
+    transformer = diffusers.SanaWMTransformer3DModel(
+        in_channels=4,
+        num_layers=4,
+        hidden_size=32,
+        num_attention_heads=2,
+        linear_head_dim=16,
+        softmax_every_n=9,  # no such block: its bfloat16 makes small differences large
+        chunk_plucker_channels=12,
+        chunk_plucker_post_attn_blocks=4,
+        image_size=64,
+        caption_channels=TEXT_WIDTH,
+        mlp_ratio=2.0,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return finished(diffusers.SanaWMPipeline(None, None, ltx2().vae, randomize(transformer), scheduler))
+
+
+def _one_video(seeds: range) -> dict[str, Any]:
+    """Text with the dimension that SANA-WM has more."""
+    (seed,) = seeds
+    text = {"prompt_embeds": noise(seed, 1, 1, TEXT_TOKENS, TEXT_WIDTH)}
+    return {**text, "negative_prompt_embeds": noise(seed + 1000, 1, 1, TEXT_TOKENS, TEXT_WIDTH)}
+
+
 TINY = {
     "latte": TinyPipeline(
         latte,
@@ -171,5 +209,20 @@ TINY = {
 }
 OTHERS = {
     "sana_image": other(TINY["sana_video"], sana_image, image=IMAGE),
+    "sana_wm": TinyPipeline(
+        sana_wm,
+        ("blocks",),
+        {
+            **SMALL,
+            "num_frames": 9,
+            "guidance_scale": 4.0,
+            "image": IMAGE,
+            "prompt": "",
+            "action": "w-8",
+            "intrinsics": [64, 64, 32, 32],
+        },
+        masks=True,
+        per_video=_one_video,
+    ),
     "motif_image": other(TINY["motif"], motif_image, image=IMAGE, prompt=None),
 }

@@ -28,7 +28,8 @@ class GatedByTable:
 
     Attributes:
         argument, position: name and position of the time's embedding among the block's arguments. It is (B, 6 C), (B,
-            6, C), or with an embedding for every token (B, N, 6 C) or (B, N, 6, C); some tables have more than 6 rows.
+            6, C), or with an embedding for every token (B, N, 6 C) or (B, N, 6, C), or for every frame (B, 1, T, 6 C);
+            some tables have more than 6 rows.
         row: index of the gate's row.
         attention: name of the attention module.
         table: name of the parameter (6, C) or (1, 6, C).
@@ -47,14 +48,16 @@ class GatedByTable:
             embedding[:] = [kwargs[self.argument] if self.argument in kwargs else args[self.position]]
 
         def look(_: nn.Module, args: tuple[Any, ...], attention: Tensor) -> None:
-            take(lambda: attention * self._gate(getattr(block, self.table), embedding.pop()))
+            take(lambda: attention * self._gate(getattr(block, self.table), embedding.pop(), attention.shape[1]))
 
         attention = getattr(block, self.attention)
         return [block.register_forward_pre_hook(note, with_kwargs=True), attention.register_forward_hook(look)]
 
-    def _gate(self, table: Tensor, embedding: Tensor) -> Tensor:
+    def _gate(self, table: Tensor, embedding: Tensor, num_tokens: int) -> Tensor:
         rows, width = table.shape[-2:]
-        of_time = embedding.reshape(len(embedding), -1, rows, width)[:, :, self.row]  # (B, 1 or N, C)
+        of_time = embedding.reshape(len(embedding), -1, rows, width)[:, :, self.row]  # (B, 1, T or N, C)
+        if 1 < of_time.shape[1] < num_tokens:
+            of_time = of_time.repeat_interleave(num_tokens // of_time.shape[1], 1)
         return table.reshape(rows, width)[self.row] + of_time
 
 

@@ -79,4 +79,16 @@ FAMILIES = (
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
         batches_guidance=True,
     ),
+    # The camera's way is part of every block. Each frame has a time of its own. Its pipeline makes one video at a time.
+    Family(
+        name="SANA-WM",
+        transformer="SanaWMTransformer3DModel",
+        lists=(BlockList("blocks", ("SanaVideoMSCamCtrlBlock",), GatedByTable("t", position=2, attention="attn")),),
+        rows=(
+            *("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "mask"),
+            *("camera_conditions", "chunk_plucker"),
+        ),
+        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        batches_guidance=True,
+    ),
 )
