@@ -17,6 +17,8 @@ from adacache.trace import Trace
 
 logger = logging.getLogger(__name__)
 
+FEW_STEPS = 10  # fewer than that are those of distilled models, whose steps change too much to be left out
+
 
 @dataclass(frozen=True)
 class RunStart:
@@ -245,6 +247,12 @@ class Runs:
         controller = self._make_controller(
             RunStart(times[first:], tuple(call.latents.shape[1:]), self._loop.guidance_scale)
         )
+        if len(schedule) < FEW_STEPS:
+            self._warn_once(
+                "a run of %d steps leaves little to reuse: below %d, caching gives what fewer steps give",
+                len(schedule),
+                FEW_STEPS,
+            )
         num_videos = self._num_videos(call)
         opened = ExitStack()
         opened.enter_context(controller.run(len(times) - first, num_videos, call.num_modalities))

@@ -219,7 +219,7 @@ def test_a_transformer_that_was_replaced_is_said(pipe, caplog, runs_before):
     with apply_adacache(pipe, STATIC) as handle:
         for _ in range(runs_before):
             TINY_LATTE.run(pipe)
-            assert handle.trace.num_reused and not caplog.text
+            assert handle.trace.num_reused and "was replaced" not in caplog.text
         pipe.transformer = TINY_LATTE.build().transformer
         TINY_LATTE.run(pipe)
         if runs_before:
@@ -245,6 +245,14 @@ def test_a_run_that_reused_nothing_says_so(pipe, caplog):
     with apply_adacache(pipe, config), caplog.at_level(logging.WARNING):
         TINY_LATTE.run(pipe)
     assert "no step of 6 was reused" in caplog.text
+
+
+def test_a_run_of_few_steps_is_said_once_to_have_little_to_reuse(pipe, caplog):
+    with apply_adacache(pipe, STATIC):
+        for steps in (10, 9, 4):
+            TINY_LATTE.run(pipe, steps=steps)
+    [message] = [message for message in caplog.messages if "fewer steps" in message]
+    assert message.startswith("AdaCache: a run of 9 steps leaves little to reuse: below 10, caching gives what fewer")
 
 
 def test_removing_again_does_nothing(pipe):
