@@ -56,7 +56,9 @@ class Form:
             self.size = gr.Dropdown(
                 model.sizes, value=model.sizes[0], label="Size (H x W)", min_width=120, elem_id="size"
             )
-            self.length = gr.Dropdown(model.lengths, value=model.lengths[0], label="Frames", min_width=90)
+            self.length = gr.Dropdown(
+                model.lengths, value=model.lengths[0], label="Frames", min_width=90, elem_id="length"
+            )
             self.seed = gr.Number(
                 model.config.seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=90, elem_id="seed"
             )
@@ -182,7 +184,9 @@ class SampleTab:
                     self.sample = gr.Button("Sample", variant="primary", elem_id="sample", scale=3)
                     self.dice = gr.Button("Other seed", elem_id="dice", scale=1, min_width=140)
                 with gr.Accordion("Drafts: many seeds, quickly", open=False, elem_id="drafts-form"):
-                    self.number = gr.Slider(2, MAX_DRAFTS, value=6, step=1, label="Seeds from this one on")
+                    self.number = gr.Slider(
+                        2, MAX_DRAFTS, value=6, step=1, label="Seeds from this one on", elem_id="number"
+                    )
                     self.draft = gr.Button("Draft", elem_id="draft")
                 self.problem = gr.HTML(elem_id="problem")
             with gr.Column(scale=6, min_width=320):

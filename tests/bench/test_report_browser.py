@@ -8,8 +8,6 @@ Not part of the default run. It needs Chromium and its driver (`apt install chro
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,18 +15,12 @@ import pytest
 
 from bench.report import render
 from support.bench_folder import SHAPES, bench_data, write_bench
+from support.browser import PATIENCE, addresses_loaded, open_chromium, set_size, wait_until
 
 pytestmark = pytest.mark.browser
-selenium = pytest.importorskip("selenium", reason="selenium is missing: pip install -r requirements-browser.txt")
+pytest.importorskip("selenium", reason="selenium is missing: pip install -r requirements-browser.txt")
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--autoplay-policy=no-user-gesture-required",
-)
 PROMPTS = ["a red circle moving fast to the right", "a still <b>white</b> star & a blue square"]
-PATIENCE = 15  # seconds
 IN_STEP = 1.5 / 24  # seconds: videos that show the same frame or its neighbor
 Open = Callable[..., Any]
 
@@ -45,19 +37,7 @@ def page(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory) -> Iterator[Any]:
     """A browser of its own profile that writes down its console and what it loads."""
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("chromium or its driver is missing: apt install chromium chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    browser.set_script_timeout(PATIENCE)
+    browser = open_chromium(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.quit()
 
@@ -69,8 +49,7 @@ def opened(driver, page) -> Iterator[Open]:
         driver.get_log(kind)
 
     def open_page(width: int = 1280, height: int = 900, **features: str) -> Any:
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        set_size(driver, width, height)
         media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
         driver.get("about:blank")
@@ -79,10 +58,7 @@ def opened(driver, page) -> Iterator[Open]:
 
     yield open_page
     assert driver.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    loaded = [
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    ]
+    loaded = addresses_loaded(driver)
     assert [address for address in loaded if not address.startswith(("data:", "about:"))] in ([page], [page, page])
 
 
@@ -98,14 +74,6 @@ def texts(driver: Any, selector: str) -> list[str]:
     return driver.execute_script(
         "return [...document.querySelectorAll(arguments[0])].map(node => node.textContent)", selector
     )
-
-
-def wait_until(driver: Any, expression: str) -> Any:
-    """Wait for a JavaScript expression to be true."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    waiting = WebDriverWait(driver, PATIENCE, poll_frequency=0.05)
-    return waiting.until(lambda browser: browser.execute_script(f"return {expression}"), f"never: {expression}")
 
 
 def scroll_to(driver: Any, selector: str) -> None:
