@@ -11,7 +11,7 @@ import gradio as gr
 
 from opensora.errors import UserError
 from opensora.studio import parts
-from opensora.studio.results import Sample, frames_psnr, scenes
+from opensora.studio.results import Sample, scenes
 from opensora.studio.studio import Studio
 
 PLAYER = Path(__file__).with_name("player.js")
@@ -28,14 +28,10 @@ class CompareTab:
         self.chosen = gr.CheckboxGroup([], label="Results", elem_id="chosen", visible=False)
         self.problem = gr.HTML(elem_id="compare-problem")
         self.view = gr.HTML(js_on_load=PLAYER.read_text(encoding="utf-8"), elem_id="compare")
+        self.inputs, self.outputs = [self.scene], [self.scene, self.chosen, self.view]
         self.scene.input(self.show_scene, self.scene, [self.chosen, self.view], show_progress="minimal")
         self.chosen.input(self._show, [self.scene, self.chosen], self.view, show_progress="minimal")
         self.view.act(self._act, self.scene, self.problem, show_progress="hidden")
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What `refresh` gives."""
-        return [self.scene, self.chosen, self.view]
 
     def refresh(self, scene: str | None, wanted: str | None = None) -> list[Any]:
         """The scenes anew; that of the sample `wanted`, else the one that is chosen, else the newest that has two."""
@@ -76,7 +72,7 @@ class CompareTab:
             note = "the reference" if others else ""
             if sample is not reference:
                 try:
-                    by_frame, whole = frames_psnr(sample, reference)
+                    by_frame, whole = self._studio.results.psnr(sample, reference)
                     note = f"{whole:.1f} dB"
                     lines.append(parts.Line(sample.label, list(enumerate(by_frame, 1)), number % MAX_SIDE_BY_SIDE))
                 except (OSError, ValueError) as error:

@@ -27,12 +27,15 @@ class HistoryTab:
         self.problem = gr.HTML(elem_id="history-problem")
         self.view = gr.HTML(js_on_load=ACT, elem_id="history")
         self.count = gr.State(PAGE)
-        shown = [self.filter, self.count]
-        self.filter.change(self.refresh, shown, self.view, show_progress="hidden")
-        self.view.act(self._act, shown, [self.problem, self.view, self.count], show_progress="hidden")
+        self.inputs, self.outputs = [self.filter, self.count], [self.view]
+        self.filter.change(self._list, self.inputs, self.view, show_progress="hidden")
+        self.view.act(self._act, self.inputs, [self.problem, self.view, self.count], show_progress="hidden")
 
-    def refresh(self, text: str, count: int) -> str:
+    def refresh(self, text: str, count: int) -> list[str]:
         """The results that match."""
+        return [self._list(text, count)]
+
+    def _list(self, text: str, count: int) -> str:
         words = (text or "").lower().split()
         every = self._studio.results.all()
         found = [sample for sample in every if all(word in _searched(sample) for word in words)]
@@ -45,7 +48,7 @@ class HistoryTab:
     def _act(self, text: str, count: int, event: gr.EventData) -> list[Any]:
         action, id = event._data.get("act"), str(event._data.get("id", ""))
         if action == "page":
-            return ["", self.refresh(text, count + PAGE), count + PAGE]
+            return ["", self._list(text, count + PAGE), count + PAGE]
         try:
             if action == "again":
                 self._studio.remake(self._studio.results.get(id))
@@ -73,13 +76,9 @@ class DraftsTab:
         self.chosen = gr.CheckboxGroup([], label="Seeds to render well", elem_id="seeds", visible=False)
         self.final = gr.Button("Render finals", variant="primary", elem_id="final", visible=False)
         self.said = gr.HTML(elem_id="drafts-said")
+        self.inputs, self.outputs = [self.run], [self.run, self.view, self.chosen, self.final]
         self.run.input(self._show, self.run, [self.view, self.chosen, self.final], show_progress="hidden")
         self.final.click(self._render, [self.run, self.chosen], self.said, show_progress="hidden")
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What `refresh` gives."""
-        return [self.run, self.view, self.chosen, self.final]
 
     def refresh(self, run: str | None) -> list[Any]:
         """The draft runs anew; the chosen one, else the newest, is shown."""

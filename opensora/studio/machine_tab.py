@@ -26,9 +26,13 @@ class BenchTab:
     def __init__(self, studio: Studio) -> None:
         self._page: Path | None = studio.bench
         self.view = gr.HTML(elem_id="bench")
+        self.inputs, self.outputs = [], [self.view]
 
-    def refresh(self) -> str:
+    def refresh(self) -> list[str]:
         """The frame, or how to get one."""
+        return [self._frame()]
+
+    def _frame(self) -> str:
         if self._page is None:
             return parts.empty("Start the studio with --bench and the folder of a bench to read its page here.")
         try:
@@ -41,11 +45,16 @@ class BenchTab:
 class DoctorTab:
     """What `opensora doctor` says, and what the studio does not do."""
 
-    def __init__(self) -> None:
+    def __init__(self, _studio: Studio) -> None:
         gr.HTML(f"<p>{LIMITS}</p>", elem_id="limits")
         self.button = gr.Button("Ask the doctor", elem_id="ask-doctor")
         self.view = gr.HTML(elem_id="doctor")
         self.button.click(self.ask, None, self.view, show_progress="minimal")
+        self.inputs, self.outputs = [], []
+
+    def refresh(self) -> list[str]:
+        """Nothing by itself."""
+        return []
 
     @staticmethod
     def ask() -> str:

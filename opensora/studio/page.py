@@ -6,8 +6,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
@@ -26,62 +28,95 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
+class View(Protocol):
+    """A tab: what decides what it shows, where that goes, and what it is now.
+
+    Attributes:
+        inputs: components whose values `refresh` takes.
+        outputs: components whose values it gives, in this order.
+    """
+
+    inputs: list[Any]
+    outputs: list[Any]
+
+    def refresh(self, *values: Any) -> list[Any]:
+        """What the tab shows now."""
+
+
+VIEWS: dict[str, Callable[[Studio], View]] = {
+    "Sample": SampleTab,
+    "Compare": CompareTab,
+    "Drafts": DraftsTab,
+    "History": HistoryTab,
+    "Bench": BenchTab,
+    "Machine": DoctorTab,
+}
+
+
 def build(studio: Studio) -> gr.Blocks:
     """The page of a studio."""
+    quiet = {"show_progress": "hidden"}
+    views: dict[str, View] = {}
     with gr.Blocks(title="Studio: Open-Sora with AdaCache", analytics_enabled=False, fill_width=True) as page:
         gr.HTML("<h1>Studio</h1><p>Open-Sora v1.2 with AdaCache</p>", elem_id="head")
         now = gr.HTML(elem_id="now")
+        opened = gr.State("Sample")  # the tab that is open
+        sent = gr.State({})  # what this browser has: versions, and hashes of what its components show
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Sample", id="sample"):
-                sample = SampleTab(studio)
-            with gr.Tab("Compare", id="compare") as compare_tab:
-                compare = CompareTab(studio)
-            with gr.Tab("Drafts", id="drafts") as drafts_tab:
-                drafts = DraftsTab(studio)
-            with gr.Tab("History", id="history") as history_tab:
-                history = HistoryTab(studio)
-            with gr.Tab("Bench", id="bench") as bench_tab:
-                bench = BenchTab(studio)
-            with gr.Tab("Machine", id="machine"):
-                DoctorTab()
-        seen = gr.State([-1, -1])
-        kept = gr.State({})
+            for name, make in VIEWS.items():
+                with gr.Tab(name, id=name) as tab:
+                    view = views[name] = make(studio)
+                show = partial(_show, name, view)
+                tab.select(show, view.inputs, [opened, *view.outputs], **quiet)
 
-        def tick(
-            seen: list[int], kept: dict[str, int], shown: str | None, scene: str | None, run: str | None, *listed: Any
-        ) -> list[Any]:
-            """What has changed since the last tick; a part that is as it was is not sent again."""
+        inputs = [component for view in views.values() for component in view.inputs]
+        outputs = [component for view in views.values() for component in view.outputs]
+
+        def tick(sent: dict[str, Any], opened: str, *values: Any) -> list[Any]:
+            """What has changed since the last tick, of the tab that is open and of the line above all tabs."""
             versions = [studio.engine.live.version, studio.queue.version]
-            if versions == seen:
-                return [gr.skip()] * len(outputs)
-            parts = [sample.refresh_line(), sample.refresh_live()]
-            if versions[1] != seen[1] or studio.engine.live.job is None:
-                parts += [sample.refresh_made(shown), sample.refresh_jobs(), *compare.refresh(scene)]
-                parts += [*drafts.refresh(run), history.refresh(*listed)]
-            new = {str(number): hash(repr(part)) for number, part in enumerate(parts)}
-            sent = [gr.skip() if kept.get(n) == new[n] else part for n, part in zip(new, parts, strict=True)]
-            return [versions, kept | new, *sent, *[gr.skip()] * (len(outputs) - 2 - len(sent))]
+            had = sent.get("versions", [None, None])
+            if versions == had:
+                return [gr.skip()] * (2 + len(outputs))
+            only_steps = versions[1] == had[1] and studio.engine.live.job is not None
+            fresh, rest = [now_line(studio)], list(values)
+            for name, view in views.items():
+                mine = [rest.pop(0) for _ in view.inputs]
+                is_due = name == opened and not (only_steps and name != "Sample")
+                fresh += view.refresh(*mine) if is_due else [gr.skip()] * len(view.outputs)
+            hashes = {str(place): hash(repr(value)) for place, value in enumerate(fresh) if value != gr.skip()}
+            kept = [gr.skip() if sent.get(str(n)) == hashes.get(str(n)) else value for n, value in enumerate(fresh)]
+            return [{**sent, **hashes, "versions": versions}, *kept]
 
-        inputs = [seen, kept, sample.shown, compare.scene, drafts.run, history.filter, history.count]
-        outputs = [seen, kept, now, sample.live, sample.made, sample.jobs, *compare.outputs, *drafts.outputs]
-        outputs.append(history.view)
-        gr.Timer(TICK_SECONDS).tick(tick, inputs, outputs, show_progress="hidden")
-        page.load(tick, inputs, outputs, show_progress="hidden")
+        for event in (gr.Timer(TICK_SECONDS).tick, page.load):
+            event(tick, [sent, opened, *inputs], [sent, now, *outputs], **quiet)
 
-        quiet = {"show_progress": "hidden"}
-        compare_tab.select(compare.refresh, compare.scene, compare.outputs, **quiet)
-        drafts_tab.select(drafts.refresh, drafts.run, drafts.outputs, **quiet)
-        history_tab.select(history.refresh, [history.filter, history.count], history.view, **quiet)
-        bench_tab.select(bench.refresh, None, bench.view, **quiet)
+        compare = views["Compare"]
 
         def go_to_compare(scene: str | None, event: gr.EventData) -> list[Any]:
             if event._data.get("act") != "compare":
-                return [gr.skip()] * 4
-            return [gr.update(selected="compare"), *compare.refresh(scene, str(event._data.get("id")))]
+                return [gr.skip()] * (2 + len(compare.outputs))
+            return [gr.update(selected="Compare"), "Compare", *compare.refresh(scene, str(event._data.get("id")))]
 
-        for view in (sample.made, history.view):
-            view.act(go_to_compare, compare.scene, [tabs, *compare.outputs], **quiet)
+        for html in (views["Sample"].made, views["History"].view):
+            html.act(go_to_compare, compare.inputs, [tabs, opened, *compare.outputs], **quiet)
     return page
+
+
+def _show(name: str, view: View, *values: Any) -> list[Any]:
+    """A tab that is opened."""
+    return [name, *view.refresh(*values)]
+
+
+def now_line(studio: Studio) -> str:
+    """What is made now and what waits, in a line for all tabs."""
+    now, waiting = studio.engine.live, [job for job in studio.queue.all() if job.is_open]
+    job = next((job for job in waiting if job.id == now.job), None)
+    if job is None:
+        return ""
+    more = f", {len(waiting) - 1} waiting" if len(waiting) > 1 else ""
+    step = f"step {len(now.computed)} of {now.num_steps}" if now.num_steps else "getting ready"
+    return f'<p class="st-now">{escape(job.title)}: {step}{more}</p>'
 
 
 def theme() -> gr.themes.Base:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from adacache.calibration.quality import psnr
 from opensora.cli.ledger import MANIFEST, read_manifest
 from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
@@ -128,6 +126,7 @@ class Results:
 
     root: Path
     _ledgers: dict[Path, tuple[Any, list[Sample]]] = field(default_factory=dict)
+    _measured: dict[Any, tuple[list[float], float]] = field(default_factory=dict)
 
     def all(self) -> list[Sample]:
         """All finished samples, the newest first."""
@@ -150,6 +149,21 @@ class Results:
             if sample.id == id:
                 return sample
         raise ConfigError(f"'{id}' is not among the results any more")
+
+    def psnr(self, sample: Sample, reference: Sample) -> tuple[list[float], float]:
+        """PSNR in dB of each frame of two files, and of the whole, as they are in the files.
+
+        Raises:
+            OSError, ValueError: a file cannot be read, or they have different sizes.
+        """
+        key = tuple((one.video, one.video.stat().st_mtime_ns) for one in (sample, reference))
+        if key not in self._measured:
+            frames, others = (read_video(one.video)[0] for one in (sample, reference))
+            if frames.shape != others.shape:
+                raise ValueError(f"{sample.video.name} and {reference.video.name} have different sizes")
+            by_frame = [psnr(frame, other) for frame, other in zip(frames, others, strict=True)]
+            self._measured[key] = by_frame, psnr(frames, others)
+        return self._measured[key]
 
     def _folders(self) -> Iterator[Path]:
         for folder, names, files in os.walk(self.root):
@@ -186,20 +200,6 @@ def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
     for sample in samples:
         groups.setdefault(sample.scene, []).append(sample)
     return {scene: sorted(group, key=lambda sample: -sum(sample.computed)) for scene, group in groups.items()}
-
-
-def frames_psnr(sample: Sample, reference: Sample) -> tuple[list[float], float]:
-    """PSNR in dB of each frame of two files, and of the whole, as they are in the files.
-
-    Raises:
-        OSError, ValueError: a file cannot be read, or they have different sizes.
-    """
-    frames, others = (read_video(one.video)[0] for one in (sample, reference))
-    if frames.shape != others.shape:
-        raise ValueError(f"{sample.video.name} and {reference.video.name} have different sizes")
-    return [psnr(frame, other) for frame, other in zip(frames, others, strict=True)], psnr(
-        np.asarray(frames), np.asarray(others)
-    )
 
 
 def _stamp(folder: Path) -> list[tuple[int, int]]:

@@ -194,6 +194,7 @@ class SampleTab:
                 self.made = gr.HTML(js_on_load=ACT, elem_id="made")
                 self.jobs = gr.HTML(js_on_load=ACT, elem_id="jobs")
         self.shown = gr.State(None)  # the job whose results are shown; None: the latest
+        self.inputs, self.outputs = [self.shown], [self.live, self.made, self.jobs]
         wishes = [*self.form.fields, self.upload, self.strategy]
         for event in (self.sample.click, self.form.prompt.submit):
             event(self._submit, wishes, [self.problem, self.shown], show_progress="hidden")
@@ -203,15 +204,9 @@ class SampleTab:
         self.dice.click(lambda: random.randrange(MAX_SEED), None, self.form.seed, show_progress="hidden")
         self.jobs.act(self._act, self.shown, [self.problem, self.shown, self.made], show_progress="hidden")
 
-    def refresh_line(self) -> str:
-        """What is made now and what waits, in a line for all tabs."""
-        now, open_jobs = self._studio.engine.live, [job for job in self._studio.queue.all() if job.is_open]
-        job = next((job for job in open_jobs if job.id == now.job), None)
-        if job is None:
-            return ""
-        waiting = f", {len(open_jobs) - 1} waiting" if len(open_jobs) > 1 else ""
-        step = f"step {len(now.computed)} of {now.num_steps}" if now.num_steps else "getting ready"
-        return f'<p class="st-now">{parts.escape(job.title)}: {step}{waiting}</p>'
+    def refresh(self, shown: str | None) -> list[str]:
+        """What is made now, what was made, and the queue."""
+        return [self.refresh_live(), self.refresh_made(shown), self.refresh_jobs()]
 
     def refresh_live(self) -> str:
         """What is made now; "" between jobs."""
@@ -221,10 +216,10 @@ class SampleTab:
 
     def refresh_made(self, shown: str | None) -> str:
         """The results of the job that is shown, while none is made."""
-        all_jobs = self._studio.queue.all()
-        done = [job for job in all_jobs if job.status == "done" and shown in (None, job.id)]
         if self._studio.engine.live.job is not None and shown is None:
             return ""
+        all_jobs = self._studio.queue.all()
+        done = [job for job in all_jobs if job.status == "done" and shown in (None, job.id)]
         made = [sample for job in done[-1:] for sample in self._studio.made_by(job)]
         if not made and not any(job.is_open for job in all_jobs):
             return parts.empty("The video appears here. Write a prompt, or choose one, and press Sample.")

@@ -20,7 +20,7 @@ from opensora.studio import parts, studio
 from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models
 from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
-from opensora.studio.results import Results, Sample, frames_psnr, scenes
+from opensora.studio.results import Results, Sample, scenes
 from opensora.studio.studio import Studio
 from opensora.studio.worker import Models, Progress, make
 
@@ -135,17 +135,17 @@ def test_the_command_finds_what_the_studio_made(made):
 
 def test_results_are_read_from_ledgers_and_compared(made):
     root, _, _ = made
-    samples = Results(root).all()
-    [group] = scenes(samples).values()
+    results = Results(root)
+    [group] = scenes(results.all()).values()
     assert [(sample.label, sum(sample.computed)) for sample in group] == [
         ("Every step", 30),
         ("Calibrated, 10 steps", 10),
     ]
     reference, other = group
-    by_frame, whole = frames_psnr(other, reference)
+    by_frame, whole = results.psnr(other, reference)
     assert len(by_frame) == 17
     assert min(by_frame) <= whole <= max(by_frame)
-    assert frames_psnr(reference, reference)[1] == 80
+    assert results.psnr(reference, reference)[1] == 80
 
 
 def test_results_that_are_damaged_or_gone_are_left_out(made, tmp_path):
