@@ -13,7 +13,7 @@ from opensora.environment import PROJECT, enter_environment, installed_version, 
 from opensora.files import REPO_ROOT
 
 COMMANDS = {
-    "sample": ("opensora.commands.sample", "make videos and images of prompts"),
+    "sample": ("opensora.commands.sample", "make videos and images from prompts"),
     "studio": ("opensora.commands.studio", "sample, watch and compare in the browser"),
     "compare": ("opensora.commands.compare", "one prompt with and without a cache, side by side"),
     "calibrate": ("opensora.commands.calibrate", "find out which steps of a model need not be computed"),
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     version = f"opensora {installed_version(PROJECT) or 'of a checkout that is not installed'}"
     parser.add_argument("--version", action="version", version=version)
     parser.add_argument(
-        "command", metavar="COMMAND", choices=COMMANDS, help="one of those below; it has its own --help"
+        "command", metavar="COMMAND", choices=COMMANDS, help="one of those below; each has its own --help"
     )
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the command takes")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the command")
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments or ["--help"])
     # The parsers of the commands show this name.

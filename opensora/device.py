@@ -36,7 +36,8 @@ def check_torch() -> None:
     if (major, minor) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise ConfigError(
-            f"PyTorch {torch.__version__} is too old; install {oldest} or newer, best the version in requirements.txt"
+            f"PyTorch {torch.__version__} is too old; install {oldest} or newer, preferably the version in "
+            "requirements.txt"
         )
 
 
@@ -60,7 +61,7 @@ def check_device(device: str | None, dtype: torch.dtype | None = None) -> torch.
         major, minor = torch.cuda.get_device_capability(chosen)
         if major < BF16_CAPABILITY:
             raise ConfigError(
-                f"the GPU '{torch.cuda.get_device_name(chosen)}' (compute capability {major}.{minor}) is older than "
+                f"the GPU '{torch.cuda.get_device_name(chosen)}' (compute capability {major}.{minor}) is too old for "
                 f"bfloat16, which needs {BF16_CAPABILITY}.0; use --dtype fp16"
             )
     return chosen

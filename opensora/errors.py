@@ -81,7 +81,7 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
         print("terminated; what is finished is kept", file=sys.stderr)
         return EXIT_TERMINATED
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on", file=sys.stderr)
+        print("interrupted; what is finished is kept, and the same command continues", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         message = message_for_the_user(error)

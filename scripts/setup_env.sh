@@ -18,7 +18,7 @@ fail() {
 
 # Pip answers Ctrl-C as if its installation had failed.
 interrupted() {
-    printf 'error: the set-up was interrupted; the same command goes on with it\n' >&2
+    printf 'error: the set-up was interrupted; the same command continues it\n' >&2
     exit 130
 }
 

@@ -217,7 +217,7 @@ def test_damage_is_found_and_mended(run, run_offline, hub, tmp_path):
     (folder / "tiny-text_encoder/tokenizer.json").unlink()
     done = run_offline("verify", *arguments)
     assert done.returncode == 1
-    assert f"{weights} has another sha256" in done.stdout
+    assert f"{weights} does not have the sha256 that" in done.stdout
     assert "tiny-vae/model.safetensors is corrupt or truncated" in done.stdout
     assert "lacks tokenizer.json or spiece.model" in done.stdout
     assert done.stdout.splitlines()[-1] == "not usable: transformer, autoencoder, text encoder"
@@ -259,7 +259,7 @@ def test_checksums_are_asked_for_if_none_were_kept(run, tmp_path):
     arguments = ("verify", MINI, "--weights-dir", str(folder), *OPTIONS)
     assert "unchecked" not in run(*arguments).stdout
     offline = run(*arguments, HF_HUB_OFFLINE="1")
-    assert offline.returncode == 0 and offline.stdout.count("no checksums are known of model.safetensors") == 3
+    assert offline.returncode == 0 and offline.stdout.count("no checksums are known for model.safetensors") == 3
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
@@ -302,7 +302,7 @@ def test_mistakes_end_in_one_sentence(run, tmp_path):
     assert_refused(run("verify", "--quik"), "did you mean '--quick'?")
     assert_refused(run("lst"), "'list', 'verify', 'download'")
     assert_refused(run("list", "nowhere.py"), "nowhere.py")
-    assert_refused(run("list", "--weights-dir", str(tmp_path / "no")), str(tmp_path / "no"), "is no folder")
+    assert_refused(run("list", "--weights-dir", str(tmp_path / "no")), str(tmp_path / "no"), "is not a folder")
 
 
 def test_a_run_downloads_into_its_folder_of_weights(hub, tmp_path):

@@ -210,7 +210,7 @@ def _read_dump(path: Path) -> np.ndarray:
     except KeyError as error:
         raise ValueError(f"'{path.name}' holds no array 'frames'") from error
     except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"'{path.name}' is damaged, or no npz file") from error
+        raise ValueError(f"'{path.name}' is damaged, or not an npz file") from error
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"'{path.name}' does not hold (F, H, W, 3) in uint8 but {frames.shape} in {frames.dtype}")
     return frames

@@ -162,7 +162,7 @@ class Coordinator:
                 answer = {"answer": self._handlers[message["ask"]](rank, message.get("value"))}
         except Exception as error:  # an error of the disk, say: it ends the run, with its own words
             logger.debug("request %s failed", message, exc_info=True)
-            self._end(f"rank 0 could not go on: {error}")
+            self._end(f"rank 0 could not continue: {error}")
             return
         self._tell(connection, answer)
 

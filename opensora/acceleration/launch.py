@@ -52,12 +52,12 @@ def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         text = environment.get(name, environment["RANK"])
         if not text.isdigit():
-            raise ConfigError(f"the environment has {name}='{text}', which is no number; start with torchrun")
+            raise ConfigError(f"the environment has {name}='{text}', which is not a number; start with torchrun")
         values[name] = int(text)
     if values["WORLD_SIZE"] < 1 or values["RANK"] >= values["WORLD_SIZE"]:
         raise ConfigError(
-            f"the environment has RANK={values['RANK']} and WORLD_SIZE={values['WORLD_SIZE']}, which do not go "
-            "together; start with torchrun"
+            f"the environment has RANK={values['RANK']} and WORLD_SIZE={values['WORLD_SIZE']}, which contradict each "
+            "other; start with torchrun"
         )
     missing = [name for name in _NEEDED if name not in environment] if values["WORLD_SIZE"] > 1 else []
     if missing:
@@ -119,7 +119,7 @@ def choose_mesh(
     if guidance is not None and guidance > max_guidance:
         raise ConfigError("guidance_parallel=2 needs a model that runs with guidance; leave it out")
     if sequence is not None and sequence > tokens_per_frame:
-        what = f"only {tokens_per_frame} tokens of a frame" if tokens_per_frame > 1 else "nothing"
+        what = f"only {tokens_per_frame} tokens per frame" if tokens_per_frame > 1 else "nothing"
         raise ConfigError(f"sequence_parallel={sequence} has {what} to split; use {tokens_per_frame}")
     useful = min(latent_frames, tokens_per_frame)
 
@@ -155,7 +155,7 @@ def check_axes(world_size: int, guidance: int | None, sequence: int | None) -> N
         return
     sizes = {"guidance_parallel": guidance or 1, "sequence_parallel": sequence or 1}
     axes = " x ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
-    running = "one process runs" if world_size == 1 else f"{world_size} run, which {asked} does not divide"
+    running = "one process runs" if world_size == 1 else f"{world_size} run, which is not a multiple of {asked}"
     raise ConfigError(f"{axes} needs {asked} processes, but {running}; start with torchrun --nproc-per-node {asked}")
 
 

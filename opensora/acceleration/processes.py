@@ -114,7 +114,7 @@ class Processes:
         # Printed once on every machine; if rank 0 died, whose message would be seen first, by all processes.
         if self.launch.local_rank == 0 or reason == LEADER_DIED:
             where = "" if self.launch.rank == 0 else f" ({self.launch.name} ends, too)"
-            print(f"error: {reason}; finished videos are kept, and the same command goes on{where}", file=sys.stderr)
+            print(f"error: {reason}; finished videos are kept, and the same command continues{where}", file=sys.stderr)
             sys.stderr.flush()
         os._exit(EXIT_DEATH)
 

@@ -147,7 +147,7 @@ def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
         help="one prompt per line, or .csv or .jsonl with settings of their own for each; - reads standard input",
     )
     group.add_argument(
-        "--words", action="store_const", const=True, help="print what the model of the config was trained on, and end"
+        "--words", action="store_const", const=True, help="print what the model of the config was trained on, and exit"
     )
     group.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from (Latte, Open-Sora-Plan)")
     group.add_argument("--start-index", type=int, metavar="N", help="first prompt of the file, counted from 0")
@@ -170,7 +170,7 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--aspect-ratio", metavar="H:W", help="height:width, so 9:16 is landscape")
     group.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="pixels, instead of the two above")
     group.add_argument("--num-frames", metavar="N", help="2s, 4s, 8s, 16s, or a number of frames")
-    group.add_argument("--fps", type=int, metavar="N", help="frame rate the model is told")
+    group.add_argument("--fps", type=int, metavar="N", help="frame rate that the model is told")
     group.add_argument("--save-fps", type=int, metavar="N", help="frame rate of the mp4")
     group.add_argument(
         "--frame-interval", type=int, metavar="N", help="fps / frame interval is the default of save-fps"
@@ -184,13 +184,13 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--speedup", type=float, metavar="X", help="denoise X times as fast as with every step computed")
     group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute N steps of every video")
     group.add_argument(
-        "--min-psnr", type=float, metavar="DB", help="stay within DB of the video without reuse, on average"
+        "--min-psnr", type=float, metavar="DB", help="keep a mean PSNR of DB or more to the video without reuse"
     )
     group.add_argument("--calibration", metavar="FILE", help=f"what '{command_line('calibrate')}' wrote for this model")
 
 
 def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("draft, then final (a target above replaces their own strength of the cache)")
+    group = parser.add_argument_group("draft, then final (a target above replaces the cache strength of both)")
     group.add_argument(
         "--draft", type=int, metavar="N", help="N quick drafts of each prompt, with risk scores and a contact sheet"
     )
@@ -198,7 +198,7 @@ def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
         "--final",
         nargs="+",
         metavar="SEED",
-        help="render the chosen seeds well: of every prompt, or of prompt i by i:SEED",
+        help="render the chosen seeds in good quality: for every prompt, or with i:SEED for prompt i only",
     )
 
 
@@ -236,9 +236,9 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sample-name", metavar="NAME", help="start of the file names (default: sample)")
     _add_switch(group, "--prompt-as-path", "name files by their prompt")
     group.add_argument(
-        "--num-sample", type=int, metavar="N", help="videos per prompt; the k-th has a seed 1048576 * k further on"
+        "--num-sample", type=int, metavar="N", help="videos per prompt; the seed of the k-th is 1048576 * k higher"
     )
-    _add_switch(group, "--resample", "sample again what the folder holds already")
+    _add_switch(group, "--resample", "sample again what the folder already holds")
     group.add_argument(
         "--save-frames", nargs="?", const="npz", type=_frames_kind, metavar="KIND", help="exact frames too: npz or png"
     )

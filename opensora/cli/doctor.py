@@ -56,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Exit code 0: all is fine, or there are warnings only; 1: something needs fixing.",
         allow_abbrev=False,
     )
-    parser.add_argument("config", nargs="?", help="sampling config whose weights are looked for, too")
+    parser.add_argument("config", nargs="?", help="sampling config whose weights are checked, too")
     parser.add_argument("--json", action="store_true", help="print JSON, for bug reports")
     parser.add_argument(
         "--write-reference",
         action="store_true",
-        help="after a new training of the mini model: write what its sampling is compared with",
+        help="after the mini model was trained again: write the reference for its samples",
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.write_reference:
@@ -115,7 +115,7 @@ def run_check(check: Check) -> list[Finding]:
 def check_versions() -> list[Finding]:
     """Report names and versions, and a Python that is too old."""
     version = platform.python_version()
-    place = "" if is_environment() else ", in no environment"
+    place = "" if is_environment() else ", not in a virtual environment"
     found = {name: installed_version(name) for name in SHOWN}
     packages = ", ".join(f"{name} {number}" for name, number in found.items() if number)
     findings = [
@@ -135,7 +135,7 @@ def check_requirements() -> list[Finding]:
         return [warning("it is not known which versions are needed: this project is not installed", fix)]
     unmet = unmet_requirements()
     if not unmet:
-        return [ok("all packages are there, in versions that are known to work")]
+        return [ok("all packages are installed, in versions known to work")]
     names = {text: re.match(r"[\w.-]+", text)[0] for text in unmet}
     sentences = [f"{names[text]} {found} is installed, but {text} is needed" for text, found in unmet.items() if found]
     if missing := [names[text] for text, found in unmet.items() if found is None]:
@@ -183,9 +183,9 @@ def check_accelerators() -> list[Finding]:
             findings.append(problem(text, pip(f"uninstall {distribution} (PyTorch's own attention is used)")))
         elif module == "apex" and release(installed_version("transformers") or "5") < (5,):
             text = f"{name} replaces T5's layer norm in this version of transformers; features differ in the last bits"
-            findings.append(warning(text, pip("uninstall apex, if results are to be those of other machines")))
+            findings.append(warning(text, pip("uninstall apex, if results must match those of other machines")))
         else:
-            findings.append(ok(f"{name} fits, and is not used"))
+            findings.append(ok(f"{name} fits, but is not used"))
     return findings or [ok("no xformers, flash-attn or apex; none is needed")]
 
 

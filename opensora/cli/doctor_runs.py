@@ -63,7 +63,7 @@ def check_devices() -> list[Finding]:
     if not count:
         findings.append(_explain_no_cuda(torch.version.cuda, shutil.which("nvidia-smi") is not None))
     if torch.backends.mps.is_available():
-        findings.append(ok("Apple's GPU (MPS) is there, but not used: the sampler knows CUDA and the CPU"))
+        findings.append(ok("Apple's GPU (MPS) is there, but not used: the sampler runs on CUDA and the CPU"))
     return findings
 
 
@@ -84,7 +84,7 @@ def _explain_no_cuda(cuda: str | None, has_driver: bool) -> Finding:
     if not has_driver:
         return ok("no CUDA device; the sampler runs on the CPU")
     if cuda is None:
-        fix = "install a PyTorch build for CUDA as pytorch.org/get-started tells, if the GPU is to be used"
+        fix = "to use the GPU, install a PyTorch build for CUDA as described at pytorch.org/get-started"
         return warning("there is an NVIDIA driver, but this PyTorch is built for the CPU only", fix)
     fix = f"update the driver to one for CUDA {cuda}, and check that CUDA_VISIBLE_DEVICES does not hide the GPU"
     return warning(f"there is an NVIDIA driver and PyTorch is built for CUDA {cuda}, but it sees no device", fix)
@@ -98,11 +98,11 @@ def check_threads() -> list[Finding]:
     if text is not None:
         counts = text.split(",")  # of nested levels
         if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
-            ignored = f"OMP_NUM_THREADS={text!r} is no number and ignored"
+            ignored = f"OMP_NUM_THREADS={text!r} is not a number, so it is ignored"
             return [*findings, warning(ignored, "run: unset OMP_NUM_THREADS")]
         findings.append(ok(f"OMP_NUM_THREADS={text}"))
     if threads > cores:
-        text = f"{threads} threads share {cores} cores, so that they wait for each other"
+        text = f"{threads} threads share {cores} cores, so they wait for each other"
         findings.append(warning(text, f"run: export OMP_NUM_THREADS={cores}"))
     if os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE":
         text = "OMP_WAIT_POLICY=ACTIVE lets waiting threads keep their cores busy"
@@ -158,7 +158,7 @@ def check_encoder() -> list[Finding]:
         fix = pip("install --force-reinstall --no-deps av (its wheels have it; builds of distributions may not)")
         return [problem(f"av {av.__version__} is built without {ENCODER}, so no mp4 can be written", fix)]
     version = ".".join(map(str, av.library_versions.get("libavcodec", ("of unknown version",))))
-    return [ok(f"{ENCODER} is there, by FFmpeg's libavcodec {version}")]
+    return [ok(f"{ENCODER} is available in FFmpeg's libavcodec {version}")]
 
 
 def check_weights(config_path: str, required: bool) -> list[Finding]:
@@ -194,7 +194,7 @@ def _explain_absent(absent: list[str], required: bool) -> Finding:
     if not required:
         return warning(text, f"run: {_DOWNLOAD}, if you want the published model")
     if hub.is_reachable():
-        return warning(f"{text}; the first run downloads it", f"run: {_DOWNLOAD} CONFIG to have it before")
+        return warning(f"{text}; the first run downloads it", f"run: {_DOWNLOAD} CONFIG to fetch it beforehand")
     fix = (
         f"run: {_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, copy DIR here, and give --weights-dir DIR"
     )
@@ -209,7 +209,7 @@ def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
         if state not in BAD:
             findings.append(ok(text))
         elif piece.repo is None:
-            findings.append(problem(text, f"copy {piece.wanted} anew, or correct {piece.name}.from_pretrained"))
+            findings.append(problem(text, f"copy {piece.wanted} again, or correct {piece.name}.from_pretrained"))
         else:
             findings.append(problem(text, f"delete {piece.path} and run: {_DOWNLOAD}"))
     return findings
@@ -225,7 +225,7 @@ def check_weights_unchanged() -> list[Finding]:
     for name, checksum in mini_reference.read_reference().checksums.items():
         if present.get(name) != checksum:
             text = f"{mini_reference.MODEL_FOLDER / name} is {'damaged or changed' if name in present else 'missing'}"
-            again = "(or, after a new training, python -m opensora.doctor --write-reference)"
+            again = "(or, after the model was trained again, python -m opensora.doctor --write-reference)"
             findings.append(problem(text, f"run: git checkout {mini_reference.MODEL_FOLDER} {again}"))
     return findings or [ok("the mini model's weights are those of the release")]
 
@@ -250,13 +250,13 @@ def _compare(
     fix = f"compare the versions above with requirements.txt, and {pip('install -r requirements.txt')}"
     latents, limit = _relative_error(video.latents, expected.latents), TOLERANCES[device]
     if not latents <= limit:  # also for NaN
-        text = f"{what} give other latents than the release: relative error {latents:.1e}, at most {limit:g} is right"
+        text = f"{what} give latents unlike the release's: relative error {latents:.1e}, at most {limit:g} is allowed"
         return problem(text, fix)
     shades = (mini_reference.block_means(video.frames) - expected.shades).abs().mean().item()
     limit_shades = SHADE_TOLERANCES[device]
     if not shades <= limit_shades:
-        text = f"{what} decode to another video than the release's: {shades:.1f} gray levels off, at most "
-        return problem(f"{text}{limit_shades:g} is right", fix)
+        text = f"{what} decode to a video unlike the release's: {shades:.1f} gray levels off, at most "
+        return problem(f"{text}{limit_shades:g} is allowed", fix)
     text = f"{what} give the video of the release: relative error of latents {latents:.1e} (at most {limit:g}), "
     return ok(f"{text}of pixels {shades:.2f} gray levels (at most {limit_shades:g})")
 

@@ -295,7 +295,7 @@ class Ledger:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
-            logger.info("%s is of other settings; it was moved to %s", source, target)
+            logger.info("%s belongs to other settings; it was moved to %s", source, target)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "format" not in content:
-        raise ValueError("it says no format")
+        raise ValueError("it names no format")
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
     token = content.pop("journal", None)
@@ -344,7 +344,7 @@ def _checked(stem: str, values: Any) -> dict[str, Any]:
         ValueError, TypeError: `values` are not an entry about a sample.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"sample '{stem}' is no object")
+        raise ValueError(f"sample '{stem}' is not an object")
     entry = Entry(**values)
     if entry.status == "running":  # in a run that was killed
         entry.status = "waiting"

@@ -267,8 +267,8 @@ def receive(message: Mapping[str, Any], plan: Plan, processes: Processes) -> Non
     plan.folder = Path(message["folder"])
     if not (plan.folder / MANIFEST).is_file():
         raise ConfigError(
-            f"{processes.launch.name} does not see the output folder {plan.folder} of rank 0; all machines need one "
-            "that they share, choose it with --save-dir"
+            f"{processes.launch.name} does not see the output folder {plan.folder} of rank 0; all machines need a "
+            "shared one; choose it with --save-dir"
         )
     # On a machine other than rank 0's, one process may have to download weights.
     if processes.launch.local_rank:
@@ -345,13 +345,13 @@ def check_device_of_all(config: SampleConfig) -> None:
     device = torch.device(config.device)
     if device.index is not None:
         raise ConfigError(
-            f"device '{config.device}' is one GPU, but each process takes one of its own; leave --device out, and "
-            "choose GPUs with CUDA_VISIBLE_DEVICES"
+            f"device '{config.device}' is one GPU, but each process takes its own; leave --device out, and choose GPUs "
+            "with CUDA_VISIBLE_DEVICES"
         )
     if device.type == "cpu" and torch.cuda.is_available():
         raise ConfigError(
-            "processes on the CPU of a machine with GPUs would still exchange over these; leave --device out and hide "
-            "them with CUDA_VISIBLE_DEVICES="
+            "processes on the CPU of a machine with GPUs would still communicate through them; leave --device out and "
+            "hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
 
 

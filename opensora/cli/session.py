@@ -150,13 +150,15 @@ class Session:
             print(results_table(finished))
         if finished and config.draft:
             sheets = ", ".join(map(str, write_overview(finished)))
-            print(f"look at {sheets}, then render the seeds you like; for those of least risk, run\n")
+            print(f"look at {sheets}, then render the seeds you like; for those with the least risk, run\n")
             print(final_command(arguments, finished))
         if finished and config.contact_sheet:
             print(f"all of them: {write_run_sheet(self.ledger.folder / 'contact_sheet.png', finished)}")
         plain = [sample.stem for sample in finished if sample.config.llm_refine and self._stayed_plain(sample)]
         if plain:
-            print(f"made of the plain prompt, as it could not be refined (--resample tries again): {', '.join(plain)}")
+            print(
+                f"made from the plain prompt, as it could not be refined (--resample tries again): {', '.join(plain)}"
+            )
         if failed:
             print(f"{len(failed)} of {len(self.plan.samples)} samples failed:")
             for sample in failed:

@@ -73,11 +73,11 @@ def _load(path: Path) -> dict[str, Any]:
         if not isinstance(metadata["seed"], int) or not 0 <= metadata["seed"] <= MAX_SEED:
             raise ValueError(f"its seed is {metadata['seed']!r}")
         if not all(isinstance(metadata.get(name, 0), int) for name in ("prompt_index", "number")):
-            raise ValueError("its prompt_index is no number")
+            raise ValueError("its prompt_index is not a number")
         if not isinstance(metadata.get("mask_strategy", ""), str) or not _are_references(
             metadata.get("references", [])
         ):
-            raise ValueError("its references have no path and sha256 each")
+            raise ValueError("each of its references needs a path and a sha256")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -106,7 +106,7 @@ def _references(
         infos.append(check_reference(reference["path"]))
         hashes.append(reference["sha256"])
         if sha256_of(infos[-1].path) != hashes[-1]:
-            raise ConfigError(f"{reference['path']} is not the file any more that {path} was made with")
+            raise ConfigError(f"{reference['path']} is no longer the file that {path} was made with")
     strategy = config.mask_strategy[0] if config.mask_strategy else metadata.get("mask_strategy", "")
     try:
         check_mask_strategy(strategy, len(infos))

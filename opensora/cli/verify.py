@@ -200,14 +200,15 @@ def _compare(known: dict[Path, str | None], bar: tqdm) -> list[Finding]:
         elif _matches(file, checksum, bar):
             equal.append(file.name)
         elif len(checksum) == _SHA256_DIGITS:
-            text = f"{file} has another sha256 than the hub recorded ({checksum[:8]}...); delete {file.resolve()} and "
-            findings.append(("damaged", text + "download or copy it again"))
+            text = f"{file} does not have the sha256 that the hub recorded ({checksum[:8]}...); "
+            fix = f"delete {file.resolve()} and download or copy it again"
+            findings.append(("damaged", text + fix))
         else:
             findings.append(("unchecked", f"{file.name} was changed after its download"))
     if equal:
         findings.insert(0, ("ok", f"checksums as the hub recorded them: {', '.join(equal)}"))
     if unknown:
-        findings.append(("unchecked", f"no checksums are known of {', '.join(unknown)}"))
+        findings.append(("unchecked", f"no checksums are known for {', '.join(unknown)}"))
     return findings
 
 

@@ -91,7 +91,7 @@ def read_wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None
     weights_dir = options.weights_dir if options.weights_dir is not None else getattr(config, "weights_dir", None)
     if options.command != "download" and weights_dir is not None and not Path(weights_dir).expanduser().is_dir():
         raise WeightsError(
-            f"weights_dir '{weights_dir}' is no folder; correct it, or let the command download make and fill it"
+            f"weights_dir '{weights_dir}' is not a folder; correct it, or let the command download make and fill it"
         )
     sections = {name: getattr(config, name) for name in PIECES}
     wanted = {name: section.from_pretrained for name, section in sections.items()}

@@ -28,17 +28,17 @@ def build_parser() -> OneLineParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("config", help="config of the model to calibrate; its cache is left aside")
+    parser.add_argument("config", help="config of the model to calibrate; its cache is ignored")
     parser.add_argument("--output", type=Path, default=Path("outputs/calibration"), help="folder of the results")
     parser.add_argument("--prompt-path", metavar="FILE", help="prompts, one per line (default: the config's)")
     parser.add_argument(
         "--aim",
         choices=("repeat", "solution"),
         default="repeat",
-        help="come near the video with every step computed, or the exact solution that many more steps would give "
-        "(default: %(default)s)",
+        help="what to approximate: the video with every step computed, or the exact solution that many more steps "
+        "would give (default: %(default)s)",
     )
-    parser.add_argument("--fit-clips", type=int, default=4, metavar="N", help="clips that are fitted to (default 4)")
+    parser.add_argument("--fit-clips", type=int, default=4, metavar="N", help="clips to fit to (default 4)")
     parser.add_argument(
         "--held-out-clips", type=int, default=8, metavar="N", help="other clips, to measure the curve (default 8)"
     )
@@ -48,8 +48,8 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="clips sampled together")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--speedup", type=float, metavar="X", help="target of the config that is written (default 2)")
-    target.add_argument("--max-steps-computed", type=int, metavar="N", help="the same as a number of computed steps")
-    target.add_argument("--min-psnr", type=float, metavar="DB", help="the same as a quality")
+    target.add_argument("--max-steps-computed", type=int, metavar="N", help="this target as a number of computed steps")
+    target.add_argument("--min-psnr", type=float, metavar="DB", help="this target as a quality")
     parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="any config entry")
     return parser
 

@@ -94,7 +94,7 @@ def read_configs(paths: Sequence[str], flags: dict[str, object], cfg_options: di
                 raise ConfigError(f"{path}: one clip of one prompt is compared; leave out '{name}'")
         for name in SHARED:
             if getattr(config, name) != getattr(first, name):
-                raise ConfigError(f"{path}: '{name}' is another one than in {paths[0]}, so no frames can be compared")
+                raise ConfigError(f"{path}: '{name}' differs from {paths[0]}, so frames cannot be compared")
         if config.cache is None and config.scheduler == first.scheduler:
             raise ConfigError(f"{path} computes every step, as the uncached video does; give a config with a cache")
         configs.append(config)

@@ -13,7 +13,7 @@ from opensora.errors import run_command
 DEFAULT_CONFIG = "configs/sample_adacache.py"
 COMMANDS = {
     "list": "what a config needs: repository, size, where it is, format",
-    "verify": "prove it complete and undamaged; exit code 1 if something is not",
+    "verify": "check that all is complete and undamaged; exit code 1 if something is not",
     "download": "fetch what is missing; finished files are kept when it is interrupted",
 }
 

@@ -132,5 +132,5 @@ def check_placement(
         if len(frames) == num_latents:
             raise ValueError(
                 f"mask strategy '{mask_strategy}' gives all {num_latents} latent frames of loop {loop} and leaves "
-                "nothing to make; set a larger num_frames, or an edit ratio above 0"
+                "nothing to generate; set a larger num_frames, or an edit ratio above 0"
             )

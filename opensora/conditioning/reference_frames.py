@@ -161,7 +161,7 @@ def _open_image(path: Path) -> Image.Image | None:
 
 def _open_video(path: Path) -> VideoFile:
     if av is None:
-        raise NotReadable("is no image, and videos cannot be read without PyAV; install it with pip install av")
+        raise NotReadable("is not an image, and videos cannot be read without PyAV; install it with pip install av")
     try:
         # Formats that lead to other files, such as playlists, are off.
         container = av.open(ffmpeg_url(path), options={"format_whitelist": _VIDEO_FORMATS})
@@ -175,7 +175,7 @@ def _open_video(path: Path) -> VideoFile:
         raise NotReadable("holds only sound; give an image or a video" if has_audio else "holds no video")
     if streams[0].codec_context is None:
         container.close()
-        raise NotReadable("is a video in a code that cannot be decoded; convert it to H.264")
+        raise NotReadable("is a video with a codec that cannot be decoded; convert it to H.264")
     return VideoFile(container, streams[0])
 
 

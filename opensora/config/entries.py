@@ -148,7 +148,7 @@ def _check_python(file: Path, heirs: tuple[Path, ...]) -> None:
                 raise ConfigError(f"{file}: line {node.lineno}: _base_ must be a path or a list of paths")
             base = file.parent / name
             if name and not Path(name).is_absolute() and "{{" not in name and "::" not in name and not base.is_file():
-                raise ConfigError(f"{file}: line {node.lineno}: its _base_ '{name}' is not there; {_place_of(base)}")
+                raise ConfigError(f"{file}: line {node.lineno}: its _base_ '{name}' does not exist; {_place_of(base)}")
             if base.resolve() in heirs:
                 raise ConfigError(f"{file}: line {node.lineno}: its _base_ '{name}' leads back to itself")
             if base.suffix == ".py" and base.is_file():

@@ -305,7 +305,7 @@ def _conflicts_of_a_loop(config: SampleConfig) -> Iterator[tuple[tuple[str, ...]
     if config.align is not None and config.align % latents:
         yield (
             ("align",),
-            f"align is {config.align}; with loops it has to be a multiple of a chunk's {latents} latent frames",
+            f"align is {config.align}; with loops it must be a multiple of a chunk's {latents} latent frames",
         )
     if carried >= all_latents:
         yield (

@@ -59,14 +59,14 @@ _DIFFUSERS_REFUSED = {
     "multi_resolution": "it is not told the size of a video",
     "aes": _NO_SCORES,
     "flow": _NO_SCORES,
-    "camera_motion": "its captions do not tell of it",
+    "camera_motion": "its captions do not mention it",
     "compile": "it is diffusers' own",
 }
 _OPEN_SORA = ModelFamily(
     name="Open-Sora",
     vae=VAEConfig,
     scheduler=SchedulerConfig,
-    refused={"negative_prompt": "it has learned an empty caption, from which it guides away"},
+    refused={"negative_prompt": "it guides away from an empty caption that it has learned"},
 )
 _LATTE = ModelFamily(
     name="Latte",
@@ -115,8 +115,8 @@ def check_pieces(sections: Mapping[str, Any], source: Source) -> None:
             choices = " or ".join(f"'{choice}'" for choice in types_of(wanted))
             raise source.error(
                 (f"{name}.type", "model.type"),
-                f"{name}.type '{section.type}' does not go with model.type '{model.type}' ({family.name}); set it to "
-                f"{choices}",
+                f"{name}.type '{section.type}' cannot be used with model.type '{model.type}' ({family.name}); set it "
+                f"to {choices}",
             )
 
 
@@ -183,7 +183,7 @@ def _check_num_frames(config: SampleConfig, source: Source) -> None:
     if latents == 1 and getattr(config.cache, "metric", None) == "t-attn":
         raise source.error(
             ("cache.metric", "num_frames"),
-            "the cache measures temporal attention, of which an image has none; set cache.metric='s-attn', or "
+            "the cache measures temporal attention, which an image does not have; set cache.metric='s-attn', or "
             f"num_frames above {frames}",
         )
     if isinstance(length, int) and length > 0 and latents not in (1, length):
@@ -229,8 +229,8 @@ def check_diffusion_options(scheduler: SchedulerConfig | DiffusionSchedulerConfi
     if steps > most:
         raise source.error(
             "scheduler.num_sampling_steps",
-            f"scheduler.num_sampling_steps is {steps}, but the model was trained on {most} timesteps; set it to that "
-            "at most",
+            f"scheduler.num_sampling_steps is {steps}, but the model was trained on {most} timesteps; set it to at "
+            f"most {most}",
         )
     if scheduler.type == "pndm" and not scheduler.skip_prk_steps and steps < _PRK_STEPS:
         raise source.error(

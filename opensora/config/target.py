@@ -97,9 +97,9 @@ def mismatch(conditions: Mapping[str, Any], config: SampleConfig) -> str | None:
     made_for = {**_DEFAULT_CONDITIONS, **conditions}
     for key, value in conditions_of(config).items():
         if key not in made_for:
-            return f"it does not say for which {_NAMES[key]} it was made"
+            return f"it does not say which {_NAMES[key]} it was made for"
         if made_for[key] != value:
-            return f"it was made for {_NAMES[key]} {made_for[key]}, this run has {value}"
+            return f"it was made for {_NAMES[key]} {made_for[key]}, but this run has {value}"
     return None
 
 
@@ -281,8 +281,8 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOption
     """Return a cache with an official codebook, for a model without a calibration."""
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
     logger.info(
-        "%s: there is no calibration, so the official codebook %s decides; '%s %s' makes one "
-        "for this model, with which the same time gives better videos",
+        "%s: there is no calibration, so the official codebook %s decides; '%s %s' makes one for this model, which "
+        "gives better videos in the same time",
         mode,
         codebook,
         command_line("calibrate"),

@@ -85,7 +85,7 @@ def _read_npz(path: Path) -> np.ndarray:
     except KeyError as error:
         raise ValueError(f"'{path}' holds no array '{_KEY}'") from error
     except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"'{path}' is damaged, or no npz file") from error
+        raise ValueError(f"'{path}' is damaged, or not an npz file") from error
 
 
 def _read_pngs(folder: Path) -> np.ndarray:

@@ -195,5 +195,5 @@ def _read_av(path: Path, count: int | None) -> tuple[np.ndarray, float]:
     except av.error.FFmpegError as error:
         raise ValueError(f"cannot read '{path}' as a video: {error.strerror}") from error
     if not frames or not rate:
-        raise ValueError(f"'{path}' holds no video frames, or does not tell their rate")
+        raise ValueError(f"'{path}' holds no video frames, or does not state their rate")
     return np.stack(frames) if count is None else spread(np.stack(frames), count), float(rate)

@@ -112,7 +112,7 @@ def check_memory(
     largest = max(stages, key=lambda stage: stage.total)
     sentence = (
         f"memory: {largest.name} would take {size_text(largest.total)} {_WHERE[kind]}, where {size_text(free)} are "
-        f"free; less is taken with {' or '.join(fixes(config, largest))}"
+        f"free; it takes less with {' or '.join(fixes(config, largest))}"
     )
     if largest.total > free and kind == "cuda":
         raise ConfigError(sentence)
@@ -120,7 +120,7 @@ def check_memory(
         logger.warning("WARNING %s", sentence)
     elif largest.total * (1 + FRAGMENTATION) > free and kind == "cuda":
         logger.warning(
-            "WARNING memory: %s may not fit, as fragmentation comes on top; less is taken with %s",
+            "WARNING memory: %s may not fit, as fragmentation adds to it; it takes less with %s",
             largest.name,
             " or ".join(fixes(config, largest)),
         )
@@ -215,7 +215,9 @@ def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.dev
     if free is not None and own > free:
         fixes = " or ".join(_cache_fixes(config, on_gpu))
         wanted = f"{size_text(own)} {where}"
-        raise ConfigError(f"cache: it would hold {wanted}, where {size_text(free)} are free; less is taken by {fixes}")
+        raise ConfigError(
+            f"cache: it would hold {wanted}, where {size_text(free)} are free; it takes less with {fixes}"
+        )
 
 
 def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheBytes | None:

@@ -432,8 +432,8 @@ def _read_entries(config: SampleConfig, section: str, build: Callable[[Mapping[s
     if file is None:
         if piece.path is None and wanted not in published:
             raise ConfigError(
-                f"{section}.from_pretrained='{wanted}' is not on this machine, so that its size is not known; give a "
-                f"folder with its config.json, or {' or '.join(published)}"
+                f"{section}.from_pretrained='{wanted}' is not on this machine, so its size is not known; give a folder "
+                f"with its config.json, or {' or '.join(published)}"
             )
         return build(published.get(wanted) or next(iter(published.values())))
     try:

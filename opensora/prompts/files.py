@@ -124,8 +124,8 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
     readers = {".csv": _read_table, ".json": _read_list, **dict.fromkeys(_LINES, _read_objects)}
     if suffix not in (*readers, *_PLAIN):
         raise ConfigError(
-            f"prompt file '{path}' has the ending {suffix}, which is none of .txt (one prompt per line), .csv, .jsonl "
-            "and .json; save it as one of these"
+            f"prompt file '{path}' has the ending {suffix}, which is not one of .txt (one prompt per line), .csv, "
+            ".jsonl and .json; save it as one of these"
         )
     text = read_prompt_text(path) if text is None else text
     if is_stream(path) and text.lstrip().startswith("{"):  # no prompt does
@@ -230,7 +230,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        raise _error(path, start, f"no row of a .csv file ({error})") from error
+        raise _error(path, start, f"not a row of a .csv file ({error})") from error
 
 
 def _cell(column: str, text: str) -> Any:
@@ -303,7 +303,7 @@ def _check_names(prompts: Iterable[Prompt], path: Path) -> None:
         name = prompt.overrides["name"]
         first = seen.setdefault(name.casefold(), prompt)
         if first is not prompt:
-            raise _error(path, prompt.line, f"name '{name}' is that of line {first.line}, too; each needs its own")
+            raise _error(path, prompt.line, f"name '{name}' is also that of line {first.line}; each needs its own")
 
 
 def _error(path: Path, line: int, problem: str) -> ConfigError:

@@ -107,7 +107,7 @@ def check_fits(model: nn.Module, path: Path, unused: frozenset[str] = COMPUTED_T
     others = [name for name in found if name not in expected]
     unknown = [name for name in others if not any(fnmatchcase(name, pattern) for pattern in unused)]
     has_config = layout.config_file(path) is not None
-    hint = "" if has_config else f"; without a {CONFIG_NAME} beside it, it has to be of the published sizes"
+    hint = "" if has_config else f"; without a {CONFIG_NAME} beside it, it must have the published sizes"
     if missing or unknown:
         what = [f"lacks {', '.join(missing[:3])}"] if missing else []
         what += [f"has unknown {', '.join(unknown[:3])}"] if unknown else []
@@ -292,6 +292,7 @@ def _unwrapped(contents: Any, path: Path) -> dict[str, Tensor]:
         tensors = {str(name): tensor for name, tensor in contents.items() if isinstance(tensor, Tensor)}
     if not tensors:
         raise WeightsError(
-            f"{path} holds no table of tensors, neither plain nor under {', '.join(_WRAPPERS)}; give a file of weights"
+            f"{path} holds no table of tensors, neither at the top nor under {', '.join(_WRAPPERS)}; give a file of "
+            "weights"
         )
     return tensors

@@ -254,4 +254,4 @@ def _explain(error: Exception, repo: str) -> str:
         return f"{repo} asks for consent: agree to its terms at {page}, then run 'hf auth login'"
     if isinstance(error, RepositoryNotFoundError):
         return f"there is no repository {repo} on the hub, or it is private; correct the name or run 'hf auth login'"
-    return f"the hub could not deliver {repo} ({one_line(error)}); run the command again to go on"
+    return f"the hub could not deliver {repo} ({one_line(error)}); run the command again to continue"

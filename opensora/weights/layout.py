@@ -76,7 +76,7 @@ def fingerprint(folder: str | Path) -> str:
     """
     files = weight_files(Path(folder))
     if not files:
-        raise WeightsError(f"{folder} holds no weights that could be told from others")
+        raise WeightsError(f"{folder} holds no weights, so its model cannot be identified")
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
@@ -258,6 +258,6 @@ def _check_file_name(path: Path, piece: str) -> None:
         )
     if path.suffix not in FILE_SUFFIXES:
         raise WeightsError(
-            f"{piece}.from_pretrained='{path}' is no weight file ({', '.join(FILE_SUFFIXES)}); give one, or the folder "
-            f"that holds {CONFIG_NAME} and weights"
+            f"{piece}.from_pretrained='{path}' is not a weight file ({', '.join(FILE_SUFFIXES)}); give one, or the "
+            f"folder that holds {CONFIG_NAME} and weights"
         )

@@ -188,7 +188,7 @@ def _is_folder(path: str | os.PathLike[str]) -> bool:
 
 def _no_weights_dir(weights_dir: str | os.PathLike[str]) -> str:
     return (
-        f"weights_dir '{weights_dir}' is no folder; correct it, or let '{command_line('weights')} download "
+        f"weights_dir '{weights_dir}' is not a folder; correct it, or let '{command_line('weights')} download "
         f"--weights-dir {weights_dir}' make and fill it"
     )
 

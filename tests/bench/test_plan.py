@@ -154,7 +154,7 @@ def test_the_lists_of_a_calibration_can_be_taken_alone():
     assert mean.computed_steps == combined.computed_steps and mean.coefficients != combined.coefficients
     to_solution = calibrated_schedule(config, policies["calibrated_solution"], 12)
     assert isinstance(to_solution, MultistepConfig) and to_solution != combined
-    with pytest.raises(ConfigError, match="was made for solver euler, this run has adams"):
+    with pytest.raises(ConfigError, match="was made for solver euler, but this run has adams"):
         calibrated_schedule(config, replace(policies["calibrated"], solver="adams"), 12)
 
 

@@ -106,10 +106,10 @@ def test_what_a_config_says_about_itself():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"image_size": [64, 96]}, "it was made for image size (height, width) [64, 64], this run has [64, 96]"),
-        ({"num_frames": 34}, "it was made for number of frames 17, this run has 34"),
-        ({"cfg_scale": 4.5}, "it was made for guidance scale 5.0, this run has 4.5"),
-        ({"solver": "midpoint"}, "it was made for solver euler, this run has midpoint"),
+        ({"image_size": [64, 96]}, "it was made for image size (height, width) [64, 64], but this run has [64, 96]"),
+        ({"num_frames": 34}, "it was made for number of frames 17, but this run has 34"),
+        ({"cfg_scale": 4.5}, "it was made for guidance scale 5.0, but this run has 4.5"),
+        ({"solver": "midpoint"}, "it was made for solver euler, but this run has midpoint"),
     ],
 )
 def test_a_run_under_another_condition_is_told_which(changed, message):
@@ -126,18 +126,18 @@ def test_a_calibration_that_does_not_say_is_told_so(name):
     config = load_config(MINI)
     conditions = conditions_of(config)
     del conditions[name]
-    assert mismatch(conditions, config).startswith("it does not say for which ")
+    assert mismatch(conditions, config).startswith("it does not say which ")
 
 
 def test_a_calibration_that_names_no_solver_was_made_with_euler_steps():
     conditions = conditions_of(load_config(MINI))
     del conditions["solver"]
     assert mismatch(conditions, load_config(MINI)) is None
-    message = "it was made for solver euler, this run has adams"
+    message = "it was made for solver euler, but this run has adams"
     assert mismatch(conditions, load_config(MINI, {"solver": "adams"})) == message
 
 
 def test_a_target_is_refused_with_a_solver_that_was_not_calibrated():
-    message = "does not fit: it was made for solver euler, this run has adams; run 'python scripts/calibrate.py'"
+    message = "does not fit: it was made for solver euler, but this run has adams; run 'python scripts/calibrate.py'"
     with pytest.raises(ConfigError, match=message):
         load_config(MINI, {"solver": "adams", "speedup": 2.0})

@@ -27,7 +27,7 @@ def turing(monkeypatch) -> None:
 
 def test_a_gpu_older_than_bfloat16_is_refused(turing):
     with pytest.raises(
-        ConfigError, match=r"'Tesla T4' \(compute capability 7.5\) is older than bfloat16, .* --dtype fp16"
+        ConfigError, match=r"'Tesla T4' \(compute capability 7.5\) is too old for bfloat16, .* --dtype fp16"
     ):
         check_device("cuda", torch.bfloat16)
     assert check_device("cuda", torch.float16).type == "cuda"

@@ -284,7 +284,7 @@ def test_a_final_run_has_no_risk_and_its_own_folder(commands):
 
 
 def test_a_calibration_that_does_not_fit_names_the_way_without_one():
-    with pytest.raises(ConfigError, match="guidance scale 5.0, this run has 7.0.*calibration=None, --draft uses an"):
+    with pytest.raises(ConfigError, match="scale 5.0, but this run has 7.0.*calibration=None, --draft uses an"):
         load_config("configs/mini/sample.py", {"draft": 2, "cfg_scale": 7.0})
     with pytest.raises(ConfigError, match="max_steps_computed is 99") as told:
         load_config("configs/mini/sample.py", {"draft": 2, "max_steps_computed": 99})

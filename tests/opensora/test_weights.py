@@ -161,7 +161,7 @@ def test_a_weight_file_alone_is_found_and_has_to_be_one(config, tmp_path):
     assert locate_weights(with_sources(config, model=file)).model == str(file)
     (tmp_path / "notes.txt").write_text("x")
     message = message_of(with_sources(config, model=tmp_path / "notes.txt", text_encoder=file))
-    assert "notes.txt' is no weight file" in message and "text_encoder.from_pretrained=" in message
+    assert "notes.txt' is not a weight file" in message and "text_encoder.from_pretrained=" in message
     assert "is a file; give the folder" in message
 
 
@@ -232,7 +232,7 @@ def test_damaged_missing_and_unreachable_pieces_come_in_one_message(config, tmp_
     damaged.write_bytes(b"short")
     config = with_sources(config, tmp_path / "none", vae="owner/absent", text_encoder="./nowhere")
     message = message_of(config)
-    for words in (f"weights_dir '{tmp_path / 'none'}' is no folder", f"{damaged} is corrupt", "vae owner/absent"):
+    for words in (f"weights_dir '{tmp_path / 'none'}' is not a folder", f"{damaged} is corrupt", "vae owner/absent"):
         assert words in message
     assert "'./nowhere' (text_encoder)" in message and "or complete cached copy" in message
 

@@ -68,7 +68,7 @@ class LatteConfig:
     def _from(cls, values: dict[str, Any]) -> Self:
         for name, only in _ONLY.items():
             if values.get(name, only) != only:
-                raise ValueError(f"{name} is {values[name]!r}; only {only!r} can be run")
+                raise ValueError(f"{name} is {values[name]!r}; only {only!r} is supported")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         known = {name: value for name, value in values.items() if name in fields}
         for name, value in known.items():
@@ -136,7 +136,7 @@ class OpenSoraPlanConfig(LatteConfig):
         size = values.get("sample_size")
         if isinstance(size, list | tuple):
             if len(set(size)) != 1:
-                raise ValueError(f"sample_size is {list(size)}; only square ones can be run")
+                raise ValueError(f"sample_size is {list(size)}; only square ones are supported")
             values["sample_size"] = size[0]
         values["time_scale"] = values.get("interpolation_scale_1d") or cls._time_scale(values)
         return cls._from(values)

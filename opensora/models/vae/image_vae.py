@@ -50,7 +50,7 @@ class ImageVAE(PretrainedModel):
         """
         name = values.get("_class_name", CLASSES[0])
         if name not in CLASSES:
-            raise ValueError(f"it is of a {name}, not one of {', '.join(CLASSES)}")
+            raise ValueError(f"it describes a {name}, not one of {', '.join(CLASSES)}")
         try:
             return cls(getattr(diffusers, name).from_config(values))
         except (AttributeError, RuntimeError, KeyError) as error:

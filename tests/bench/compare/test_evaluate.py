@@ -40,7 +40,7 @@ def folders(save):
 
 
 REASONS = {
-    "damaged": "unreadable sample: 'damaged.frames.npz' is damaged, or no npz file",
+    "damaged": "unreadable sample: 'damaged.frames.npz' is damaged, or not an npz file",
     "short": "another size: 2 frames of 48 x 64 instead of 3 frames of 48 x 64",
 }
 

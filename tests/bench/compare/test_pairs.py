@@ -121,7 +121,7 @@ def test_damaged_dumps_are_named(tmp_path):
     whole = path.read_bytes()
     for damaged in (b"", b"junk", whole[: len(whole) // 2], whole[:200] + b"\0" * 50 + whole[250:]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="^'x.frames.npz' is damaged, or no npz file$"):
+        with pytest.raises(ValueError, match="^'x.frames.npz' is damaged, or not an npz file$"):
             read_clip(path)
 
 
@@ -132,7 +132,7 @@ def test_damaged_dumps_are_named(tmp_path):
         ({"frames": FRAMES.astype(np.float32)}, r"but \(2, 32, 32, 3\) in float32"),
         ({"frames": FRAMES[..., 0]}, r"but \(2, 32, 32\) in uint8"),
         ({"frames": FRAMES[:0]}, r"but \(0, 32, 32, 3\) in uint8"),
-        ({"frames": np.array([{}])}, "is damaged, or no npz file"),  # pickles are not opened
+        ({"frames": np.array([{}])}, "is damaged, or not an npz file"),  # pickles are not opened
     ],
 )
 def test_dumps_of_something_else_are_refused(tmp_path, arrays, message):

@@ -125,7 +125,7 @@ def test_an_error_of_a_handler_ends_the_run_with_its_words(run):
 
     run.coordinator.handle({"made": refuse})
     threading.Thread(target=lambda: run.members[1].ask("made"), daemon=True).start()
-    assert run.news[0].wait() == "rank 0 could not go on: no space left on device"
+    assert run.news[0].wait() == "rank 0 could not continue: no space left on device"
     assert run.news[1].wait() == run.news[0].wait()
 
 

@@ -56,12 +56,12 @@ def test_more_processes_than_frames_only_if_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"world_size": 4, "sequence": 3}, "sequence_parallel=3 needs 3 processes, but 4 run, which 3 does not divide"),
+        ({"world_size": 4, "sequence": 3}, "sequence_parallel=3 needs 3 processes, but 4 run, which is not a multiple"),
         ({"world_size": 1, "guidance": 2}, "guidance_parallel=2 needs 2 processes, but one process runs; start with"),
         ({"world_size": 2, "guidance": 2, "sequence": 2}, "guidance_parallel=2 x sequence_parallel=2 needs 4 proc"),
         ({"world_size": 4, "guidance": 4}, "guidance_parallel is 4, but there are two halves"),
         ({"world_size": 4, "sequence": 0}, "sequence_parallel is 0"),
-        ({"world_size": 4, "sequence": 4, "tokens_per_frame": 2}, "only 2 tokens of a frame to split; use 2"),
+        ({"world_size": 4, "sequence": 4, "tokens_per_frame": 2}, "only 2 tokens per frame to split; use 2"),
         ({"world_size": 2, "sequence": 2, "tokens_per_frame": 1}, "has nothing to split; use 1"),
         ({"world_size": 2, "guidance": 2, "max_guidance": 1}, "needs a model that runs with guidance"),
     ],

@@ -79,7 +79,7 @@ REFUSED = {
     "NaN": of_lines('{"prompt": "a", "cfg_scale": NaN}', words=("line 1", "NaN")),
     "a key twice": of_lines('{"prompt": "a", "seed": 1, "seed": 2}', words=("line 1", "key 'seed' is given twice")),
     "names alike": of_lines(
-        {"prompt": "a", "name": "x"}, {"prompt": "b", "name": "X"}, words=("line 2", "name 'X' is that of line 1")
+        {"prompt": "a", "name": "x"}, {"prompt": "b", "name": "X"}, words=("line 2", "name 'X' is also that of line 1")
     ),
     "a name that leads away": of_lines({"prompt": "a", "name": "../x"}, words=("line 1", "../x")),
     "a name of 300 rockets": of_lines({"prompt": "a", "name": EMOJI * 300}, words=("line 1", "cannot be a file name")),

@@ -66,8 +66,8 @@ WEIGHT_CASES = {
     ),
     "one missing": Case(["--ckpt-path", "./m"], ["'./m' (model)", "config.json"]),
     "a path of nothing": Case(pretrained(model=""), ["model"]),
-    "a weights folder that is none": Case("--weights-dir nowhere", ["weights_dir 'nowhere' is no folder"]),
-    "a weights folder that is a file": Case("--weights-dir small.py", ["weights_dir 'small.py' is no folder"]),
+    "a weights folder that is none": Case("--weights-dir nowhere", ["weights_dir 'nowhere' is not a folder"]),
+    "a weights folder that is a file": Case("--weights-dir small.py", ["weights_dir 'small.py' is not a folder"]),
     "an empty folder": Case(
         ["--ckpt-path", "w"], ["model folder", "lacks"], given=lambda folder: (folder / "w").mkdir()
     ),
@@ -120,7 +120,7 @@ SIDECARS = {
         lambda about: about.update(references=[{"path": "s.json.png", "sha256": ""}], mask_strategy="0"), "not exist"
     ),
     "a reference that has changed": Case(
-        "--from-sidecar s.json", ["a.png is not the file any more that s.json was made with"], given=changed_reference
+        "--from-sidecar s.json", ["a.png is no longer the file that s.json was made with"], given=changed_reference
     ),
     "other references": Case(
         "--from-sidecar out/sample_0000.json --reference-path a.png", ["leave out reference_path"],
@@ -157,9 +157,9 @@ TARGETS = {
     "a calibration that is not there": target("--speedup 2 --calibration nowhere.json", "no file nowhere.json"),
     "a calibration of text": target("--speedup 2 --calibration small.py", "small.py"),
     "a calibration that is a folder": target("--speedup 2 --calibration out", "out"),
-    "one frame by a calibration of 17": target("--speedup 2 --num-frames 1", "number of frames 17, this run has 1"),
+    "one frame by a calibration of 17": target("--speedup 2 --num-frames 1", "number of frames 17, but this run has 1"),
     "another size": target("--speedup 2 --image-size 32 32", "image size (height, width) [64, 64]", "[32, 32]"),
-    "another guidance": target("--speedup 2 --cfg-scale 3", "guidance scale 5.0, this run has 3.0"),
+    "another guidance": target("--speedup 2 --cfg-scale 3", "guidance scale 5.0, but this run has 3.0"),
     "another solver": target("--speedup 2 --solver adams", "solver"),
 }
 

@@ -224,7 +224,7 @@ def test_nothing_is_ever_to_be_installed_into_the_systems_python(installed, need
         monkeypatch.setattr(module, "is_environment", lambda: False)
     (found,) = check_requirements()
     assert "pip " not in found.fix and ("makes an environment" in found.fix or ".venv" in found.fix)
-    assert check_versions()[0].text.endswith("in no environment")
+    assert check_versions()[0].text.endswith("not in a virtual environment")
 
 
 def test_prereleases_and_local_builds_are_in_range(installed, needed):

@@ -302,8 +302,8 @@ def test_other_latents_are_a_problem(monkeypatch, sampled, factor):
         mini_reference, "sample_mini", lambda device: MiniVideo(sampled.latents * factor, sampled.frames)
     )
     finding = check_sampling()[0]
-    assert finding.state == "problem" and "other latents than the release" in finding.text
-    assert "at most 0.001 is right" in finding.text and "requirements.txt" in finding.fix
+    assert finding.state == "problem" and "latents unlike the release's" in finding.text
+    assert "at most 0.001 is allowed" in finding.text and "requirements.txt" in finding.fix
 
 
 def test_latents_of_another_shape_are_a_problem(monkeypatch, sampled):
@@ -315,7 +315,7 @@ def test_other_pixels_are_a_problem(monkeypatch, sampled):
     wrong = sampled.frames[..., ::-1]  # blue for red
     monkeypatch.setattr(mini_reference, "sample_mini", lambda device: MiniVideo(sampled.latents, wrong))
     finding = check_sampling()[0]
-    assert finding.state == "problem" and "decode to another video" in finding.text
+    assert finding.state == "problem" and "decode to a video unlike" in finding.text
 
 
 def test_an_encoder_that_spoils_videos_is_a_problem(monkeypatch, sampled):

@@ -147,7 +147,7 @@ def test_a_strategy_without_a_reference_is_refused():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({}, "leaves nothing to make; set a larger num_frames"),
+        ({}, "leaves nothing to generate; set a larger num_frames"),
         ({"num_frames": "34", "mask_strategy": ["0,0,0,99,1"]}, "the video has 10"),
         ({"num_frames": "34", "mask_strategy": ["0,0,-8,0,1"]}, "reference 0 has 6"),
         ({"num_frames": "34", "mask_strategy": ["1,0"]}, "set --loop 2"),

@@ -72,7 +72,7 @@ def test_a_folder_that_is_named_wins(tmp_path):
 @pytest.mark.parametrize("name", ["mini/sample_adacache.py", "mini/sample_adacache_moreg.py"])
 def test_a_copied_config_is_told_where_its_base_is(tmp_path, name):
     copy = shutil.copy(REPO_ROOT / "configs" / name, tmp_path)
-    with pytest.raises(ConfigError, match=r"line 2: its _base_ '.*' is not there; write _base_ = '.*'") as error:
+    with pytest.raises(ConfigError, match=r"line 2: its _base_ '.*' does not exist; write _base_ = '.*'") as error:
         load_config(copy)
     base = str(error.value).split("write _base_ = '")[1].split("'")[0]
     (tmp_path / "right.py").write_text(f"_base_ = {base!r}\n")

@@ -92,7 +92,7 @@ def test_low_memory_sets_what_the_pieces_have(latte, plan):
         ({"scheduler.num_sampling_steps": 0}, "scheduler.num_sampling_steps must be at least 1, got 0"),
         (
             {"scheduler.num_sampling_steps": 1001},
-            "scheduler.num_sampling_steps is 1001, but the model was trained on 1000 timesteps; set it to that at most",
+            "scheduler.num_sampling_steps is 1001, but the model was trained on 1000 timesteps; set it to at most 1000",
         ),
         ({"scheduler.skip_prk_steps": True}, "scheduler.skip_prk_steps is an option of 'pndm', not of 'ddim'"),
         (
@@ -101,7 +101,7 @@ def test_low_memory_sets_what_the_pieces_have(latte, plan):
         ),
         (
             {"scheduler.type": "rflow"},
-            "scheduler.type 'rflow' does not go with model.type 'Latte' (Latte); set it to 'ddim' or 'pndm' or "
+            "scheduler.type 'rflow' cannot be used with model.type 'Latte' (Latte); set it to 'ddim' or 'pndm' or "
             "'euler' or 'heun'",
         ),
         (
@@ -110,11 +110,12 @@ def test_low_memory_sets_what_the_pieces_have(latte, plan):
         ),
         (
             {"vae.type": "OpenSoraVAE_V1_2"},
-            "vae.type 'OpenSoraVAE_V1_2' does not go with model.type 'Latte' (Latte); set it to 'AutoencoderKL'",
+            "vae.type 'OpenSoraVAE_V1_2' cannot be used with model.type 'Latte' (Latte); set it to 'AutoencoderKL'",
         ),
         (
             {"model.type": "LatteT2V"},
-            "vae.type 'AutoencoderKL' does not go with model.type 'LatteT2V' (Open-Sora-Plan); set it to 'CausalVAE'",
+            "vae.type 'AutoencoderKL' cannot be used with model.type 'LatteT2V' (Open-Sora-Plan); set it to "
+            "'CausalVAE'",
         ),
     ],
     ids=str,
@@ -127,13 +128,13 @@ def test_open_sora_s_model_refuses_the_others_pieces():
     def load(options):
         return load_config(MINI, None, options)
 
-    message = "vae.type 'AutoencoderKL' does not go with model.type 'STDiT3' (Open-Sora); set it to 'OpenSoraVAE_V1_2'"
+    message = "'AutoencoderKL' cannot be used with model.type 'STDiT3' (Open-Sora); set it to 'OpenSoraVAE_V1_2'"
     changed = {"vae": {"_delete_": True, "type": "AutoencoderKL", "from_pretrained": "x"}}
-    assert error_of(load, changed) == message
+    assert error_of(load, changed) == f"vae.type {message}"
     changed = {"scheduler": {"_delete_": True, "type": "ddim"}}
-    assert "does not go with model.type 'STDiT3' (Open-Sora); set it to 'rflow'" in error_of(load, changed)
+    assert "cannot be used with model.type 'STDiT3' (Open-Sora); set it to 'rflow'" in error_of(load, changed)
     assert error_of(load, {"negative_prompt": "blurry"}).startswith(
-        "negative_prompt does not work with Open-Sora (model.type 'STDiT3'): it has learned an empty caption"
+        "negative_prompt does not work with Open-Sora (model.type 'STDiT3'): it guides away from an empty caption"
     )
 
 
@@ -204,7 +205,7 @@ def test_an_image_is_measured_in_space(latte, plan):
             {"cache": {"codebook": "fast30", "metric": metric, "metric_blocks": [0]}, "num_frames": 1}
             for metric in ("t-attn", "s-attn")
         )
-        assert "an image has none; set cache.metric='s-attn', or num_frames above 1" in error_of(load, **by_time)
+        assert "an image does not have; set cache.metric='s-attn', or num_frames above 1" in error_of(load, **by_time)
         assert load(**by_space).cache.metric == "s-attn"
 
 
@@ -223,7 +224,9 @@ def test_conditions_of_a_calibration(latte, plan):
     assert conditions_of(latte()) == {"image_size": [64, 64], "num_frames": 5, "cfg_scale": 5.0, "solver": "ddim"}
     made_for = conditions_of(plan())
     assert mismatch(made_for, plan()) is None
-    assert mismatch(made_for, plan({"scheduler.type": "euler"})) == ("it was made for solver pndm, this run has euler")
+    assert (
+        mismatch(made_for, plan({"scheduler.type": "euler"})) == "it was made for solver pndm, but this run has euler"
+    )
 
 
 def test_reading_a_config_imports_nothing_heavy(latte):

@@ -79,7 +79,7 @@ def test_a_target_counts_calls(latte, calibration):
     assert latte(pndm, max_steps_computed=6).cache.computed_steps == (0, 1, 2, 3, 4, 5)
     assert latte(pndm, max_steps_computed=6).cache.num_sampling_steps == 15
     assert len(latte(pndm, speedup=2.0).cache.computed_steps) == 7
-    with pytest.raises(ConfigError, match="it was made for solver pndm, this run has ddim"):
+    with pytest.raises(ConfigError, match="it was made for solver pndm, but this run has ddim"):
         latte({"calibration": calibration}, speedup=2.0)
 
 

@@ -122,7 +122,7 @@ def test_reading_what_is_not_there(tmp_path):
 def test_reading_what_is_no_archive(tmp_path, content):
     path = tmp_path / "a.frames.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged, or no npz file"):
+    with pytest.raises(ValueError, match="is damaged, or not an npz file"):
         read_frames(path)
 
 
@@ -135,7 +135,7 @@ def test_reading_an_archive_of_something_else(tmp_path):
     with pytest.raises(ValueError, match="holds no array 'frames'"):
         read_frames(path)
     np.save(tmp_path / "a.npy", noise())  # an array, no archive
-    with pytest.raises(ValueError, match="is damaged, or no npz file"):
+    with pytest.raises(ValueError, match="is damaged, or not an npz file"):
         read_frames(tmp_path / "a.npy")
 
 

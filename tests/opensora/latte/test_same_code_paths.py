@@ -93,7 +93,7 @@ def test_a_calibration_of_another_solver_is_refused(tmp_path, latte_folder):
     scheduler = {"type": "pndm", "num_sampling_steps": 6, "cfg_scale": 5.0}
     target = {"calibration": str(tmp_path / "calibration" / "calibration.json"), "max_steps_computed": 5}
     other = write_config(tmp_path / "pndm.py", latte_config(latte_folder, scheduler=scheduler, **target))
-    with pytest.raises(ConfigError, match="solver ddim, this run has pndm"):
+    with pytest.raises(ConfigError, match="solver ddim, but this run has pndm"):
         load_config(other)
 
 

@@ -51,7 +51,7 @@ def test_what_cannot_fit_on_a_gpu_is_refused(mini, machine):
     with pytest.raises(ConfigError) as caught:
         check_memory(mini(), 1, GPU)
     assert str(caught.value) == (
-        "memory: text would take 19.00 GB on the GPU, where 8.00 GB are free; less is taken with "
+        "memory: text would take 19.00 GB on the GPU, where 8.00 GB are free; it takes less with "
         "text_encoder.dtype='bf16' or text_encoder.quantize='int8' or text_encoder.stream=True or --low-memory"
     )
 
@@ -60,7 +60,7 @@ def test_what_may_not_fit_is_warned_of(mini, machine, caplog):
     machine(20 * GB, text=19 * GB)
     check_memory(mini(), 1, GPU)
     assert caplog.messages == [
-        "WARNING memory: text may not fit, as fragmentation comes on top; less is taken with "
+        "WARNING memory: text may not fit, as fragmentation adds to it; it takes less with "
         "text_encoder.dtype='bf16' or text_encoder.quantize='int8' or text_encoder.stream=True or --low-memory"
     ]
 
@@ -69,7 +69,7 @@ def test_on_the_cpu_too_little_is_only_warned_of(mini, machine, caplog):
     machine(GB, decode=2 * GB)
     check_memory(mini(), 1, CPU)
     assert caplog.messages == [
-        "WARNING memory: decode would take 2.00 GB in CPU memory, where 1.00 GB are free; less is taken with "
+        "WARNING memory: decode would take 2.00 GB in CPU memory, where 1.00 GB are free; it takes less with "
         "vae.tiling=True or vae.micro_batch_size=1 or --low-memory or a lower resolution"
     ]
 

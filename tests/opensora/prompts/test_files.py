@@ -88,7 +88,7 @@ def test_a_table(tmp_path):
         ("prompt,seed,seed\na,7,8", "line 1: a column is named twice"),
         ("prompt\na circle, moving", "line 2: 2 cells are more than the 1 columns; put a prompt that has a comma"),
         ("prompt,seed\na,1\n,7", "line 3: the prompt is empty"),
-        ('prompt\n"a\nb', "line 2: no row of a .csv file"),
+        ('prompt\n"a\nb', "line 2: not a row of a .csv file"),
         ("prompt,seed\na,1\n" + "b" * (MAX_LINE + 1), "line 3: .* too long"),
     ],
 )
@@ -100,7 +100,7 @@ def test_tables_that_cannot_be_used(tmp_path, content, message):
 
 @pytest.mark.parametrize("suffix", ["tsv", "xlsx", "yaml", "md", "parquet", "CSV2"])
 def test_other_endings_are_refused(tmp_path, suffix):
-    with pytest.raises(ConfigError, match=f"has the ending .{suffix.lower()}, which is none of .txt"):
+    with pytest.raises(ConfigError, match=f"has the ending .{suffix.lower()}, which is not one of .txt"):
         read_prompt_file(write(tmp_path, "prompt\ta\n", f"p.{suffix}"))
 
 
@@ -197,8 +197,8 @@ def test_mistakes_in_json(tmp_path, suffix, entry, message):
         ("p.txt", b"a\0b", "has NUL bytes"),
         ("p.txt", "x" * (MAX_LINE + 1), "line 1: 100,001 characters are too long"),
         ("p.txt", 'fine\n{"prompt": "x"}', "line 2: no prompt before the '{'; objects go into a file named .jsonl"),
-        ("p.jsonl", '{"prompt": "a", "name": "A"}\n{"prompt": "b", "name": "a"}', "line 2: name 'a' is that of line 1"),
-        ("p.json", '[{"prompt": "a", "name": "A"},{"prompt": "b", "name": "A"}]', "line 1: name 'A' is that of line 1"),
+        ("p.jsonl", '{"prompt": "a", "name": "A"}\n{"prompt": "b", "name": "a"}', "line 2: name 'a' is also that of"),
+        ("p.json", '[{"prompt": "a", "name": "A"},{"prompt": "b", "name": "A"}]', "line 1: name 'A' is also that of"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, name, content, message):

@@ -50,7 +50,7 @@ class CausalTiling:
                 f"tile_frames must be at least 2, as neighboring chunks share a frame, got {self.tile_frames}"
             )
         if not 0 <= self.overlap < 1 or int(self.tile_size * (1 - self.overlap)) < 1:
-            raise ValueError(f"tiles of {self.tile_size} latents with an overlap of {self.overlap} do not move on")
+            raise ValueError(f"tiles of {self.tile_size} latents with an overlap of {self.overlap} do not advance")
 
     def covers(self, frames: int, height: int, width: int) -> bool:
         """Whether latents of this size fit into one tile, so that nothing is tiled."""

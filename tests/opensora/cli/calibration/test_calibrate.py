@@ -230,9 +230,9 @@ def test_a_quality_out_of_reach_is_refused_with_the_best_there_is(made, load):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"image_size": [64, 64]}, "image size (height, width) [32, 48], this run has [64, 64]"),
-        ({"num_frames": 34}, "number of frames 17, this run has 34"),
-        ({"cfg_scale": 4}, "guidance scale 5.0, this run has 4.0"),
+        ({"image_size": [64, 64]}, "image size (height, width) [32, 48], but this run has [64, 64]"),
+        ({"num_frames": 34}, "number of frames 17, but this run has 34"),
+        ({"cfg_scale": 4}, "guidance scale 5.0, but this run has 4.0"),
     ],
 )
 def test_a_run_under_other_conditions_is_refused(made, load, flags, words):
