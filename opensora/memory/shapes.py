@@ -392,10 +392,10 @@ class _ComputingController:
         """Run the blocks, like `StepController.stack`."""
         return run_blocks(hidden_states) + torch.zeros_like(hidden_states)  # the residual is taken while both live
 
-    def held_output(self, context: str) -> None:
+    def held_output(self, context: str, modality: int = 0) -> None:
         """Hold no output, unlike `StepController.held_output`: the model has to be called."""
 
-    def output(self, latents: Tensor, output: Tensor, context: str) -> Tensor:
+    def output(self, latents: Tensor, output: Tensor, context: str, modality: int = 0) -> Tensor:
         """Return the output as it is, like `StepController.output`."""
         return output
 
