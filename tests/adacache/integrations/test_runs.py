@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers.modular_pipelines.wan.denoise import WanDenoiseStep
+from diffusers.modular_pipelines.wan.denoise import Wan22DenoiseStep, Wan22VaceDenoiseStep, WanDenoiseStep
 from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController
 from adacache.conformance.tiny import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
+from adacache.conformance.tiny_pipeline import randomize
 from adacache.integrations.diffusers import apply, apply_adacache
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -351,10 +352,12 @@ def test_a_loop_of_ones_own_names_what_is_in_its_batch(context, videos, warnings
     assert len(told()) == warnings
 
 
-def modular_wan(guider: Any, transformer: Any) -> Callable[[int], Tensor]:
+def modular_wan(
+    denoising: Any, guiders: Mapping[str, Any], transformers: Mapping[str, Any], **inputs: Any
+) -> Callable[[int], Tensor]:
     """The denoising of modular Wan, in so many steps."""
-    pipe = WanDenoiseStep().init_pipeline()
-    pipe.update_components(transformer=transformer, scheduler=flow(), guider=guider)
+    pipe = denoising().init_pipeline()
+    pipe.update_components(**transformers, scheduler=flow(), **guiders)
     pipe.set_progress_bar_config(disable=True)
 
     def run(steps: int) -> Tensor:
@@ -367,6 +370,7 @@ def modular_wan(guider: Any, transformer: Any) -> Callable[[int], Tensor]:
             negative_prompt_embeds=TEXTS[1],
             dtype=torch.float32,
             output="latents",
+            **inputs,
         )
 
     run.pipe = pipe
@@ -382,7 +386,8 @@ GUIDERS = {
 
 @pytest.mark.parametrize("interval", GUIDERS.values(), ids=GUIDERS)
 def test_modular_pipelines_with_a_guider(interval, told):
-    run = modular_wan(diffusers.ClassifierFreeGuidance(guidance_scale=4.0, **interval), WAN.build().transformer)
+    guider = diffusers.ClassifierFreeGuidance(guidance_scale=4.0, **interval)
+    run = modular_wan(WanDenoiseStep, {"guider": guider}, {"transformer": WAN.build().transformer})
     plain = run(STEPS)
     with apply_adacache(run.pipe, StaticScheduleConfig(tuple(range(STEPS)))) as handle:
         assert torch.equal(run(STEPS), plain)
@@ -391,6 +396,33 @@ def test_modular_pipelines_with_a_guider(interval, told):
     assert handle.trace.num_steps == len(handle.trace.records) == STEPS
     assert handle.trace.num_reused
     assert 0 < (result - plain).norm() < plain.norm()
+    assert not told()
+
+
+@pytest.mark.parametrize(
+    ("denoising", "name", "inputs"),
+    [
+        (Wan22DenoiseStep, "wan", {}),
+        (
+            Wan22VaceDenoiseStep,
+            "wan_vace",
+            {"denoiser_input_fields": {"control_hidden_states": noise(3, 1, 72, 3, 8, 8)}},
+        ),
+    ],
+)
+def test_modular_wan22_starts_anew_with_its_second_transformer(denoising, name, inputs, told):
+    guiders = {part: diffusers.ClassifierFreeGuidance(guidance_scale=4.0) for part in ("guider", "guider_2")}
+    transformers = {"transformer": TINY[name].build().transformer}
+    transformers["transformer_2"] = randomize(copy.deepcopy(transformers["transformer"]), seed=1)
+    run = modular_wan(denoising, guiders, transformers, **inputs)
+    plain = run(STEPS)
+    with apply_adacache(run.pipe, StaticScheduleConfig(tuple(range(STEPS)))):
+        assert torch.equal(run(STEPS), plain)
+    with apply_adacache(run.pipe, StaticScheduleConfig((0, 1))) as handle:
+        assert not torch.equal(run(STEPS), plain)
+    boundary = 1000 * run.pipe.config.boundary_ratio
+    switch = next(record.index for record in handle.trace.records if record.timestep < boundary)
+    assert handle.trace.computed_steps == [0, 1, switch]
     assert not told()
 
 
