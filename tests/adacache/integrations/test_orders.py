@@ -70,7 +70,7 @@ class Row:
 
     @property
     def tiny(self) -> TinyPipeline:
-        tiny = TINY[self.family]
+        tiny = {**TINY, **OTHERS}[self.family]
         return replace(tiny, calls_per_step=1) if self.call.get("guidance_scale") == 1 else tiny
 
     def build(self) -> Any:
@@ -80,7 +80,7 @@ class Row:
 
     def run(self, pipe: Any) -> Tensor:
         torch.manual_seed(0)
-        return self.tiny.run(pipe, steps=STEPS, **self.call)
+        return self.tiny.run(pipe, **{"steps": STEPS, **self.call})
 
 
 def refused(what: str, change: Callable[[Any], object], words: str, instead: str) -> Row:
@@ -342,7 +342,7 @@ ORDERS = (
         "this .* is spread over devices",
         "one device, with offloading",
     ),
-    refused("`nn.DataParallel` and other wrappers", wrap, "wrapped in", "one process per device"),
+    refused("`nn.DataParallel` and other wrappers", wrap, "wrapped in", "a pipeline per device"),
     refused(
         "`enable_parallelism()`",
         split_over_processes,
@@ -385,8 +385,9 @@ CALLS = (
         with_text,
         call={**TEXT, "num_videos_per_prompt": 2, "generator": None},
     ),
-    Row("no guidance, `guidance_scale=1`", call={"guidance_scale": 1.0}),
-    Row("no guidance, one batch", call={"guidance_scale": 1.0}, family="cogvideox"),
+    Row("`guidance_scale=1` where guidance is a second call", call={"guidance_scale": 1.0}),
+    Row("`guidance_scale=1` where it is in the batch", call={"guidance_scale": 1.0}, family="cogvideox"),
+    Row("`strength=0.5`", call={"steps": 2 * STEPS, "strength": 0.5}, family="wan_video"),
     Row("`attention_kwargs={}`", call={"attention_kwargs": {}}),
     Row("`callback_on_step_end` that sets `pipe._interrupt`", call={"callback_on_step_end": interrupt}),
 )
