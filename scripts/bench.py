@@ -29,11 +29,11 @@ def build_parser() -> OneLineParser:
     """The flags of this command."""
     parser = OneLineParser(
         description="Compare cache policies at equal compute: same prompts, same seeds, one process.",
-        epilog="A bench that was stopped goes on where it was; its results so far are written all the same.",
+        epilog="A bench that was stopped continues where it was; its results so far are written all the same.",
         allow_abbrev=False,
     )
     parser.add_argument("config", help="plan of the bench, such as configs/bench/mini.py")
-    parser.add_argument("--sample", metavar="CONFIG", help="sampling config; it brings its own prompts")
+    parser.add_argument("--sample", metavar="CONFIG", help="sampling config, with its own prompts")
     parser.add_argument("--prompt-path", metavar="FILE", help="prompts, one per line")
     parser.add_argument("--tuning-prompt-path", metavar="FILE", help="prompts that budgets are tuned on")
     parser.add_argument("--prompts", type=int, metavar="N", help="how many prompts")
@@ -41,7 +41,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--budgets", type=int, nargs="+", metavar="N", help="computed steps that policies are tuned to")
     parser.add_argument("--policies", nargs="+", metavar="NAME", help="which of the plan's policies")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (outputs/bench/NAME)")
-    parser.add_argument("--budget-minutes", type=float, metavar="M", help="run as much as fits into so many minutes")
+    parser.add_argument("--budget-minutes", type=float, metavar="M", help="run as much as fits into this many minutes")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: CUDA when there is one)")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--verbose", action="store_true", help="say what tuning tries")

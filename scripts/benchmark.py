@@ -58,7 +58,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "all"), help=f"default: {' '.join(DEFAULT_PARTS)}")
     parser.add_argument(
-        "--repeats", type=int, help="samples of every time (default: as many as each needs, 5 to 200); 1 is for a try"
+        "--repeats", type=int, help="samples of each time (default: as many as each needs, 5 to 200); 1 for a quick try"
     )
     parser.add_argument("--captions", type=int, help="videos per codebook of the part quality (default: 32)")
     parser.add_argument(
@@ -80,14 +80,14 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar=("BEFORE", "AFTER"),
-        help="compare with the run that a file holds: this one, with the same parts and repeats unless others are "
-        "given, or that of a second file",
+        help="compare the run in the first file with a new run, of the same parts and repeats unless others are "
+        "given, or with the run in a second file",
     )
     parser.add_argument(
         "--fail-above",
         type=float,
         metavar="RATIO",
-        help="end a comparison with exit code 1 where a time's ratio is above, with all of its interval",
+        help="end a comparison with exit code 1 if the whole interval of a time's ratio is above this",
     )
     options = parser.parse_args(arguments)
     for name in ("repeats", "captions"):

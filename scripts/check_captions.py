@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default=str(ROOT / "configs/mini/sample.py"))
     parser.add_argument("--captions", type=int, default=64, help="number of held-out captions")
-    parser.add_argument("--draw", type=int, default=0, help="which captions are drawn")
+    parser.add_argument("--draw", type=int, default=0, help="seed of the draw of captions")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="one video per caption and seed")
     parser.add_argument("--num-frames", type=int, help="17, 34 or 51; the config's by default")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the config's by default")

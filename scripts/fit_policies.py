@@ -33,7 +33,7 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("config", help="config of the model; its cache is left aside")
+    parser.add_argument("config", help="config of the model; its cache is ignored")
     parser.add_argument("--prompt-path", metavar="FILE", help="prompts, one per line (default: the config's)")
     parser.add_argument("--clips", type=int, default=16, metavar="N", help="videos to run")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="videos sampled together")

@@ -78,9 +78,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="begin nothing that would end later (default: 600)",
+        help="start no section that would end later (default: 600)",
     )
-    parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU, to find mistakes in this check")
+    parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU, to test this check itself")
     parser.add_argument(
         "--weights-dir",
         type=Path,
@@ -98,7 +98,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             f"--deadline {options.deadline:g} is too short for any of these sections; give at least {shortest:g}"
         )
     if options.weights_dir is not None and not options.weights_dir.is_dir():
-        parser.error(f"--weights-dir {options.weights_dir} is no folder")
+        parser.error(f"--weights-dir {options.weights_dir} is not a folder")
     return options
 
 

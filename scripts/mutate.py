@@ -177,11 +177,11 @@ def run(mutants: list[Mutant], jobs: int, limit: float, until: float) -> tuple[i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="source files and folders, relative to the root")
-    parser.add_argument("--sample", type=int, default=100, help="number of mutants drawn from all")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--sample", type=int, default=100, help="number of mutants to draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds one mutant's tests may take")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no mutant after these")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="start no mutant after this many seconds")
     arguments = parser.parse_args()
     os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", PYTHONPATH="")
     sys.dont_write_bytecode = True

@@ -19,7 +19,7 @@ from opensora.cli.arguments import OneLineParser  # noqa: E402
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is counted and predicted; the exit code."""
-    parser = OneLineParser(description="What several GPUs would make of a video, from counted work.")
+    parser = OneLineParser(description="Predict how much faster several GPUs would sample a video, from counted work.")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also a picture (.png)")
     chosen = parser.parse_args(arguments)
 

@@ -26,7 +26,7 @@ def main() -> int:
     """Run the command and return its exit code."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=300, help="number of held-out scenes")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the scenes and the noise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes and the noise")
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="such as 17x64x64 or soft; all by default")
     options = parser.parse_args()
     if options.clips < 1:

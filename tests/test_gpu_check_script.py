@@ -80,7 +80,7 @@ def test_what_would_pass_the_deadline_is_not_begun(tmp_path):
             ["--only", "runs", "--deadline", "50"],
             "--deadline 50 is too short for any of these sections; give at least 60",
         ),
-        (["--weights-dir", "no/such/folder"], "--weights-dir no/such/folder is no folder"),
+        (["--weights-dir", "no/such/folder"], "--weights-dir no/such/folder is not a folder"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(arguments, message, capsys):

@@ -53,7 +53,7 @@ class Prompts(argparse.Action):
             text = " ".join(values)
             parser.error(
                 f"{option_string} got the single words {', '.join(values)}; put a prompt in quotes, {option_string} "
-                f'"{text}", and give prompts of one word each a {option_string} of its own'
+                f'"{text}", and give each one-word prompt its own {option_string}'
             )
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *values])
 

@@ -56,7 +56,7 @@ def show(path: Path) -> str:
     lines.append(f"{strip(trace)}  {trace.num_computed} of {trace.num_steps} steps computed")
     if in_parts:
         computed = sum(1 if r.computed_share is None else r.computed_share for r in trace.records)
-        lines.append(f"of their branches as many as of {computed:.1f} steps")
+        lines.append(f"their branches were computed as often as in {computed:.1f} steps")
     if speedup is not None:
         lines.append(f"estimated speedup of the blocks {speedup:.2f}x")
     if "loop" in trace.metadata:

@@ -42,7 +42,9 @@ def _parse_entry(text: str, mask_strategy: str) -> MaskEntry:
     except ValueError:
         raise ValueError(f"{error}, whole but for the last") from None
     if entry.loop < 0 or entry.ref_id < 0 or entry.length < 1 or not 0 <= entry.edit_ratio <= 1:
-        raise ValueError(f"{error}, with loop and ref_id from 0, length from 1 and edit_ratio between 0 and 1")
+        raise ValueError(
+            f"{error}, with loop and ref_id of at least 0, length of at least 1 and edit_ratio between 0 and 1"
+        )
     return entry
 
 

@@ -63,7 +63,7 @@ def write_preview(
     target = preview_path(path_without_suffix, kind)
     array = checked_frames(frames)
     if not isinstance(max_side, int) or isinstance(max_side, bool) or max_side < 1:
-        raise ValueError(f"max_side must be a whole number of pixels from 1, got {max_side!r}")
+        raise ValueError(f"max_side must be a whole number of pixels, at least 1, got {max_side!r}")
     stride, milliseconds = _timing(len(array), as_rate(fps))
     array = array[::stride]
     if max(array.shape[1:3]) > max_side:

@@ -120,8 +120,8 @@ def checked_frames(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
     dtype, shape = str(frames.dtype).removeprefix("torch."), tuple(frames.shape)
     if dtype != "uint8" or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
         raise ValueError(
-            f"expected uint8 frames of shape (T, H, W, 3) with T, H and W from 1, got {dtype} {shape}: "
-            "convert a float video with to_uint8 first"
+            f"expected uint8 frames of shape (T, H, W, 3) with T, H and W of at least 1, got {dtype} {shape}: convert "
+            "a float video with to_uint8 first"
         )
     return frames if isinstance(frames, np.ndarray) else frames.detach().cpu().numpy()
 

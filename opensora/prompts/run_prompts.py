@@ -152,7 +152,7 @@ def _seed(index: int, own: Any, config: SampleConfig) -> int:
     if own is None:
         return config.seed + index
     if not isinstance(own, int) or isinstance(own, bool) or own < 0:
-        raise ConfigError(f"prompt {index}: seed must be a whole number from 0, got {own!r}")
+        raise ConfigError(f"prompt {index}: seed must be a whole number of at least 0, got {own!r}")
     if own > MAX_SEED:
         raise ConfigError(f"prompt {index}: seed {shortened(own)} is too large; the largest one is {MAX_SEED}")
     return own

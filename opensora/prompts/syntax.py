@@ -143,7 +143,7 @@ def extract_prompts_loop(prompts: Sequence[str], num_loop: int) -> list[str]:
         ValueError: the loops of a prompt do not ascend, or `num_loop` is negative.
     """
     if num_loop < 0:
-        raise ValueError(f"loops count from 0, got {num_loop}")
+        raise ValueError(f"loops are counted from 0, got {num_loop}")
     return [_text_of_loop(prompt, num_loop) for prompt in prompts]
 
 

@@ -131,7 +131,7 @@ STRATEGIES = {
     "of fractions": strategy("0,0,0.5", "whole but for the last"),
     "with an empty entry": strategy("0;;0", "entry ''"),
     "of NaN": strategy("0,0,0,0,1,nan", "edit_ratio between 0 and 1"),
-    "with a negative loop": strategy("-1", "loop and ref_id from 0"),
+    "with a negative loop": strategy("-1", "loop and ref_id of at least 0"),
     "of no length": strategy("0,0,0,0,0", "length from 1"),
     "with an edit ratio of 2": strategy("0,0,0,0,1,2", "edit_ratio between 0 and 1"),
     "of 5000 digits": strategy("9" * 5000, "mask strategy"),

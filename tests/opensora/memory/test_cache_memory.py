@@ -149,7 +149,7 @@ def test_too_little_memory_is_refused_with_what_would_help(config, monkeypatch, 
     monkeypatch.setattr(report, "free_in_cpu_memory", lambda: 1000)
     config = replace(config, cache=replace(config.cache, **options))
     with pytest.raises(
-        ConfigError, match=r"^cache: it would hold 0.\d\d MB .*, where 0.00 MB are free; less"
+        ConfigError, match=r"^cache: it would hold 0.\d\d MB .*, where 0.00 MB are free; it takes less"
     ) as caught:
         check_cache_memory(config, 1, device)
     message = str(caught.value)

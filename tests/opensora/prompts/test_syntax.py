@@ -130,7 +130,7 @@ def test_extract_prompts_loop_of_a_batch():
 
 
 def test_loops_count_from_0():
-    with pytest.raises(ValueError, match="loops count from 0, got -1"):
+    with pytest.raises(ValueError, match="loops are counted from 0, got -1"):
         extract_prompts_loop(["|0|a"], -1)
 
 
