@@ -50,10 +50,11 @@ def strip(computed: Sequence[bool], num_steps: int = 0) -> str:
     return f'<div class="st-strip" role="img" aria-label="{label}">{cells}</div>'
 
 
-LEGEND = (
-    '<p class="st-legend"><i class="st-computed"></i> computed <i class="st-reused"></i> reused '
-    '<i class="st-coming"></i> to come</p>'
+LEGEND = "".join(
+    f'<span><i class="st-{state}"></i>{text}</span>'
+    for state, text in (("computed", "computed"), ("reused", "reused"), ("coming", "to come"))
 )
+LEGEND = f'<p class="st-legend">{LEGEND}</p>'
 
 
 def media(sample: Sample, autoplay: bool = False) -> str:
@@ -216,9 +217,7 @@ def chart(
         drawn.append(f'<circle class="st-mark" cx="{left}" cy="{top}" r="6"><title>{escape(mark[2])}</title></circle>')
     if cursor:
         drawn.append(f'<line class="st-cursor" x1="{_LEFT}" x2="{_LEFT}" y1="{_TOP}" y2="{CHART_HEIGHT - _BOTTOM}"/>')
-    names = "".join(
-        f'<span class="st-key"><i class="st-series-{line.color}"></i>{escape(line.name)}</span>' for line in lines
-    )
+    names = "".join(f'<span><i class="st-series-{line.color}"></i>{escape(line.name)}</span>' for line in lines)
     keys = f'<p class="st-legend">{names}</p>' if len(lines) > 1 else ""
     data = f' data-left="{_LEFT}" data-right="{CHART_WIDTH - _RIGHT}"' if cursor else ""
     return (
