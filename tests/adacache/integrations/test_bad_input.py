@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from packaging.version import Version
 
 from adacache import AdaCacheConfig
 from adacache.conformance.tiny import OTHERS, TINY
@@ -100,6 +101,7 @@ def video_transformers_of(pipeline: str) -> set[str]:
     return {name for name in re.findall(r"\w+", text) if name.endswith("Transformer3DModel") or name in REFUSED}
 
 
+@pytest.mark.skipif(Version(diffusers.__version__) < Version("0.42"), reason="the document is of diffusers 0.42")
 def test_every_video_pipeline_is_run_refused_or_named_as_not_run():
     pipelines = {name: video_transformers_of(name) for name in dir(diffusers) if name.endswith("Pipeline")}
     videos = {name for name, transformers in pipelines.items() if transformers}
