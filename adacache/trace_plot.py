@@ -64,7 +64,7 @@ def plot_trace(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    film = None if frames is None else _film(frames)
+    film = None if frames is None else _film_strip(frames)
     width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
     film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
     was_measured = any(r.distance is not None or r.value is not None for r in trace.records)  # few static schedules are
@@ -277,7 +277,7 @@ def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _film(frames: Any) -> Any:
+def _film_strip(frames: Any) -> Any:
     """Put some evenly spaced frames side by side, as one (H, W, 3) image."""
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):

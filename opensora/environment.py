@@ -32,7 +32,7 @@ def enter_environment() -> None:
     Entry scripts call it before they import anything but the standard library. From then on a missing package ends the
     program with one sentence instead of a traceback.
     """
-    sys.excepthook = _explain
+    sys.excepthook = _report_uncaught
     python = REPO_ROOT / ".venv/bin/python"
     is_active = is_environment() or "VIRTUAL_ENV" in os.environ or _is_conda()
     if not is_active and has_venv() and hasattr(sys, "orig_argv"):
@@ -77,7 +77,7 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     name = (getattr(error, "name", None) or "").split(".")[0]
     if not issubclass(kind, ModuleNotFoundError) or name in ("", *_OURS):
         sys.__excepthook__(kind, error, trace)

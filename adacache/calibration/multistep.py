@@ -165,22 +165,22 @@ class MultistepFitter:
         before = [] if step in batch.target.restarts else batch.history
         batch.history = [outputs, *before][:NUM_OUTPUTS]
         nothing = {context: torch.zeros_like(output) for context, output in outputs.items()}
-        base = self._reached(batch, step, end, nothing)
+        base = self._latents_at(batch, step, end, nothing)
         wanted = (batch.target.latents[end].to(base.device) - base).double()
         responses = []
         for half in range(_num_halves(outputs, batch)):
             for past in batch.history:
                 alone = {
-                    context: _only(half, past[context], place, len(batch.target.clips)) * PROBE_SCALE
+                    context: _rows_of_half(half, past[context], place, len(batch.target.clips)) * PROBE_SCALE
                     for context, place in _first_halves(past, batch).items()
                 }
-                responses.append((self._reached(batch, step, end, alone) - base).double() / PROBE_SCALE)
+                responses.append((self._latents_at(batch, step, end, alone) - base).double() / PROBE_SCALE)
         basis = torch.stack(responses, dim=1).flatten(2)  # (B, K, elements)
         flat = wanted.flatten(1)
         parts = basis @ basis.mT, (basis @ flat[..., None])[..., 0], flat.square().sum(1)
         return tuple(part.cpu().numpy() for part in parts)
 
-    def _reached(self, batch: _Batch, step: int, end: int, outputs: Outputs) -> Tensor:
+    def _latents_at(self, batch: _Batch, step: int, end: int, outputs: Outputs) -> Tensor:
         """Return the latents at step `end`, in float32, if the model returns `outputs` from `step` on."""
         watcher = LoopWatcher(begins=[end], stop=end)
         final = self._run(batch, {**batch.replayed, step: outputs}, watcher)
@@ -210,7 +210,7 @@ def _num_halves(outputs: Outputs, batch: _Batch) -> int:
     return sum(map(len, outputs.values())) // len(batch.target.clips)
 
 
-def _only(half: int, output: Tensor, first: int, num_clips: int) -> Tensor:
+def _rows_of_half(half: int, output: Tensor, first: int, num_clips: int) -> Tensor:
     """Return `output`, whose first rows are of the half `first`, with all rows zero but those of `half`."""
     kept = torch.zeros_like(output)
     rows = slice((half - first) * num_clips, (half - first + 1) * num_clips)
@@ -293,7 +293,7 @@ class MultistepSimulation:
         self._halves = (len(self._gram) - 1) // num_steps - 1
         self._restarts = sorted(targets[0].restarts)
         self._gains = np.geomspace(early, 1, num_steps)
-        self._gaps: dict[tuple[int, ...], np.ndarray] = {}
+        self._errors: dict[tuple[int, ...], np.ndarray] = {}
 
     def quality(self, computed_steps: Sequence[int]) -> float:
         """Return the estimated signal-to-noise ratio of the final latents in dB; `computed_steps` ascend from 0.
@@ -309,14 +309,14 @@ class MultistepSimulation:
                     return -math.inf
                 begin = max((restart for restart in self._restarts if restart <= history[-1]), default=0)
                 history = [step for step in history if step >= begin]
-            error += self._gap(tuple(history), end)
+            error += self._kept_error(tuple(history), end)
         return float(np.mean(-10 * np.log10(np.maximum(error, 1e-12))))
 
-    def _gap(self, history: tuple[int, ...], end: int) -> np.ndarray:
+    def _kept_error(self, history: tuple[int, ...], end: int) -> np.ndarray:
         key = (*history, end)
-        if key not in self._gaps:
-            self._gaps[key] = self._error(history, end)
-        return self._gaps[key]
+        if key not in self._errors:
+            self._errors[key] = self._error(history, end)
+        return self._errors[key]
 
     def _error(self, history: tuple[int, ...], end: int) -> np.ndarray:
         """Return the squared error of each clip's latents at `end`, as a share of their power, times its gain."""

@@ -165,7 +165,7 @@ class ResidualHistory:
         last = kept.fetch()
         result = hidden_states + last
         for (_, earlier), share in zip(self._kept[:-1], self._shares(step_index), strict=True):
-            result = result + (last - earlier.fetch()) * _like(share, last)
+            result = result + (last - earlier.fetch()) * _in_dtype_of(share, last)
         return result
 
     def read_weights(self) -> list[float]:
@@ -248,7 +248,7 @@ def geometric_sum(factor: Tensor | float, count: float) -> Tensor:
     return torch.where(factor < 1, factor * left / (1 - factor), torch.full_like(factor, count))
 
 
-def _like(weight: Tensor | float, residual: Tensor) -> Tensor | float:
+def _in_dtype_of(weight: Tensor | float, residual: Tensor) -> Tensor | float:
     """Return a weight in the residual's dtype: a float32 one would widen bfloat16 hidden states."""
     return weight.to(residual.dtype) if isinstance(weight, Tensor) else weight
 

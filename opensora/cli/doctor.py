@@ -98,7 +98,7 @@ def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
         with _silence():
             from opensora.cli import doctor_runs  # it imports all packages
     except (Exception, SystemExit) as error:
-        finding = _explain(error)
+        finding = _as_finding(error)
         yield "everything else", [lambda: [finding]]
     else:
         yield from doctor_runs.sections(config)
@@ -109,7 +109,7 @@ def run_check(check: Check) -> list[Finding]:
     try:
         return check()
     except (Exception, SystemExit) as error:
-        return [_explain(error)]
+        return [_as_finding(error)]
 
 
 def check_versions() -> list[Finding]:
@@ -231,7 +231,7 @@ def release(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0])[:3])
 
 
-def _explain(error: BaseException) -> Finding:
+def _as_finding(error: BaseException) -> Finding:
     """Turn the error of a check, or of importing what it needs, into a finding."""
     if isinstance(error, ModuleNotFoundError):
         text = f"this cannot be checked without the package {error.name}"

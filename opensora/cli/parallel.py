@@ -314,7 +314,7 @@ def _make_batches(processes: Processes, plan: Plan, shape: MeshShape) -> None:
     with logging_redirect_tqdm(), BackgroundWriter() as writer:
         for batch in (due[number] for number in _numbers(member, group)):
             worker = worker or Worker(plan, group, launch.rank == 0, text)
-            writer.begin([partial(_write_and_report, member, *job) for job in worker.make(batch)])
+            writer.begin([partial(_write_and_report, member, *job) for job in worker.sample(batch)])
     if worker is not None and worker.memory_line is not None:
         logger.debug(worker.memory_line)
 

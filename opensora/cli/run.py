@@ -60,7 +60,7 @@ def make_all(session: Session, load: Load | None = None) -> None:
     with logging_redirect_tqdm(), BackgroundWriter() as writer:
         for batch in due:
             session.start(batch)
-            writer.begin([partial(_write_and_enter, session, *job) for job in worker.make(batch)])
+            writer.begin([partial(_write_and_enter, session, *job) for job in worker.sample(batch)])
     if worker.memory_line is not None:
         logger.debug(worker.memory_line)  # it is in the files of the samples, too
 

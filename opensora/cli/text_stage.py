@@ -38,13 +38,13 @@ class PreparedText:
         Raises:
             LookupError: a prompt is not among the captions.
         """
-        padded = [self._of(prompt).padded(self.length) for prompt in prompts]
+        padded = [self._encoded(prompt).padded(self.length) for prompt in prompts]
         return {
             "y": torch.stack([y for y, _ in padded])[:, None],
             "mask": torch.stack([mask for _, mask in padded]),
         }
 
-    def _of(self, prompt: str) -> EncodedCaption:
+    def _encoded(self, prompt: str) -> EncodedCaption:
         if prompt not in self.captions:
             raise LookupError(f"the caption '{prompt}' was not encoded before the text encoder was released")
         return self.captions[prompt]

@@ -148,7 +148,7 @@ def _check_fit(kind: str, path: Path) -> str:
 
 def _checksums(piece: Piece) -> dict[Path, str | None]:
     """Return file -> checksum, or None if unknown, for the files of a piece that exist and are whole."""
-    files = list(_whole(weight_files(piece.path)))
+    files = list(_intact(weight_files(piece.path)))
     if piece.path.is_dir():
         files += small_files(piece.path, piece.name)
     known = {file: _recorded_checksum(file) for file in files}
@@ -164,7 +164,7 @@ def _checksums(piece: Piece) -> dict[Path, str | None]:
     return known
 
 
-def _whole(files: Iterable[Path]) -> Iterable[Path]:
+def _intact(files: Iterable[Path]) -> Iterable[Path]:
     """Yield the files that `check_file` accepts: one that is cut off need not be read."""
     for file in files:
         try:

@@ -80,7 +80,7 @@ class Worker:
         if group is not None:
             self._about["processes"] = str(group.shape)
 
-    def make(self, batch: Sequence[Sample]) -> list[tuple[Sample, Write | str]]:
+    def sample(self, batch: Sequence[Sample]) -> list[tuple[Sample, Write | str]]:
         """Sample a batch; return each due sample with a function that writes its files, or why it cannot be made.
 
         Only the leader of a group gets them; the list is empty for others. Call the functions in their order, from
@@ -93,7 +93,7 @@ class Worker:
         prompts = " | ".join(dict.fromkeys(sample.text for sample in batch))
         which = first if first == last else f"{first} to {last}"
         logger.info("video %s of %d: %s", which, len(self._places), prompts)
-        made = self._make(batch)
+        made = self._sample_or_split(batch)
         if self._group is not None and not self._group.is_leader:
             return []
         # Read now: when the files are written, the next batch is being measured.
@@ -106,7 +106,7 @@ class Worker:
         """The memory that the stages took, in a sentence; None if nothing was measured."""
         return self._meter.line()
 
-    def _make(self, batch: Sequence[Sample]) -> dict[str, Write | str]:
+    def _sample_or_split(self, batch: Sequence[Sample]) -> dict[str, Write | str]:
         """Sample a batch, or each of its samples alone if that fails, to find out which one is wrong and why.
 
         Where processes share a video, only an error that all of them meet is handled so; any other ends the run.
@@ -139,7 +139,7 @@ class Worker:
         logger.warning("WARNING: a batch failed (%s); its samples are tried one by one", problem)
         made: dict[str, Write | str] = dict(problems)
         for sample in ready:
-            made |= self._make([sample])
+            made |= self._sample_or_split([sample])
         return made
 
     @property

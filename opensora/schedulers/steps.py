@@ -153,7 +153,7 @@ class StepsBar:
         computed = None
         if self._controller is not None:
             computed, reused = zip(*self._controller.step_counts, strict=True)
-            self._bar.set_postfix(computed=_span(computed), reused=_span(reused), refresh=False)
+            self._bar.set_postfix(computed=_format_counts(computed), reused=_format_counts(reused), refresh=False)
         self._bar.update()
         if self._on_step is not None:
             counts = None if computed is None else list(computed)
@@ -192,6 +192,6 @@ def steps_of_run(
         steps.check()
 
 
-def _span(counts: Sequence[int]) -> str:
+def _format_counts(counts: Sequence[int]) -> str:
     """Format the counts of a batch's videos: 5, or 4-6 if they differ."""
     return f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"

@@ -116,7 +116,7 @@ def repo_files(repo: str) -> dict[str, RepoSibling]:
     try:
         info = huggingface_hub.HfApi().repo_info(repo, files_metadata=True, timeout=_ANSWER_TIMEOUT)
     except Exception as error:  # the hub client's own errors and its transport's have no common base
-        raise WeightsError(_explain(error, repo)) from error
+        raise WeightsError(_describe_failure(error, repo)) from error
     return {file.rfilename: file for file in info.siblings or []}
 
 
@@ -229,7 +229,7 @@ def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -
             huggingface_hub.hf_hub_download(repo, name, local_dir=transfer.folder, force_download=True)
         top = huggingface_hub.snapshot_download(repo, local_dir=transfer.folder, allow_patterns=list(transfer.files))
     except Exception as error:  # the hub client's own errors and its transport's have no common base
-        raise WeightsError(_explain(error, repo)) from error
+        raise WeightsError(_describe_failure(error, repo)) from error
     # If the client fails, it may return the folder as it is.
     short = [name for name in transfer.files if not (Path(top) / name).is_file()]
     if short:
@@ -247,7 +247,7 @@ def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -
     return found.path
 
 
-def _explain(error: Exception, repo: str) -> str:
+def _describe_failure(error: Exception, repo: str) -> str:
     """Say in one sentence what went wrong with a repository."""
     if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
         page = f"{hub.constants.ENDPOINT}/{repo}"

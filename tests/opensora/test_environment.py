@@ -59,5 +59,5 @@ def test_how_to_get_packages(monkeypatch, tmp_path):
     "error", [ZeroDivisionError("division by zero"), ModuleNotFoundError("no module", name="opensora.nothing")]
 )
 def test_faults_of_our_own_keep_their_trace(capsys, error):
-    environment._explain(type(error), error, None)
+    environment._report_uncaught(type(error), error, None)
     assert capsys.readouterr().err.startswith(type(error).__name__)

@@ -26,7 +26,7 @@ def main() -> None:
     from opensora.datasets import video_io
     from tests.support.killed_runs import fork_run, wait
 
-    write, make, third = video_io._write_mp4, Worker.make, threading.Event()
+    write, sample, third = video_io._write_mp4, Worker.sample, threading.Event()
 
     def write_half(path, frames, rate, crf):
         write(path, frames, rate, crf)
@@ -36,13 +36,13 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(71)  # the third video was not sampled meanwhile
 
-    def make_and_tell(worker, batch):
+    def sample_and_tell(worker, batch):
         if batch[0].stem == "sample_0002":
             third.set()
-        return make(worker, batch)
+        return sample(worker, batch)
 
     assert wait(fork_run([*arguments, str(folder / "whole")])) == 0
-    video_io._write_mp4, Worker.make = write_half, make_and_tell
+    video_io._write_mp4, Worker.sample = write_half, sample_and_tell
     code = wait(fork_run([*arguments, str(folder / "killed")]))
     assert code == -signal.SIGKILL, code
     samples = read_manifest(folder / "killed")["samples"]
@@ -50,7 +50,7 @@ def main() -> None:
         "status": {stem: sample["status"] for stem, sample in samples.items()},
         "unfinished": [path.name for path in (folder / "killed").glob(".*.tmp")],
     }
-    video_io._write_mp4, Worker.make = write, make
+    video_io._write_mp4, Worker.sample = write, sample
     assert wait(fork_run([*arguments, str(folder / "killed")])) == 0
     print(json.dumps(report))
 

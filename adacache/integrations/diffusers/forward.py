@@ -54,7 +54,7 @@ class CachedForward:
         Raises:
             RuntimeError: outside of a run; otherwise as `StepController.stack`.
         """
-        family, own = self.family, self._own()
+        family, own = self.family, self._block_modules()
         first = family.lists[0]
         denoised = family.denoised(self.transformer, arguments)
         contexts = [context, f"{context}, audio"][: len(denoised)]
@@ -105,7 +105,7 @@ class CachedForward:
         """Return how many modalities a call denoises: one, or two with a sound."""
         return len(self.family.denoised(self.transformer, arguments))
 
-    def _own(self) -> dict[str, nn.Module]:
+    def _block_modules(self) -> dict[str, nn.Module]:
         """Return the transformer's lists of blocks, and the modules that only serve the blocks if it has any."""
         names = [*(blocks.name for blocks in self.family.lists), *self.family.aside]
         return {name: getattr(self.transformer, name) for name in names if hasattr(self.transformer, name)}

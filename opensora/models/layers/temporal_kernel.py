@@ -20,7 +20,7 @@ _SMALLEST_TILE = 16  # smallest side of a matrix product
 
 
 @triton.jit
-def _normalized_and_turned(
+def _normalize_and_rotate(
     x, weight, cos, sin, eps, size: tl.constexpr, frames_tile: tl.constexpr, size_tile: tl.constexpr
 ):
     """Normalize a tile (frames, channels) in float32 and rotate its channel pairs; return even and odd channels."""
@@ -65,8 +65,8 @@ def _attend(
     sines = tl.load(sin + angle_at, mask=has_angle, other=0.0)
     q_scale = tl.load(q_weight + channel, mask=channel < size, other=0.0).to(tl.float32)
     k_scale = tl.load(k_weight + channel, mask=channel < size, other=0.0).to(tl.float32)
-    q_even, q_odd = _normalized_and_turned(q, q_scale, cosines, sines, eps, size, frames_tile, size_tile)
-    k_even, k_odd = _normalized_and_turned(k, k_scale, cosines, sines, eps, size, frames_tile, size_tile)
+    q_even, q_odd = _normalize_and_rotate(q, q_scale, cosines, sines, eps, size, frames_tile, size_tile)
+    k_even, k_odd = _normalize_and_rotate(k, k_scale, cosines, sines, eps, size, frames_tile, size_tile)
 
     # Even and odd channels need not be interleaved again: a dot product may sum them in any order.
     dtype = out.dtype.element_ty

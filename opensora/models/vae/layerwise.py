@@ -185,7 +185,7 @@ class Statistics:
 
     def add(self, part: Tensor) -> Tensor:
         """Add the values of a window to the statistics and return them unchanged."""
-        values = part.to(_accurate(part)).unflatten(1, (self.norm.num_groups, -1)).flatten(2)
+        values = part.to(_statistics_dtype(part)).unflatten(1, (self.norm.num_groups, -1)).flatten(2)
         mean = values.mean(2, keepdim=True)
         squares = (values - mean).square_().sum(2)
         mean, count = mean.squeeze(2), values.shape[2]
@@ -261,6 +261,6 @@ def residual_block(layers: ResidualLayers, source: FeatureMap, tile: int) -> Sto
     return result
 
 
-def _accurate(values: Tensor) -> torch.dtype:
+def _statistics_dtype(values: Tensor) -> torch.dtype:
     """Return the dtype of group norm statistics: float32 for 16-bit features, too."""
     return torch.promote_types(values.dtype, torch.float32)

@@ -114,7 +114,7 @@ def test_a_sample_that_another_process_cannot_read_is_not_sampled_here(session):
     worker._plan, worker._meter, worker._progress = session.plan, None, None
     worker._pipe = lambda prompts, **arguments: sampled.append(prompts) or output
     worker._group = SimpleNamespace(agree=lambda problems: {**problems, a.stem: "it is damaged"}, video=object())
-    made = worker._make([a, b])
+    made = worker._sample_or_split([a, b])
     assert sampled == [["b"]]
     assert made[a.stem] == "it is damaged"
     assert made[b.stem].keywords["frames"] == "frames"
@@ -137,7 +137,7 @@ def test_a_sample_is_reported_while_the_next_batch_is_sampled(session, monkeypat
         def __init__(self, *arguments):
             pass
 
-        def make(self, batch):
+        def sample(self, batch):
             assert a in batch or reported.wait(30)
             return [(sample, "NaN" if sample is c else lambda: None) for sample in batch]
 

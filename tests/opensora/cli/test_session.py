@@ -330,15 +330,15 @@ def test_a_sample_is_entered_once_its_files_are_complete_and_before_the_next_bat
 def test_the_frames_of_one_batch_wait_while_another_is_sampled_and_not_more(run, monkeypatch):
     from opensora.cli import worker
 
-    make, frames, held = worker.Worker._make, [], []
+    sample, frames, held = worker.Worker._sample_or_split, [], []
 
     def watched(worker, batch):
         held.append(sum(reference() is not None for reference in frames))
-        made = make(worker, batch)
+        made = sample(worker, batch)
         frames.extend(weakref.ref(write.keywords["frames"]) for write in made.values())
         return made
 
-    monkeypatch.setattr(worker.Worker, "_make", watched)
+    monkeypatch.setattr(worker.Worker, "_sample_or_split", watched)
     done = run(prompt=list("abcdefgh"), batch_size=2)
     assert done.error is None and len(held) == 4
     assert held[0] == 0 and max(held) <= 2
