@@ -82,7 +82,7 @@ class CachedForward:
             def take_audio(_: Tensor, rows: Tensor | None = None) -> Tensor:
                 states, residuals = of_audio
                 for site, residual in residuals:
-                    controller.branch(site, residual)
+                    controller.branch(site, lambda residual=residual: residual)
                 return states
 
             result = controller.stack(tokens.flatten(1, 2), run_blocks, tokens.shape[2], context, signals)
@@ -128,7 +128,7 @@ class CachedForward:
         own: Mapping[str, nn.Module],
         num_frames: int,
         num_tokens: int | None,
-    ) -> tuple[Tensor, Tensor | None, list[tuple[Site, Callable[[], Tensor]]]]:
+    ) -> tuple[Tensor, Tensor | None, list[tuple[Site, Tensor]]]:
         """Run `forward(**arguments)` with its blocks, and return what they make.
 
         This is the hidden states (B, N, C) after the last block, those of a sound, and what the sound's measured
@@ -136,7 +136,7 @@ class CachedForward:
         """
         family, num_videos = self.family, len(arguments["hidden_states"])
         last: list[Any] = []
-        of_audio: list[tuple[Site, Callable[[], Tensor]]] = []
+        of_audio: list[tuple[Site, Tensor]] = []
 
         def keep(layout: Layout, output: Any) -> None:
             states, second = output if isinstance(output, tuple) else (output, None)
@@ -157,8 +157,9 @@ class CachedForward:
                         stack.enter_context(_not_compiled(block))
                         handles = [*blocks.residual.watch(block, partial(take, site, blocks.layout))]
                         if blocks.audio_residual is not None:
+                            # Made at once: with offloading, the block's weights are there only while it runs.
                             handles += blocks.audio_residual.watch(
-                                block, lambda r, site=site: of_audio.append((site, r))
+                                block, lambda make, site=site: of_audio.append((site, make()))
                             )
                         for handle in handles:
                             stack.callback(handle.remove)

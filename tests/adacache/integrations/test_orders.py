@@ -510,6 +510,18 @@ def test_offloading_and_the_cache_are_removed_in_either_order(offload, comes_fir
     assert not vars(pipe.transformer).keys() & {"_hf_hook", "_old_forward"}
 
 
+@pytest.mark.skipif("ltx2" not in TINY, reason="not in this version of diffusers")
+def test_what_a_sound_adds_is_measured_while_the_weights_are_there():
+    pytest.importorskip("accelerate")
+    row = Row("offloading", family="ltx2")
+    pipe = row.build()
+    sequential_offload(pipe)
+    with apply_adacache(pipe, EAGER) as handle:
+        latents = row.run(pipe)
+    expected, distances = reused(row)
+    assert torch.equal(latents, expected) and measured(handle) == distances
+
+
 def test_a_pipeline_from_another_one_is_cached_as_that_one_and_computed_where_its_steps_are_others():
     pipe = TINY["wan"].build()
     tiny, other = OTHERS["wan_video"], diffusers.WanVideoToVideoPipeline.from_pipe(pipe)
