@@ -34,11 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "diffusers (all of them) or one, such as first_block_cache; MODULE:OBJECT for one of your own, an "
         "adacache.conformance.cache.Cache (default: adacache)",
     )
-    parser.add_argument("--families", nargs="+", metavar="NAME", help="pipelines to try it on (default: all)")
+    parser.add_argument(
+        "--families", nargs="+", metavar="NAME", help="pipelines to try it on (default: one of each family)"
+    )
     parser.add_argument("--properties", nargs="+", metavar="NAME", help="what to check (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every verdict with its evidence")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write tables, into the marked part of FILE where it has one"
+    )
+    parser.add_argument(
+        "--with",
+        dest="earlier",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="tell also what earlier runs wrote with --json, such as that of a cache in an environment of its own",
     )
     options = parser.parse_args(arguments)
     return run(parser, options)
@@ -50,14 +61,16 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from adacache.conformance.cache import OURS
     from adacache.conformance.diffusers_hooks import HOOKS
     from adacache.conformance.properties import PROPERTIES
-    from adacache.conformance.table import as_data, as_markdown, as_text, check_all
-    from adacache.conformance.tiny import TINY
+    from adacache.conformance.table import as_data, as_markdown, as_text, check_all, from_data
+    from adacache.conformance.tiny import OTHERS, TINY
 
     try:
         caches = list(_caches(options.cache, OURS, HOOKS))
-        families = {name: TINY[_known("family", name, TINY)] for name in options.families or TINY}
+        known = {**TINY, **OTHERS}
+        families = {name: known[_known("family", name, known)] for name in options.families or TINY}
         properties = [_known("property", name, PROPERTIES) for name in options.properties or PROPERTIES]
-    except (ValueError, ImportError, AttributeError) as error:
+        earlier = [json.loads(path.read_text(encoding="utf-8")) for path in options.earlier]
+    except (ValueError, ImportError, AttributeError, OSError) as error:
         parser.error(str(error))
 
     def progress(entry: Any) -> None:
@@ -68,15 +81,19 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         entries = check_all(caches, families, properties, progress)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
+    entries = [entry for run in earlier for entry in from_data(run["verdicts"])] + entries
+    versions = {
+        name: number for run in [*earlier, {"versions": _versions()}] for name, number in run["versions"].items()
+    }
     print(as_text(entries))
     if options.json is not None:
         with atomic_path(options.json) as path:
-            text = json.dumps({"versions": _versions(), "verdicts": as_data(entries)}, indent=1, default=str)
+            text = json.dumps({"versions": versions, "verdicts": as_data(entries)}, indent=1, default=str)
             path.write_text(text + "\n", encoding="utf-8")
     if options.markdown is not None:
         known = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else f"{BEGIN}\n{END}\n"
         before, _, rest = known.partition(BEGIN)
-        of_packages = ", ".join(f"{name} {number}" for name, number in _versions().items())
+        of_packages = ", ".join(f"{name} {number}" for name, number in versions.items())
         with atomic_path(options.markdown) as path:
             text = f"{before}{BEGIN}\n\n{as_markdown(entries)}\n\nWith {of_packages}.\n\n{END}{rest.partition(END)[2]}"
             path.write_text(text, encoding="utf-8")

@@ -264,6 +264,11 @@ def _after(change: Callable[[Trial, Any], dict[str, Any]], what: str) -> Callabl
     """A property: a run with other settings is that of a fresh pipeline, and leaves the next one as it was."""
 
     def check(trial: Trial) -> Verdict:
+        plain = trial.tiny.build()
+        try:
+            trial.run(plain, **change(trial, plain))
+        except Exception as error:
+            raise NotApplicable(f"the pipeline itself does not run so: {type(error).__name__} {error}") from error
         with trial.applied() as cached:
             scheduler = cached.pipe.scheduler
             first = cached.run()

@@ -109,6 +109,11 @@ def as_data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return [{**vars(entry), "verdict": asdict(entry.verdict)} for entry in entries]
 
 
+def from_data(data: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """What `as_data` made."""
+    return [Entry(**{**entry, "verdict": Verdict(**entry["verdict"])}) for entry in data]
+
+
 def _grouped(entries: Sequence[Entry], key: Callable[[Entry], Any]) -> dict[Any, list[Entry]]:
     groups: dict[Any, list[Entry]] = {}
     for entry in entries:

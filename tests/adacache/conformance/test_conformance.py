@@ -197,7 +197,10 @@ def test_the_command(tmp_path, capsys, log_levels):
     assert f"diffusers {diffusers.__version__}" in text
     found = json.loads(results.read_text())["verdicts"]
     assert [entry["verdict"]["outcome"] for entry in found] == ["pass", "pass", "FAIL", "FAIL"]
-    assert main(["--cache", "adacache-static", *options]) == 0
+    assert main(["--cache", "adacache-static", "--families", "latte", "--properties", "counts"]) == 0
+    earlier = ["--with", str(results)]
+    assert main(["--cache", "adacache-static", "--families", "latte", "--properties", "counts", *earlier]) == 1
+    assert "adacache-static (this library), 2 pipelines" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
