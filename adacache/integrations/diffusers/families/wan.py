@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByTable
+
+_BLOCKS = (BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),)
+_ROWS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image")
+
+
+def _num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
+    return arguments["hidden_states"].shape[2] // config.patch_size[0]
+
 
 FAMILIES = (
     # The network of Wan, whose attention knows two frames alone from two at the ends of a video.
     Family(
         name="ChronoEdit",
         transformer="ChronoEditTransformer3DModel",
-        lists=(BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),),
-        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        lists=_BLOCKS,
+        rows=_ROWS,
+        num_frames=_num_frames,
     ),
     # The network of Wan. Tokens of the frames before stand before those of the frames that are denoised.
     Family(
@@ -33,7 +43,7 @@ FAMILIES = (
             "latents_history_mid",
             "latents_history_long",
         ),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        num_frames=_num_frames,
         num_tokens=lambda config, arguments: arguments["hidden_states"][0, 0].numel() // math.prod(config.patch_size),
         refused_pipelines={
             f"HeliosPyramid{kind}Pipeline": "it denoises each section at several sizes, with too few steps at each to "
@@ -46,8 +56,8 @@ FAMILIES = (
         name="SkyReels-V2",
         transformer="SkyReelsV2Transformer3DModel",
         lists=(BlockList("blocks", ("SkyReelsV2TransformerBlock",), GatedByTable("temb", position=2)),),
-        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        rows=_ROWS,
+        num_frames=_num_frames,
         refused_pipelines={
             f"SkyReelsV2DiffusionForcing{kind}Pipeline": "its frames are at different steps at the same time"
             for kind in ("", "ImageToVideo", "VideoToVideo")
@@ -57,15 +67,9 @@ FAMILIES = (
     Family(
         name="Wan VACE",
         transformer="WanVACETransformer3DModel",
-        lists=(BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),),
-        rows=(
-            "hidden_states",
-            "timestep",
-            "encoder_hidden_states",
-            "encoder_hidden_states_image",
-            "control_hidden_states",
-        ),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        lists=_BLOCKS,
+        rows=(*_ROWS, "control_hidden_states"),
+        num_frames=_num_frames,
         aside={"vace_blocks": lambda hidden_states, text, control, *_: (hidden_states.new_zeros(()), control)},
         added_after=lambda config: config.vace_layers,
     ),
@@ -73,16 +77,9 @@ FAMILIES = (
     Family(
         name="Wan Animate",
         transformer="WanAnimateTransformer3DModel",
-        lists=(BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),),
-        rows=(
-            "hidden_states",
-            "timestep",
-            "encoder_hidden_states",
-            "encoder_hidden_states_image",
-            "pose_hidden_states",
-            "face_pixel_values",
-        ),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        lists=_BLOCKS,
+        rows=(*_ROWS, "pose_hidden_states", "face_pixel_values"),
+        num_frames=_num_frames,
         aside={
             "motion_encoder": lambda faces: faces.new_zeros(len(faces), 1),
             "face_encoder": lambda motion: motion,
@@ -94,8 +91,8 @@ FAMILIES = (
     Family(
         name="Wan",
         transformer="WanTransformer3DModel",
-        lists=(BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),),
-        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
+        lists=_BLOCKS,
+        rows=_ROWS,
+        num_frames=_num_frames,
     ),
 )
