@@ -77,7 +77,7 @@ def test_the_parts_of_the_sampler_point_one_way_too():
 # Packages that requirements.txt does not name, and those that only a part of the library's users have.
 OPTIONAL = {
     "adacache": {"cache_dit", "diffusers", "matplotlib", "tqdm"},
-    "opensora": {"accelerate", "bitsandbytes", "colossalai", "gradio", "torchao", "triton"},
+    "opensora": {"accelerate", "bitsandbytes", "colossalai", "gradio", "starlette", "torchao", "triton"},
     "bench": {"cvvdp", "lpips", "pycvvdp", "torchvision", "vbench", "vmaf_torch"},
     "mini": set(),
 }

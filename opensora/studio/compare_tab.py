@@ -79,8 +79,9 @@ class CompareTab:
                     problems.append(parts.problem(str(error)))
             cards.append(_card(sample, note))
         frames, *_ = reference.size
-        charts = [parts.chart("PSNR of each frame to the first video", lines, "frame", "dB", cursor=True)]
-        charts += [_measured(samples)]
+        charts = [_measured(samples)]
+        if frames > 1:
+            charts.insert(0, parts.chart("PSNR of each frame to the first video", lines, "frame", "dB", cursor=True))
         about = f'data-fps="{reference.fps}" data-frames="{frames}"'
         player = _controls(frames, bool(others)) if not reference.is_image else ""
         return (

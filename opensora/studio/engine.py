@@ -93,7 +93,9 @@ class Engine:
             self._update(phase="canceling after this step")
             with contextlib.suppress(OSError, ValueError):
                 self._send({"cancel": id})
-            threading.Timer(self._grace, self._kill_if_running, (id,)).start()
+            patience = threading.Timer(self._grace, self._kill_if_running, (id,))
+            patience.daemon = True
+            patience.start()
 
     def close(self) -> None:
         """End the worker; what it had begun waits for the next start."""

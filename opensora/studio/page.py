@@ -14,6 +14,8 @@ from typing import Any, Protocol
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
 import gradio as gr  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: E402
 
 from adacache.trace_plot import COMPUTED, REUSED  # noqa: E402
 from opensora.studio.compare_tab import CompareTab  # noqa: E402
@@ -23,6 +25,8 @@ from opensora.studio.sample_tab import SampleTab  # noqa: E402
 from opensora.studio.studio import MAX_UPLOAD, OWN_FOLDER, Studio  # noqa: E402
 
 TICK_SECONDS = 0.5
+DAY = 86400  # seconds, after which what was uploaded and not kept is removed
+LOCAL = ("127.0.0.1", "localhost", "::1")
 CSS = Path(__file__).with_name("studio.css")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -57,7 +61,8 @@ def build(studio: Studio) -> gr.Blocks:
     """The page of a studio."""
     quiet = {"show_progress": "hidden"}
     views: dict[str, View] = {}
-    with gr.Blocks(title="Studio: Open-Sora with AdaCache", analytics_enabled=False, fill_width=True) as page:
+    look = {"title": "Studio: Open-Sora with AdaCache", "fill_width": True}
+    with gr.Blocks(analytics_enabled=False, delete_cache=(DAY, DAY), **look) as page:
         gr.HTML("<h1>Studio</h1><p>Open-Sora v1.2 with AdaCache</p>", elem_id="head")
         now = gr.HTML(elem_id="now")
         opened = gr.State("Sample")  # the tab that is open
@@ -142,7 +147,10 @@ def serve(studio: Studio, host: str, port: int, password: str | None, ready: Cal
     def knows_password(_name: str, given: str) -> bool:
         return secrets.compare_digest(given.encode(), str(password).encode())
 
+    # A page of another site whose name is made to lead here is not let in.
+    guard = [] if host not in LOCAL else [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])]
     _, address, _ = page.launch(
+        app_kwargs={"middleware": guard},
         server_name=host,
         server_port=port,
         auth=None if password is None else knows_password,

@@ -139,9 +139,9 @@ def words(known: Mapping[str, Sequence[str]], examples: Sequence[str]) -> str:
     """Captions that a click puts into the prompt, and words that it adds."""
     captions = "".join(button("example", text, f"Use the prompt {text}", text=text) for text in examples)
     groups = "".join(
-        f'<p><span class="st-kind">{escape(kind)}</span>'
+        f'<p><span class="st-kind">{escape(kind)}</span><span>'
         + "".join(button("word", word, f"Add {word}", text=word) for word in of_kind)
-        + "</p>"
+        + "</span></p>"
         for kind, of_kind in known.items()
     )
     summary = "<summary>All words that this model knows</summary>"

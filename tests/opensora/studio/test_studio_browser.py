@@ -51,10 +51,11 @@ class Server:
         self._process = subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True)
         assert self.address in self._process.stdout.readline()
 
-    def status_of(self, path: str) -> int:
+    def status_of(self, path: str, **headers: str) -> int:
         """The status of an answer."""
         try:
-            return urllib.request.urlopen(self.address + path, timeout=START).status
+            request = urllib.request.Request(self.address + path, headers=headers)
+            return urllib.request.urlopen(request, timeout=START).status
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -333,6 +334,11 @@ def test_only_results_are_served(page, server):
     for path in ("/etc/passwd", REPO_ROOT / "setup.py", server.folder / ".studio/queue.json"):
         assert server.status_of(f"gradio_api/file={path}") == 403, path
     assert server.status_of(f"gradio_api/file={server.folder}/../../../../../../../../etc/passwd") in (403, 404)
+
+
+def test_pages_of_other_sites_are_not_let_in(server):
+    assert server.status_of("config") == 200
+    assert server.status_of("config", Host="studio.example") == 400
 
 
 def test_a_password_keeps_everything_from_those_who_lack_it(tmp_path):
