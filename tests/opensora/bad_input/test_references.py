@@ -132,7 +132,7 @@ STRATEGIES = {
     "with an empty entry": strategy("0;;0", "entry ''"),
     "of NaN": strategy("0,0,0,0,1,nan", "edit_ratio between 0 and 1"),
     "with a negative loop": strategy("-1", "loop and ref_id of at least 0"),
-    "of no length": strategy("0,0,0,0,0", "length from 1"),
+    "of no length": strategy("0,0,0,0,0", "length of at least 1"),
     "with an edit ratio of 2": strategy("0,0,0,0,1,2", "edit_ratio between 0 and 1"),
     "of 5000 digits": strategy("9" * 5000, "mask strategy"),
     "for a third reference": strategy("0,2", "uses reference 2, counted from 0, but 2 are given"),
