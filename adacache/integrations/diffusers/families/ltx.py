@@ -20,7 +20,7 @@ def _ltx_num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
     num_tokens = coordinates.shape[2]
     tokens_per_frame = coordinates[0, 1:].reshape(2, num_tokens, -1).unique(dim=1).shape[1]
     if num_tokens % tokens_per_frame:
-        raise ValueError("conditions of LTX-Video with other frame sizes than the video's cannot be cached")
+        raise ValueError("conditions with other frame sizes than the video's cannot be cached")
     return num_tokens // tokens_per_frame
 
 
