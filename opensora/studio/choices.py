@@ -20,12 +20,11 @@ from opensora.config.schema import SampleConfig
 from opensora.config.target import find_calibration
 from opensora.config.trained_on import TrainedOn, trained_on
 from opensora.datasets.aspect import DURATIONS, RESOLUTIONS
-from opensora.errors import ConfigError, UserError
+from opensora.environment import command_line
+from opensora.errors import ConfigError, UserError, WeightsError
 from opensora.files import REPO_ROOT
 from opensora.weights.layout import PIECES
 from opensora.weights.locate import find_piece
-
-logger = logging.getLogger(__name__)
 
 _HIDDEN = ("_base_", "bench")  # folders of configs that are no models of their own
 _FIRST = "mini"
@@ -67,11 +66,6 @@ class Model:
     def variant(self, label: str | None) -> Variant:
         """The variant of a label; the first one of others."""
         return next((variant for variant in self.variants if variant.label == label), self.variants[0])
-
-    @property
-    def calibrated(self) -> Variant | None:
-        """The variant by which videos are rendered better or worse."""
-        return next((variant for variant in self.variants if variant.calibration is not None), None)
 
     @property
     def sizes(self) -> list[str]:
@@ -132,8 +126,8 @@ def find_models(own: Sequence[str] = (), weights_dir: str | None = None) -> list
         try:
             quiet.setLevel(logging.WARNING)  # a target says what it chose, of each config
             config = load_config(path, {"weights_dir": weights_dir})
-            if path not in own and not _is_here(config):
-                continue
+            if not _is_here(config):
+                raise WeightsError(f"{path}: its weights are not on this machine; see '{command_line('weights')} list'")
         except UserError:
             if path in own:
                 raise
@@ -231,8 +225,8 @@ def with_folder(arguments: list[str], root: Path, folder: Path | None = None) ->
     own = Path(prepare(path, flags, options).config.save_dir)
     if folder is None:  # that of a sidecar stands beside it
         is_beside = flags["from_sidecar"] is not None
-        folder = own if is_beside else root.joinpath(*own.parts[own.parts[0] == "samples" :])
-    if root not in (folder, *folder.parents):
+        folder = own if is_beside else root.joinpath(*own.parts[own.parts[:1] == ("samples",) :])
+    if not folder.resolve().is_relative_to(root):
         raise ConfigError(f"the config writes to {folder}, which is not below the studio's {root}; leave out save_dir")
     return [*arguments, "--save-dir", str(folder)]
 
@@ -246,7 +240,9 @@ def expectation(calibration: Calibration, kind: str, value: float) -> tuple[int,
     total = calibration.num_steps
     target = Target(kind, int(value) if kind == "max_steps_computed" else float(value))
     count = len(target.resolve(calibration, calibration.timesteps).computed_steps)
-    quality = f"about {calibration.psnr(count):.1f} dB to {REFERENCES[calibration.aim]}"
-    if count == total:
+    quality = "a quality that was not measured"  # beyond the measured counts the curve only repeats its ends
+    if len(calibration.measured[0].computed_steps) <= count <= len(calibration.measured[-1].computed_steps):
+        quality = f"about {calibration.psnr(count):.1f} dB to {REFERENCES[calibration.aim]}"
+    elif count == total:
         quality = "no step is reused"
     return count, f"{count} of {total} steps computed, {calibration.speedup(count, total):.1f}x as fast, {quality}"

@@ -130,7 +130,7 @@ def _counts(total: int) -> list[int]:
 def _scene_label(group: Sequence[Sample]) -> str:
     frames, height, width = group[0].size
     many = f"{len(group)} results" if len(group) > 1 else "1 result"
-    return f"{group[0].prompt}, seed {group[0].seed}, {frames} x {height} x {width} ({many})"
+    return f"{group[0].prompt}, seed {group[0].seed}, {frames} frames of {height} x {width} ({many})"
 
 
 def _card(sample: Sample, note: str) -> str:

@@ -9,9 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,6 @@ class Live:
     computed: tuple[bool, ...] = ()
     preview: str = ""
     decoded: bool = False
-    since: float = field(default_factory=time.monotonic)
     version: int = 0
 
 
@@ -62,10 +60,12 @@ class Engine:
         self.queue = queue
         self.live = Live()
         self._log = log
+        log.write_text("")
         self._command = list(command)
         self._grace = grace
         self._process: subprocess.Popen[str] | None = None
         self._canceled: set[str] = set()
+        self._changing = threading.Lock()  # between a job that waits and one that runs
         self._wake = threading.Event()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="studio engine", daemon=True)
@@ -86,10 +86,11 @@ class Engine:
         job = self.queue.get(id)
         if job is None or not job.is_open:
             return
-        self._canceled.add(id)
-        if job.status == "waiting":
-            self.queue.change(id, status="canceled")
-        elif self.live.job == id:
+        with self._changing:
+            self._canceled.add(id)
+            if self.live.job != id:
+                self.queue.change(id, status="canceled")
+        if self.live.job == id:
             self._update(phase="canceling after this step")
             with contextlib.suppress(OSError, ValueError):
                 self._send({"cancel": id})
@@ -122,8 +123,11 @@ class Engine:
             self.live = Live(version=self.live.version + 1)
 
     def _make(self, job: Job) -> None:
-        self.queue.change(job.id, status="running", error=None, notes=[])
-        self.live = Live(job.id, "starting", version=self.live.version + 1)
+        with self._changing:
+            if job.id in self._canceled:
+                return
+            self.live = Live(job.id, "starting", version=self.live.version + 1)
+            self.queue.change(job.id, status="running", error=None, notes=[])
         try:
             process = self._running_process()
             self._send({"job": job.id, "arguments": job.arguments})
@@ -172,7 +176,7 @@ class Engine:
         if self._process is None or self._process.poll() is not None:
             self._kill()
             path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
-            with self._log.open("w") as log:
+            with self._log.open("a") as log:
                 self._process = subprocess.Popen(
                     self._command,
                     stdin=subprocess.PIPE,
@@ -185,9 +189,9 @@ class Engine:
         return self._process
 
     def _send(self, message: dict[str, Any]) -> None:
-        stdin = self._process.stdin
-        stdin.write(json.dumps(message) + "\n")
-        stdin.flush()
+        if self._process is not None:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
 
     def _kill_if_running(self, id: str) -> None:
         job = self.queue.get(id)

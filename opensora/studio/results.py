@@ -12,6 +12,7 @@ from typing import Any
 
 from adacache.calibration.quality import psnr
 from opensora.cli.ledger import MANIFEST, read_manifest
+from opensora.config.schema import section_class
 from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
 from opensora.errors import ConfigError
 
@@ -87,14 +88,17 @@ class Sample:
         """For each step, whether it was computed."""
         if self.records:
             return [bool(record["computed"]) for record in self.records]
-        return [True] * int(self.metadata["config"]["scheduler"]["num_sampling_steps"])
+        scheduler = self.metadata["config"]["scheduler"]
+        return [True] * section_class("scheduler", scheduler)(**scheduler).num_model_calls
 
     @property
     def scene(self) -> tuple[Any, ...]:
         """What results must have in common to be compared frame by frame."""
+        config = self.metadata["config"]
         references = [reference["sha256"] for reference in self.metadata.get("references", [])]
-        about = (self.metadata["config"].get("loop", 1), self.metadata.get("mask_strategy", ""), *references)
-        return self.prompt, self.seed, *self.size, self.metadata["config"]["model"]["from_pretrained"], *about
+        conditions = (config["model"]["from_pretrained"], config["scheduler"]["cfg_scale"], config.get("loop", 1))
+        conditions += tuple(config.get(name) for name in ("negative_prompt", "aes", "flow", "camera_motion"))
+        return self.prompt, self.seed, *self.size, *conditions, self.metadata.get("mask_strategy", ""), *references
 
     @property
     def variant(self) -> str:
@@ -112,8 +116,7 @@ class Sample:
     @property
     def label(self) -> str:
         """What tells it apart from others of its scene."""
-        count = sum(self.computed)
-        return self.variant if count == len(self.computed) else f"{self.variant}, {count} steps"
+        return f"{self.variant}, {sum(self.computed)} of {len(self.computed)}"
 
 
 @dataclass

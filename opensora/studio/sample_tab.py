@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -50,8 +51,11 @@ class Form:
             self.kind = gr.Radio(
                 [(text, kind) for kind, text in OUTCOMES.items()], value="max_steps_computed", label="Ask for"
             )
-            self.value = gr.Slider(2, 30, value=12, step=1, label="Computed steps", elem_id="target")
-            self.curve = gr.HTML(elem_id="curve", padding=True)
+            steps = value_range(start, "max_steps_computed")
+            self.value = gr.Slider(
+                **steps, value=DEFAULTS["max_steps_computed"], label="Computed steps", elem_id="target"
+            )
+            self.curve = gr.HTML(curve(start, "max_steps_computed", 12), elem_id="curve", padding=True)
         with gr.Row():
             self.size = gr.Dropdown(
                 model.sizes, value=model.sizes[0], label="Size (H x W)", min_width=120, elem_id="size"
@@ -102,7 +106,7 @@ class Form:
         )
         curve = [self.outcome, self.curve]
         chosen = [self.model, self.variant, self.kind, self.value]
-        self.variant.change(self._show_outcome, chosen, curve, show_progress="hidden")
+        self.variant.change(self._change_variant, chosen, [self.value, *curve], show_progress="hidden")
         self.kind.change(self._change_kind, chosen, self.value, show_progress="hidden")
         self.value.change(self._show_outcome, chosen, curve, show_progress="hidden")
 
@@ -127,22 +131,31 @@ class Form:
         ]
 
     def _change_kind(self, model: str, variant: str, kind: str, _value: float) -> Any:
-        calibration = self.find(model).variant(variant).calibration
-        if calibration is None:
-            return gr.skip()
-        total, value = calibration.num_steps, DEFAULTS[kind]
-        measured = [point.psnr for point in calibration.measured]
-        low, high, step = {
-            "max_steps_computed": (2, total, 1),
-            "speedup": (1, round(calibration.speedup(4, total), 1), 0.1),
-            "min_psnr": (round(min(measured)), round(max(measured)), 1),
-        }[kind]
-        value = min(max(value, low), high)
-        return gr.update(minimum=low, maximum=high, step=step, value=value, label=OUTCOMES[kind])
+        limits = value_range(self.find(model).variant(variant), kind)
+        value = min(max(DEFAULTS[kind], limits["minimum"]), limits["maximum"])
+        return gr.update(**limits, value=value, label=OUTCOMES[kind])
+
+    def _change_variant(self, model: str, variant: str, kind: str, value: float) -> list[Any]:
+        limits = value_range(self.find(model).variant(variant), kind)
+        value = min(max(value, limits["minimum"]), limits["maximum"])
+        return [gr.update(**limits, value=value), *self._show_outcome(model, variant, kind, value)]
 
     def _show_outcome(self, model: str, variant: str, kind: str, value: float) -> list[Any]:
         way = self.find(model).variant(variant)
         return [gr.update(visible=way.calibration is not None), curve(way, kind, value)]
+
+
+def value_range(way: Variant, kind: str) -> dict[str, float]:
+    """What a value of an outcome is chosen from: `minimum`, `maximum` and `step`."""
+    low, high, step = 2, 30, 1
+    if way.calibration is not None:
+        total, measured = way.calibration.num_steps, [point.psnr for point in way.calibration.measured]
+        low, high, step = {
+            "max_steps_computed": (2, total, 1),
+            "speedup": (1, round(way.calibration.speedup(4, total), 1), 0.1),
+            "min_psnr": (round(min(measured)), math.floor(max(measured)), 1),
+        }[kind]
+    return {"minimum": low, "maximum": high, "step": step}
 
 
 def curve(way: Variant, kind: str, value: float) -> str:

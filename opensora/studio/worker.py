@@ -220,6 +220,7 @@ def _make(plan: Plan, arguments: list[str], models: Models) -> dict[str, Any]:
 def serve(lines: Iterator[str], output: IO[str]) -> None:
     """Make the jobs of `lines` one after the other; ends with them."""
     present: dict[str, str] = {}
+    canceled: set[str] = set()
     writing = threading.Lock()
 
     def say(event: Mapping[str, Any]) -> None:
@@ -234,8 +235,10 @@ def serve(lines: Iterator[str], output: IO[str]) -> None:
             message = json.loads(line)
             if "arguments" in message:
                 jobs.put(message)
-            elif message.get("cancel") == present.get("job"):
-                progress.canceled.set()
+            else:
+                canceled.add(message["cancel"])
+                if message["cancel"] == present.get("job"):
+                    progress.canceled.set()
         os._exit(0)  # the studio is gone: a job that runs ends as if killed, which the ledger is made for
 
     logger = logging.getLogger("opensora")
@@ -247,6 +250,8 @@ def serve(lines: Iterator[str], output: IO[str]) -> None:
         message = jobs.get()
         progress.canceled.clear()
         present["job"] = message["job"]
+        if message["job"] in canceled:
+            progress.canceled.set()
         say({"event": "phase", "text": "reading the config"})
         try:
             event = make(message["arguments"], models)

@@ -138,8 +138,8 @@ def test_results_are_read_from_ledgers_and_compared(made):
     results = Results(root)
     [group] = scenes(results.all()).values()
     assert [(sample.label, sum(sample.computed)) for sample in group] == [
-        ("Every step", 30),
-        ("Calibrated, 10 steps", 10),
+        ("Every step, 30 of 30", 30),
+        ("Calibrated, 10 of 30", 10),
     ]
     reference, other = group
     by_frame, whole = results.psnr(other, reference)
