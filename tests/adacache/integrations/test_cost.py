@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,13 @@ class Cost:
     elements: int
 
 
-def count(model: Model, depths: Mapping[str, int]) -> Cost:
+@cache
+def count(model: Model, depths: tuple[int, ...]) -> Cost:
     # Without data, masks hide nothing.
     masks = _config.patch(meta_nonzero_assume_all_nonzero=True)
     with torch.device("meta"), torch.no_grad(), masks:
-        transformer, arguments = model.transformer(**depths), model.call()
+        transformer = model.transformer(**dict(zip(model.depths, depths, strict=True)))
+        arguments = model.call()
         with FlopCounterMode(display=False) as plain:
             transformer(**arguments)
         cached = CachedForward(transformer)
@@ -163,15 +165,18 @@ def count(model: Model, depths: Mapping[str, int]) -> Cost:
     return Cost(parameters, plain.get_total_flops(), *steps, elements)
 
 
-@cache
-def cost_of(model: Model) -> Cost:
-    """Of all its blocks, which are alike: each adds as much as the second one does."""
-    shallow = dict.fromkeys(model.depths, 1)
+def extrapolated(model: Model, depths: tuple[int, ...]) -> Cost:
+    """The blocks of a list are alike: each adds as much as the second one does."""
+    shallow = (1,) * len(depths)
     one = total = astuple(count(model, shallow))
-    for name, depth in model.depths.items():
-        two = astuple(count(model, {**shallow, name: 2}))
+    for index, depth in enumerate(depths):
+        two = astuple(count(model, (*shallow[:index], 2, *shallow[index + 1 :])))
         total = [value + (depth - 1) * (b - a) for value, a, b in zip(total, one, two, strict=True)]
     return Cost(*total)
+
+
+def cost_of(model: Model) -> Cost:
+    return extrapolated(model, tuple(model.depths.values()))
 
 
 def bytes_held(model: Model) -> int:
@@ -187,9 +192,8 @@ def test_a_computed_step_costs_no_more_than_a_plain_one_and_a_reused_one_nothing
     assert cost.reused < 1e-3 * cost.plain
 
 
-def test_what_blocks_that_are_alike_cost_is_what_they_cost_one_by_one():
-    model = replace(MODELS[-1], depths={"num_layers": 2, "num_single_layers": 2})
-    assert cost_of(model) == count(model, model.depths)
+def test_blocks_that_are_alike_cost_what_they_cost_one_by_one():
+    assert extrapolated(MODELS[-1], (2, 2)) == count(MODELS[-1], (2, 2))
 
 
 def table() -> str:
