@@ -13,12 +13,14 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.guiders import LTX2Guidance
+from diffusers.modular_pipelines.ltx2.denoise import LTX2DenoiseStep
 from diffusers.modular_pipelines.wan.denoise import Wan22DenoiseStep, Wan22VaceDenoiseStep, WanDenoiseStep
 from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController
 from adacache.conformance.tiny import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
-from adacache.conformance.tiny_pipeline import randomize
+from adacache.conformance.tiny_pipeline import SMALL, randomize
 from adacache.integrations.diffusers import apply, apply_adacache
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -423,6 +425,49 @@ def test_modular_wan22_starts_anew_with_its_second_transformer(denoising, name, 
     boundary = 1000 * run.pipe.config.boundary_ratio
     switch = next(record.index for record in handle.trace.records if record.timestep < boundary)
     assert handle.trace.computed_steps == [0, 1, switch]
+    assert not told()
+
+
+def test_modular_ltx2_with_four_calls_a_step(told):
+    """Two of them for guidance by parts of the model, one without looks between picture and sound."""
+    scales = {"guidance_scale": 3.0, "stg_scale": 1.0, "modality_scale": 3.0, "spatio_temporal_guidance_blocks": [1]}
+    pipe, transformer = LTX2DenoiseStep().init_pipeline(), TINY["ltx2"].build().transformer
+    pipe.update_components(
+        transformer=transformer, scheduler=flow(), guider=LTX2Guidance(**scales), audio_guider=LTX2Guidance(**scales)
+    )
+    coords = {
+        "video_coords": transformer.rope.prepare_video_coords(1, 5, 4, 4, "cpu", fps=24),
+        "audio_coords": transformer.audio_rope.prepare_audio_coords(1, 6, "cpu"),
+    }
+    text = {
+        f"{half}connector_{kind}": torch.ones(1, 6) if kind == "attention_mask" else noise(len(half + kind), 1, 6, 16)
+        for half in ("", "negative_")
+        for kind in ("prompt_embeds", "audio_prompt_embeds", "attention_mask")
+    }
+
+    def run() -> Tensor:
+        pipe.scheduler.set_timesteps(STEPS)
+        return pipe(
+            latents=noise(0, 1, 5 * 16, 4),
+            audio_latents=noise(1, 1, 6, 4),
+            audio_scheduler=copy.deepcopy(pipe.scheduler),
+            timesteps=pipe.scheduler.timesteps,
+            num_inference_steps=STEPS,
+            **SMALL,
+            num_frames=9,
+            dtype=torch.float32,
+            denoiser_input_fields={"audio_num_frames": 6, **coords},
+            output="latents",
+            **text,
+        )
+
+    plain = run()
+    with apply_adacache(pipe, StaticScheduleConfig(tuple(range(STEPS)))):
+        assert torch.equal(run(), plain)
+    with apply_adacache(pipe, SOME) as handle:
+        result = run()
+    assert handle.trace.num_steps == STEPS and handle.trace.num_reused
+    assert 0 < (result - plain).norm() < plain.norm()
     assert not told()
 
 
