@@ -22,7 +22,7 @@ COMMANDS = {
     "memory": ("opensora.commands.memory", "what each stage of a run would take"),
     "doctor": ("opensora.cli.doctor", "what this installation has, and what is wrong with it"),
 }
-WHERE = f"""configs/ and assets/ are found from every folder. For a config that inherits from one of these, they are in
+WHERE = f"""configs/ and assets/ are found from every folder. A config of your own can inherit from those in
 {REPO_ROOT}"""
 
 

@@ -91,7 +91,7 @@ def read_configs(paths: Sequence[str], flags: dict[str, object], cfg_options: di
         config = load_config(path, flags, cfg_options)
         for name, plain in ONE_CLIP.items():
             if getattr(config, name) != plain:
-                raise ConfigError(f"{path}: one clip of one prompt is compared; leave out '{name}'")
+                raise ConfigError(f"{path}: only one clip of one prompt can be compared; leave out '{name}'")
         for name in SHARED:
             if getattr(config, name) != getattr(first, name):
                 raise ConfigError(f"{path}: '{name}' differs from {paths[0]}, so frames cannot be compared")

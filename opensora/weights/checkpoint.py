@@ -268,8 +268,8 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
         if code is None:
             raise damaged(path, "it is not a file of tensors") from error
         raise WeightsError(
-            f"{path} holds code ({code[1]}) besides tensors and is not opened; where you trust it, save its tensors "
-            "alone with safetensors.torch.save_file"
+            f"{path} holds code ({code[1]}) besides tensors and is not opened; if you trust it, save only its tensors "
+            "with safetensors.torch.save_file"
         ) from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error

@@ -57,7 +57,7 @@ def test_figures_video_and_picture(tmp_path, capsys):
     [
         ([MINI], f"{MINI} computes every step, as the uncached video does"),
         (["--with", "configs/sample_adacache.py"], "configs/sample_adacache.py: 'model' differs from"),
-        (["--num-frames", "34", "--cfg-options", "loop=2"], "one clip of one prompt is compared; leave out 'loop'"),
+        (["--num-frames", "34", "--cfg-options", "loop=2"], "of one prompt can be compared; leave out 'loop'"),
         (["--with", "configs/mini/sample_nothing.py"], "sample_nothing.py"),
     ],
 )
