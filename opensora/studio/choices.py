@@ -153,7 +153,8 @@ def _model(variants: list[Variant]) -> Model:
         v if labels.count(v.label) == 1 else replace(v, label=f"{v.label} ({Path(v.path).stem})") for v in variants
     ]
     named.sort(key=lambda v: v.config.cache is not None)
-    return Model(f"{folder}, {size_text(config.height, config.width)}", named, knows)
+    name = f"{folder}, {config.num_frames} frames of {size_text(config.height, config.width)}"
+    return Model(name, named, knows)
 
 
 def _variant(path: str, config: SampleConfig) -> Variant:

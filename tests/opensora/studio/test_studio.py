@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from functools import partial
 from html.parser import HTMLParser
@@ -16,7 +18,7 @@ from opensora.cli.command import prepare
 from opensora.cli.session import open_session
 from opensora.commands import studio as command
 from opensora.errors import ConfigError, UserError
-from opensora.studio import parts, studio
+from opensora.studio import parts, studio, worker
 from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models
 from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
@@ -116,10 +118,23 @@ def test_the_worker_tells_of_every_step_and_keeps_its_models(made):
     assert steps[29]["decoded"]
 
 
-def test_a_canceled_job_ends_at_its_next_step(made, mini, tmp_path):
-    progress = Progress(lambda event: progress.canceled.set() if event.get("index") == 1 else None)
+def test_a_canceled_job_ends_at_its_next_step(made, mini, tmp_path, monkeypatch):
+    """A large autoencoder is left alone meanwhile: latents are shown as colors."""
+    monkeypatch.setattr(worker, "SMALL_AUTOENCODER", 0)
+    told = []
+
+    def say(event):
+        told.append(event)
+        if event.get("index") == 1:
+            progress.canceled.set()
+
+    progress = Progress(say)
     with pytest.raises(KeyboardInterrupt):
         make(arguments_of(Wish(PROMPT, mini, mini.variants[0], seed=2), tmp_path), Models(progress))
+    assert [event["index"] for event in told] == [0, 1]
+    assert not told[0]["decoded"]
+    picture = Image.open(io.BytesIO(base64.b64decode(told[0]["preview"].partition(",")[2])))
+    assert picture.size == (8, 8)
     assert not list(tmp_path.rglob("*.mp4"))
     [manifest] = [json.loads(path.read_text()) for path in tmp_path.rglob("manifest.json")]
     assert manifest["runs"][-1]["outcome"] == "interrupted"
