@@ -29,8 +29,8 @@ class CompareTab:
         self.problem = gr.HTML(elem_id="compare-problem")
         self.view = gr.HTML(js_on_load=PLAYER.read_text(encoding="utf-8"), elem_id="compare")
         self.inputs, self.outputs = [self.scene], [self.scene, self.chosen, self.view]
-        self.scene.input(self.show_scene, self.scene, [self.chosen, self.view], show_progress="minimal")
-        self.chosen.input(self._show, [self.scene, self.chosen], self.view, show_progress="minimal")
+        self.scene.input(self._show_scene, self.scene, [self.chosen, self.view], show_progress="minimal")
+        self.chosen.input(self._show_chosen, [self.scene, self.chosen], self.view, show_progress="minimal")
         self.view.act(self._act, self.scene, self.problem, show_progress="hidden")
 
     def refresh(self, scene: str | None, wanted: str | None = None) -> list[Any]:
@@ -46,16 +46,19 @@ class CompareTab:
         if scene not in groups:
             scene = next((id for id, group in groups.items() if len(group) > 1), next(iter(groups)))
         choices = [(_scene_label(group), id) for id, group in groups.items()]
-        return [gr.update(choices=choices, value=scene), *self.show_scene(scene)]
+        return [gr.update(choices=choices, value=scene), *self._results_of(groups[scene])]
 
-    def show_scene(self, scene: str | None) -> list[Any]:
-        """The results of a scene, all of them up to a number."""
-        group = self._groups().get(scene or "", [])
-        chosen = [sample.id for sample in _first_ones(group)]
+    def _show_scene(self, scene: str | None) -> list[Any]:
+        return self._results_of(self._groups().get(scene or "", []))
+
+    def _results_of(self, group: Sequence[Sample]) -> list[Any]:
+        """The results of a scene to choose from, and them side by side, all up to a number."""
+        chosen = _first_ones(group)
         choices = [(sample.label, sample.id) for sample in group]
-        return [gr.update(choices=choices, value=chosen, visible=len(group) > 2), self._show(scene, chosen)]
+        boxes = gr.update(choices=choices, value=[sample.id for sample in chosen], visible=len(group) > 2)
+        return [boxes, self._compare(chosen, group)]
 
-    def _show(self, scene: str | None, chosen: Sequence[str]) -> str:
+    def _show_chosen(self, scene: str | None, chosen: Sequence[str]) -> str:
         group = self._groups().get(scene or "", [])
         return self._compare([sample for sample in group if sample.id in chosen][:MAX_SIDE_BY_SIDE], group)
 
@@ -78,7 +81,7 @@ class CompareTab:
                 except (OSError, ValueError) as error:
                     problems.append(parts.problem(str(error)))
             cards.append(_card(sample, note))
-        frames, *_ = reference.size
+        frames = len(lines[0].points) if lines else reference.size[0]  # clips that continue each other have more
         charts = [_measured(samples)]
         if frames > 1:
             charts.insert(0, parts.chart("PSNR of each frame to the first video", lines, "frame", "dB", cursor=True))
