@@ -147,10 +147,11 @@ class StepController:
         step before, as when the edit of a frame begins at a later time, the step is computed for that video and nothing
         from earlier steps is reused. With one schedule for a batch (schedule="batch"), it is computed for all videos.
 
-        `restart` says that another model runs from this step on, such as one for little noise after one for much: the
-        step is computed, and nothing from earlier steps is reused or measured against.
+        `restart` says that another model runs from this step on, such as a low-noise model after a high-noise one: the
+        step is computed, and nothing from earlier steps is reused or compared with.
 
-        `latents` (B, ...) are those that the step begins with; they are passed to the observers and decide nothing.
+        `latents` (B, ...) are those that the step begins with; they are passed to the observers and do not affect the
+        decision.
 
         Raises:
             ValueError: a step is skipped or repeated, a `timestep` that the policy needs is missing, or
@@ -308,7 +309,7 @@ class StepController:
     def observed_sites(self) -> tuple[Site, ...]:
         """The branches that the run's policy measures, each once; empty for policies that measure none.
 
-        If a model's blocks cannot call `branch` themselves, only these need to be watched from outside.
+        If a model's blocks cannot call `branch` themselves, these are all that has to be watched from outside.
 
         Raises:
             RuntimeError: outside of a run.
@@ -415,7 +416,7 @@ class _Run:
         """Check and note one call of `stack`; the first one of a step starts the step's time.
 
         Raises:
-            RuntimeError: the policy goes by a signal, and the step begins with another context than the first step did.
+            RuntimeError: the policy follows a signal, and the step begins with another context than the first step did.
             ValueError: the rows or frames do not belong to the run's videos.
         """
         if len(hidden_states) % self.num_samples:

@@ -23,10 +23,10 @@ class Track:
     """The schedule of one modality of a video, or of all videos of a run where they share one.
 
     All tensors hold the rows of these videos only. The policy decides, meters measure what it decides by, and the reuse
-    keeps what reused steps need from computed ones. If other frames take part than in the step before, the step is
-    computed and earlier residuals are not reused: a residual from when a frame was held does not account for the noise
-    that the frame joins with, and frames attend to each other. With a `shard`, tensors hold this process's part of the
-    videos, while frames are given, and decisions made, for whole videos.
+    object keeps what reused steps need from computed ones. If other frames take part than in the step before, the step
+    is computed and earlier residuals are not reused: a residual from when a frame was held does not account for the
+    noise that the frame joins with, and frames attend to each other. With a `shard`, tensors hold this process's part
+    of the videos, while frames and decisions are those of whole videos.
     """
 
     def __init__(self, policy: Policy, reuse: Reuse, num_steps: int, store: TensorStore, shard: Shard = WHOLE) -> None:
@@ -73,13 +73,13 @@ class Track:
         return self._signal.measure(signal, self.step.frames)
 
     def ask(self, change: SignalChange | None = None) -> Decision:
-        """Return the policy's decision about the current step, by the `change` of its signal if it goes by one."""
+        """Return the policy's decision about the current step, given the `change` of its signal if it has one."""
         if self._signal is None:
             return Decision(self.policy.should_compute(self.step.index))
         return self.policy.decide(self.step.index, change)
 
     def decided(self, decision: Decision, signal: Tensor | None = None) -> None:
-        """Apply a decision about the current step; `signal` is what the policy went by."""
+        """Apply a decision about the current step; `signal` is the one that it is based on."""
         self.step = step = self.step._replace(computed=decision.compute or self.step.joined)
         self.trace.records.append(
             StepRecord(step.index, step.timestep, step.computed, decision.distance, decision.value, joined=step.joined)
@@ -91,7 +91,7 @@ class Track:
     def begin_blocks(self, context: str, tokens_per_frame: int, observed: bool, moves: bool) -> None:
         """Prepare for the computed blocks of one context.
 
-        Only the `observed` context is measured, and its motion only if it `moves`.
+        Only the `observed` context is measured; its motion is, too, if `moves`.
         """
         self.reuse.begin_blocks(context)
         if observed and self._branches is not None:
@@ -182,7 +182,7 @@ class Tracks:
     def decide(
         self, context: str, signals: Mapping[str, Callable[[], Any]], num_rows: int, observed: bool, modality: int
     ) -> None:
-        """If the policies go by a signal, measure it and let them decide about the step.
+        """If the policies follow a signal, measure it and let them decide about the step.
 
         Raises:
             RuntimeError: the model does not offer that signal, or not for every modality.
@@ -358,5 +358,5 @@ def _decide(tracks: Sequence[Track], decisions: Sequence[Decision], signals: Seq
     joint = max(decisions, key=lambda decision: (decision.compute, decision.value or 0.0))
     for track, own, signal in zip_longest(tracks, decisions, signals):
         if joint.compute and not own.compute:
-            track.ask()  # without a change it computes, and what it added up starts anew
+            track.ask()  # without a change, a policy that follows a signal computes and resets its sum
         track.decided(joint, signal)

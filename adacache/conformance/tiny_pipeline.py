@@ -1,4 +1,4 @@
-"""How a tiny pipeline is built and called."""
+"""How a tiny pipeline is built and called, and the parts that several of them share."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class TinyPipeline:
 
     Attributes:
         lists: names of the transformer's lists of blocks.
-        call: arguments of the pipeline beside its text.
-        masks, pooled: whether text comes with masks, or with a pooled vector.
+        call: arguments of the pipeline's call other than the text.
+        masks, pooled: whether the text comes with masks, or with a pooled vector.
         per_video: (seeds) -> further arguments with a row for each video.
-        names: of arguments that the pipeline calls otherwise, without "negative_".
-        calls_per_step: of the transformer.
-        since: the version of diffusers from which on it is built and called like this.
+        names: usual names of the text's arguments, without "negative_" -> the names that this pipeline has for them.
+        calls_per_step: calls of the transformer in each step.
+        since: the first version of diffusers in which the pipeline is built and called like this.
     """
 
     build: Callable[[], Any]
@@ -40,12 +40,12 @@ class TinyPipeline:
     since: str = "0"
 
     def run(self, pipe: Any, seed: int = 0, steps: int = 6, batch: int = 1, **changes: Any) -> Tensor:
-        """Final latents of `batch` videos with seeds that count up; no video depends on the others."""
+        """Return the final latents of `batch` videos, whose seeds count up; no video depends on the others."""
         frames = pipe(**{**self.arguments(seed, steps, batch), **changes}).frames
-        return frames[-1] if isinstance(frames, list) else frames  # all that there was after the last section
+        return frames[-1] if isinstance(frames, list) else frames  # a list grows by section; its last item has all
 
     def arguments(self, seed: int = 0, steps: int = 6, batch: int = 1) -> dict[str, Any]:
-        """Those of the pipeline's call."""
+        """Return the arguments of the pipeline's call."""
         seeds = range(seed, seed + batch)
         text: dict[str, Any] = {}
         for half, offset in (("", 0), ("negative_", 1000)):
@@ -68,7 +68,7 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 
 def installed(pipelines: dict[str, TinyPipeline]) -> dict[str, TinyPipeline]:
-    """Those that this version of diffusers has: what builds one names its class as what it returns."""
+    """Return the pipelines that this version of diffusers has, whose class is the return annotation of `build`."""
     version = Version(diffusers.__version__)
     return {
         name: tiny
@@ -79,7 +79,7 @@ def installed(pipelines: dict[str, TinyPipeline]) -> dict[str, TinyPipeline]:
 
 
 def finished(pipe: Any) -> Any:
-    """A pipeline without progress bars, in evaluation mode."""
+    """Hide the pipeline's progress bars, put its models into evaluation mode, and return it."""
     pipe.set_progress_bar_config(disable=True)
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
@@ -88,7 +88,7 @@ def finished(pipe: Any) -> Any:
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Every weight random and none zero: what models begin with at zero would hide errors."""
+    """Make every weight of a model random, and return it: weights that are initially zero would hide errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -100,7 +100,7 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def rebuilt(transformer: Any, **changes: Any) -> Any:
-    """A transformer of the same class with other options."""
+    """Return a transformer of the same class with random weights and some options changed."""
     options = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
     return randomize(type(transformer)(**{**options, **changes}))
 
@@ -111,6 +111,6 @@ VIDEO = [Image.new("RGB", (64, 64), (20 * number, 30, 60)) for number in range(9
 
 
 def other(tiny: TinyPipeline, build: Callable[[], Any], leave_out: str = "", **call: Any) -> TinyPipeline:
-    """Another pipeline around the transformer of a family."""
+    """Return `tiny` with another pipeline to build, without one argument of its call, and with others changed."""
     own = {name: value for name, value in tiny.call.items() if name != leave_out}
     return replace(tiny, build=build, call={**own, **call})

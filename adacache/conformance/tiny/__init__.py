@@ -1,10 +1,10 @@
-"""Pipelines of diffusers with tiny random models: the real classes, in a second on a CPU, without a network."""
+"""Pipelines of diffusers with tiny random models: the real classes, built in a second on a CPU, without a download."""
 
 from adacache.conformance.tiny import cogvideox, cosmos, hunyuan, kandinsky, ltx, others, wan
 from adacache.conformance.tiny_pipeline import TEXT_TOKENS, TEXT_WIDTH, TinyPipeline, installed
 
 _FILES = (others, cogvideox, wan, ltx, hunyuan, kandinsky, cosmos)
-# One for each family, and other pipelines around the same transformers.
+# TINY has at least one pipeline for each family, OTHERS has further pipelines around the same transformers.
 TINY = installed({name: tiny for file in _FILES for name, tiny in file.TINY.items()})
 OTHERS = installed({name: tiny for file in _FILES for name, tiny in getattr(file, "OTHERS", {}).items()})
 __all__ = ["OTHERS", "TEXT_TOKENS", "TEXT_WIDTH", "TINY", "TinyPipeline"]

@@ -23,7 +23,7 @@ from adacache.conformance.tiny_pipeline import (
 
 
 def cogvideox() -> diffusers.CogVideoXPipeline:
-    """CogVideoX 1.0; its 1.5 also cuts time into patches."""
+    """CogVideoX 1.0; version 1.5 also groups frames into patches."""
     transformer = diffusers.CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -53,27 +53,27 @@ def cogvideox() -> diffusers.CogVideoXPipeline:
 
 
 def cogvideox_image() -> diffusers.CogVideoXImageToVideoPipeline:
-    """The latents of an image are further channels."""
+    """CogVideoX with the latents of an image as extra channels."""
     pipe = cogvideox()
     transformer = rebuilt(pipe.transformer, in_channels=8)
     return finished(diffusers.CogVideoXImageToVideoPipeline(None, None, pipe.vae, transformer, pipe.scheduler))
 
 
 def cogvideox_video() -> diffusers.CogVideoXVideoToVideoPipeline:
-    """A noised video is denoised."""
+    """CogVideoX that begins with a noised video."""
     pipe = cogvideox()
     return finished(diffusers.CogVideoXVideoToVideoPipeline(None, None, pipe.vae, pipe.transformer, pipe.scheduler))
 
 
 def cogvideox_control() -> diffusers.CogVideoXFunControlPipeline:
-    """The latents of a control video are further channels."""
+    """CogVideoX with the latents of a control video as extra channels."""
     pipe = cogvideox()
     transformer = rebuilt(pipe.transformer, in_channels=8)
     return finished(diffusers.CogVideoXFunControlPipeline(None, None, pipe.vae, transformer, pipe.scheduler))
 
 
 def consisid() -> diffusers.ConsisIDPipeline:
-    """ConsisID: the latents of an image are further channels, and features of a face are added to hidden states."""
+    """ConsisID: the latents of an image are extra channels, and features of a face are added to the hidden states."""
     pipe = cogvideox()
     options = {name: value for name, value in pipe.transformer.config.items() if not name.startswith("_")}
     known = inspect.signature(diffusers.ConsisIDTransformer3DModel).parameters
@@ -118,12 +118,12 @@ def _easyanimate(cls: Any, in_channels: int = 4) -> Any:
 
 
 def easyanimate() -> diffusers.EasyAnimatePipeline:
-    """EasyAnimate, with and without own weights for the text."""
+    """EasyAnimate, with blocks that have separate weights for the text and blocks that do not."""
     return _easyanimate(diffusers.EasyAnimatePipeline)
 
 
 def easyanimate_inpaint() -> diffusers.EasyAnimateInpaintPipeline:
-    """The latents of a masked video, and the mask, are an argument of their own."""
+    """EasyAnimate with the latents of a masked video, and the mask, as a separate argument."""
     return _easyanimate(diffusers.EasyAnimateInpaintPipeline, in_channels=12)
 
 

@@ -25,25 +25,25 @@ from adacache.conformance.tiny_pipeline import (
 
 
 class _NoGuardrail:
-    """In the place of the safety checker, a package of its own."""
+    """Replaces the safety checker, which is a separate package."""
 
     def to(self, device: Any) -> None:
-        """It has no weights."""
+        """Do nothing: there are no weights."""
 
     def check_video_safety(self, video: Any) -> Any:
-        """All are let through."""
+        """Let every video pass."""
         return video
 
 
 class _Transforms:
-    """What is used of torchvision, where that is not installed."""
+    """Replaces the part of torchvision that the pipelines use, where torchvision is not installed."""
 
     InterpolationMode = SimpleNamespace(NEAREST="nearest")
 
     class functional:  # noqa: N801
         @staticmethod
         def resize(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
-            """(B, C, H, W) at another size."""
+            """Return a mask (B, C, H, W) at another size."""
             return interpolate(mask, size, mode=interpolation)
 
 
@@ -78,7 +78,7 @@ def cosmos() -> diffusers.CosmosTextToWorldPipeline:
 
 
 def cosmos_image() -> diffusers.CosmosVideoToWorldPipeline:
-    """The image's frames are noised a little in each step; a mask is a further channel."""
+    """Cosmos 1 from an image, whose frames are noised a little in each step; a mask is an extra channel."""
     pipe = cosmos()
     transformer = rebuilt(pipe.transformer, in_channels=5)
     return finished(
@@ -87,7 +87,7 @@ def cosmos_image() -> diffusers.CosmosVideoToWorldPipeline:
 
 
 def cosmos2_image() -> diffusers.Cosmos2VideoToWorldPipeline:
-    """Cosmos 2: frames of the image have a time of their own, and all of them one that is not the scheduler's."""
+    """Cosmos 2: frames of the image have a time of their own, and the times of all frames are not the scheduler's."""
     transformer = rebuilt(cosmos().transformer, in_channels=5)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
     scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002, sigma_data=1.0, final_sigmas_type="sigma_min")
@@ -97,7 +97,7 @@ def cosmos2_image() -> diffusers.Cosmos2VideoToWorldPipeline:
 
 
 def cosmos25() -> diffusers.Cosmos2_5_PredictBasePipeline:
-    """Cosmos 2.5, whose scheduler looks back."""
+    """Cosmos 2.5 with UniPC, a multistep scheduler."""
     transformer = rebuilt(cosmos().transformer, in_channels=5, extra_pos_embed_type=None)
     scheduler = diffusers.UniPCMultistepScheduler(
         use_flow_sigmas=True, flow_shift=5.0, prediction_type="flow_prediction"
@@ -108,7 +108,7 @@ def cosmos25() -> diffusers.Cosmos2_5_PredictBasePipeline:
 
 
 def cosmos25_control() -> diffusers.Cosmos2_5_TransferPipeline:
-    """A second network for a control video, whose states are added after every second block."""
+    """Cosmos 2.5 with a ControlNet for a control video, whose states are added after every second block."""
     pipe = cosmos25()
     transformer = rebuilt(
         pipe.transformer,

@@ -1,4 +1,4 @@
-"""HunyuanVideo, 1.5, and FramePack."""
+"""HunyuanVideo, HunyuanVideo 1.5 and FramePack."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def hunyuan_vae() -> diffusers.AutoencoderKLHunyuanVideo:
 
 
 def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
-    """HunyuanVideo: blocks of two streams, then of one."""
+    """HunyuanVideo: dual-stream blocks, then single-stream blocks."""
     transformer = diffusers.HunyuanVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -54,7 +54,7 @@ def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
 
 
 def hunyuan_image() -> diffusers.HunyuanVideoImageToVideoPipeline:
-    """Calls both guidance halves without naming them; the latents of an image, and a mask, are further channels."""
+    """HunyuanVideo from an image; it names no guidance half, and the image's latents and a mask are extra channels."""
     pipe = hunyuan_video()
     transformer = rebuilt(pipe.transformer, in_channels=9, image_condition_type="latent_concat")
     return finished(
@@ -63,7 +63,7 @@ def hunyuan_image() -> diffusers.HunyuanVideoImageToVideoPipeline:
 
 
 def skyreels_image() -> diffusers.HunyuanSkyreelsImageToVideoPipeline:
-    """Calls both guidance halves without naming them; the latents of an image are further channels."""
+    """SkyReels from an image; it names no guidance half, and the image's latents are extra channels."""
     pipe = hunyuan_video()
     transformer = rebuilt(pipe.transformer, in_channels=8)
     return finished(
@@ -106,14 +106,14 @@ def hunyuan_video15() -> diffusers.HunyuanVideo15Pipeline:
 
 
 def hunyuan_image15() -> diffusers.HunyuanVideo15ImageToVideoPipeline:
-    """Features of the image come before the text's; its latents, and a mask, are further channels."""
+    """HunyuanVideo 1.5 from an image: its features precede the text's; its latents and a mask are extra channels."""
     pipe = _hunyuan_video15(diffusers.HunyuanVideo15ImageToVideoPipeline, None, None)
     pipe.encode_image = lambda image, batch_size, device, dtype: noise(7, 1, 3, 8).repeat(batch_size, 1, 1)
     return pipe
 
 
 def framepack() -> diffusers.HunyuanVideoFramepackPipeline:
-    """FramePack: a video in sections, each with tokens of the frames before it."""
+    """FramePack, which denoises a video in sections, each with tokens of the frames before it."""
     pipe = hunyuan_video()
     options = {name: value for name, value in pipe.transformer.config.items() if not name.startswith("_")}
     transformer = diffusers.HunyuanVideoFramepackTransformer3DModel(
@@ -127,7 +127,7 @@ def framepack() -> diffusers.HunyuanVideoFramepackPipeline:
 
 
 def _second_text(seeds: range) -> dict[str, Any]:
-    """Masks of the first text, and the second text with its own."""
+    """Return masks for the first text, and the second text with its masks."""
     arguments = {}
     for half, offset in (("", 4000), ("negative_", 5000)):
         arguments[f"{half}prompt_embeds_mask"] = torch.ones(len(seeds), TEXT_TOKENS, dtype=torch.long)

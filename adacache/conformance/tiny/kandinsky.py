@@ -24,7 +24,7 @@ from adacache.conformance.tiny_pipeline import (
 
 
 def kandinsky5() -> diffusers.Kandinsky5T2VPipeline:
-    """Kandinsky 5: a mask and an image's latents, zeros here, are further channels."""
+    """Kandinsky 5, where a mask and an image's latents, both zero here, are extra channels."""
     transformer = diffusers.Kandinsky5Transformer3DModel(
         in_visual_dim=4,
         out_visual_dim=4,
@@ -45,13 +45,13 @@ def kandinsky5() -> diffusers.Kandinsky5T2VPipeline:
 
 
 def kandinsky5_image() -> diffusers.Kandinsky5I2VPipeline:
-    """The first frame is the image's, and stays."""
+    """Kandinsky 5 from an image, which is the first frame and is not denoised."""
     pipe = kandinsky5()
     return finished(diffusers.Kandinsky5I2VPipeline(pipe.transformer, pipe.vae, None, None, None, None, pipe.scheduler))
 
 
 def kandinsky6() -> diffusers.Kandinsky6TI2VAPipeline:
-    """Kandinsky 6: a picture and its sound."""
+    """Kandinsky 6, which denoises a picture and its sound."""
     transformer = diffusers.Kandinsky6Transformer3DModel(
         in_visual_dim=4,
         out_visual_dim=4,
@@ -97,7 +97,7 @@ def kandinsky6() -> diffusers.Kandinsky6TI2VAPipeline:
 
 
 def kandinsky6_distilled() -> diffusers.Kandinsky6TI2VAPipeline:
-    """With its own scheduler, to which it gives the outputs of several times at once, and without guidance."""
+    """The distilled Kandinsky 6, without guidance; its own scheduler takes the outputs of several times at once."""
     pipe = kandinsky6()
     pipe.transformer = rebuilt(pipe.transformer, out_visual_dim=8, out_audio_dim=8)
     pipe.scheduler = diffusers.PiflowScheduler(n_grid=2)

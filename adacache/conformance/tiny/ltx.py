@@ -45,19 +45,19 @@ def ltx() -> diffusers.LTXPipeline:
 
 
 def ltx_condition() -> diffusers.LTXConditionPipeline:
-    """Tokens of conditions stand before those of the video."""
+    """LTX-Video with the tokens of conditions before those of the video."""
     pipe = ltx()
     return finished(diffusers.LTXConditionPipeline(pipe.scheduler, pipe.vae, None, None, pipe.transformer))
 
 
 def ltx_image() -> diffusers.LTXImageToVideoPipeline:
-    """The tokens of the image have a time of their own."""
+    """LTX-Video from an image, whose tokens have a time of their own."""
     pipe = ltx()
     return finished(diffusers.LTXImageToVideoPipeline(pipe.scheduler, pipe.vae, None, None, pipe.transformer))
 
 
 def ltx2() -> diffusers.LTX2Pipeline:
-    """LTX-2: a picture and its sound."""
+    """LTX-2, which denoises a picture and its sound."""
     transformer = diffusers.LTX2VideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -113,7 +113,7 @@ def ltx2() -> diffusers.LTX2Pipeline:
 
 
 def ltx23() -> diffusers.LTX2Pipeline:
-    """LTX-2.3, with all its guidance: two calls more in each step, and in one of them picture and sound are apart."""
+    """LTX-2.3 with all its guidance: two more calls in each step, one of which keeps picture and sound apart."""
     pipe = ltx2()
     modulated = {f"{kind}{part}": True for kind in ("", "audio_") for part in ("gated_attn", "cross_attn_mod")}
     pipe.transformer = rebuilt(pipe.transformer, perturbed_attn=True, **modulated)
@@ -121,27 +121,27 @@ def ltx23() -> diffusers.LTX2Pipeline:
 
 
 def ltx2_image() -> diffusers.LTX2ImageToVideoPipeline:
-    """The tokens of the image have a time of their own."""
+    """LTX-2 from an image, whose tokens have a time of their own."""
     return _as_pipeline(diffusers.LTX2ImageToVideoPipeline)
 
 
 def ltx2_condition() -> diffusers.LTX2ConditionPipeline:
-    """Tokens of conditions stand after those of the video."""
+    """LTX-2 with the tokens of conditions after those of the video."""
     return _as_pipeline(diffusers.LTX2ConditionPipeline)
 
 
 def ltx2_reference() -> diffusers.LTX2InContextPipeline:
-    """Tokens of a reference video stand after those of the video."""
+    """LTX-2 with the tokens of a reference video after those of the video."""
     return _as_pipeline(diffusers.LTX2InContextPipeline)
 
 
 def _as_pipeline(pipeline: type) -> Any:
-    """Another pipeline around the components of LTX-2, those that it has."""
+    """Return another pipeline around those components of LTX-2 that it takes."""
     components = {name: model for name, model in ltx2().components.items() if name in signature(pipeline).parameters}
     return finished(pipeline(**components))
 
 
-# Guidance by the prompt only, in one call.
+# Only the guidance by the prompt, whose halves are in one call.
 _BY_PROMPT = {"stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0}
 TINY = {
     "ltx": TinyPipeline(ltx, ("transformer_blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 3.0}, masks=True),
@@ -150,7 +150,7 @@ TINY = {
         ("transformer_blocks",),
         {**SMALL, "num_frames": 9, "guidance_scale": 3.0, **_BY_PROMPT},
         masks=True,
-        since="0.38.0",  # its connectors had other arguments
+        since="0.38.0",  # before, its connectors had other arguments
     ),
 }
 _REFERENCES = [SimpleNamespace(frames=VIDEO, strength=1.0)]

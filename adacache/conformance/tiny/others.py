@@ -115,7 +115,7 @@ def sana_video() -> diffusers.SanaVideoPipeline:
 
 
 def sana_image() -> diffusers.SanaImageToVideoPipeline:
-    """The first frame of latents is the image's, and has a time of its own."""
+    """SANA-Video from an image, which is the first frame of the latents and has a time of its own."""
     pipe = sana_video()
     return finished(diffusers.SanaImageToVideoPipeline(None, None, pipe.vae, pipe.transformer, pipe.scheduler))
 
@@ -142,7 +142,7 @@ def motif() -> diffusers.MotifVideoPipeline:
 
 
 def motif_image() -> diffusers.MotifVideoImage2VideoPipeline:
-    """Features of the image come before the text's; its latents, and a mask, are further channels."""
+    """Motif-Video from an image: its features precede the text's; its latents and a mask are extra channels."""
     pipe = motif()
     pipe = diffusers.MotifVideoImage2VideoPipeline(
         pipe.scheduler, pipe.vae, None, None, pipe.transformer, pipe.guider, None
@@ -153,14 +153,14 @@ def motif_image() -> diffusers.MotifVideoImage2VideoPipeline:
 
 
 def sana_wm() -> diffusers.SanaWMPipeline:
-    """SANA-WM, which goes along with a camera; it makes one video at a time."""
+    """SANA-WM, which follows a camera's path; it makes one video at a time."""
     transformer = diffusers.SanaWMTransformer3DModel(
         in_channels=4,
         num_layers=4,
         hidden_size=32,
         num_attention_heads=2,
         linear_head_dim=16,
-        softmax_every_n=9,  # no such block: its bfloat16 makes small differences large
+        softmax_every_n=9,  # more than there are blocks: a softmax block's bfloat16 would magnify small differences
         chunk_plucker_channels=12,
         chunk_plucker_post_attn_blocks=4,
         image_size=64,
@@ -172,7 +172,7 @@ def sana_wm() -> diffusers.SanaWMPipeline:
 
 
 def _one_video(seeds: range) -> dict[str, Any]:
-    """Text with the dimension that SANA-WM has more."""
+    """Return text for one video, with the extra dimension that SANA-WM expects."""
     (seed,) = seeds
     text = {"prompt_embeds": noise(seed, 1, 1, TEXT_TOKENS, TEXT_WIDTH)}
     return {**text, "negative_prompt_embeds": noise(seed + 1000, 1, 1, TEXT_TOKENS, TEXT_WIDTH)}

@@ -59,7 +59,7 @@ def wan() -> diffusers.WanPipeline:
 
 
 def wan22() -> diffusers.WanPipeline:
-    """Wan 2.2: one transformer for much noise, another one for little."""
+    """Wan 2.2, with a high-noise and a low-noise transformer."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     return finished(
         diffusers.WanPipeline(
@@ -69,7 +69,7 @@ def wan22() -> diffusers.WanPipeline:
 
 
 def wan_vace() -> diffusers.WanVACEPipeline:
-    """Wan VACE, of whose blocks two are given hints; the pipeline prepares one video at a time."""
+    """Wan VACE, with hints for two of its blocks; the pipeline prepares one video at a time."""
     transformer = _wan_transformer(0, diffusers.WanVACETransformer3DModel, vace_layers=[0, 2], vace_in_channels=72)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipe = diffusers.WanVACEPipeline(None, None, vae=wan_vae(), scheduler=scheduler, transformer=transformer)
@@ -105,7 +105,7 @@ def wan_animate() -> diffusers.WanAnimatePipeline:
 
 
 def chronoedit() -> diffusers.ChronoEditPipeline:
-    """ChronoEdit, whose scheduler looks back; it calls both guidance halves without naming them."""
+    """ChronoEdit with UniPC, a multistep scheduler; it calls both guidance halves without naming them."""
     transformer = _wan_transformer(0, diffusers.ChronoEditTransformer3DModel, in_channels=12, image_dim=8)
     scheduler = diffusers.UniPCMultistepScheduler(
         use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
@@ -116,14 +116,14 @@ def chronoedit() -> diffusers.ChronoEditPipeline:
 
 
 def helios() -> diffusers.HeliosPipeline:
-    """Helios: a video in sections, each with tokens of the frames before it."""
+    """Helios, which denoises a video in sections, each with tokens of the frames before it."""
     transformer = _wan_transformer(0, diffusers.HeliosTransformer3DModel, rope_dim=(4, 4, 4))
     scheduler = diffusers.HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True)
     return finished(diffusers.HeliosPipeline(None, None, wan_vae(), scheduler, transformer))
 
 
 def lucy_edit() -> diffusers.LucyEditPipeline:
-    """The latents of a video are further channels, and every token has a time."""
+    """Lucy Edit: the latents of the edited video are extra channels, and every token has a time."""
     pipe = wan()
     transformer = rebuilt(pipe.transformer, in_channels=8)
     return finished(
@@ -132,7 +132,7 @@ def lucy_edit() -> diffusers.LucyEditPipeline:
 
 
 def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
-    """SkyReels-V2, whose scheduler looks back."""
+    """SkyReels-V2 with UniPC, a multistep scheduler."""
     scheduler = diffusers.UniPCMultistepScheduler(
         use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
     )
@@ -141,7 +141,7 @@ def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
 
 
 def wan_image(**options: Any) -> diffusers.WanImageToVideoPipeline:
-    """The latents of an image, and a mask, are further channels."""
+    """Wan from an image, whose latents and a mask are extra channels."""
     pipe = wan()
     transformer = rebuilt(pipe.transformer, in_channels=12)
     return finished(
@@ -160,13 +160,13 @@ def wan_tokens() -> diffusers.WanImageToVideoPipeline:
 
 
 def wan_video() -> diffusers.WanVideoToVideoPipeline:
-    """Calls both guidance halves without naming them."""
+    """Wan from a video; it calls both guidance halves without naming them."""
     pipe = wan()
     return finished(diffusers.WanVideoToVideoPipeline(None, None, pipe.transformer, pipe.vae, pipe.scheduler))
 
 
 def skyreels_v2_image() -> diffusers.SkyReelsV2ImageToVideoPipeline:
-    """The latents of an image, and a mask, are further channels, and its features come before the text's."""
+    """SkyReels-V2 from an image: its latents and a mask are extra channels, and its features precede the text's."""
     pipe = skyreels_v2()
     transformer = rebuilt(pipe.transformer, in_channels=12, image_dim=8)
     pipe = diffusers.SkyReelsV2ImageToVideoPipeline(None, None, None, None, transformer, pipe.vae, pipe.scheduler)
@@ -186,7 +186,7 @@ TINY = {
             for name, offset in (("video", 6000), ("mask", 7000))
         },
         calls_per_step=2,
-        since="0.36.0",  # before, it took no text that is encoded already
+        since="0.36.0",  # before, it did not take precomputed text embeddings
     ),
     "wan_animate": TinyPipeline(
         wan_animate,

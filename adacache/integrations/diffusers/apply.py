@@ -1,4 +1,4 @@
-"""Caches a diffusers pipeline in one line, and undoes it."""
+"""Applies AdaCache to a diffusers pipeline, and removes it again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from adacache.validation import check_choice
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("t-attn", "s-attn")  # that can be measured in blocks of diffusers
+METRICS = ("t-attn", "s-attn")  # those that can be measured in diffusers blocks
 # Policies that look into a model, or reuse parts of a block.
 _INSIDE = {
     "teacache": "follows the modulated input of the first block",
@@ -77,12 +77,12 @@ class AdaCacheHandle:
         return self.traces[0]
 
     def reset(self) -> None:
-        """Drop a run that broke off; the next one would do so by itself."""
+        """Discard an interrupted run; the next run would do so by itself."""
         with self._runs.lock:
             self._runs.abort()
 
     def remove(self) -> None:
-        """Leave the transformers as they were; the last run's traces can still be read. A second call does nothing."""
+        """Restore the transformers; the last run's traces can still be read. A second call does nothing."""
         if self._removed:
             return
         replaced = _warn_if_replaced(self._loop, self.transformers)
@@ -127,13 +127,14 @@ def apply_adacache(
             model they are a place to start from.
         scheduler: the scheduler of a loop of your own; its timesteps say how many calls a run has.
         calibration: what `calibrate_pipeline` returned, or the file it was saved to.
-        speedup: target, how many times as fast as with every step computed denoising should be.
-        max_steps_computed: target, the most computed steps per video.
-        min_psnr: target, the lowest PSNR in dB against what the calibration aims at, mean over videos.
+        speedup: target: how many times as fast denoising should be as with every step computed.
+        max_steps_computed: target: the most computed steps per video.
+        min_psnr: target: the lowest PSNR in dB against what the calibration aims at, mean over videos.
 
     Raises:
         ValueError: the model is unknown or cached already, or the config or calibration does not fit it.
-        TypeError: neither a config nor a calibration and a target are given, or a transformer without its scheduler.
+        TypeError: neither a config nor a calibration with a target is given, or a transformer comes without its
+            scheduler.
         OSError: the calibration's file cannot be read.
         RuntimeError: diffusers is older than `OLDEST_DIFFUSERS`.
     """
@@ -170,7 +171,7 @@ def apply_adacache(
 
 
 def _warn_if_replaced(loop: DenoisingLoop, transformers: list[nn.Module]) -> bool:
-    """Warn if the pipeline has other transformers now, whose runs are in no trace; return whether it has."""
+    """Return whether the pipeline's transformers were replaced, and warn if so: runs of the new ones have no trace."""
     replaced = not loop.has(transformers)
     if replaced:
         logger.warning(
@@ -193,7 +194,12 @@ def _always(config: ReuseOptions) -> Callable[[RunStart], ReuseOptions]:
 
 
 def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
-    """Return the config; a TypeError if it is none, a ValueError if it does not fit a model of `num_blocks`."""
+    """Return a policy's config from any form that `apply_adacache` takes, checked against a model of `num_blocks`.
+
+    Raises:
+        TypeError: it is no config.
+        ValueError: the preset is unknown, or diffusers models do not offer what the policy needs.
+    """
     if isinstance(config, str):
         check_choice("preset", config, PRESETS)
         # As in the official configs: block 13 of 28.

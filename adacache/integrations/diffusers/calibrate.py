@@ -30,7 +30,7 @@ from adacache.validation import check_count
 Encode = Callable[[list[str]], Mapping[str, Any]]
 # Arguments of a pipeline's call that a calibration sets itself.
 _OWN = ("prompt", "generator", "latents", "output_type", "return_dict", "num_videos_per_prompt")
-# Names of the conditions of a calibration, as a user would say them.
+# What messages call the conditions of a calibration.
 _NAMES = {
     "transformers": "the transformers",
     "num_blocks": "numbers of blocks",
@@ -61,17 +61,17 @@ def calibrate_pipeline(
     `apply_adacache(pipe, calibration=..., speedup=...)` uses the result, which `Calibration.save` writes to a file.
 
     Args:
-        prompts: at least two different ones; those that are fitted to measure nothing.
-        aim: "repeat" the video with every step computed, or come near the "solution" of many more steps, which needs a
-            scheduler whose times lie among those of more steps.
+        prompts: at least two different ones; prompts that are fitted to are not measured on.
+        aim: "repeat" reproduces the video with every step computed; "solution" comes near the result of many more
+            steps, which needs a scheduler whose times lie among those of more steps.
         fit_clips: number of clips to fit to.
-        held_out_clips: number of other clips, to measure on.
-        candidates: lists of computed steps that are fitted for each number of computed steps.
+        held_out_clips: number of other clips to measure on.
+        candidates: how many lists of computed steps are fitted for each number of computed steps.
         batch_size: clips sampled together.
         seed: seed of the first clip's noise; it counts up.
         encode: turns a batch of prompts into arguments of the pipeline's call, such as precomputed embeddings; without
             it the pipeline is called with the prompts, and encodes them again for every run.
-        checkpoint: file that keeps finished parts until the end, so that a calibration that was stopped can go on.
+        checkpoint: file that keeps finished parts until the end, so that a stopped calibration can continue.
         progress: whether to show a bar.
         call: other arguments of the pipeline's call, such as num_inference_steps, height, guidance_scale.
 
@@ -122,11 +122,11 @@ def _as_prompts(prompts: list[str]) -> Mapping[str, Any]:
 
 
 class PipelineClips:
-    """Clips of a hooked pipeline; an `adacache.calibration.runner.ClipSampler`.
+    """Samples clips with a hooked pipeline; an `adacache.calibration.runner.ClipSampler`.
 
     Args:
-        make_run: calls the pipeline for a batch of clips, with a number of steps in place of each and other arguments;
-            returns its frames.
+        make_run: (clips, factor, further arguments of the call) -> the frames that the pipeline returns for a batch of
+            clips, with `factor` steps in place of each one.
     """
 
     def __init__(self, make_run: Callable[..., Any]) -> None:
@@ -140,7 +140,7 @@ class PipelineClips:
     @classmethod
     @contextmanager
     def of(cls, pipe: Any, encode: Encode, call: Mapping[str, Any]) -> Iterator[PipelineClips]:
-        """Yield the clips of a pipeline, which is hooked and shows no bars of its own in the meantime."""
+        """Hook a pipeline, hide its progress bars and yield its clips; restore the pipeline at the end."""
 
         def make_run(clips: Sequence[Clip], factor: int, **options: Any) -> Any:
             generators = [torch.Generator().manual_seed(clip.seed) for clip in clips]
@@ -170,7 +170,7 @@ class PipelineClips:
         return len(self._start.timesteps)
 
     def peek(self, clip: Clip) -> RunStart:
-        """Return what is known of the runs at their first call, which is not made."""
+        """Start a run, stop it at its first call, and return what is known by then; it holds for all runs."""
         self._peeking = True
         try:
             self._make_run([clip], self._factor, output_type="latent")
@@ -182,7 +182,7 @@ class PipelineClips:
 
     @contextmanager
     def refined(self, factor: int) -> Iterator[None]:
-        """Run `factor` steps in place of each for a while."""
+        """Within the block, sample with `factor` steps in place of each one."""
         self._factor, start = factor, self._start
         try:
             if factor > 1:
@@ -204,7 +204,7 @@ class PipelineClips:
         """Return the final latents (B, ...), as the pipeline returns them."""
         self._controller, self._is_sampling = controller, False
         latents = self._make_run(clips, self._factor, output_type="latent")
-        return latents[-1] if isinstance(latents, list) else latents  # of all sections up to the last one
+        return latents[-1] if isinstance(latents, list) else latents  # a list grows by section; its last item has all
 
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
         """Return the same batch as videos, (F, H, W, 3) uint8 each."""
@@ -233,7 +233,7 @@ class _Peeked(Exception):
 
 
 def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
-    """Return what a calibration holds for, as far as the transformers tell; weights are not compared."""
+    """Return the conditions of a calibration that the transformers determine; weights are not among them."""
     return {
         "transformers": [type(forward.transformer).__name__ for forward in cached],
         "num_blocks": [forward.num_blocks for forward in cached],
@@ -241,7 +241,7 @@ def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
 
 
 def run_conditions(start: RunStart) -> dict[str, Any]:
-    """Return what a calibration holds for, as far as a run's first call tells."""
+    """Return the conditions of a calibration that a run's first call determines."""
     return {"latents": list(start.latents), "guidance_scale": start.guidance_scale}
 
 

@@ -1,4 +1,4 @@
-"""What has to be known of a diffusers transformer to cache it: names and layouts, as data."""
+"""What AdaCache needs to know about a diffusers transformer: names and layouts, as data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch._dynamo import OptimizedModule
 from adacache.integrations.diffusers.residuals import AttentionResidual
 from adacache.sites import Stream
 
-# What the rows of a block's hidden states (rows, length, C) are: videos with all tokens, frame by frame; the frames of
-# the videos; or the places in a frame, each through all frames.
+# What a row of a block's hidden states (rows, length, C) holds: all tokens of a video, frame by frame; the tokens of
+# one frame; or the tokens at one place of all frames.
 Layout = Literal["videos", "frames", "places"]
 SPACE_AND_TIME: tuple[Stream, ...] = ("spatial", "temporal")
 
@@ -26,10 +26,10 @@ class BlockList:
     Attributes:
         name: name of the transformer's attribute.
         blocks: class names of the blocks in it.
-        residual: how to see what a block's self-attention adds, after its gate; None if it cannot be told apart.
+        residual: how to see what a block's self-attention adds, after its gate; None if it cannot be seen separately.
         audio_residual: the same for the sound's self-attention.
         layout: layout of the hidden states that the blocks take and return.
-        streams: what the self-attention works along; an attention over all tokens counts for both.
+        streams: dimensions along which tokens attend to each other; attention over all tokens counts as both.
     """
 
     name: str
@@ -47,24 +47,27 @@ class Family:
     Attributes:
         name: name of the models, as users know it.
         transformer: class name of the transformer.
-        lists: all lists of blocks, in the order in which their first blocks run.
-        rows: arguments of the forward that have a row, or several, for each video of a batch.
+        lists: all lists of blocks, in the order in which their first blocks run, unless the stand-in for all blocks,
+            which is put into the first list, has to be in another one.
+        rows: arguments of the forward that have one row, or several, for each video of a batch.
         num_frames: (the transformer's config, arguments of the forward) -> frames of tokens in a video.
         num_tokens: (the same) -> tokens of the video, if others precede them in the hidden states.
         batches_guidance: whether pipelines that name no cache context have both guidance halves in one batch.
-        has_own_times: whether pipelines give the transformer other times than the scheduler's, which only they know.
+        has_own_times: whether pipelines give the transformer other times than the scheduler's, which is then read from
+            the pipeline.
         refused_pipelines: names of pipeline classes that cannot be cached, and why.
         returns_text: whether blocks return the text's hidden states after the video's, not the video's alone.
         audio: argument of the forward with the latents (B, length, C) of a sound that is denoised with the picture, ""
             if there is none. Blocks take and return the sound's states after the picture's, and the model returns its
             output after the picture's.
         channels_dim: dimension of the channels in the argument `hidden_states` and in the output.
-        out_channels: option of the transformer that says how many of the latents' channels are denoised.
-        bypass: arguments of the forward that leave out the blocks of all lists but the first one, where emptying these
-            lists is not enough.
+        out_channels: option of the transformer's config that says how many of the latents' channels are denoised.
+        bypass: arguments with which the forward skips the blocks of all lists but the first one, where emptying these
+            lists does not work.
         aside: modules that only serve the blocks, such as those that make hints for them. Each comes with a function
             that takes the module's arguments and returns a replacement of its result while the blocks are left out.
-        added_after: (the transformer's config) -> numbers of the blocks after which the forward adds something.
+        added_after: (the transformer's config) -> numbers of the blocks after which the forward adds something to the
+            hidden states.
     """
 
     name: str
@@ -132,7 +135,7 @@ class Family:
 def tokens_of(
     hidden_states: Tensor, layout: Layout, num_videos: int, num_frames: int, num_tokens: int | None = None
 ) -> Tensor:
-    """Return a block's hidden states as (B, T, S, C), frames apart; only the last `num_tokens` if given; a view."""
+    """Return a view of a block's hidden states as (B, T, S, C), of only the last `num_tokens` tokens if given."""
     if layout == "places":
         return hidden_states.unflatten(0, (num_videos, -1)).transpose(1, 2)
     if layout == "frames":

@@ -19,15 +19,15 @@ from adacache.sites import Site
 class CachedForward:
     """Runs a transformer of diffusers with its blocks passed to `StepController.stack`.
 
-    The transformer's own forward runs with a stand-in for its blocks, so that it embeds the input before it and makes
-    the output after it. The stand-in passes its hidden states to the controller. If they are to be computed, the
-    transformer's own forward runs again within the stand-in, this time with its blocks, and only what these return is
-    used. So no line of the model is repeated here, any of a batch's videos can be computed without the others, and a
-    computed step pays twice for the embedding of its input and for its last layer, which is little beside the blocks.
-    Modules that only serve the blocks get stand-ins, too.
+    The transformer's own forward embeds the input, calls a stand-in for its blocks and makes the output from the
+    result. The stand-in passes the hidden states to the controller. If they are to be computed, the transformer's own
+    forward runs again within the stand-in, this time with the blocks, and only what these return is used. So no line of
+    the model is repeated here, and any of a batch's videos can be computed without the others. A computed step pays
+    twice for the embedding of its input and for its last layer, which is little beside the blocks. Modules that only
+    serve the blocks get stand-ins, too.
 
-    Blocks may be compiled: those that are measured run uncompiled, since a compiled one does not show what goes on in
-    it. Between calls the transformer is as it was.
+    Blocks may be compiled; those that are measured run uncompiled, since compiled code ignores the hooks that measure.
+    Between calls the transformer is unchanged.
 
     Raises:
         ValueError: the transformer belongs to no known family, or its blocks are not the family's.
@@ -48,11 +48,11 @@ class CachedForward:
     ) -> Any:
         """Return what `forward(**arguments)` returns, with blocks computed or reused as `controller` decides.
 
-        `forward` is the transformer's own; `arguments` are named as in its signature. `context` tells apart calls of
-        one step, such as those with and without the prompt.
+        `forward` is the transformer's own; `arguments` are named as in its signature. `context` distinguishes the calls
+        of one step, such as those with and without the prompt.
 
         Raises:
-            RuntimeError: outside of a run; otherwise as `StepController.stack`.
+            RuntimeError: outside of a run, or as in `StepController.stack`.
         """
         family, own = self.family, self._block_modules()
         first = family.lists[0]
@@ -113,7 +113,7 @@ class CachedForward:
     def _stand_ins(self, own: Mapping[str, nn.Module], stand_in: _StandIn) -> dict[str, nn.Module]:
         """Return what replaces the `own` modules while the blocks are left out."""
         family = self.family
-        # A family with a bypass goes through its lists in pairs: the others must not be empty.
+        # The forward of a family with a bypass takes blocks from its lists in pairs, so no list may be empty.
         replaced = {} if family.bypass else {blocks.name: nn.ModuleList() for blocks in family.lists}
         for name in family.aside.keys() & own.keys():
             aside = _Aside(family.aside[name])
@@ -129,10 +129,10 @@ class CachedForward:
         num_frames: int,
         num_tokens: int | None,
     ) -> tuple[Tensor, Tensor | None, list[tuple[Site, Tensor]]]:
-        """Run `forward(**arguments)` with its blocks, and return what they make.
+        """Run `forward(**arguments)` with its blocks, and return their results.
 
-        This is the hidden states (B, N, C) after the last block, those of a sound, and what the sound's measured
-        branches add.
+        These are the hidden states (B, N, C) after the last block, those of the sound or None, and the residuals of the
+        sound's measured branches.
         """
         family, num_videos = self.family, len(arguments["hidden_states"])
         last: list[Any] = []
@@ -157,7 +157,7 @@ class CachedForward:
                         stack.enter_context(_not_compiled(block))
                         handles = [*blocks.residual.watch(block, partial(take, site, blocks.layout))]
                         if blocks.audio_residual is not None:
-                            # Made at once: with offloading, the block's weights are there only while it runs.
+                            # Computed at once: with offloading, the block's weights are loaded only while it runs.
                             handles += blocks.audio_residual.watch(
                                 block, lambda make, site=site: of_audio.append((site, make()))
                             )
@@ -170,7 +170,7 @@ class CachedForward:
 
 
 class _Shown(nn.Module):
-    """A block whose output is shown to a function."""
+    """Runs a block, and passes its output to a function."""
 
     def __init__(self, block: nn.Module, show: Callable[[Any], object]) -> None:
         super().__init__()
@@ -178,19 +178,19 @@ class _Shown(nn.Module):
         self._show = show
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the block, and show what it returns."""
+        """Run the block, and show its output."""
         output = self.block(*args, **kwargs)
         self._show(output)
         return output
 
 
 class _StandIn(nn.Module):
-    """Stands for all blocks; if these also return the text's states, it returns them unchanged.
+    """Takes the place of all blocks; if these also return the text's hidden states, it returns them unchanged.
 
-    It holds all that it replaces, so that what is done to all layers of the transformer reaches those, too.
+    It holds the modules that it replaces, so that operations on all modules of the transformer reach them, too.
 
     Args:
-        run: makes the hidden states after the blocks, and those of a sound, from those before.
+        run: computes the hidden states after the blocks, and those of a sound, from those before.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class _StandIn(nn.Module):
         self.stands_for = nn.ModuleDict(stands_for)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor | None]:
-        """Take a block's arguments, the hidden states and the sound's or the text's, by position or by name."""
+        """Run in place of the blocks; hidden states, and those of the sound or text, come by position or by name."""
         second = self._family.audio or "encoder_hidden_states"
         named = dict(zip(("hidden_states", second), args, strict=False)) | kwargs
         states, audio = self._run(named["hidden_states"], named[second] if self._family.audio else None)
@@ -212,14 +212,14 @@ class _StandIn(nn.Module):
 
 
 class _Aside(nn.Module):
-    """Stands for a module that only serves the blocks, and costs nothing."""
+    """Takes the place of a module that only serves the blocks, at no cost."""
 
     def __init__(self, result: Callable[..., Any]) -> None:
         super().__init__()
         self._result = result
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Take the arguments of the module."""
+        """Return the replacement of the module's result; takes the module's arguments."""
         return self._result(*args, **kwargs)
 
 
@@ -233,7 +233,7 @@ def _without_lora_scale(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _not_compiled(block: nn.Module) -> Iterator[None]:
-    """Run a block and all in it as before `compile`: compiled code does not see hooks that come and go."""
+    """Disable the compiled code of a block and its submodules for a while: it ignores hooks that come and go."""
     compiled = {module: module._compiled_call_impl for module in block.modules() if module._compiled_call_impl}
     try:
         for module in compiled:
@@ -245,9 +245,9 @@ def _not_compiled(block: nn.Module) -> Iterator[None]:
 
 
 def _rows_of(arguments: Mapping[str, Any], names: tuple[str, ...], rows: Tensor, num_rows: int) -> dict[str, Any]:
-    """Return `arguments` with those `rows` of the batch only.
+    """Return `arguments` with only the given `rows` of the batch.
 
-    An argument may have several rows for each, one after the other.
+    An argument may have several consecutive rows for each of them.
     """
     chosen = dict(arguments)
     for name in chosen.keys() & names:
@@ -267,7 +267,7 @@ def _take_rows(value: Any, rows: Tensor, num_rows: int) -> Any:
 
 @contextmanager
 def _with_modules(transformer: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put other modules under these names for a while."""
+    """Replace the transformer's modules of these names for a while."""
     before = {name: getattr(transformer, name) for name in modules}
     try:
         for name, module in modules.items():

@@ -17,7 +17,7 @@ from adacache.integrations.diffusers.runs import Call, Runs
 
 
 class CurrentContext(StateManager):
-    """What a pipeline says about its next call by `cache_context`; diffusers sets it on hooks' state managers.
+    """What a pipeline says about its next call with `cache_context`; diffusers sets it on the hooks' state managers.
 
     Each thread has its own.
     """
@@ -31,7 +31,7 @@ class CurrentContext(StateManager):
         self._said.context = context
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
-        """Forget the context, which is all that is kept."""
+        """Forget the context, the only state there is."""
         self.set_context(None)
 
     def describe(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class AdaCacheHook(ModelHook):
     """Replaces a transformer's forward; all state is in `runs`, which other transformers may share.
 
     Attributes:
-        outer: What is called in place of the transformer's own forward.
+        outer: what is called in place of the transformer's own forward.
     """
 
     _is_stateful = True  # so that diffusers sets contexts, and says when a pipeline is done
@@ -109,7 +109,7 @@ class AdaCacheHook(ModelHook):
 def hook(cached: Sequence[CachedForward], runs: Runs) -> None:
     """Hook transformers that share `runs`, below all other hooks.
 
-    So offloading may be enabled and removed before or after the hook, and fetches the weights that are computed with.
+    So offloading may be enabled and removed before or after the hook, and still fetches weights before they are used.
     """
     for forward in cached:
         transformer, added = forward.transformer, AdaCacheHook(forward, runs)
@@ -124,7 +124,7 @@ def hook(cached: Sequence[CachedForward], runs: Runs) -> None:
 
 
 def unhook(transformer: nn.Module) -> None:
-    """Leave a transformer as if it had never been hooked."""
+    """Remove the hook, and leave the transformer as if it had never been hooked."""
     registry = transformer._diffusers_hook
     index = registry._hook_order.index(HOOK_NAME)
     added = registry.hooks.pop(registry._hook_order.pop(index))

@@ -28,7 +28,7 @@ def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
     """Return a transformer itself, or those of a pipeline: one, or the two that share its steps.
 
     Raises:
-        ValueError: it is neither a pipeline with a transformer nor one itself.
+        ValueError: it is neither a transformer nor a pipeline with one.
     """
     if isinstance(pipe_or_transformer, nn.Module):
         return [pipe_or_transformer]
@@ -46,7 +46,7 @@ def cached_forwards_of(pipe_or_transformer: Any) -> list[CachedForward]:
     """Return a `CachedForward` for each transformer.
 
     Raises:
-        ValueError: there is no transformer, or one is unknown, compiled as a whole, or of a pipeline that is refused.
+        ValueError: there is no transformer, one is unknown, wrapped or compiled as a whole, or the pipeline is refused.
     """
     cached = []
     for transformer in transformers_of(pipe_or_transformer):
@@ -80,7 +80,7 @@ class DenoisingLoop:
         self._own_scheduler = scheduler
 
     def has(self, transformers: list[nn.Module]) -> bool:
-        """Whether the loop still calls these, as they are or compiled as a whole; a pipeline's may be replaced."""
+        """Whether the loop still calls these transformers, compiled as a whole or not; a pipeline may get new ones."""
         current = [getattr(module, "_orig_mod", module) for module in transformers_of(self._owner)]
         return all(any(module is other for other in current) for module in transformers)
 
@@ -96,13 +96,13 @@ class DenoisingLoop:
 
     @property
     def guidance_scale(self) -> float | None:
-        """Guidance scale of the current run; None if the loop has none, or does not tell."""
+        """Guidance scale of the current run; None if the loop has none or does not expose it."""
         scale = getattr(self._owner, "guidance_scale", None) if self.is_pipeline else None
         return float(scale) if isinstance(scale, int | float) else None
 
     @property
     def current_time(self) -> float | None:
-        """The scheduler's time of the step that goes on; None where the loop does not tell."""
+        """The scheduler's time of the current step; None if the loop does not expose it."""
         time = getattr(self._owner, "_current_timestep", None)
         return None if time is None else float(time)
 
@@ -121,11 +121,11 @@ class DenoisingLoop:
         return timesteps
 
     def first_place(self, places: list[int], num_times: int) -> int | None:
-        """Return where in the schedule a run begins, out of the `places` that have the time of its first call.
+        """Return which of the `places` in the schedule that have the time of a run's first call the run begins at.
 
         A run may begin later than its schedule, as with strength below 1, if the pipeline or the scheduler says so, or
-        in a loop of your own. The result is None for a call in the middle of a schedule that comes from outside of the
-        pipeline's loop.
+        in a loop of your own. The result is None if a call from outside of the pipeline's loop comes in the middle of a
+        schedule.
         """
         told = [getattr(self._scheduler, "begin_index", None), 0]
         if self._is_running and getattr(self._owner, "_num_timesteps", None) is not None:
@@ -134,9 +134,9 @@ class DenoisingLoop:
         return places[0] if known is None and not self.is_pipeline else known
 
     def halves_per_call(self, context: str | None, batches_guidance: bool) -> int | None:
-        """Return the number of guidance halves in the batch of one call; None if nothing tells.
+        """Return the number of guidance halves in the batch of one call; None if it is unknown.
 
-        A context other than "cond_uncond" is that of one half. Pipelines use "cond_uncond" without guidance, too.
+        Any context but "cond_uncond" belongs to a single half. Pipelines use "cond_uncond" without guidance, too.
         """
         if context not in (None, "cond_uncond") or hasattr(self._owner, "guider"):
             return 1
@@ -155,14 +155,14 @@ class DenoisingLoop:
 
     @property
     def _is_running(self) -> bool:
-        """Whether the pipeline is in its loop, as far as it tells; otherwise something else calls its transformer."""
+        """Whether the pipeline says that it is in its loop; if not, something else calls its transformer."""
         if not hasattr(type(self._owner), "current_timestep"):
             return hasattr(self._owner, "_num_timesteps")
         return getattr(self._owner, "_current_timestep", None) is not None
 
 
 def check_free(transformer: nn.Module) -> None:
-    """Refuse, with a ValueError, a transformer that is hooked already, or as `check_combination` does."""
+    """Refuse, with a ValueError, a transformer that is hooked already or that `check_combination` refuses."""
     kind = type(transformer).__name__
     registry = getattr(transformer, "_diffusers_hook", None)
     if registry is not None and HOOK_NAME in registry.hooks:
@@ -187,7 +187,7 @@ def check_not_wrapped(transformer: nn.Module) -> None:
 
 
 def check_combination(transformer: nn.Module) -> None:
-    """Refuse, with a ValueError, a transformer to which something was done that AdaCache does not work with."""
+    """Refuse, with a ValueError, a transformer that was changed in a way that AdaCache does not work with."""
     kind = type(transformer).__name__
     check_not_wrapped(transformer)
     if getattr(transformer, "_parallel_config", None) is not None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-Take = Callable[[Callable[[], Tensor]], object]  # called with a function that makes the residual
+Take = Callable[[Callable[[], Tensor]], object]  # called with a function that computes the residual
 
 
 class AttentionResidual(Protocol):
@@ -27,9 +27,9 @@ class GatedByTable:
     The difference of the hidden states before and after would lose digits in bfloat16.
 
     Attributes:
-        argument, position: name and position of the time's embedding among the block's arguments. It is (B, 6 C), (B,
-            6, C), or with an embedding for every token (B, N, 6 C) or (B, N, 6, C), or for every frame (B, 1, T, 6 C);
-            some tables have more than 6 rows.
+        argument, position: name and position of the time's embedding among the block's arguments. Its shape is
+            (B, 6 C) or (B, 6, C), with an embedding for every token (B, N, 6 C) or (B, N, 6, C), and with one for every
+            frame (B, 1, T, 6 C). Some tables have more than 6 rows.
         row: index of the gate's row.
         attention: name of the attention module.
         table: name of the parameter (6, C) or (1, 6, C).

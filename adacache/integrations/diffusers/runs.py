@@ -1,4 +1,4 @@
-"""Decides which run, step and guidance half a call of a transformer belongs to, and whose rows it has."""
+"""Decides which run, step and guidance half a call of a transformer belongs to, and how many videos it is for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adacache.trace import Trace
 
 logger = logging.getLogger(__name__)
 
-FEW_STEPS = 10  # fewer than that are those of distilled models, whose steps change too much to be left out
+FEW_STEPS = 10  # runs of fewer steps are those of distilled models, whose steps change too much to be left out
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RunStart:
     Attributes:
         timesteps: one for each step that will be taken, fewer than the scheduler's if strength is below 1.
         latents: shape of a video's latents as the transformer gets them, without the batch.
-        guidance_scale: None if the loop does not tell.
+        guidance_scale: None if the loop has none or does not expose it.
     """
 
     timesteps: list[float]
@@ -40,13 +40,13 @@ class Call:
     """One call of a transformer.
 
     Attributes:
-        latents: (B, ...), what is denoised.
-        timestep: of any shape; tokens that are given and not denoised have a smaller one than the others.
+        latents: (B, ...), as the transformer gets them.
+        timestep: of any shape; tokens that are given rather than denoised have a smaller one than the others.
         text: (B, tokens, width), None without text.
         context: name that the pipeline gave this call, None if it gave none.
         step_index, num_steps: those of the pipeline's loop, None if diffusers does not pass them.
         batches_guidance: whether pipelines of this family that name no context have both guidance halves in a batch.
-        has_own_time: whether `timestep` is none of the scheduler's, so that the pipeline is asked for that.
+        has_own_time: whether `timestep` is not the scheduler's time, which is then read from the pipeline.
         num_modalities: how many modalities are denoised, two with a sound.
     """
 
@@ -64,13 +64,13 @@ class Call:
 
 @dataclass(frozen=True)
 class GuidanceHalf:
-    """What tells the calls of one step apart, such as those with and without the prompt."""
+    """What distinguishes the calls of one step, such as those with and without the prompt."""
 
     context: str | None
     text: Tensor | None
 
     def fits(self, call: Call) -> bool:
-        """Whether `call` is for this half; texts in different tensors are compared, which waits for them."""
+        """Whether `call` is for this half; comparing texts in different tensors waits for the device."""
         if self.context != call.context:
             return False
         if self.text is call.text or self.text is None or call.text is None:
@@ -80,12 +80,12 @@ class GuidanceHalf:
 
 @dataclass
 class _Run:
-    """The run that is under way.
+    """The open run.
 
     Attributes:
         schedule: the scheduler's own tensor; the next run has another one.
         first, place: positions of the run's first step and of the current one in the schedule.
-        halves: those that have a residual, by the number under which the controller knows them.
+        halves: the halves that have a residual, by the number that is in the controller's context.
         called: numbers of halves that were called in this step.
         strangers: halves that were called in this step and have no residual.
         calls_before: number of calls in the step before.
@@ -121,13 +121,13 @@ class Runs:
     """The runs of one pipeline, one after the other, each with a controller of its own.
 
     A step is a time of the scheduler. All calls at that time belong to it, each to a guidance half, which is identified
-    by its cache context and its text. If the schedule has a time several times, a new step begins once the calls of the
-    step before have come again. A run begins where the scheduler was set anew or time goes back, at whatever time its
-    first call has, and has the rest of the schedule as its steps. A call that fits nowhere is computed without the
-    cache, and so is the rest of its run; one warning says so.
+    by its cache context and its text. If a time occurs several times in the schedule, a new step begins once all calls
+    of the step have been made and one is repeated. A run begins where the scheduler was set anew or time goes back; its
+    steps are the schedule from the time of its first call on. A call that fits nowhere is computed without the cache,
+    and so is the rest of its run; one warning says so.
 
     Attributes:
-        lock: held during a call: there is only one transformer, and its lists of blocks are replaced meanwhile.
+        lock: held during a call, while the blocks of the only transformer are replaced.
         num_runs: number of runs that were begun.
 
     Args:
@@ -147,12 +147,12 @@ class Runs:
         self._loop = loop
         self._make_controller = make_controller
         self._finished = finished
-        self._run: _Run | None = None  # that is under way
-        self._controller: StepController | None = None  # of this run, or of the last one
+        self._run: _Run | None = None
+        self._controller: StepController | None = None  # of the current or last run
         self._ended: tuple[Tensor, int] | None = None  # schedule and last place of a run that is over
         self._strayed: Tensor | None = None  # schedule of a run that is computed without the cache
-        self._schedule: Tensor | None = None  # that `_times` were read from
-        self._times: dict[torch.dtype, list[float]] = {}  # as rounded to a call's dtype
+        self._schedule: Tensor | None = None  # the one that `_times` were read from
+        self._times: dict[torch.dtype, list[float]] = {}  # rounded to each dtype that calls have
         self._told: set[str] = set()
 
     def enter(self, call: Call) -> tuple[StepController, str] | None:
@@ -189,7 +189,7 @@ class Runs:
             self.finish()
 
     def finish(self) -> None:
-        """End the run that this thread has open, as the pipeline is done."""
+        """End this thread's open run, since the pipeline is done; drop it if it is before its last step."""
         run = self._run
         if run is None or run.thread is not current_thread():
             return
@@ -202,7 +202,7 @@ class Runs:
         self._finished(run.controller)
 
     def abort(self) -> None:
-        """Drop a run that is not over."""
+        """Drop the open run, if there is one."""
         run, self._run = self._run, None
         if run is not None:
             run.opened.__exit__(_RunEnded, _RunEnded(), None)
@@ -219,7 +219,7 @@ class Runs:
         return self._controller.traces
 
     def _places(self, call: Call, schedule: Tensor) -> list[int]:
-        """Return where in the schedule a call may be; its time may have been rounded to another dtype on the way."""
+        """Return the places in the schedule where a call may be; its time may have been rounded to another dtype."""
         if self._schedule is not schedule:
             self._schedule, self._times = schedule, {}
         told = self._loop.current_time if call.has_own_time else None
@@ -237,7 +237,7 @@ class Runs:
     ) -> tuple[StepController, str] | None:
         """Begin a run with `call`, at the place `first` of the schedule if that is known."""
         if self._ended is not None and self._ended[0] is schedule and self._ended[1] in places:
-            return None  # one more guidance half in the last step of a run that was taken to be over
+            return None  # one more guidance half in the last step of a run that seemed to be over
         if first is None and places:
             first = self._loop.first_place(places, len(schedule))
         if first is None:
@@ -264,7 +264,7 @@ class Runs:
         return self._begin_step(call, first)
 
     def _go_on(self, call: Call, schedule: Tensor, places: list[int]) -> tuple[StepController, str] | None:
-        """Find the step of `call` in the run that is under way."""
+        """Find the step of `call` in the open run, or begin another run with it."""
         run, following = self._run, self._run.place + 1
         anew = run.first in places and not self._loop.is_pipeline
         if run.place in places:
@@ -287,7 +287,7 @@ class Runs:
     def _begin_step(self, call: Call, place: int) -> tuple[StepController, str] | None:
         """Begin the step at `place`; it is computed if the halves, the model or the batch have changed.
 
-        A half that was left out in the step before is forgotten: its residual is older than those of the others.
+        A half that was not called in the step before is forgotten: its residual is older than those of the others.
         """
         run = self._run
         halves = {number: run.halves[number] for number in run.called}
@@ -302,10 +302,10 @@ class Runs:
         return self._join_step(call)
 
     def _join_step(self, call: Call) -> tuple[StepController, str] | None:
-        """Find the half of a call in this step.
+        """Find the guidance half of a call in this step.
 
         A half without a residual is computed without the cache; the next step is then computed for all halves, and
-        keeps theirs.
+        their residuals are kept.
         """
         run = self._run
         if call.model is not run.model:
@@ -354,4 +354,4 @@ class Runs:
 
 
 class _RunEnded(Exception):
-    """Closes a run that did not come to its end."""
+    """Closes a run that was dropped before its end."""

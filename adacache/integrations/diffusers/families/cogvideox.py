@@ -6,7 +6,7 @@ from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByNorm
 
 FAMILIES = (
-    # Version 1.5 also makes patches of frames.
+    # Version 1.5 also groups frames into patches.
     Family(
         name="CogVideoX",
         transformer="CogVideoXTransformer3DModel",
@@ -16,7 +16,7 @@ FAMILIES = (
         returns_text=True,
         channels_dim=2,
     ),
-    # The network of CogVideoX. Features of a face are added every few blocks, where it was trained with faces.
+    # CogVideoX's network. If it was trained with faces, features of a face are added after every few blocks.
     Family(
         name="ConsisID",
         transformer="ConsisIDTransformer3DModel",
@@ -26,12 +26,12 @@ FAMILIES = (
         batches_guidance=True,
         returns_text=True,
         channels_dim=2,
-        aside={"local_facial_extractor": lambda *features: None},  # nothing is added then
+        aside={"local_facial_extractor": lambda *features: None},  # no features, so nothing is added
         added_after=lambda config: (
             range(0, config.num_layers, config.cross_attn_interval) if config.is_train_face else ()
         ),
     ),
-    # Blocks with own weights for the text; latents of an image or a control video come in arguments of their own.
+    # Blocks may have separate weights for the text. Latents of an image or a control video are separate arguments.
     Family(
         name="EasyAnimate",
         transformer="EasyAnimateTransformer3DModel",

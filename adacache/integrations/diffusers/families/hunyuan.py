@@ -1,11 +1,11 @@
-"""HunyuanVideo, 1.5, and FramePack, which continues videos."""
+"""HunyuanVideo, HunyuanVideo 1.5, and FramePack, which continues videos."""
 
 from __future__ import annotations
 
 from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByNorm
 
-# The later blocks fuse attention and MLP, so the earlier ones are measured.
+# The single-stream blocks fuse attention and MLP, so only those before them are measured.
 _LISTS = (
     BlockList("transformer_blocks", ("HunyuanVideoTransformerBlock",), GatedByNorm(index=1, attention="attn")),
     BlockList("single_transformer_blocks", ("HunyuanVideoSingleTransformerBlock",)),
@@ -48,7 +48,7 @@ FAMILIES = (
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
         returns_text=True,
     ),
-    # The network of HunyuanVideo. Tokens of earlier frames precede those of the frames that are denoised.
+    # HunyuanVideo's network. Tokens of earlier frames precede those of the frames that are denoised.
     Family(
         name="FramePack",
         transformer="HunyuanVideoFramepackTransformer3DModel",

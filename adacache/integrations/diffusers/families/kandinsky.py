@@ -11,7 +11,7 @@ def _gated_by_modulation(part: str = "") -> GatedByNorm:
 
 
 FAMILIES = (
-    # Latents have their channels last. Blocks of the text run before those of the video, which alone use their result.
+    # Channels are the last dimension of latents. Text blocks run before the video's, and only these use their result.
     Family(
         name="Kandinsky 5",
         transformer="Kandinsky5Transformer3DModel",
@@ -28,8 +28,8 @@ FAMILIES = (
         out_channels="out_visual_dim",
         aside={"text_transformer_blocks": lambda text, *_: text},
     ),
-    # With a sound, or without. An image is one more frame, which is not denoised. Distilled, it gives the outputs of
-    # several times, so that it has more channels out than are denoised.
+    # With or without a sound. An image is one more frame, which is not denoised. The distilled model returns outputs
+    # for several times at once, so it has more output channels than are denoised.
     Family(
         name="Kandinsky 6",
         transformer="Kandinsky6Transformer3DModel",

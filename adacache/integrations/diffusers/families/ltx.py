@@ -10,7 +10,7 @@ from adacache.integrations.diffusers.residuals import GatedByTable
 
 
 def _ltx_num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
-    """Return the argument `num_frames` if there are no coordinates, else the frames in which each place occurs once.
+    """Return the argument `num_frames` or, if there are coordinates, how many tokens there are at each place.
 
     `video_coords` are times, heights and widths, (B, 3, N), or each with its beginning and end, (B, 3, N, 2).
     """
@@ -27,7 +27,7 @@ def _ltx_num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
 _TILES = "it cuts the video of a step into tiles, with a call of the transformer for each"
 FAMILIES = (
     # Its pipelines pack latents into tokens: the transformer gets (B, N, C) and their sizes or coordinates.
-    # `LTXConditionPipeline` puts the tokens of its conditions before those of the video, frame by frame, too.
+    # `LTXConditionPipeline` puts the tokens of its conditions, also frame by frame, before those of the video.
     Family(
         name="LTX-Video",
         transformer="LTXVideoTransformer3DModel",

@@ -16,7 +16,7 @@ FAMILIES = (
     ),
     # Latte-1, and Open-Sora-Plan v1.1, whose transformer is the same network. Spatial and temporal blocks take turns;
     # the model regroups the tokens around every temporal block, and adds the temporal positions after the first spatial
-    # one. They are part of the stack's residual.
+    # one. These positions are part of the stack's residual.
     Family(
         name="Latte",
         transformer="LatteTransformer3DModel",
@@ -50,8 +50,8 @@ FAMILIES = (
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
         returns_text=True,
     ),
-    # Its last blocks are a decoder: they begin again with the hidden states from before all blocks, and look at what
-    # the others made of them. So their list stands first here: what stands for all blocks has to be in it.
+    # Its last blocks are a decoder: they start again from the hidden states before all blocks, beside the result of the
+    # other blocks. Their list comes first here because the stand-in for all blocks has to be in it.
     Family(
         name="Motif-Video",
         transformer="MotifVideoTransformer3DModel",
@@ -63,7 +63,7 @@ FAMILIES = (
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
         returns_text=True,
     ),
-    # Linear attention; an image, where there is one, is the first frame of latents.
+    # Linear attention. An image, if there is one, is the first frame of the latents.
     Family(
         name="SANA-Video",
         transformer="SanaVideoTransformer3DModel",
@@ -79,7 +79,7 @@ FAMILIES = (
         num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
         batches_guidance=True,
     ),
-    # The camera's way is part of every block. Each frame has a time of its own. Its pipeline makes one video at a time.
+    # Every block takes the camera's path. Each frame has a time of its own. Its pipeline makes one video at a time.
     Family(
         name="SANA-WM",
         transformer="SanaWMTransformer3DModel",

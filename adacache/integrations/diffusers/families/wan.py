@@ -18,7 +18,7 @@ def _num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
 
 
 FAMILIES = (
-    # The network of Wan, whose attention knows two frames alone from two at the ends of a video.
+    # Wan's network. A video of only two frames gets the positions of the first and the last frame of a longer one.
     Family(
         name="ChronoEdit",
         transformer="ChronoEditTransformer3DModel",
@@ -26,7 +26,7 @@ FAMILIES = (
         rows=_ROWS,
         num_frames=_num_frames,
     ),
-    # The network of Wan. Tokens of the frames before stand before those of the frames that are denoised.
+    # Wan's network. Tokens of earlier frames precede those of the frames that are denoised.
     Family(
         name="Helios",
         transformer="HeliosTransformer3DModel",
@@ -51,7 +51,7 @@ FAMILIES = (
             for kind in ("", "Modular", "DistilledModular")
         },
     ),
-    # The network of Wan, text and image to video.
+    # Wan's network, for text to video and image to video.
     Family(
         name="SkyReels-V2",
         transformer="SkyReelsV2Transformer3DModel",
@@ -63,7 +63,7 @@ FAMILIES = (
             for kind in ("", "ImageToVideo", "VideoToVideo")
         },
     ),
-    # The network of Wan. Blocks beside it make hints out of a video, and every few blocks a hint is added.
+    # Wan's network. Separate blocks make hints from a control video, one of which is added after every few blocks.
     Family(
         name="Wan VACE",
         transformer="WanVACETransformer3DModel",
@@ -73,7 +73,7 @@ FAMILIES = (
         aside={"vace_blocks": lambda hidden_states, text, control, *_: (hidden_states.new_zeros(()), control)},
         added_after=lambda config: config.vace_layers,
     ),
-    # The network of Wan, with a reference image as the first frame. Features of a face are added every few blocks.
+    # Wan's network, with a reference image as the first frame. Features of a face are added after every few blocks.
     Family(
         name="Wan Animate",
         transformer="WanAnimateTransformer3DModel",
