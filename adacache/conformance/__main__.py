@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--cache",
-        nargs="+",
+        nargs="*",
         default=["adacache"],
         metavar="NAME",
         help="this library's caches: adacache (all of them) or one, such as adacache-codebook; those of diffusers: "
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         type=Path,
         metavar="FILE",
-        help="tell also what earlier runs wrote with --json, such as that of a cache in an environment of its own",
+        help="tell also what earlier runs wrote with --json, such as those in other environments; newer verdicts "
+        "take the place of older ones, and --cache without a name makes no new ones",
     )
     options = parser.parse_args(arguments)
     return run(parser, options)
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """What is left to do once the arguments are read."""
+    import torch
+
     from adacache.atomic import atomic_path
     from adacache.conformance.cache import OURS
     from adacache.conformance.diffusers_hooks import HOOKS
@@ -77,11 +80,13 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{entry.cache} {entry.family} {entry.property}", end="", file=sys.stderr)
 
+    torch.set_num_threads(1)  # small tensors are fastest so
     with _quiet():
         entries = check_all(caches, families, properties, progress)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
-    entries = [entry for run in earlier for entry in from_data(run["verdicts"])] + entries
+    told = [*(entry for run in earlier for entry in from_data(run["verdicts"])), *entries]
+    entries = list({(entry.cache, entry.family, entry.property): entry for entry in told}.values())
     versions = {
         name: number for run in [*earlier, {"versions": _versions()}] for name, number in run["versions"].items()
     }

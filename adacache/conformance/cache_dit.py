@@ -38,7 +38,9 @@ def _adds(pipe: Any) -> Adds:
 
 
 def _computed_steps(pipe: Any, num_steps: int) -> list[int]:
-    """What is not among the cached steps of either half."""
+    """What is not among the cached steps."""
+    if getattr(pipe, "transformer_2", None) is not None:
+        raise NotApplicable("it counts the steps of each transformer by themselves")
     stats = cache_dit.summary(pipe, logging=False)[0]
     return [step for step in range(num_steps) if step not in stats.cached_steps]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -148,6 +149,12 @@ def test_ours_and_a_simple_cache_pass():
 def test_a_flaw_is_found(flaw, name):
     verdict = check(name, Trial(cache_with(flaw), WAN))
     assert verdict.outcome == "FAIL" and verdict.evidence and not verdict.reason
+
+
+def test_the_documentation_names_every_property():
+    text = (Path(__file__).parents[3] / "docs" / "conformance.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    assert {*PROPERTIES} <= {name.strip() for row in rows for name in row.split(",")}
 
 
 def test_every_property_has_a_flaw():
