@@ -159,7 +159,7 @@ def _changes_of_halves(trial: Trial, pipe: Any) -> list[tuple[float, float]] | N
     """
     base = trial.tiny.arguments(steps=trial.num_steps)
     found = []
-    for change in ({}, _flipped(base, "negative_"), _flipped(base, "")):
+    for change in ({}, _flipped(base, negative=True), _flipped(base, negative=False)):
         with _stepping(pipe, _stay), _predictions(pipe) as predictions:
             trial.run(pipe, **change)
         found.append(predictions)
@@ -172,10 +172,10 @@ def _changes_of_halves(trial: Trial, pipe: Any) -> list[tuple[float, float]] | N
     return [tuple(difference(*pair) for pair in zip(other, split[0], strict=True)) for other in split[1:]]
 
 
-def _flipped(arguments: Mapping[str, Any], half: str) -> dict[str, Tensor]:
+def _flipped(arguments: Mapping[str, Any], negative: bool) -> dict[str, Tensor]:
     """Other texts in place of those of a half."""
-    names = (f"{half}prompt_embeds", f"{half}pooled_prompt_embeds")
-    return {name: -arguments[name] for name in names if arguments.get(name) is not None}
+    texts = {name: value for name, value in arguments.items() if "prompt_embeds" in name and value is not None}
+    return {name: -value for name, value in texts.items() if name.startswith("negative_") == negative}
 
 
 @contextmanager
@@ -267,6 +267,8 @@ def _after(change: Callable[[Trial, Any], dict[str, Any]], what: str) -> Callabl
         plain = trial.tiny.build()
         try:
             trial.run(plain, **change(trial, plain))
+        except NotApplicable:
+            raise
         except Exception as error:
             raise NotApplicable(f"the pipeline itself does not run so: {type(error).__name__} {error}") from error
         with trial.applied() as cached:
