@@ -58,7 +58,7 @@ setup(
     ],
     extras_require={
         "bench": ["altair>=6", "vl-convert-python>=1.9"],  # the report of scripts/bench.py in a checkout
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff", "accelerate>=1.1", "peft>=0.17"],
         "int8": ["torchao>=0.15"],  # text_encoder.quantize
         "studio": ["gradio>=6.31,<7"],  # the page of `opensora studio`
         "stream": ["accelerate>=1.1"],  # text_encoder.stream
