@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import BranchMeter, SignalMeter, read_changes
-from adacache.policies.base import Decision, Policy, Report, SignalChange
+from adacache.policies.base import Decision, Policy, Report
 from adacache.policies.registry import load
 from adacache.reuse.base import Reuse, Step
 from adacache.shard import WHOLE, Shard
@@ -41,8 +41,12 @@ class Track:
             self._signal = SignalMeter(policy.reference, store, shard, is_whole=policy.signal == "latents")
         self._awaits_report = False
 
-    def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool = False) -> None:
-        """Begin a new step, after the one before was settled; with `restart` another model computes it."""
+    def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> Decision | None:
+        """Begin a new step, after the one before was settled; with `restart` another model computes it.
+
+        Returns:
+            The policy's decision; None if it is made once its signal is known.
+        """
         joined = self.step.index >= 0 and (restart or frames != self.step.frames)
         if joined:
             self.reuse.forget(None if restart else frames.differs(self.step.frames))
@@ -51,6 +55,7 @@ class Track:
             if self._branches is not None and restart:
                 self._branches.free()
         self.step = Step(step_index, timestep, frames, joined)
+        return Decision(self.policy.should_compute(step_index)) if self._signal is None else None
 
     def compared(self, signal: Tensor) -> Tensor:
         """Return the signal as the policy compares it, filtered if it names a filter, for the rows of all tracks."""
@@ -71,12 +76,6 @@ class Track:
                     f"{frames} frames, or their tokens frame by frame, where some frames are held"
                 )
         return self._signal.measure(signal, self.step.frames)
-
-    def ask(self, change: SignalChange | None = None) -> Decision:
-        """Return the policy's decision about the current step, given the `change` of its signal if it has one."""
-        if self._signal is None:
-            return Decision(self.policy.should_compute(self.step.index))
-        return self.policy.decide(self.step.index, change)
 
     def decided(self, decision: Decision, signal: Tensor | None = None) -> None:
         """Apply a decision about the current step; `signal` is the one that it is based on."""
@@ -165,6 +164,7 @@ class Tracks:
 
     def __init__(self, *tracks: Sequence[Track]) -> None:
         self._tracks = tracks
+        self._all = list(chain.from_iterable(tracks))
         self.first, self.num_modalities = tracks[0][0], len(tracks)
         self._running: str | None = None  # context whose blocks run
         self._measured: Sequence[Track] = ()  # only while the blocks of the observed context run
@@ -174,10 +174,11 @@ class Tracks:
         self.settle()
         for video, tracks in enumerate(zip(*self._tracks, strict=True)):
             own_frames = frames if len(self._tracks[0]) == 1 else frames.of_video(video)
+            decisions = []
             for track in tracks:
-                track.begin_step(step_index, timestep, own_frames, restart)
-            if self.first.policy.signal is None:
-                _decide(tracks, [track.ask() for track in tracks])
+                decisions.append(track.begin_step(step_index, timestep, own_frames, restart))
+            if None not in decisions:
+                _decide(tracks, decisions)
 
     def decide(
         self, context: str, signals: Mapping[str, Callable[[], Any]], num_rows: int, observed: bool, modality: int
@@ -205,7 +206,7 @@ class Tracks:
             parts = [self._split(self.first.compared(tensor), number) for number, tensor in enumerate(own)]
             measured = [track.measure_signal(part) for pairs in parts for track, part in pairs]
             changes = iter(read_changes(measured))
-            asked = [[track.ask(next(changes)) for track, _ in pairs] for pairs in parts]
+            asked = [[track.policy.decide(track.step.index, next(changes)) for track, _ in pairs] for pairs in parts]
             for pairs, decisions in zip(zip(*parts, strict=True), zip(*asked, strict=True), strict=True):
                 _decide([track for track, _ in pairs], decisions, [part for _, part in pairs])
         if is_taken:
@@ -224,22 +225,18 @@ class Tracks:
         """Return the blocks' output for `hidden_states`, or its replacement at a reused step."""
         tracks = self._tracks[modality]
         due = [index for index, track in enumerate(tracks) if track.step.computed]
-
-        def compute(hidden_states: Tensor, *rows: Tensor) -> Tensor:
-            chosen = [tracks[index] for index in due]
-            for track in chosen:
-                track.begin_blocks(context, tokens_per_frame, observed, moves=modality == 0)
-            return self._compute(chosen, hidden_states, run_blocks, rows, context, observed)
-
+        chosen = [tracks[index] for index in due]
+        for track in chosen:
+            track.begin_blocks(context, tokens_per_frame, observed, moves=modality == 0)
         if len(due) == len(tracks):
-            return compute(hidden_states)
+            return self._compute(chosen, hidden_states, run_blocks, (), context, observed)
         parts = [
             None if track.step.computed else track.reuse.add(track.step, context, part)
             for track, part in self._split(hidden_states, modality)
         ]
         if due:
             rows = self._rows_of(due, hidden_states)
-            computed = compute(hidden_states[rows], rows)
+            computed = self._compute(chosen, hidden_states[rows], run_blocks, (rows,), context, observed)
             for position, index in enumerate(due):
                 parts[index] = computed[position :: len(due)]
         return _interleave(parts)
@@ -305,10 +302,6 @@ class Tracks:
         """The tensors held now by all tracks."""
         return [kept for track in self._all for kept in track.kept]
 
-    @property
-    def _all(self) -> list[Track]:
-        return [track for tracks in self._tracks for track in tracks]
-
     def _compute(
         self,
         tracks: Sequence[Track],
@@ -337,8 +330,9 @@ class Tracks:
     def _split(self, tensor: Tensor, modality: int) -> list[tuple[Track, Tensor]]:
         """Pair every track of a modality with its rows."""
         tracks = self._tracks[modality]
-        count = len(tracks)
-        return [(track, tensor if count == 1 else tensor[index::count]) for index, track in enumerate(tracks)]
+        if len(tracks) == 1:
+            return [(tracks[0], tensor)]
+        return [(track, tensor[index :: len(tracks)]) for index, track in enumerate(tracks)]
 
     def _rows_of(self, due: list[int], hidden_states: Tensor) -> Tensor:
         """Indices of the rows of the tracks that are due, guidance branch by guidance branch."""
@@ -355,8 +349,11 @@ def _interleave(parts: list[Tensor]) -> Tensor:
 
 def _decide(tracks: Sequence[Track], decisions: Sequence[Decision], signals: Sequence[Tensor | None] = ()) -> None:
     """Compute the step of a video if any of its modalities, each of which has a track, asks for it."""
-    joint = max(decisions, key=lambda decision: (decision.compute, decision.value or 0.0))
+    joint = decisions[0]
+    for own in decisions[1:]:
+        if (own.compute, own.value or 0.0) > (joint.compute, joint.value or 0.0):
+            joint = own
     for track, own, signal in zip_longest(tracks, decisions, signals):
-        if joint.compute and not own.compute:
-            track.ask()  # without a change, a policy that follows a signal computes and resets its sum
+        if signal is not None and joint.compute and not own.compute:
+            track.policy.decide(track.step.index, None)  # without a change, a policy computes and resets its sum
         track.decided(joint, signal)

@@ -176,13 +176,13 @@ class ResidualHistory:
 
     def _shares(self, step_index: int) -> list[Tensor | float]:
         """Return, for each residual before the last one, how much of the change since then a reused step adds."""
+        if len(self._kept) == 1:
+            return []
         steps = [step for step, _ in self._kept]
         if self._bridge.kind == "taylor":
             # The coefficients sum to 1, so those of earlier residuals can multiply changes instead: these are small
             # and lose less in bfloat16 than the residuals themselves would.
             return [-coefficient for coefficient in taylor_coefficients(steps, step_index)[:-1]]
-        if len(steps) == 1:
-            return []
         ratio = self._ratio(step_index - steps[-1], steps[-1] - steps[-2])
         if self._bridge.kind == "exponential":
             return [geometric_sum(self._weights[-1], ratio)]
