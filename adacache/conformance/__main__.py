@@ -1,6 +1,6 @@
-"""`python -m adacache.conformance`: whether a cache for video pipelines of diffusers is right.
+"""`python -m adacache.conformance`: checks whether a cache for video pipelines of diffusers is right.
 
-Every property of a cache is tried on pipelines with tiny random models. The exit status is 1 when one does not hold.
+Every property of a cache is tried on pipelines with tiny random models. The exit status is 1 if one does not hold.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """What is left to do once the arguments are read."""
+    """Carry out the parsed arguments, and return the exit code."""
     import torch
 
     from adacache.atomic import atomic_path
@@ -80,7 +80,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{entry.cache} {entry.family} {entry.property}", end="", file=sys.stderr)
 
-    torch.set_num_threads(1)  # small tensors are fastest so
+    torch.set_num_threads(1)  # the fastest for small tensors
     with _quiet():
         entries = check_all(caches, families, properties, progress)
     if sys.stderr.isatty():
@@ -106,11 +106,11 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _caches(names: Iterable[str], ours: Sequence[Any], hooks: Sequence[Any]) -> Iterable[Any]:
-    """The caches of these names, or of MODULE:OBJECT.
+    """Yield the caches of these names; a name may also be MODULE:OBJECT.
 
     Raises:
-        ValueError: A name is unknown.
-        ImportError, AttributeError: MODULE:OBJECT is not there.
+        ValueError: a name is unknown.
+        ImportError, AttributeError: MODULE:OBJECT does not exist.
     """
     built_in = {cache.name: cache for cache in (*ours, *hooks)}
     groups = {"adacache": ours, "diffusers": hooks}
@@ -124,10 +124,10 @@ def _caches(names: Iterable[str], ours: Sequence[Any], hooks: Sequence[Any]) -> 
 
 
 def _known(kind: str, name: str, known: Iterable[str]) -> str:
-    """The name itself.
+    """Return the name if it is known.
 
     Raises:
-        ValueError: It is not known.
+        ValueError: it is not.
     """
     if name not in known:
         raise ValueError(f"unknown {kind} '{name}'; known are {', '.join(known)}")
@@ -135,7 +135,7 @@ def _known(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Of what is installed that has a part in it."""
+    """Return the versions of those packages involved that are installed."""
     found = {}
     for name in ("torch", "diffusers", "accelerate", "cache-dit"):
         try:
@@ -147,7 +147,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What libraries say of their own runs would hide the table."""
+    """Silence the libraries, whose messages about each run would bury the table."""
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():

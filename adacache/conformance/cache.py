@@ -1,4 +1,4 @@
-"""What a cache is, to be put through the properties, and this library's own caches."""
+"""How to describe a cache so that its properties can be checked, and this library's own caches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Adds = Literal["stack", "tail"] | None
 
 
 class NotApplicable(Exception):
-    """What is asked for makes no sense for this cache or this pipeline; the message says why."""
+    """Raised if a check or setting makes no sense for this cache or pipeline; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,23 @@ class Cache:
     """A cache for pipelines of diffusers, as the properties see it.
 
     Attributes:
-        name: In tables.
-        version: Of the package that it comes from.
-        apply: `(pipe, setting, num_steps)` puts it on a pipeline whose runs have so many steps, and returns a handle of
-            any kind. The setting "some" reuses what it can, whatever the video shows; "every" computes every step; a
-            number, where `adapts`, is a threshold, and the larger it is, the more is reused. Raises `NotApplicable`
-            where the cache is not made for the pipeline.
-        remove: `(pipe, handle)` takes it off.
-        computes_every: Whether it knows the setting "every".
-        adapts: Whether it goes by what the video shows, and knows a threshold.
-        turning_point: `(handle)`, the threshold above which the last run, which reused nothing, would have reused a
-            call; None where it does not tell, and is tried out.
-        adds: What a reused call adds by its own claim: "stack", to the input of the first block what all blocks added
-            when they were last computed; "tail", to the output of the first block what the others added; None for
-            something else. Or `(pipe)`, where that depends on the pipeline.
-        computed_steps: `(handle)`, 0-based, of the last run; None where it does not tell.
-        not_promised: Names of properties that it does not claim to have, with the reason.
+        name: name of the cache in tables.
+        version: name and version of the package that it comes from.
+        apply: (pipe, setting, num_steps) -> a handle of any kind; applies the cache to a pipeline whose runs have
+            `num_steps` steps. The setting "some" reuses as much as it can, whatever the video shows; "every" computes
+            every step; a number is a threshold, for caches with `adapts`: the larger it is, the more is reused. Raises
+            `NotApplicable` if the cache is not made for the pipeline.
+        remove: (pipe, handle) -> anything; removes the cache.
+        computes_every: whether the cache has the setting "every".
+        adapts: whether the cache decides by what the video shows, and takes a threshold.
+        turning_point: (handle) -> the threshold above which the last run, which reused nothing, would have reused a
+            call. None if the cache does not report it; it is then found by trial.
+        adds: what a reused call adds, as the cache claims: "stack" adds to the input of the first block what all blocks
+            added when they were last computed; "tail" adds to the output of the first block what the others added;
+            None is anything else. Or a function, (pipe) -> one of these, if it depends on the pipeline.
+        computed_steps: (handle) -> 0-based indices of the last run's computed steps; None if the cache does not report
+            them.
+        not_promised: names of properties that the cache does not claim to have, with the reason.
     """
 
     name: str

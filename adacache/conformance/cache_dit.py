@@ -19,7 +19,7 @@ def _apply(pipe: Any, setting: Setting, num_steps: int) -> tuple[Any, int]:
         max_warmup_steps=2,
         max_continuous_cached_steps=2,
         residual_diff_threshold={"every": 0.0, "some": 1e9}.get(setting, setting),
-        # It is set for pipelines that always make two calls; HunyuanVideo does with a true guidance scale.
+        # cache-dit sets it itself for pipelines that always make two calls; HunyuanVideo makes two with true guidance.
         enable_separate_cfg=True if type(pipe).__name__.startswith("HunyuanVideo") else None,
     )
     cache_dit.enable_cache(pipe, cache_config=config)
@@ -31,14 +31,14 @@ def _remove(pipe: Any, handle: Any) -> None:
 
 
 def _adds(pipe: Any) -> Adds:
-    """Each list of blocks has a tail of its own, and WanVACE's hints are within its blocks."""
+    """Return "tail", or None with several lists of blocks (one tail each) and for Wan VACE (hints in the blocks)."""
     blocks = cache_dit.BlockAdapterRegister.get_adapter(pipe).blocks
     several = isinstance(blocks, list) and any(isinstance(entry, nn.ModuleList) for entry in blocks)
     return None if several or "VACE" in type(pipe).__name__ else "tail"
 
 
 def _computed_steps(pipe: Any, num_steps: int) -> list[int]:
-    """What is not among the cached steps."""
+    """Return the steps that cache-dit does not list as cached."""
     if getattr(pipe, "transformer_2", None) is not None:
         raise NotApplicable("it counts the steps of each transformer by themselves")
     stats = cache_dit.summary(pipe, logging=False)[0]

@@ -1,4 +1,4 @@
-"""The caches that diffusers has itself, as its documentation configures them."""
+"""The caches that are part of diffusers, configured as in its documentation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _first_block(pipe: Any, transformer: nn.Module, setting: Setting, num_steps:
 
 
 def _mag(pipe: Any, transformer: nn.Module, setting: Setting, num_steps: int) -> Any:
-    """Ratios of 1 in place of a calibration's: it then reuses as often as `max_skip_steps` lets it."""
+    """Return a config with ratios of 1 instead of calibrated ones, which reuses as often as `max_skip_steps` allows."""
     return diffusers.MagCacheConfig(
         mag_ratios=torch.ones(num_steps), num_inference_steps=num_steps, max_skip_steps=0 if setting == "every" else 2
     )
@@ -84,7 +84,7 @@ def _faster(pipe: Any, transformer: nn.Module, setting: Setting, num_steps: int)
 
 
 def _sea(pipe: Any, transformer: nn.Module, setting: Setting, num_steps: int) -> Any:
-    """Order 0, so that what a reused call adds is one stored residual."""
+    """Return a config of order 0, with which a reused call adds one stored residual."""
     if not isinstance(transformer, diffusers.WanTransformer3DModel):
         raise NotApplicable("its own adapters are for Wan text to video and Cosmos 3")
     threshold = {"every": 0.0, "some": 1e9}.get(setting, setting)

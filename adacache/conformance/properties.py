@@ -1,4 +1,7 @@
-"""The properties of a cache, each a function of a trial."""
+"""The properties of a cache; each is a function that checks it in a trial.
+
+A property's docstring says what holds if it passes, where "it" is the cache.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from adacache.conformance.trial import (
 
 
 def reuses(trial: Trial) -> Verdict:
-    """With settings that reuse steps, fewer layers run, and the video is another one."""
+    """With settings that reuse steps, fewer layers run, and the video changes."""
     pipe = trial.tiny.build()
     with layers_per_call(pipe, trial.tiny) as of_plain:
         plain = trial.run(pipe)
@@ -44,7 +47,7 @@ def reuses(trial: Trial) -> Verdict:
 
 
 def exact(trial: Trial) -> Verdict:
-    """A run that computes every step is the plain one, bit for bit."""
+    """A run that computes every step equals the plain run, bit for bit."""
     if not trial.cache.computes_every:
         raise NotApplicable("it knows no setting that computes every step")
     plain = trial.run(trial.tiny.build())
@@ -53,7 +56,7 @@ def exact(trial: Trial) -> Verdict:
 
 
 def confined(trial: Trial) -> Verdict:
-    """Another pipeline of the same classes, without the cache, is untouched by it, bit for bit."""
+    """Another pipeline of the same classes, without the cache, is not affected, bit for bit."""
     other = trial.tiny.build()
     plain = trial.run(other)
     with trial.applied() as cached:
@@ -63,7 +66,7 @@ def confined(trial: Trial) -> Verdict:
 
 
 def removed(trial: Trial) -> Verdict:
-    """Taken off, it leaves outputs and weights bit for bit, and no wrapper or hook on any module."""
+    """Removing it restores outputs and weights bit for bit, and leaves no wrapper or hook on any module."""
     pipe = trial.tiny.build()
     plain = trial.run(pipe)
     models = transformers_of(pipe)
@@ -81,7 +84,7 @@ def removed(trial: Trial) -> Verdict:
 
 def _is_wrapped(named: tuple[str, nn.Module]) -> bool:
     module = named[1]
-    forward = vars(module).get("forward")  # the class's own may stand here, as diffusers puts it back
+    forward = vars(module).get("forward")  # may be the class's own, which diffusers restores this way
     replaced = forward is not None and getattr(forward, "__func__", None) is not type(module).forward
     hooked = module._forward_hooks or module._forward_pre_hooks
     return bool(replaced or hooked or getattr(getattr(module, "_diffusers_hook", None), "hooks", None))
@@ -92,7 +95,7 @@ def _same_weights(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -
 
 
 def residual(trial: Trial) -> Verdict:
-    """A reused call adds what the cache says that it adds, compared with a loop written by hand."""
+    """A reused call adds what the cache claims to add, compared with a hand-written loop."""
     with trial.applied() as cached:
         adds = trial.cache.adds(cached.pipe) if callable(trial.cache.adds) else trial.cache.adds
         if adds is None:
@@ -108,7 +111,7 @@ def residual(trial: Trial) -> Verdict:
 
 
 def alone(trial: Trial) -> Verdict:
-    """A batch of two is what its two videos are alone, with a threshold at which they decide differently."""
+    """A batch of two equals two single runs, at a threshold at which the two videos decide differently."""
     setting = _threshold_between(trial) if trial.cache.adapts else "some"
     with trial.applied(setting) as cached:
         (first, one), (second, other) = (cached.counted(seed=seed) for seed in (0, 1))
@@ -119,7 +122,11 @@ def alone(trial: Trial) -> Verdict:
 
 
 def _threshold_between(trial: Trial) -> float:
-    """One at which one of the videos of two seeds has a reused call, and the other has none yet."""
+    """Return a threshold at which one of the videos of two seeds has a reused call, and the other has none yet.
+
+    Raises:
+        NotApplicable: none was found.
+    """
     low, high = 1e-9, 1e3
     if trial.cache.turning_point is not None:
         with trial.applied(low) as cached:
@@ -140,7 +147,7 @@ def _threshold_between(trial: Trial) -> float:
 
 
 def halves(trial: Trial) -> Verdict:
-    """What one guidance half predicts does not depend on the other one's prompt, at equal latents, bit for bit."""
+    """The prediction of one guidance half does not depend on the other's prompt, at equal latents, bit for bit."""
     plain = _changes_of_halves(trial, trial.tiny.build())
     if plain is None or sorted(tuple(value > 0 for value in row) for row in plain) != [(False, True), (True, False)]:
         raise NotApplicable("the pipeline makes no two halves, each with a prompt of its own")
@@ -154,8 +161,10 @@ def halves(trial: Trial) -> Verdict:
 
 
 def _changes_of_halves(trial: Trial, pipe: Any) -> list[tuple[float, float]] | None:
-    """For another negative prompt, and another prompt: how far the predictions of the halves change; None without
-    halves. The latents are held in place, so that a half is not changed by what the other one made of the video.
+    """Return how much both halves' predictions change with another negative prompt, and with another prompt.
+
+    The latents are held fixed, so that a half is not affected by the other one's effect on the video. The result is
+    None if the pipeline has no two halves.
     """
     base = trial.tiny.arguments(steps=trial.num_steps)
     found = []
@@ -173,14 +182,14 @@ def _changes_of_halves(trial: Trial, pipe: Any) -> list[tuple[float, float]] | N
 
 
 def _flipped(arguments: Mapping[str, Any], negative: bool) -> dict[str, Tensor]:
-    """Other texts in place of those of a half."""
+    """Return arguments that give a guidance half other texts."""
     texts = {name: value for name, value in arguments.items() if "prompt_embeds" in name and value is not None}
     return {name: -value for name, value in texts.items() if name.startswith("negative_") == negative}
 
 
 @contextmanager
 def _stepping(pipe: Any, change: Callable[[Tensor, Any], Any]) -> Iterator[None]:
-    """What the scheduler returns goes through `change(sample, result)`; so does what copies of it return."""
+    """Pass the scheduler's results, and those of its copies, through `change(sample, result)` for a while."""
     own = type(pipe.scheduler).step
 
     @wraps(own)
@@ -193,7 +202,7 @@ def _stepping(pipe: Any, change: Callable[[Tensor, Any], Any]) -> Iterator[None]
 
 
 def _stay(sample: Tensor, stepped: Any) -> Any:
-    """The scheduler goes through its steps and leaves the latents as they are."""
+    """Return a scheduler's result with the latents replaced by those from before the step."""
     if isinstance(stepped, tuple):
         return (sample, *stepped[1:])
     stepped.prev_sample = sample
@@ -202,7 +211,7 @@ def _stay(sample: Tensor, stepped: Any) -> Any:
 
 @contextmanager
 def _predictions(pipe: Any) -> Iterator[list[Tensor]]:
-    """What the transformers return, call by call."""
+    """Yield a list that collects what the transformers return, call by call."""
     found: list[Tensor] = []
     hooks = [
         model.register_forward_hook(lambda module, args, output: found.append(output[0].clone()))
@@ -216,7 +225,7 @@ def _predictions(pipe: Any) -> Iterator[list[Tensor]]:
 
 
 def again(trial: Trial) -> Verdict:
-    """A run gives what it gave before, also after that of another video, bit for bit."""
+    """A second run equals the first, also after a run of another video, bit for bit."""
     with trial.applied() as cached:
         first = cached.run()
         second = cached.run()
@@ -225,11 +234,11 @@ def again(trial: Trial) -> Verdict:
 
 
 class _Aborted(Exception):
-    """Ends a run in its middle."""
+    """Interrupts a run."""
 
 
 def aborted(trial: Trial) -> Verdict:
-    """A run that an exception ends in its middle leaves the next one as it was, bit for bit."""
+    """A run that an exception interrupts does not affect the next one, bit for bit."""
     steps: list[Tensor] = []
 
     def fail(sample: Tensor, stepped: Any) -> Any:
@@ -246,8 +255,9 @@ def aborted(trial: Trial) -> Verdict:
 
 
 def side_by_side(trial: Trial) -> Verdict:
-    """On two pipelines at once it does to each what it does to it alone, also once it is taken off the other one; when
-    it is off both, a third one without it runs as before.
+    """Two cached pipelines give what each gives alone, also once it is removed from the other.
+
+    When it is removed from both, a third pipeline that never had it runs as before.
     """
     third = trial.tiny.build()
     plain = trial.run(third)
@@ -261,7 +271,7 @@ def side_by_side(trial: Trial) -> Verdict:
 
 
 def _after(change: Callable[[Trial, Any], dict[str, Any]], what: str) -> Callable[[Trial], Verdict]:
-    """A property: a run with other settings is that of a fresh pipeline, and leaves the next one as it was."""
+    """Return a property: a run with other settings equals that of a fresh pipeline, and does not affect the next."""
 
     def check(trial: Trial) -> Verdict:
         plain = trial.tiny.build()
@@ -288,7 +298,7 @@ def _after(change: Callable[[Trial, Any], dict[str, Any]], what: str) -> Callabl
 
 
 def _other_scheduler(trial: Trial, pipe: Any) -> dict[str, Any]:
-    """A copy of the pipeline's with another noise schedule is put in its place."""
+    """Replace the pipeline's scheduler with a copy that has another noise schedule."""
     known = pipe.scheduler.config
     name = next((name for name in ("shift", "flow_shift", "beta_end") if known.get(name)), None)
     if name is None:
@@ -298,7 +308,7 @@ def _other_scheduler(trial: Trial, pipe: Any) -> dict[str, Any]:
 
 
 def counts(trial: Trial) -> Verdict:
-    """The steps that it says were computed are those in which the blocks ran."""
+    """The steps that it reports as computed are those in which the blocks ran."""
     if trial.cache.computed_steps is None:
         raise NotApplicable("it does not tell which steps were computed")
     with trial.applied() as cached:
@@ -358,7 +368,7 @@ PROPERTIES: dict[str, Callable[[Trial], Verdict]] = {
 
 
 def check(name: str, trial: Trial) -> Verdict:
-    """The verdict on a property; no error of the cache gets through."""
+    """Return the verdict on a property; errors of the cache become verdicts, too."""
     trial.num_finished = 0
     try:
         with same_classes(trial.tiny.build()):

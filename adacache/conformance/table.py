@@ -1,4 +1,4 @@
-"""Verdicts of many caches, families and properties: gathered, and written for people and for programs."""
+"""Collects verdicts on many caches, families and properties, and writes them for people and for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTCOMES = ("pass", "FAIL", "unpromised", "refused", "n/a")
 
 @dataclass(frozen=True)
 class Entry:
-    """One verdict, and what it is about."""
+    """One verdict, with the cache, family and property that it is about."""
 
     cache: str
     version: str
@@ -26,7 +26,7 @@ class Entry:
     verdict: Verdict
 
     def sentence(self) -> str:
-        """Evidence and reason."""
+        """Return the evidence and the reason in words."""
         evidence = ", ".join(f"{name} {_written(value)}" for name, value in self.verdict.evidence.items())
         return "; ".join(part for part in (evidence, self.verdict.reason) if part)
 
@@ -37,7 +37,7 @@ def check_all(
     properties: Sequence[str],
     done: Callable[[Entry], object] = lambda entry: None,
 ) -> list[Entry]:
-    """Every property of every cache on every family; of a cache that reuses nothing in a family, no other one."""
+    """Check every property of every cache on every family; if a cache reuses nothing in a family, check no other."""
     entries = []
     for cache in caches:
         for family, tiny in families.items():
@@ -58,7 +58,7 @@ def check_all(
 
 
 def as_text(entries: Sequence[Entry]) -> str:
-    """Counts of each outcome, cache by cache, and what failed."""
+    """Return the counts of each outcome, cache by cache, and what failed."""
     width = max(map(len, PROPERTIES)) + 2
     lines = []
     for cache, own in _grouped(entries, lambda entry: entry.cache).items():
@@ -79,7 +79,7 @@ def as_text(entries: Sequence[Entry]) -> str:
 
 
 def as_markdown(entries: Sequence[Entry]) -> str:
-    """A table for each package, with properties down, caches across and counts of pipelines; then what did not hold."""
+    """Return a table of pipeline counts for each package, properties by caches, and one of what did not hold."""
     lines = []
     for package, own in _grouped(entries, lambda entry: entry.version).items():
         caches = _grouped(own, lambda entry: entry.cache)
@@ -105,12 +105,12 @@ def _cell(entries: Iterable[Entry]) -> str:
 
 
 def as_data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """For JSON."""
+    """Return the entries as data for JSON."""
     return [{**vars(entry), "verdict": asdict(entry.verdict)} for entry in entries]
 
 
 def from_data(data: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """What `as_data` made."""
+    """Return the entries that `as_data` turned into data."""
     return [Entry(**{**entry, "verdict": Verdict(**entry["verdict"])}) for entry in data]
 
 

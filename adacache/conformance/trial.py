@@ -1,4 +1,4 @@
-"""A cache on a tiny pipeline: its runs, what is counted in them, and what they are compared with."""
+"""Runs a cache on a tiny pipeline, counts what is computed, and compares the results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from adacache.conformance.cache import Cache, Setting
 from adacache.conformance.tiny_pipeline import TinyPipeline
 from adacache.integrations.diffusers.families import find_family
 
-# Between runs that compute the same in another order, relative to the largest value: untrained models have latents of
-# any size.
+# Largest difference between runs that compute the same in another order. It is relative to the largest value, since
+# untrained models have latents of any size.
 ROUNDING = 2e-5
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out for a property.
+    """The result of checking a property.
 
     Attributes:
-        outcome: "refused" where the cache said clearly that it does not serve a pipeline, before there was a video;
-            "n/a" where there is nothing to check; "unpromised" where it does not hold, and is not claimed to.
-        evidence: What was counted and measured; differences are relative to the largest value.
-        reason: Why it is refused, not applicable or not promised, or the error that came.
+        outcome: "refused" if the cache said clearly that it does not serve a pipeline, before it had made a video;
+            "n/a" if there is nothing to check; "unpromised" if the property does not hold and is not claimed to.
+        evidence: what was counted and measured; differences are relative to the largest value.
+        reason: why it is refused, not applicable or not promised, or the error that occurred.
     """
 
     outcome: Literal["pass", "FAIL", "refused", "n/a", "unpromised"]
@@ -37,7 +37,7 @@ class Verdict:
 
 @contextmanager
 def same_classes(pipe: Any) -> Iterator[None]:
-    """Whatever a cache does to the classes of a pipeline, its transformers and their parts, is undone at the end."""
+    """Undo, at the end, all that a cache did to the classes of a pipeline, its transformers and their parts."""
     parts = [part for model in transformers_of(pipe) for part in model.modules()]
     before = {kind: dict(vars(kind)) for kind in {type(part) for part in [pipe, *parts]}}
     try:
@@ -52,14 +52,14 @@ def same_classes(pipe: Any) -> Iterator[None]:
 
 
 class RemovalError(Exception):
-    """A cache was used, and could not be taken off."""
+    """A cache could not be removed after it was used."""
 
 
 class Trial:
     """A cache and a pipeline to try it on.
 
     Attributes:
-        num_finished: Runs under the cache that came to their end.
+        num_finished: number of runs with the cache that were completed.
     """
 
     def __init__(self, cache: Cache, tiny: TinyPipeline, num_steps: int = 8) -> None:
@@ -69,12 +69,16 @@ class Trial:
         self.num_finished = 0
 
     def run(self, pipe: Any, **changes: Any) -> Tensor:
-        """Final latents of a pipeline, cached or not."""
+        """Run a pipeline, cached or not, and return its final latents."""
         return self.tiny.run(pipe, **{"steps": self.num_steps, **changes})
 
     @contextmanager
     def applied(self, setting: Setting = "some", pipe: Any = None) -> Iterator[CachedPipeline]:
-        """The cache on a fresh pipeline, or on `pipe`, until the end of the block."""
+        """Apply the cache to a fresh pipeline, or to `pipe`, until the end of the block.
+
+        Raises:
+            RemovalError: the cache could not be removed.
+        """
         pipe = self.tiny.build() if pipe is None else pipe
         handle = self.cache.apply(pipe, setting, self.num_steps)
         try:
@@ -91,7 +95,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class CachedPipeline:
-    """A pipeline with the cache on it."""
+    """A pipeline that the cache is applied to."""
 
     trial: Trial
     pipe: Any
@@ -103,22 +107,22 @@ class CachedPipeline:
         return latents
 
     def counted(self, **changes: Any) -> tuple[Tensor, list[int]]:
-        """Latents, and `layers_per_call`."""
+        """Return the latents of a run, and its `layers_per_call`."""
         with layers_per_call(self.pipe, self.trial.tiny) as counts:
             return self.run(**changes), counts
 
 
 def transformers_of(pipe: Any) -> list[nn.Module]:
-    """One, or the two that share the steps."""
+    """Return the transformers of a pipeline: one, or the two that share its steps."""
     found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
     return [transformer for transformer in found if transformer is not None]
 
 
 @contextmanager
 def layers_per_call(pipe: Any, tiny: TinyPipeline) -> Iterator[list[int]]:
-    """How many layers with weights run in the blocks, for each call of a transformer.
+    """Yield a list that counts the layers with weights that run in the blocks, for each call of a transformer.
 
-    Layers are counted, as a cache may leave out parts of a block, or leave out a block and still call it.
+    Layers are counted rather than blocks because a cache may skip parts of a block, or call a block that skips itself.
     """
     counts: list[int] = []
 
@@ -136,7 +140,7 @@ def layers_per_call(pipe: Any, tiny: TinyPipeline) -> Iterator[list[int]]:
 
 
 def computed_calls(layers: Sequence[int], tiny: TinyPipeline) -> list[bool]:
-    """Which calls ran all layers that such a call has; calls of one step may differ in that."""
+    """Return whether each call ran all layers; calls of one step may have different numbers of layers."""
     most = [max(layers[half :: tiny.calls_per_step]) for half in range(tiny.calls_per_step)]
     return [count == most[call % tiny.calls_per_step] for call, count in enumerate(layers)]
 
@@ -145,10 +149,10 @@ def computed_calls(layers: Sequence[int], tiny: TinyPipeline) -> list[bool]:
 def reused_by_hand(
     pipe: Any, tiny: TinyPipeline, computed: Sequence[bool], from_first_output: bool = False
 ) -> Iterator[list[bool]]:
-    """Runs every block, and in calls that are not `computed` replaces what the last one gives.
+    """Run every block, but replace the output of the last one in calls that are not `computed`.
 
-    Given is what comes into the first block, or out of it, and what was added to that in the last computed call of the
-    same transformer and guidance half. Yields whether each call was computed, as far as the run is.
+    The replacement is the input of the first block, or its output, plus what was added to it in the last computed call
+    of the same transformer and guidance half. Yields a list that collects whether each call was computed.
     """
     residuals: dict[tuple[int, int], list[Tensor]] = {}
     starts: list[Tensor] = []
@@ -184,7 +188,7 @@ def reused_by_hand(
 
 
 def _by_places(start: Tensor, end: Tensor) -> Tensor:
-    """Latte begins with the places of each frame, and ends with the frames of each place."""
+    """Regroup `start` like `end`, if the shapes differ: Latte's rows are frames at first, and places at last."""
     if start.shape == end.shape:
         return start
     videos = len(start) // end.shape[1]
@@ -192,14 +196,14 @@ def _by_places(start: Tensor, end: Tensor) -> Tensor:
 
 
 def difference(latents: Tensor, expected: Tensor) -> float:
-    """The largest one, relative to the largest value; infinite where they cannot be compared."""
+    """Return the largest difference, relative to the largest value; infinite if the two cannot be compared."""
     if latents.shape != expected.shape or not latents.isfinite().all() or not expected.isfinite().all():
         return float("inf")
     return float((latents - expected).abs().max() / expected.abs().max())
 
 
 def compare(pairs: Mapping[str, tuple[Tensor, Tensor]], tolerance: float = 0.0, **evidence: Any) -> Verdict:
-    """Passes where the tensors of every pair differ by no more than `tolerance`, 0 for bit by bit."""
+    """Return a verdict that passes if no pair of tensors differs by more than `tolerance`; 0 means bit for bit."""
     found = {f"difference of {name}": difference(*pair) for name, pair in pairs.items()}
     return judge(all(value <= tolerance for value in found.values()), **found, **evidence)
 
@@ -209,7 +213,7 @@ def judge(holds: bool, **evidence: Any) -> Verdict:
 
 
 def raised_on_purpose(error: BaseException) -> bool:
-    """Whether a `raise` or `assert` statement made an error, as one that is meant to be read."""
+    """Whether a `raise` or `assert` statement raised the error with a message, as one that is meant to be read."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
