@@ -90,7 +90,7 @@ class Track:
     def begin_blocks(self, context: str, tokens_per_frame: int, observed: bool, moves: bool) -> None:
         """Prepare for the computed blocks of one context.
 
-        Only the `observed` context is measured; its motion is, too, if `moves`.
+        Only the `observed` context is measured, including its motion if `moves`.
         """
         self.reuse.begin_blocks(context)
         if observed and self._branches is not None:
