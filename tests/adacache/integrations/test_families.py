@@ -23,8 +23,8 @@ from adacache.integrations.diffusers.family import from_tokens, tokens_of
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 
-STEPS = 8
-SCHEDULE = (0, 1, 3, 7)
+STEPS = 6
+SCHEDULE = (0, 1, 3, 5)
 # What makes these pipelines sample a video in two sections.
 SECTIONS = {
     "framepack": {"num_frames": 17},
@@ -138,10 +138,10 @@ def test_what_serves_the_blocks_alone_is_left_out_with_them(name):
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_pipelines_of_a_family_are_cached_as_its_first_one(name, caplog):
     trial = Trial(STATIC, OTHERS[name], STEPS)
-    verdicts = [check(name, trial) for name in ("residual", "counts")]
+    verdicts = [check("residual", trial)]
     assert all("fewer steps" in message for message in caplog.messages if message.startswith("AdaCache"))
     verdicts += [check("exact", trial), check("reuses", Trial(EASYCACHE, OTHERS[name], STEPS))]
-    assert [verdict.outcome for verdict in verdicts] == 4 * ["pass"], verdicts
+    assert [verdict.outcome for verdict in verdicts] == 3 * ["pass"], verdicts
     pipe = OTHERS[name].build()
     with apply_adacache(pipe, AdaCacheConfig(codebook=[(1e-9, 2), (1, 1)], metric_blocks=(1,))) as handle:
         OTHERS[name].run(pipe, steps=STEPS)
