@@ -1,6 +1,6 @@
-"""Sample, watch and compare in the browser: a page over the sampling command, served on this machine.
+"""Sample, watch and compare in the browser: a page that runs the sampling command, served on this machine.
 
-Results are in the folders that `sample` chooses, below --save-dir; each command resumes what the other one began.
+Results go to the folders that `sample` chooses, below --save-dir; each command can resume what the other one began.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check what can be checked without Gradio, then serve."""
+    """Check what can be checked without Gradio, then serve the page."""
     if find_spec("gradio") is None:
         file = REPO_ROOT / "requirements-studio.txt"
         what = f"-r {file}" if file.is_file() else '"opensora-adacache[studio]"'
@@ -80,10 +80,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _free_port(host: str, wanted: int | None) -> int:
-    """The port that is wanted, or the first free one.
+    """Return the port that is wanted, or the first free one.
 
     Raises:
-        ConfigError: it is taken, all are, or the host is none of this machine.
+        ConfigError: no such port is free, or the host does not belong to this machine.
     """
     problem = ""
     for port in range(PORT, PORT + PORTS_TRIED) if wanted is None else (wanted,):

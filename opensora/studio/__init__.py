@@ -1,6 +1,6 @@
-"""The studio: a page in the browser over the sampling command.
+"""The studio: a page in the browser that runs the sampling command.
 
-A job is what is typed after `opensora sample`, so that page and command make the same files in the same folders.
-`jobs` keeps them, `engine` has one `worker` process make them, `choices` says what can be asked for, `results` what is
-in the output folder; `page` and its tabs show all that with Gradio, which nothing else imports.
+A job is the arguments of `opensora sample`, so the page and the command write the same files to the same folders.
+`jobs` keeps the queue, and `engine` passes jobs to a `worker` process. `choices` says what can be sampled, `results`
+what is in the output folder. `page` and its tabs show all this with Gradio, which nothing else imports.
 """

@@ -1,4 +1,4 @@
-"""What can be asked for: models whose weights are here, ways to spend compute, sizes; and the command for it."""
+"""What a user can choose (models with weights on this machine, compute, sizes), and the command that it amounts to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from opensora.files import REPO_ROOT
 from opensora.weights.layout import PIECES
 from opensora.weights.locate import find_piece
 
-_HIDDEN = ("_base_", "bench")  # folders of configs that are no models of their own
+_HIDDEN = ("_base_", "bench")  # folders whose configs are not offered
 _FIRST = "mini"
 OUTCOMES = {"max_steps_computed": "Computed steps", "speedup": "Speed-up", "min_psnr": "PSNR"}
 
@@ -36,8 +36,8 @@ class Variant:
     """One config file: a way to spend compute on a model's videos.
 
     Attributes:
-        path: as it is typed.
-        calibration: by which an outcome can be asked for; None where the config asks for none.
+        path: path of the config as a user types it.
+        calibration: calibration that turns an outcome into a schedule; None if the config has no target.
     """
 
     label: str
@@ -51,7 +51,7 @@ class Model:
     """Configs of the same weights, size and steps.
 
     Attributes:
-        knows: what it was trained on, where that is written down.
+        knows: what the model was trained on, if that is recorded.
     """
 
     name: str
@@ -60,16 +60,16 @@ class Model:
 
     @property
     def config(self) -> SampleConfig:
-        """Of its first variant."""
+        """The config of the first variant."""
         return self.variants[0].config
 
     def variant(self, label: str | None) -> Variant:
-        """The variant of a label; the first one of others."""
+        """Return the variant with this label, or the first one if there is none."""
         return next((variant for variant in self.variants if variant.label == label), self.variants[0])
 
     @property
     def sizes(self) -> list[str]:
-        """Sizes to choose from, the config's own first: "64 x 64" (height x width) or "720p"."""
+        """Sizes to choose from, the config's own first, as "64 x 64" (height x width) or "720p"."""
         own = size_text(self.config.height, self.config.width)
         known = [size_text(*size) for _, *size in self.knows.videos] if self.knows else list(RESOLUTIONS)
         return list(dict.fromkeys([own, *known]))
@@ -83,12 +83,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person has filled in.
+    """What a person has entered into the form.
 
     Attributes:
         outcome: one of `OUTCOMES` and its value, for a variant with a calibration.
-        size, length: one of the model's.
-        drafts: how many drafts; None samples one video as it is wished.
+        size, length: one of the model's `sizes` and `lengths`.
+        drafts: number of drafts; None samples one video with these settings.
     """
 
     prompt: str
@@ -104,15 +104,15 @@ class Wish:
 
 
 def size_text(height: int, width: int) -> str:
-    """Height and width of a video."""
+    """Return the height and width of a video as text."""
     return f"{height} x {width}"
 
 
 def find_models(own: Sequence[str] = (), weights_dir: str | None = None) -> list[Model]:
-    """The models of the bundled configs whose weights are on this machine, and of `own` configs, which come first.
+    """Return the models of `own` configs, then those of the bundled configs whose weights are on this machine.
 
     Raises:
-        ConfigError, WeightsError: one of `own` cannot be used, or nothing can.
+        ConfigError, WeightsError: one of `own` cannot be used, or there is no model at all.
     """
     bundled = [path for path in sorted((REPO_ROOT / "configs").rglob("*.py")) if path.parent.name not in _HIDDEN]
     bundled.sort(key=lambda path: path.parent.name != _FIRST)
@@ -124,7 +124,7 @@ def find_models(own: Sequence[str] = (), weights_dir: str | None = None) -> list
     groups: dict[tuple[Any, ...], list[Variant]] = {}
     for path in paths:
         try:
-            quiet.setLevel(logging.WARNING)  # a target says what it chose, of each config
+            quiet.setLevel(logging.WARNING)  # else every config with a target logs the schedule it chose
             config = load_config(path, {"weights_dir": weights_dir})
             if not _is_here(config):
                 raise WeightsError(f"{path}: its weights are not on this machine; see '{command_line('weights')} list'")
@@ -144,7 +144,7 @@ def find_models(own: Sequence[str] = (), weights_dir: str | None = None) -> list
 
 
 def _model(variants: list[Variant]) -> Model:
-    """Variants with labels of their own; every step computed comes first."""
+    """Return a model whose variants have distinct labels; those that compute every step come first."""
     config = variants[0].config
     knows = trained_on(config.model.from_pretrained)
     folder = knows.name if knows else Path(variants[0].path).parent.name
@@ -177,12 +177,12 @@ def _is_here(config: SampleConfig) -> bool:
 
 
 def arguments_of(wish: Wish, root: Path) -> list[str]:
-    """The arguments of the sampling command for a wish, with a folder below `root` that the command would choose, too.
+    """Return the arguments of the sampling command for a wish; their folder is the command's own choice, below `root`.
 
     Flags that repeat the config are left out, so that equal wishes have equal folders.
 
     Raises:
-        UserError: it cannot be made; the sentence says why.
+        UserError: the wish cannot be sampled; the message says why.
     """
     prompt, config = " ".join(wish.prompt.split()), wish.variant.config
     if not prompt:
@@ -210,13 +210,14 @@ def arguments_of(wish: Wish, root: Path) -> list[str]:
 
 
 def with_folder(arguments: list[str], root: Path, folder: Path | None = None) -> list[str]:
-    """`arguments` that were proven to be usable, with the folder of their results below `root`.
+    """Check that the sampling command can use `arguments`, and return them with a folder for their results.
 
     Args:
-        folder: None takes the one that the command would choose, below `root` instead of "samples".
+        folder: a folder below `root`; None takes the one that the command would choose, below `root` instead of
+            "samples".
 
     Raises:
-        UserError: they cannot be used.
+        UserError: the arguments cannot be used, or the folder is not below `root`.
     """
     try:
         path, flags, options = parse_arguments(arguments)
@@ -224,7 +225,7 @@ def with_folder(arguments: list[str], root: Path, folder: Path | None = None) ->
         raise ConfigError("the sampling command cannot read this; put the prompt in other words") from None
     flags.pop("words")
     own = Path(prepare(path, flags, options).config.save_dir)
-    if folder is None:  # that of a sidecar stands beside it
+    if folder is None:  # a sidecar's results go to a folder beside it
         is_beside = flags["from_sidecar"] is not None
         folder = own if is_beside else root.joinpath(*own.parts[own.parts[:1] == ("samples",) :])
     if not folder.resolve().is_relative_to(root):
@@ -233,10 +234,10 @@ def with_folder(arguments: list[str], root: Path, folder: Path | None = None) ->
 
 
 def expectation(calibration: Calibration, kind: str, value: float) -> tuple[int, str]:
-    """How many steps an outcome computes in a run as long as the calibrated ones, and in words what that gives.
+    """Return how many steps an outcome computes in a run as long as the calibrated ones, and what to expect in words.
 
     Raises:
-        ValueError: it cannot be met, with what can.
+        ValueError: the outcome cannot be met; the message says what can.
     """
     total = calibration.num_steps
     target = Target(kind, int(value) if kind == "max_steps_computed" else float(value))

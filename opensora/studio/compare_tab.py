@@ -1,4 +1,4 @@
-"""The tab on which results of one prompt and seed play in step."""
+"""The Compare tab, on which results of one prompt and seed play in step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATES = (("1", "1x"), ("0.5", "0.5x"), ("0.25", "0.25x"))
 
 
 class CompareTab:
-    """A scene, its results side by side, and buttons that make another one."""
+    """Shows the results of a scene side by side, with buttons that render further ones."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -34,7 +34,10 @@ class CompareTab:
         self.view.act(self._act, self.scene, self.problem, show_progress="hidden")
 
     def refresh(self, scene: str | None, wanted: str | None = None) -> list[Any]:
-        """The scenes anew; that of the sample `wanted`, else the one that is chosen, else the newest that has two."""
+        """Return the current scenes and the results of one.
+
+        That is the scene of the sample `wanted`, or else the chosen scene, or else the newest one with two results.
+        """
         groups = self._groups()
         if not groups:
             nothing = parts.empty(
@@ -52,7 +55,7 @@ class CompareTab:
         return self._results_of(self._groups().get(scene or "", []))
 
     def _results_of(self, group: Sequence[Sample]) -> list[Any]:
-        """The results of a scene to choose from, and them side by side, all up to a number."""
+        """Return a scene's results to choose from, and the first few of them side by side."""
         chosen = _first_ones(group)
         choices = [(sample.label, sample.id) for sample in group]
         boxes = gr.update(choices=choices, value=[sample.id for sample in chosen], visible=len(group) > 2)
@@ -94,7 +97,7 @@ class CompareTab:
         )
 
     def _more(self, group: Sequence[Sample]) -> str:
-        """Buttons for another video of the scene."""
+        """Return the buttons that render another video of the scene."""
         counts = {sum(sample.computed) for sample in group}
         base, total = min(group, key=lambda sample: len(sample.id)), len(group[0].computed)
         buttons = ""
@@ -118,7 +121,7 @@ class CompareTab:
 
 
 def _first_ones(group: Sequence[Sample]) -> list[Sample]:
-    """The result with the most computed steps, and the newest of the others."""
+    """Return the result with the most computed steps, and the newest of the others."""
     if len(group) <= MAX_SIDE_BY_SIDE:
         return list(group)
     newest = sorted(group[1:], key=lambda sample: sample.finished, reverse=True)[: MAX_SIDE_BY_SIDE - 1]
@@ -126,7 +129,7 @@ def _first_ones(group: Sequence[Sample]) -> list[Sample]:
 
 
 def _counts(total: int) -> list[int]:
-    """Numbers of computed steps that are worth a try, ascending."""
+    """Return numbers of computed steps that are worth trying, in ascending order."""
     return sorted({round(share * total) for share in (0.27, 0.4, 0.5, 0.67, 0.8)})
 
 
@@ -161,7 +164,7 @@ def _controls(frames: int, has_others: bool) -> str:
 
 
 def _measured(samples: Sequence[Sample]) -> str:
-    """What was measured at the steps of each: the relative change by which steps were chosen."""
+    """Return a chart of the relative change that each sample measured at its steps, by which steps were chosen."""
     lines = []
     for number, sample in enumerate(samples):
         points = [(r["index"] + 1, r["distance"]) for r in sample.records if r.get("distance") is not None]

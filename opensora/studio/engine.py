@@ -1,4 +1,4 @@
-"""Makes the jobs of a queue one after the other, in a process of its own that may fail without the studio."""
+"""Runs the jobs of a queue one after the other in a separate process, which may fail without the studio."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from opensora.studio.jobs import Job, JobQueue
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 20.0  # that a canceled job has until its next step is over; then its process is killed
+GRACE_SECONDS = 20.0  # for a canceled job to end by itself; then its process is killed
 WORKER = (sys.executable, "-m", "opensora.studio.worker")
-_PACKAGES = str(Path(__file__).resolve().parents[2])  # where a checkout that is not installed has opensora
+_PACKAGES = str(Path(__file__).resolve().parents[2])  # the folder that contains opensora
 
 
 @dataclass(frozen=True)
 class Live:
-    """What the worker does now.
+    """What the worker is doing now.
 
     Attributes:
-        job: its id; None while there is nothing to do.
-        phase: in words.
-        computed: for each step of the present video that is over, whether it was computed.
-        preview: data URI of a picture of what forms.
-        decoded: whether that came out of the autoencoder; else it shows latents as colors.
+        job: id of the current job; None if there is none.
+        phase: what happens, in words.
+        computed: whether each finished step of the current video was computed.
+        preview: data URI of a picture of the unfinished video.
+        decoded: whether the autoencoder decoded the preview; if not, it shows latents as colors.
         version: grows with every change.
     """
 
@@ -46,11 +46,11 @@ class Live:
 
 
 class Engine:
-    """A thread that hands the jobs of a queue to a worker process, and starts another one where that ends.
+    """A thread that passes the jobs of a queue to a worker process, and starts a new process if that one ends.
 
     Args:
         log: file for what the worker prints.
-        command: starts the worker.
+        command: command that starts the worker.
         grace: seconds that a canceled job has to end by itself.
     """
 
@@ -65,24 +65,24 @@ class Engine:
         self._grace = grace
         self._process: subprocess.Popen[str] | None = None
         self._canceled: set[str] = set()
-        self._changing = threading.Lock()  # between a job that waits and one that runs
+        self._changing = threading.Lock()  # held while a job goes from waiting to running, or is canceled
         self._wake = threading.Event()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="studio engine", daemon=True)
         self._thread.start()
 
     def submit(self, arguments: Sequence[str], title: str) -> Job:
-        """Enter a job; it begins once those before it have ended.
+        """Add a job to the queue, and return it.
 
         Raises:
-            ConfigError: too many are waiting.
+            ConfigError: too many jobs are waiting.
         """
         job = self.queue.add(arguments, title)
         self._wake.set()
         return job
 
     def cancel(self, id: str) -> None:
-        """End a job: one that waits at once, one that runs after its present step."""
+        """Cancel a job: a waiting one at once, a running one after its current step."""
         job = self.queue.get(id)
         if job is None or not job.is_open:
             return
@@ -99,7 +99,7 @@ class Engine:
             patience.start()
 
     def close(self) -> None:
-        """End the worker; what it had begun waits for the next start."""
+        """End the worker; the job it was running waits for the next start."""
         self._is_closed = True
         self._wake.set()
         self._kill()
@@ -138,7 +138,7 @@ class Engine:
             logger.warning("WARNING the worker of the studio: %s", error)
         self._kill()
         if self._is_closed:
-            return  # it stays in the queue
+            return  # the job stays in the queue
         if job.id in self._canceled:
             self.queue.change(job.id, status="canceled")
         else:
@@ -146,7 +146,7 @@ class Engine:
             self.queue.change(job.id, status="failed", error=error)
 
     def _take(self, id: str, event: dict[str, Any]) -> bool:
-        """Enter what the worker tells; whether the job is over."""
+        """Record an event of the worker, and return whether the job is over."""
         if event.get("job") != id:
             return False
         kind = event["event"]
@@ -184,7 +184,7 @@ class Engine:
                     stderr=log,
                     encoding="utf-8",
                     env={**os.environ, "PYTHONPATH": path},
-                    start_new_session=True,  # Ctrl-C in the terminal is for the studio, which ends it
+                    start_new_session=True,  # Ctrl-C in the terminal goes to the studio alone, which ends the worker
                 )
         return self._process
 

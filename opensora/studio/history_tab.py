@@ -1,4 +1,4 @@
-"""The tabs of what was made: everything in the output folder, and drafts to choose from."""
+"""The History tab, with everything in the output folder, and the Drafts tab, with drafts to choose from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = 24  # results at a time
 
 
 class HistoryTab:
-    """All results, the newest first, as far as words are in their prompt, variant or folder."""
+    """Shows all results, the newest first, filtered by words of their prompt, variant or folder."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -32,7 +32,7 @@ class HistoryTab:
         self.view.act(self._act, self.inputs, [self.problem, self.view, self.count], show_progress="hidden")
 
     def refresh(self, text: str, count: int) -> list[str]:
-        """The results that match."""
+        """Return the results that match the filter."""
         return [self._list(text, count)]
 
     def _list(self, text: str, count: int) -> str:
@@ -67,7 +67,7 @@ def _buttons(sample: Sample) -> str:
 
 
 class DraftsTab:
-    """Quick drafts of a prompt under many seeds, the least risky first; those that are chosen are rendered well."""
+    """Shows quick drafts of a prompt with many seeds, the least risky first, and renders finals of the chosen ones."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -81,7 +81,7 @@ class DraftsTab:
         self.final.click(self._render, [self.run, self.chosen], self.said, show_progress="hidden")
 
     def refresh(self, run: str | None) -> list[Any]:
-        """The draft runs anew; the chosen one, else the newest, is shown."""
+        """Return the current draft runs, and show the chosen run, or else the newest."""
         runs = self._runs()
         run = run if run in runs else next(iter(runs), None)
         choices = [(f"{drafts[0].prompt} ({len(drafts)} drafts)", folder) for folder, drafts in runs.items()]

@@ -1,4 +1,4 @@
-"""The jobs of the studio: what was asked for, kept in a file of the output folder."""
+"""The studio's queue of jobs, which is kept in a file in the output folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["waiting", "running", "done", "failed", "canceled"]
 MAX_WAITING = 100
-MAX_ENDED = 50  # that are kept to be looked at; their videos are in the ledgers
+MAX_ENDED = 50  # ended jobs that are still listed; their videos are in the ledgers
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Job:
     """One call of the sampling command.
 
     Attributes:
-        arguments: of `opensora sample`.
-        title: what people call it, the prompt.
-        folder: of its results, once it is done.
-        error: why it failed, in a sentence.
-        notes: warnings, a sentence each.
+        arguments: arguments of `opensora sample`.
+        title: the prompt, as the job's name on the page.
+        folder: folder of the results, once the job has ended.
+        error: why it failed, in one sentence.
+        notes: warnings, one sentence each.
     """
 
     id: str
@@ -50,9 +50,9 @@ class Job:
 
 
 class JobQueue:
-    """Jobs in the order in which they came; every change is on disk before it counts.
+    """Jobs in the order in which they were added; every change is written to disk before it takes effect.
 
-    What was running when the studio ended is waiting again: the ledger of its folder knows what is finished.
+    A job that was running when the studio ended waits again; the ledger of its folder says what is finished.
 
     Attributes:
         version: grows with every change.
@@ -65,24 +65,24 @@ class JobQueue:
         self._jobs: dict[str, Job] = {job.id: job for job in self._load()}
 
     def all(self) -> list[Job]:
-        """All jobs, the oldest first."""
+        """Return all jobs, the oldest first."""
         with self._changing:
             return list(self._jobs.values())
 
     def get(self, id: str) -> Job | None:
-        """A job, if it is known."""
+        """Return a job, or None if it is not known."""
         return self._jobs.get(id)
 
     def next(self) -> Job | None:
-        """The one whose turn it is."""
+        """Return the first waiting job, if there is one."""
         return next((job for job in self.all() if job.status == "waiting"), None)
 
     def add(self, arguments: Sequence[str], title: str) -> Job:
-        """Enter a job at the end.
+        """Add a job at the end, and return it.
 
         Raises:
-            ConfigError: too many are waiting.
-            OSError: the disk refuses.
+            ConfigError: too many jobs are waiting.
+            OSError: the file cannot be written.
         """
         with self._changing:
             if sum(job.status == "waiting" for job in self._jobs.values()) >= MAX_WAITING:
@@ -92,10 +92,10 @@ class JobQueue:
             return job
 
     def change(self, id: str, **changes: object) -> Job:
-        """Change attributes of a job.
+        """Change attributes of a job, and return the new job.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the file cannot be written.
         """
         with self._changing:
             job = replace(self._jobs[id], **changes)
@@ -113,7 +113,7 @@ class JobQueue:
         self.version += 1
 
     def _load(self) -> list[Job]:
-        """The jobs of the file; one that cannot be read is moved aside, and the queue begins anew."""
+        """Return the jobs in the file; a file that cannot be read is moved aside, and the queue starts empty."""
         if not self._file.is_file():
             return []
         try:

@@ -1,4 +1,4 @@
-"""The tabs about this machine: the page of a bench, and what the doctor says."""
+"""The Bench tab, with the page of a bench, and the Machine tab, with the doctor's report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = (
 
 
 class BenchTab:
-    """The page of a bench, as it opens from disk, in a frame that can reach nothing of this page."""
+    """Shows the page of a bench as it is on disk, in a frame that has no access to this page."""
 
     def __init__(self, studio: Studio) -> None:
         self._page: Path | None = studio.bench
@@ -29,7 +29,7 @@ class BenchTab:
         self.inputs, self.outputs = [], [self.view]
 
     def refresh(self) -> list[str]:
-        """The frame, or how to get one."""
+        """Return the frame, or how to get one."""
         return [self._frame()]
 
     def _frame(self) -> str:
@@ -43,7 +43,7 @@ class BenchTab:
 
 
 class DoctorTab:
-    """What `opensora doctor` says, and what the studio does not do."""
+    """Shows the report of `opensora doctor`, and what the studio does not do."""
 
     def __init__(self, _studio: Studio) -> None:
         gr.HTML(f"<p>{LIMITS}</p>", elem_id="limits")
@@ -53,12 +53,12 @@ class DoctorTab:
         self.inputs, self.outputs = [], []
 
     def refresh(self) -> list[str]:
-        """Nothing by itself."""
+        """Return nothing: the report is made on request."""
         return []
 
     @staticmethod
     def ask() -> str:
-        """The doctor's report; it takes some seconds."""
+        """Run the doctor, which takes some seconds, and return its report."""
         command = [sys.executable, "-m", "opensora.doctor"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=_PACKAGES)
@@ -67,4 +67,4 @@ class DoctorTab:
         return f"<pre>{escape(done.stdout or done.stderr)}</pre>"
 
 
-_PACKAGES = Path(__file__).resolve().parents[2]  # where a checkout that is not installed has opensora
+_PACKAGES = Path(__file__).resolve().parents[2]  # the folder that contains opensora

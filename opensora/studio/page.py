@@ -1,4 +1,4 @@
-"""The page: its tabs, what keeps them up to date, and how it is served."""
+"""Builds the page with its tabs, keeps them up to date, and serves it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from opensora.studio.sample_tab import SampleTab  # noqa: E402
 from opensora.studio.studio import MAX_UPLOAD, OWN_FOLDER, Studio  # noqa: E402
 
 TICK_SECONDS = 0.5
-DAY = 86400  # seconds, after which what was uploaded and not kept is removed
+DAY = 86400  # seconds after which uploads that were not kept are removed
 LOCAL = ("127.0.0.1", "localhost", "::1")
 CSS = Path(__file__).with_name("studio.css")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
@@ -33,18 +33,18 @@ MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
 class View(Protocol):
-    """A tab: what decides what it shows, where that goes, and what it is now.
+    """A tab of the page.
 
     Attributes:
         inputs: components whose values `refresh` takes.
-        outputs: components whose values it gives, in this order.
+        outputs: components whose values `refresh` returns, in this order.
     """
 
     inputs: list[Any]
     outputs: list[Any]
 
     def refresh(self, *values: Any) -> list[Any]:
-        """What the tab shows now."""
+        """Return what the tab shows now."""
 
 
 VIEWS: dict[str, Callable[[Studio], View]] = {
@@ -58,7 +58,7 @@ VIEWS: dict[str, Callable[[Studio], View]] = {
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """The page of a studio."""
+    """Build the page of a studio."""
     quiet = {"show_progress": "hidden"}
     views: dict[str, View] = {}
     look = {"title": "Studio: Open-Sora with AdaCache", "fill_width": True}
@@ -66,7 +66,7 @@ def build(studio: Studio) -> gr.Blocks:
         gr.HTML("<h1>Studio</h1><p>Open-Sora v1.2 with AdaCache</p>", elem_id="head")
         now = gr.HTML(elem_id="now")
         opened = gr.State("Sample")  # the tab that is open
-        sent = gr.State({})  # what this browser has: versions, and hashes of what its components show
+        sent = gr.State({})  # what this browser already shows: versions, and a hash of each component's value
         with gr.Tabs(elem_id="tabs") as tabs:
             for name, make in VIEWS.items():
                 with gr.Tab(name, id=name) as tab:
@@ -78,7 +78,7 @@ def build(studio: Studio) -> gr.Blocks:
         outputs = [component for view in views.values() for component in view.outputs]
 
         def tick(sent: dict[str, Any], opened: str, *values: Any) -> list[Any]:
-            """What has changed since the last tick, of the tab that is open and of the line above all tabs."""
+            """Return what has changed since the last tick in the open tab and in the line above all tabs."""
             versions = [studio.engine.live.version, studio.queue.version]
             had = sent.get("versions", [None, None])
             if versions == had:
@@ -109,12 +109,12 @@ def build(studio: Studio) -> gr.Blocks:
 
 
 def _show(name: str, view: View, *values: Any) -> list[Any]:
-    """A tab that is opened."""
+    """Return the name and the content of a tab that is opened."""
     return [name, *view.refresh(*values)]
 
 
 def now_line(studio: Studio) -> str:
-    """What is made now and what waits, in a line for all tabs."""
+    """Return the current job and the number of waiting ones, as a line above all tabs."""
     now, waiting = studio.engine.live, [job for job in studio.queue.all() if job.is_open]
     job = next((job for job in waiting if job.id == now.job), None)
     if job is None:
@@ -125,7 +125,7 @@ def now_line(studio: Studio) -> str:
 
 
 def theme() -> gr.themes.Base:
-    """The look, with fonts of the system: none is loaded from elsewhere."""
+    """Return the theme, which uses the system's fonts and loads none."""
     return gr.themes.Base(
         primary_hue="blue", secondary_hue="slate", neutral_hue="slate", font=FONTS, font_mono=MONO
     ).set(button_primary_background_fill=COMPUTED, button_primary_background_fill_hover="#1e40af")
@@ -135,8 +135,8 @@ def serve(studio: Studio, host: str, port: int, password: str | None, ready: Cal
     """Serve the page until an interrupt.
 
     Args:
-        password: asked of whoever comes, with any name.
-        ready: is given the address.
+        password: password that visitors have to give, with any name; None asks for none.
+        ready: called with the address.
 
     Raises:
         OSError: the port is taken.
@@ -147,7 +147,7 @@ def serve(studio: Studio, host: str, port: int, password: str | None, ready: Cal
     def knows_password(_name: str, given: str) -> bool:
         return secrets.compare_digest(given.encode(), str(password).encode())
 
-    # A page of another site whose name is made to lead here is not let in.
+    # Refuses requests of other sites whose host name was made to resolve to this machine (DNS rebinding).
     guard = [] if host not in LOCAL else [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])]
     _, address, _ = page.launch(
         app_kwargs={"middleware": guard},

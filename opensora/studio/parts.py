@@ -1,4 +1,4 @@
-"""Pieces of the page as HTML: strips of steps, videos with their figures, charts. All text is escaped here."""
+"""Renders parts of the page as HTML: strips of steps, videos with their figures, charts. All text is escaped here."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _STATES = {"waiting": "waits", "running": "runs", "done": "done", "failed": "fai
 
 
 def file_url(path: Path) -> str:
-    """Where Gradio serves a file of the output folder."""
+    """Return the address at which Gradio serves a file of the output folder."""
     return "gradio_api/file=" + quote(str(path.resolve()))
 
 
 def empty(sentence: str) -> str:
-    """What is shown where there is nothing yet."""
+    """Return a sentence for a place where there is nothing to show yet."""
     return f'<p class="st-empty">{escape(sentence)}</p>'
 
 
 def problem(sentence: str) -> str:
-    """What went wrong, in a sentence."""
+    """Return a sentence about what went wrong; "" if there is none."""
     return f'<p class="st-problem" role="alert">{escape(sentence)}</p>' if sentence else ""
 
 
 def button(action: str, text: str, about: str = "", /, **data: str) -> str:
-    """A button whose click is an event "act" of the component around it, with `data`."""
+    """Return a button whose click triggers the event "act" of the component around it, with `data`."""
     attributes = "".join(f' data-{name}="{escape(value)}"' for name, value in {"act": action, **data}.items())
     label = f' aria-label="{escape(about)}"' if about else ""
     return f'<button type="button" class="st-button"{attributes}{label}>{escape(text)}</button>'
 
 
 def strip(computed: Sequence[bool], num_steps: int = 0) -> str:
-    """Steps side by side: computed, reused, and those still to come."""
+    """Return a row of cells, one per step: computed, reused, or still to come."""
     total, count = max(num_steps, len(computed)), sum(computed)
     states = ["computed" if step else "reused" for step in computed] + ["coming"] * (total - len(computed))
     cells = "".join(f'<i class="st-{state}" title="step {n}: {state}"></i>' for n, state in enumerate(states, 1))
@@ -58,7 +58,7 @@ LEGEND = f'<p class="st-legend">{LEGEND}</p>'
 
 
 def media(sample: Sample, autoplay: bool = False) -> str:
-    """The video or image of a sample."""
+    """Return the video or image of a sample."""
     source, label = file_url(sample.video), escape(sample.prompt)
     _, height, width = sample.size
     pixelated = ' class="st-pixelated"' if max(height, width) <= 256 else ""
@@ -72,12 +72,12 @@ def media(sample: Sample, autoplay: bool = False) -> str:
 
 
 def figures(sample: Sample) -> str:
-    """Computed steps and seconds of a sample."""
+    """Return the computed steps and seconds of a sample as text."""
     return f"{sum(sample.computed)} of {len(sample.computed)} steps, {sample.seconds:.1f} s"
 
 
 def card(sample: Sample, buttons: str = "", note: str = "", autoplay: bool = False, wide: bool = False) -> str:
-    """A sample with its prompt, its figures and what can be done with it; `wide` puts them beside it."""
+    """Return a sample with its prompt, figures and buttons; `wide` puts these beside the video."""
     frames, height, width = sample.size
     lines = f"{sample.variant}, {figures(sample)}" + (f", {note}" if note else "")
     about = f"seed {sample.seed}, {frames} frame{'s' * (frames > 1)} of {height} x {width}"
@@ -89,7 +89,7 @@ def card(sample: Sample, buttons: str = "", note: str = "", autoplay: bool = Fal
 
 
 def download(sample: Sample) -> str:
-    """Links to a sample's files."""
+    """Return download links to a sample's files."""
     return "".join(
         f'<a class="st-button" href="{file_url(path)}" download="{escape(path.name)}">{text}</a>'
         for path, text in ((sample.video, "Download"), (sample.sidecar, "Sidecar"))
@@ -97,7 +97,7 @@ def download(sample: Sample) -> str:
 
 
 def live(now: Live, job: Job) -> str:
-    """What is made at this moment."""
+    """Return the running job with its preview and steps."""
     what = "the middle frame, decoded" if now.decoded else "latents as colors: this autoencoder is too large for a look"
     picture = '<div class="st-preview-empty"></div>'
     if now.preview:
@@ -115,7 +115,7 @@ def live(now: Live, job: Job) -> str:
 
 
 def jobs(queue: Iterable[Job]) -> str:
-    """The jobs as a list, the newest first."""
+    """Return the jobs as a list, in the given order."""
     rows = []
     for job in queue:
         state, cancel = _STATES[job.status], ""
@@ -136,7 +136,7 @@ def jobs(queue: Iterable[Job]) -> str:
 
 
 def words(known: Mapping[str, Sequence[str]], examples: Sequence[str]) -> str:
-    """Captions that a click puts into the prompt, and words that it adds."""
+    """Return captions that replace the prompt when clicked, and words that are added to it."""
     captions = "".join(button("example", text, f"Use the prompt {text}", text=text) for text in examples)
     groups = "".join(
         f'<p><span class="st-kind">{escape(kind)}</span><span>'
@@ -154,8 +154,8 @@ class Line:
 
     Attributes:
         points: (x, y) pairs, ascending in x.
-        color: its number among the page's series.
-        dashed: for a limit that others are compared with.
+        color: number of its color among the page's series.
+        dashed: whether it is a limit that other lines are compared with.
     """
 
     name: str
@@ -172,11 +172,11 @@ def chart(
     mark: tuple[float, float, str] | None = None,
     cursor: bool = False,
 ) -> str:
-    """Lines over a common axis as an SVG picture; points tell their values to the mouse.
+    """Return lines over a common axis as an SVG picture, whose points show their values under the mouse.
 
     Args:
-        mark: a point with what is said at it.
-        cursor: adds a line that the player moves to the frame that is shown, x counting frames from 1.
+        mark: a point (x, y) with its text.
+        cursor: whether to add a line that the player moves to the current frame; x then counts frames from 1.
     """
     points = [point for line in lines for point in line.points]
     if not points:
@@ -228,7 +228,7 @@ def chart(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers around a range."""
+    """Return three to six round numbers that enclose a range."""
     span = high - low or abs(high) or 1.0
     rough = span / 4
     unit = 10 ** math.floor(math.log10(rough))

@@ -1,4 +1,4 @@
-"""What is in the studio's output folder: all finished samples, by the ledgers and sidecars of their folders."""
+"""Finds all finished samples in the studio's output folder, by the ledgers and sidecars of its folders."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Sample:
     """One finished video or image.
 
     Attributes:
-        id: its path below the output folder, without suffix.
-        metadata: of its sidecar.
-        records: of its trace; empty without a cache.
-        command: of the run that made it.
+        id: path of the file below the output folder, without suffix.
+        metadata: metadata in its sidecar.
+        records: records of its trace; empty without a cache.
+        command: command of the run that made it.
     """
 
     id: str
@@ -39,22 +39,22 @@ class Sample:
 
     @property
     def prompt(self) -> str:
-        """As it was given."""
+        """The prompt as the user gave it."""
         return str(self.metadata["prompt"])
 
     @property
     def seed(self) -> int:
-        """Of its noise."""
+        """Seed of the noise."""
         return int(self.metadata["seed"])
 
     @property
     def seconds(self) -> float:
-        """From text to pixels."""
+        """Seconds that sampling took, from text to pixels."""
         return float(self.metadata["seconds"])
 
     @property
     def sidecar(self) -> Path:
-        """The file that describes it."""
+        """The JSON file that describes the sample."""
         return self.video.with_suffix(".json")
 
     @property
@@ -75,17 +75,17 @@ class Sample:
 
     @property
     def is_draft(self) -> bool:
-        """Whether it was made to choose from."""
+        """Whether it is one of several drafts to choose from."""
         return bool(self.metadata["config"].get("draft"))
 
     @property
     def risk(self) -> float | None:
-        """Of a draft: a weak hint of how much reuse has changed it."""
+        """For a draft, a weak hint of how much reuse has changed it; else None."""
         return self.metadata.get("risk")
 
     @property
     def computed(self) -> list[bool]:
-        """For each step, whether it was computed."""
+        """Whether each step was computed."""
         if self.records:
             return [bool(record["computed"]) for record in self.records]
         scheduler = self.metadata["config"]["scheduler"]
@@ -102,7 +102,7 @@ class Sample:
 
     @property
     def variant(self) -> str:
-        """How its steps were chosen, in a few words."""
+        """How the computed steps were chosen, in a few words."""
         config = self.metadata["config"]
         cache = config.get("cache")
         if not cache:
@@ -115,13 +115,13 @@ class Sample:
 
     @property
     def label(self) -> str:
-        """What tells it apart from others of its scene."""
+        """Text that distinguishes it from other samples of its scene."""
         return f"{self.variant}, {sum(self.computed)} of {len(self.computed)}"
 
 
 @dataclass
 class Results:
-    """Reads the samples of a folder and of all below; what has not changed is read once.
+    """Reads the samples of a folder and of all folders below it; unchanged folders are not read again.
 
     Attributes:
         root: the output folder, an absolute path.
@@ -132,7 +132,7 @@ class Results:
     _measured: dict[Any, tuple[list[float], float]] = field(default_factory=dict)
 
     def all(self) -> list[Sample]:
-        """All finished samples, the newest first."""
+        """Return all finished samples, the newest first."""
         ledgers = {}
         for folder in self._folders():
             stamp = _stamp(folder)
@@ -143,10 +143,10 @@ class Results:
         return sorted(found, key=lambda sample: sample.finished, reverse=True)
 
     def get(self, id: str) -> Sample:
-        """The sample of an id.
+        """Return the sample with this id.
 
         Raises:
-            ConfigError: there is none (any more).
+            ConfigError: there is none, or no longer.
         """
         for sample in self.all():
             if sample.id == id:
@@ -154,10 +154,10 @@ class Results:
         raise ConfigError(f"'{id}' is not among the results any more")
 
     def psnr(self, sample: Sample, reference: Sample) -> tuple[list[float], float]:
-        """PSNR in dB of each frame of two files, and of the whole, as they are in the files.
+        """Return the PSNR in dB of each frame and of the whole video, between the pixels in two samples' files.
 
         Raises:
-            OSError, ValueError: a file cannot be read, or they have different sizes.
+            OSError, ValueError: a file cannot be read, or the two have different sizes.
         """
         key = tuple((one.video, one.video.stat().st_mtime_ns) for one in (sample, reference))
         if key not in self._measured:
@@ -189,7 +189,7 @@ class Results:
                 command = manifest["runs"][entry.get("run", 0)].get("command", [])
                 id = str((folder / stem).relative_to(self.root))
                 sample = Sample(id, video, metadata, content.get("records", []), entry["finished"] or "", command)
-                _ = sample.scene, sample.computed, sample.variant, sample.seconds, sample.fps  # it has all of these
+                _ = sample.scene, sample.computed, sample.variant, sample.seconds, sample.fps  # fails if one is missing
             except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                 logger.warning("WARNING %s of %s cannot be read: %s", stem, folder, error)
                 continue
@@ -198,7 +198,7 @@ class Results:
 
 
 def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
-    """Samples by scene, in the order of the newest; of each the one with the most computed steps first."""
+    """Group samples by scene, in the given order; in a scene, the sample with the most computed steps comes first."""
     groups: dict[tuple[Any, ...], list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.scene, []).append(sample)
@@ -206,7 +206,7 @@ def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
 
 
 def _stamp(folder: Path) -> list[tuple[int, int]]:
-    """What changes whenever a ledger does."""
+    """Return times and sizes of a ledger's files, which change whenever the ledger does."""
     stats = []
     for name in (MANIFEST, MANIFEST.replace(".json", ".journal")):
         try:

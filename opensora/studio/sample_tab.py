@@ -1,4 +1,4 @@
-"""The tab on which a prompt is typed and sampled, and the queue beside it."""
+"""The Sample tab, with the form for a prompt, and the queue beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opensora.studio import parts
 from opensora.studio.choices import OUTCOMES, Model, Variant, Wish, expectation
 from opensora.studio.studio import Studio
 
-# Clicks become events, and videos play while the mouse is over them.
+# Turns clicks into events, and plays videos while the mouse is over them.
 ACT = """for (const [name, act] of [["mouseover", "play"], ["mouseout", "pause"]])
   element.addEventListener(name, (event) => {
     const video = event.target;
@@ -32,7 +32,7 @@ MAX_DRAFTS = 16
 
 
 class Form:
-    """The fields that say what to sample, and how they become a wish."""
+    """The fields that say what to sample; their values become a wish."""
 
     def __init__(self, studio: Studio, first: str) -> None:
         self._studio = studio
@@ -70,7 +70,7 @@ class Form:
 
     @property
     def fields(self) -> list[Any]:
-        """Inputs of `wish`."""
+        """The components whose values `wish` takes."""
         return [self.prompt, self.model, self.variant, self.kind, self.value, self.size, self.length, self.seed]
 
     def wish(
@@ -85,7 +85,7 @@ class Form:
         seed: float | None,
         **more: Any,
     ) -> Wish:
-        """What the fields say."""
+        """Return the values of the fields as a wish."""
         chosen = self.find(model)
         way = chosen.variant(variant)
         outcome = None if way.calibration is None else (kind, value)
@@ -93,7 +93,7 @@ class Form:
         return Wish(prompt or "", chosen, way, outcome, size or "", str(length or ""), number, **more)
 
     def find(self, name: str) -> Model:
-        """The model of a name; the first one of others."""
+        """Return the model with this name, or the first one if there is none."""
         return next((model for model in self._studio.models if model.name == name), self._studio.models[0])
 
     def _connect(self) -> None:
@@ -146,7 +146,7 @@ class Form:
 
 
 def value_range(way: Variant, kind: str) -> dict[str, float]:
-    """What a value of an outcome is chosen from: `minimum`, `maximum` and `step`."""
+    """Return the range of an outcome's slider: `minimum`, `maximum` and `step`."""
     low, high, step = 2, 30, 1
     if way.calibration is not None:
         total, measured = way.calibration.num_steps, [point.psnr for point in way.calibration.measured]
@@ -159,7 +159,7 @@ def value_range(way: Variant, kind: str) -> dict[str, float]:
 
 
 def curve(way: Variant, kind: str, value: float) -> str:
-    """The calibrated quality over computed steps with the chosen point on it, and what it gives in words."""
+    """Return a chart of calibrated quality over computed steps, with the chosen point and what to expect in words."""
     if way.calibration is None:
         return ""
     calibration = way.calibration
@@ -174,7 +174,7 @@ def curve(way: Variant, kind: str, value: float) -> str:
 
 
 class SampleTab:
-    """Form, what is made now, and the queue."""
+    """Shows the form, the running job and the queue."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -218,17 +218,17 @@ class SampleTab:
         self.jobs.act(self._act, self.shown, [self.problem, self.shown, self.made], show_progress="hidden")
 
     def refresh(self, shown: str | None) -> list[str]:
-        """What is made now, what was made, and the queue."""
+        """Return the running job, the results, and the queue."""
         return [self.refresh_live(), self.refresh_made(shown), self.refresh_jobs()]
 
     def refresh_live(self) -> str:
-        """What is made now; "" between jobs."""
+        """Return the running job; "" between jobs."""
         now = self._studio.engine.live
         job = None if now.job is None else self._studio.queue.get(now.job)
         return "" if job is None else parts.live(now, job)
 
     def refresh_made(self, shown: str | None) -> str:
-        """The results of the job that is shown, while none is made."""
+        """Return the results of the job `shown`, or of the latest one unless a job is running."""
         if self._studio.engine.live.job is not None and shown is None:
             return ""
         all_jobs = self._studio.queue.all()
@@ -243,7 +243,7 @@ class SampleTab:
         )
 
     def refresh_jobs(self) -> str:
-        """The queue, the newest first."""
+        """Return the queue, the newest job first."""
         return parts.jobs(reversed(self._studio.queue.all()[-SHOWN_JOBS:]))
 
     def _submit(self, *values: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What the page works with: the output folder, the models that can be asked, the jobs and their engine."""
+"""What the page works with: the output folder, the models to choose from, the jobs and their engine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from opensora.studio.engine import Engine
 from opensora.studio.jobs import Job, JobQueue
 from opensora.studio.results import Results, Sample
 
-OWN_FOLDER = ".studio"  # of the queue, the worker's log and what is being uploaded
-REFERENCES = "references"  # what was uploaded and is whole, by its content
+OWN_FOLDER = ".studio"  # for the queue, the worker's log and unchecked uploads
+REFERENCES = "references"  # for checked uploads, named by their content
 MAX_UPLOAD = 200 * 2**20  # bytes
 
 
@@ -28,8 +28,8 @@ class Studio:
     """The studio of one output folder, open until `close`.
 
     Args:
-        folder: of all results; made if needed.
-        configs: that are offered beside the bundled ones.
+        folder: folder of all results; created if needed.
+        configs: configs that are offered beside the bundled ones.
         bench: folder of a bench, whose page is shown.
 
     Raises:
@@ -58,24 +58,24 @@ class Studio:
         self.engine = Engine(self.queue, own / "worker.log")
 
     def close(self) -> None:
-        """End the worker; jobs that are not done wait for the next start."""
+        """End the worker; unfinished jobs wait for the next start."""
         self.engine.close()
         if self._lock is not None:
             os.close(self._lock)
 
     def ask(self, wish: Wish) -> Job:
-        """Enter a wish as a job.
+        """Add a job for a wish.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: the wish cannot be sampled.
         """
         return self.engine.submit(arguments_of(wish, self.root), " ".join(wish.prompt.split()))
 
     def ask_again(self, sample: Sample, num_computed: int | None) -> Job:
-        """Enter a job for the same video with so many computed steps by its calibration; None computes every step.
+        """Add a job for the same video with `num_computed` steps by its calibration; None computes every step.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: the video cannot be made like this.
         """
         if num_computed is None:
             return self.remake(sample, "--cfg-options", "cache=None")
@@ -84,19 +84,19 @@ class Studio:
         return self.remake(sample, "--max-steps-computed", str(num_computed), "--calibration", str(calibration))
 
     def remake(self, sample: Sample, *changes: str) -> Job:
-        """Enter a job that makes a video from its sidecar, with other flags over it.
+        """Add a job that makes a video again from its sidecar, with the flags `changes`.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: the video cannot be made like this.
         """
         arguments = with_folder([f"--from-sidecar={sample.sidecar}", *changes], self.root)
         return self.engine.submit(arguments, sample.prompt)
 
     def render_finals(self, drafts: Sequence[Sample]) -> Job:
-        """Enter a job that renders the seeds of some drafts of a run well.
+        """Add a job that renders finals of some drafts of one run.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: the finals cannot be made.
         """
         seeds = [f"{draft.metadata.get('prompt_index', 0)}:{draft.seed}" for draft in drafts]
         command = [*without_draft_flags(drafts[0].command), "--final", *seeds]
@@ -104,23 +104,23 @@ class Studio:
         return self.engine.submit(with_folder(command, self.root, folder), drafts[0].prompt)
 
     def retry(self, id: str) -> None:
-        """Enter a job that ended once more."""
+        """Submit an ended job again."""
         job = self.queue.get(id)
         if job is not None and not job.is_open:
             self.engine.submit(job.arguments, job.title)
 
     def made_by(self, job: Job) -> list[Sample]:
-        """The samples in the folder of a job that are of its prompt."""
+        """Return the samples in a job's folder that have its prompt."""
         if job.folder is None:
             return []
         folder = Path(job.folder)
         return [s for s in self.results.all() if s.video.parent == folder and s.prompt == job.title]
 
     def keep_reference(self, upload: Path) -> Path:
-        """Check an uploaded image or video by decoding it, and keep it under a name of our own.
+        """Check an uploaded image or video by decoding it, and keep it under a name made from its content.
 
         Raises:
-            ConfigError: it is neither, damaged, or too large.
+            ConfigError: it is neither an image nor a video, or it is damaged or too large.
         """
         if upload.stat().st_size > MAX_UPLOAD:
             raise ConfigError(f"the upload has more than {MAX_UPLOAD // 2**20} MB; make it smaller")

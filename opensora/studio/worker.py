@@ -1,7 +1,8 @@
-"""The process that makes videos for the studio: it keeps its models from job to job, and talks in lines of JSON.
+"""The process that samples for the studio: it keeps its models from job to job, and communicates in lines of JSON.
 
-It reads `{"job": ID, "arguments": [...]}` and `{"cancel": ID}`, and ends with its input. It writes events, each with
-`event` and `job`: "phase" and "note" (a sentence in `text`), "step", and last of a job "done", "failed" or "canceled".
+It reads `{"job": ID, "arguments": [...]}` and `{"cancel": ID}`, and ends when its input does. It writes events, each
+with `event` and `job`: "phase" and "note" (a sentence in `text`), "step", and at the end of a job "done", "failed" or
+"canceled".
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ from opensora.registry import SCHEDULERS, build_module
 from opensora.schedulers.steps import StepDone
 
 SMALL_AUTOENCODER = 20_000_000  # parameters; a larger one is not run for previews
-PREVIEW_SECONDS = 0.3  # between two of them
+PREVIEW_SECONDS = 0.3  # least time between two previews
 PREVIEW_SIDE = 256  # pixels
 
 Say = Callable[[Mapping[str, Any]], None]
 
 
 class Models:
-    """Gives pipelines, and keeps the models of the last one for the next."""
+    """Makes pipelines, and keeps the models of the last one for the next."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._kept: tuple[Any, SamplingPipeline] | None = None
 
     def __call__(self, config: SampleConfig, text: PreparedText, group: None = None) -> SamplingPipeline:
-        """The pipeline of a config with local folders, whose steps `progress` is shown."""
+        """Return the pipeline of a config with local folders; its steps are reported to `progress`."""
         wanted = (config.model, config.vae, config.dtype, config.device, config.compile)
         if self._kept is None or self._kept[0] != wanted:
             self.release()
@@ -64,7 +65,7 @@ class Models:
         )
 
     def release(self) -> bool:
-        """Let go of the models; whether there were any."""
+        """Free the models, and return whether there were any."""
         kept, self._kept = self._kept, None
         if kept is None:
             return False
@@ -76,10 +77,10 @@ class Models:
 
 
 class Progress:
-    """Tells of every step, with a picture of what forms now and then, and ends a run that was canceled.
+    """Reports every step, from time to time with a preview of the video, and ends a run that was canceled.
 
     Attributes:
-        canceled: set by whoever wants the present job to end.
+        canceled: set from outside to end the current job.
     """
 
     def __init__(self, say: Say) -> None:
@@ -88,19 +89,19 @@ class Progress:
         self.end()
 
     def begin(self, pipe: SamplingPipeline, config: SampleConfig) -> None:
-        """Steps of these models follow."""
+        """Prepare for the steps of a pipeline."""
         self._pipe, self._is_flow = pipe, config.scheduler.type == "rflow"
         self._is_small = sum(weight.numel() for weight in pipe.vae.parameters()) < SMALL_AUTOENCODER
 
     def end(self) -> None:
-        """No steps follow."""
+        """Forget the pipeline and its latents."""
         self._pipe: SamplingPipeline | None = None
-        self._before: list[tuple[float, Tensor]] = []  # when the last two steps began, and what they gave
+        self._before: list[tuple[float, Tensor]] = []  # when the last two steps began, and the latents after them
         self._num_computed = 0
         self._last_preview = 0.0
 
     def end_step(self, step: StepDone) -> None:
-        """Tell of a step.
+        """Report a step that has ended.
 
         Raises:
             KeyboardInterrupt: the job was canceled.
@@ -118,9 +119,9 @@ class Progress:
         self._say(told)
 
     def _clean(self, step: StepDone) -> Tensor:
-        """Latents (C, T, H, W) of the first video as the flow would end if it went straight on.
+        """Estimate the first video's clean latents (C, T, H, W): those at the end of a flow that goes straight on.
 
-        The flow's direction is that of the step before, whose both times are known.
+        Its direction is that of the step before, whose begin and end times are both known.
         """
         if not step.index:
             self._before = []
@@ -132,7 +133,7 @@ class Progress:
         return end + (end - start) * step.timestep / max(time_before - step.timestep, 1e-6)
 
     def _frame(self, latents: Tensor) -> Tensor:
-        """The middle frame (3, H, W) in [-1, 1]: decoded alone by a small autoencoder, else as colors of latents."""
+        """Return the middle frame (3, H, W) in [-1, 1], decoded alone by a small autoencoder, or latents as colors."""
         middle = latents[:, latents.shape[1] // 2 :][:, :1]
         if self._is_small:
             pipe = self._pipe
@@ -143,18 +144,18 @@ class Progress:
 
 
 def _colors(latents: Tensor) -> Tensor:
-    """Latents (C, H, W) as (3, H, W) in [-1, 1]: along the three directions in which they differ most."""
+    """Return latents (C, H, W) as colors (3, H, W) in [-1, 1], along the three directions in which they differ most."""
     flat = latents.flatten(1).T
     flat = flat - flat.mean(0)
     directions = torch.linalg.svd(flat, full_matrices=False).Vh[:3]
-    directions = directions * directions.sum(1, keepdim=True).sign()  # else colors flip from step to step
+    directions = directions * directions.sum(1, keepdim=True).sign()  # else colors could flip from step to step
     colors = flat @ directions.T
     colors = colors / colors.abs().amax(0).clamp_min(1e-6)
     return colors.T.reshape(-1, *latents.shape[1:])
 
 
 def _picture(frame: Tensor) -> str:
-    """A frame (3, H, W) in [-1, 1] as a data URI."""
+    """Return a frame (3, H, W) in [-1, 1] as a data URI."""
     picture = Image.fromarray(to_uint8(frame[:, None])[0])
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     file = io.BytesIO()
@@ -163,30 +164,30 @@ def _picture(frame: Tensor) -> str:
 
 
 class LogEvents(logging.Handler):
-    """Tells what the sampler logs: warnings as notes, the rest as what it does now."""
+    """Sends the sampler's log messages as events: warnings as notes, the others as phases."""
 
     def __init__(self, say: Say) -> None:
         super().__init__(logging.INFO)
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell of one message."""
+        """Send one message."""
         text = record.getMessage().removeprefix("WARNING ")
         self._say({"event": "note" if record.levelno >= logging.WARNING else "phase", "text": text})
 
 
 def make(arguments: list[str], models: Models) -> dict[str, Any]:
-    """Do what the sampling command does with these arguments; returns the last event.
+    """Do what the sampling command does with these arguments, and return the job's last event.
 
     Raises:
-        KeyboardInterrupt: it was canceled.
+        KeyboardInterrupt: the job was canceled.
     """
     try:
         plan = _plan(arguments)
         try:
             return _make(plan, arguments, models)
         except ConfigError:
-            if not models.release():  # they may have taken the memory that was missing
+            if not models.release():  # the kept models may have taken the memory that was missing
                 raise
         return _make(_plan(arguments), arguments, models)
     except SystemExit:
@@ -218,7 +219,7 @@ def _make(plan: Plan, arguments: list[str], models: Models) -> dict[str, Any]:
 
 
 def serve(lines: Iterator[str], output: IO[str]) -> None:
-    """Make the jobs of `lines` one after the other; ends with them."""
+    """Run the jobs of `lines` one after the other; the process ends with `lines`."""
     present: dict[str, str] = {}
     canceled: set[str] = set()
     writing = threading.Lock()
@@ -239,7 +240,7 @@ def serve(lines: Iterator[str], output: IO[str]) -> None:
                 canceled.add(message["cancel"])
                 if message["cancel"] == present.get("job"):
                     progress.canceled.set()
-        os._exit(0)  # the studio is gone: a job that runs ends as if killed, which the ledger is made for
+        os._exit(0)  # the studio is gone; the ledger copes with a job that ends as if it were killed
 
     logger = logging.getLogger("opensora")
     logger.setLevel(logging.INFO)
@@ -261,7 +262,7 @@ def serve(lines: Iterator[str], output: IO[str]) -> None:
 
 
 def main() -> None:
-    """Serve on standard input and output; what else is printed goes to standard error."""
+    """Serve on standard input and output; everything else that is printed goes to standard error."""
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.stdin, output)
