@@ -121,7 +121,7 @@ class DenoisingLoop:
         return timesteps
 
     def first_place(self, places: list[int], num_times: int) -> int | None:
-        """Return which of the `places` in the schedule that have the time of a run's first call the run begins at.
+        """Return the place in the schedule where a run begins; `places` are those that have its first call's time.
 
         A run may begin later than its schedule, as with strength below 1, if the pipeline or the scheduler says so, or
         in a loop of your own. The result is None if a call from outside of the pipeline's loop comes in the middle of a
