@@ -190,7 +190,8 @@ class Tracks:
             ValueError: the signal has another number of rows than the hidden states.
         """
         name, is_taken = self.first.policy.signal, self.first.reuse.takes_signal
-        if name is None or not (observed or is_taken):
+        decides = observed and modality == 0  # for all modalities
+        if name is None or not (decides or is_taken):
             return
         if name not in signals:
             offered = ", ".join(f"'{known}'" for known in signals) or "none"
@@ -202,7 +203,7 @@ class Tracks:
         for tensor in own:
             if len(tensor) != num_rows:
                 raise ValueError(f"the signal '{name}' has {len(tensor)} rows, but the hidden states have {num_rows}")
-        if observed and modality == 0:
+        if decides:
             parts = [self._split(self.first.compared(tensor), number) for number, tensor in enumerate(own)]
             measured = [track.measure_signal(part) for pairs in parts for track, part in pairs]
             changes = iter(read_changes(measured))

@@ -46,6 +46,7 @@ def videos(folder) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key not in MEASURED_TIME} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_killed_bench_goes_on_to_the_same_results(small, tmp_path, monkeypatch, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([str(small), "--output", str(whole)]) == 0
