@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from opensora.cli.arguments import OneLineParser
 from opensora.errors import ConfigError, run_command
 from opensora.files import REPO_ROOT
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL = ("127.0.0.1", "localhost")
 PASSWORD = "OPENSORA_STUDIO_PASSWORD"  # environment variable that can be set instead of --password
 SHORTEST_PASSWORD = 8
 PORT = 7860
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.password = options.password or os.environ.get(PASSWORD) or None
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port is {options.port}; give one from 1 to 65535")
+    if ":" in options.host:
+        parser.error(f"--host is {options.host}; give a name or an IPv4 address")
     if options.host not in LOCAL and options.password is None:
         parser.error(f"--host {options.host} lets other machines in; give a --password, too")
     if options.password is not None and len(options.password) < SHORTEST_PASSWORD:
@@ -66,14 +69,15 @@ def run(options: argparse.Namespace) -> int:
         what = f"-r {file}" if file.is_file() else '"opensora-adacache[studio]"'
         raise ConfigError(f"the studio needs Gradio; run: {sys.executable} -m pip install {what}")
     port = _free_port(options.host, options.port)
-    from opensora.studio.studio import OWN_FOLDER, Studio
+    from opensora.studio.studio import Studio
 
     studio = Studio(Path(options.save_dir), options.configs, options.weights_dir, options.bench)
     try:
-        os.environ["GRADIO_TEMP_DIR"] = str(studio.root / OWN_FOLDER / "uploads")
-        from opensora.studio.page import serve
+        with TemporaryDirectory(prefix="opensora-studio-") as uploads:
+            os.environ["GRADIO_TEMP_DIR"] = uploads
+            from opensora.studio.page import serve
 
-        serve(studio, options.host, port, options.password, _ready)
+            serve(studio, options.host, port, options.password, _ready)
     finally:
         studio.close()
     return 0
@@ -88,7 +92,7 @@ def _free_port(host: str, wanted: int | None) -> int:
     problem = ""
     for port in range(PORT, PORT + PORTS_TRIED) if wanted is None else (wanted,):
         try:
-            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            socket.create_server((host, port)).close()
             return port
         except OSError as error:
             problem = f"the page cannot be served at {host}, port {port} ({(error.strerror or str(error)).lower()})"

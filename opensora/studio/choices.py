@@ -187,6 +187,10 @@ def arguments_of(wish: Wish, root: Path) -> list[str]:
     prompt, config = " ".join(wish.prompt.split()), wish.variant.config
     if not prompt:
         raise ConfigError("write what the video shows")
+    if "{" in prompt:  # settings of the command, which may name any file of this machine
+        raise ConfigError(
+            "the page takes no settings within a prompt; leave out { and upload the image or video instead"
+        )
     flags = [f"--prompt={prompt}"]
     if wish.size and wish.size != size_text(config.height, config.width):
         sides = wish.size.split(" x ")

@@ -83,12 +83,12 @@ class Engine:
 
     def cancel(self, id: str) -> None:
         """Cancel a job: a waiting one at once, a running one after its current step."""
-        job = self.queue.get(id)
-        if job is None or not job.is_open:
-            return
         with self._changing:
+            job = self.queue.get(id)
+            if job is None or not job.is_open:  # it may have ended meanwhile
+                return
             self._canceled.add(id)
-            if self.live.job != id:
+            if job.status == "waiting" and self.live.job != id:
                 self.queue.change(id, status="canceled")
         if self.live.job == id:
             self._update(phase="canceling after this step")

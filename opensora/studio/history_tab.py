@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -76,16 +77,16 @@ class DraftsTab:
         self.chosen = gr.CheckboxGroup([], label="Seeds to render well", elem_id="seeds", visible=False)
         self.final = gr.Button("Render finals", variant="primary", elem_id="final", visible=False)
         self.said = gr.HTML(elem_id="drafts-said")
-        self.inputs, self.outputs = [self.run], [self.run, self.view, self.chosen, self.final]
+        self.inputs, self.outputs = [self.run, self.chosen], [self.run, self.view, self.chosen, self.final]
         self.run.input(self._show, self.run, [self.view, self.chosen, self.final], show_progress="hidden")
         self.final.click(self._render, [self.run, self.chosen], self.said, show_progress="hidden")
 
-    def refresh(self, run: str | None) -> list[Any]:
-        """Return the current draft runs, and show the chosen run, or else the newest."""
+    def refresh(self, run: str | None, chosen: Sequence[str]) -> list[Any]:
+        """Return the current draft runs, and show the chosen run with its chosen seeds, or else the newest run."""
         runs = self._runs()
         run = run if run in runs else next(iter(runs), None)
         choices = [(f"{drafts[0].prompt} ({len(drafts)} drafts)", folder) for folder, drafts in runs.items()]
-        return [gr.update(choices=choices, value=run, visible=bool(runs)), *self._show(run)]
+        return [gr.update(choices=choices, value=run, visible=bool(runs)), *self._show(run, chosen)]
 
     def _runs(self) -> dict[str, list[Sample]]:
         runs: dict[str, list[Sample]] = {}
@@ -94,7 +95,7 @@ class DraftsTab:
                 runs.setdefault(str(sample.video.parent), []).append(sample)
         return {folder: sorted(drafts, key=_risk) for folder, drafts in runs.items()}
 
-    def _show(self, run: str | None) -> list[Any]:
+    def _show(self, run: str | None, chosen: Sequence[str] = ()) -> list[Any]:
         drafts = self._runs().get(run or "", [])
         if not drafts:
             sentence = "No drafts yet. On the tab Sample, open Drafts to try a prompt under many seeds quickly."
@@ -103,7 +104,8 @@ class DraftsTab:
         about = "Risk is a weak hint of how much reuse has changed a draft, the least first. Look, then choose."
         choices = [(f"{draft.seed} (risk {_risk_text(draft)})", draft.id) for draft in drafts]
         view = f'<p class="st-faint">{about}</p><div class="st-gallery">{cards}</div>'
-        return [view, gr.update(choices=choices, value=[], visible=True), gr.update(visible=True)]
+        kept = [draft.id for draft in drafts if draft.id in (chosen or ())]
+        return [view, gr.update(choices=choices, value=kept, visible=True), gr.update(visible=True)]
 
     def _render(self, run: str | None, chosen: list[str]) -> str:
         drafts = [draft for draft in self._runs().get(run or "", []) if draft.id in chosen]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
 import gradio as gr  # noqa: E402
+from starlette.datastructures import Headers  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: E402
+from starlette.responses import PlainTextResponse  # noqa: E402
+from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
 from adacache.trace_plot import COMPUTED, REUSED  # noqa: E402
 from opensora.studio.compare_tab import CompareTab  # noqa: E402
@@ -26,7 +30,7 @@ from opensora.studio.studio import MAX_UPLOAD, OWN_FOLDER, Studio  # noqa: E402
 
 TICK_SECONDS = 0.5
 DAY = 86400  # seconds after which uploads that were not kept are removed
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL = ("127.0.0.1", "localhost")
 CSS = Path(__file__).with_name("studio.css")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -67,12 +71,14 @@ def build(studio: Studio) -> gr.Blocks:
         now = gr.HTML(elem_id="now")
         opened = gr.State("Sample")  # the tab that is open
         sent = gr.State({})  # what this browser already shows: versions, and a hash of each component's value
+        places: dict[str, int] = {}  # of a tab's first output among all; the line above them has place 0
         with gr.Tabs(elem_id="tabs") as tabs:
             for name, make in VIEWS.items():
                 with gr.Tab(name, id=name) as tab:
                     view = views[name] = make(studio)
-                show = partial(_show, name, view)
-                tab.select(show, view.inputs, [opened, *view.outputs], **quiet)
+                show = partial(_show, name, view, places)
+                tab.select(show, [sent, *view.inputs], [sent, opened, *view.outputs], **quiet)
+                places[name] = 1 + sum(len(view.outputs) for view in views.values()) - len(view.outputs)
 
         inputs = [component for view in views.values() for component in view.inputs]
         outputs = [component for view in views.values() for component in view.outputs]
@@ -89,7 +95,7 @@ def build(studio: Studio) -> gr.Blocks:
                 mine = [rest.pop(0) for _ in view.inputs]
                 is_due = name == opened and not (only_steps and name != "Sample")
                 fresh += view.refresh(*mine) if is_due else [gr.skip()] * len(view.outputs)
-            hashes = {str(place): hash(repr(value)) for place, value in enumerate(fresh) if value != gr.skip()}
+            hashes = _hashes(fresh)
             kept = [gr.skip() if sent.get(str(n)) == hashes.get(str(n)) else value for n, value in enumerate(fresh)]
             return [{**sent, **hashes, "versions": versions}, *kept]
 
@@ -98,19 +104,51 @@ def build(studio: Studio) -> gr.Blocks:
 
         compare = views["Compare"]
 
-        def go_to_compare(scene: str | None, event: gr.EventData) -> list[Any]:
+        def go_to_compare(sent: dict[str, Any], scene: str | None, event: gr.EventData) -> list[Any]:
             if event._data.get("act") != "compare":
-                return [gr.skip()] * (2 + len(compare.outputs))
-            return [gr.update(selected="Compare"), "Compare", *compare.refresh(scene, str(event._data.get("id")))]
+                return [gr.skip()] * (3 + len(compare.outputs))
+            fresh = compare.refresh(scene, str(event._data.get("id")))
+            return [sent | _hashes(fresh, places["Compare"]), gr.update(selected="Compare"), "Compare", *fresh]
 
         for html in (views["Sample"].made, views["History"].view):
-            html.act(go_to_compare, compare.inputs, [tabs, opened, *compare.outputs], **quiet)
+            html.act(go_to_compare, [sent, *compare.inputs], [sent, tabs, opened, *compare.outputs], **quiet)
     return page
 
 
-def _show(name: str, view: View, *values: Any) -> list[Any]:
-    """Return the name and the content of a tab that is opened."""
-    return [name, *view.refresh(*values)]
+def _show(name: str, view: View, places: Mapping[str, int], sent: dict[str, Any], *values: Any) -> list[Any]:
+    """Fill a tab that was just opened."""
+    fresh = view.refresh(*values)
+    return [sent | _hashes(fresh, places[name]), name, *fresh]
+
+
+def _hashes(values: Sequence[Any], first: int = 0) -> dict[str, int]:
+    """Return hashes of the values that are sent, by the places of their components, which begin with `first`."""
+    return {str(place): hash(repr(value)) for place, value in enumerate(values, first) if value != gr.skip()}
+
+
+class OwnPages:
+    """Refuses what pages of other sites send, such as uploads.
+
+    Browsers say from which site a request comes; some do so only over HTTPS and on this machine, and name the origin.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        app = self._app
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = Headers(scope=scope)
+            site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+            is_own = site in ("same-origin", "none") if site else origin is None or _host(origin) == headers.get("host")
+            if not is_own:
+                app = PlainTextResponse("other sites are not let in", status_code=403)
+        await app(scope, receive, send)
+
+
+def _host(origin: str) -> str:
+    return urlsplit(origin).netloc
 
 
 def now_line(studio: Studio) -> str:
@@ -148,7 +186,9 @@ def serve(studio: Studio, host: str, port: int, password: str | None, ready: Cal
         return secrets.compare_digest(given.encode(), str(password).encode())
 
     # Refuses requests of other sites whose host name was made to resolve to this machine (DNS rebinding).
-    guard = [] if host not in LOCAL else [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])]
+    guard = [Middleware(OwnPages)]
+    if host in LOCAL:
+        guard.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL)))
     _, address, _ = page.launch(
         app_kwargs={"middleware": guard},
         server_name=host,
@@ -156,7 +196,7 @@ def serve(studio: Studio, host: str, port: int, password: str | None, ready: Cal
         auth=None if password is None else knows_password,
         auth_message="Any name; the password is the one the studio was started with.",
         allowed_paths=[str(studio.root)],
-        blocked_paths=[str(studio.root / OWN_FOLDER / name) for name in ("queue.json", "worker.log")],
+        blocked_paths=[str(studio.root / OWN_FOLDER)],
         max_file_size=MAX_UPLOAD,
         theme=theme(),
         css=style,

@@ -61,7 +61,7 @@ class Sample:
     def size(self) -> tuple[int, int, int]:
         """Frames, height and width in pixels."""
         config = self.metadata["config"]
-        return config["num_frames"], config["height"], config["width"]
+        return int(config["num_frames"]), int(config["height"]), int(config["width"])
 
     @property
     def fps(self) -> int:
@@ -81,7 +81,8 @@ class Sample:
     @property
     def risk(self) -> float | None:
         """For a draft, a weak hint of how much reuse has changed it; else None."""
-        return self.metadata.get("risk")
+        risk = self.metadata.get("risk")
+        return None if risk is None else float(risk)
 
     @property
     def computed(self) -> list[bool]:
@@ -189,7 +190,14 @@ class Results:
                 command = manifest["runs"][entry.get("run", 0)].get("command", [])
                 id = str((folder / stem).relative_to(self.root))
                 sample = Sample(id, video, metadata, content.get("records", []), entry["finished"] or "", command)
-                _ = sample.scene, sample.computed, sample.variant, sample.seconds, sample.fps  # fails if one is missing
+                _ = (
+                    sample.scene,
+                    sample.computed,
+                    sample.variant,
+                    sample.seconds,
+                    sample.fps,
+                    sample.risk,
+                )  # fails if wrong
             except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                 logger.warning("WARNING %s of %s cannot be read: %s", stem, folder, error)
                 continue

@@ -212,7 +212,7 @@ class SampleTab:
         for event in (self.sample.click, self.form.prompt.submit):
             event(self._submit, wishes, [self.problem, self.shown], show_progress="hidden")
         self.draft.click(
-            self._submit_drafts, [*self.form.fields, self.number], [self.problem, self.shown], show_progress="hidden"
+            self._submit_drafts, [*wishes, self.number], [self.problem, self.shown], show_progress="hidden"
         )
         self.dice.click(lambda: random.randrange(MAX_SEED), None, self.form.seed, show_progress="hidden")
         self.jobs.act(self._act, self.shown, [self.problem, self.shown, self.made], show_progress="hidden")
@@ -246,20 +246,23 @@ class SampleTab:
         """Return the queue, the newest job first."""
         return parts.jobs(reversed(self._studio.queue.all()[-SHOWN_JOBS:]))
 
-    def _submit(self, *values: Any) -> list[Any]:
+    def _wish(self, *values: Any) -> Wish:
+        """Return the values of the form, and the uploaded reference with its mask strategy, as a wish."""
         *fields, upload, strategy = values
+        kept = () if upload is None else (self._studio.keep_reference(Path(upload)),)
+        return self.form.wish(*fields, references=kept, mask_strategy=strategy or "")
+
+    def _submit(self, *values: Any) -> list[Any]:
         try:
-            kept = () if upload is None else (self._studio.keep_reference(Path(upload)),)
-            self._studio.ask(self.form.wish(*fields, references=kept, mask_strategy=strategy or ""))
+            self._studio.ask(self._wish(*values))
         except (UserError, OSError) as error:
             return [parts.problem(str(error)), gr.skip()]
         return ["", None]
 
     def _submit_drafts(self, *values: Any) -> list[Any]:
-        *fields, number = values
+        *values, number = values
         try:
-            wish = self.form.wish(*fields, drafts=int(number))
-            self._studio.ask(replace(wish, outcome=None))
+            self._studio.ask(replace(self._wish(*values), drafts=int(number), outcome=None))
         except (UserError, OSError) as error:
             return [parts.problem(str(error)), gr.skip()]
         return ["<p>The drafts come to the tab Drafts.</p>", None]

@@ -22,6 +22,7 @@ from opensora.studio.results import Results, Sample
 OWN_FOLDER = ".studio"  # for the queue, the worker's log and unchecked uploads
 REFERENCES = "references"  # for checked uploads, named by their content
 MAX_UPLOAD = 200 * 2**20  # bytes
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
 class Studio:
@@ -129,7 +130,8 @@ class Studio:
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(upload), upload.name)) from error
         folder = make_output_folder(self.root / REFERENCES)
-        suffix = upload.suffix.lower() if upload.suffix[1:].isalnum() and len(upload.suffix) < 6 else ""
+        # Another ending could make a browser take it for a page.
+        suffix = upload.suffix.lower() if upload.suffix.lower() in SUFFIXES else ""
         kept = folder / f"{info.kind}-{sha256_of(upload)[:16]}{suffix}"
         if not kept.is_file():
             with atomic_path(kept) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -92,7 +93,16 @@ def test_a_wish_is_the_command_and_the_folder_that_one_would_type(mini, tmp_path
         assert Path(flags["save_dir"]).resolve().is_relative_to(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"prompt": " "}, {"size": "9 x 9 x 9"}, {"length": "many"}, {"seed": -4}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": " "},
+        {"prompt": 'a {"reference_path": "/tmp/x.png"}'},
+        {"size": "9 x 9 x 9"},
+        {"length": "many"},
+        {"seed": -4},
+    ],
+)
 def test_what_cannot_be_made_is_refused_with_a_sentence(mini, tmp_path, changes):
     with pytest.raises(UserError):
         arguments_of(Wish(**{"prompt": PROMPT, "model": mini, "variant": mini.variants[0], **changes}), tmp_path)
@@ -225,6 +235,10 @@ def test_an_upload_is_decoded_and_kept_under_a_name_of_our_own(opened, tmp_path,
     assert kept.name.startswith("image-")
     assert kept.suffix == ".png"
     assert opened.keep_reference(picture) == kept
+    page = tmp_path / "page.html"
+    shutil.copy(picture, page)
+    assert opened.keep_reference(page).suffix == ""
+    opened.keep_reference(page).unlink()
     (tmp_path / "page.png").write_text("<script>")
     with pytest.raises(ConfigError, match="reference 'page.png'"):
         opened.keep_reference(tmp_path / "page.png")
@@ -248,6 +262,7 @@ def test_a_folder_has_one_studio_and_is_not_ones_home(opened, monkeypatch):
         (["--host", "0.0.0.0"], "give a --password, too"),
         (["--host", "0.0.0.0", "--password", "short"], "fewer than 8 characters"),
         (["--port", "0"], "--port is 0"),
+        (["--host", "::1"], "give a name or an IPv4 address"),
     ],
 )
 def test_the_command_refuses_what_is_not_safe(arguments, message, capsys, monkeypatch):

@@ -339,6 +339,9 @@ def test_only_results_are_served(page, server):
 def test_pages_of_other_sites_are_not_let_in(server):
     assert server.status_of("config") == 200
     assert server.status_of("config", Host="studio.example") == 400
+    upload = urllib.request.Request(f"{server.address}gradio_api/upload", b"x", {"Origin": "http://studio.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(upload)
 
 
 def test_a_password_keeps_everything_from_those_who_lack_it(tmp_path):
