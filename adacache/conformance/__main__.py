@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Carry out the parsed arguments, and return the exit code."""
     import torch
+    from tqdm import tqdm
 
     from adacache.atomic import atomic_path
     from adacache.conformance.cache import OURS
@@ -76,15 +77,15 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except (ValueError, ImportError, AttributeError, OSError) as error:
         parser.error(str(error))
 
-    def progress(entry: Any) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{entry.cache} {entry.family} {entry.property}", end="", file=sys.stderr)
-
     torch.set_num_threads(1)  # the fastest for small tensors
-    with _quiet():
+    total = len(caches) * len(families) * len(properties)
+    with _quiet(), tqdm(total=total, disable=None, leave=False) as bar:
+
+        def progress(entry: Any) -> None:
+            bar.set_description(f"{entry.cache} {entry.family}", refresh=False)
+            bar.update()
+
         entries = check_all(caches, families, properties, progress)
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
     told = [*(entry for run in earlier for entry in from_data(run["verdicts"])), *entries]
     entries = list({(entry.cache, entry.family, entry.property): entry for entry in told}.values())
     versions = {
