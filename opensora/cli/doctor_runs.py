@@ -1,7 +1,7 @@
 """The checks of `python -m opensora.doctor` that use the packages: devices, weights, and a video of the mini model.
 
 The video is made from text to mp4 and compared with the release's: versions that do not go together often sample
-without an error, but badly, which shows here. `--write-reference` replaces the reference of the comparison.
+without an error, but badly, which shows here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from opensora.cli import mini_reference
-from opensora.cli.finding import Check, Finding, ok, pip, problem, warning
+from opensora.cli.doctor_packages import Check, Finding, ok, pip, problem, warning
 from opensora.cli.verify import BAD, check_piece
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video, write_video
@@ -32,6 +32,7 @@ from opensora.weights.locate import Piece, find_piece
 
 PUBLISHED = "configs/sample_adacache.py"
 ENCODER = "libx264"
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # allowed microseconds per period, or "max"
 # Largest root mean square of the difference, relative to that of the reference's latents. Other CPU instructions or
 # numbers of threads change it by 2e-6, bfloat16 instead of float32 by 0.03; a broken sampler is off by about 1. GPUs
 # compute convolutions with fewer bits.
@@ -47,7 +48,7 @@ _LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below
 
 def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
     """Yield titles and checks, like `opensora.cli.doctor.sections`."""
-    yield "devices", [check_devices, check_threads, check_arrays]
+    yield "devices", [check_devices, check_threads]
     yield "memory and disk", [check_space]
     yield "video", [check_encoder]
     yield "weights of the published model", [lambda: check_weights(PUBLISHED, required=False)]
@@ -62,8 +63,6 @@ def check_devices() -> list[Finding]:
     findings = [_describe_cuda(index) for index in range(count)]
     if not count:
         findings.append(_explain_no_cuda(torch.version.cuda, shutil.which("nvidia-smi") is not None))
-    if torch.backends.mps.is_available():
-        findings.append(ok("Apple's GPU (MPS) is there, but not used: the sampler runs on CUDA and the CPU"))
     return findings
 
 
@@ -91,49 +90,22 @@ def _explain_no_cuda(cuda: str | None, has_driver: bool) -> Finding:
 
 
 def check_threads() -> list[Finding]:
-    """Compare the number of PyTorch's CPU threads with the cores available, and check the variables of OpenMP."""
+    """Compare the number of PyTorch's CPU threads with the cores available."""
     cores, threads = available_cores(), torch.get_num_threads()
-    findings = [ok(f"{cores} CPU cores for this process, {threads} threads chosen by PyTorch")]
-    text = os.environ.get("OMP_NUM_THREADS")
-    if text is not None:
-        counts = text.split(",")  # of nested levels
-        if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
-            ignored = f"OMP_NUM_THREADS={text!r} is not a number, so it is ignored"
-            return [*findings, warning(ignored, "run: unset OMP_NUM_THREADS")]
-        findings.append(ok(f"OMP_NUM_THREADS={text}"))
-    if threads > cores:
-        text = f"{threads} threads share {cores} cores, so they wait for each other"
-        findings.append(warning(text, f"run: export OMP_NUM_THREADS={cores}"))
-    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE":
-        text = "OMP_WAIT_POLICY=ACTIVE lets waiting threads keep their cores busy"
-        findings.append(warning(text, "run: export OMP_WAIT_POLICY=PASSIVE, if the machine is shared"))
-    return findings
+    if threads <= cores:
+        return [ok(f"{threads} threads of PyTorch for {cores} CPU cores")]
+    text = f"{threads} threads of PyTorch share {cores} CPU cores, so they wait for each other"
+    return [warning(text, f"run: export OMP_NUM_THREADS={cores}")]
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use: those it is bound to, within the quota of its control group."""
+    """Number of cores that this process may use: those it is bound to, within the quota of its container."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota()
-    return bound if quota is None else max(1, min(bound, round(quota)))
-
-
-def _quota() -> float | None:
-    """CPU quota of a container in cores; None without one."""
     try:
-        allowed, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return int(allowed) / int(period)
+        allowed, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(bound, round(int(allowed) / int(period))))
     except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def check_arrays() -> list[Finding]:
-    """Check that PyTorch and NumPy can exchange arrays."""
-    try:
-        torch.from_numpy(np.zeros(1)).numpy()
-    except (RuntimeError, TypeError) as error:
-        fix = pip("install --force-reinstall numpy torch")
-        return [problem(f"PyTorch and NumPy cannot exchange arrays: {error}", fix)]
-    return [ok("PyTorch and NumPy exchange arrays")]
+        return bound
 
 
 def check_space() -> list[Finding]:
@@ -225,8 +197,7 @@ def check_weights_unchanged() -> list[Finding]:
     for name, checksum in mini_reference.read_reference().checksums.items():
         if present.get(name) != checksum:
             text = f"{mini_reference.MODEL_FOLDER / name} is {'damaged or changed' if name in present else 'missing'}"
-            again = "(or, after the model was trained again, python -m opensora.doctor --write-reference)"
-            findings.append(problem(text, f"run: git checkout {mini_reference.MODEL_FOLDER} {again}"))
+            findings.append(problem(text, f"run: git checkout {mini_reference.MODEL_FOLDER}"))
     return findings or [ok("the mini model's weights are those of the release")]
 
 

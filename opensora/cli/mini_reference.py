@@ -1,4 +1,7 @@
-"""The bundled model's reference video, to compare others with: versions that do not go together sample badly."""
+"""The bundled model's reference video, to compare others with: versions that do not go together sample badly.
+
+After the model was trained again, `python -m opensora.cli.mini_reference` writes the reference anew.
+"""
 
 from __future__ import annotations
 
@@ -94,3 +97,7 @@ def weight_checksums() -> dict[str, str]:
         with path.open("rb") as file:
             found[path.relative_to(MODEL_FOLDER).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
+
+
+if __name__ == "__main__":
+    print(f"wrote {write_reference()}")

@@ -52,12 +52,6 @@ class Piece:
         """The folder of `repo` that holds it; "" for the top."""
         return "" if self.repo is None else hub.split_name(self.wanted)[1]
 
-    def name_in_repo(self, file: Path) -> str:
-        """Return the name that one of its files has in the repository."""
-        if not self.repo_folder:
-            return file.name
-        return f"{self.repo_folder if file.parent == self.path else file.parent.name}/{file.name}"
-
     def damage(self) -> list[str]:
         """Return a sentence for each weight file that is not whole; data is not read."""
         sentences = []

@@ -15,7 +15,6 @@ from opensora.cli import doctor_runs, mini_reference
 from opensora.cli.doctor_runs import (
     PUBLISHED,
     available_cores,
-    check_arrays,
     check_devices,
     check_encoder,
     check_sampling,
@@ -87,12 +86,6 @@ def test_a_driver_without_a_gpu_is_a_warning(monkeypatch, cuda, said):
     assert finding.state == "warning" and said in finding.text and finding.fix
 
 
-def test_apples_gpu_is_mentioned(monkeypatch):
-    no_gpu(monkeypatch, None, driver=False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert "not used" in check_devices()[1].text
-
-
 def test_a_full_disk_is_a_warning(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     assert [finding.state for finding in check_space() if "are free for" in finding.text] == ["warning"] * 2
@@ -109,39 +102,21 @@ def test_a_cache_that_is_not_there_yet_is_on_the_disk_of_its_parent(monkeypatch,
     assert all(finding.state == "ok" for finding in check_space())
 
 
-def threads(monkeypatch, chosen: int, cores: int, **variables: str) -> list[str]:
-    """States and texts of what is found about threads."""
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: chosen)
-    monkeypatch.setattr(doctor_runs, "available_cores", lambda: cores)
-    return [f"{finding.state} {finding.text}" for finding in check_threads()]
-
-
-def test_threads(monkeypatch):
-    assert threads(monkeypatch, 4, 4) == ["ok 4 CPU cores for this process, 4 threads chosen by PyTorch"]
-    assert threads(monkeypatch, 1, 4, OMP_NUM_THREADS="1")[1:] == ["ok OMP_NUM_THREADS=1"]
-
-
 def test_more_threads_than_cores_are_a_warning(monkeypatch):
-    assert threads(monkeypatch, 64, 2)[1].startswith("warning 64 threads share 2 cores")
+    monkeypatch.setattr(doctor_runs, "available_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert check_threads()[0].state == "ok"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    (finding,) = check_threads()
+    assert finding.state == "warning" and finding.fix == "run: export OMP_NUM_THREADS=2"
 
 
-@pytest.mark.parametrize("value", ["many", "", "0", "-1"])
-def test_a_number_of_threads_that_is_none(monkeypatch, value):
-    assert threads(monkeypatch, 2, 2, OMP_NUM_THREADS=value)[1].startswith("warning OMP_NUM_THREADS=")
-
-
-def test_busy_waiting_is_a_warning(monkeypatch):
-    assert threads(monkeypatch, 2, 2, OMP_WAIT_POLICY="active")[1].startswith("warning OMP_WAIT_POLICY=ACTIVE")
-
-
-def test_cores_are_those_of_the_process_within_its_quota(monkeypatch):
+def test_cores_are_those_of_the_process_within_its_quota(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    for quota, cores in ((None, 8), (2.0, 2), (0.5, 1), (100.0, 8)):
-        monkeypatch.setattr(doctor_runs, "_quota", lambda quota=quota: quota)
+    monkeypatch.setattr(doctor_runs, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert available_cores() == 8
+    for quota, cores in (("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("9900000 100000", 8)):
+        (tmp_path / "cpu.max").write_text(quota)
         assert available_cores() == cores
 
 
@@ -237,20 +212,6 @@ def states(findings) -> list[str]:
     return [finding.state for finding in findings]
 
 
-def test_the_mini_model_samples_as_it_did():
-    assert states(check_weights_unchanged() + check_sampling()) == ["ok", "ok", "ok"]
-
-
-def test_arrays_that_cannot_be_exchanged_are_a_problem(monkeypatch):
-    def refuse(array):
-        raise RuntimeError("Numpy is not available")
-
-    assert states(check_arrays()) == ["ok"]
-    monkeypatch.setattr(torch, "from_numpy", refuse)
-    (finding,) = check_arrays()
-    assert finding.state == "problem" and finding.text.endswith("Numpy is not available")
-
-
 def test_the_reference_is_small_and_of_these_weights():
     assert mini_reference.REFERENCE.stat().st_size < 50_000
     expected = read_reference()
@@ -261,8 +222,6 @@ def test_the_reference_is_small_and_of_these_weights():
 def test_writing_the_reference_gives_the_same_again(copied_model):
     before = read_reference()
     assert mini_reference.write_reference() == copied_model / "doctor.safetensors"
-    first = mini_reference.REFERENCE.read_bytes()
-    assert mini_reference.write_reference().read_bytes() == first
     after = read_reference()
     assert torch.allclose(after.latents, before.latents, atol=1e-3)
     assert after.checksums == before.checksums
