@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
 
 IMG_FPS = 120  # the frame rate the model was trained to read as "this is an image"
-_INFO_TYPES = ("OpenSora", "STDiT2", "PixArtMS")
 EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
 
 
@@ -184,32 +183,18 @@ class SamplingPipeline:
         texts: dict[tuple[str, ...], EncodedText] = {}
         for of_clip in dict.fromkeys(captions):
             texts[of_clip] = EncodedText.of(self.text_encoder, of_clip)
+        stage = nullcontext if meter is None else meter.stage
         clips: list[_Clip] = []
         for loop, of_clip in enumerate(captions):
             if clips:
                 references, strategies = self._continued(clips[-1], references, strategies, loop)
-            clips.append(self._clip(texts[of_clip], seeds, references, strategies, loop, progress, meter))
+            controller = self.controller()
+            with stage("denoise"):
+                latents = self._denoise(texts[of_clip], seeds, references, strategies, loop, progress, controller)
+            with stage("decode"):
+                videos = self.decode(latents, progress)
+            clips.append(_Clip(latents, videos, [None] * len(seeds) if controller is None else controller.traces))
         return self._joined(clips, started)
-
-    def _clip(
-        self,
-        text: EncodedText,
-        seeds: Sequence[int],
-        references: Sequence[Sequence[Tensor]],
-        strategies: Sequence[str],
-        loop: int,
-        progress: bool | None,
-        meter: StageMeter | None,
-    ) -> _Clip:
-        """Sample one clip of every video: draw noise, place references, denoise, decode."""
-        stage = nullcontext if meter is None else meter.stage
-        controller = self.controller()
-        with stage("denoise"):
-            z, mask = self._noise_and_references(seeds, references, strategies, loop)
-            latents = self._denoise(text, z, mask, seeds, loop, progress, controller)
-        with stage("decode"):
-            videos = self.decode(latents, progress)
-        return _Clip(latents, videos, [None] * len(seeds) if controller is None else controller.traces)
 
     def _continued(
         self, before: _Clip, references: list[list[Tensor]], strategies: list[str], loop: int
@@ -263,10 +248,8 @@ class SamplingPipeline:
         """
         seeds = self._seeds(seed, len(prompts))
         text = EncodedText.of(self.text_encoder, self.captions(prompts, loop))
-        z, mask = self._noise_and_references(
-            seeds, references or [[]] * len(prompts), list(mask_strategies or []), loop
-        )
-        return self._denoise(text, z, mask, seeds, loop, progress, controller)
+        references = references or [[]] * len(prompts)
+        return self._denoise(text, seeds, references, mask_strategies or [], loop, progress, controller)
 
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> Sequence[int]:
         """Return one seed for each of `count` prompts.
@@ -325,18 +308,19 @@ class SamplingPipeline:
     def _denoise(
         self,
         text: EncodedText,
-        z: Tensor,
-        mask: Tensor | None,
         seeds: Sequence[int],
+        references: Sequence[Sequence[Tensor]],
+        strategies: Sequence[str],
         loop: int,
         progress: bool | None,
         controller: StepController | None,
     ) -> Tensor:
-        """Return the latents of one clip.
+        """Return the latents of one clip: draw noise, place references in it, denoise.
 
         Raises:
-            SamplingError: the latents became NaN or infinite.
+            SamplingError: the references do not fit, or the latents became NaN or infinite.
         """
+        z, mask = self._noise_and_references(seeds, references, strategies, loop)
         try:
             return self.scheduler.denoise(
                 self._denoiser,
@@ -387,17 +371,24 @@ class SamplingPipeline:
         return videos[:, :done]
 
     def size_arguments(self, batch: int) -> dict[str, Tensor]:
-        """Return the arguments that tell the model the size and frame rate of `batch` videos of the config."""
+        """Return the arguments that tell the model the size and frame rate of `batch` videos, (B,) each.
+
+        With bfloat16, sizes are rounded to 8 significant bits (854 becomes 856), as upstream does.
+
+        Source: Open-Sora v1.2, `prepare_multi_resolution_info` in opensora/utils/inference_utils.py.
+        """
         config = self.config
-        return prepare_multi_resolution_info(
-            config.multi_resolution,
-            batch,
-            (config.height, config.width),
-            config.num_frames,
-            config.fps,
-            self.model.device,
-            self.model.dtype,
-        )
+        if config.multi_resolution is None:
+            return {}
+        values = {
+            "height": config.height,
+            "width": config.width,
+            "num_frames": config.num_frames,
+            "ar": config.height / config.width,
+            "fps": IMG_FPS if config.num_frames == 1 else config.fps,
+        }
+        like = {"device": self.model.device, "dtype": self.model.dtype}
+        return {name: torch.tensor([value] * batch, **like) for name, value in values.items()}
 
     @torch.no_grad()
     def encode_reference(self, frames: np.ndarray | Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -436,39 +427,3 @@ def draw_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> Ten
             drawn = torch.randn(tuple(shape), generator=generator)
         noise.append(drawn)
     return torch.stack(noise)
-
-
-def prepare_multi_resolution_info(
-    info_type: str | None,
-    batch_size: int,
-    image_size: tuple[int, int],
-    num_frames: int,
-    fps: float,
-    device: torch.device | str,
-    dtype: torch.dtype,
-) -> dict[str, Tensor]:
-    """Return the keyword arguments that tell the model the size and frame rate of the video.
-
-    With bfloat16, sizes are rounded to 8 significant bits (854 becomes 856), as upstream does.
-
-    Args:
-        info_type: "OpenSora" and "STDiT2" give height, width, num_frames, ar (height over width) and fps, (B,) each;
-            "PixArtMS" gives ar (B, 1) and hw (B, 2); None gives nothing.
-        image_size: (height, width) in pixels.
-
-    Raises:
-        ValueError: `info_type` is unknown.
-
-    Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
-    """
-    height, width = image_size
-    if info_type is None:
-        return {}
-    if info_type not in _INFO_TYPES:
-        raise ValueError(f"unknown multi_resolution {info_type!r}: use {', '.join(_INFO_TYPES)} or None")
-    if info_type == "PixArtMS":
-        values = {"ar": [height / width], "hw": [height, width]}
-    else:
-        fps = IMG_FPS if num_frames == 1 else fps
-        values = {"height": height, "width": width, "num_frames": num_frames, "ar": height / width, "fps": fps}
-    return {name: torch.tensor([value] * batch_size, device=device, dtype=dtype) for name, value in values.items()}
