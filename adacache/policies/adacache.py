@@ -160,29 +160,8 @@ class AdaCacheConfig(ReuseOptions):
             )
 
     def make_policy(self, num_steps: int) -> AdaCachePolicy:
-        """A fresh policy for one run of `num_steps` sampling steps.
-
-        Raises:
-            ValueError: the MoReg window does not fit `num_steps`.
-        """
+        """A policy for one run of `num_steps`; a ValueError if the MoReg window does not fit it."""
         return AdaCachePolicy(self.codebook, metric_sites(self.metric, self.metric_blocks), num_steps, self.moreg)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """How one measurement was weighed.
-
-    `per_step` is the distance divided by the rate in force, `mean` its mean over this step's measurements so far,
-    `value` the mean times (motion_score + |motion_gradient|), and `rate` the codebook's rate for that value.
-    """
-
-    site: Site
-    per_step: float
-    mean: float
-    motion_score: float
-    motion_gradient: float
-    value: float
-    rate: int
 
 
 class AdaCachePolicy(Policy):
@@ -211,7 +190,7 @@ class AdaCachePolicy(Policy):
         check_count("num_steps", num_steps)
         self.observed_sites = observed_sites
         self.rate = 1
-        self.observations: list[Observation] = []  # of the last computed step
+        self.reports: list[Report] = []  # of the last computed step, one for each measurement
         self._codebook = codebook
         self._moreg = moreg
         self._forced = {0, num_steps - 2, num_steps - 1}
@@ -234,27 +213,18 @@ class AdaCachePolicy(Policy):
         # As upstream, the rate in force counts even where a forced step cut the interval short.
         rate_in_force = self.rate if step_index in self._forced else step_index - self._last_computed
         self._last_computed = step_index
-        self.observations = []
+        self.reports = []
         total = 0.0
         for count, measured in enumerate(measurements, start=1):
-            per_step = measured.distance / rate_in_force
-            total += per_step
+            total += measured.distance / rate_in_force
             mean = total / count
             score, gradient = self._motion(measured, rate_in_force)
             value = mean * (score + abs(gradient))
-            self.rate = self._codebook.rate(value)
-            self.observations.append(Observation(measured.site, per_step, mean, score, gradient, value, self.rate))
-        if not self.observations:
-            self.rate = 1
-            return Report(rate=self.rate)
-        last = self.observations[-1]
-        return Report(
-            distance=last.mean,
-            value=last.value,
-            motion_score=last.motion_score if self._moreg else None,
-            motion_gradient=last.motion_gradient if self._moreg else None,
-            rate=last.rate,
-        )
+            motion = (score, gradient) if self._moreg else (None, None)
+            self.reports.append(Report(mean, value, *motion, rate=self._codebook.rate(value)))
+        report = self.reports[-1] if self.reports else Report(rate=1)
+        self.rate = report.rate
+        return report
 
     def _scaled(self, motion: float) -> float:
         """(motion / scale)^power / divisor; beyond the range of floats it is infinite."""
@@ -267,12 +237,9 @@ class AdaCachePolicy(Policy):
         """Motion score and motion gradient of one measurement: 1 and 0 leave the distance as it is."""
         if self._moreg is None:
             return 1.0, 0.0
-        # Without a motion (outside the window, or a single frame) the score is neutral, but it still counts
-        # as the previous one of the next gradient: entering and leaving the window are changes of motion, as
-        # upstream.
-        score = 1.0
-        if measured.motion is not None:
-            score = self._scaled(measured.motion)
+        # Without a motion (outside the window, or a single frame) the score is neutral, but still the previous one of
+        # the next gradient: entering and leaving the window are changes of motion, as upstream.
+        score = 1.0 if measured.motion is None else self._scaled(measured.motion)
         previous = self._motion_scores.get(measured.site, 1.0)
         self._motion_scores[measured.site] = score
         return score, self._moreg.gradient_weight * (score - previous) / rate_in_force

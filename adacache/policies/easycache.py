@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from adacache.options import ReuseOptions
-from adacache.policies.base import Decision, OutputChange, OutputPolicy, SignalChange
+from adacache.policies.base import OutputChange, OutputPolicy, SignalChange
+from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_count, check_positive
 
 
@@ -53,51 +54,29 @@ class EasyCacheConfig(ReuseOptions):
             )
 
     def make_policy(self, num_steps: int) -> EasyCachePolicy:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
+        """A policy for one run; a ValueError unless `num_steps` is a whole number >= 1."""
         self.validate(num_steps)
         return EasyCachePolicy(self.threshold, self.warmup, num_steps)
 
 
-class EasyCachePolicy(OutputPolicy):
-    """The policy of an `EasyCacheConfig`."""
+class EasyCachePolicy(SummedChangePolicy, OutputPolicy):
+    """The policy of an `EasyCacheConfig`; its `distance` is the expected change, None while k is not known."""
 
     signal: ClassVar[str] = "latents"
-    reference: ClassVar[Literal["previous", "computed"]] = "previous"
 
     def __init__(self, threshold: float, warmup: int, num_steps: int) -> None:
-        self._threshold = threshold
-        self._warmup = warmup
-        self._last_step = num_steps - 1
+        super().__init__(threshold, num_steps, warmup)
         self._rate: float | None = None  # k
         self._output_magnitude = 0.0
-        self._sum = 0.0
 
-    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
-        """Add the expected change of the output, and compute unless the sum is below the threshold.
-
-        `distance` is the expected change, None while k is not known; `value` is the sum, None if the step is computed
-        regardless of it.
-        """
-        distance = self._expected_change(change)
-        if distance is None or step_index < self._warmup or step_index == self._last_step:
-            self._sum = 0.0
-            return Decision(True, distance)
-        compared = self._sum + distance
-        reused = compared < self._threshold  # false for NaN
-        self._sum = compared if reused else 0.0
-        return Decision(not reused, distance, compared)
+    def distance(self, change: SignalChange) -> float | None:
+        """Return k * mean|x - x of the step before| / mean|v|."""
+        if self._rate is None:
+            return None
+        moved = self._rate * change.difference
+        return moved / self._output_magnitude if self._output_magnitude else math.inf
 
     def observe_output(self, step_index: int, change: OutputChange) -> None:
         """Take k and mean|v| from a computed step. An input that stood still says nothing about k."""
         self._rate = change.output_difference / change.input_difference if change.input_difference else None
         self._output_magnitude = change.output_magnitude
-
-    def _expected_change(self, change: SignalChange | None) -> float | None:
-        if change is None or self._rate is None:
-            return None
-        moved = self._rate * change.difference
-        return moved / self._output_magnitude if self._output_magnitude else math.inf

@@ -37,11 +37,7 @@ class FBCacheConfig(ReuseOptions):
         check_positive("threshold", self.threshold)
 
     def make_policy(self, num_steps: int) -> FBCachePolicy:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
+        """A policy for one run; a ValueError unless `num_steps` is a whole number >= 1."""
         self.validate(num_steps)
         return FBCachePolicy(self.threshold)
 

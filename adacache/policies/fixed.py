@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adacache.options import ReuseOptions
-from adacache.policies.static import StaticSchedule
+from adacache.policies.static import PlannedConfig
 from adacache.validation import check_count
 
 
 @dataclass(frozen=True)
-class FixedIntervalConfig(ReuseOptions):
+class FixedIntervalConfig(PlannedConfig):
     """The first `warmup` steps are computed, and from the last of them on every `interval`-th; 1 computes all.
 
     No other step is forced, not even the last one, which most methods compute: this control is also there to show what
@@ -34,12 +33,3 @@ class FixedIntervalConfig(ReuseOptions):
     def planned_steps(self, num_steps: int) -> tuple[int, ...]:
         """The steps that a run of `num_steps` computes, 0-based."""
         return (*range(min(self.warmup, num_steps)), *range(self.warmup - 1 + self.interval, num_steps, self.interval))
-
-    def make_policy(self, num_steps: int) -> StaticSchedule:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
-        self.validate(num_steps)
-        return StaticSchedule(self.planned_steps(num_steps), num_steps)

@@ -6,15 +6,14 @@ import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adacache.options import ReuseOptions
-from adacache.policies.static import StaticSchedule
+from adacache.policies.static import PlannedConfig
 from adacache.validation import check_count, check_positive, is_finite, is_list
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MagCacheConfig(ReuseOptions):
+class MagCacheConfig(PlannedConfig):
     """A schedule that follows from how the magnitude of a model's residuals changes over the steps.
 
     `ratios` has one number for every step but the first: the magnitude of that step's residual over that of the step
@@ -82,15 +81,6 @@ class MagCacheConfig(ReuseOptions):
                 computed.append(step)
                 product, error, skips = 1.0, 0.0, 0
         return tuple(computed)
-
-    def make_policy(self, num_steps: int) -> StaticSchedule:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
-        check_count("num_steps", num_steps)
-        return StaticSchedule(self.planned_steps(num_steps), num_steps)
 
     def _ratio(self, step: int, num_steps: int) -> float:
         """Return the ratio of a step after the first, the nearest one if the run has another number of steps."""

@@ -45,11 +45,7 @@ class MultistepConfig(StaticScheduleConfig):
             raise ValueError("multistep combines the outputs of each video separately; leave schedule='batch' out")
 
     def make_policy(self, num_steps: int) -> MultistepPolicy:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: the config was made for another number of steps.
-        """
+        """A policy for one run; a ValueError if the config was made for another number of steps."""
         self.validate(num_steps)
         return MultistepPolicy(self, num_steps)
 

@@ -75,11 +75,7 @@ class PABConfig(ReuseOptions):
             )
 
     def make_policy(self, num_steps: int) -> PABPolicy:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
+        """A policy for one run; a ValueError unless `num_steps` is a whole number >= 1."""
         self.validate(num_steps)
         return PABPolicy(self)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
@@ -17,42 +17,31 @@ def load(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-class _Policies(Mapping[str, type[ReuseOptions]]):
-    """Config classes by name; a module is imported when its class is asked for, as most runs use one policy."""
-
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._places = dict(places)  # "module:class"
-
-    def __getitem__(self, name: str) -> type[ReuseOptions]:
-        return load(self._places[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def name_of(self, config: object) -> str | None:
-        """Return the name of a config's class without importing any; None if the class is none of these."""
-        place = f"{type(config).__module__}:{type(config).__qualname__}"
-        return next((name for name, known in self._places.items() if known == place), None)
+# Config classes by name, as "module:class": a module is imported when its policy is asked for, as most runs use one.
+POLICIES = {
+    "adacache": "adacache.policies.adacache:AdaCacheConfig",
+    "static": "adacache.policies.static:StaticScheduleConfig",
+    "multistep": "adacache.policies.multistep:MultistepConfig",
+    "fixed": "adacache.policies.fixed:FixedIntervalConfig",
+    "magcache": "adacache.policies.magcache:MagCacheConfig",
+    "taylorseer": "adacache.policies.taylorseer:TaylorSeerConfig",
+    "teacache": "adacache.policies.teacache:TeaCacheConfig",
+    "fbcache": "adacache.policies.fbcache:FBCacheConfig",
+    "easycache": "adacache.policies.easycache:EasyCacheConfig",
+    "seacache": "adacache.policies.seacache:SeaCacheConfig",
+    "pab": "adacache.policies.pab:PABConfig",
+}
 
 
-POLICIES = _Policies(
-    {
-        "adacache": "adacache.policies.adacache:AdaCacheConfig",
-        "static": "adacache.policies.static:StaticScheduleConfig",
-        "multistep": "adacache.policies.multistep:MultistepConfig",
-        "fixed": "adacache.policies.fixed:FixedIntervalConfig",
-        "magcache": "adacache.policies.magcache:MagCacheConfig",
-        "taylorseer": "adacache.policies.taylorseer:TaylorSeerConfig",
-        "teacache": "adacache.policies.teacache:TeaCacheConfig",
-        "fbcache": "adacache.policies.fbcache:FBCacheConfig",
-        "easycache": "adacache.policies.easycache:EasyCacheConfig",
-        "seacache": "adacache.policies.seacache:SeaCacheConfig",
-        "pab": "adacache.policies.pab:PABConfig",
-    }
-)
+def config_class(name: str) -> type[ReuseOptions]:
+    """Return the config class of the policy of that name."""
+    return load(POLICIES[name])
+
+
+def name_of(config: object) -> str | None:
+    """Return the name of a config's policy without importing any; None if it is none of `POLICIES`."""
+    place = f"{type(config).__module__}:{type(config).__qualname__}"
+    return next((name for name, known in POLICIES.items() if known == place), None)
 
 
 def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
@@ -67,7 +56,7 @@ def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
     own = {key: value for key, value in options.items() if key != "policy"}
     name = options.get("policy", "static" if "computed_steps" in own else "adacache")
     check_choice("policy", name, POLICIES)
-    cls = POLICIES[name]
+    cls = config_class(name)
     known = {field.name: field for field in fields(cls)}
     missing = [key for key, field in known.items() if field.default is MISSING and key not in own]
     if missing and known.keys() >= own.keys():  # else an unknown option may be the missing one, misspelled
@@ -81,7 +70,7 @@ def config_to_dict(config: ReuseOptions) -> dict[str, Any]:
     Raises:
         ValueError: the policy is none of `POLICIES`, as when it was defined elsewhere.
     """
-    name = POLICIES.name_of(config)
+    name = name_of(config)
     if name is None:
         raise ValueError(f"{type(config).__name__} is not one of the policies {', '.join(POLICIES)}")
     return {"policy": name, **config.to_dict()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from adacache.options import BridgeConfig, ReuseOptions
-from adacache.policies.base import Decision, SignalChange, SignalPolicy
+from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_count, check_positive
 
 
@@ -46,40 +46,14 @@ class SeaCacheConfig(ReuseOptions):
         check_count("max_skips", self.max_skips)
 
     def make_policy(self, num_steps: int) -> SeaCachePolicy:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
+        """A policy for one run; a ValueError unless `num_steps` is a whole number >= 1."""
         self.validate(num_steps)
-        return SeaCachePolicy(self.threshold, self.max_skips, num_steps)
+        return SeaCachePolicy(self.threshold, num_steps, max_skips=self.max_skips)
 
 
-class SeaCachePolicy(SignalPolicy):
+class SeaCachePolicy(SummedChangePolicy):
     """The policy of a `SeaCacheConfig`."""
 
     signal: ClassVar[str] = "latents"
     signal_filter: ClassVar[str | None] = "adacache.meters:sea_filter"
-    reference: ClassVar[Literal["previous", "computed"]] = "previous"
     needs_timestep: ClassVar[bool] = True
-
-    def __init__(self, threshold: float, max_skips: int, num_steps: int) -> None:
-        self._threshold = threshold
-        self._max_skips = max_skips
-        self._last_step = num_steps - 1
-        self._sum = 0.0
-        self._skips = 0
-
-    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
-        """Add the change, and compute unless the sum is below the threshold.
-
-        `distance` is the change; `value` is the sum, None if the step is computed regardless of it.
-        """
-        distance = None if change is None else change.relative
-        if distance is None or step_index in (0, self._last_step) or self._skips == self._max_skips:
-            self._sum, self._skips = 0.0, 0
-            return Decision(True, distance)
-        compared = self._sum + distance
-        reused = compared < self._threshold  # false for NaN
-        self._sum, self._skips = (compared, self._skips + 1) if reused else (0.0, 0)
-        return Decision(not reused, distance, compared)

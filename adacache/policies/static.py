@@ -112,11 +112,7 @@ class StaticScheduleConfig(ReuseOptions):
             check_blocks_fit(self.metric_blocks, num_blocks)
 
     def make_policy(self, num_steps: int) -> "StaticSchedule":
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: the schedule does not fit a run of `num_steps`.
-        """
+        """A policy for one run of `num_steps`; a ValueError if the schedule does not fit it."""
         self.validate(num_steps)
         return StaticSchedule(self.computed_steps, num_steps, self.measured_sites, self.motion_strides)
 
@@ -126,8 +122,21 @@ class StaticScheduleConfig(ReuseOptions):
         return () if self.metric is None else metric_sites(self.metric, self.metric_blocks)
 
 
+class PlannedConfig(ReuseOptions):
+    """Options that determine the computed steps of a run before it begins."""
+
+    def planned_steps(self, num_steps: int) -> tuple[int, ...]:
+        """The steps that a run of `num_steps` computes, 0-based."""
+        raise NotImplementedError
+
+    def make_policy(self, num_steps: int) -> "StaticSchedule":
+        """A policy for one run; a ValueError unless `num_steps` is a whole number >= 1."""
+        check_count("num_steps", num_steps)
+        return StaticSchedule(self.planned_steps(num_steps), num_steps)
+
+
 class StaticSchedule(Policy):
-    """The policy of a `StaticScheduleConfig`; it only reports what it measures."""
+    """Computes the steps of a list, and only reports what it measures."""
 
     def __init__(
         self,

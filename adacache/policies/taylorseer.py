@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from adacache.options import BridgeConfig, ReuseOptions
-from adacache.policies.static import StaticSchedule
+from adacache.options import BridgeConfig
+from adacache.policies.static import PlannedConfig
 from adacache.validation import check_count
 
 
 @dataclass(frozen=True)
-class TaylorSeerConfig(ReuseOptions):
+class TaylorSeerConfig(PlannedConfig):
     """The first `warmup` steps are computed, after them one is reused, and then every `interval`-th is computed.
 
     With the defaults steps 0, 1, 2, 4, 9, 14, ... are computed (0-based): a step is computed if step < warmup or (step
@@ -52,12 +52,3 @@ class TaylorSeerConfig(ReuseOptions):
         return tuple(
             step for step in range(num_steps) if step < self.warmup or (step - self.warmup - 1) % self.interval == 0
         )
-
-    def make_policy(self, num_steps: int) -> StaticSchedule:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
-        self.validate(num_steps)
-        return StaticSchedule(self.planned_steps(num_steps), num_steps)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from adacache.options import ReuseOptions
-from adacache.policies.base import Decision, SignalChange, SignalPolicy
+from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_choice, check_positive, is_finite, is_list
 
 MAX_COEFFICIENTS = 8
@@ -64,48 +64,27 @@ class TeaCacheConfig(ReuseOptions):
         check_positive("threshold", self.threshold)
 
     def make_policy(self, num_steps: int) -> TeaCachePolicy:
-        """A policy for one run of `num_steps`.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
+        """A policy for one run; a ValueError unless `num_steps` is a whole number >= 1."""
         self.validate(num_steps)
         return TeaCachePolicy(self.coefficients, self.threshold, num_steps)
 
 
-class TeaCachePolicy(SignalPolicy):
-    """The policy of a `TeaCacheConfig`."""
+class TeaCachePolicy(SummedChangePolicy):
+    """The policy of a `TeaCacheConfig`; its `distance` is x."""
 
     signal: ClassVar[str] = "modulated_input"
-    reference: ClassVar[Literal["previous", "computed"]] = "previous"
 
     def __init__(self, coefficients: Sequence[float], threshold: float, num_steps: int) -> None:
+        super().__init__(threshold, num_steps)
         self._coefficients = tuple(coefficients)
-        self._threshold = threshold
-        self._last_step = num_steps - 1
-        self._sum = 0.0
 
-    def decide(self, step_index: int, change: SignalChange | None) -> Decision:
-        """Add the expected change of the output, and compute unless the sum is below the threshold.
-
-        `distance` is x; `value` is the sum, None if the step is computed regardless of it.
-        """
-        distance = None if change is None else change.relative
-        if distance is None or step_index in (0, self._last_step):
-            self._sum = 0.0
-            return Decision(True, distance)
-        compared = self._sum + self._expected_change(distance)
-        reused = compared < self._threshold
-        self._sum = compared if reused else 0.0
-        return Decision(not reused, distance, compared)
-
-    def _expected_change(self, x: float) -> float:
+    def expected_change(self, distance: float) -> float:
         """Return max(p(x), 0), or infinity if x is not finite: nothing may be reused then."""
-        if not math.isfinite(x):
+        if not math.isfinite(distance):
             return math.inf
         total = 0.0
         for coefficient in self._coefficients:
-            total = total * x + coefficient
+            total = total * distance + coefficient
         return max(total, 0.0)
 
 

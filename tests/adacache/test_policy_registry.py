@@ -11,7 +11,7 @@ import pytest
 from adacache import AdaCacheConfig
 from adacache.options import ReuseOptions
 from adacache.policies.fixed import FixedIntervalConfig
-from adacache.policies.registry import POLICIES, config_from_dict, config_to_dict
+from adacache.policies.registry import POLICIES, config_class, config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 
 # Of each policy what it needs, and an option of its own that is not at its default.
@@ -41,7 +41,7 @@ def test_every_policy_has_its_name():
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_policy_is_read_by_its_name_and_written_with_it(name):
     config = config_from_dict({"policy": name, "cache_device": "cpu", **OPTIONS[name]})
-    assert type(config) is POLICIES[name]
+    assert type(config) is config_class(name)
     assert isinstance(config, ReuseOptions)
     assert config.cache_device == "cpu"
     plain = json.loads(json.dumps(config_to_dict(config)))
@@ -90,11 +90,11 @@ def test_a_policy_of_ones_own_has_no_name():
 
 def test_a_policy_is_imported_when_it_is_asked_for_and_needs_no_torch():
     code = (
-        "import sys; from adacache.policies.registry import POLICIES, config_from_dict; "
+        "import sys; from adacache.policies.registry import POLICIES, config_class, config_from_dict; "
         "assert 'adacache.policies.taylorseer' not in sys.modules; "
         "config_from_dict(dict(policy='taylorseer')); "
         "assert 'adacache.policies.pab' not in sys.modules; "
-        "[POLICIES[name] for name in POLICIES]; "
+        "[config_class(name) for name in POLICIES]; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

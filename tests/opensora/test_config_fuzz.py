@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adacache.policies.registry import POLICIES
+from adacache.policies.registry import POLICIES, config_class
 from opensora.config.entries import find_config, read_config_file
 from opensora.config.loading import config_from_dict
 from opensora.config.schema import OFFICIAL_CACHE_KEYS, SECTIONS, SampleConfig, types_of
@@ -19,7 +19,7 @@ SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 
 SECTION_KEYS = {name: {key for cls in SECTIONS[name] for key in cls.__dataclass_fields__} for name in SECTIONS}
 TOP_LEVEL = {*SampleConfig.__pydantic_fields__, "resolution", "aspect_ratio", "image_size"}
-POLICY_KEYS = {name: sorted(cls.__dataclass_fields__) for name, cls in POLICIES.items()}
+POLICY_KEYS = {name: sorted(config_class(name).__dataclass_fields__) for name in POLICIES}
 CACHE_KEYS = sorted({"policy", "file"}.union(*POLICY_KEYS.values()))
 PLACES = (
     [(key,) for key in sorted(TOP_LEVEL)]

@@ -27,7 +27,7 @@ from adacache.integrations.diffusers.runs import Runs, RunStart
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises
 from adacache.policies.adacache import AdaCacheConfig
-from adacache.policies.registry import POLICIES, config_from_dict
+from adacache.policies.registry import config_from_dict, name_of
 from adacache.sites import check_blocks_fit
 from adacache.trace import Trace
 from adacache.validation import check_choice
@@ -211,7 +211,7 @@ def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
             f"apply_adacache needs a config such as AdaCacheConfig(), or one of the presets {', '.join(PRESETS)}, got "
             f"{config!r}"
         )
-    name = POLICIES.name_of(config)
+    name = name_of(config)
     if name in _INSIDE:
         raise ValueError(f"policy '{name}' {_INSIDE[name]}, which diffusers models do not expose; choose another one")
     if getattr(config, "metric", None) is not None:
