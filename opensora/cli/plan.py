@@ -31,7 +31,7 @@ from opensora.errors import ConfigError, shortened
 from opensora.files import find_path
 from opensora.prompts.files import Prompt
 from opensora.prompts.run_prompts import MAX_SEED, chosen_prompts
-from opensora.prompts.syntax import get_save_path_name
+from opensora.prompts.syntax import sample_stem
 from opensora.weights import WeightPaths
 
 # (overrides of one prompt, what errors about them begin with) -> the config of that prompt's samples.
@@ -240,7 +240,7 @@ def prompt_stems(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, s
     """
     stems = {
         prompt.index: prompt.overrides.get("name")
-        or get_save_path_name("", config.sample_name, prompt.index, prompt.text, prompt_as_path=config.prompt_as_path)
+        or sample_stem(config.sample_name, prompt.index, prompt.text if config.prompt_as_path else None)
         for prompt in prompts
     }
     counts = Counter(stem.casefold() for stem in stems.values())  # some file systems do not tell case apart
@@ -361,8 +361,8 @@ def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Pr
 def _file_of(prompt: Prompt, sample_name: str | None, there: set[str]) -> str:
     """Return the file name among those `there` that belongs to a prompt, or the name that was expected."""
     index = prompt.index
-    names = [get_save_path_name("", sample_name, index)]
+    names = [sample_stem(sample_name, index)]
     names += [f"sample_{index:04d}", f"{index:04d}", f"{index}"]
-    names += [get_save_path_name("", sample_name, index, prompt.text, prompt_as_path=True)]
+    names += [sample_stem(sample_name, index, prompt.text)]
     found = (f"{name}{suffix}" for name in names for suffix in _REFERENCE_SUFFIXES if f"{name}{suffix}" in there)
     return next(found, f"{names[0]}.png")

@@ -13,7 +13,7 @@ from opensora.errors import ConfigError, shortened
 from opensora.files import find_path, is_utf8, printable
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.prompts.files import STANDARD_INPUT, Prompt, is_stream, read_prompt_file, read_prompt_text
-from opensora.prompts.syntax import extract_json_from_prompts, merge_prompt, split_prompt
+from opensora.prompts.syntax import merge_prompt, split_prompt, split_settings
 
 MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
 
@@ -126,7 +126,7 @@ def _split(index: int, prompt: str, given: Mapping[str, Any], config: SampleConf
     """
     if not is_utf8(prompt) or "\0" in prompt:
         raise ConfigError(f"prompt {index} has a character that is not text: '{shortened(printable(prompt))}'")
-    [text], [reference], [strategy] = extract_json_from_prompts([prompt], [""], [""])
+    text, settings = split_settings(prompt)
     segments, starts = split_prompt(text)
     segments = [segment.strip() for segment in segments]
     if not all(segments):
@@ -136,9 +136,7 @@ def _split(index: int, prompt: str, given: Mapping[str, Any], config: SampleConf
     if unread is not None:  # a language model may still translate it
         raise ConfigError(f"prompt {index}: the model reads English, and cannot read any of '{shortened(unread, 80)}'")
     overrides = {name: value for name, value in given.items() if value is not None}
-    for name, value in {"reference_path": reference, "mask_strategy": strategy}.items():
-        if value:
-            overrides[name] = value
+    overrides |= {name: value for name, value in settings.items() if value}
     loops = overrides.get("loop", config.loop)
     if len(segments) > 1 and isinstance(loops, int) and starts[-1] >= loops:
         raise ConfigError(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from opensora.errors import ConfigError
 from opensora.prompts.refine import PromptRefiner, Refined, _plain, api_key_from_env
-from opensora.prompts.syntax import extract_json_from_prompts, split_prompt
+from opensora.prompts.syntax import split_prompt, split_settings
 
 KEY = "sk-of-nobody"
 
@@ -119,7 +119,7 @@ def test_answers_are_cleaned(server, answer, text):
 @given(st.text() | st.text("|0123{}\"' \n"))
 def test_an_answer_never_means_more_than_text(answer):
     text = _plain(answer)
-    assert split_prompt(text) == ([text], None) and extract_json_from_prompts([text], [""], [""])[0] == [text]
+    assert split_prompt(text) == ([text], None) and split_settings(text) == (text, {})
     assert split_prompt(f"|0|{text}|1|{text}")[1] == [0, 1]
     assert len(text.splitlines()) <= 1 and text.encode() is not None
 

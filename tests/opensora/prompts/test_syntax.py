@@ -1,6 +1,5 @@
 """Prompt syntax against the reference's results; where it asserts or loses text, a clear error."""
 
-import copy
 import json
 import subprocess
 import sys
@@ -11,15 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
-from opensora.prompts.syntax import (
-    append_score_to_prompts,
-    dframe_to_frame,
-    extract_json_from_prompts,
-    extract_prompts_loop,
-    get_save_path_name,
-    merge_prompt,
-    split_prompt,
-)
+from opensora.prompts.syntax import merge_prompt, sample_stem, split_prompt, split_settings, with_scores
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tables"
 REFERENCE = json.loads((GOLDEN / "prompts.json").read_text())
@@ -29,16 +20,16 @@ syntax = st.text() | st.text('|0123 {}":,ab')  # any text, and what looks like m
 
 
 @pytest.mark.parametrize("row", REFERENCE["extract_json_from_prompts"])
-def test_extract_json(row):
-    arguments = [row["prompts"], row["reference"], row["mask_strategy"]]
-    before = copy.deepcopy(arguments)
-    if isinstance(row["result"], list):
-        assert [*extract_json_from_prompts(*arguments)] == row["result"]
-    else:  # the reference raises AssertionError or JSONDecodeError
-        with pytest.raises(ValueError, match="prompt") as error:
-            extract_json_from_prompts(*arguments)
-        assert row["prompts"][0] in str(error.value) and "\n" not in str(error.value)
-    assert arguments == before  # the reference overwrites its lists
+def test_settings(row):
+    for i, prompt in enumerate(row["prompts"]):
+        if isinstance(row["result"], list):
+            text, settings = split_settings(prompt)
+            given = {"reference_path": row["reference"][i], "mask_strategy": row["mask_strategy"][i]} | settings
+            assert [text, given["reference_path"], given["mask_strategy"]] == [column[i] for column in row["result"]]
+        else:  # the reference raises AssertionError or JSONDecodeError
+            with pytest.raises(ValueError, match="prompt") as error:
+                split_settings(prompt)
+            assert prompt in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -54,15 +45,10 @@ def test_extract_json(row):
         ('x {"mask_strategy": NaN}', "NaN is not a number"),
     ],
 )
-def test_extract_json_says_what_is_wrong(prompt, message):
+def test_settings_that_cannot_be_read_are_named(prompt, message):
     with pytest.raises(ValueError, match=message) as error:
-        extract_json_from_prompts([prompt], [""], [""])
+        split_settings(prompt)
     assert len(str(error.value)) < 500  # however long the prompt
-
-
-def test_extract_json_needs_lists_of_one_length():
-    with pytest.raises(ValueError, match="got 2 prompts, 1 references and 2 mask strategies"):
-        extract_json_from_prompts(["a", "b"], [""], ["", ""])
 
 
 @pytest.mark.parametrize("row", REFERENCE["split_prompt"])
@@ -78,8 +64,6 @@ def test_split_prompt_keeps_other_pipes():  # the reference raises
 def test_loops_must_ascend(prompt):
     with pytest.raises(ValueError, match="must ascend"):
         split_prompt(prompt)
-    with pytest.raises(ValueError, match="must ascend"):
-        extract_prompts_loop([prompt], 0)
 
 
 @pytest.mark.parametrize("row", REFERENCE["merge_prompt"])
@@ -111,78 +95,40 @@ def test_only_short_ascii_numbers_are_markers():
 
 
 @pytest.mark.parametrize("row", REFERENCE["append_score_to_prompts"])
-def test_append_score(row):
-    row = dict(row)
-    expected = row.pop("result")
-    before = list(row["prompts"])
-    assert append_score_to_prompts(**row) == expected
-    assert row["prompts"] == before
-
-
-@pytest.mark.parametrize("row", REFERENCE["extract_prompts_loop"])
-def test_extract_prompts_loop(row):
-    assert extract_prompts_loop([row["prompt"]], row["loop"]) == row["result"]
-
-
-def test_extract_prompts_loop_of_a_batch():
-    assert extract_prompts_loop(["|0|a | x|1|b", "plain"], 0) == ["a | x", "plain"]
-    assert extract_prompts_loop(["|0|a | x|1|b", "plain"], 1) == ["b", "plain"]
-
-
-def test_loops_count_from_0():
-    with pytest.raises(ValueError, match="loops are counted from 0, got -1"):
-        extract_prompts_loop(["|0|a"], -1)
+def test_scores(row):
+    scores = row["aes"], row["flow"], row["camera_motion"]
+    assert [with_scores(prompt, *scores) for prompt in row["prompts"]] == row["result"]
 
 
 @pytest.mark.parametrize("scores", [{"aes": float("nan")}, {"flow": float("inf")}])
 def test_scores_are_finite(scores):
     with pytest.raises(ValueError, match=f"{next(iter(scores))} must be a finite number"):
-        append_score_to_prompts(["x"], **scores)
+        with_scores("x", **scores)
 
 
 @pytest.mark.parametrize("row", REFERENCE["pipeline"])
 def test_helpers_in_the_order_of_the_pipeline(row):
-    prompts, _, strategies = extract_json_from_prompts([row["prompt"]], [""], [""])
-    assert strategies == row["mask_strategy"]
-    texts, loops = split_prompt(prompts[0])
-    texts = append_score_to_prompts(texts, row["aes"], row["flow"], row["camera_motion"])
-    merged = merge_prompt([text_preprocessing(text) for text in texts], loops)
-    assert merged == row["merged"]
-    per_loop = [extract_prompts_loop([merged], loop)[0] for loop in range(len(row["per_loop"]))]
-    assert per_loop == row["per_loop"]
+    prompt, settings = split_settings(row["prompt"])
+    assert [settings.get("mask_strategy", "")] == row["mask_strategy"]
+    texts, loops = split_prompt(prompt)
+    texts = [with_scores(text, row["aes"], row["flow"], row["camera_motion"]) for text in texts]
+    assert merge_prompt([text_preprocessing(text) for text in texts], loops) == row["merged"]
 
 
 @pytest.mark.parametrize("row", REFERENCE["get_save_path_name"])
-def test_save_path(row):
-    assert get_save_path_name(**row["kwargs"]) == row["result"]
+def test_file_names(row):
+    """The reference also puts the folder in front, and the number of several samples of a prompt behind."""
+    asked = row["kwargs"]
+    stem = sample_stem(
+        asked.get("sample_name"), asked["sample_idx"], asked["prompt"] if asked.get("prompt_as_path") else None
+    )
+    assert f"{asked['save_dir'].removesuffix('/')}/{stem}" == row["result"].removesuffix(f"-{asked.get('k')}")
 
 
-def test_save_path_of_a_prompt_stays_in_the_folder_and_short():
-    assert get_save_path_name("out", prompt="/etc/../x\ny", prompt_as_path=True) == "out/_etc_.._x_y"
-    assert get_save_path_name("out", prompt="c" * 300, prompt_as_path=True) == "out/" + "c" * 50
-    assert get_save_path_name("out", "n" * 300, 7) == "out/" + "n" * 195 + "_0007"
-
-
-@pytest.mark.parametrize(
-    "kwargs, missing",
-    [
-        ({}, "sample_idx"),
-        ({"prompt_as_path": True, "sample_idx": 1}, "prompt"),
-        ({"sample_idx": 1, "num_sample": 2}, "k,"),
-    ],
-)
-def test_save_path_names_what_is_missing(kwargs, missing):
-    with pytest.raises(ValueError, match=f"needs {missing}"):
-        get_save_path_name("out", **kwargs)
-
-
-@pytest.mark.parametrize("num, expected", REFERENCE["dframe_to_frame"])
-def test_dframe_to_frame(num, expected):
-    if isinstance(expected, int):
-        assert dframe_to_frame(num) == expected
-    else:  # the reference raises AssertionError
-        with pytest.raises(ValueError, match=f"must be a multiple of 5, got {num}"):
-            dframe_to_frame(num)
+def test_a_file_name_of_a_prompt_leads_nowhere_else_and_is_short():
+    assert sample_stem(None, 0, "/etc/../x\ny") == "_etc_.._x_y"
+    assert sample_stem(None, 0, "c" * 300) == "c" * 50
+    assert sample_stem("n" * 300, 7) == "n" * 195 + "_0007"
 
 
 @SETTINGS
@@ -192,13 +138,8 @@ def test_any_prompt_is_split_and_merged_again_or_refused(prompt):
         texts, loops = split_prompt(prompt)
     except ValueError as error:
         assert "must ascend" in str(error)
-        with pytest.raises(ValueError, match="must ascend"):
-            extract_prompts_loop([prompt], 0)
         return
     assert split_prompt(merge_prompt(texts, loops)) == (texts, loops)
-    for i, loop in enumerate(loops or [0]):
-        assert [text.strip() for text in extract_prompts_loop([prompt], loop)] == [texts[i].strip()]
-    assert extract_prompts_loop([prompt], (loops or [0])[-1] + 1) == extract_prompts_loop([prompt], (loops or [0])[-1])
 
 
 @SETTINGS
@@ -219,15 +160,15 @@ def test_what_merges_is_split_into_the_same_texts(texts, loops):
 def test_any_settings_are_read(text, path, strategy):
     text = text.replace("{", "")
     prompt = text + json.dumps({"reference_path": path, "mask_strategy": strategy})
-    assert extract_json_from_prompts([prompt], ["r"], ["m"]) == ([text], [path], [strategy])
-    assert extract_json_from_prompts([text], ["r"], ["m"]) == ([text], ["r"], ["m"])
+    assert split_settings(prompt) == (text, {"reference_path": path, "mask_strategy": strategy})
+    assert split_settings(text) == (text, {})
 
 
 @SETTINGS
 @given(syntax)
 def test_any_prompt_has_settings_or_is_refused(prompt):
     try:
-        [text], _, _ = extract_json_from_prompts([prompt], [""], [""])
+        text, _ = split_settings(prompt)
     except ValueError as error:
         assert "{" in prompt and str(error).isascii() or "prompt" in str(error)
     else:
@@ -240,10 +181,10 @@ finite = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 @SETTINGS
 @given(syntax, finite, finite, st.none() | syntax)
 def test_scores_are_appended_once(prompt, aes, flow, motion):
-    [scored] = append_score_to_prompts([prompt], aes, flow, motion)
+    scored = with_scores(prompt, aes, flow, motion)
     assert scored.startswith(prompt)
     if motion is None or "score:" not in motion:
-        assert append_score_to_prompts([scored], aes, flow, motion) == [scored]
+        assert with_scores(scored, aes, flow, motion) == scored
 
 
 def test_import_is_light():

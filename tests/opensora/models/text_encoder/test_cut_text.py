@@ -13,7 +13,7 @@ from opensora.config.loading import load_config
 from opensora.files import REPO_ROOT
 from opensora.models.text_encoder.encoded_text import cut_lines
 from opensora.pipeline import SamplingPipeline
-from opensora.prompts.syntax import append_score_to_prompts
+from opensora.prompts.syntax import with_scores
 from scripts import inference
 from tests.support.tiny_latte import latte_config, write_latte
 
@@ -100,7 +100,7 @@ def test_a_negative_prompt_that_was_prepared_is_named_too(tmp_path, caplog):
     ],
 )
 def test_scores_that_are_cut_are_named(num_chars, said):
-    [caption] = append_score_to_prompts(["a star"], 6.5, 3, "pan right")
+    caption = with_scores("a star", 6.5, 3, "pan right")
     assert said in cut_lines("prompt", [caption], [num_chars], 24)[0]
 
 
