@@ -42,10 +42,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-# Runs on machines that differ in one of these differ in more than their commit.
-DECISIVE = ("cpu", "cores", "gpu", "threads", "python", "torch")
-
-
 def describe_machine() -> dict[str, Any]:
     """Return processor, versions, PyTorch's threads, date, commit, and whether files differ from it (None: unknown)."""
     status = _git("status", "--porcelain")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the cache costs and saves, measured on this machine, and how two commits differ in it.
+"""What the cache costs and saves, measured on this machine.
 
 Parts: steps   a computed and a reused step of STDiT3-XL/2 at 144p (random weights), and the controller's own work
        memory  bytes the controller holds at full size and on the bundled model, beside those that were promised and
@@ -14,20 +14,11 @@ Parts: steps   a computed and a reused step of STDiT3-XL/2 at 144p (random weigh
 Without --parts those run that take about two minutes together: memory, flops, mini and compile; "all" takes all seven.
 Times are medians of repeated samples, without warm-up. What is compared within a part is measured in turns, and its
 ratio taken turn by turn.
-
-Two commits are compared by a run on each:
-
-    git switch BEFORE && python scripts/benchmark.py --save before.json
-    git switch AFTER && python scripts/benchmark.py --compare before.json
-
-Every turn also times a yardstick, a fixed workload of PyTorch. The table gives plain ratios, and those of the times as
-multiples of the yardstick's: the machine, which may have been faster or slower in one of the runs, cancels in these.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +31,7 @@ from opensora.environment import enter_environment  # noqa: E402
 if __name__ == "__main__":
     enter_environment()
 
-from bench.timing import DEFAULT_FILE, DEFAULT_PARTS, PARTS  # noqa: E402
+from bench.timing import DEFAULT_PARTS, PARTS  # noqa: E402
 from opensora.cli.arguments import OneLineParser  # noqa: E402
 from opensora.errors import run_command  # noqa: E402
 
@@ -48,23 +39,22 @@ from opensora.errors import run_command  # noqa: E402
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = parse_options(arguments)
-    from bench.timing.parts import compare_runs, run_parts
+    from bench.timing.parts import run_parts
 
-    return run_command(lambda: compare_runs(options) if options.compare else run_parts(options))
+    return run_command(lambda: run_parts(options))
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; options that say how to run are None where they were not given."""
+    """The command line."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "all"), help=f"default: {' '.join(DEFAULT_PARTS)}")
     parser.add_argument(
         "--repeats", type=int, help="samples of each time (default: as many as each needs, 5 to 200); 1 for a quick try"
     )
-    parser.add_argument("--captions", type=int, help="videos per codebook of the part quality (default: 32)")
+    parser.add_argument("--captions", type=int, default=32, help="videos per codebook of the part quality")
     parser.add_argument(
         "--no-command",
         action="store_true",
-        default=None,
         help="leave the whole command out of the part mini: it sets up its environment, which takes long in a new "
         "checkout, and moves the package of an active environment to it",
     )
@@ -72,40 +62,15 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--save",
         "--output",
         type=Path,
+        default=Path("outputs/benchmark.json"),
         metavar="FILE",
-        help=f"write figures, samples, machine and commit as JSON (default: {DEFAULT_FILE}, none with --compare)",
-    )
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        nargs="+",
-        metavar=("BEFORE", "AFTER"),
-        help="compare the run in the first file with a new run, of the same parts and repeats unless others are "
-        "given, or with the run in a second file",
-    )
-    parser.add_argument(
-        "--fail-above",
-        type=float,
-        metavar="RATIO",
-        help="end a comparison with exit code 1 if the whole interval of a time's ratio is above this",
+        help="write figures, samples, machine and commit as JSON (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     for name in ("repeats", "captions"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} is {value}; give at least 1")
-    if options.fail_above is not None and not options.compare:
-        parser.error("--fail-above needs --compare")
-    if options.fail_above is not None and not 0 < options.fail_above < math.inf:
-        parser.error(f"--fail-above is {options.fail_above}; give a positive ratio such as 1.1")
-    if options.compare and len(options.compare) > 2:
-        parser.error(f"--compare takes one or two files, got {len(options.compare)}")
-    if options.compare and len(options.compare) == 2:
-        given = [name for name in ("parts", "repeats", "captions", "no_command", "save") if getattr(options, name)]
-        if given:
-            parser.error(f"two files are compared without a run; leave out --{given[0].replace('_', '-')}")
-    if options.compare and options.save and options.save.resolve() == options.compare[0].resolve():
-        parser.error(f"--save would overwrite {options.save}, which is compared with; choose another file")
     return options
 
 

@@ -46,7 +46,7 @@ def test_help_lists_every_flag():
 def test_entry_scripts_share_the_parser_that_answers_in_one_sentence():
     """Also to text that is not UTF-8, which a script would meet when it prints or writes."""
     of_their_own = {path.name for path in (ROOT / "scripts").glob("*.py") if "ArgumentParser(" in path.read_text()}
-    assert of_their_own <= {"check_captions.py", "mutate.py", "train_mini.py"}
+    assert of_their_own <= {"check_captions.py", "train_mini.py"}
 
 
 def test_every_flag_sets_an_entry_and_says_what_that_means():

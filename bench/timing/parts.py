@@ -1,102 +1,109 @@
-"""Run and compare the parts of a benchmark, as its command line asks."""
+"""Run the parts of a benchmark that its command line asks for, print their figures, and keep them in a file."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from adacache.atomic import atomic_path
 from bench.machine import describe_machine
-from bench.timing import DEFAULT_FILE, DEFAULT_PARTS, PARTS
-from bench.timing.comparison import compare, comparison_text, figures_text
+from bench.timing import DEFAULT_PARTS, PARTS
 from bench.timing.memory import measure_memory
 from bench.timing.mini import measure_mini
 from bench.timing.models import measure_flops
 from bench.timing.prompts import measure_prompts
 from bench.timing.quality import markdown, measure_quality
-from bench.timing.record import Record
 from bench.timing.steps import measure_compile, measure_steps
-from bench.timing.turns import same_threads
+from bench.timing.turns import Samples, same_threads
 from opensora.errors import ConfigError
 
-EXIT_SLOWER = 1
+_NAME_WIDTH = 40
 
 
 def run_parts(options: argparse.Namespace) -> int:
-    """Run the chosen parts, print their figures, and write them to a file."""
-    file = options.save or DEFAULT_FILE
-    measure(options.parts or DEFAULT_PARTS, settings_of(options, {}), file)
-    print(f"wrote {file}")
-    return 0
-
-
-def compare_runs(options: argparse.Namespace) -> int:
-    """Compare a file with a new run of the same parts, or with another file; return the exit code."""
-    before = Record.load(options.compare[0])
-    if len(options.compare) == 2:
-        after = Record.load(options.compare[1])
-    else:
-        parts = options.parts or [part for part in before.figures if part in PARTS]
-        after = measure(parts, settings_of(options, before.settings), options.save)
-        print()
-    comparison = compare(before, after)
-    print(comparison_text(before, after, comparison))
-    if options.fail_above is None:
-        return 0
-    slower = comparison.slower_than(options.fail_above)
-    if slower:
-        print(f"slower than {options.fail_above:g} times: {', '.join(row.name for row in slower)}", file=sys.stderr)
-    return EXIT_SLOWER if slower else 0
-
-
-def settings_of(options: argparse.Namespace, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that figures depend on; those not given are taken from `defaults`, an earlier run's."""
-    known: dict[str, Any] = {"repeats": None, "captions": 32, "no_command": False}
-    given = {name: getattr(options, name) for name in known}
-    return {name: defaults.get(name, value) if given[name] is None else given[name] for name, value in known.items()}
-
-
-def measure(parts: Sequence[str], settings: dict[str, Any], file: Path | None) -> Record:
-    """Run parts and print their figures; after each part, all figures so far are written to `file`.
+    """Run the chosen parts and print their figures; after each part, all figures so far are written to `options.save`.
 
     Raises:
         ConfigError: none of the parts can be measured on this machine, or the file cannot be written.
     """
-    record = Record(describe_machine(), settings)
-    print(figures_text("machine", record.machine), flush=True)
-    for part in PARTS if "all" in parts else parts:
+    chosen = options.parts or DEFAULT_PARTS
+    settings = {name: getattr(options, name) for name in ("repeats", "captions", "no_command")}
+    record: dict[str, Any] = {"machine": describe_machine(), "settings": settings, "figures": {}}
+    print(figures_text("machine", record["machine"]), flush=True)
+    for part in PARTS if "all" in chosen else chosen:
         try:
             with same_threads():
-                record.figures[part] = task_of(part, settings)()
+                figures = task_of(part, options)()
         except ConfigError as error:
             print(f"{part} is left out: {error}", file=sys.stderr)
             continue
-        print(figures_text(part, record.figures[part]), flush=True)
-        if file is not None:
-            record.save(file)
-    if not record.figures:
+        print(figures_text(part, figures), flush=True)
+        if part == "quality":
+            print(markdown(figures))
+        record["figures"][part] = figures
+        save(record, options.save)
+    if not record["figures"]:
         raise ConfigError("nothing was measured")
-    return record
+    print(f"wrote {options.save}")
+    return 0
 
 
-def task_of(part: str, settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+def task_of(part: str, options: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Return the function that measures a part."""
-    repeats = settings["repeats"]
     return {
-        "steps": lambda: measure_steps(repeats),
+        "steps": lambda: measure_steps(options.repeats),
         "memory": measure_memory,
         "flops": measure_flops,
-        "mini": lambda: measure_mini(repeats, command=not settings["no_command"]),
-        "compile": lambda: measure_compile(repeats),
+        "mini": lambda: measure_mini(options.repeats, command=not options.no_command),
+        "compile": lambda: measure_compile(options.repeats),
         "prompts": measure_prompts,
-        "quality": lambda: _measure_quality(settings["captions"]),
+        "quality": lambda: measure_quality(options.captions),
     }[part]
 
 
-def _measure_quality(captions: int) -> dict[str, Any]:
-    """Measure held-out captions under several caches; print the table of docs/figures.md."""
-    result = measure_quality(captions)
-    print(markdown(result))
-    return result
+def figures_text(title: str, values: Mapping[str, Any], indent: int = 0) -> str:
+    """Format nested figures as aligned lines: the median and, for repeated samples, the quartiles."""
+    lines = [f"{' ' * indent}{title}"]
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(figures_text(name, value, indent + 2))
+        else:
+            lines.append(f"{' ' * (indent + 2)}{name:<{_NAME_WIDTH - indent}} {_figure(value)}")
+    return "\n".join(lines)
+
+
+def _figure(value: Any) -> str:
+    if not isinstance(value, Samples):
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if len(value.values) == 1:
+        return f"{value.median:.4g}"
+    first, third = value.quartiles
+    return f"{value.median:<8.4g} quartiles {first:.4g} to {third:.4g}, n = {len(value.values)}"
+
+
+def save(record: Mapping[str, Any], path: Path) -> None:
+    """Write figures, samples, machine and settings as JSON; the file appears complete or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+
+    def plain(samples: Samples) -> dict[str, Any]:
+        return {
+            "median": samples.median,
+            "quartiles": samples.quartiles,
+            "unit": samples.unit,
+            "samples": samples.values,
+        }
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            text = json.dumps(record, indent=1, allow_nan=False, default=plain)
+            temporary.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); choose another one with --save") from error

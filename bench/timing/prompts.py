@@ -12,8 +12,7 @@ import numpy as np
 import psutil
 
 from bench.timing.models import CONFIG
-from bench.timing.record import Samples
-from bench.timing.turns import Length, Yardstick, seconds
+from bench.timing.turns import Samples, seconds
 from opensora.cli.command import prepare
 from opensora.cli.plan import Sample
 from opensora.cli.records import write_sample
@@ -29,7 +28,6 @@ def measure_prompts(counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
 
 
 def _measure(count: int) -> dict[str, Any]:
-    yardstick = Yardstick().milliseconds(Length.PROCESS)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.txt"
         file.write_text("".join(f"a red circle moving fast to the right, number {i}\n" for i in range(count)))
@@ -44,9 +42,9 @@ def _measure(count: int) -> dict[str, Any]:
             memory = (psutil.Process().memory_info().rss - before) / 1e6
             ended = seconds(lambda: session.ledger.end_run("done"))
     return {
-        "start_s": Samples((started,), "s", (yardstick,)),
-        "sample_ms": Samples((1000 * made / len(due),), "ms", (yardstick,)),
-        "end_s": Samples((ended,), "s", (yardstick,)),
+        "start_s": Samples((started,), "s"),
+        "sample_ms": Samples((1000 * made / len(due),), "ms"),
+        "end_s": Samples((ended,), "s"),
         "memory_MB": round(memory),
     }
 

@@ -12,8 +12,7 @@ from tqdm import tqdm
 from adacache import AdaCacheConfig
 from adacache.calibration.quality import psnr
 from adacache.policies.base import PolicyConfig
-from bench.content import captions_by_class
-from mini.world.captions import held_out_captions
+from mini.world.captions import draw_scene, held_out_captions
 from opensora.config.loading import load_config
 from opensora.device import limit_threads
 from opensora.pipeline import SamplingOutput, SamplingPipeline
@@ -47,7 +46,7 @@ def measure_quality(captions: int) -> dict[str, Any]:
     pipe.scheduler.num_sampling_steps = MANY_STEPS
     exact = sample_all(pipe, None, prompts, f"uncached, {MANY_STEPS} steps")
     pipe.scheduler.num_sampling_steps = steps
-    by_class = captions_by_class(CAPTIONS_PER_CLASS, seed=3)
+    by_speed = captions_by_speed(CAPTIONS_PER_CLASS, seed=3)
     result: dict[str, Any] = {"captions": captions, "steps": steps}
     for name, cache in caches_to_compare().items():
         outputs = uncached if cache is None else sample_all(pipe, cache, prompts, name)
@@ -56,9 +55,21 @@ def measure_quality(captions: int) -> dict[str, Any]:
             row["psnr_to_uncached_db"], row["psnr_lowest_db"] = _mean_psnr(outputs, uncached)
             row["computed_steps"] = _mean_steps(outputs)
             for speed in SPEED_CLASSES:
-                row[f"computed_steps_{speed}"] = _mean_steps(sample_all(pipe, cache, by_class[speed], speed))
+                row[f"computed_steps_{speed}"] = _mean_steps(sample_all(pipe, cache, by_speed[speed], speed))
         result[name] = row
     return result
+
+
+def captions_by_speed(count: int, seed: int) -> dict[str, list[str]]:
+    """Draw `count` different held-out captions of each speed of a single figure before a plain background at rest."""
+    rng = np.random.default_rng(seed)
+    captions: dict[str, dict[str, None]] = {speed: {} for speed in SPEED_CLASSES}
+    while any(len(found) < count for found in captions.values()):
+        scene = draw_scene(rng, held_out=True)
+        found = captions.get(scene.main.motion, {}) if scene.kind == "plain" else {}
+        if len(found) < count:
+            found[scene.caption()] = None
+    return {speed: list(found) for speed, found in captions.items()}
 
 
 def sample_all(

@@ -15,19 +15,18 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.sites import Site
 from bench.timing.models import build_xl2, first_step_inputs, hidden_state_shape, load_mini, xl2_inputs
-from bench.timing.record import Samples
-from bench.timing.turns import Length, Task, Yardstick, in_turns, seconds
+from bench.timing.turns import Samples, in_turns, seconds
 from opensora.device import check_compiler
 from opensora.models.stdit import STDiT3
 
-_TURNS = 5
+_TURNS, _COMPILED_TURNS = 5, 200
 _METRIC_BLOCK = 13
 
 
 def measure_steps(turns: int | None = None) -> dict[str, Any]:
     """Return `step_figures` of STDiT3-XL/2 at 144p with random weights."""
     model, inputs = build_xl2("cpu"), xl2_inputs("144p", "cpu")
-    figures = step_figures(model, (), inputs, _METRIC_BLOCK, turns or _TURNS, Length.PROCESS, Length.STEP)
+    figures = step_figures(model, (), inputs, _METRIC_BLOCK, turns or _TURNS)
     return {
         "model": "STDiT3-XL/2, 144p 9:16, 51 frames, guidance batch 2, bf16, random weights, CPU",
         "threads": torch.get_num_threads(),
@@ -37,20 +36,13 @@ def measure_steps(turns: int | None = None) -> dict[str, Any]:
 
 @torch.no_grad()
 def step_figures(
-    model: STDiT3,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    metric_block: int,
-    turns: int,
-    computed: Length,
-    reused: Length,
+    model: STDiT3, args: Sequence[Any], kwargs: Mapping[str, Any], metric_block: int, turns: int
 ) -> dict[str, Samples]:
     """Time steps of one model in turns: computed without and with a controller, reused, and the controller alone.
 
     Args:
         args, kwargs: arguments of one forward pass without a controller.
         metric_block: the temporal block whose attention is measured at every computed step.
-        computed, reused: how long these steps take.
     """
     every_step = AdaCacheConfig.from_dict(
         {"codebook": {"thresholds": [], "rates": [1]}, "metric_blocks": [metric_block]}
@@ -71,12 +63,12 @@ def step_figures(
 
         latents = args[0] if args else kwargs["x"]
         tasks = {
-            "computed": Task(lambda _: model(*args, **kwargs), computed),
-            "with_controller": Task(steps(begin(every_step)), computed),
-            "reused": Task(steps(begin(StaticScheduleConfig((0,)))), reused),
-            "controller_only": Task(_empty_steps(model, latents, begin(every_step), metric_block), reused),
+            "computed": lambda _: model(*args, **kwargs),
+            "with_controller": steps(begin(every_step)),
+            "reused": steps(begin(StaticScheduleConfig((0,)))),
+            "controller_only": _empty_steps(model, latents, begin(every_step), metric_block),
         }
-        times = in_turns(tasks, turns, Yardstick(model.device), warm_up)
+        times = in_turns(tasks, turns, warm_up)
     return {
         "computed_ms": times["computed"].in_milliseconds(),
         "computed_with_controller_ms": times["with_controller"].in_milliseconds(),
@@ -108,9 +100,6 @@ def _empty_steps(
     return step
 
 
-_TURNS = 200
-
-
 @torch.no_grad()
 def measure_compile(turns: int | None = None) -> dict[str, Any]:
     """Time the first step of one prompt, plain and compiled, in turns.
@@ -127,17 +116,15 @@ def measure_compile(turns: int | None = None) -> dict[str, Any]:
     plain, compiled = pipe.model, copy.deepcopy(pipe.model)
     compiled.compile_blocks()
     args, kwargs = first_step_inputs(pipe)
-    yardstick = Yardstick(device=plain.device)
     plain(*args, **kwargs)  # the library's own first call must not count as compiling
     with fresh_cache():
-        yardstick_ms = yardstick.milliseconds(Length.PROCESS)
-        first = Samples((seconds(lambda: compiled(*args, **kwargs)),), "s", (yardstick_ms,))
+        first = Samples((seconds(lambda: compiled(*args, **kwargs)),), "s")
         difference = (compiled(*args, **kwargs) - plain(*args, **kwargs)).abs().max().item()
         tasks = {
-            "plain": Task(lambda _: plain(*args, **kwargs), Length.STEP),
-            "compiled": Task(lambda _: compiled(*args, **kwargs), Length.STEP),
+            "plain": lambda _: plain(*args, **kwargs),
+            "compiled": lambda _: compiled(*args, **kwargs),
         }
-        times = in_turns(tasks, turns or _TURNS, yardstick)
+        times = in_turns(tasks, turns or _COMPILED_TURNS)
     return {
         "threads": torch.get_num_threads(),
         "first_compiled_step_s": first,

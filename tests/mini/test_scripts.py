@@ -19,8 +19,6 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
         ("check_captions.py --seeds -1", "must not be negative"),
         ("check_captions.py --given first-chunk", "give --num-frames 34 or 51, too"),
         ("check_captions.py nope.py", "nope.py"),
-        ("content_study.py --captions 40", "captions of the class 'spinning', not 40"),
-        ("content_study.py configs/mini/sample.py", "does not use AdaCache"),
         ("train_mini.py --processes 0", "--processes must be at least 1"),
         ("validate_check.py --clips 0", "--clips is 0"),
     ],

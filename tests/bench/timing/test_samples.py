@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from bench.timing.record import Samples
-from bench.timing.turns import Length, Task, Yardstick, in_turns, same_threads
+from bench.timing.turns import Samples, in_turns, same_threads
 
 
 def test_the_median_and_the_quartiles_do_not_follow_one_disturbed_turn():
@@ -20,45 +19,23 @@ def test_the_median_and_the_quartiles_do_not_follow_one_disturbed_turn():
 
 def test_ratios_are_taken_turn_by_turn():
     """The second turn was three times slower as a whole, and does not show."""
-    slow, fast = Samples((2.0, 6.0), "s", (10.0, 30.0)), Samples((1.0, 3.0), "s", (10.0, 30.0))
-    ratio = slow.over(fast)
-    assert ratio == Samples((2.0, 2.0))
-    assert not ratio.is_time
+    slow, fast = Samples((2.0, 6.0), "s"), Samples((1.0, 3.0), "s")
+    assert slow.over(fast) == Samples((2.0, 2.0))
+    assert slow.in_milliseconds() == Samples((2000.0, 6000.0), "ms")
 
 
-def test_the_yardstick_of_a_ratio_is_the_ratio_of_yardsticks():
-    """Brief tasks were not disturbed, long ones took twice as long in the second turn."""
-    brief, long = Samples((1.0, 1.0), "ms", (0.5, 0.5)), Samples((10.0, 20.0), "ms", (5.0, 10.0))
-    ratio = brief.over(long)
-    assert ratio == Samples((0.1, 0.05), "", (0.1, 0.05))
-    assert ratio.in_yardsticks() == (1, 1)
-
-
-def test_times_are_told_in_yardsticks_and_in_milliseconds():
-    samples = Samples((1.0, 4.0), "s", (10.0, 20.0))
-    assert samples.in_yardsticks() == (0.1, 0.2)
-    assert samples.in_milliseconds() == Samples((1000.0, 4000.0), "ms", (10.0, 20.0))
-
-
-@pytest.mark.parametrize(
-    ("values", "yardstick", "message"),
-    [((), (), "at least one"), ((1.0,), (1.0, 2.0), "2 samples of the yardstick"), ((0.0,), (), "positive")]
-    + [((1.0,), (value,), "positive") for value in (-1.0, math.nan, math.inf)],
-)
-def test_what_is_no_figure_is_refused(values, yardstick, message):
-    with pytest.raises(ValueError, match=message):
-        Samples(values, "s", yardstick)
+@pytest.mark.parametrize("values", [(), (0.0,), (1.0, -1.0), (math.nan,), (math.inf,)])
+def test_what_is_no_figure_is_refused(values):
+    with pytest.raises(ValueError, match="positive and finite"):
+        Samples(values, "s")
 
 
 def test_tasks_take_turns_and_the_warm_up_is_not_counted():
     calls = []
-    tasks = {name: Task(lambda index, name=name: calls.append((name, index)), Length.BRIEF) for name in "ab"}
-    turns = in_turns(tasks, 3, Yardstick(), warm_up=1, lengths=[Length.STEP])
+    tasks = {name: lambda index, name=name: calls.append((name, index)) for name in "ab"}
+    times = in_turns(tasks, 3, warm_up=1)
     assert calls == [(name, index) for index in range(4) for name in "ab"]
-    assert len(turns["a"].values) == len(turns["b"].yardstick) == 3
-    assert turns["a"].yardstick == turns["b"].yardstick
-    beside = turns.beside((1.0, 2.0, 3.0), "ms", Length.STEP)
-    assert sum(beside.yardstick) > sum(turns["a"].yardstick)
+    assert [len(times[name].values) for name in "ab"] == [3, 3]
 
 
 def test_a_part_leaves_the_threads_as_they_were():
