@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adacache.atomic import atomic_path
 from adacache.calibration.calibration import Calibration, Point
-from adacache.calibration.multistep import Fit, MultistepFitter, MultistepSimulation, record_target
+from adacache.calibration.multistep import Fit, MultistepFitter, record_target
 from adacache.calibration.plan import CalibrationPlan
-from adacache.calibration.quality import Quality
+from adacache.calibration.quality import psnr, reused_cost, standard_error
 from adacache.calibration.runner import ClipSampler, Runner
-from adacache.calibration.search import Schedule, best_schedules, neighbors
+from adacache.calibration.search import MultistepSimulation, Schedule, best_schedules, neighbors
 from adacache.policies.multistep import MultistepConfig, read_coefficients
+from adacache.trace import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -119,31 +122,32 @@ def _measure(
 
     The latter is the quality of videos with every step computed, if the aim is "solution", and None otherwise.
     """
-    num_steps = sampler.num_steps
-    runner = Runner(sampler, plan.batch_size, lambda clips: finished(clips * num_steps))
+    num_steps, held_out = sampler.num_steps, plan.held_out
+
+    def sample(num_calls: int, policy: MultistepConfig | None = None) -> tuple[list[np.ndarray], list[Trace]]:
+        runner = Runner(sampler, plan.batch_size, lambda clips: finished(clips * num_calls))
+        return runner.frames(held_out, policy)
+
     with sampler.refined(plan.refinement):
-        wanted = replace(runner, finished=lambda clips: finished(clips * num_steps * plan.refinement)).exact_frames(
-            plan.held_out
-        )
+        wanted, _ = sample(num_steps * plan.refinement)
     uncached = None
     if plan.aim == "solution":
-        uncached = Quality.of(runner.exact_frames(plan.held_out), wanted).mean
+        uncached = float(np.mean(list(map(psnr, sample(num_steps)[0], wanted))))
     points, costs = [], []
     for count, fit in sorted(fits.items()):
         measured = parts.get(f"measured {count}")
         if measured is None:
-            config = MultistepConfig(fit.computed_steps, num_steps, coefficients=fit.coefficients)
-            counting = replace(runner, finished=lambda clips, count=count: finished(clips * count))
-            quality = counting.quality(config, plan.held_out, wanted)
-            measured = {"psnr": quality.psnr, "cost": quality.reused_cost}
+            frames, traces = sample(
+                count, MultistepConfig(fit.computed_steps, num_steps, coefficients=fit.coefficients)
+            )
+            measured = {"psnr": list(map(psnr, frames, wanted)), "cost": reused_cost(traces)}
             parts.set(f"measured {count}", measured)
         else:
-            finished(len(plan.held_out) * count)
-        quality = Quality([], measured["psnr"], [])
+            finished(len(held_out) * count)
+        found = measured["psnr"]
         costs.append(measured["cost"])
-        points.append(
-            Point(fit.computed_steps, quality.mean, quality.error, min(quality.psnr), coefficients=fit.coefficients)
-        )
+        quality = float(np.mean(found)), standard_error(found), min(found)
+        points.append(Point(fit.computed_steps, *quality, coefficients=fit.coefficients))
     return tuple(points), sorted(costs)[len(costs) // 2], uncached
 
 

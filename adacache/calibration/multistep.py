@@ -8,7 +8,6 @@ the other is fitted, on the clips' own latents, so that errors of earlier steps 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adacache.calibration.plan import Clip
-from adacache.calibration.replay import LoopWatcher, Outputs, ReplayConfig, RunStopped
+from adacache.calibration.replay import LoopWatcher, Replay, RunStopped
 from adacache.calibration.runner import ClipSampler
 from adacache.controller import StepController
 from adacache.policies.multistep import Coefficients
@@ -65,13 +64,12 @@ def record_target(sampler: ClipSampler, clips: Sequence[Clip], refinement: int =
         end = sampler.latents(clips, controller)
     latents = tuple(watcher.latents[step].cpu() for step in steps)
     inputs = [watcher.inputs[step] for step in steps]
-    halves = [torch.cat(list(watcher.outputs[step].values())).unflatten(0, (-1, len(clips))) for step in steps]
     picked = _positions(inputs[0][0].numel())
     # A pipeline may return its latents in another layout; the last step is then assumed to repeat the one before.
     last = end if end.shape == inputs[-1].shape else 2 * inputs[-1] - inputs[-2]
     rows = [_sketch(tensor, picked) for tensor in (*inputs, last)]
-    for outputs in halves:
-        rows += [_sketch(half[:, : inputs[0].shape[1]], picked) for half in outputs]
+    for step in steps:
+        rows += [_sketch(half[:, : inputs[0].shape[1]], picked) for half in watcher.outputs(step)]
     restarts = frozenset(-(-record.index // refinement) for record in controller.trace.records if record.joined)
     power = end.double().square().flatten(1).sum(1).cpu().numpy()
     return Target(clips, (*latents, end.cpu()), np.stack(rows, axis=1), power, restarts)
@@ -112,8 +110,8 @@ class _Batch:
     """
 
     target: Target
-    replayed: dict[int, Outputs] = field(default_factory=dict)
-    history: list[Outputs] = field(default_factory=list)
+    replayed: dict[int, Tensor] = field(default_factory=dict)
+    history: list[Tensor] = field(default_factory=list)
 
 
 class MultistepFitter:
@@ -161,79 +159,45 @@ class MultistepFitter:
         watcher = LoopWatcher(calls=[step], stop=step + 1)
         self._run(batch, batch.replayed, watcher, live=step)
         self._finished(len(batch.target.clips))
-        outputs = watcher.outputs[step]
+        outputs = watcher.outputs(step)
         before = [] if step in batch.target.restarts else batch.history
         batch.history = [outputs, *before][:NUM_OUTPUTS]
-        nothing = {context: torch.zeros_like(output) for context, output in outputs.items()}
-        base = self._latents_at(batch, step, end, nothing)
+        base = self._latents_at(batch, step, end, torch.zeros_like(outputs))
         wanted = (batch.target.latents[end].to(base.device) - base).double()
         responses = []
-        for half in range(_num_halves(outputs, batch)):
+        for half in range(len(outputs)):
             for past in batch.history:
-                alone = {
-                    context: _rows_of_half(half, past[context], place, len(batch.target.clips)) * PROBE_SCALE
-                    for context, place in _first_halves(past, batch).items()
-                }
+                alone = torch.zeros_like(past)
+                alone[half] = past[half] * PROBE_SCALE
                 responses.append((self._latents_at(batch, step, end, alone) - base).double() / PROBE_SCALE)
         basis = torch.stack(responses, dim=1).flatten(2)  # (B, K, elements)
         flat = wanted.flatten(1)
         parts = basis @ basis.mT, (basis @ flat[..., None])[..., 0], flat.square().sum(1)
         return tuple(part.cpu().numpy() for part in parts)
 
-    def _latents_at(self, batch: _Batch, step: int, end: int, outputs: Outputs) -> Tensor:
+    def _latents_at(self, batch: _Batch, step: int, end: int, outputs: Tensor) -> Tensor:
         """Return the latents at step `end`, in float32, if the model returns `outputs` from `step` on."""
         watcher = LoopWatcher(begins=[end], stop=end)
         final = self._run(batch, {**batch.replayed, step: outputs}, watcher)
         return (watcher.latents[end] if final is None else final).float()
 
     def _run(
-        self, batch: _Batch, outputs: Mapping[int, Outputs], watcher: LoopWatcher, live: int | None = None
+        self, batch: _Batch, outputs: Mapping[int, Tensor], watcher: LoopWatcher, live: int | None = None
     ) -> Tensor | None:
         """Return the final latents, or None if the watcher ends the run before."""
-        controller = StepController(ReplayConfig(outputs, live), observers=[watcher])
+        controller = StepController(Replay(outputs, live), observers=[watcher])
         try:
             return self._sampler.latents(batch.target.clips, controller)
         except RunStopped:
             return None
 
 
-def _first_halves(outputs: Outputs, batch: _Batch) -> dict[str, int]:
-    """Return the number of each context's first guidance half, in the order of the contexts."""
-    first, numbers = 0, {}
-    for context, output in outputs.items():
-        numbers[context] = first
-        first += len(output) // len(batch.target.clips)
-    return numbers
-
-
-def _num_halves(outputs: Outputs, batch: _Batch) -> int:
-    return sum(map(len, outputs.values())) // len(batch.target.clips)
-
-
-def _rows_of_half(half: int, output: Tensor, first: int, num_clips: int) -> Tensor:
-    """Return `output`, whose first rows are of the half `first`, with all rows zero but those of `half`."""
-    kept = torch.zeros_like(output)
-    rows = slice((half - first) * num_clips, (half - first + 1) * num_clips)
-    if half >= first:
-        kept[rows] = output[rows]
-    return kept
-
-
-def _combined(coefficients: Coefficients, history: Sequence[Outputs]) -> Outputs:
-    """Return for each context the weighted sum of its last outputs, the newest first, half by half, in float32."""
-    combined, first = {}, 0
-    num_halves = len(coefficients)
-    num_clips = sum(map(len, history[0].values())) // num_halves
-    for context, newest in history[0].items():
-        count = len(newest) // num_clips
-        weights = torch.tensor(coefficients[first : first + count]).repeat_interleave(num_clips, 0)  # (B, outputs)
-        parts = [past[context].float() for past in history]
-        shape = (-1, *[1] * (newest.ndim - 1))
-        combined[context] = sum(
-            part * weights[:, place].to(part.device).view(shape) for place, part in enumerate(parts)
-        ).to(newest.dtype)
-        first += count
-    return combined
+def _combined(coefficients: Coefficients, history: Sequence[Tensor]) -> Tensor:
+    """Return the weighted sum of the last outputs (halves, B, ...), the newest first, half by half, in float32."""
+    weights = torch.tensor(coefficients, device=history[0].device)  # (halves, outputs)
+    shape = (-1, *[1] * (history[0].ndim - 1))
+    total = sum(past.float() * weights[:, place].view(shape) for place, past in enumerate(history))
+    return total.to(history[0].dtype)
 
 
 class _Systems(NamedTuple):
@@ -274,57 +238,3 @@ class _Systems(NamedTuple):
                 break
             clips = 1 / (errors + 0.1 * errors.mean())
         return weights
-
-
-class MultistepSimulation:
-    """Estimates the quality of lists of computed steps, from recorded targets alone.
-
-    Along the target, the latents at the end of every gap are predicted from those at its beginning and the last
-    outputs, each by its own least-squares fit. The effect of a gap's error on the end of the run is assumed to fall
-    evenly, in logarithms, from `early` times as much at the first step. The figures rank lists; they do not predict
-    decibels.
-    """
-
-    def __init__(self, targets: Sequence[Target], num_steps: int, early: float) -> None:
-        self.num_steps = num_steps
-        sketches = np.concatenate([target.sketch for target in targets]).astype(np.float64)
-        self._grams = sketches @ sketches.transpose(0, 2, 1)  # of each clip
-        self._gram = self._grams.sum(0)
-        self._halves = (len(self._gram) - 1) // num_steps - 1
-        self._restarts = sorted(targets[0].restarts)
-        self._gains = np.geomspace(early, 1, num_steps)
-        self._errors: dict[tuple[int, ...], np.ndarray] = {}
-
-    def quality(self, computed_steps: Sequence[int]) -> float:
-        """Return the estimated signal-to-noise ratio of the final latents in dB; `computed_steps` ascend from 0.
-
-        It is minus infinity if a step from which another model runs is not computed.
-        """
-        ends = [*computed_steps[1:], self.num_steps]
-        error = np.zeros(len(self._grams))
-        for place, end in enumerate(ends):
-            history = computed_steps[max(0, place - NUM_OUTPUTS + 1) : place + 1]
-            if self._restarts:
-                if any(history[-1] < restart < end for restart in self._restarts):
-                    return -math.inf
-                begin = max((restart for restart in self._restarts if restart <= history[-1]), default=0)
-                history = [step for step in history if step >= begin]
-            error += self._kept_error(tuple(history), end)
-        return float(np.mean(-10 * np.log10(np.maximum(error, 1e-12))))
-
-    def _kept_error(self, history: tuple[int, ...], end: int) -> np.ndarray:
-        key = (*history, end)
-        if key not in self._errors:
-            self._errors[key] = self._error(history, end)
-        return self._errors[key]
-
-    def _error(self, history: tuple[int, ...], end: int) -> np.ndarray:
-        """Return the squared error of each clip's latents at `end`, as a share of their power, times its gain."""
-        step, first = history[-1], self.num_steps + 1
-        known = [step, *(first + past * self._halves + half for past in history for half in range(self._halves))]
-        matrix, vector = self._gram[np.ix_(known, known)], self._gram[known, end]
-        strength = 1e-9 * np.trace(matrix) / len(matrix)
-        weights = np.linalg.solve(matrix + strength * np.eye(len(matrix)), vector)
-        places, left = [*known, end], np.array([*weights, -1.0])
-        errors = np.einsum("i,bij,j->b", left, self._grams[:, places][:, :, places], left)
-        return np.maximum(errors, 0) / self._grams[:, end, end] * self._gains[step]

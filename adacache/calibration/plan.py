@@ -57,13 +57,6 @@ class CalibrationPlan:
         candidates: lists of computed steps that are fitted for each count; the best one on the clips is taken.
         batch_size: clips sampled together.
 
-    Attributes:
-        fit: clips to which coefficients are fitted.
-        held_out: other clips, on which the curve is measured.
-        aim: where videos should come: "repeat" the video with every step computed, or the "solution" of many steps.
-        candidates: lists of computed steps that are fitted for each count; the best one on the clips is taken.
-        batch_size: clips sampled together.
-
     Raises:
         ValueError: an option is wrong.
     """

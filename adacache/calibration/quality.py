@@ -1,9 +1,8 @@
-"""How close the clips of a cached run are to those of an uncached one."""
+"""How close the clips of a cached run are to those of an uncached one, and what its reused steps cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -20,36 +19,13 @@ def psnr(frames: np.ndarray, reference: np.ndarray) -> float:
     return float(10 * np.log10(PEAK**2 / max(error, PEAK**2 / 10 ** (EQUAL_DB / 10))))
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Frames of some clips, their PSNR in dB against others, and the traces of their runs (empty without a cache)."""
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean; 0 for a single value, for which it is unknown."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
-    frames: list[np.ndarray]
-    psnr: list[float]
-    traces: list[Trace]
 
-    @classmethod
-    def of(cls, frames: Sequence[np.ndarray], reference: Sequence[np.ndarray], traces: Sequence[Trace] = ()) -> Quality:
-        """Measure `frames` (one (F, H, W, 3) uint8 array per clip) against `reference`."""
-        return cls(list(frames), [psnr(a, b) for a, b in zip(frames, reference, strict=True)], list(traces))
-
-    def against(self, reference: Sequence[np.ndarray]) -> Quality:
-        """Measure the same frames against others."""
-        return Quality.of(self.frames, reference, self.traces)
-
-    @property
-    def mean(self) -> float:
-        """Mean PSNR in dB."""
-        return float(np.mean(self.psnr))
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean; 0 for a single clip, for which it is unknown."""
-        return float(np.std(self.psnr, ddof=1) / len(self.psnr) ** 0.5) if len(self.psnr) > 1 else 0.0
-
-    @property
-    def reused_cost(self) -> float:
-        """Median time of a reused step over that of a computed one."""
-        records = [record for trace in self.traces for record in trace.records]
-        reused = median(record.milliseconds for record in records if not record.computed)
-        return reused / median(record.milliseconds for record in records if record.computed)
+def reused_cost(traces: Sequence[Trace]) -> float:
+    """Return the median time of a reused step over that of a computed one."""
+    records = [record for trace in traces for record in trace.records]
+    reused = median(record.milliseconds for record in records if not record.computed)
+    return reused / median(record.milliseconds for record in records if record.computed)

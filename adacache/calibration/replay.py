@@ -7,46 +7,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from adacache.controller import RunObserver
 from adacache.policies.base import Policy
 from adacache.reuse.base import Reuse, Step
 
-Outputs = Mapping[str, Tensor]  # of the model in one step, by context: (B, C, ...)
-
 
 @dataclass(frozen=True)
-class ReplayConfig:
-    """Replaces the model's output by `outputs`, each from its step on; only at the step `live` is it computed."""
+class Replay(Policy):
+    """Replaces the model's output by `outputs`, each from its step on; only at the step `live` is it computed.
 
-    outputs: Mapping[int, Outputs]
-    live: int | None = None
-
-    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Accept any run: outputs fit the one they were made in."""
-
-    def make_policy(self, num_steps: int) -> ReplayPolicy:
-        """Return a policy for one run."""
-        return ReplayPolicy(self)
-
-
-class ReplayPolicy(Policy):
-    """The policy of a `ReplayConfig`."""
+    It is its own config, since it changes nothing. `outputs` are (halves, B, C, ...), as `LoopWatcher` returns them.
+    """
 
     reuse: ClassVar[str] = "adacache.calibration.replay:ReplayReuse"
 
-    def __init__(self, config: ReplayConfig) -> None:
-        self._config = config
-        self._steps = sorted(config.outputs)
+    outputs: Mapping[int, Tensor]
+    live: int | None = None
+
+    def make_policy(self, num_steps: int) -> Replay:
+        """Return the policy of a run."""
+        return self
 
     def should_compute(self, step_index: int) -> bool:
         """Whether the model's own output is used."""
-        return step_index == self._config.live
+        return step_index == self.live
 
-    def outputs(self, step_index: int) -> Outputs:
-        """Return the replacements of the model's outputs at this step."""
-        return self._config.outputs[self._steps[bisect_right(self._steps, step_index) - 1]]
+    def rows_at(self, step_index: int) -> Tensor:
+        """Return the replacement of the model's outputs at this step, the rows (halves * B, C, ...) of all contexts."""
+        steps = sorted(self.outputs)
+        return self.outputs[steps[bisect_right(steps, step_index) - 1]].flatten(0, 1)
 
 
 class ReplayReuse(Reuse):
@@ -55,11 +47,18 @@ class ReplayReuse(Reuse):
     name = "replayed outputs"
     by_video = False
     takes_output = True
-    policy: ReplayPolicy
+    policy: Replay
+
+    def begin_step(self, step: Step) -> None:
+        """Begin with the first context's rows."""
+        self._num_given = 0
 
     def output(self, step: Step, context: str, latents: Tensor, output: Tensor, observed: bool) -> Tensor:
         """Return `output` at the live step, else the replayed one in its dtype, even if the step had to be computed."""
-        return output if self.policy.should_compute(step.index) else self.policy.outputs(step.index)[context].to(output)
+        if self.policy.should_compute(step.index):
+            return output
+        first, self._num_given = self._num_given, self._num_given + len(output)
+        return self.policy.rows_at(step.index)[first : self._num_given].to(output)
 
 
 class RunStopped(Exception):
@@ -77,14 +76,13 @@ class LoopWatcher(RunObserver):
     Attributes:
         latents: (B, ...) by step, as they were at its beginning.
         inputs: (B, C, ...) by step, of the context that came first.
-        outputs: by step and context.
     """
 
     def __init__(self, begins: Sequence[int] = (), calls: Sequence[int] = (), stop: int | None = None) -> None:
         self._begins, self._calls, self._stop = frozenset(begins), frozenset(calls), stop
         self.latents: dict[int, Tensor] = {}
         self.inputs: dict[int, Tensor] = {}
-        self.outputs: dict[int, dict[str, Tensor]] = {}
+        self._outputs: dict[int, list[Tensor]] = {}  # of the contexts
         self._step = -1
         self._num_samples = 1
 
@@ -104,4 +102,8 @@ class LoopWatcher(RunObserver):
         """Keep a call's input and output."""
         if self._step in self._calls:
             self.inputs.setdefault(self._step, latents[: self._num_samples].detach().clone())
-            self.outputs.setdefault(self._step, {})[context] = output.detach().clone()
+            self._outputs.setdefault(self._step, []).append(output.detach().clone())
+
+    def outputs(self, step_index: int) -> Tensor:
+        """Return what the model returned in one step in all contexts, (halves, B, C, ...)."""
+        return torch.cat(self._outputs[step_index]).unflatten(0, (-1, self._num_samples))

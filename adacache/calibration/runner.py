@@ -1,4 +1,4 @@
-"""Samples clips under a policy, and measures how close they come to others."""
+"""Samples clips under a policy, in batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from adacache.calibration.plan import Clip
-from adacache.calibration.quality import Quality
 from adacache.controller import StepController
 from adacache.policies.base import PolicyConfig
 from adacache.trace import Trace
@@ -62,26 +61,16 @@ class Runner:
             collect(self.sampler.latents(batch, controller))
             self.finished(len(batch))
 
-    def quality(self, policy: PolicyConfig, clips: Sequence[Clip], exact: Sequence[np.ndarray]) -> Quality:
-        """Return the PSNR of every clip under a policy against its frames `exact`, and the traces."""
-        traces: list[Trace] = []
-        controller = StepController(policy)
-        frames = self._frames(clips, controller, lambda: traces.extend(controller.traces))
-        return Quality.of(frames, exact, traces)
-
-    def exact_frames(self, clips: Sequence[Clip]) -> list[np.ndarray]:
-        """Return the clips without reuse, (F, H, W, 3) uint8 each."""
-        return self._frames(clips, None, lambda: None)
-
-    def _frames(
-        self, clips: Sequence[Clip], controller: StepController | None, after_batch: Callable[[], object]
-    ) -> list[np.ndarray]:
+    def frames(self, clips: Sequence[Clip], policy: PolicyConfig | None = None) -> tuple[list[np.ndarray], list[Trace]]:
+        """Return the clips as videos, (F, H, W, 3) uint8 each, and their traces; without a policy there are none."""
+        controller = None if policy is None else StepController(policy)
         frames: list[np.ndarray] = []
+        traces: list[Trace] = []
         for batch in self.split(clips, self.batch_size):
             frames += self.sampler.frames(batch, controller)
-            after_batch()
+            traces += [] if controller is None else controller.traces
             self.finished(len(batch))
-        return frames
+        return frames, traces
 
     @staticmethod
     def split(clips: Sequence[Clip], batch_size: int) -> Iterator[Sequence[Clip]]:

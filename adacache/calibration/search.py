@@ -1,27 +1,71 @@
-"""A search for the most promising lists of computed steps."""
+"""A search for the most promising lists of computed steps, on recorded targets alone."""
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+
+import numpy as np
+
+from adacache.calibration.multistep import NUM_OUTPUTS, Target
 
 ROUNDING_DB = 1e-9  # smaller gains do not count, so that the search cannot go round in circles
 Schedule = tuple[int, ...]
 
 
-class Simulation(Protocol):
-    """Estimates the quality of lists of computed steps, without the model.
+class MultistepSimulation:
+    """Estimates the quality of lists of computed steps, from recorded targets alone.
 
-    Attributes:
-        num_steps: steps of a run.
+    Along the target, the latents at the end of every gap are predicted from those at its beginning and the last
+    outputs, each by its own least-squares fit. The effect of a gap's error on the end of the run is assumed to fall
+    evenly, in logarithms, from `early` times as much at the first step. The figures rank lists; they do not predict
+    decibels.
     """
 
-    num_steps: int
+    def __init__(self, targets: Sequence[Target], num_steps: int, early: float) -> None:
+        self.num_steps = num_steps
+        sketches = np.concatenate([target.sketch for target in targets]).astype(np.float64)
+        self._grams = sketches @ sketches.transpose(0, 2, 1)  # of each clip
+        self._gram = self._grams.sum(0)
+        self._halves = (len(self._gram) - 1) // num_steps - 1
+        self._restarts = sorted(targets[0].restarts)
+        self._gains = np.geomspace(early, 1, num_steps)
+        self._errors: dict[tuple[int, ...], np.ndarray] = {}
 
     def quality(self, computed_steps: Sequence[int]) -> float:
-        """Return the estimated quality, the higher the better; `computed_steps` ascend from 0."""
-        ...
+        """Return the estimated signal-to-noise ratio of the final latents in dB; `computed_steps` ascend from 0.
+
+        It is minus infinity if a step from which another model runs is not computed.
+        """
+        ends = [*computed_steps[1:], self.num_steps]
+        error = np.zeros(len(self._grams))
+        for place, end in enumerate(ends):
+            history = computed_steps[max(0, place - NUM_OUTPUTS + 1) : place + 1]
+            if self._restarts:
+                if any(history[-1] < restart < end for restart in self._restarts):
+                    return -math.inf
+                begin = max((restart for restart in self._restarts if restart <= history[-1]), default=0)
+                history = [step for step in history if step >= begin]
+            error += self._kept_error(tuple(history), end)
+        return float(np.mean(-10 * np.log10(np.maximum(error, 1e-12))))
+
+    def _kept_error(self, history: tuple[int, ...], end: int) -> np.ndarray:
+        key = (*history, end)
+        if key not in self._errors:
+            self._errors[key] = self._error(history, end)
+        return self._errors[key]
+
+    def _error(self, history: tuple[int, ...], end: int) -> np.ndarray:
+        """Return the squared error of each clip's latents at `end`, as a share of their power, times its gain."""
+        step, first = history[-1], self.num_steps + 1
+        known = [step, *(first + past * self._halves + half for past in history for half in range(self._halves))]
+        matrix, vector = self._gram[np.ix_(known, known)], self._gram[known, end]
+        strength = 1e-9 * np.trace(matrix) / len(matrix)
+        weights = np.linalg.solve(matrix + strength * np.eye(len(matrix)), vector)
+        places, left = [*known, end], np.array([*weights, -1.0])
+        errors = np.einsum("i,bij,j->b", left, self._grams[:, places][:, :, places], left)
+        return np.maximum(errors, 0) / self._grams[:, end, end] * self._gains[step]
 
 
-def best_schedules(simulation: Simulation, lengths: Iterable[int]) -> dict[int, Schedule]:
+def best_schedules(simulation: MultistepSimulation, lengths: Iterable[int]) -> dict[int, Schedule]:
     """Return for every number of computed steps in `lengths` the best schedule found, by estimated quality.
 
     From all steps computed, the step that costs least is removed, one at a time; then a step is added where it helps
@@ -54,7 +98,7 @@ def best_schedules(simulation: Simulation, lengths: Iterable[int]) -> dict[int, 
     return {length: found[length] for length in sorted(wanted)}
 
 
-def improve(simulation: Simulation, schedule: Schedule) -> Schedule:
+def improve(simulation: MultistepSimulation, schedule: Schedule) -> Schedule:
     """Move single steps, and consecutive ones together, as long as the estimated quality grows."""
     quality = simulation.quality(schedule)
     while True:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from adacache import StepController
-from adacache.calibration.multistep import MultistepFitter, MultistepSimulation, record_target
+from adacache.calibration.multistep import MultistepFitter, record_target
 from adacache.calibration.plan import Clip, split_clips
-from adacache.calibration.search import best_schedules, improve, neighbors
+from adacache.calibration.search import MultistepSimulation, best_schedules, improve, neighbors
 from adacache.policies.multistep import MultistepConfig
 
 CLIPS = tuple(Clip(str(seed), seed) for seed in range(4))

@@ -6,11 +6,13 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import opensora.pipeline
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.plan import CalibrationPlan, Clip
+from adacache.calibration.quality import psnr
 from adacache.calibration.runner import Runner
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -70,10 +72,11 @@ def test_the_curve_is_there(made):
 
 def test_the_curve_is_what_the_schedules_really_give(made, pipe):
     runner = Runner(PipelineClips(pipe), 2, lambda clips: None)
-    exact = runner.exact_frames(HELD_OUT)
+    exact, _ = runner.frames(HELD_OUT)
     point = made.calibration.measured[1]
     config = MultistepConfig(point.computed_steps, 10, coefficients=point.coefficients)
-    assert runner.quality(config, HELD_OUT, exact).mean == pytest.approx(point.psnr, abs=0.1)
+    frames, _ = runner.frames(HELD_OUT, config)
+    assert np.mean(list(map(psnr, frames, exact))) == pytest.approx(point.psnr, abs=0.1)
 
 
 def test_as_many_calls_are_reported_as_the_plan_says(made):
@@ -301,9 +304,8 @@ def test_a_target_on_the_command_line_takes_the_place_of_the_files(in_file):
 
 def test_a_replay_on_the_command_line_takes_the_place_of_the_files_target(in_file, pipe, tmp_path):
     runner = Runner(PipelineClips(pipe), 1, lambda clips: None)
-    exact = runner.exact_frames(FIT)
-    trace = runner.quality(StaticScheduleConfig((0, 3, 9)), FIT, exact).traces[0]
-    trace.save(tmp_path / "trace.json")
+    _, traces = runner.frames(FIT, StaticScheduleConfig((0, 3, 9)))
+    traces[0].save(tmp_path / "trace.json")
     config = load_config(in_file("max_steps_computed = 8"), {"replay": str(tmp_path / "trace.json")})
     assert config.cache.computed_steps == (0, 3, 9)
     replaying = in_file(f"replay = {str(tmp_path / 'trace.json')!r}")
