@@ -13,20 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
-from bench.costs import Costs, to_count, warm_up
+from bench.costs import to_count, warm_up
 from bench.log import BenchLog
 from bench.machine import machine_info
-from bench.measure import EXACT_SUFFIX, Meter, Reference
+from bench.measure import Meter
 from bench.output import LOG, TUNED, markdown_tables, origin, terminal_tables, write_bench
 from bench.plan import BenchPlan
 from bench.points import check_options, references
-from bench.run import BenchRun, Scope, Work, fitting_scope, seconds_left
+from bench.run import BenchRun, Work
 from bench.sampler import Sampler
 from bench.setting import BenchClip, bench_clips, setting_of, tuning_clips
 from bench.showcase import make_showcase
@@ -88,37 +86,18 @@ class Bench:
             KeyboardInterrupt: the user interrupts; what is finished is kept.
         """
         self._work = work = self._prepare(deadline)
-        if not any(work.missing(clip) for clip in work.clips):
+        missing = sum(len(work.missing(clip)) for clip in work.clips)
+        if not missing:
             return
-        costs = self._warm_up(work)
-        wanted = Scope(len(self._prompts), self.plan.num_seeds, self.plan.budgets)
-        scope = wanted
-
-        def seconds(scope: Scope) -> float:
-            return seconds_left(work.within(scope), costs, self._num_steps)
-
-        if deadline is not None:
-            scope = fitting_scope(wanted, seconds, deadline - time.monotonic())
-        self._work = work.within(scope)
-        sentence = scope.without(wanted)
-        if sentence:
-            self._left_out.append(sentence)
-        missing = sum(len(self._work.missing(clip)) for clip in self._work.clips)
-        logger.info(
-            "%d prompts x %d seeds x %d points: %d videos to go, about %.0f minutes. %s",
-            scope.num_prompts,
-            scope.num_seeds,
-            len(self._work.points) + len(self._work.references),
-            missing,
-            seconds(scope) / 60,
-            sentence or "",
-        )
+        with ticking("warming up", 1 + len(to_count(work.points))) as finished:
+            costs = warm_up(self._sampler, work.points, work.clips[0].clip, finished)
+        points = len(work.points) + len(work.references)
+        logger.info("%d clips x %d points: %d videos to go", len(work.clips), points, missing)
         with ticking("videos", missing) as finished:
-            run = BenchRun(self._work, self._sampler, self._meter, costs, self._timesteps, finished)
+            run = BenchRun(work, self._sampler, self._meter, costs, self._timesteps, finished)
             in_time = run.run(deadline)
         if not in_time:
-            done = len(self._work.finished_clips())
-            self._left_out.append(f"Time was up after {done} of {len(self._work.clips)} clips.")
+            self._left_out.append(f"Time was up after {len(work.finished_clips())} of {len(work.clips)} clips.")
 
     def finish(self, as_markdown: bool = False) -> str | None:
         """Write the results of all finished clips, and return their tables; None if no clip is finished."""
@@ -156,17 +135,7 @@ class Bench:
         showcase = make_showcase(self._folder, self.plan, both, points, self._num_steps)
         clips = tuple(bench_clips(self._prompts, self.plan.num_seeds))
         log = BenchLog(self._folder / LOG, setting)
-        further = tuple(budget for budget in self.plan.all_budgets if budget not in self.plan.budgets)
-        return Work(both, tuple(points), clips, log, showcase, further)
-
-    def _warm_up(self, work: Work) -> Costs:
-        """Count the costs in untimed runs of the first clip."""
-
-        def measure(frames: np.ndarray, clip: Clip) -> None:
-            self._meter.quality(frames, clip.prompt, [Reference(frames), Reference(frames, EXACT_SUFFIX)])
-
-        with ticking("warming up", 1 + len(to_count(work.points))) as finished:
-            return warm_up(self._sampler, work.points, work.clips[0].clip, measure, finished)
+        return Work(both, tuple(points), clips, log, showcase)
 
     @cached_property
     def _sampler(self) -> Sampler:

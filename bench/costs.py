@@ -1,21 +1,20 @@
-"""What the steps of a point cost in operations and time, counted in an untimed run of the point or its policy."""
+"""What the steps of a point cost in operations, counted in an untimed run of the point or its policy."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import Self
-
-import numpy as np
 
 from adacache import Trace
 from adacache.calibration.plan import Clip
 from bench.flops import counted_flops
 from bench.points import UNCACHED, BenchPoint
 from bench.sampler import Sampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,15 +23,11 @@ class StepCosts:
 
     Attributes:
         by_step: operations of each step, for a policy that computes parts of steps; else None.
-        reused_time: time of a reused step over that of a computed one.
-        num_computed: steps that the counted run computed.
     """
 
     computed: float
     reused: float
     by_step: tuple[float, ...] | None
-    reused_time: float
-    num_computed: int
 
     @classmethod
     def of(cls, flops: Sequence[float], trace: Trace | None) -> Self:
@@ -41,7 +36,7 @@ class StepCosts:
         If reused steps need no call of the model, `flops` has a value for each computed step only.
         """
         if trace is None:
-            return cls(fmean(flops), 0.0, None, 1.0, len(flops))
+            return cls(fmean(flops), 0.0, None)
         if len(flops) < len(trace.records):
             counts = iter(flops)
             flops = [next(counts) if record.computed else 0.0 for record in trace.records]
@@ -50,14 +45,7 @@ class StepCosts:
         by_step = None if all(record.computed_share is None for record in trace.records) else tuple(flops)
         computed = [count for count, record in pairs if record.computed]
         reused = [count for count, record in pairs if not record.computed]
-        times = [[r.milliseconds for r in trace.records if r.computed is is_computed] for is_computed in (True, False)]
-        return cls(
-            computed=fmean(computed),
-            reused=fmean(reused) if reused else 0.0,
-            by_step=by_step,
-            reused_time=median(times[1]) / median(times[0]) if times[1] else 1.0,
-            num_computed=len(computed),
-        )
+        return cls(fmean(computed), fmean(reused) if reused else 0.0, by_step)
 
     def flops(self, trace: Trace | None, num_steps: int) -> float:
         """Return the operations of another run of the same point, or of the same policy at another budget."""
@@ -69,45 +57,24 @@ class StepCosts:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of all points, and the time that every video takes besides its steps.
+    """Costs of all points.
 
     Attributes:
         uncached: of a run without reuse, whose computed step is the unit of compute.
         counted: by key of a point, or by name of a policy for all its points.
-        step_seconds: of a computed step.
-        video_seconds: to decode and measure a video.
     """
 
     uncached: StepCosts
     counted: Mapping[str, StepCosts]
-    step_seconds: float
-    video_seconds: float
 
     def of(self, key: str) -> StepCosts:
         """Return the costs of a point by its key."""
         policy = key.split("@")[0].split("#")[0]
         return self.counted.get(key) or self.counted.get(policy) or self.uncached
 
-    def seconds(self, key: str, budget: int | None, num_steps: int) -> float:
-        """Estimate how long a video of a point takes, measuring included; `num_steps` are sampled."""
-        costs = self.of(key)
-        if costs.by_step is not None:
-            steps = sum(costs.by_step) / self.uncached.computed
-        else:
-            num_computed = costs.num_computed if budget is None else budget
-            steps = num_computed + (num_steps - num_computed) * costs.reused_time
-        return steps * self.step_seconds + self.video_seconds
-
-
-logger = logging.getLogger(__name__)
-
 
 def warm_up(
-    sampler: Sampler,
-    points: Sequence[BenchPoint],
-    clip: Clip,
-    measure: Callable[[np.ndarray, Clip], object],
-    finished: Callable[[str], object],
+    sampler: Sampler, points: Sequence[BenchPoint], clip: Clip, finished: Callable[[str], object] = lambda _: None
 ) -> Costs:
     """Run a clip once without reuse and once per policy, and count operations.
 
@@ -115,36 +82,22 @@ def warm_up(
     all of theirs.
 
     Args:
-        measure: called with the frames of the uncached video, to time what is done with those of every video.
         finished: called after every video with the name of its policy.
     """
-    uncached = BenchPoint(UNCACHED)
-    counted_uncached = _count(sampler, uncached, clip)
-    plain = sampler.sample(uncached, clip)
-    started = time.perf_counter()
-    measure(plain.frames, clip)
-    measured = time.perf_counter() - started
-    finished(uncached.policy)
     counted = {}
-    for name, point in to_count(points).items():
+    for name, point in {UNCACHED: BenchPoint(UNCACHED), **to_count(points)}.items():
         counted[name] = _count(sampler, point, clip)
         if sampler.pipe.config.compile:
             sampler.sample(point, clip)  # while counting, nothing was compiled
         finished(point.policy)
-    return Costs(
-        uncached=counted_uncached,
-        counted=counted,
-        step_seconds=plain.denoise_seconds / plain.num_steps,
-        video_seconds=plain.decode_seconds + measured,
-    )
+    return Costs(counted.pop(UNCACHED), counted)
 
 
 def to_count(points: Sequence[BenchPoint]) -> dict[str, BenchPoint]:
     """Return the points to count, by the name under which `Costs` finds them; runs without a cache need none."""
-    cached = [point for point in points if point.cache is not None or point.guided_steps is not None]
-    # Points with a gate differ in how many of their steps are whole.
-    chosen = {point.key: point for point in cached if point.budget is None or point.guided_steps is not None}
-    by_budget = [point for point in cached if point.key not in chosen]
+    cached = [point for point in points if point.cache is not None]
+    chosen = {point.key: point for point in cached if point.budget is None}
+    by_budget = [point for point in cached if point.budget is not None]
     for point in sorted(by_budget, key=lambda point: point.budget):
         chosen.setdefault(point.policy, point)
     return chosen

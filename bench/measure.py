@@ -79,7 +79,7 @@ def cost_values(point: BenchPoint, sampled: Sampled, costs: Costs) -> dict[str, 
     """Return time, operations and memory of a video."""
     flops = costs.of(point.key).flops(sampled.trace, sampled.num_steps)
     values = {
-        "computed_steps": computed_steps(sampled.trace, sampled.num_steps, point.guided_steps),
+        "computed_steps": computed_steps(sampled.trace, sampled.num_steps),
         "compute": flops / costs.uncached.computed,
         "denoise_seconds": sampled.denoise_seconds,
         "total_seconds": sampled.denoise_seconds + sampled.decode_seconds,
@@ -89,10 +89,10 @@ def cost_values(point: BenchPoint, sampled: Sampled, costs: Costs) -> dict[str, 
     return values if sampled.peak_bytes is None else values | {"peak_mb": sampled.peak_bytes / MEGA}
 
 
-def computed_steps(trace: Trace | None, num_steps: int, guided_steps: int | None = None) -> float:
+def computed_steps(trace: Trace | None, num_steps: int) -> float:
     """Return how many steps were computed; a step computed in part counts as that part."""
     if trace is None:
-        return float(num_steps) if guided_steps is None else (num_steps + guided_steps) / 2
+        return float(num_steps)
     return float(
         sum(record.computed if record.computed_share is None else record.computed_share for record in trace.records)
     )

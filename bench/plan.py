@@ -27,8 +27,8 @@ class PolicyPlan:
 
     It meets budgets in one of these ways: `tune` "threshold" searches the option `threshold`; "codebook" scales
     AdaCache's published codebook; "calibrated" takes the schedules of the sampling config's calibration; `steps`
-    samples with as many steps as the budget and no cache; `gate` leaves out the guidance half without the prompt from
-    some step on. With `settings` it is run with these options instead, whatever compute results.
+    samples with as many steps as the budget and no cache. With `settings` it is run with these options instead,
+    whatever compute results.
 
     Attributes:
         about: one sentence for readers.
@@ -55,14 +55,13 @@ class PolicyPlan:
     tune: Literal["threshold", "codebook", "calibrated"] | None = None
     calibration: str | None = None
     steps: bool = False
-    gate: bool = False
     bounds: tuple[float, float] = DEFAULT_BOUNDS
     further_budgets: tuple[int, ...] = ()
 
     @property
     def by_budget(self) -> bool:
         """Whether it is run once per budget."""
-        return self.steps or self.gate or self.tune is not None
+        return self.steps or self.tune is not None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -277,15 +276,14 @@ def _check_way(policy: PolicyPlan, section: str, source: Source) -> None:
     ways = {
         "tune": policy.tune is not None,
         "steps": policy.steps,
-        "gate": policy.gate,
         "settings": bool(policy.settings),
     }
     given = [name for name, is_given in ways.items() if is_given]
     if len(given) != 1:
         problem = f"{' and '.join(given)} cannot be combined" if given else "it does not say how it meets budgets"
-        raise source.error(section, f"{section}: {problem}; give tune, steps=True, gate=True or settings")
-    if (policy.steps or policy.gate) and policy.cache is not None:
-        raise source.error(section, f"{section}: {given[0]}=True computes every step; leave cache out")
+        raise source.error(section, f"{section}: {problem}; give tune, steps=True or settings")
+    if policy.steps and policy.cache is not None:
+        raise source.error(section, f"{section}: steps=True computes every step; leave cache out")
     if not policy.steps and policy.tune != "calibrated" and policy.solver is not None:
         raise source.error(section, f"{section}: solver goes with steps=True or tune='calibrated'; leave it out")
     if policy.tune != "calibrated" and policy.calibration is not None:

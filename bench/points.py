@@ -36,7 +36,6 @@ class BenchPoint:
         place: number among the policy's points without a budget, from 1.
         cache: the policy's config; None computes every step.
         solver, num_steps: of the run; None for the sampling config's own.
-        guided_steps: number of steps after which the guidance half without the prompt is not computed; None for all.
     """
 
     policy: str
@@ -45,7 +44,6 @@ class BenchPoint:
     cache: ReuseOptions | None = None
     solver: str | None = None
     num_steps: int | None = None
-    guided_steps: int | None = None
 
     @property
     def key(self) -> str:
@@ -57,7 +55,7 @@ class BenchPoint:
     @cached_property
     def options(self) -> dict[str, Any]:
         """The options as plain values."""
-        run = {"solver": self.solver, "num_sampling_steps": self.num_steps, "guided_steps": self.guided_steps}
+        run = {"solver": self.solver, "num_sampling_steps": self.num_steps}
         run = {name: value for name, value in run.items() if value is not None}
         return run if self.cache is None else {**config_to_dict(self.cache), **run}
 
@@ -102,8 +100,8 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
     stand_in = PolicyCalibration(steps, 1, (1.0, 0.0), 1.0, (1.0,) * (steps - 1), 0.0)
     for policy in plan.policies:
         section = f"policies.{policy.name}"
-        kind = "gate=True" if policy.gate else (policy.cache or {}).get("policy")
-        if kind in ("gate=True", "average_velocity") and not isinstance(config.scheduler, SchedulerConfig):
+        kind = (policy.cache or {}).get("policy")
+        if kind == "average_velocity" and not isinstance(config.scheduler, SchedulerConfig):
             raise source.error(section, f"{section}: {kind} needs Open-Sora's rectified flow; leave the policy out")
         for options in _variants(policy):
             try:
@@ -121,7 +119,7 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
 
 def _variants(policy: PolicyPlan) -> list[dict[str, Any]]:
     """Return all options that the plan gives, except for calibrated schedules, whose options are not complete."""
-    if policy.steps or policy.gate or policy.tune == "calibrated":
+    if policy.steps or policy.tune == "calibrated":
         return []
     if policy.tune == "codebook":
         return [{**policy.cache, "codebook": scaled_codebook(1, 1.0).to_dict()}]

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adacache import RunObserver, StepController, Trace
 from adacache.calibration.plan import Clip
@@ -112,8 +112,8 @@ class Sampler:
         self.pipe.text_encoder.null(1)
 
     def sample_latents(self, point: BenchPoint, clip: Clip, controller: StepController | None) -> Tensor:
-        """Return latents (1, 4, T, H', W') of a clip under a point's sampling steps, solver and guidance gate."""
-        with self._scheduler_of(point), gated_guidance(self.pipe.model, point.guided_steps):
+        """Return latents (1, 4, T, H', W') of a clip under a point's sampling steps and solver."""
+        with self._scheduler_of(point):
             return self.pipe.sample_latents([clip.prompt], [clip.seed], False, controller=controller)
 
     @contextmanager
@@ -130,40 +130,6 @@ class Sampler:
         finally:
             for name, value in before.items():
                 setattr(scheduler, name, value)
-
-
-@contextmanager
-def gated_guidance(model: nn.Module, guided_steps: int | None) -> Iterator[None]:
-    """Within the block, run only the guidance half with the prompt after `guided_steps` calls; None changes nothing.
-
-    The other half of the output is then this one plus the difference of both at the last call that had both. Rows of
-    a call are all videos with the prompt, then all without.
-    """
-    if guided_steps is None:
-        yield
-        return
-    calls, difference = 0, None
-
-    def with_prompt(_model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
-        if calls < guided_steps:
-            return None
-        return tuple(arg.chunk(2)[0] for arg in args), kwargs
-
-    def both(_model: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        nonlocal calls, difference
-        calls += 1
-        if calls > guided_steps:
-            return torch.cat([output, output + difference])
-        first, second = output.chunk(2)
-        difference = second - first
-        return output
-
-    hooks = model.register_forward_pre_hook(with_prompt, with_kwargs=True), model.register_forward_hook(both)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

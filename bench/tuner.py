@@ -31,14 +31,18 @@ from opensora.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 
+class _TimeUpError(Exception):
+    """A search needs a policy to be sampled after the deadline."""
+
+
 class Tuner:
-    """Finds the options with which policies meet budgets, and remembers them in a file.
+    """Finds the options with which policies meet budgets, and remembers in a file what it tried.
 
     Args:
         make_runner: loads the model; not called if the file has all that is needed.
         clips: clips to tune on.
         finished: called after each policy and budget that may need a search, with the name of the policy.
-        deadline: time of `time.monotonic()` after which no search begins, except for the plan's baseline.
+        deadline: time of `time.monotonic()` after which nothing is sampled, except for the plan's baseline.
     """
 
     def __init__(
@@ -76,8 +80,6 @@ class Tuner:
             elif policy.steps:
                 counts = self._plan.budgets_of(policy)
                 points[policy.name] = [BenchPoint(policy.name, n, solver=policy.solver, num_steps=n) for n in counts]
-            elif policy.gate:
-                points[policy.name] = self._by_gate(policy)
             else:
                 points[policy.name] = ways[policy.tune](policy)
         return [point for policy in self._plan.policies for point in points[policy.name]]
@@ -98,23 +100,12 @@ class Tuner:
         caches = [self._config_of({**(policy.cache or {}), **item}) for item in policy.settings]
         return [BenchPoint(policy.name, place=i, cache=cache) for i, cache in enumerate(caches, start=1)]
 
-    def _by_gate(self, policy: PolicyPlan) -> list[BenchPoint]:
-        """Return the points of a guidance gate: n steps of which g have both halves cost (n + g) / 2 steps."""
-        points = []
-        for budget in self._plan.budgets_of(policy):
-            guided = 2 * budget - self._num_steps
-            if guided < 1:
-                self._leave_out(f"{policy.title} spends more than {self._num_steps / 2:g} steps, not {budget}.")
-                continue
-            points.append(BenchPoint(policy.name, budget, guided_steps=guided))
-        return points
-
     def _by_codebook(self, policy: PolicyPlan) -> list[BenchPoint]:
         def choose(count: int) -> tuple[dict[str, Any], float]:
             def with_codebook(codebook: Any) -> dict[str, Any]:
                 return {**policy.cache, "codebook": codebook.to_dict()}
 
-            codebook, steps = best_codebook(lambda c: self._try(with_codebook(c)), self._num_steps, count)
+            codebook, steps = best_codebook(lambda c: self._try(with_codebook(c), policy), self._num_steps, count)
             return with_codebook(codebook), steps
 
         return self._by_budget(policy, choose)
@@ -122,7 +113,7 @@ class Tuner:
     def _by_threshold(self, policy: PolicyPlan) -> list[BenchPoint]:
         variants = [{**policy.cache, **item} for item in ({}, *policy.fallbacks)]
         searches = [
-            BudgetSearch(lambda threshold, own=own: self._try({**own, "threshold": threshold}).steps, policy.bounds)
+            BudgetSearch(lambda value, own=own: self._try({**own, "threshold": value}, policy).steps, policy.bounds)
             for own in variants
         ]
 
@@ -139,18 +130,13 @@ class Tuner:
 
     def _by_budget(self, policy: PolicyPlan, choose: Callable[[int], tuple[dict[str, Any], float]]) -> list[BenchPoint]:
         """Return a point for every budget that the chosen options meet."""
-        way = {"cache": policy.cache, "tune": policy.tune, "fallbacks": policy.fallbacks, "bounds": policy.bounds}
         points = []
         for budget in self._plan.budgets_of(policy):
-            chosen = self._file.chosen(way, budget)
-            if chosen is None and policy.name != self._plan.baseline and time.monotonic() > self._deadline:
+            try:
+                options, steps = choose(budget)
+            except _TimeUpError:
                 self._leave_out(f"{policy.title} was not tuned to {budget} steps in the time that was given.")
                 continue
-            if chosen is None:
-                options, steps = choose(budget)
-                self._file.keep_chosen(way, budget, options, steps)
-            else:
-                options, steps = chosen["options"], chosen["steps"]
             self._finished(policy.name)
             if abs(steps - budget) > REACHED:
                 wanted = f"{budget} of {self._num_steps} steps on average"
@@ -159,14 +145,20 @@ class Tuner:
             points.append(BenchPoint(policy.name, budget, cache=self._config_of(options)))
         return points
 
-    def _try(self, options: Mapping[str, Any]) -> Tried:
-        """Return what a policy does on the tuning clips, which are sampled at most once for it."""
+    def _try(self, options: Mapping[str, Any], policy: PolicyPlan) -> Tried:
+        """Return what a policy does on the tuning clips, which are sampled at most once for it.
+
+        Raises:
+            _TimeUpError: it would have to be sampled, and time is up for all but the baseline.
+        """
         config = self._config_of(options)
         if hasattr(config, "planned_steps"):  # a schedule that is the same for all videos
             return Tried(len(config.planned_steps(self._num_steps)), 0.0)
         key = config_to_dict(config)
         result = self._file.tried(key)
         if result is None:
+            if policy.name != self._plan.baseline and time.monotonic() > self._deadline:
+                raise _TimeUpError
             result = try_policy(self._runner, config, self._clips, self._exact)
             self._file.keep_tried(key, result)
             logger.debug("%s computes %.2f steps", key, result.steps)
@@ -191,7 +183,7 @@ class Tuner:
 
 
 class TunedFile:
-    """What policies did on the tuning clips of one setting, and which options were chosen.
+    """What policies did on the tuning clips of one setting, so that a search that is repeated samples nothing.
 
     A file of another setting is started afresh.
 
@@ -201,12 +193,7 @@ class TunedFile:
 
     def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
         self._path = path
-        self._data: dict[str, Any] = {
-            "setting": digest(setting),
-            "policy_calibration": None,
-            "tried": {},
-            "chosen": {},
-        }
+        self._data: dict[str, Any] = {"setting": digest(setting), "policy_calibration": None, "tried": {}}
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -235,21 +222,9 @@ class TunedFile:
         self._data["tried"][digest(options)] = {"options": dict(options), "result": result._asdict()}
         self._save()
 
-    def chosen(self, policy: Mapping[str, Any], budget: int) -> dict[str, Any] | None:
-        """Return what `keep_chosen` recorded for a policy's way of being tuned and a budget, or None."""
-        return self._data["chosen"].get(f"{digest(policy)}@{budget}")
-
-    def keep_chosen(self, policy: Mapping[str, Any], budget: int, options: Mapping[str, Any], steps: float) -> None:
-        """Record the options that a search ended with, and the mean number of steps that they compute."""
-        self._data["chosen"][f"{digest(policy)}@{budget}"] = {"options": dict(options), "steps": steps}
-        self._save()
-
     def _save(self) -> None:
         with atomic_path(self._path) as temporary:
             temporary.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
-
-
-__all__ = ["PolicyCalibration", "calibrate_policies"]
 
 
 def calibrate_policies(runner: Runner, clips: Sequence[Clip]) -> PolicyCalibration:

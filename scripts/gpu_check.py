@@ -4,14 +4,14 @@
 Sections: machine    versions, ceilings of matrix products and copies, the model's linear layers
           correct    golden vectors, AdaCache schedules and the bundled model against the CPU's
           sdpa       attention backends at every site; temporal attention in one kernel
-          pointwise  kernels that move bytes, on contiguous and other layouts
+          pointwise  kernels that move bytes
           steps      a computed step of STDiT3-XL/2 at 480p and 720p
           reused     reused steps, and what a controller adds to computed ones
           runs       whole videos: uncached, and with as many computed steps as the paper's speedups stand for
           vae        decoding
           t5         text encoding
           profile    kernels of a computed step
-          compile    torch.compile of blocks and of branches
+          compile    a step with compiled blocks
           quality    with --weights-dir: real schedules, and PSNR to the uncached video
 
 Weights are random where no folder of published ones is given: times and memory are real then, pictures are not. Each

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.gpu.report import Check, relative_error
 from bench.machine import describe_machine
-from opensora.models.layers.attention import NORM_EPS, SelfAttention, temporal_kernel
+from opensora.models.layers.attention import NORM_EPS, SelfAttention
 from opensora.models.layers.embeddings import PatchEmbed3D
 
 HEADS, HEAD_SIZE, WIDTH = 16, 72, 1152
@@ -47,25 +47,6 @@ def check_machine(check: Check) -> None:
         plain = check.milliseconds(lambda: F.linear(x, weight, bias))  # noqa: B023
         flop = 2 * rows * inner * outer
         check.figure(f"linear {rows} x {inner} -> {outer}", flop / plain / TFLOP, "TFLOP/s")
-        if not check.tiny:
-            _fp8(check, x, weight, plain)
-        if outer == 4 * WIDTH:
-            apart = check.milliseconds(lambda: F.gelu(F.linear(x, weight, bias), approximate="tanh"))  # noqa: B023
-            fused = check.milliseconds(lambda: torch._addmm_activation(bias, x, weight.t(), use_gelu=True))  # noqa: B023
-            check.figure("  with GELU, two kernels", apart, "ms", epilogue=fused)
-
-
-def _fp8(check: Check, x: torch.Tensor, weight: torch.Tensor, plain: float) -> None:
-    x8, weight8 = x.to(torch.float8_e4m3fn), weight.to(torch.float8_e4m3fn)
-    one = torch.ones((), device=check.device)
-
-    def product() -> torch.Tensor:
-        return torch._scaled_mm(x8, weight8.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
-
-    try:
-        check.figure("  in fp8", check.milliseconds(product), "ms", bf16=plain)
-    except RuntimeError as error:
-        check.note("  in fp8", f"refused: {str(error).splitlines()[0][:90]}")
 
 
 def check_attention(check: Check) -> None:
@@ -130,36 +111,22 @@ def _temporal_layer(check: Check, frames: int) -> None:
     plain = check.milliseconds(lambda: layer(x, rope))
     what = f"temporal layer 720p, {frames} frames"
     check.figure(f"{what}: PyTorch's attention", plain, "ms", one_kernel=fused, linear_layers_alone=linear)
-    if check.tiny:
-        return
-    qkv = layer.qkv(x).unflatten(-1, (3, HEADS, -1))
-    for warps in (1, 2, 4, 8):
-        arguments = (qkv, layer.q_norm.weight, layer.k_norm.weight, *rope, layer.q_norm.eps, warps)
-        spent = check.milliseconds(lambda: temporal_kernel.launch(*arguments))  # noqa: B023
-        moved = qkv.nbytes * 4 / 3  # read, and a third of it written
-        check.figure(f"{what}: the kernel, {warps} warps", spent, "ms", terabytes_per_second=moved / spent / TB)
 
 
 @torch.no_grad()
 def check_pointwise(check: Check) -> None:
-    """Time kernels that are bound by memory, on contiguous and on channel-major hidden states."""
+    """Time kernels that are bound by memory."""
     tokens = 32 if check.tiny else TOKENS["720p"]
     x, y = check.randn(ROWS, FRAMES, tokens, WIDTH), check.randn(ROWS, FRAMES, tokens, WIDTH)
-    channel_major = check.randn(ROWS, WIDTH, FRAMES, tokens).permute(0, 2, 3, 1)
-    for what, function in (
-        ("residual add", lambda hidden_states: hidden_states + y),
-        ("layer norm", lambda hidden_states: F.layer_norm(hidden_states, (WIDTH,))),
-    ):
-        apart = check.milliseconds(lambda: function(channel_major))  # noqa: B023
-        check.figure(what, check.milliseconds(lambda: function(x)), "ms", channel_major=apart)  # noqa: B023
+    check.figure("residual add", check.milliseconds(lambda: x + y), "ms")
+    check.figure("layer norm", check.milliseconds(lambda: F.layer_norm(x, (WIDTH,))), "ms")
     q = check.randn(ROWS * FRAMES, tokens, 3, HEADS, HEAD_SIZE)[:, :, 0].transpose(1, 2)
     norm = torch.nn.RMSNorm(HEAD_SIZE, eps=NORM_EPS).to(check.device, torch.bfloat16)
     check.figure("norm of queries", check.milliseconds(lambda: norm(q)), "ms")
     embedder = PatchEmbed3D((1, 2, 2), 4, WIDTH).to(check.device, torch.bfloat16)
     side = 2 * math.isqrt(tokens)
     latents = check.randn(ROWS, 4, FRAMES, side, side)
-    convolution = check.milliseconds(lambda: embedder.proj(latents).flatten(3).permute(0, 2, 3, 1).contiguous())
-    check.figure("patch embedding", check.milliseconds(lambda: embedder(latents)), "ms", convolution=convolution)
+    check.figure("patch embedding", check.milliseconds(lambda: embedder(latents)), "ms")
 
 
 def _version(package: str) -> str | None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 from adacache import StepController
@@ -41,7 +40,7 @@ _TEMPORAL_CHUNK = (5, 17)  # latent frames, frames
 
 @torch.no_grad()
 def check_vae(check: Check) -> None:
-    """Measure decoding with random weights: on the device alone, with frames to the host, in tiles, and layouts."""
+    """Measure decoding with random weights: on the device alone, with frames to the host, and in tiles."""
     vae = _random_vae(check)
     for resolution in _resolutions(check):
         config = load_config(REPO_ROOT / CONFIGS[resolution])
@@ -72,53 +71,6 @@ def check_vae(check: Check) -> None:
         check.figure(f"{resolution} temporal half, one chunk of 17 frames", spent, "ms")
         frames_at_once = check.randn(4, vae.out_channels, *size[1:])
         top_kernels(check, lambda: vae.spatial_vae.module.decode(frames_at_once), 10)  # noqa: B023
-        _layouts(check, vae, frames_at_once)
-        _work_space(check, resolution, vae, frames_at_once)
-
-
-def _layouts(check: Check, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
-    """Check that all norms get contiguous input with the channels first; otherwise they must copy it on a GPU."""
-    copied: list[str] = []
-
-    def look(module: nn.Module, inputs: Any) -> None:
-        if not inputs[0].is_contiguous():
-            copied.append(type(module).__name__)
-
-    norms = [module for module in vae.spatial_vae.module.decoder.modules() if isinstance(module, nn.GroupNorm)]
-    hooks = [module.register_forward_pre_hook(look) for module in norms]
-    vae.spatial_vae.module.decode(latents)
-    for hook in hooks:
-        hook.remove()
-    if copied and check.device.type == "cuda":
-        check.wrong("norms of the decoder", f"{len(copied)} of {len(norms)} must copy their input")
-    else:
-        check.note("norms of the decoder that copy their input", f"{len(copied)} of {len(norms)}")
-
-
-def _work_space(check: Check, resolution: str, vae: VideoAutoencoderPipeline, latents: Tensor) -> None:
-    """Report the memory that single layers of the decoder take besides input and output, the largest first."""
-    if check.tiny:
-        return
-    taken: list[tuple[float, str]] = []
-    before: list[int] = []
-
-    def begin(module: nn.Module, inputs: Any) -> None:
-        torch.cuda.reset_peak_memory_stats()
-        before.append(torch.cuda.memory_allocated())
-
-    def end(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        beside = torch.cuda.max_memory_allocated() - before.pop() - output.nbytes
-        taken.append((beside / 1e9, f"{type(module).__name__} {tuple(inputs[0].shape)} -> {tuple(output.shape)}"))
-
-    kinds = (nn.Conv2d, nn.GroupNorm, Attention)
-    modules = [module for module in vae.spatial_vae.module.modules() if isinstance(module, kinds)]
-    hooks = [module.register_forward_pre_hook(begin) for module in modules]
-    hooks += [module.register_forward_hook(end) for module in modules]
-    vae.spatial_vae.module.decode(latents)
-    for hook in hooks:
-        hook.remove()
-    for gigabytes, what in sorted(set(taken), reverse=True)[:8]:
-        check.figure(f"{resolution} work space of {what}", gigabytes, "GB")
 
 
 @torch.no_grad()
@@ -198,8 +150,11 @@ def check_quality(check: Check) -> None:
     if check.weights_dir is None and not check.tiny:
         return check.note("published weights", "not given; --weights-dir names a folder that holds them")
     names = ("configs/mini/sample.py", "configs/mini/sample_adacache.py", "configs/mini/sample_adacache_moreg.py")
+    flags: dict[str, Any] = {"device": str(check.device), "verbose": 0}
     options: dict[str, Any] = {}
-    if not check.tiny:
+    if check.tiny:
+        flags["num_sampling_steps"] = 6
+    else:
         names = (
             "configs/sample_480p.py",
             "configs/sample_480p_adacache_fast.py",
@@ -209,7 +164,7 @@ def check_quality(check: Check) -> None:
         for piece in ("model", "vae", "text_encoder"):
             folder = check.weights_dir / getattr(base, piece).from_pretrained.split("/")[-1]
             options[f"{piece}.from_pretrained"] = str(folder)
-    configs = [load_config(REPO_ROOT / name, {"device": str(check.device), "verbose": 0}, options) for name in names]
+    configs = [load_config(REPO_ROOT / name, flags, options) for name in names]
     first = SamplingPipeline.from_config(configs[0])
     uncached = first([PROMPT])
     for name, config in zip(names[1:], configs[1:], strict=True):

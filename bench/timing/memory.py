@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from adacache import AdaCacheConfig, StepController
+from adacache import AdaCacheConfig
 from adacache.memory import estimate_cache_bytes
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
-from bench.timing.models import PROMPT, RESOLUTIONS, build_xl2, hidden_state_shape, load_mini, xl2_inputs
+from bench.timing.models import PROMPT, RESOLUTIONS, build_xl2, hidden_state_shape, load_mini, run_steps, xl2_inputs
 from opensora.memory.shapes import read_shapes
 from opensora.models.stdit import STDiT3
 from opensora.pipeline import SamplingPipeline
@@ -80,12 +80,9 @@ def _at_full_size(models: dict[str, STDiT3], resolution: str) -> dict[str, Any]:
         ("fp32", AdaCacheConfig(bridge="fitted"), "fp32"),
         ("fp32 kept in bf16", AdaCacheConfig(bridge="fitted", cache_dtype="bf16"), "fp32"),
     ):
-        controller = StepController(config)
         # The run ends with an error when it reads a distance, as a meta tensor has no value.
-        with watched_bytes(models[dtype]) as held, suppress(NotImplementedError), controller.run(_STEPS):
-            for step in range(2):
-                controller.begin_step(step)
-                models[dtype](**inputs, controller=controller)
+        with watched_bytes(models[dtype]) as held, suppress(NotImplementedError):
+            run_steps(models[dtype], inputs, config, 2, _STEPS)
         result[name] = _beside_promise(config, elements, dtype, max(held))
     return result
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from adacache import StepController
+from adacache import AdaCacheConfig, Codebook, StepController, Trace
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.flops import counted_flops
 from opensora.datasets.aspect import get_image_size
@@ -32,6 +35,7 @@ _TEXT_TOKENS = 300
 
 CONFIG = REPO_ROOT / "configs/mini/sample_adacache.py"
 CALIBRATED_CONFIG = REPO_ROOT / "configs/mini/sample_calibrated.py"
+METRIC_BLOCK = 13  # of STDiT3-XL/2: the temporal block whose attention is measured
 PROMPT = "a red circle moving fast to the right"
 STAGES = ("imported", "loaded", "decoded")  # of the process that decodes a first frame
 
@@ -92,19 +96,40 @@ def first_step_inputs(pipe: SamplingPipeline) -> tuple[tuple[Any, ...], dict[str
     return calls[0]
 
 
+def every_step(metric_block: int, **options: Any) -> AdaCacheConfig:
+    """Return AdaCache's config that measures after each step and computes all of them."""
+    return AdaCacheConfig(codebook=Codebook((), (1,)), metric_blocks=(metric_block,), **options)
+
+
+def run_steps(
+    model: STDiT3, inputs: Mapping[str, Any], config: PolicyConfig, steps: int, num_steps: int | None = None
+) -> Trace:
+    """Run `steps` forward passes with the same inputs, the first of a run of `num_steps` (default: all of them)."""
+    controller = StepController(config)
+    num_steps = num_steps or steps
+    with controller.run(num_steps):
+        for step in range(steps):
+            controller.begin_step(step, 1000.0 * (1 - step / num_steps))
+            model(**inputs, controller=controller)
+    return controller.trace
+
+
+@cache
 @torch.no_grad()
-def measure_flops() -> dict[str, Any]:
-    """Count operations (2 per multiply-add) of a computed and a reused step, and of whole runs, on the meta device."""
+def count_steps(resolution: str) -> tuple[float, float]:
+    """Count the TFLOP (2 per multiply-add) of a computed and of a reused step of STDiT3-XL/2, on the meta device."""
     model = build_xl2("meta")
+    with counted_flops(model) as counts:
+        run_steps(model, xl2_inputs(resolution, "meta"), StaticScheduleConfig((0,)), 2)
+    computed, reused = (count / 1e12 for count in counts)
+    return computed, reused
+
+
+def measure_flops() -> dict[str, Any]:
+    """Return the operations of a computed and a reused step, and of whole runs."""
     result = {}
     for resolution in RESOLUTIONS:
-        inputs = xl2_inputs(resolution, "meta")
-        controller = StepController(StaticScheduleConfig((0,)))
-        with controller.run(2), counted_flops(model) as counts:
-            for step in range(2):
-                controller.begin_step(step)
-                model(**inputs, controller=controller)
-        computed, reused = (count / 1e12 for count in counts)
+        computed, reused = count_steps(resolution)
         result[resolution] = {
             "computed_step_TFLOP": computed,
             "reused_step_TFLOP": reused,

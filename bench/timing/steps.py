@@ -10,23 +10,30 @@ from typing import Any
 import torch
 from torch._inductor.utils import fresh_cache
 
-from adacache import AdaCacheConfig, StepController
+from adacache import StepController
 from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.sites import Site
-from bench.timing.models import build_xl2, first_step_inputs, hidden_state_shape, load_mini, xl2_inputs
+from bench.timing.models import (
+    METRIC_BLOCK,
+    build_xl2,
+    every_step,
+    first_step_inputs,
+    hidden_state_shape,
+    load_mini,
+    xl2_inputs,
+)
 from bench.timing.turns import Samples, in_turns, seconds
 from opensora.device import check_compiler
 from opensora.models.stdit import STDiT3
 
 _TURNS, _COMPILED_TURNS = 5, 200
-_METRIC_BLOCK = 13
 
 
 def measure_steps(turns: int | None = None) -> dict[str, Any]:
     """Return `step_figures` of STDiT3-XL/2 at 144p with random weights."""
     model, inputs = build_xl2("cpu"), xl2_inputs("144p", "cpu")
-    figures = step_figures(model, (), inputs, _METRIC_BLOCK, turns or _TURNS)
+    figures = step_figures(model, (), inputs, METRIC_BLOCK, turns or _TURNS)
     return {
         "model": "STDiT3-XL/2, 144p 9:16, 51 frames, guidance batch 2, bf16, random weights, CPU",
         "threads": torch.get_num_threads(),
@@ -44,9 +51,6 @@ def step_figures(
         args, kwargs: arguments of one forward pass without a controller.
         metric_block: the temporal block whose attention is measured at every computed step.
     """
-    every_step = AdaCacheConfig.from_dict(
-        {"codebook": {"thresholds": [], "rates": [1]}, "metric_blocks": [metric_block]}
-    )
     warm_up = 2  # distances are measured from the second computed step on, and read out in the next step
 
     with ExitStack() as runs:
@@ -64,9 +68,9 @@ def step_figures(
         latents = args[0] if args else kwargs["x"]
         tasks = {
             "computed": lambda _: model(*args, **kwargs),
-            "with_controller": steps(begin(every_step)),
+            "with_controller": steps(begin(every_step(metric_block))),
             "reused": steps(begin(StaticScheduleConfig((0,)))),
-            "controller_only": _empty_steps(model, latents, begin(every_step), metric_block),
+            "controller_only": _empty_steps(model, latents, begin(every_step(metric_block)), metric_block),
         }
         times = in_turns(tasks, turns, warm_up)
     return {

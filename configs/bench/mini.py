@@ -25,7 +25,6 @@ best = "calibrated"
 #      "calibrated"  the schedules of the sampling config's calibration, with `cache` in place of their options;
 #                     policy="static" takes the lists alone, and reuses residuals
 # steps=True         as many sampling steps as the budget, no cache
-# gate=True          half steps, without the guidance half that has no prompt, from the step that the budget leaves
 # settings=[...]     these options, wherever their compute falls
 policies = dict(
     calibrated=dict(
@@ -161,13 +160,6 @@ policies = dict(
         tune="threshold",
         cache=dict(policy="seacache", bridge="hold"),
         fallbacks=[dict(max_skips=5)],
-    ),
-    gated_guidance=dict(
-        title="Guidance gating",
-        about="From some step on the half without the prompt is not computed; its last difference stands in.",
-        source="FastVideo",
-        gate=True,
-        further_budgets=(24,),
     ),
     euler_steps=dict(
         title="Fewer Euler steps",

@@ -14,7 +14,7 @@ from bench.bench import _few_prompts
 from bench.costs import Costs, StepCosts
 from bench.log import BenchLog
 from bench.points import BenchPoint, references
-from bench.run import BenchRun, Scope, Work, seconds_left, turned
+from bench.run import BenchRun, Work, turned
 from bench.sampler import Sampled
 from bench.setting import bench_clips
 from bench.showcase import Showcase
@@ -133,23 +133,10 @@ def test_the_order_turns_and_loses_nothing():
     assert turned([], 3) == []
 
 
-def make_work(tmp_path, num_seeds=2) -> Work:
+def make_work(tmp_path) -> Work:
     points = tuple(BenchPoint("steps", n, num_steps=n) for n in (4, 6)) + (BenchPoint("own", place=1),)
     log = BenchLog(tmp_path / "log.jsonl", {})
-    return Work(references(20), points, tuple(bench_clips(["a", "b"], num_seeds)), log, Showcase(tmp_path, (), ()))
-
-
-def test_a_part_of_the_work(tmp_path):
-    part = make_work(tmp_path).within(Scope(1, 2, (6,)))
-    assert [clip.seed for clip in part.clips] == [1000, 2000]
-    assert [point.key for point in part.points] == ["steps@6", "own#1"]
-
-
-def test_the_time_that_is_left(tmp_path):
-    work = make_work(tmp_path, num_seeds=1)
-    costs = Costs(StepCosts(100.0, 0.0, None, 1.0, 10), {}, step_seconds=1.0, video_seconds=0.0)
-    # Per clip: 20 exact steps, 10 uncached ones once for their frames and once for their time, 4, 6 and 10.
-    assert seconds_left(work, costs, 10) == pytest.approx(2 * 60)
+    return Work(references(20), points, tuple(bench_clips(["a", "b"], 2)), log, Showcase(tmp_path, (), ()))
 
 
 class FakeSampler:
@@ -169,7 +156,7 @@ class FakeMeter:
 
 
 def make_run(work: Work) -> BenchRun:
-    costs = Costs(StepCosts(100.0, 0.0, None, 1.0, 10), {}, step_seconds=1.0, video_seconds=0.0)
+    costs = Costs(StepCosts(100.0, 0.0, None), {})
     return BenchRun(work, FakeSampler(), FakeMeter(), costs, lambda steps: [], lambda policy: None)
 
 

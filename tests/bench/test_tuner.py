@@ -9,6 +9,7 @@ import pytest
 
 from adacache.calibration.plan import Clip
 from adacache.policies.multistep import MultistepConfig
+from adacache.policies.registry import config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 from bench.plan import plan_from_dict
 from bench.points import check_options
@@ -65,19 +66,15 @@ def test_settings_steps_and_calibrated_schedules_need_no_tuning(entries, tmp_pat
     policies = {
         "fixed": entries["policies"]["fixed"],
         "adams": {"title": "Adams", "steps": True, "solver": "adams"},
-        "gated": {"title": "Gated", "gate": True},
         "static": {"title": "Static", "tune": "calibrated", "cache": {"policy": "static", "bridge": "hold"}},
         "calibrated": {"title": "Calibrated", "tune": "calibrated"},
     }
-    tuner = make_tuner(entries, policies, tmp_path, budgets=(8, 12, 20))
-    points = [point for point in tuner.points() if point.budget != 20 or point.policy == "gated"]
+    points = make_tuner(entries, policies, tmp_path, budgets=(8, 12)).points()
     assert [point.key for point in points] == [
-        *("fixed#1", "fixed#2", "adams@8", "adams@12", "gated@20"),
+        *("fixed#1", "fixed#2", "adams@8", "adams@12"),
         *("static@8", "static@12", "calibrated@8", "calibrated@12"),
     ]
     by_key = {point.key: point for point in points}
-    assert tuner.left_out == [f"Gated spends more than 15 steps, not {budget}." for budget in (8, 12)]
-    assert by_key["gated@20"].options == {"guided_steps": 10}  # and 20 halves of 30 steps
     assert by_key["adams@8"].options == {"solver": "adams", "num_sampling_steps": 8}
     assert by_key["static@8"].cache.computed_steps == by_key["calibrated@8"].cache.computed_steps
     assert len(by_key["static@12"].cache.computed_steps) == 12
@@ -96,28 +93,28 @@ def test_without_a_calibration_the_others_are_run(entries, tmp_path):
     assert re.match("Calibrated: .* needs a calibration of this model", tuner.left_out[0])
 
 
-def test_without_time_only_the_baseline_is_tuned(entries, tmp_path):
-    magcache = {"title": "MagCache", "tune": "threshold", "cache": {"policy": "magcache", "ratios": RATIOS}}
+def test_without_time_only_what_was_tried_is_tuned(entries, tmp_path):
+    fbcache = {"title": "FBCache", "tune": "threshold", "cache": {"policy": "fbcache"}}
     policies = {
-        "magcache": magcache,
-        "other": {**magcache, "title": "Other", "cache": {**magcache["cache"], "max_skips": 4}},
+        "magcache": {"title": "MagCache", "tune": "threshold", "cache": {"policy": "magcache", "ratios": RATIOS}},
+        "fbcache": fbcache,
+        "other": {**fbcache, "title": "Other", "bounds": (1e-4, 0.1)},
     }
+    options = config_to_dict(config_from_dict({"policy": "fbcache", "threshold": 0.1}))
+    TunedFile(tmp_path / "tuned.json", {}).keep_tried(options, Tried(14.1, -3.0))
     told = []
-    tuner = make_tuner(entries, policies, tmp_path, told.append, 0.0, budgets=(8, 14))
-    assert {point.policy for point in tuner.points()} == {"magcache"}
-    assert told == ["magcache"] * 2
-    assert tuner.left_out[-1] == "Other was not tuned to 14 steps in the time that was given."
+    tuner = make_tuner(entries, policies, tmp_path, told.append, 0.0, budgets=(14,))
+    assert [point.key for point in tuner.points()] == ["magcache@14", "other@14"]
+    assert told == ["magcache", "other"]
+    assert tuner.left_out == ["FBCache was not tuned to 14 steps in the time that was given."]
 
 
-def test_what_was_chosen_is_kept(entries, tmp_path):
+def test_what_was_tried_is_kept(entries, tmp_path):
     file = TunedFile(tmp_path / "tuned.json", {"weights": "abc"})
     file.keep_tried({"policy": "fbcache", "threshold": 0.1}, Tried(12.5, -3.0))
-    file.keep_chosen({"cache": {"policy": "fbcache"}}, 12, {"policy": "fbcache", "threshold": 0.1}, 12.1)
     again = TunedFile(tmp_path / "tuned.json", {"weights": "abc"})
     assert again.tried({"threshold": 0.1, "policy": "fbcache"}) == Tried(12.5, -3.0)
     assert again.tried({"policy": "fbcache", "threshold": 0.2}) is None
-    assert again.chosen({"cache": {"policy": "fbcache"}}, 12)["steps"] == 12.1
-    assert again.chosen({"cache": {"policy": "fbcache"}}, 13) is None
     other = TunedFile(tmp_path / "tuned.json", {"weights": "def"})
     assert other.tried({"policy": "fbcache", "threshold": 0.1}) is None
 
@@ -141,11 +138,9 @@ def test_options_that_no_run_could_use_are_refused_early(entries, policy, messag
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "policy", [{"gate": True}, {"tune": "calibrated", "cache": {"policy": "average_velocity"}}], ids=str
-)
-def test_what_knows_rectified_flow_alone_is_refused_elsewhere(entries, policy):
-    """Latte's rows are the other way round, and it foretells noise."""
-    plan = plan_from_dict({**entries, "policies": {"new": {"title": "New", **policy}}, "baseline": "new"})
+def test_what_knows_rectified_flow_alone_is_refused_elsewhere(entries):
+    """Latte foretells noise."""
+    policy = {"title": "New", "tune": "calibrated", "cache": {"policy": "average_velocity"}}
+    plan = plan_from_dict({**entries, "policies": {"new": policy}, "baseline": "new"})
     with pytest.raises(ConfigError, match=r"policies.new: .* needs Open-Sora's rectified flow"):
         check_options(plan, load_config("configs/latte/sample.py"))
