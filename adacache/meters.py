@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from adacache.frames import FrameSet
+from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.policies.base import Measurement, SignalChange
 from adacache.shard import WHOLE, Shard, shared_means
 from adacache.sites import Site, SiteGroup
@@ -54,37 +54,18 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(numerator == 0, torch.zeros_like(numerator), numerator / denominator)
 
 
-def motion_score(
-    residual: Tensor, tokens_per_frame: int, strides: Sequence[int], frames: FrameSet | None = None
-) -> Tensor | None:
-    """Return the relative difference between frames: 0 for a still residual, at most 1; a 0-dim float32 tensor.
+def motion_terms(
+    residual: Tensor, tokens_per_frame: int, strides: Sequence[int], frames: FrameSet = ALL_FRAMES
+) -> list[Tensor]:
+    """Return, for every stride, how much frames that lie that far apart differ, and how large they are.
 
-    `residual` is (B, N, C) with its tokens frame by frame (N = frames * tokens_per_frame). For every stride, frames
-    that lie that far apart are compared, sum|later - earlier| / (sum|later| + sum|earlier|); the score is the mean over
-    the strides. Strides without a pair of frames are left out. If none is left, as for an image, there is no motion to
-    speak of and the result is None (the official code divides 0 by 0 there).
-
-    In videos with held frames, only pairs of two generated `frames` count: held frames stand still because they are
-    held.
+    `residual` is (B, N, C) with its tokens frame by frame (N = frames * tokens_per_frame). The terms are sum|later -
+    earlier| and sum|later| + sum|earlier|, one after the other, as 0-dim float32 tensors; strides without a pair of
+    frames are left out. In videos with held frames, only pairs of two generated `frames` count: held frames stand still
+    because they are held.
 
     Raises:
         ValueError: the tokens do not make whole frames.
-
-    Source: arXiv:2411.02397, Motion Regularization (motion score).
-    """
-    return score_of_terms(motion_terms(residual, tokens_per_frame, strides, frames))
-
-
-def motion_terms(
-    residual: Tensor, tokens_per_frame: int, strides: Sequence[int], frames: FrameSet | None = None
-) -> list[Tensor]:
-    """Return numerator and denominator of `motion_score` for each stride, one after the other, as 0-dim tensors.
-
-    They are returned separately because tokens that are spread over processes need the sums from all of them before the
-    division.
-
-    Raises:
-        ValueError: as `motion_score`.
     """
     num_tokens = residual.shape[1]
     if tokens_per_frame < 1 or num_tokens % tokens_per_frame != 0:
@@ -94,15 +75,22 @@ def motion_terms(
         )
     terms = []
     for stride in strides:
-        pairs = _pairs(residual, stride, tokens_per_frame, frames or FrameSet())
+        pairs = _pairs(residual, stride, tokens_per_frame, frames)
         if pairs is not None:
             later, earlier = pairs
             terms += [absolute_change(later, earlier), magnitude(later) + magnitude(earlier)]
     return terms
 
 
-def score_of_terms(terms: Sequence[Tensor]) -> Tensor | None:
-    """Return the motion score from the `motion_terms`, summed over all parts of a video; None without any terms."""
+def motion_score(terms: Sequence[Tensor]) -> Tensor | None:
+    """Return the relative difference between frames: 0 for a still residual, at most 1; a 0-dim float32 tensor.
+
+    It is the mean over the strides of the ratios of the `motion_terms`, which were summed over all parts of a video.
+    Without any, as for an image, there is no motion to speak of and the result is None (the official code divides 0 by
+    0 there).
+
+    Source: arXiv:2411.02397, Motion Regularization (motion score).
+    """
     scores = [ratio(*pair) for pair in zip(terms[::2], terms[1::2], strict=True)]
     return torch.stack(scores).mean() if scores else None
 
@@ -115,27 +103,6 @@ def _pairs(residual: Tensor, stride: int, tokens_per_frame: int, frames: FrameSe
     if shift >= residual.shape[1]:
         return None
     return residual[:, shift:], residual[:, :-shift]  # (B, N - shift, C) each
-
-
-class _Previous(NamedTuple):
-    """What a computed step leaves for the next one: a residual, and the frames that took part."""
-
-    residual: KeptTensor
-    frames: FrameSet
-
-
-class _Pending(NamedTuple):
-    """A measurement of this process's part, still on the device as 0-dim numerators and denominators."""
-
-    site: Site
-    terms: list[Tensor]  # of the distance, then of the motion score at each stride
-
-
-class _Sent(NamedTuple):
-    """Measurements of one forward pass that are on their way to the host, in the order of `sites`."""
-
-    sites: list[tuple[Site, bool]]  # and whether motion was measured, too
-    numbers: HostCopy
 
 
 class BranchMeter:
@@ -155,53 +122,52 @@ class BranchMeter:
     def __init__(
         self, observed_sites: tuple[SiteGroup, ...], store: TensorStore | None = None, shard: Shard = WHOLE
     ) -> None:
-        self._groups = observed_sites
         self._store = store or TensorStore()
         self._shard = shard
         self._group_of: dict[Site, SiteGroup] = {site: group for group in observed_sites for site in group}
-        self._previous: dict[SiteGroup, _Previous] = {}
-        self._parts: dict[SiteGroup, list[Tensor]] = {}
-        self._measured: list[_Pending] = []  # in this forward pass, of this process's part
-        self._sent: list[_Sent] = []
-        self._complete: set[SiteGroup] = set()
+        self._previous: dict[SiteGroup, tuple[KeptTensor, FrameSet]] = {}  # of the last computed step
+        # Of the current forward pass:
         self._tokens_per_frame = 1
         self._strides: tuple[int, ...] = ()
-        self._frames = FrameSet()
+        self._frames = ALL_FRAMES
+        self._parts: dict[SiteGroup, list[Tensor]] = {}
+        self._missing: dict[Site, SiteGroup] = {}
+        self._terms: list[tuple[Site, list[Tensor]]] = []  # of this process's part: the distance's, then the motion's
+        # Numbers on their way to the host, and of which sites they are, with motion or without.
+        self._sent: tuple[list[tuple[Site, bool]], HostCopy] | None = None
 
-    def begin_forward(self, tokens_per_frame: int, strides: tuple[int, ...], frames: FrameSet | None = None) -> None:
-        """Prepare for one computed forward pass; `strides` are empty where motion is not measured.
+    def begin_forward(self, tokens_per_frame: int, strides: tuple[int, ...], frames: FrameSet = ALL_FRAMES) -> None:
+        """Prepare for one computed forward pass, in which `frames` take part.
 
-        `frames` are those that take part in this step, None for all.
+        `strides` are empty where motion is not measured.
         """
-        self._tokens_per_frame = tokens_per_frame
-        self._strides = strides
-        self._frames = frames or FrameSet()
+        self._tokens_per_frame, self._strides, self._frames = tokens_per_frame, strides, frames
         self._parts.clear()
-        self._measured.clear()
-        self._complete.clear()
+        self._terms.clear()
+        self._missing = dict(self._group_of)
 
     def observe(self, site: Site, residual: Tensor) -> None:
         """Take a site's residual, (B, N, C) or (B, T, S, C); sites that are not observed are ignored."""
         group = self._group_of.get(site)
         if group is None:
             return
+        self._missing.pop(site, None)
         parts = self._parts.setdefault(group, [])
         parts.append(residual.detach())
         if len(parts) == len(group):
             self._measure(site, group, reduce(torch.add, self._parts.pop(group)))
 
     def _measure(self, site: Site, group: SiteGroup, residual: Tensor) -> None:
-        self._complete.add(group)
         current = residual.flatten(1, -2)
         if group in self._previous:
             # Not prefetched: it would occupy device memory while all the blocks before this one run.
-            previous = self._previous.pop(group)
-            in_both = previous.frames.common(self._frames)
+            previous, frames = self._previous.pop(group)
+            in_both = frames.common(self._frames)
             if not in_both.is_empty:
                 held = in_both.part(self._shard.frames) if self._shard.splits_frames(site.stream) else in_both
-                distance = change_terms(held.take(previous.residual.fetch()), held.take(current))
-                self._measured.append(_Pending(site, [*distance, *self._motion_terms(site, residual)]))
-        self._previous[group] = _Previous(self._store.keep(standalone(current), exact=True), self._frames)
+                distance = change_terms(held.take(previous.fetch()), held.take(current))
+                self._terms.append((site, [*distance, *self._motion_terms(site, residual)]))
+        self._previous[group] = self._store.keep(standalone(current), exact=True), self._frames
 
     def _motion_terms(self, site: Site, residual: Tensor) -> list[Tensor]:
         if not self._strides:
@@ -217,51 +183,43 @@ class BranchMeter:
         Raises:
             RuntimeError: the forward pass did not report every observed site.
         """
-        missing = [str(site) for group in self._groups if group not in self._complete for site in group]
-        if missing:
+        if self._missing:
             raise RuntimeError(
-                f"the forward pass never reported {', '.join(missing)}; choose metric_blocks that the model "
-                "has, and let the model pass this branch through controller.branch"
+                f"the forward pass never reported {', '.join(map(str, self._missing))}; choose metric_blocks that the "
+                "model has, and let the model pass this branch through controller.branch"
             )
-        terms = [term for item in self._measured for term in item.terms]
-        sums = iter(self._shard.sum(torch.stack(terms)).unbind() if terms else ())
+        if not self._terms:
+            return
+        sums = iter(self._shard.sum(torch.stack([term for _, terms in self._terms for term in terms])).unbind())
         sites, numbers = [], []
-        for item in self._measured:
-            own = [next(sums) for _ in item.terms]
-            motion = score_of_terms(own[2:])
+        for site, terms in self._terms:
+            own = [next(sums) for _ in terms]
+            motion = motion_score(own[2:])
             numbers += [ratio(*own[:2])] if motion is None else [ratio(*own[:2]), motion]
-            sites.append((item.site, motion is not None))
-        if numbers:
-            self._sent.append(_Sent(sites, HostCopy(torch.stack(numbers))))
-        self._measured.clear()
+            sites.append((site, motion is not None))
+        self._sent = sites, HostCopy(torch.stack(numbers))
+        self._terms.clear()
 
     def read_out(self) -> list[Measurement]:
-        """Return the measurements since the last call, in execution order; waits until the device has sent them."""
-        sent, self._sent = self._sent, []
-        measurements = []
-        for sites, copy in sent:
-            numbers = iter(copy.read())
-            measurements += [
-                Measurement(site, next(numbers), next(numbers) if has_motion else None) for site, has_motion in sites
-            ]
-        return measurements
+        """Return the last forward pass's measurements in execution order, once; waits until the device has sent them.
+
+        There are none if there was nothing to compare.
+        """
+        (sites, numbers), self._sent = self._sent or ([], None), None
+        values = iter(numbers.read() if numbers else ())
+        return [Measurement(site, next(values), next(values) if has_motion else None) for site, has_motion in sites]
 
     def free(self) -> None:
         """Free all tensors."""
         self._previous.clear()
         self._parts.clear()
-        self._measured.clear()
-        self._sent.clear()
+        self._terms.clear()
+        self._sent = None
 
     @property
     def kept(self) -> list[KeptTensor]:
         """The residuals held now for the next computed step."""
-        return [previous.residual for previous in self._previous.values()]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held now between forward passes."""
-        return sum(residual.nbytes for residual in self.kept)
+        return [residual for residual, _ in self._previous.values()]
 
 
 class SignalMeter:
@@ -288,8 +246,8 @@ class SignalMeter:
         self._shard = shard
         self._kept: KeptTensor | None = None
 
-    def measure(self, signal: Tensor, frames: FrameSet | None = None) -> tuple[Tensor, Tensor] | None:
-        """Return mean|signal - reference| and mean|reference| over `frames` (None for all), as 0-dim tensors.
+    def measure(self, signal: Tensor, frames: FrameSet = ALL_FRAMES) -> tuple[Tensor, Tensor] | None:
+        """Return mean|signal - reference| and mean|reference| over `frames`, as 0-dim tensors.
 
         The means are over the whole video, on all processes. The result is None if there is no reference yet, or no
         frame to compare.
@@ -297,15 +255,12 @@ class SignalMeter:
         Raises:
             ValueError: the signal's shape changed.
         """
-        frames = frames or FrameSet()
         if self._kept is None or frames.is_empty:
             return None
         held = frames.part(self.frames)
         current = held.take(signal.detach())
-        difference, magnitude = shared_means(
-            change_terms(held.take(self._kept.fetch()), current), current.numel(), self._shard
-        )
-        return difference, magnitude
+        change = change_terms(held.take(self._kept.fetch()), current)
+        return tuple(shared_means(change, current.numel(), self._shard))
 
     def settle(self, signal: Tensor, computed: bool) -> None:
         """Keep the signal of a decided step as a reference: of every step, or only of computed ones."""

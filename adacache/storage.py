@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,24 +10,8 @@ from torch import Tensor
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Transfers(Protocol):
-    """Copies between one device and the host; neither waits for a copy until its result is needed."""
-
-    def to_host(self, tensor: Tensor) -> Tensor:
-        """Return a copy in host memory; it may still be on its way and is good for `to_device` only."""
-        ...
-
-    def to_device(self, host: Tensor) -> tuple[Tensor, Any]:
-        """Start to copy what `to_host` returned; return the tensor and a handle on the copy's completion."""
-        ...
-
-    def wait(self, arriving: tuple[Tensor, Any]) -> Tensor:
-        """Return the tensor of `to_device`, safe for all work that is queued on the device from here on."""
-        ...
-
-
-class CudaTransfers(Transfers):
-    """Copies to pinned memory and back on a stream of their own, beside the stream that computes.
+class CudaTransfers:
+    """Copies from one device to pinned memory and back, on a stream of their own beside the stream that computes.
 
     The host never waits: the streams wait for each other, and the allocators know which stream still reads or writes a
     buffer. One stream does all copies in the order of the calls, so no tensor is copied back before it has arrived.
@@ -39,7 +22,8 @@ class CudaTransfers(Transfers):
         self._stream = torch.cuda.Stream(device)
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """Copy to a pinned buffer of the tensor's strides, so that nothing is rearranged on the way."""
+        """Return a copy that may still be on its way, and is good for `to_device` only."""
+        # The buffer has the tensor's strides, so that nothing is rearranged on the way.
         host = torch.empty_like(tensor, device="cpu", pin_memory=True)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which computes the tensor
         with torch.cuda.stream(self._stream):
@@ -48,7 +32,8 @@ class CudaTransfers(Transfers):
         return host
 
     def to_device(self, host: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """Start the copy into memory of the computing stream, which can reuse it for its blocks afterwards."""
+        """Start to copy what `to_host` returned; return the tensor and the event of its completion."""
+        # In memory of the computing stream, which can reuse it for its blocks afterwards.
         tensor = torch.empty_like(host, device=self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which used that memory until now
         with torch.cuda.stream(self._stream):
@@ -57,14 +42,14 @@ class CudaTransfers(Transfers):
         return tensor, self._stream.record_event()
 
     def wait(self, arriving: tuple[Tensor, torch.cuda.Event]) -> Tensor:
-        """Make the computing stream wait, not the host."""
+        """Return the tensor of `to_device`, safe for all work that is queued from here on; the host does not wait."""
         tensor, complete = arriving
         torch.cuda.current_stream(self._device).wait_event(complete)
         return tensor
 
 
 # Device types that have their own memory, which cache_device="cpu" relieves.
-TRANSFERS: dict[str, Callable[[torch.device], Transfers]] = {"cuda": CudaTransfers}
+TRANSFERS = {"cuda": CudaTransfers}
 
 
 class KeptTensor:
@@ -74,12 +59,12 @@ class KeptTensor:
         shape, dtype: of the tensor that was given, and of the one that `fetch` gives back.
     """
 
-    def __init__(self, tensor: Tensor, dtype: torch.dtype | None, transfers: Transfers | None) -> None:
+    def __init__(self, tensor: Tensor, dtype: torch.dtype | None, transfers: CudaTransfers | None) -> None:
         self.shape, self.dtype = tensor.shape, tensor.dtype
         converted = _convert(tensor, dtype)
         self._transfers = transfers
         self._stored = converted if transfers is None else transfers.to_host(converted)
-        self._arriving: tuple[Tensor, Any] | None = None
+        self._arriving: tuple[Tensor, torch.cuda.Event] | None = None
 
     def prefetch(self) -> None:
         """Start to bring the tensor back to its device, unless it is there or on its way."""
@@ -118,13 +103,13 @@ class TensorStore:
     ) -> None:
         self._device = device
         self._dtype = None if dtype is None else DTYPES[dtype]
-        self._transfers: dict[torch.device, Transfers] = {}
+        self._transfers: dict[torch.device, CudaTransfers] = {}
 
     def keep(self, tensor: Tensor, exact: bool = False) -> KeptTensor:
         """Keep a tensor that nobody will change; `exact` keeps its dtype even if the store narrows others."""
         return KeptTensor(tensor, None if exact else self._dtype, self._transfers_of(tensor.device))
 
-    def _transfers_of(self, device: torch.device) -> Transfers | None:
+    def _transfers_of(self, device: torch.device) -> CudaTransfers | None:
         """Return the transfers that move tensors off a device, or None if they stay there."""
         if self._device == "model" or device.type not in TRANSFERS:
             return None

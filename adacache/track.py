@@ -35,10 +35,11 @@ class Track:
             self.trace.metadata["reuses"] = reuse.name
         self.policy, self.reuse = policy, reuse
         self.step = Step(-1, None, ALL_FRAMES, joined=False)
-        self._branches = BranchMeter(policy.observed_sites, store, shard) if policy.observed_sites else None
+        self._branches = BranchMeter(policy.observed_sites, store, shard)
         self._signal = None
         if policy.signal is not None:
             self._signal = SignalMeter(policy.reference, store, shard, is_whole=policy.signal == "latents")
+        self._holders = [self._branches, reuse, *([self._signal] if self._signal else [])]
         self._awaits_report = False
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> Decision | None:
@@ -52,7 +53,7 @@ class Track:
             self.reuse.forget(None if restart else frames.differs(self.step.frames))
             if self._signal is not None:
                 self._signal.free()  # the policy gets no change, as at the first step
-            if self._branches is not None and restart:
+            if restart:
                 self._branches.free()
         self.step = Step(step_index, timestep, frames, joined)
         return Decision(self.policy.should_compute(step_index)) if self._signal is None else None
@@ -93,14 +94,13 @@ class Track:
         Only the `observed` context is measured, including its motion if `moves`.
         """
         self.reuse.begin_blocks(context)
-        if observed and self._branches is not None:
+        if observed:
             strides = self.policy.motion_strides(self.step.index) if moves else ()
             self._branches.begin_forward(tokens_per_frame, strides, self.step.frames)
 
     def measure_branch(self, site: Site, residual: Tensor) -> None:
         """Measure a computed branch of the observed context, if the policy observes it."""
-        if self._branches is not None:
-            self._branches.observe(site, residual)
+        self._branches.observe(site, residual)
 
     def end_blocks(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
         """Complete the measurements of one context's computed blocks, and keep what reused steps need.
@@ -108,10 +108,9 @@ class Track:
         Raises:
             RuntimeError: an observed site was never reported.
         """
-        if observed and self._branches is not None:
+        if observed:
             self._branches.end_forward()
-        if observed and self._signal is None:
-            self._awaits_report = True
+            self._awaits_report = self._signal is None
         self.reuse.keep(self.step, context, hidden_states, output)
 
     def watches(self, stream: Stream, block: int) -> bool:
@@ -126,8 +125,8 @@ class Track:
         if self._awaits_report:
             self._awaits_report = False
             record = self.trace.records[-1]
-            measured = [] if self._branches is None else self._branches.read_out()
-            self.trace.records[-1] = replace(record, **asdict(self.policy.observe(record.index, measured)))
+            report = self.policy.observe(record.index, self._branches.read_out())
+            self.trace.records[-1] = replace(record, **asdict(report))
 
     def finish(self) -> None:
         """Complete the trace, except for the times."""
@@ -136,15 +135,13 @@ class Track:
 
     def free(self) -> None:
         """Free all tensors."""
-        for holder in (self._branches, self._signal, self.reuse):
-            if holder is not None:
-                holder.free()
+        for holder in self._holders:
+            holder.free()
 
     @property
     def kept(self) -> list[KeptTensor]:
         """The tensors held now, for measuring and for reuse."""
-        holders = (self._branches, self._signal, self.reuse)
-        return [kept for holder in holders if holder is not None for kept in holder.kept]
+        return [kept for holder in self._holders for kept in holder.kept]
 
 
 class Tracks:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adacache.frames import FrameSet
+from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import absolute_change, magnitude
 from adacache.options import BridgeConfig
 from adacache.policies.base import OutputChange, OutputPolicy
@@ -78,14 +78,13 @@ class OutputHistory:
         self._kept: tuple[KeptTensor, KeptTensor] | None = None
         self._measured: list[Tensor] = []
 
-    def store(self, latents: Tensor, output: Tensor, frames: FrameSet | None = None) -> None:
+    def store(self, latents: Tensor, output: Tensor, frames: FrameSet = ALL_FRAMES) -> None:
         """Keep copies of a computed step's input and output, and measure them against those before.
 
         The copies are small, and needed because loops may change these tensors in place. Only `frames`, in dimension 2,
         are measured.
         """
         latents, output = latents.detach(), output.detach()
-        frames = frames or FrameSet()
         self._measured = [] if frames.is_empty else self._measure(latents, output, frames)
         self._kept = self._store.keep(latents.clone(), exact=True), self._store.keep(output.clone(), exact=True)
 

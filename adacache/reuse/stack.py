@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adacache.frames import FrameSet
+from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.options import BridgeConfig
 from adacache.policies.base import Policy
 from adacache.reuse.base import Reuse, Step, nothing_kept
@@ -133,14 +133,14 @@ class ResidualHistory:
         """Drop all residuals; the next one is bridged like the first of a run."""
         self._kept.clear()
 
-    def store(self, step_index: int, residual: Tensor, frames: FrameSet | None = None) -> None:
+    def store(self, step_index: int, residual: Tensor, frames: FrameSet = ALL_FRAMES) -> None:
         """Keep the residual of a computed step, without its autograd graph.
 
-        The weight is fitted to `frames` only (None for all), which must be the same since the last `forget`; what is
+        The weight is fitted to `frames` only, which must be the same since the last `forget`; what is
         added to the other frames does not matter.
         """
         residual = residual.detach()
-        self._weights.append(self._weight(step_index, residual, frames or FrameSet()))
+        self._weights.append(self._weight(step_index, residual, frames))
         while len(self._kept) >= self._bridge.num_residuals:  # before the new one is kept
             self._kept.pop(0)
         self._kept.append((step_index, self._store.keep(residual)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adacache import AdaCacheConfig, BridgeConfig, Codebook, Site, StepController
 from adacache.frames import FrameSet
-from adacache.meters import BranchMeter, SignalMeter, change_terms, motion_score, ratio
+from adacache.meters import BranchMeter, SignalMeter, change_terms, motion_score, motion_terms, ratio
 from adacache.options import ReuseOptions
 from adacache.outcome import surprises
 from adacache.policies.base import Decision, OutputChange
@@ -76,13 +76,14 @@ def test_nothing_in_common_is_no_measurement():
 
 def test_motion_is_that_of_the_generated_frames():
     residual = frames(9.0, 9.0, 1.0, 3.0, 2.0)
-    rest = FrameSet(((False, False, True, True, True),))
-    assert motion_score(residual, 2, (1,), rest).item() == pytest.approx(3 / 9)  # (2 + 1) / (1 + 3 + 3 + 2)
-    assert motion_score(residual, 2, (1, 2), rest).item() == pytest.approx((3 / 9 + 1 / 3) / 2)
-    # A frame between two that are held moves against nobody.
-    assert motion_score(residual, 2, (1,), FrameSet(((False, True, False, False, True),))) is None
-    # Every frame: the path of old.
-    assert torch.equal(motion_score(residual, 2, (1,), FrameSet()), motion_score(residual, 2, (1,)))
+
+    def score(generated: tuple[bool, ...], *strides: int) -> Tensor | None:
+        return motion_score(motion_terms(residual, 2, strides, FrameSet((generated,))))
+
+    rest = (False, False, True, True, True)
+    assert score(rest, 1).item() == pytest.approx(3 / 9)  # (2 + 1) / (1 + 3 + 3 + 2)
+    assert score(rest, 1, 2).item() == pytest.approx((3 / 9 + 1 / 3) / 2)
+    assert score((False, True, False, False, True), 1) is None  # a frame between two that are held
 
 
 def test_a_signal_is_compared_where_it_is_generated():
@@ -109,7 +110,7 @@ def test_outputs_are_compared_where_they_are_generated():
 
 
 def test_a_bridge_is_fitted_to_generated_frames():
-    def store_all(held: Sequence[float], generated: FrameSet | None) -> float:
+    def store_all(held: Sequence[float], generated: FrameSet) -> float:
         history = ResidualHistory(BridgeConfig("fitted"))
         for step, (first, second) in enumerate(zip(held, (1.0, 2.0, 2.5), strict=True)):
             history.store(step, frames(first, second), generated)
@@ -118,7 +119,7 @@ def test_a_bridge_is_fitted_to_generated_frames():
     generated = FrameSet(((False, True),))
     # The generated frame rose by 1 and then by a half; the held one would say 0.
     assert store_all((1, 9, 1), generated) == pytest.approx(0.5)
-    assert store_all((1, 9, 1), None) == 0
+    assert store_all((1, 9, 1), FrameSet()) == 0
 
 
 # What is reused
