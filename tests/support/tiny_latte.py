@@ -63,6 +63,7 @@ def open_sora_plan_config(folder: Path, **changes: Any) -> dict[str, Any]:
         "vae": {"type": "CausalVAE", "from_pretrained": f"{folder}/vae"},
         "scheduler": {"type": "pndm", "num_sampling_steps": 6, "cfg_scale": 5.0},
         "num_frames": 17,
+        "image_size": (32, 32),  # its autoencoder takes longer
     }
     return latte_config(folder, **{**entries, **changes})
 
