@@ -103,7 +103,7 @@ def test_two_machines_meet(alone, arguments, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     options = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
-    command = [SCRIPT, *arguments[:3], "--num-sampling-steps", "30", "--guidance-parallel", "2", "--save-dir"]
+    command = [SCRIPT, *arguments[:3], "--num-sampling-steps", "4", "--guidance-parallel", "2", "--save-dir"]
     command.append(tmp_path / "out")
     agents = [torchrun.start_agent(1, command, *options) for _ in range(2)]
     try:

@@ -25,13 +25,13 @@ def plan_folder(tmp_path_factory) -> Path:
     return write_open_sora_plan(tmp_path_factory.mktemp("open_sora_plan"))
 
 
-@pytest.fixture(params=["latte", "open_sora_plan"])
+@pytest.fixture(scope="module", params=["latte", "open_sora_plan"])
 def entries(request, latte_folder, plan_folder) -> dict:
     """Config entries of either model."""
     return latte_config(latte_folder) if request.param == "latte" else open_sora_plan_config(plan_folder)
 
 
-@pytest.fixture
-def config_file(tmp_path, entries) -> Path:
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory, entries) -> Path:
     """The same as a file."""
-    return write_config(tmp_path / "config.py", entries)
+    return write_config(tmp_path_factory.mktemp("config") / "config.py", entries)
