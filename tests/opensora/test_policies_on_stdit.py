@@ -18,10 +18,9 @@ from opensora.pipeline import SamplingOutput, SamplingPipeline
 STEPS = 8
 PROMPTS = (
     "a still red circle on a navy background",
-    "a green star moving fast to the right on a brown checkered background",
     "a yellow square on a gray background while the camera pans left",
 )
-SEEDS = (3, 4, 5)
+SEEDS = (3, 5)
 # Of latents up to 6. With steps this large, rounding alone makes 1.3e-5 of a batch where nothing is reused.
 ROUNDING = 3e-5
 
@@ -68,13 +67,7 @@ def test_a_prompt_in_a_batch_gives_the_video_it_gives_alone(pipe, plain, name):
         assert shares[0] == 1 and min(shares) < 1
     else:
         assert all(1 < trace.num_computed < STEPS for trace in together.traces)
-
-
-@pytest.mark.parametrize("name", ["teacache", "fbcache", "easycache", "seacache"])
-def test_every_video_decides_for_itself(pipe, name):
-    pipe.cache = REUSING[name]
-    traces = pipe(PROMPTS, seed=SEEDS, progress=False).traces
-    assert len({tuple(trace.computed_steps) for trace in traces}) > 1
+        assert len({tuple(trace.computed_steps) for trace in together.traces}) > 1  # each decides for itself
 
 
 @pytest.mark.parametrize("name", NEVER_REUSING)

@@ -10,7 +10,7 @@ import torch
 from opensora.models.layers import attention, temporal_kernel
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3}  # the interpreter cannot multiply bfloat16
-SIZES = ((1, 2, 72), (5, 1, 128), (15, 2, 72), (17, 3, 36), (33, 1, 64), (64, 1, 16))  # frames, heads, head size
+SIZES = ((1, 2, 72), (5, 1, 128), (17, 3, 36), (64, 1, 16))  # frames, heads, head size
 PLACES = 3
 
 

@@ -148,7 +148,8 @@ def test_sizes_that_do_not_fit_are_refused_in_one_sentence(tmp_path, count, flag
 
 
 def test_the_benchmark_tells_bytes_of_computed_and_reused_steps():
-    done = torchrun.run(2, ROOT / "scripts/bench_parallel.py", CONFIG, "--prompt", PROMPTS[0])
+    arguments = [CONFIG, "--prompt", PROMPTS[0], "--num-sampling-steps", "12"]
+    done = torchrun.run(2, ROOT / "scripts/bench_parallel.py", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     computed = [line.split() for line in lines if " computed " in line]
@@ -162,6 +163,7 @@ def test_the_benchmark_tells_bytes_of_computed_and_reused_steps():
     assert all(0 < int(row[10]) <= 64 and row[-1] == "yes" for row in computed)
 
 
+@pytest.mark.slow
 def test_one_process_imports_nothing_of_it(tmp_path):
     code = (
         "import sys; from scripts.inference import main; "

@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from opensora.models.text_encoder.embedding_cache import EmbeddingCache, EncodedCaption, cache_folder
+from tests.support import warm_python
 
-ROOT = Path(__file__).parents[4]
 CAPTION = "a still red star, größer\nthan \ud83d"  # half of a character, as broken input has it
 
 
@@ -113,18 +111,19 @@ def test_what_was_not_used_for_longest_goes_first(cache):
     assert foreign.exists()
 
 
-def test_two_processes_may_write_the_same_caption(cache):
+def test_two_processes_may_write_the_same_caption(cache, tmp_path):
     code = (
-        "import sys, torch; from pathlib import Path\n"
+        "import sys, torch\n"
+        "from pathlib import Path\n"
         "from opensora.models.text_encoder.embedding_cache import EmbeddingCache, EncodedCaption\n"
         "cache = EmbeddingCache(Path(sys.argv[1]), 'key'); ones = torch.ones(400, dtype=torch.long)\n"
-        "for i in range(200):\n"
+        "for i in range(100):\n"
         "    cache.put('caption', EncodedCaption(torch.full((400, 64), 1.0), ones, 7))\n"
         "    assert cache.get('caption').y.sum() == 400 * 64\n"
     )
-    command = [sys.executable, "-c", code, str(cache.folder)]
-    runs = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [run.communicate()[1] for run in runs] == [b"", b""]
+    (tmp_path / "write.py").write_text(code)
+    runs = [warm_python.start([tmp_path / "write.py", cache.folder]) for _ in range(2)]
+    assert [run.communicate()[1] for run in runs] == ["", ""]
     assert [path.name for path in cache.folder.iterdir()] == [cache.path("caption").name]
 
 
