@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ FRAME_GAP = 3
 FONT_SIZE = 14
 MARGIN = 16
 IMAGES_PER_ROW = 5  # where a sample is a single frame
-MAX_STRIPS = 24  # per sheet: viewers fail at very tall pictures; more drafts get one sheet for each prompt
+MAX_STRIPS = 24  # per sheet: viewers fail at very tall pictures
 
 _GRAY = 200  # of the box that stands for a file that cannot be read
 _RED = "#b91c1c"
@@ -41,17 +40,13 @@ _DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 def write_overview(samples: Sequence[Sample]) -> list[Path]:
     """Write `drafts.json` and contact sheets beside the drafts, the least risky one of each prompt first.
 
-    Return the sheets: `drafts.png` alone or, where there are many drafts, one per prompt, such as `drafts_0003.png`.
+    Return the sheets (`write_sheets`).
     """
-    folder = samples[0].result.video.parent
-    by_prompt = _by_risk(samples)
+    folder, drafts = samples[0].result.video.parent, sorted(samples, key=_risk)
     with atomic_path(folder / "drafts.json") as temporary:
-        entries = [_entry(sample) for drafts in by_prompt for sample in drafts]
-        text = json.dumps({"drafts": entries}, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps({"drafts": list(map(_entry, drafts))}, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    if len(samples) <= MAX_STRIPS or len(by_prompt) == 1:
-        return [_save(by_prompt, folder / "drafts.png")]
-    return [_save([drafts], folder / f"drafts_{drafts[0].index:04d}.png") for drafts in by_prompt]
+    return write_sheets(folder / "drafts.png", drafts)
 
 
 def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
@@ -60,7 +55,7 @@ def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
     Args:
         arguments: command line of the draft run.
     """
-    best = [drafts[0] for drafts in _by_risk(samples)]
+    best = [drafts[0] for drafts in _by_prompt(sorted(samples, key=_risk))]
     seeds = [f"{draft.seed}" if len(best) == 1 else f"{draft.index}:{draft.seed}" for draft in best]
     script = REPO_ROOT / "run_sample_video.sh"
     if script.is_relative_to(Path.cwd()):
@@ -69,13 +64,9 @@ def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
     return shlex.join([*command, *without_draft_flags(arguments), "--final", *seeds])
 
 
-def _by_risk(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Group drafts by prompt, the least risky first; those without a measurement come last."""
-
-    def order(sample: Sample) -> tuple[int, float, int]:
-        return sample.index, math.inf if sample.result.risk is None else sample.result.risk, sample.seed
-
-    return [list(drafts) for _, drafts in groupby(sorted(samples, key=order), lambda sample: sample.index)]
+def _risk(draft: Sample) -> tuple[int, float, int]:
+    """Sort key: by prompt, the least risky draft first, and those without a measurement last."""
+    return draft.index, math.inf if draft.result.risk is None else draft.result.risk, draft.seed
 
 
 def _entry(sample: Sample) -> dict[str, Any]:
@@ -89,16 +80,6 @@ def _entry(sample: Sample) -> dict[str, Any]:
         "num_computed": sample.result.num_computed,
         "num_steps": sample.result.num_steps,
     }
-
-
-def _save(by_prompt: Sequence[Sequence[Sample]], path: Path) -> Path:
-    save_sheet([prompt_grid(drafts, [_note(draft) for draft in drafts]) for drafts in by_prompt], path, MARGIN)
-    return path
-
-
-def _note(draft: Sample) -> str:
-    risk = "no risk measured" if draft.result.risk is None else f"risk {draft.result.risk:.4f}"
-    return f"{risk}, {steps_note(draft)}"
 
 
 def without_draft_flags(arguments: Sequence[str]) -> list[str]:
@@ -120,94 +101,45 @@ def without_draft_flags(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def write_run_sheet(path: Path, samples: Sequence[Sample]) -> Path:
-    """Write a sheet of all samples, prompt by prompt, as a PNG; return `path`.
+def write_sheets(path: Path, samples: Sequence[Sample]) -> list[Path]:
+    """Write a sheet of samples, which are in the order of their prompts, as a PNG.
 
-    More than `MAX_STRIPS` samples continue in `STEM.page2.png` and so on, and each sheet says which one it is. Sheets
-    that an older, longer run left there are removed. A sample whose file cannot be read is shown as a gray box.
+    More than `MAX_STRIPS` samples continue in `STEM.page2.png` and so on; those of an older run are removed. Return all
+    sheets.
 
     Raises:
         OSError: the disk refuses.
     """
-    pages = _pages(samples)
-    for number, page in enumerate(pages, start=1):
-        of = f" (sheet {number} of {len(pages)})" if len(pages) > 1 else ""
-        save_sheet(list(_grids(page, of)), _page_path(path, number), MARGIN)
-    for leftover in path.parent.glob("*.png"):
-        match = re.fullmatch(rf"{re.escape(path.stem)}\.page(\d+)\.png", leftover.name)
-        if match and int(match[1]) > len(pages):
-            leftover.unlink()
-    return path
+    for leftover in path.parent.glob(f"{path.stem}.page*.png"):
+        leftover.unlink()
+    sheets = []
+    for start in range(0, len(samples), MAX_STRIPS):
+        sheets.append(path.with_name(f"{path.stem}.page{len(sheets) + 1}.png") if sheets else path)
+        save_sheet(list(map(_grid, _by_prompt(samples[start : start + MAX_STRIPS]))), sheets[-1], MARGIN)
+    return sheets
 
 
-def prompt_grid(samples: Sequence[Sample], notes: Sequence[str], heading: str | None = None) -> Image:
-    """Draw the samples of one prompt, each with its seed and a note, under the prompt or another `heading`."""
-    first = samples[0]
-    strips = [_strip(sample, f"seed {sample.seed}", note) for sample, note in zip(samples, notes, strict=True)]
-    return _grid_of(samples, strips, 3, f"{first.index}: {first.prompt}" if heading is None else heading)
+def _by_prompt(samples: Sequence[Sample]) -> list[list[Sample]]:
+    return [list(group) for _, group in groupby(samples, key=lambda sample: sample.index)]
 
 
-def steps_note(sample: Sample) -> str:
-    """Say how many steps of a sample were computed."""
-    return f"{sample.result.num_computed} of {sample.result.num_steps} steps"
-
-
-def _pages(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Split the samples into sheets; those of one prompt are kept together where a sheet can hold them."""
-    pages: list[list[Sample]] = []
-    for prompt in _by_prompt(samples):
-        for start in range(0, len(prompt), MAX_STRIPS):
-            part = prompt[start : start + MAX_STRIPS]
-            if pages and len(pages[-1]) + len(part) <= MAX_STRIPS:
-                pages[-1] += part
-            else:
-                pages.append(part)
-    return pages
-
-
-def _grids(page: Sequence[Sample], of: str) -> Iterator[Image]:
-    prompts = _by_prompt(page)
-    if len(prompts) == len(page) and all(_is_image(sample) for sample in page):
-        # A row per image would leave most of the sheet white, so here the prompts are the notes.
-        strips = [_strip(sample, _seed_and_steps(sample), sample.prompt) for sample in page]
-        yield _grid_of(page, strips, 5, of.strip())
-        return
-    for samples in prompts:
-        first = samples[0]
-        # A heading shows two lines, and the prompt may be long, so the number of the sheet comes first.
-        heading = f"{of.strip()} {first.index}: {first.prompt}".strip()
-        of = ""
-        yield prompt_grid(samples, [steps_note(sample) for sample in samples], heading)
-
-
-def _grid_of(samples: Sequence[Sample], strips: Sequence[Strip], text_lines: int, heading: str) -> Image:
-    """Draw videos one below the other with one line of text each, images side by side with up to `text_lines`."""
-    if all(_is_image(sample) for sample in samples):
-        return grid(strips, min(IMAGES_PER_ROW, len(strips)), text_lines, FONT_SIZE, heading)
+def _grid(samples: Sequence[Sample]) -> Image:
+    """Draw the samples of one prompt under it: videos one below the other, images side by side."""
+    first, strips = samples[0], [_strip(sample) for sample in samples]
+    heading = f"{first.index}: {first.prompt}"
+    if first.result.video.suffix == IMAGE_SUFFIX:
+        return grid(strips, min(IMAGES_PER_ROW, len(strips)), 3, FONT_SIZE, heading)
     return grid(strips, 1, 1, FONT_SIZE, heading)
 
 
-def _strip(sample: Sample, text: str, note: str) -> Strip:
+def _strip(sample: Sample) -> Strip:
+    """Draw frames of a sample, or a gray box if its file cannot be read."""
+    result = sample.result
     try:
-        frames, _ = read_video(sample.result.video, SHEET_FRAMES)
+        frames, _ = read_video(result.video, SHEET_FRAMES)
     except (OSError, ValueError):
         box = np.full((1, FRAME_BOX[1], FRAME_BOX[0], 3), _GRAY, np.uint8)
-        return Strip(film(box, 1), f"{text}: cannot read {sample.result.video.name}", _RED)
-    return Strip(film(frames, SHEET_FRAMES, FRAME_BOX, FRAME_GAP), text, note=note)
-
-
-def _seed_and_steps(sample: Sample) -> str:
-    return f"{sample.index}: seed {sample.seed}, {steps_note(sample)}"
-
-
-def _by_prompt(samples: Iterable[Sample]) -> list[list[Sample]]:
-    in_order = sorted(samples, key=lambda sample: sample.index)  # stable: samples stay in their order
-    return [list(group) for _, group in groupby(in_order, key=lambda sample: sample.index)]
-
-
-def _is_image(sample: Sample) -> bool:
-    return sample.result.video.suffix.lower() == IMAGE_SUFFIX
-
-
-def _page_path(path: Path, number: int) -> Path:
-    return path if number == 1 else path.with_name(f"{path.stem}.page{number}{path.suffix}")
+        return Strip(film(box, 1), f"seed {sample.seed}: cannot read {result.video.name}", _RED)
+    risk = "" if result.risk is None else f"risk {result.risk:.4f}, "
+    note = f"{risk}{result.num_computed} of {result.num_steps} steps"
+    return Strip(film(frames, SHEET_FRAMES, FRAME_BOX, FRAME_GAP), f"seed {sample.seed}", note=note)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from opensora.cli.drafts import final_command, write_overview, write_run_sheet
+from opensora.cli.drafts import final_command, write_overview, write_sheets
 from opensora.cli.identity import config_hash, plain_config, sample_identity, weight_fingerprints
 from opensora.cli.ledger import Ledger
 from opensora.cli.plan import Plan, Result, Sample, distinct_configs
@@ -153,7 +153,8 @@ class Session:
             print(f"look at {sheets}, then render the seeds you like; for those with the least risk, run\n")
             print(final_command(arguments, finished))
         if finished and config.contact_sheet:
-            print(f"all of them: {write_run_sheet(self.ledger.folder / 'contact_sheet.png', finished)}")
+            sheets = write_sheets(self.ledger.folder / "contact_sheet.png", finished)
+            print(f"all of them: {', '.join(map(str, sheets))}")
         plain = [sample.stem for sample in finished if sample.config.llm_refine and self._stayed_plain(sample)]
         if plain:
             print(

@@ -144,13 +144,6 @@ def test_drafts_are_listed_by_prompt_and_risk(tmp_path):
     assert [(draft["seed"], draft["risk"]) for draft in listed] == [(6, 0.2), (4, None), (5, None), (7, 0.3)]
 
 
-def test_one_sheet_has_all_drafts_unless_they_are_many(tmp_path):
-    few = [result(tmp_path, index, seed, 0.1) for index in (0, 3) for seed in (5, 6)]
-    assert write_overview(few) == [tmp_path / "drafts.png"]
-    many = few * 7
-    assert write_overview(many) == [tmp_path / "drafts_0000.png", tmp_path / "drafts_0003.png"]
-
-
 def test_images_stand_side_by_side(tmp_path):
     sizes = {}
     for frames in (1, 9):

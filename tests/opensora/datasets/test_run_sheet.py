@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from opensora.cli import drafts
-from opensora.cli.drafts import MAX_STRIPS, prompt_grid, steps_note, write_run_sheet
+from opensora.cli.drafts import MAX_STRIPS, write_sheets
 from opensora.cli.plan import Result, Sample
 from opensora.datasets.video_io import write_video
 
@@ -41,14 +41,14 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_a_sheet_has_a_strip_per_sample_under_its_prompt(tmp_path, labels):
-    results = [sample(tmp_path, 0, 5), sample(tmp_path, 1, 6, prompt="a dog"), sample(tmp_path, 0, 7)]
-    path = write_run_sheet(tmp_path / "contact_sheet.png", results)
+    results = [sample(tmp_path, 0, 5), sample(tmp_path, 0, 7), sample(tmp_path, 1, 6, prompt="a dog")]
+    path = tmp_path / "contact_sheet.png"
+    assert write_sheets(path, results) == [path]
     note = "30 of 30 steps"
     assert labels == [
         ("0: a cat", 1, [("seed 5", note), ("seed 7", note)]),
         ("1: a dog", 1, [("seed 6", note)]),
     ]
-    assert path == tmp_path / "contact_sheet.png"
     width, height = size(path)
     assert width > 4 * 192 and height > 3 * 144  # four frames side by side, three strips
 
@@ -56,59 +56,32 @@ def test_a_sheet_has_a_strip_per_sample_under_its_prompt(tmp_path, labels):
 def test_frames_are_spread_over_the_video(tmp_path):
     frames = np.stack([np.full((144, 192, 3), 10 * t, np.uint8) for t in range(21)])
     video = write_video(tmp_path / "a", frames, 8)
-    result = Sample(0, "a", 1, None, result=Result(video, 1.0, 30, 30))
-    picture = np.asarray(prompt_grid([result], [""]))
-    middles = picture[-40, 96::195, 0][:6]  # of each of six frames
+    (path,) = write_sheets(tmp_path / "sheet.png", [Sample(0, "a", 1, None, result=Result(video, 1.0, 30, 30))])
+    with Image.open(path) as picture:
+        middles = np.asarray(picture)[-60, 112::195, 0][:6]  # of each of six frames
     assert middles == pytest.approx([0, 40, 80, 120, 160, 200], abs=4)
 
 
-def test_images_share_rows_with_their_prompts(tmp_path, labels):
-    results = [sample(tmp_path, index, num_frames=1) for index in range(7)]
-    path = write_run_sheet(tmp_path / "contact_sheet.png", results)
-    (heading, per_row, texts) = labels[0]
-    assert (heading, per_row, len(labels)) == ("", 5, 1)
-    assert texts[2] == ("2: seed 1, 30 of 30 steps", "a cat")
-    assert size(path)[1] < 3 * 250  # two rows
-
-
-def test_several_images_of_a_prompt_share_a_row(tmp_path, labels):
+def test_images_of_a_prompt_share_a_row(tmp_path, labels):
     results = [sample(tmp_path, index, seed, num_frames=1) for index in range(2) for seed in (1, 2)]
-    write_run_sheet(tmp_path / "contact_sheet.png", results)
+    write_sheets(tmp_path / "contact_sheet.png", results)
     assert [(heading, per_row) for heading, per_row, _ in labels] == [("0: a cat", 2), ("1: a cat", 2)]
 
 
-def test_many_samples_go_on_in_other_sheets(tmp_path, labels):
+def test_many_samples_go_on_in_other_sheets_and_those_of_an_older_run_are_removed(tmp_path, labels):
     one = sample(tmp_path, 0)
     results = [Sample(i, "x", 1, None, result=one.result) for i in range(MAX_STRIPS + 2)]
-    write_run_sheet(tmp_path / "sheet.png", results)
-    assert sorted(path.name for path in tmp_path.glob("sheet*")) == ["sheet.page2.png", "sheet.png"]
-    assert labels[0][0] == "(sheet 1 of 2) 0: x" and labels[1][0] == "1: x"
-    assert labels[MAX_STRIPS][0] == f"(sheet 2 of 2) {MAX_STRIPS}: x"
-
-
-def test_a_prompt_is_kept_on_one_sheet_if_it_fits(tmp_path, labels):
-    one = sample(tmp_path, 0)
-    groups = [(0, MAX_STRIPS - 1), (1, 2), (2, MAX_STRIPS + 1)]
-    results = [Sample(i, "x", seed, None, result=one.result) for i, count in groups for seed in range(count)]
-    write_run_sheet(tmp_path / "sheet.png", results)
-    assert [len(texts) for _, _, texts in labels] == [MAX_STRIPS - 1, 2, MAX_STRIPS, 1]
-
-
-def test_sheets_of_an_older_longer_run_are_removed(tmp_path):
-    for name in ("sheet.page2.png", "sheet.page13.png", "sheet.pagex.png", "sheet_0002.png"):
-        (tmp_path / name).write_bytes(b"")
-    write_run_sheet(tmp_path / "sheet.png", [sample(tmp_path, 0)])
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["sheet.pagex.png", "sheet.png", "sheet_0002.png"]
+    (tmp_path / "sheet.page13.png").write_bytes(b"")
+    sheets = write_sheets(tmp_path / "sheet.png", results)
+    assert sheets == [tmp_path / "sheet.png", tmp_path / "sheet.page2.png"]
+    assert sorted(tmp_path.glob("sheet*")) == sorted(sheets)
+    assert labels[MAX_STRIPS][0] == f"{MAX_STRIPS}: x"
 
 
 def test_a_video_that_cannot_be_read_has_a_gray_box(tmp_path, labels):
     missing, broken = (sample(tmp_path, index) for index in (0, 1))
     missing.result.video.unlink()
     broken.result.video.write_bytes(b"text")
-    path = write_run_sheet(tmp_path / "sheet.png", [missing, broken])
+    (path,) = write_sheets(tmp_path / "sheet.png", [missing, broken])
     assert [texts[0][0] for _, _, texts in labels] == ["seed 1: cannot read 0_1.mp4", "seed 1: cannot read 1_1.mp4"]
     assert size(path)[0] > 192
-
-
-def test_the_note_says_what_was_computed(tmp_path):
-    assert steps_note(sample(tmp_path, 0)) == "30 of 30 steps"
