@@ -1,8 +1,8 @@
 """Runs of the sampling command that are killed at random moments: python killed_runs.py FOLDER KILLS SEED ARGUMENT...
 
-A process of its own, with everything imported, that forks a child per run: so a run begins at once, and the moments it
-is killed at are spread over what it does. Prints as JSON how many kills hit, how long an uninterrupted run takes, and
-the folders of all runs that came to their end.
+A process of its own, with everything imported, that forks a child per run. A child kills itself when it has touched
+some number of files, so the moments are spread over what a run does, however busy the machine is. Prints as JSON how
+many kills hit, the folders of all runs that came to their end, and how many samples were done at each kill.
 """
 
 from __future__ import annotations
@@ -12,66 +12,57 @@ import os
 import random
 import signal
 import sys
-import time
+import threading
 from collections.abc import Callable
+from multiprocessing import Value
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove")  # audit events of Python, whose first argument is a path
 
-def fork_run(arguments: list[str]) -> int:
-    """Start the command in a child; its process id."""
+
+def fork_run(arguments: list[str], touched: Callable[[], None] | None = None) -> int:
+    """Run the command in a child; its exit code, negative for a signal.
+
+    ``touched`` is called in the child whenever it opens, renames or removes a file of its folder, the last argument.
+    """
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         from scripts import inference
 
+        def notice(event, about):
+            if event in TOUCHES and arguments[-1] in str(about[0]):
+                touched()
+
+        if touched is not None:
+            sys.addaudithook(notice)
         code = 70
         try:
             code = inference.main(arguments)
         finally:
             os._exit(code)
-    return child
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def wait(child: int, is_time: Callable[[], bool] | None = None) -> int | None:
-    """The exit code of a child; None if it was killed, as soon as ``is_time``."""
-    while is_time is None or not is_time():
-        done, status = os.waitpid(child, os.WNOHANG if is_time else 0)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+def kill_after(touches: int, delay: float) -> Callable[[], None]:
+    """What kills the process that calls it, some seconds after it was called so many times."""
+    left = iter(range(touches - 1, -1, -1))
 
+    def touched() -> None:
+        if next(left, None) == 0:
+            if delay:
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-def moment(numbers: random.Random, folder: Path, num_files: int, duration: float) -> Callable[[], bool]:
-    """When to kill: some time after the start, or a little after some more of the files are there, finished or not."""
-    if numbers.random() < 0.3:
-        return after(numbers.uniform(0, duration))
-    now = len(list(folder.glob("*"))) if folder.is_dir() else 0
-    wanted = numbers.randint(now, max(now, num_files - 1)) + 1
-    delay = numbers.uniform(0, 0.05)
-    ready: list[Callable[[], bool]] = []
-
-    def is_time() -> bool:
-        if not ready and folder.is_dir() and len(os.listdir(folder)) >= wanted:
-            ready.append(after(delay))
-        return bool(ready) and ready[0]()
-
-    return is_time
-
-
-def after(seconds: float) -> Callable[[], bool]:
-    """Whether ``seconds`` from now have passed."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
+    return touched
 
 
 def main() -> None:
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    arguments = [*sys.argv[4:], "--verbose", "0"]
+    arguments = [*sys.argv[4:], "--verbose", "0", "--save-dir"]
 
     import opensora.cli.run  # noqa: F401
     from opensora.cli.ledger import read_manifest
@@ -80,25 +71,27 @@ def main() -> None:
 
     check_models(load_config(sys.argv[4], {}))  # makes torch and diffusers import what they put off
 
-    for name in ("cold", "whole"):  # the first one fills the caches of text and files
-        started = time.monotonic()
-        assert wait(fork_run([*arguments, "--save-dir", str(folder / name)])) == 0
-        duration = time.monotonic() - started
-    numbers, num_files = random.Random(seed), len(os.listdir(folder / "whole"))
-    finished, hit, states = [], 0, []
-    while hit < kills:
+    total = Value("i", 0)
+
+    def count() -> None:
+        total.value += 1
+
+    assert fork_run([*arguments, str(folder / "whole")], count) == 0
+    numbers, finished, states = random.Random(seed), [], []
+    while len(states) < kills:
         target = folder / f"run_{len(finished)}"
-        while True:
-            kill = moment(numbers, target, num_files, duration) if hit < kills else None
-            code = wait(fork_run([*arguments, "--save-dir", str(target)]), kill)
-            if code is not None:
-                assert code == 0, code
-                break
-            hit += 1
+        share = (len(states) + numbers.random()) / kills  # of a whole run, so later ones are killed later
+        delay = numbers.uniform(0, 0.05) if len(states) % 2 else 0.0
+        code = fork_run([*arguments, str(target)], kill_after(1 + int(share * total.value), delay))
+        if code == -signal.SIGKILL:
             samples = read_manifest(target)["samples"] if (target / "manifest.json").is_file() else {}
             states.append(sum(sample["status"] == "done" for sample in samples.values()))
-        finished.append(str(target))
-    print(json.dumps({"kills": hit, "seconds": duration, "finished": finished, "done_at_kill": states}))
+        else:  # it had less to do than a whole run
+            assert code == 0, code
+            finished.append(str(target))
+    target = folder / f"run_{len(finished)}"
+    assert fork_run([*arguments, str(target)]) == 0
+    print(json.dumps({"finished": [*finished, str(target)], "done_at_kill": states}))
 
 
 if __name__ == "__main__":

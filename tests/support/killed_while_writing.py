@@ -24,7 +24,7 @@ def main() -> None:
     from opensora.cli.ledger import read_manifest
     from opensora.cli.worker import Worker
     from opensora.datasets import video_io
-    from tests.support.killed_runs import fork_run, wait
+    from tests.support.killed_runs import fork_run
 
     write, sample, third = video_io._write_mp4, Worker.sample, threading.Event()
 
@@ -41,9 +41,9 @@ def main() -> None:
             third.set()
         return sample(worker, batch)
 
-    assert wait(fork_run([*arguments, str(folder / "whole")])) == 0
+    assert fork_run([*arguments, str(folder / "whole")]) == 0
     video_io._write_mp4, Worker.sample = write_half, sample_and_tell
-    code = wait(fork_run([*arguments, str(folder / "killed")]))
+    code = fork_run([*arguments, str(folder / "killed")])
     assert code == -signal.SIGKILL, code
     samples = read_manifest(folder / "killed")["samples"]
     report = {
@@ -51,7 +51,7 @@ def main() -> None:
         "unfinished": [path.name for path in (folder / "killed").glob(".*.tmp")],
     }
     video_io._write_mp4, Worker.sample = write, sample
-    assert wait(fork_run([*arguments, str(folder / "killed")])) == 0
+    assert fork_run([*arguments, str(folder / "killed")]) == 0
     print(json.dumps(report))
 
 

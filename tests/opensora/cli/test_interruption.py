@@ -29,8 +29,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(tmp_path, kills
     done = warm_python.run(["tests/support/killed_runs.py", tmp_path, str(kills), "7", *ARGUMENTS], timeout=300)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["kills"] == kills
-    assert len(set(report["done_at_kill"])) > 1, "all kills hit the same moment"
+    assert len(report["done_at_kill"]) == kills and len(set(report["done_at_kill"])) > 1
     whole = read(tmp_path / "whole")
     for folder in map(Path, report["finished"]):
         assert read(folder) == whole
