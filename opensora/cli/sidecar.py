@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError
+
 from opensora.cli.plan import Sample
 from opensora.conditioning.mask_strategy import check_mask_strategy
-from opensora.conditioning.references import ReferenceInfo, check_reference, sha256_of
+from opensora.conditioning.references import check_reference, sha256_of
 from opensora.config.entries import name_of_overrides
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
-from opensora.errors import ConfigError, one_line, shortened
+from opensora.errors import ConfigError, shortened
 from opensora.prompts.run_prompts import MAX_SEED
 
 # Entries that have done their work: what they asked for is in other entries.
@@ -26,6 +27,26 @@ _NOT_OVER_A_SIDECAR = ("draft", "final", "num_sample", "prompt_path", "start_ind
 _REPRODUCED = "reproduced"  # subfolder beside the sidecar, unless another folder is given
 
 
+class _Reference(BaseModel):
+    path: str
+    sha256: str
+
+
+class _Metadata(BaseModel, strict=True):
+    prompt: str
+    seed: int = Field(ge=0, le=MAX_SEED)
+    config: dict[str, Any]
+    prompt_index: int = 0
+    refined: str | None = None
+    video: str = "sample"
+    references: list[_Reference] = []
+    mask_strategy: str = ""
+
+
+class _Sidecar(BaseModel):
+    metadata: _Metadata
+
+
 def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, Any]) -> tuple[SampleConfig, Sample]:
     """Return the config and the one sample that a sidecar describes; values of the command line override it.
 
@@ -33,9 +54,9 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
         ConfigError: the file is not a sidecar, a reference has changed, or a value cannot be used.
     """
     metadata = _load(Path(path).expanduser())
-    entries = {name: value for name, value in metadata["config"].items() if name not in _DONE}
+    entries = {name: value for name, value in metadata.config.items() if name not in _DONE}
     entries["image_size"] = [entries.pop("height"), entries.pop("width")]
-    text = metadata.get("refined", metadata["prompt"])  # a language model asked again might answer otherwise
+    text = metadata.refined or metadata.prompt  # a language model asked again might answer otherwise
     entries |= {"prompt": [text], "num_sample": 1, "start_index": 0, "end_index": None}
     given = {**cfg_options, **{name: value for name, value in flags.items() if value is not None}}
     folder = Path(path).parent / _REPRODUCED / name_of_overrides(given)
@@ -47,69 +68,40 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     if config.prompt is not None and len(config.prompt) > 1:
         raise ConfigError(f"--from-sidecar makes one video again, got {len(config.prompt)} prompts")
     text = config.prompt[0] if config.prompt else text
-    seed = config.seed if "seed" in given else metadata["seed"]
-    sample = Sample(metadata.get("prompt_index", 0), text, seed, config)
-    sample.stem = Path(str(metadata.get("video") or "sample")).stem
-    sample.references, sample.reference_hashes, sample.mask_strategy = _references(metadata, config, path)
+    seed = config.seed if "seed" in given else metadata.seed
+    sample = Sample(metadata.prompt_index, text, seed, config, stem=Path(metadata.video).stem)
+    sample.mask_strategy = config.mask_strategy[0] if config.mask_strategy else metadata.mask_strategy
+    for reference in metadata.references:
+        info = check_reference(reference.path)
+        if sha256_of(info.path) != reference.sha256:
+            raise ConfigError(f"{reference.path} is no longer the file that {path} was made with")
+        sample.references += (info,)
+        sample.reference_hashes += (reference.sha256,)
+    try:
+        check_mask_strategy(sample.mask_strategy, len(sample.references))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return config, sample
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> _Metadata:
     """Read the `metadata` of a sidecar.
 
     Raises:
         ConfigError: the file cannot be read or lacks something.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        metadata = content.get("metadata") if isinstance(content, dict) else None
-        if not isinstance(metadata, dict):
-            raise ValueError("it has no metadata")
-        missing = [name for name in ("prompt", "seed", "config") if name not in metadata]
-        if missing or not isinstance(metadata["config"], dict):
-            raise ValueError(f"it lacks {' and '.join(missing) or 'a config'}")
-        if not {"height", "width", "model"} <= metadata["config"].keys():
-            raise ValueError("its config is not complete")
-        if not isinstance(metadata["seed"], int) or not 0 <= metadata["seed"] <= MAX_SEED:
-            raise ValueError(f"its seed is {metadata['seed']!r}")
-        if not all(isinstance(metadata.get(name, 0), int) for name in ("prompt_index", "number")):
-            raise ValueError("its prompt_index is not a number")
-        if not isinstance(metadata.get("mask_strategy", ""), str) or not _are_references(
-            metadata.get("references", [])
-        ):
-            raise ValueError("each of its references needs a path and a sha256")
+        metadata = _Sidecar.model_validate_json(path.read_bytes()).metadata
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not the .json of a sampled video: {shortened(one_line(error))}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"])) or "it"
+        raise _not_a_sidecar(path, f"{where}: {problem['msg'].lower()}") from error
+    if not {"height", "width", "model"} <= metadata.config.keys():
+        raise _not_a_sidecar(path, "metadata.config is not complete")
     return metadata
 
 
-def _are_references(entries: Any) -> bool:
-    """Whether `entries` is a list of files with their hashes."""
-    return isinstance(entries, list) and all(
-        isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("path", "sha256"))
-        for entry in entries
-    )
-
-
-def _references(
-    metadata: Mapping[str, Any], config: SampleConfig, path: str
-) -> tuple[tuple[ReferenceInfo, ...], tuple[str, ...], str]:
-    """Return the references of the sample, their hashes, and the mask strategy, by the command line if it has one.
-
-    Raises:
-        ConfigError: a reference is missing or has changed, or the strategy does not fit.
-    """
-    infos, hashes = [], []
-    for reference in metadata.get("references", ()):
-        infos.append(check_reference(reference["path"]))
-        hashes.append(reference["sha256"])
-        if sha256_of(infos[-1].path) != hashes[-1]:
-            raise ConfigError(f"{reference['path']} is no longer the file that {path} was made with")
-    strategy = config.mask_strategy[0] if config.mask_strategy else metadata.get("mask_strategy", "")
-    try:
-        check_mask_strategy(strategy, len(infos))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return tuple(infos), tuple(hashes), strategy
+def _not_a_sidecar(path: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{path} is not the .json of a sampled video: {shortened(reason)}")

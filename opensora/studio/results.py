@@ -25,48 +25,35 @@ class Sample:
 
     Attributes:
         id: path of the file below the output folder, without suffix.
-        metadata: metadata in its sidecar.
+        seconds: from text to pixels.
+        size: frames, height and width in pixels.
+        computed: whether each step was computed.
         records: records of its trace; empty without a cache.
-        command: command of the run that made it.
+        scene: what results must have in common to be compared frame by frame.
+        variant: how the computed steps were chosen, in a few words.
+        metadata: metadata in its sidecar.
+        command: arguments of the run that made it.
     """
 
     id: str
     video: Path
-    metadata: dict[str, Any]
+    prompt: str
+    seed: int
+    seconds: float
+    size: tuple[int, int, int]
+    fps: int
+    computed: list[bool]
     records: list[dict[str, Any]]
+    scene: tuple[Any, ...]
+    variant: str
+    metadata: dict[str, Any]
     finished: str
     command: list[str]
-
-    @property
-    def prompt(self) -> str:
-        """The prompt as the user gave it."""
-        return str(self.metadata["prompt"])
-
-    @property
-    def seed(self) -> int:
-        """Seed of the noise."""
-        return int(self.metadata["seed"])
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that sampling took, from text to pixels."""
-        return float(self.metadata["seconds"])
 
     @property
     def sidecar(self) -> Path:
         """The JSON file that describes the sample."""
         return self.video.with_suffix(".json")
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """Frames, height and width in pixels."""
-        config = self.metadata["config"]
-        return int(config["num_frames"]), int(config["height"]), int(config["width"])
-
-    @property
-    def fps(self) -> int:
-        """Frames per second of the file."""
-        return int(self.metadata["config"]["save_fps"])
 
     @property
     def is_image(self) -> bool:
@@ -80,39 +67,8 @@ class Sample:
 
     @property
     def risk(self) -> float | None:
-        """For a draft, a weak hint of how much reuse has changed it; else None."""
-        risk = self.metadata.get("risk")
-        return None if risk is None else float(risk)
-
-    @property
-    def computed(self) -> list[bool]:
-        """Whether each step was computed."""
-        if self.records:
-            return [bool(record["computed"]) for record in self.records]
-        scheduler = self.metadata["config"]["scheduler"]
-        return [True] * section_class("scheduler", scheduler)(**scheduler).num_model_calls
-
-    @property
-    def scene(self) -> tuple[Any, ...]:
-        """What results must have in common to be compared frame by frame."""
-        config = self.metadata["config"]
-        references = [reference["sha256"] for reference in self.metadata.get("references", [])]
-        conditions = (config["model"]["from_pretrained"], config["scheduler"]["cfg_scale"], config.get("loop", 1))
-        conditions += tuple(config.get(name) for name in ("negative_prompt", "aes", "flow", "camera_motion"))
-        return self.prompt, self.seed, *self.size, *conditions, self.metadata.get("mask_strategy", ""), *references
-
-    @property
-    def variant(self) -> str:
-        """How the computed steps were chosen, in a few words."""
-        config = self.metadata["config"]
-        cache = config.get("cache")
-        if not cache:
-            return "Every step"
-        if self.is_draft or config.get("final"):
-            return "Draft" if self.is_draft else "Final"
-        if "codebook" in cache:
-            return "AdaCache + MoReg" if cache.get("moreg") else "AdaCache"
-        return "Calibrated" if config.get("calibration") else "Listed steps"
+        """For a draft, a weak hint of how much reuse has changed it; None for others, or if it was not measured."""
+        return self.metadata.get("risk")
 
     @property
     def label(self) -> str:
@@ -184,25 +140,53 @@ class Results:
             return
         for stem, entry in entries:
             try:
-                content = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
-                metadata = content["metadata"]
-                video = folder / Path(metadata["video"]).name
                 command = manifest["runs"][entry.get("run", 0)].get("command", [])
-                id = str((folder / stem).relative_to(self.root))
-                sample = Sample(id, video, metadata, content.get("records", []), entry["finished"] or "", command)
-                _ = (
-                    sample.scene,
-                    sample.computed,
-                    sample.variant,
-                    sample.seconds,
-                    sample.fps,
-                    sample.risk,
-                )  # fails if wrong
+                sample = _sample(self.root, folder / f"{stem}.json", entry["finished"] or "", command)
             except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                 logger.warning("WARNING %s of %s cannot be read: %s", stem, folder, error)
                 continue
-            if video.is_file():
+            if sample.video.is_file():
                 yield sample
+
+
+def _sample(root: Path, sidecar: Path, finished: str, command: list[str]) -> Sample:
+    content = json.loads(sidecar.read_text(encoding="utf-8"))
+    metadata, records = content["metadata"], content.get("records", [])
+    config = metadata["config"]
+    prompt, seed = str(metadata["prompt"]), int(metadata["seed"])
+    size = int(config["num_frames"]), int(config["height"]), int(config["width"])
+    scheduler = section_class("scheduler", config["scheduler"])(**config["scheduler"])
+    computed = [bool(record["computed"]) for record in records] or [True] * scheduler.num_model_calls
+    scene = (prompt, seed, *size, config["model"]["from_pretrained"], config["scheduler"]["cfg_scale"])
+    scene += tuple(config.get(name) for name in ("loop", "negative_prompt", "aes", "flow", "camera_motion"))
+    scene += (metadata.get("mask_strategy", ""), *(item["sha256"] for item in metadata.get("references", [])))
+    return Sample(
+        id=str(sidecar.with_suffix("").relative_to(root)),
+        video=sidecar.with_name(Path(metadata["video"]).name),
+        prompt=prompt,
+        seed=seed,
+        seconds=float(metadata["seconds"]),
+        size=size,
+        fps=int(config["save_fps"]),
+        computed=computed,
+        records=records,
+        scene=scene,
+        variant=_variant(config),
+        metadata=metadata,
+        finished=finished,
+        command=command,
+    )
+
+
+def _variant(config: dict[str, Any]) -> str:
+    cache = config.get("cache")
+    if not cache:
+        return "Every step"
+    if config.get("draft") or config.get("final"):
+        return "Draft" if config.get("draft") else "Final"
+    if "codebook" in cache:
+        return "AdaCache + MoReg" if cache.get("moreg") else "AdaCache"
+    return "Calibrated" if config.get("calibration") else "Listed steps"
 
 
 def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +24,7 @@ from opensora.studio import parts, studio, worker
 from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models
 from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
-from opensora.studio.results import Results, Sample, scenes
+from opensora.studio.results import Results, scenes
 from opensora.studio.studio import Studio
 from opensora.studio.worker import Models, Progress, make
 
@@ -208,9 +209,7 @@ class Tags(HTMLParser):
 def test_no_prompt_name_or_message_becomes_markup(made):
     root, _, _ = made
     [sample, *_] = Results(root).all()
-    hostile = Sample(
-        HOSTILE, sample.video.with_name(f"{HOSTILE[:20]}.mp4"), {**sample.metadata, "prompt": HOSTILE}, [], "", []
-    )
+    hostile = replace(sample, id=HOSTILE, video=sample.video.with_name(f"{HOSTILE[:20]}.mp4"), prompt=HOSTILE)
     job = Job("id", ["--prompt", HOSTILE], HOSTILE, "failed", error=HOSTILE, notes=[HOSTILE])
     texts = [
         parts.card(hostile, parts.button("x", HOSTILE, HOSTILE, id=HOSTILE), HOSTILE) + parts.download(hostile),
