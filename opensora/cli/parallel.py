@@ -14,7 +14,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,15 +82,6 @@ def sample_in_parallel(
     return code
 
 
-@dataclass(frozen=True)
-class Understanding:
-    """How a process understood its command line: what is wrong with it, or all entries and samples as text."""
-
-    name: str
-    problem: str | None
-    entries: Mapping[str, str]
-
-
 def _stream_text(launch: Launch, prompt_path: str | None) -> str | ConfigError | None:
     """Return, on rank 0, the text of a stream of prompts, or the error about it; None elsewhere and for a file."""
     try:
@@ -122,32 +112,37 @@ def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:
         problem = str(error)
     entries = {} if plan is None else _entries(plan)
     digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-    refusal = None
-    if len(set(processes.gather((problem, digest)))) > 1 or problem is not None:  # only then is everything sent
-        refusal = compare(processes.gather(Understanding(processes.launch.name, problem, entries)))
-    if refusal is None:
+    are_alike = len(set(processes.gather((problem, digest)))) == 1
+    if are_alike and problem is None:
         return plan
+    refusal = difference(processes.gather((processes.launch.name, problem, entries)))  # only now is everything sent
     processes.close()
     if processes.launch.rank:
         return None
     raise ConfigError(refusal)
 
 
-def compare(all_of_them: list[Understanding]) -> str | None:
-    """Say in one sentence why the processes cannot go on together; return None if they can."""
-    first = all_of_them[0]
-    for other in all_of_them:
-        if other.problem is not None:
-            return other.problem if other.problem == first.problem else f"{other.name}: {other.problem}"
-    for other in all_of_them[1:]:
-        for name in sorted(first.entries.keys() | other.entries.keys()):
-            mine, theirs = (side.entries.get(name, "nothing") for side in (first, other))
-            if mine != theirs:
-                return (
-                    f"{other.name} has {name} {shortened(theirs, 80)} where rank 0 has {shortened(mine, 80)}; start "
-                    "all processes with the same command and files"
-                )
-    return None
+def difference(understood: Sequence[tuple[str, str | None, Mapping[str, str]]]) -> str:
+    """Say in one sentence why processes that understood different things cannot go on together.
+
+    Args:
+        understood: for each process, its name, why it cannot read its command line (None if it can), and all entries
+            and samples as text.
+    """
+    _, first_problem, first = understood[0]
+    for name, problem, _ in understood:
+        if problem is not None:
+            return problem if problem == first_problem else f"{name}: {problem}"
+    name, key, theirs = next(
+        (name, key, entries.get(key, "nothing"))
+        for name, _, entries in understood
+        for key in sorted(first.keys() | entries.keys())
+        if first.get(key, "nothing") != entries.get(key, "nothing")
+    )
+    return (
+        f"{name} has {key} {shortened(theirs, 80)} where rank 0 has {shortened(first.get(key, 'nothing'), 80)}; start "
+        "all processes with the same command and files"
+    )
 
 
 def _entries(plan: Plan) -> dict[str, str]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from opensora.cli.parallel import Understanding, compare
+from opensora.cli.parallel import difference
 
 
-def process(rank: int, problem: str | None = None, **entries: str) -> Understanding:
-    return Understanding(f"rank {rank}", problem, entries)
-
-
-def test_equal_processes_go_on():
-    assert compare([process(0, seed="1"), process(1, seed="1")]) is None
+def process(rank: int, problem: str | None = None, **entries: str) -> tuple[str, str | None, dict[str, str]]:
+    return f"rank {rank}", problem, entries
 
 
 def test_the_first_entry_that_differs_is_named_with_its_process():
-    message = compare(
+    message = difference(
         [process(0, seed="1", dtype="a"), process(1, seed="1", dtype="a"), process(2, seed="2", dtype="a")]
     )
     assert message.startswith("rank 2 has seed 2 where rank 0 has 1")
@@ -22,10 +18,11 @@ def test_the_first_entry_that_differs_is_named_with_its_process():
 
 
 def test_a_sample_that_is_missing_is_a_difference():
-    assert compare([process(0, **{"sample a": "1"}), process(1)]).startswith("rank 1 has sample a nothing where rank 0")
+    message = difference([process(0, **{"sample a": "1"}), process(1)])
+    assert message.startswith("rank 1 has sample a nothing where rank 0")
 
 
 def test_a_problem_of_all_is_told_once_and_of_one_with_its_name():
-    assert compare([process(0, "no such file"), process(1, "no such file")]) == "no such file"
-    assert compare([process(0), process(1, "no such file")]) == "rank 1: no such file"
-    assert compare([process(0, "no such file"), process(1)]) == "no such file"
+    assert difference([process(0, "no such file"), process(1, "no such file")]) == "no such file"
+    assert difference([process(0), process(1, "no such file")]) == "rank 1: no such file"
+    assert difference([process(0, "no such file"), process(1)]) == "no such file"
