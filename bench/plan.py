@@ -234,7 +234,7 @@ def _showcase_prompts(value: Any, source: Source) -> tuple[int, ...]:
 
 
 def read_policies(entries: Any, source: Source) -> tuple[PolicyPlan, ...]:
-    """Read the policies of a plan, in their order.
+    """Read the policies of a plan, in their order; None leaves one of a base plan out.
 
     Raises:
         ConfigError: there is none, a key is unknown, a value is wrong, or a policy does not have one way to meet
@@ -242,7 +242,7 @@ def read_policies(entries: Any, source: Source) -> tuple[PolicyPlan, ...]:
     """
     if not isinstance(entries, Mapping) or not entries:
         raise source.error("policies", "'policies' must be a dict of at least one policy: name=dict(title=..., ...)")
-    return tuple(_read_policy(name, options, source) for name, options in entries.items())
+    return tuple(_read_policy(name, options, source) for name, options in entries.items() if options is not None)
 
 
 def _read_policy(name: str, options: Any, source: Source) -> PolicyPlan:

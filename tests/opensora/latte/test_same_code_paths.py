@@ -114,19 +114,19 @@ def test_policies_are_compared(tmp_path, latte_folder):
     """The plan for the published weights, at a tiny size."""
     text = (ROOT / "configs/bench/latte.py").read_text()
     for old, new in (
-        ('"mini.py"', repr(str(ROOT / "configs/bench/mini.py"))),
-        ("(13,)", "(1,)"),
+        ('"open_sora_480p.py"', repr(str(ROOT / "configs/bench/open_sora_480p.py"))),
+        ("adacache=dict(", 'adacache=dict(cache=dict(metric_blocks=(1,)), '),
         ("budgets = (12, 16, 20, 25, 32)", "budgets = (5,)"),
         ("exact_steps = 200", "exact_steps = 12"),
         ("showcase_budgets = (20,)", "showcase_budgets = (5,)"),
-        ("tuning_clips = 4", "tuning_clips = 1"),
+        ('title = "Cache', 'tuning_clips = 1\ntitle = "Cache'),
     ):
         assert old in text
         text = text.replace(old, new)
     path = tmp_path / "plan.py"
     path.write_text(text)
     config = write_config(tmp_path / "latte.py", latte_config(latte_folder, prompt=list(PROMPTS)))
-    policies = ["adacache", "taylorseer", "fewer_steps"]
+    policies = ["adacache", "taylorseer", "euler_steps"]
     arguments = [str(path), "--sample", str(config), "--prompts", "1", "--output", str(tmp_path / "bench")]
     assert bench.main([*arguments, "--policies", *policies]) == 0
     results = json.loads((tmp_path / "bench" / "bench.json").read_text())
