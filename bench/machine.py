@@ -15,7 +15,7 @@ import torch
 from opensora.device import check_device
 from opensora.files import REPO_ROOT
 
-PACKAGES = ("diffusers", "transformers", "mmengine", "av", "numpy", "lpips", "cvvdp", "vmaf-torch", "opensora-adacache")
+PACKAGES = ("diffusers", "transformers", "mmengine", "av", "numpy", "lpips", "opensora-adacache")
 
 
 def machine_info(device: str | None) -> tuple[dict[str, Any], str | None]:

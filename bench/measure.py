@@ -37,13 +37,11 @@ class Meter:
     """Measures the quality of videos; this is not timed.
 
     Args:
-        fps: frames per second of the videos.
         check_captions: whether prompts are captions of the mini model's world.
     """
 
-    def __init__(self, fps: float, check_captions: bool) -> None:
+    def __init__(self, check_captions: bool) -> None:
         self._metrics = Metrics()
-        self._fps = fps
         self._check_captions = check_captions
 
     @property
@@ -54,13 +52,13 @@ class Meter:
     def note_size(self, height: int, width: int) -> None:
         """Add the notes on metrics that videos of this size lack, even if none was measured in this process."""
         blank = np.zeros((1, height, width, 3), np.uint8)
-        self._metrics.compare(blank, blank, self._fps)
+        self._metrics.compare(blank, blank)
 
     def quality(self, frames: np.ndarray, prompt: str, references: Sequence[Reference]) -> dict[str, float]:
         """Return the metrics of a video's frames against each reference, and the caption check if there is one."""
         values: dict[str, float] = {}
         for reference in references:
-            values |= from_metrics(self._metrics.compare(frames, reference.frames, self._fps), reference.suffix)
+            values |= from_metrics(self._metrics.compare(frames, reference.frames), reference.suffix)
         return values | (from_metrics(caption_scores(frames, prompt)) if self._check_captions else {})
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +32,7 @@ class Sampled:
         num_steps: sampling steps of the run.
         trace: None if every step was computed without a cache.
         cache_bytes: most bytes that the cache held at the end of a step.
-        peak_bytes: most memory while denoising; None if this machine does not report it.
+        peak_bytes: most bytes that tensors took on the GPU while denoising; None on a CPU.
     """
 
     frames: np.ndarray
@@ -74,7 +73,6 @@ class Sampler:
 
     def __init__(self, pipe: SamplingPipeline) -> None:
         self.pipe = pipe
-        self._watch = Stopwatch(pipe.model.device)
         if not isinstance(pipe.text_encoder, CachedTextEncoder):
             pipe.text_encoder = CachedTextEncoder(pipe.text_encoder)
 
@@ -89,22 +87,30 @@ class Sampler:
         controller = None if point.cache is None else StepController(point.cache, observers=[cache_bytes])
         with self._scheduler_of(point):
             num_steps = self.pipe.scheduler.num_model_calls
-        knows_peak = self._watch.reset_peak()
-        started = self._watch.now()
+        device = self.pipe.model.device
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        started = self._now()
         latents = self.sample_latents(point, clip, controller)
-        denoised = self._watch.now()
-        peak = self._watch.peak_bytes() if knows_peak else None
-        decoding = self._watch.now()
+        denoised = self._now()
+        peak = torch.cuda.max_memory_allocated(device) if on_gpu else None
         [frames] = self.pipe.decode(latents, progress=False)
         return Sampled(
             frames=frames,
             denoise_seconds=denoised - started,
-            decode_seconds=self._watch.now() - decoding,
+            decode_seconds=self._now() - denoised,
             num_steps=num_steps,
             trace=None if controller is None else controller.trace,
             cache_bytes=cache_bytes.most,
             peak_bytes=peak,
         )
+
+    def _now(self) -> float:
+        """Wait for the device, then return the seconds of a monotonic clock."""
+        if self.pipe.model.device.type == "cuda":
+            torch.cuda.synchronize(self.pipe.model.device)
+        return time.perf_counter()
 
     def prepare(self, clip: Clip) -> None:
         """Encode the clip's text, so that no timed run has to."""
@@ -130,41 +136,3 @@ class Sampler:
         finally:
             for name, value in before.items():
                 setattr(scheduler, name, value)
-
-
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-class Stopwatch:
-    """Measures one piece of work at a time on a device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def now(self) -> float:
-        """Wait for the device, then return the seconds of a monotonic clock."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-    def reset_peak(self) -> bool:
-        """Start a new measurement of peak memory; return False if this machine cannot."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            return True
-        try:
-            _RESET.write_text("5")  # Linux: sets the peak of the resident memory to what it is now
-        except OSError:
-            return False
-        return True
-
-    def peak_bytes(self) -> int | None:
-        """Return the most bytes since `reset_peak`: allocated by PyTorch on CUDA, else resident in the process."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        try:
-            lines = _STATUS.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return None
-        peaks = (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-        return next(peaks, None)

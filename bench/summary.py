@@ -21,8 +21,6 @@ from bench.points import BenchPoint
 from bench.run import Work
 from bench.setting import BenchClip
 
-FRONT_METRIC = "psnr"
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -81,7 +79,6 @@ def summarize(
     uncached = references[0]
     keys = dict.fromkeys(key for measured in points for key in measured.keys)
     metrics = quality_metrics(keys, plan.exact_steps)
-    places = [(measured.point.policy, measured.mean("compute"), measured.mean(FRONT_METRIC)) for measured in points]
     with_points = {measured.point.policy for measured in points}
     return {
         "title": plan.title,
@@ -94,10 +91,7 @@ def summarize(
             for policy in plan.policies
             if policy.name in with_points or policy.name == plan.baseline
         ],
-        "points": [
-            _point(measured, points, uncached, metrics, plan, on_front(place, places))
-            for measured, place in zip(points, places, strict=True)
-        ],
+        "points": [_point(measured, points, uncached, metrics, plan) for measured in points],
         "references": [
             {
                 "name": measured.point.policy,
@@ -116,7 +110,6 @@ def _point(
     uncached: Measured,
     metrics: Sequence[Mapping[str, Any]],
     plan: BenchPlan,
-    is_on_front: bool,
 ) -> dict[str, Any]:
     present = [metric for metric in metrics if metric["key"] in own.keys]
     return {
@@ -131,7 +124,6 @@ def _point(
             metric["key"]: (min if metric["better"] == "higher" else max)(row.values[metric["key"]] for row in own.rows)
             for metric in present
         },
-        "front": is_on_front,
     }
 
 
@@ -189,7 +181,6 @@ def _showcase(work: Work, clips: Sequence[BenchClip]) -> list[dict[str, Any]]:
 ByPrompt = Mapping[int, float]
 
 BEYOND = 0.3  # steps by which a curve is used beyond its ends, with the value of the end
-CHEAPER = 0.25  # steps by which a rival may cost more and still push a point off the front
 
 
 class Estimate(NamedTuple):
@@ -248,13 +239,3 @@ def difference(point: CurvePoint, curve: Sequence[CurvePoint]) -> Estimate | Non
         return None
     paired = {prompt: value - other[prompt] for prompt, value in sorted(point.values.items()) if prompt in other}
     return estimate(paired) if paired else None
-
-
-def on_front(own: tuple[str, float, float], points: Sequence[tuple[str, float, float]]) -> bool:
-    """Whether no other policy has a larger mean at about as little compute; points are (policy, compute, mean)."""
-    policy, compute, mean = own
-    return not any(
-        other_mean > mean and other_compute <= compute + CHEAPER
-        for other, other_compute, other_mean in points
-        if other != policy
-    )

@@ -3,7 +3,7 @@
 
 Reads the lossless *.frames.npz that sampling with --save-frames True keeps if both sides have them, else mp4 or png.
 Prints PSNR, SSIM, MS-SSIM and flicker per video and on average with 95 % intervals; of the mini model's videos also the
-caption check, and LPIPS, ColorVideoVDP and VMAF where the packages lpips, cvvdp and vmaf-torch are installed.
+caption check, and LPIPS where the package lpips is installed.
 
 Exit code: 0 if every video was compared, 1 if some were not (they are listed with the reason), 2 for an error.
 """
@@ -24,7 +24,6 @@ from opensora.environment import enter_environment  # noqa: E402
 if __name__ == "__main__":
     enter_environment()
 
-from bench.compare.metric_info import METRICS  # noqa: E402
 from opensora.cli.arguments import OneLineParser  # noqa: E402
 from opensora.errors import run_command  # noqa: E402
 from opensora.files import make_output_folder  # noqa: E402
@@ -43,7 +42,6 @@ def build_parser() -> OneLineParser:
     parser.add_argument("reference", type=Path, metavar="DIR_REFERENCE", help="folder of the reference videos")
     parser.add_argument("samples", type=Path, metavar="DIR_SAMPLES", help="folder of the videos to measure")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the results, as .json or .csv")
-    parser.add_argument("--without", nargs="+", default=[], choices=METRICS, metavar="METRIC", help=", ".join(METRICS))
     parser.add_argument(
         "--export", nargs=2, metavar=("vbench", "FOLDER"), help="copy the samples to a folder that VBench can evaluate"
     )
@@ -69,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         make_output_folder(options.output.parent, "--output")
     # Before the comparison, which takes long: a folder that is refused is to be refused at once.
     exported = export_vbench(options.samples, Path(options.export[1])) if options.export else None
-    evaluation = evaluate(options.reference, options.samples, without=options.without)
+    evaluation = evaluate(options.reference, options.samples)
     print(table(evaluation))
     if text := remarks(evaluation):
         print(f"\n{text}")

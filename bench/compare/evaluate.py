@@ -14,7 +14,7 @@ from tqdm import tqdm
 from adacache.atomic import atomic_path
 from bench.compare.bootstrap import interval
 from bench.compare.metric_info import METRICS
-from bench.compare.metrics import DEFAULT_FPS, Metrics, caption_scores
+from bench.compare.metrics import Metrics, caption_scores
 from bench.compare.pairs import NotCompared, Pair, match, read_clip
 from opensora.errors import ConfigError, one_line
 
@@ -68,9 +68,7 @@ class Evaluation:
         return Mean(mean, None if alone else low, None if alone else high, len(having))
 
 
-def evaluate(
-    reference: Path, samples: Path, metrics: Metrics | None = None, without: Sequence[str] = (), progress: bool = True
-) -> Evaluation:
+def evaluate(reference: Path, samples: Path, progress: bool = True) -> Evaluation:
     """Compare every clip of `samples` with the one of the same name in `reference`.
 
     Lossless frames (`*.frames.npz`) are read if both clips of a pair have them, else their mp4s, or whatever exists.
@@ -78,40 +76,34 @@ def evaluate(
     `not_compared`.
 
     Args:
-        metrics: pass them when calling this often; by default new ones are made.
-        without: keys of metrics to leave out.
         progress: show a bar.
 
     Raises:
         ConfigError: a folder does not exist or is empty, or no name is in both.
     """
     pairs, not_compared = match(Path(reference), Path(samples))
-    metrics = metrics or Metrics(without)
-    clips = []
+    metrics, clips = Metrics(), []
     for pair in tqdm(pairs, desc="comparing", unit="clip", disable=not progress):
-        result = compare_pair(pair, metrics, without)
+        result = compare_pair(pair, metrics)
         (clips if isinstance(result, ComparedClip) else not_compared).append(result)
     notes = [*_reading_notes([clip.pair for clip in clips]), *metrics.notes]
     return Evaluation(Path(reference), Path(samples), clips, sorted(not_compared, key=lambda clip: clip.name), notes)
 
 
-def compare_pair(pair: Pair, metrics: Metrics, without: Sequence[str] = ()) -> ComparedClip | NotCompared:
+def compare_pair(pair: Pair, metrics: Metrics) -> ComparedClip | NotCompared:
     """Read and compare one pair; only the sample gets the caption check."""
-    clips, rates = [], [pair.record.fps]
+    clips = []
     for role, files in (("sample", pair.sample), ("reference", pair.reference)):
         try:
-            frames, fps = read_clip(files.path)
+            clips.append(read_clip(files.path))
         except (OSError, ValueError) as error:
             return NotCompared(pair.name, f"unreadable {role}: {one_line(error)}")
-        clips.append(frames)
-        rates.append(fps)
     frames, target = clips
     if frames.shape != target.shape:
         sizes = " instead of ".join(f"{f} frames of {h} x {w}" for f, h, w, _ in (frames.shape, target.shape))
         return NotCompared(pair.name, f"another size: {sizes}")
-    fps = next((rate for rate in rates if rate), DEFAULT_FPS)
-    values = {**metrics.compare(frames, target, fps), **caption_scores(frames, pair.record.prompt)}
-    return ComparedClip(pair, frames.shape[:3], {key: value for key, value in values.items() if key not in without})
+    values = {**metrics.compare(frames, target), **caption_scores(frames, pair.record.prompt)}
+    return ComparedClip(pair, frames.shape[:3], values)
 
 
 def _reading_notes(pairs: Sequence[Pair]) -> list[str]:

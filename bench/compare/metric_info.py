@@ -55,8 +55,6 @@ METRICS = {
             "mean absolute difference of consecutive frames in 0..255, minus that of the reference",
         ),
         MetricInfo("lpips", "LPIPS", "", 4, "lower", "AlexNet, version 0.1; mean over frames"),
-        MetricInfo("cvvdp", "ColorVideoVDP", "JOD", 2, "higher", "display standard_4k; 10 is no visible difference"),
-        MetricInfo("vmaf", "VMAF", "", 1, "higher", "v0.6.1 on luma at the clip's own size; 0 to 100"),
         MetricInfo(
             "caption_items", "caption items", "", 2, "higher", "share of what its caption says that a clip shows"
         ),

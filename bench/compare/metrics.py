@@ -2,8 +2,8 @@
 
 SSIM: the three colors separately, then averaged; Gaussian window of 11 pixels with sigma 1.5, without padding; biased
 variances; K = 0.01 and 0.03; data range 255. This is scikit-image's with gaussian_weights=True,
-use_sample_covariance=False. LPIPS, ColorVideoVDP and VMAF are used if their packages are installed and complete, else
-named in one note; nothing is downloaded here. The first two bring torchvision, in the build that fits torch.
+use_sample_covariance=False. LPIPS is used if its package is installed and complete, else a note says why not; nothing
+is downloaded here.
 
 Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity (2004), and Multi-scale
 Structural Similarity for Image Quality Assessment (2003).
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,14 +24,12 @@ import torch
 from torch import Tensor
 
 from adacache.calibration.quality import psnr
-from bench.compare.metric_info import METRICS
 from mini.check.check import check_clip
 from mini.check.describe import MIN_SIDE
 from mini.world.captions import parse_caption, vocabulary
 from mini.world.paths import FRAMES
 from opensora.errors import one_line
 
-DEFAULT_FPS = 24.0
 # Metrics hold some twenty float tensors of a batch's size: about 250 MB for one frame of 720p, a batch of its own.
 BATCH_PIXELS = 2**17
 WINDOW, SMALLEST_WINDOW = 11, 3
@@ -39,35 +37,35 @@ HALVINGS = 16  # the last of the five scales has a sixteenth of the side
 PEAK = 255.0
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's name for the weights
 
-# Two clips (F, H, W, 3) uint8 of one shape, the sample first, and frames per second -> one number.
-Comparison = Callable[[np.ndarray, np.ndarray, float], float]
+# Two clips (F, H, W, 3) uint8 of one shape, the sample first -> one number.
+Comparison = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Metrics:
-    """Compares clips with reference clips; the models of optional metrics are loaded once.
+    """Compares clips with reference clips; the network of LPIPS is loaded once.
 
     Attributes:
         notes: sentences on what was left out and on variants that had to be used, each once; comparing more clips may
             add some.
     """
 
-    def __init__(self, without: Collection[str] = ()) -> None:
-        """`without` are keys of metrics to leave out, e.g. the slow "cvvdp" where it is installed."""
+    def __init__(self) -> None:
         self.notes: list[str] = []
-        self._without = frozenset(without)
-        self._optional, note = load_optional([key for key in LOADERS if key not in self._without])
-        self._note(note)
+        self._lpips: Comparison | None = None
+        try:
+            self._lpips = load_lpips()
+        except Exception as error:  # a package may fail in any way, and nobody needs this one
+            self._note(f"LPIPS is left out: {_reason(error)}")
 
-    def compare(self, frames: np.ndarray, reference: np.ndarray, fps: float = DEFAULT_FPS) -> dict[str, float]:
+    def compare(self, frames: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         """Return the metrics of `bench.compare.metric_info` by key.
 
         A metric that cannot be computed has no key: SSIM of frames below 11 pixels, MS-SSIM below 33, flicker of a
-        single frame, and optional metrics that are not installed, fail or are not finite.
+        single frame, and LPIPS if it is not installed, fails or is not finite.
 
         Args:
             frames: the sample, (F, H, W, 3) uint8.
             reference: the same shape.
-            fps: frames per second, which ColorVideoVDP depends on.
 
         Raises:
             ValueError: the clips differ in shape, or one is not (F, H, W, 3) uint8.
@@ -79,53 +77,46 @@ class Metrics:
             raise ValueError(f"clips of different shapes cannot be compared: {frames.shape} and {reference.shape}")
         with threads_for(frames):
             values = {
-                "psnr": psnr(frames, reference) if self._wanted("psnr") else None,
+                "psnr": psnr(frames, reference),
                 **self._structure(frames, reference),
-                "flicker": flicker(frames, reference) if self._wanted("flicker") and len(frames) > 1 else None,
-                **{key: self._optional_value(key, frames, reference, fps) for key in self._optional},
+                "flicker": flicker(frames, reference) if len(frames) > 1 else None,
+                "lpips": None if self._lpips is None else self._lpips_value(frames, reference),
             }
         return {key: value for key, value in values.items() if value is not None}
 
     def _structure(self, frames: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        values = {}
         height, width = frames.shape[1:3]
-        side = min(height, width)
-        if self._wanted("ssim"):
-            if side >= WINDOW:
-                values["ssim"] = ssim(frames, reference)
-            else:
-                self._note(f"SSIM is left out at {height} x {width}: its window has {WINDOW} pixels")
-        if self._wanted("ms_ssim"):
-            window = ms_ssim_window(side)
-            if window is None:
-                self._note(f"MS-SSIM is left out at {height} x {width}: its five scales need sides above 32 pixels")
-                return values
-            if window != WINDOW:
-                self._note(
-                    f"MS-SSIM at {height} x {width} has a window of {window} pixels instead of {WINDOW}, which needs "
-                    "sides above 160: do not compare it with values of larger frames"
-                )
-            values["ms_ssim"] = ms_ssim(frames, reference, window)
-        return values
+        side, values = min(height, width), {}
+        if side >= WINDOW:
+            values["ssim"] = ssim(frames, reference)
+        else:
+            self._note(f"SSIM is left out at {height} x {width}: its window has {WINDOW} pixels")
+        window = ms_ssim_window(side)
+        if window is None:
+            self._note(f"MS-SSIM is left out at {height} x {width}: its five scales need sides above 32 pixels")
+            return values
+        if window != WINDOW:
+            self._note(
+                f"MS-SSIM at {height} x {width} has a window of {window} pixels instead of {WINDOW}, which needs "
+                "sides above 160: do not compare it with values of larger frames"
+            )
+        return {**values, "ms_ssim": ms_ssim(frames, reference, window)}
 
-    def _optional_value(self, key: str, frames: np.ndarray, reference: np.ndarray, fps: float) -> float | None:
-        """Return an optional metric, None if its package fails: that must not end a run or spoil its means."""
+    def _lpips_value(self, frames: np.ndarray, reference: np.ndarray) -> float | None:
+        """Return LPIPS, None if its package fails: that must not end a run or spoil its means."""
         try:
-            value = self._optional[key](frames, reference, fps)
+            value = self._lpips(frames, reference)
             if math.isfinite(value):
                 return value
             reason = f"it is {value}"
         except Exception as error:
             reason = one_line(error)
         count, height, width = frames.shape[:3]
-        self._note(f"{METRICS[key].title} is left out of clips of {count} x {height} x {width}: {reason}")
+        self._note(f"LPIPS is left out of clips of {count} x {height} x {width}: {reason}")
         return None
 
-    def _wanted(self, key: str) -> bool:
-        return key not in self._without
-
-    def _note(self, sentence: str | None) -> None:
-        if sentence and sentence not in self.notes:
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
             self.notes.append(sentence)
 
 
@@ -222,7 +213,7 @@ def load_lpips() -> Comparison:
         warnings.simplefilter("ignore")  # torchvision's, about the way lpips asks for weights
         network = lpips.LPIPS(net="alex", verbose=False).eval()
 
-    def compare(frames: np.ndarray, reference: np.ndarray, fps: float) -> float:
+    def compare(frames: np.ndarray, reference: np.ndarray) -> float:
         with torch.inference_mode():
             batches = frame_batches(frames, reference)
             values = [network(batch / 127.5 - 1, target / 127.5 - 1).flatten() for batch, target in batches]
@@ -231,69 +222,10 @@ def load_lpips() -> Comparison:
     return compare
 
 
-def load_cvvdp() -> Comparison:
-    """Load ColorVideoVDP, in JOD on the display "standard_4k"; 10 is no visible difference.
-
-    Raises:
-        ImportError: the package or torchvision is missing.
-    """
-    import pycvvdp
-
-    metric = pycvvdp.cvvdp(display_name="standard_4k", quiet=True, device=torch.device("cpu"))
-
-    def compare(frames: np.ndarray, reference: np.ndarray, fps: float) -> float:
-        with torch.inference_mode():
-            if len(frames) == 1:
-                return float(metric.predict(frames[0], reference[0], dim_order="HWC")[0])
-            return float(metric.predict(frames, reference, dim_order="FHWC", frames_per_second=fps)[0])
-
-    return compare
-
-
-LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
-
-
-def load_vmaf() -> Comparison:
-    """Load VMAF of the whole clip at its own size; trained on 1080p, it only ranks small clips.
-
-    Raises:
-        ImportError: the package is missing.
-    """
-    import vmaf_torch
-
-    model = vmaf_torch.VMAF(temporal_pooling=True, clip_score=True)
-
-    def compare(frames: np.ndarray, reference: np.ndarray, fps: float) -> float:
-        lumas = [
-            16 + 219 / PEAK * (torch.from_numpy(clip).float() @ torch.tensor(LUMA)) for clip in (reference, frames)
-        ]
-        with torch.inference_mode():
-            return float(model(*(luma[:, None] for luma in lumas)))
-
-    return compare
-
-
-LOADERS = {"lpips": load_lpips, "cvvdp": load_cvvdp, "vmaf": load_vmaf}
-# Module -> package, where the names differ.
-PIP_NAMES = {"pycvvdp": "cvvdp", "vmaf_torch": "vmaf-torch"}
-
-
-def load_optional(keys: Iterable[str]) -> tuple[dict[str, Comparison], str | None]:
-    """Load those of the metrics `keys` that can be used here; return them and one sentence on the others, or None."""
-    usable: dict[str, Comparison] = {}
-    missing = []
-    for key in keys:
-        try:
-            usable[key] = LOADERS[key]()
-        except Exception as error:  # a package may fail in any way, and none of them is needed
-            missing.append(f"{METRICS[key].title} ({_reason(error)})")
-    return usable, f"left out: {', '.join(missing)}" if missing else None
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"package {PIP_NAMES.get(error.name, error.name)} is not installed"
-    return str(error) if isinstance(error, NotUsable) else f"cannot be used: {one_line(error)}"
+        return f"package {error.name} is not installed"
+    return str(error) if isinstance(error, NotUsable) else f"it cannot be used: {one_line(error)}"
 
 
 def is_caption(prompt: str) -> bool:

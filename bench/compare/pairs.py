@@ -171,35 +171,30 @@ class Record:
     video: str | None = None  # file name
     prompt: str | None = None
     seed: int | None = None
-    fps: float | None = None
 
 
-def read_clip(path: Path) -> tuple[np.ndarray, float | None]:
-    """Read frames (F, H, W, 3) uint8 and frames per second, None for a dump or an image, which have no rate.
+def read_clip(path: Path) -> np.ndarray:
+    """Read frames (F, H, W, 3) uint8.
 
     Raises:
         ValueError: the file cannot be read as a clip.
         OSError: the file cannot be opened.
     """
-    if path.name.endswith(DUMP_SUFFIX):
-        return _read_dump(path), None
-    frames, fps = read_video(path)
-    return frames, None if path.suffix.lower() == IMAGE_SUFFIX else fps
+    return _read_dump(path) if path.name.endswith(DUMP_SUFFIX) else read_video(path)[0]
 
 
 def read_record(path: Path) -> Record:
     """Read the record at `path`; it is empty if there is none, or if it is not from a sampling run."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    except (OSError, ValueError, KeyError, TypeError):
         return Record()
-    metadata = _section(data, "metadata")
-    fps = _of_type(_section(metadata, "config").get("save_fps"), int, float)
+    if not isinstance(metadata, dict):
+        return Record()
     return Record(
         video=_of_type(metadata.get("video"), str),
         prompt=_of_type(metadata.get("prompt"), str),
         seed=_of_type(metadata.get("seed"), int),
-        fps=float(fps) if fps else None,
     )
 
 
@@ -214,11 +209,6 @@ def _read_dump(path: Path) -> np.ndarray:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"'{path.name}' does not hold (F, H, W, 3) in uint8 but {frames.shape} in {frames.dtype}")
     return frames
-
-
-def _section(data: Any, name: str) -> dict[str, Any]:
-    section = data.get(name) if isinstance(data, dict) else None
-    return section if isinstance(section, dict) else {}
 
 
 def _of_type(value: Any, *types: type) -> Any:

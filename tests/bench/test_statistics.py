@@ -1,10 +1,10 @@
-"""Differences at equal compute, ratios and the front, on numbers worked out by hand."""
+"""Differences at equal compute and ratios, on numbers worked out by hand."""
 
 from __future__ import annotations
 
 import pytest
 
-from bench.summary import CurvePoint, at_compute, difference, estimate, mean_ratio, on_front
+from bench.summary import CurvePoint, at_compute, difference, estimate, mean_ratio
 
 # The baseline: at 10 steps 30 and 40 dB for two prompts, at 14 steps 34 and 42 dB.
 CURVE = [CurvePoint(14.0, {0: 34.0, 1: 42.0}), CurvePoint(10.0, {0: 30.0, 1: 40.0})]
@@ -46,9 +46,3 @@ def test_a_constant_has_no_interval():
 def test_ratios_are_averaged_geometrically():
     assert mean_ratio({0: 2.0, 1: 8.0}).mean == pytest.approx(4.0)
     assert mean_ratio({0: 2.0, 1: 0.5}).mean == pytest.approx(1.0)
-
-
-def test_the_front():
-    points = [("a", 10.0, 30.0), ("a", 15.0, 40.0), ("b", 10.2, 31.0), ("b", 14.0, 35.0), ("c", 15.3, 41.0)]
-    # b at 10.2 is above a at 10, and 0.2 steps dearer are no more; c at 15.3 is too dear to beat a at 15.
-    assert [on_front(point, points) for point in points] == [False, True, True, True, True]

@@ -1,4 +1,4 @@
-"""Metrics of other packages, with stand-ins for these."""
+"""LPIPS, with a stand-in for its package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.compare.metrics import ALEXNET, LOADERS, Metrics, load_optional
+from bench.compare.metrics import ALEXNET, Metrics
 
 BLACK = np.zeros((4, 16, 16, 3), np.uint8)
 
@@ -48,51 +48,38 @@ def fake_lpips(monkeypatch):
     return module
 
 
-@pytest.fixture
-def fake_cvvdp(monkeypatch):
-    """A pycvvdp that notes what it is asked."""
-    module = types.ModuleType("pycvvdp")
-    module.asked = []
-
-    class Cvvdp:
-        def __init__(self, display_name, quiet, device):
-            assert (display_name, quiet, str(device)) == ("standard_4k", True, "cpu")
-
-        def predict(self, test, reference, dim_order, frames_per_second=0):
-            module.asked.append((test.shape, dim_order, frames_per_second))
-            return torch.tensor(9.5), None
-
-    module.cvvdp = Cvvdp
-    monkeypatch.setitem(sys.modules, "pycvvdp", module)
-    return module
-
-
-def test_without_the_packages_one_note_names_them(monkeypatch, tmp_path):
-    for name in ("lpips", "pycvvdp", "vmaf_torch"):  # also where they are installed
-        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError(name={name!r})")
-        monkeypatch.delitem(sys.modules, name, raising=False)
+@pytest.mark.parametrize(
+    ("source", "note"),
+    [
+        ("raise ModuleNotFoundError(name='lpips')", "LPIPS is left out: package lpips is not installed"),
+        (
+            "import torchvision_that_is_missing",
+            "LPIPS is left out: package torchvision_that_is_missing is not installed",
+        ),
+        (
+            "raise RuntimeError('operator torchvision::nms\\ndoes not exist')",
+            "LPIPS is left out: it cannot be used: operator torchvision::nms does not exist",
+        ),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_named_with_the_reason(monkeypatch, tmp_path, source, note):
+    (tmp_path / "lpips.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "lpips", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     metrics = Metrics()
-    assert metrics.notes == [
-        "left out: LPIPS (package lpips is not installed), ColorVideoVDP (package cvvdp is not installed), "
-        "VMAF (package vmaf-torch is not installed)"
-    ]
-    assert not LOADERS.keys() & metrics.compare(BLACK, BLACK).keys()
-
-
-def test_what_is_not_wanted_needs_no_note():
-    assert Metrics(without=list(LOADERS)).notes == []
+    assert metrics.notes == [note]
+    assert "lpips" not in metrics.compare(BLACK, BLACK)
 
 
 def test_lpips_without_the_weights_of_its_trunk_says_how_to_get_them(hub, fake_lpips):
-    usable, note = load_optional(["lpips"])
-    assert usable == {} and fake_lpips.made == []
-    assert f"LPIPS (the weights of AlexNet are not at {hub / ALEXNET}; with a network, python -c" in note
+    [note] = Metrics().notes
+    assert fake_lpips.made == []
+    assert f"the weights of AlexNet are not at {hub / ALEXNET}; with a network, python -c" in note
 
 
 def test_lpips_is_averaged_over_frames_and_its_network_made_once(hub, fake_lpips):
     (hub / ALEXNET).touch()
-    metrics = Metrics(without=["cvvdp", "vmaf"])
+    metrics = Metrics()
     clip = BLACK.copy()
     clip[1] = 255
     assert metrics.compare(clip, BLACK)["lpips"] == pytest.approx(0.25)
@@ -100,55 +87,16 @@ def test_lpips_is_averaged_over_frames_and_its_network_made_once(hub, fake_lpips
     assert fake_lpips.made == [("alex", False)] and metrics.notes[0].startswith("MS-SSIM is left out")
 
 
-def test_colorvideovdp_is_told_the_frame_rate(fake_cvvdp):
-    metrics = Metrics(without=["lpips", "vmaf"])
-    assert metrics.compare(BLACK, BLACK, fps=8)["cvvdp"] == 9.5
-    metrics.compare(BLACK[:1], BLACK[:1], fps=8)
-    assert fake_cvvdp.asked == [((4, 16, 16, 3), "FHWC", 8), ((16, 16, 3), "HWC", 0)]
+@pytest.mark.parametrize(("result", "reason"), [("nan", "it is nan"), ("inf", "it is inf"), (None, "too small")])
+def test_lpips_that_fails_or_is_not_finite_is_left_out_and_noted_once(hub, fake_lpips, monkeypatch, result, reason):
+    def fail(_network, first, _second):
+        if result is None:
+            raise RuntimeError("too small")
+        return torch.full((len(first), 1, 1, 1), float(result))
 
-
-def test_vmaf_sees_the_luma_of_the_whole_clip_after_its_reference_s(monkeypatch):
-    module, asked = types.ModuleType("vmaf_torch"), []
-
-    class Vmaf:
-        def __init__(self, temporal_pooling, clip_score):
-            assert temporal_pooling and clip_score
-
-        def __call__(self, reference, sample):
-            asked.append((reference, sample))
-            return torch.tensor(87.5)
-
-    module.VMAF = Vmaf
-    monkeypatch.setitem(sys.modules, "vmaf_torch", module)
-    clip = BLACK.copy()
-    clip[..., 1] = 255
-    assert Metrics(without=["lpips", "cvvdp"]).compare(clip, BLACK)["vmaf"] == 87.5
-    [(reference, sample)] = asked
-    assert reference.shape == sample.shape == (4, 1, 16, 16)
-    assert reference.unique().tolist() == [16] and sample.unique().tolist() == pytest.approx([16 + 219 * 0.7152])
-
-
-def test_a_package_that_cannot_be_imported_is_named_with_the_reason(monkeypatch, tmp_path):
-    (tmp_path / "lpips.py").write_text("import torchvision_that_is_missing\n")
-    (tmp_path / "pycvvdp.py").write_text("raise RuntimeError('operator torchvision::nms\\ndoes not exist')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    try:
-        _, note = load_optional(["lpips", "cvvdp"])
-    finally:
-        for name in ("lpips", "pycvvdp"):
-            sys.modules.pop(name, None)
-    assert note == (
-        "left out: LPIPS (package torchvision_that_is_missing is not installed), "
-        "ColorVideoVDP (cannot be used: operator torchvision::nms does not exist)"
-    )
-
-
-def test_a_metric_that_fails_is_noted_once_and_the_others_stay(fake_cvvdp, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("too small")
-
-    monkeypatch.setattr(fake_cvvdp.cvvdp, "predict", fail)
-    metrics = Metrics(without=["lpips", "vmaf", "ms_ssim"])
-    assert metrics.compare(BLACK, BLACK).keys() == {"psnr", "ssim", "flicker"}
-    metrics.compare(BLACK, BLACK)
-    assert metrics.notes == ["ColorVideoVDP is left out of clips of 4 x 16 x 16: too small"]
+    (hub / ALEXNET).touch()
+    monkeypatch.setattr(fake_lpips.LPIPS, "forward", fail)
+    metrics = Metrics()
+    for _ in range(2):
+        assert metrics.compare(BLACK, BLACK).keys() == {"psnr", "ssim", "flicker"}
+    assert metrics.notes[1:] == [f"LPIPS is left out of clips of 4 x 16 x 16: {reason}"]
