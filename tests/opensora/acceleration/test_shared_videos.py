@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.timing.scaling import count_steps, group_of
 from opensora.acceleration.video_group import VideoGroup
+from opensora.models.stdit import STDiT3
 from tests.support import torchrun
 from tests.support.shared_videos import CASES, DECODED, DECODING, DEPTH, MESHES, PAIRS, decode, load, sample
 
@@ -102,3 +104,22 @@ def test_bytes_are_those_of_the_parts_that_change_hands(shared):
         assert sent["blocks"] == pairs * (to_tokens + to_frames) * width
         longest, latents = max(frames), 4 * 8 * 8  # the last layer's result, of as many frames for everybody
         assert sent["output"] == rows * longest * latents * 3 * width
+
+
+def test_work_that_is_counted_without_data_is_the_work_that_is_done(shared, pipe):
+    """The prediction for the published model rests on this."""
+    with torch.device("meta"):
+        model = STDiT3(pipe.model.config).eval()
+        inputs = {
+            "x": torch.empty(4, 4, 5, 8, 8),
+            "timestep": torch.empty(4),
+            "y": torch.empty(4, 1, model.config.model_max_length, model.config.caption_channels),
+        }
+    for shape in MESHES:
+        for rank in range(shape.per_video):
+            computed, reused = count_steps(model, inputs, group_of(shape, rank))
+            # The steps of one schedule for both videos, as here; the second one is measured.
+            calls = shared[rank][str(shape), "one schedule"]["calls"]
+            assert computed.sent == calls[1]
+            assert reused.sent == {"output": calls[1]["output"]}
+            assert computed.flops > 100 * reused.flops > 0
