@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, read_frames
-from adacache.options import ReuseOptions
 from adacache.policies.base import PolicyConfig
-from adacache.policies.registry import load
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, Stream
-from adacache.storage import TensorStore
 from adacache.trace import Trace
-from adacache.track import Track, Tracks
+from adacache.track import Call, Tracks
 from adacache.validation import check_count
 
 
@@ -100,21 +97,11 @@ class StepController:
         check_count("num_steps", num_steps)
         check_count("num_samples", num_samples)
         check_count("num_modalities", num_modalities)
-        options = self.config if isinstance(self.config, ReuseOptions) else ReuseOptions()
-        policy = self.config.make_policy(num_steps)
-        reuse = load(policy.reuse)
-        count = num_samples if options.schedule == "sample" and reuse.by_video else 1
-        policies = [policy, *(self.config.make_policy(num_steps) for _ in range(count * num_modalities - 1))]
-        store = TensorStore(options.cache_device, options.cache_dtype)
-        tracks = [
-            Track(policy, reuse(policy, options.bridge, store, self._shard), num_steps, store, self._shard)
-            for policy in policies
-        ]
-        of_modalities = [tracks[first::num_modalities] for first in range(num_modalities)]
-        run = _Run(Tracks(*of_modalities), num_steps, num_samples, self._shard)
+        tracks = Tracks(self.config, num_steps, num_samples, num_modalities, self._shard)
+        run = _Run(tracks, num_steps, num_samples, self._shard)
         if self._run is not None:
             self._run.tracks.free()
-        self._run, self._traces = run, [track.trace for track in of_modalities[0]] * (num_samples // count)
+        self._run, self._traces = run, tracks.traces * (num_samples // len(tracks.traces))
         for observer in self._observers:
             observer.begin_run(self, num_steps, num_samples)
         try:
@@ -211,11 +198,10 @@ class StepController:
             ValueError: the shape changed during the run, or the rows or frames do not belong to the run's videos.
         """
         run, signals = self._active("stack", context), signals or {}
-        run.enter_stack(context, hidden_states, tokens_per_frame)
-        observed = run.observed.setdefault(modality, context) == context
-        run.tracks.decide(context, signals, len(hidden_states), observed, modality)
+        call = run.enter_stack(context, modality, hidden_states, tokens_per_frame)
+        run.tracks.decide(call, signals, len(hidden_states))
         run.contexts.add(context)
-        output = run.tracks.stack(hidden_states, run_blocks, tokens_per_frame, context, observed, modality)
+        output = run.tracks.stack(call, hidden_states, run_blocks, tokens_per_frame)
         for observer in self._observers:
             observer.end_stack(hidden_states, output, context, signals)
         return output
@@ -231,9 +217,9 @@ class StepController:
             ValueError: the two do not fit.
         """
         run = self._active("output")
-        run.enter_output(context, latents, output)
+        call = run.enter_output(context, modality, latents, output)
         if run.tracks.first.reuse.takes_output:
-            output = run.tracks.output(latents, output, context, run.observed[modality] == context, modality)
+            output = run.tracks.output(call, latents, output)
         for observer in self._observers:
             observer.end_output(latents, output, context)
         return output
@@ -274,7 +260,8 @@ class StepController:
         Raises:
             RuntimeError: outside of a run.
         """
-        return self._active("watches").tracks.first.watches(stream, block)
+        takes_branches = self._active("watches").tracks.first.reuse.takes_branches
+        return takes_branches or any((site.stream, site.block) == (stream, block) for site in self.observed_sites)
 
     @property
     def traces(self) -> list[Trace]:
@@ -412,7 +399,7 @@ class _Run:
         self.contexts.add(context)
         self.outputs.add(context)
 
-    def enter_stack(self, context: str, hidden_states: Tensor, tokens_per_frame: int) -> None:
+    def enter_stack(self, context: str, modality: int, hidden_states: Tensor, tokens_per_frame: int) -> Call:
         """Check and note one call of `stack`; the first one of a step starts the step's time.
 
         Raises:
@@ -439,8 +426,9 @@ class _Run:
                 f"hidden states of {num_tokens} tokens, {tokens_per_frame} per frame, do not match the "
                 f"{self.num_held_frames} frames that generated_frames lists; give begin_step one bool per frame"
             )
+        return Call(context, modality, observed=self.observed.setdefault(modality, context) == context)
 
-    def enter_output(self, context: str, latents: Tensor, output: Tensor) -> None:
+    def enter_output(self, context: str, modality: int, latents: Tensor, output: Tensor) -> Call:
         """Check and note one call of `output`.
 
         Raises:
@@ -466,6 +454,7 @@ class _Run:
                     f"{self.num_held_frames} frames that begin_step was given"
                 )
         self.outputs.add(context)
+        return Call(context, modality, observed=self.observed[modality] == context)
 
     def finish(self) -> None:
         """Complete the traces of a run that ended without an error.

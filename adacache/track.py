@@ -2,21 +2,36 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from itertools import chain, zip_longest
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import BranchMeter, SignalMeter, read_changes
-from adacache.policies.base import Decision, Policy, Report
+from adacache.options import ReuseOptions
+from adacache.policies.base import Decision, Policy, PolicyConfig, Report
 from adacache.policies.registry import load
 from adacache.reuse.base import Reuse, Step
 from adacache.shard import WHOLE, Shard
-from adacache.sites import Site, Stream
+from adacache.sites import Site
 from adacache.storage import KeptTensor, TensorStore
 from adacache.trace import StepRecord, Trace
+
+
+class Call(NamedTuple):
+    """One call of the model's blocks in a step.
+
+    Attributes:
+        context: the guidance branch.
+        modality: index of what the blocks denoise, such as 0 for the picture and 1 for its sound.
+        observed: whether the call is measured: its context came first in the run.
+    """
+
+    context: str
+    modality: int
+    observed: bool
 
 
 class Track:
@@ -35,11 +50,11 @@ class Track:
             self.trace.metadata["reuses"] = reuse.name
         self.policy, self.reuse = policy, reuse
         self.step = Step(-1, None, ALL_FRAMES, joined=False)
-        self._branches = BranchMeter(policy.observed_sites, store, shard)
+        self.branches = BranchMeter(policy.observed_sites, store, shard)
         self._signal = None
         if policy.signal is not None:
             self._signal = SignalMeter(policy.reference, store, shard, is_whole=policy.signal == "latents")
-        self._holders = [self._branches, reuse, *([self._signal] if self._signal else [])]
+        self._holders = [self.branches, reuse, *([self._signal] if self._signal else [])]
         self._awaits_report = False
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> Decision | None:
@@ -54,14 +69,9 @@ class Track:
             if self._signal is not None:
                 self._signal.free()  # the policy gets no change, as at the first step
             if restart:
-                self._branches.free()
+                self.branches.free()
         self.step = Step(step_index, timestep, frames, joined)
         return Decision(self.policy.should_compute(step_index)) if self._signal is None else None
-
-    def compared(self, signal: Tensor) -> Tensor:
-        """Return the signal as the policy compares it, filtered if it names a filter, for the rows of all tracks."""
-        name = self.policy.signal_filter
-        return signal if name is None else load(name)(signal.detach(), self.step.timestep)
 
     def measure_signal(self, signal: Tensor) -> tuple[Tensor, Tensor] | None:
         """Compare the signal of the observed context with its reference, on the device.
@@ -88,35 +98,23 @@ class Track:
         if signal is not None:
             self._signal.settle(signal, step.computed)
 
-    def begin_blocks(self, context: str, tokens_per_frame: int, observed: bool, moves: bool) -> None:
-        """Prepare for the computed blocks of one context.
+    def begin_blocks(self, call: Call, tokens_per_frame: int) -> None:
+        """Prepare for blocks that are computed; motion is measured in the first modality only."""
+        self.reuse.begin_blocks(call.context)
+        if call.observed:
+            strides = self.policy.motion_strides(self.step.index) if call.modality == 0 else ()
+            self.branches.begin_forward(tokens_per_frame, strides, self.step.frames)
 
-        Only the `observed` context is measured, including its motion if `moves`.
-        """
-        self.reuse.begin_blocks(context)
-        if observed:
-            strides = self.policy.motion_strides(self.step.index) if moves else ()
-            self._branches.begin_forward(tokens_per_frame, strides, self.step.frames)
-
-    def measure_branch(self, site: Site, residual: Tensor) -> None:
-        """Measure a computed branch of the observed context, if the policy observes it."""
-        self._branches.observe(site, residual)
-
-    def end_blocks(self, context: str, hidden_states: Tensor, output: Tensor, observed: bool) -> None:
-        """Complete the measurements of one context's computed blocks, and keep what reused steps need.
+    def end_blocks(self, call: Call, hidden_states: Tensor, output: Tensor) -> None:
+        """Complete the measurements of computed blocks, and keep what reused steps need.
 
         Raises:
             RuntimeError: an observed site was never reported.
         """
-        if observed:
-            self._branches.end_forward()
+        if call.observed:
+            self.branches.end_forward()
             self._awaits_report = self._signal is None
-        self.reuse.keep(self.step, context, hidden_states, output)
-
-    def watches(self, stream: Stream, block: int) -> bool:
-        """Whether a branch of the block is measured or reused."""
-        sites = [site for group in self.policy.observed_sites for site in group]
-        return self.reuse.takes_branches or any(site.stream == stream and site.block == block for site in sites)
+        self.reuse.keep(self.step, call.context, hidden_states, output)
 
     def settle(self) -> None:
         """Report the measurements of the last computed step to the policy and the trace; waits for the device once."""
@@ -125,13 +123,9 @@ class Track:
         if self._awaits_report:
             self._awaits_report = False
             record = self.trace.records[-1]
-            report = self.policy.observe(record.index, self._branches.read_out())
+            measured = self.branches.read_out() if self.policy.observed_sites else []
+            report = self.policy.observe(record.index, measured)
             self.trace.records[-1] = replace(record, **asdict(report))
-
-    def finish(self) -> None:
-        """Complete the trace, except for the times."""
-        self.settle()
-        self.reuse.finish(self.trace)
 
     def free(self) -> None:
         """Free all tensors."""
@@ -155,14 +149,25 @@ class Tracks:
         first: the first track; the policies of all tracks are of the same kind.
         num_modalities: modalities of each video.
 
-    Args:
-        tracks: one sequence of tracks for each modality.
+    Raises:
+        ValueError: the config does not fit `num_steps`.
     """
 
-    def __init__(self, *tracks: Sequence[Track]) -> None:
-        self._tracks = tracks
-        self._all = list(chain.from_iterable(tracks))
-        self.first, self.num_modalities = tracks[0][0], len(tracks)
+    def __init__(
+        self, config: PolicyConfig, num_steps: int, num_samples: int, num_modalities: int, shard: Shard
+    ) -> None:
+        options = config if isinstance(config, ReuseOptions) else ReuseOptions()
+        store = TensorStore(options.cache_device, options.cache_dtype)
+
+        def track() -> Track:
+            policy = config.make_policy(num_steps)
+            reuse = load(policy.reuse)(policy, options.bridge, store, shard)
+            return Track(policy, reuse, num_steps, store, shard)
+
+        self.first, self.num_modalities = track(), num_modalities
+        count = num_samples if options.schedule == "sample" and self.first.reuse.by_video else 1
+        self._all = [self.first, *(track() for _ in range(count * num_modalities - 1))]
+        self._tracks = [self._all[modality::num_modalities] for modality in range(num_modalities)]
         self._running: str | None = None  # context whose blocks run
         self._measured: Sequence[Track] = ()  # only while the blocks of the observed context run
 
@@ -177,17 +182,16 @@ class Tracks:
             if None not in decisions:
                 _decide(tracks, decisions)
 
-    def decide(
-        self, context: str, signals: Mapping[str, Callable[[], Any]], num_rows: int, observed: bool, modality: int
-    ) -> None:
+    def decide(self, call: Call, signals: Mapping[str, Callable[[], Any]], num_rows: int) -> None:
         """If the policies follow a signal, measure it and let them decide about the step.
 
         Raises:
             RuntimeError: the model does not offer that signal, or not for every modality.
             ValueError: the signal has another number of rows than the hidden states.
         """
-        name, is_taken = self.first.policy.signal, self.first.reuse.takes_signal
-        decides = observed and modality == 0  # for all modalities
+        policy, is_taken = self.first.policy, self.first.reuse.takes_signal
+        name = policy.signal
+        decides = call.observed and call.modality == 0  # for all modalities
         if name is None or not (decides or is_taken):
             return
         if name not in signals:
@@ -201,40 +205,38 @@ class Tracks:
             if len(tensor) != num_rows:
                 raise ValueError(f"the signal '{name}' has {len(tensor)} rows, but the hidden states have {num_rows}")
         if decides:
-            parts = [self._split(self.first.compared(tensor), number) for number, tensor in enumerate(own)]
+            compared = own
+            if policy.signal_filter is not None:
+                time = self.first.step.timestep
+                compared = [load(policy.signal_filter)(tensor.detach(), time) for tensor in own]
+            parts = [self._split(tensor, modality) for modality, tensor in enumerate(compared)]
             measured = [track.measure_signal(part) for pairs in parts for track, part in pairs]
             changes = iter(read_changes(measured))
             asked = [[track.policy.decide(track.step.index, next(changes)) for track, _ in pairs] for pairs in parts]
             for pairs, decisions in zip(zip(*parts, strict=True), zip(*asked, strict=True), strict=True):
                 _decide([track for track, _ in pairs], decisions, [part for _, part in pairs])
         if is_taken:
-            for track, part in self._split(own[modality], modality):
-                track.reuse.take_signal(context, part)
+            for track, part in self._split(own[call.modality], call.modality):
+                track.reuse.take_signal(call.context, part)
 
     def stack(
-        self,
-        hidden_states: Tensor,
-        run_blocks: Callable[..., Tensor],
-        tokens_per_frame: int,
-        context: str,
-        observed: bool,
-        modality: int,
+        self, call: Call, hidden_states: Tensor, run_blocks: Callable[..., Tensor], tokens_per_frame: int
     ) -> Tensor:
         """Return the blocks' output for `hidden_states`, or its replacement at a reused step."""
-        tracks = self._tracks[modality]
+        tracks = self._tracks[call.modality]
         due = [index for index, track in enumerate(tracks) if track.step.computed]
         chosen = [tracks[index] for index in due]
         for track in chosen:
-            track.begin_blocks(context, tokens_per_frame, observed, moves=modality == 0)
+            track.begin_blocks(call, tokens_per_frame)
         if len(due) == len(tracks):
-            return self._compute(chosen, hidden_states, run_blocks, (), context, observed)
+            return self._compute(call, chosen, hidden_states, run_blocks)
         parts = [
-            None if track.step.computed else track.reuse.add(track.step, context, part)
-            for track, part in self._split(hidden_states, modality)
+            None if track.step.computed else track.reuse.add(track.step, call.context, part)
+            for track, part in self._split(hidden_states, call.modality)
         ]
         if due:
             rows = self._rows_of(due, hidden_states)
-            computed = self._compute(chosen, hidden_states[rows], run_blocks, (rows,), context, observed)
+            computed = self._compute(call, chosen, hidden_states[rows], run_blocks, rows)
             for position, index in enumerate(due):
                 parts[index] = computed[position :: len(due)]
         return _interleave(parts)
@@ -247,14 +249,14 @@ class Tracks:
         residual = compute()
         for position, track in enumerate(self._measured):
             own = residual if len(self._measured) == 1 else residual[position :: len(self._measured)]
-            track.measure_branch(site, own)
+            track.branches.observe(site, own)
         return residual
 
-    def output(self, latents: Tensor, output: Tensor, context: str, observed: bool, modality: int) -> Tensor:
+    def output(self, call: Call, latents: Tensor, output: Tensor) -> Tensor:
         """Return the model's `output`, or its replacement at a reused step."""
-        pairs = zip(self._split(latents, modality), self._split(output, modality), strict=True)
+        pairs = zip(self._split(latents, call.modality), self._split(output, call.modality), strict=True)
         return _interleave(
-            [track.reuse.output(track.step, context, x, out, observed) for (track, x), (_, out) in pairs]
+            [track.reuse.output(track.step, call.context, x, out, call.observed) for (track, x), (_, out) in pairs]
         )
 
     def held_output(self, context: str, modality: int) -> Tensor | None:
@@ -279,15 +281,17 @@ class Tracks:
                 first.trace.records[-1] = replace(records[0], **measured)
 
     def finish(self, milliseconds: Sequence[float]) -> None:
-        """Complete the traces; a step's time is divided among the tracks that computed it, or among all if none did."""
+        """Complete the traces after `settle`, with the time of every step.
+
+        It is divided among the tracks that computed the step, or among all if none did.
+        """
         for track in self._all:
-            track.finish()
-        traces = [track.trace for track in self._tracks[0]]
+            track.reuse.finish(track.trace)
         for index, spent in enumerate(milliseconds):
-            computed = sum(trace.records[index].computed for trace in traces)
-            for trace in traces:
+            computed = sum(trace.records[index].computed for trace in self.traces)
+            for trace in self.traces:
                 record = trace.records[index]
-                share = spent / (computed or len(traces)) if record.computed or not computed else 0.0
+                share = spent / (computed or len(self.traces)) if record.computed or not computed else 0.0
                 trace.records[index] = replace(record, milliseconds=share)
 
     def free(self) -> None:
@@ -296,21 +300,25 @@ class Tracks:
             track.free()
 
     @property
+    def traces(self) -> list[Trace]:
+        """The trace of every video that has its own schedule."""
+        return [track.trace for track in self._tracks[0]]
+
+    @property
     def kept(self) -> list[KeptTensor]:
         """The tensors held now by all tracks."""
         return [kept for track in self._all for kept in track.kept]
 
     def _compute(
         self,
+        call: Call,
         tracks: Sequence[Track],
         hidden_states: Tensor,
         run_blocks: Callable[..., Tensor],
-        rows: tuple[Tensor, ...],
-        context: str,
-        observed: bool,
+        *rows: Tensor,
     ) -> Tensor:
         """Run the blocks for the tracks that are due; `hidden_states` holds their rows."""
-        self._running, self._measured = context, tracks if observed else ()
+        self._running, self._measured = call.context, tracks if call.observed else ()
         try:
             output = run_blocks(hidden_states, *rows)
         finally:
@@ -322,7 +330,7 @@ class Tracks:
             )
         for position, track in enumerate(tracks):
             own = slice(position, None, len(tracks))
-            track.end_blocks(context, hidden_states[own], output[own], observed)
+            track.end_blocks(call, hidden_states[own], output[own])
         return output
 
     def _split(self, tensor: Tensor, modality: int) -> list[tuple[Track, Tensor]]:
