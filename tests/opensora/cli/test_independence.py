@@ -25,7 +25,7 @@ def sample(folder: Path, lines: list[dict], *arguments: str) -> Path:
     folder.mkdir()
     path = folder / "prompts.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    command = [MINI, "--prompt-path", str(path), "--num-sampling-steps", "10", "--save-frames", "--verbose", "0"]
+    command = [MINI, "--prompt-path", str(path), "--num-sampling-steps", "6", "--save-frames", "--verbose", "0"]
     assert inference.main([*command, "--save-dir", str(folder), *arguments]) == 0
     return folder
 
@@ -81,7 +81,7 @@ def test_a_prompt_is_refined_once_and_stays_so(tmp_path):
         assert about["captions"] == ["a red circle moving slowly up, answer 1"]
         (folder / "first.mp4").unlink()
         (folder / "prompts.jsonl").unlink()
-        again = [MINI, "--num-sampling-steps", "10", "--save-frames", "--verbose", "0", "--save-dir", str(folder)]
+        again = [MINI, "--num-sampling-steps", "6", "--save-frames", "--verbose", "0", "--save-dir", str(folder)]
         lines = tmp_path / "again.jsonl"
         lines.write_text(json.dumps(LINES[0]))
         assert inference.main([*again, "--prompt-path", str(lines), *endpoint]) == 0

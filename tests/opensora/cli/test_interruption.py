@@ -14,7 +14,7 @@ from tests.support import warm_python
 STEMS = [f"sample_{i:04d}" for i in range(3)]
 PROMPTS = ["a still red star", "a blue circle moving fast to the right", "a growing white square"]
 ARGUMENTS = [
-    *("configs/mini/sample.py", "--prompt", *PROMPTS, "--num-sampling-steps", "6", "--batch-size", "2"),
+    *("configs/mini/sample.py", "--prompt", *PROMPTS, "--num-sampling-steps", "3", "--batch-size", "2"),
     *("--save-frames", "--preview", "webp", "--seed", "3"),
 ]
 BYTES = [f"{stem}{suffix}" for stem in STEMS for suffix in (".mp4", ".frames.npz", ".preview.webp")]
@@ -53,7 +53,7 @@ def test_killed_while_the_thread_writes_a_run_ends_with_the_same_bytes(tmp_path)
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, code):
-    command = ["scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "60", "--batch-size", "1"]
+    command = ["scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "24", "--batch-size", "1"]
     command += ["--save-dir", str(tmp_path / "out")]
     run = warm_python.start(command)
     second = tmp_path / "out/sample_0001.mp4"

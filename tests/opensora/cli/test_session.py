@@ -96,7 +96,7 @@ def run(tmp_path, monkeypatch):
     from opensora.cli import worker
 
     def run_config(
-        name: str = "sample_adacache",
+        name: str = "sample",
         errors: dict | None = None,
         config: str | None = None,
         begun: Callable[[Sequence[str]], None] = lambda prompts: None,
@@ -128,7 +128,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_cached_video_comes_with_its_trace_and_picture(run):
-    done = run(prompt=["a red circle"], seed=5)
+    done = run("sample_adacache", prompt=["a red circle"], seed=5)
     results, folder = done.results, done.folder
     assert done.names() == [
         "manifest.json",
@@ -182,10 +182,10 @@ def test_files_named_by_prompt_never_overwrite_each_other(run):
 
 
 def test_an_interrupt_keeps_what_is_finished_and_the_next_run_goes_on(run):
-    first = run(errors={"b": KeyboardInterrupt()})
+    first = run("sample_adacache", errors={"b": KeyboardInterrupt()})
     assert isinstance(first.error, KeyboardInterrupt)
     assert first.statuses() == {"sample_0000": "done", "sample_0001": "waiting", "sample_0002": "waiting"}
-    second = run()
+    second = run("sample_adacache")
     assert [prompts for prompts, _ in second.calls] == [["b"], ["c"]]
     assert [result.video.name for result in second.results] == [f"sample_000{i}.mp4" for i in range(3)]
     assert second.results[0].num_computed == 3 and second.results[0].seconds == 6.0
@@ -225,7 +225,7 @@ def test_a_folder_of_frames_is_finished_while_all_of_them_are_there(run):
 
 
 def test_other_settings_set_finished_videos_aside_and_back(run):
-    folder = run(prompt=["a"]).folder
+    folder = run("sample_adacache", prompt=["a"]).folder
     before = (folder / "sample_0000.json").read_bytes()
     other = run(prompt=["z"])
     assert other.calls == [(["z"], [1024])]
@@ -322,7 +322,7 @@ def test_a_sample_is_entered_once_its_files_are_complete_and_before_the_next_bat
         first_entered.set()
 
     monkeypatch.setattr(Ledger, "finish", checked)
-    run(begun=lambda prompts: prompts == ["b"] and in_time.append(first_entered.wait(PATIENCE)))
+    run("sample_adacache", begun=lambda prompts: prompts == ["b"] and in_time.append(first_entered.wait(PATIENCE)))
     assert entered == [(f"sample_000{i}", True) for i in range(3)]
     assert in_time == [True]
 
@@ -443,17 +443,17 @@ def test_exact_frames_are_kept_when_asked_for(run):
 
 
 def test_an_image_and_the_picture_of_its_trace_have_different_names(run):
-    done = run(prompt=["a"], num_frames="1", preview="webp")
+    done = run("sample_adacache", prompt=["a"], num_frames="1", preview="webp")
     assert done.results[0].video.name == "sample_0000.png"
     assert done.names() == ["manifest.json", "sample_0000.json", "sample_0000.png", "sample_0000.trace.png"]
-    assert run(prompt=["a"], num_frames="1", preview="webp").calls == []
+    assert run("sample_adacache", prompt=["a"], num_frames="1", preview="webp").calls == []
 
 
 def test_every_loop_has_its_trace(run):
-    done = run(prompt=["a"], num_frames="34", loop=2)
+    done = run("sample_adacache", prompt=["a"], num_frames="34", loop=2)
     assert {"sample_0000.json", "sample_0000.loop1.json", "sample_0000.loop1.trace.png"} <= set(done.names())
     assert json.loads((done.folder / "sample_0000.loop1.json").read_text())["metadata"]["loop"] == 1
-    assert run(prompt=["a"], num_frames="34", loop=2).calls == []
+    assert run("sample_adacache", prompt=["a"], num_frames="34", loop=2).calls == []
 
 
 def test_a_dated_folder_lies_inside_the_output_folder(run, tmp_path):
@@ -538,7 +538,7 @@ def test_a_shared_schedule_makes_the_batch_a_part_of_the_identity(run, tmp_path)
 
 def test_the_table_counts_the_steps_of_all_loops(run):
     for _ in ("made", "read from its sidecar"):
-        [result] = run(prompt=["a"], num_frames="34", loop=2).results
+        [result] = run("sample_adacache", prompt=["a"], num_frames="34", loop=2).results
         assert (result.num_computed, result.num_steps) == (6, 60)
 
 
