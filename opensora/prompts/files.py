@@ -21,17 +21,17 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from opensora.errors import ConfigError, shortened, suggest
 from opensora.files import is_utf8
-from opensora.prompts.strict_json import decode, decode_all, skip_blanks
+from opensora.prompts.strict_json import decode
 from opensora.prompts.syntax import safe_stem
 
-MAX_LINE = 100_000  # characters; T5 reads some 1,500
+MAX_PROMPT = 100_000  # characters; T5 reads some 1,500
 MAX_FILE = 100_000_000  # bytes
 STANDARD_INPUT = "-"
 _BOM = "\ufeff"
@@ -82,8 +82,8 @@ _TEXT_COLUMNS = frozenset(
     }
 )
 
-# A prompt as it was read: the line where it starts, its text, what it overrides.
-_Found = tuple[int, str, dict[str, Any]]
+# The line where an entry starts, where there are lines, and the entry: a text, or an object as of JSON.
+_Found = tuple[int | None, Any]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Prompt:
 
     Attributes:
         index: its place among the prompts of the file, from 0; a list counts from the config's `start_index`.
-        line: where it starts in the file, from 1; None for a prompt of a list.
+        line: where it starts in the file, from 1; None for a prompt of a list, be it of the config or a JSON file.
         text: without settings once the prompt is checked; each of several segments follows |i|, the loop it starts at.
         overrides: what it sets for itself, by config key; types are not checked yet, relative reference paths are kept.
         seed: of its noise; None until the prompt is checked.
@@ -130,11 +130,23 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
     text = read_prompt_text(path) if text is None else text
     if is_stream(path) and text.lstrip().startswith("{"):  # no prompt does
         suffix = ".jsonl"
-    found = readers.get(suffix, _read_plain)(text, path)
-    prompts = [Prompt(i, line, prompt, overrides) for i, (line, prompt, overrides) in enumerate(found)]
+    reader = readers.get(suffix, _read_plain)
+    prompts: list[Prompt] = []
+    names: dict[str, str] = {}  # where the name is given first; some systems do not tell case apart
+    for index, (line, entry) in enumerate(reader(text, path)):
+        place = f"prompt {index}" if line is None else f"line {line}"
+        try:
+            prompt, overrides = (entry, {}) if reader is _read_plain else _read_entry(entry)
+            if len(prompt) > MAX_PROMPT:
+                raise ConfigError(f"{len(prompt):,} characters are too long for a prompt (at most {MAX_PROMPT:,})")
+            if "name" in overrides and names.setdefault(overrides["name"].casefold(), place) != place:
+                first = names[overrides["name"].casefold()]
+                raise ConfigError(f"name '{overrides['name']}' is also that of {first}; each needs its own")
+        except ConfigError as error:
+            raise ConfigError(f"prompt file '{path}', {place}: {error}") from error
+        prompts.append(Prompt(index, line, prompt, overrides))
     if not prompts:
         raise ConfigError(f"prompt file '{path}' holds no prompt; write one per line")
-    _check_names(prompts, path)
     return prompts
 
 
@@ -181,20 +193,20 @@ def read_prompt_text(path: str | os.PathLike[str]) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _lines(text: str, path: Path) -> Iterator[tuple[int, str]]:
+def _lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield the number, from 1, and the stripped text of each line that is neither blank nor a comment."""
     # Not splitlines, which would cut a prompt at U+2028 and other characters that editors show within a line.
     for number, line in enumerate(text.split("\n"), start=1):
         stripped = line.strip()
         if stripped and not stripped.startswith("#"):
-            yield number, _of_usable_length(stripped, number, path)
+            yield number, stripped
 
 
 def _read_plain(text: str, path: Path) -> Iterator[_Found]:
-    for number, line in _lines(text, path):
+    for number, line in _lines(text):
         if line.startswith("{"):
             raise _error(path, number, "no prompt before the '{'; objects go into a file named .jsonl")
-        yield number, line.removeprefix("\\") if line.startswith("\\#") else line, {}
+        yield number, line.removeprefix("\\") if line.startswith("\\#") else line
 
 
 def _read_table(text: str, path: Path) -> Iterator[_Found]:
@@ -216,7 +228,7 @@ def _read_table(text: str, path: Path) -> Iterator[_Found]:
                 'comma into quotes ("")'
             )  # fmt: skip
         entry = {name: _cell(name, cell) for name, cell in zip(columns, cells, strict=False) if cell.strip()}
-        yield number, *read_entry({"prompt": "", **entry}, lambda problem, line=number: _error(path, line, problem))
+        yield number, {"prompt": "", **entry}
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -226,7 +238,6 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                _of_usable_length(max(cells, key=len), start, path)
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
@@ -237,151 +248,110 @@ def _cell(column: str, text: str) -> Any:
     if column in _TEXT_COLUMNS:
         return text.strip()
     try:
-        return decode_all(text)
+        return decode(text)
     except ValueError:
         return text.strip()  # the config refuses it by name if it wants a number
 
 
 def _read_objects(text: str, path: Path) -> Iterator[_Found]:
-    for number, line in _lines(text, path):
+    for number, line in _lines(text):
         try:
-            entry = decode_all(line)
+            yield number, decode(line)
         except json.JSONDecodeError as error:
             raise _error(path, number, f"invalid JSON ({error.msg}, column {error.colno})") from error
         except ValueError as error:
             raise _error(path, number, str(error)) from error
-        yield number, *read_entry(entry, lambda problem, line=number: _error(path, line, problem))
 
 
 def _read_list(text: str, path: Path) -> Iterator[_Found]:
-    """Read the entries of a JSON list one by one, so that every error has its line."""
-    line, counted = 1, 0
-
-    def line_at(position: int) -> int:
-        nonlocal line, counted
-        line, counted = line + text.count("\n", counted, position), position
-        return line
-
-    position = skip_blanks(text, 0)
-    if text[position : position + 1] != "[":
-        raise _error(path, line_at(position), "a .json file of prompts must be a list, [...]")
-    position = skip_blanks(text, position + 1)
-    is_first = True
-    while text[position : position + 1] != "]":
-        if not is_first:
-            if text[position : position + 1] != ",":
-                raise _error(path, line_at(position), "invalid JSON (expected ',' or ']' after an entry)")
-            position = skip_blanks(text, position + 1)
-        start = position
-        try:
-            entry, position = decode(text, start)
-        except json.JSONDecodeError as error:
-            raise _error(path, line_at(error.pos), f"invalid JSON ({error.msg}, column {error.colno})") from error
-        except ValueError as error:
-            raise _error(path, line_at(start), str(error)) from error
-        number = line_at(start)
-        _of_usable_length(text[start:position], number, path)
-        yield number, *read_entry(entry, lambda problem, line=number: _error(path, line, problem))
-        position, is_first = skip_blanks(text, position), False
-    end = skip_blanks(text, position + 1)
-    if end != len(text):
-        raise _error(path, line_at(end), "invalid JSON (something follows the list)")
-
-
-def _of_usable_length(line: str, number: int, path: Path) -> str:
-    if len(line) > MAX_LINE:
-        raise _error(path, number, f"{len(line):,} characters are too long for a prompt (at most {MAX_LINE:,})")
-    return line
-
-
-def _check_names(prompts: Iterable[Prompt], path: Path) -> None:
-    """Refuse a name that is given twice; names that differ only in case are one file on some systems."""
-    seen: dict[str, Prompt] = {}
-    for prompt in prompts:
-        if "name" not in prompt.overrides:
-            continue
-        name = prompt.overrides["name"]
-        first = seen.setdefault(name.casefold(), prompt)
-        if first is not prompt:
-            raise _error(path, prompt.line, f"name '{name}' is also that of line {first.line}; each needs its own")
+    try:
+        entries = decode(text)
+    except json.JSONDecodeError as error:
+        raise _error(path, error.lineno, f"invalid JSON ({error.msg}, column {error.colno})") from error
+    except ValueError as error:
+        raise ConfigError(f"prompt file '{path}': {error}") from error
+    if not isinstance(entries, list):
+        raise ConfigError(f"prompt file '{path}': a .json file of prompts must be a list, [...]")
+    yield from ((None, entry) for entry in entries)
 
 
 def _error(path: Path, line: int, problem: str) -> ConfigError:
     return ConfigError(f"prompt file '{path}', line {line}: {problem}")
 
 
-def read_entry(entry: Any, fail: Callable[[str], ConfigError]) -> tuple[str, dict[str, Any]]:
-    """Return the prompt and the overrides of a JSON object, or of a text, which is a prompt without any.
+def _read_entry(entry: Any) -> tuple[str, dict[str, Any]]:
+    """Return the prompt and the overrides of an object, or of a text, which is a prompt without any.
 
     `steps` becomes `num_sampling_steps`, and a list of references becomes one text with ";" in between. Other values
     are kept as they are: the config that they override knows their types.
-
-    Args:
-        fail: makes the error that names the place of the entry, given what is wrong with it.
 
     Raises:
         ConfigError: a key is unknown, there is no prompt, or a name, reference or mask strategy cannot be used.
     """
     if isinstance(entry, str):
-        return _checked_prompt(entry, fail), {}
+        return _checked_prompt(entry), {}
     if not isinstance(entry, dict):
-        raise fail(f'a prompt is an object such as {{"prompt": "a red circle"}}, got {shortened(repr(entry), 80)}')
+        raise ConfigError(
+            f'a prompt is an object such as {{"prompt": "a red circle"}}, got {shortened(repr(entry), 80)}'
+        )
     if PROMPT_KEY not in entry:
-        raise fail(f"the object has no '{PROMPT_KEY}'")
+        raise ConfigError(f"the object has no '{PROMPT_KEY}'")
     known = LINE_KEYS | set(ALIASES) | {PROMPT_KEY}
     overrides: dict[str, Any] = {}
     for written, value in entry.items():
         if written not in known:
-            raise fail(f"unknown key {written!r}; {suggest(written, known)}")
+            raise ConfigError(f"unknown key {written!r}; {suggest(written, known)}")
         key = ALIASES.get(written, written)
         if key in overrides:
-            raise fail(f"{written!r} and {key!r} are the same; give one of them")
+            raise ConfigError(f"{written!r} and {key!r} are the same; give one of them")
         if key != PROMPT_KEY:
-            overrides[key] = _READERS[key](key, value, fail) if key in _READERS else value
-    return _checked_prompt(entry[PROMPT_KEY], fail), overrides
+            overrides[key] = _READERS[key](key, value) if key in _READERS else value
+    return _checked_prompt(entry[PROMPT_KEY]), overrides
 
 
-def _checked_prompt(prompt: Any, fail: Callable[[str], ConfigError]) -> str:
+def _checked_prompt(prompt: Any) -> str:
     """Return the prompt on one line, stripped."""
-    prompt = " ".join(_text(PROMPT_KEY, prompt, fail).splitlines()).strip()
+    prompt = " ".join(_text(PROMPT_KEY, prompt).splitlines()).strip()
     if not prompt:
-        raise fail("the prompt is empty; describe what the video should show")
+        raise ConfigError("the prompt is empty; describe what the video should show")
     return prompt
 
 
-def _text(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
+def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise fail(f"'{key}' must be text, got {shortened(repr(value), 80)}")
+        raise ConfigError(f"'{key}' must be text, got {shortened(repr(value), 80)}")
     if "\0" in value or not is_utf8(value):
-        raise fail(f"'{key}' has a character that is not text (NUL, or half of a surrogate pair)")
+        raise ConfigError(f"'{key}' has a character that is not text (NUL, or half of a surrogate pair)")
     return value
 
 
-def _name(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
-    text = _text(key, value, fail)
+def _name(key: str, value: Any) -> str:
+    text = _text(key, value)
     if safe_stem(text) != text:
-        raise fail(f"name {text!r} cannot be a file name everywhere; {safe_stem(text)!r} can")
+        raise ConfigError(f"name {text!r} cannot be a file name everywhere; {safe_stem(text)!r} can")
     return text
 
 
-def _references(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
+def _references(key: str, value: Any) -> str:
     """Join paths with ";" in between."""
     if value is None or isinstance(value, str):
-        return _optional_text(key, value, fail)
+        return _optional_text(key, value)
     if not isinstance(value, list):
-        raise fail(f"'{key}' must be a path or a list of paths, got {shortened(repr(value), 80)}")
-    paths = [_text(key, path, fail) for path in value]
+        raise ConfigError(f"'{key}' must be a path or a list of paths, got {shortened(repr(value), 80)}")
+    paths = [_text(key, path) for path in value]
     for path in paths:
         if ";" in path or not path.strip():
-            raise fail(f"'{key}' has an entry {path!r}; each must be one path, without ';', which separates them")
+            raise ConfigError(
+                f"'{key}' has an entry {path!r}; each must be one path, without ';', which separates them"
+            )
     return ";".join(paths)
 
 
-def _optional_text(key: str, value: Any, fail: Callable[[str], ConfigError]) -> str:
-    return "" if value is None else _text(key, value, fail)
+def _optional_text(key: str, value: Any) -> str:
+    return "" if value is None else _text(key, value)
 
 
-_READERS: dict[str, Callable[[str, Any, Callable[[str], ConfigError]], str]] = {
+_READERS: dict[str, Callable[[str, Any], str]] = {
     "name": _name,
     "reference_path": _references,
     "mask_strategy": _optional_text,

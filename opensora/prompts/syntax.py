@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
-from opensora.prompts.strict_json import decode_all
+from opensora.prompts.strict_json import decode
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def split_settings(prompt: str) -> tuple[str, dict[str, str]]:
     if not brace:
         return text, {}
     try:
-        settings = decode_all(brace + rest)
+        settings = decode(brace + rest)
     except ValueError as error:
         raise ValueError(
             f"what follows '{{' in prompt {_quoted(prompt)} is not one JSON object ({error}): "
