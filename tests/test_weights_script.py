@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 from safetensors.numpy import save
 
 from scripts.weights import main
@@ -40,8 +41,8 @@ def hub() -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def run(hub, tmp_path) -> Run:
-    """Run a command from an empty folder, with the hub's cache in another one."""
+def run_process(hub, tmp_path) -> Run:
+    """Run a command in a process of its own, from an empty folder, with the hub's cache in another one."""
     work = tmp_path / "work"
     work.mkdir()
 
@@ -62,19 +63,33 @@ def run(hub, tmp_path) -> Run:
 
 
 @pytest.fixture
-def run_offline(run, tmp_path, monkeypatch, capsys) -> Run:
-    """The same within this process, which has loaded torch already, and without a network."""
+def run(hub, run_process, tmp_path, monkeypatch, capsys) -> Run:
+    """The same within this process, which need not load everything again."""
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub/hub"))
 
-    def run_command(*arguments: str) -> subprocess.CompletedProcess:
+    def run_command(*arguments: str, offline: bool = False) -> subprocess.CompletedProcess:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1" if offline else "0")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        close_session()  # the client's, which knows whether it is offline
         capsys.readouterr()
-        code = main(arguments)
+        try:
+            code = main(arguments)
+        except SystemExit as error:  # of the parser
+            code = error.code
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return run_command
+
+
+@pytest.fixture
+def run_offline(run) -> Run:
+    """The same without a network."""
+    return partial(run, offline=True)
 
 
 def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
@@ -84,9 +99,9 @@ def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
         assert word in done.stderr
 
 
-def test_download_verify_and_list(run, hub, tmp_path):
+def test_download_verify_and_list(run, run_process, run_offline, hub, tmp_path):
     folder = str(tmp_path / "new/weights")
-    done = run("download", MINI, "--weights-dir", folder, *OPTIONS)
+    done = run_process("download", MINI, "--weights-dir", folder, *OPTIONS)
     assert done.returncode == 0, done.stderr
     assert "transformer owner/tiny-model: 4.7 MB to " in done.stdout and "11 MB in all" in done.stdout
     assert "are free in" in done.stdout and "Traceback" not in done.stderr
@@ -97,14 +112,13 @@ def test_download_verify_and_list(run, hub, tmp_path):
         assert not (Path(folder) / f"tiny-{name}" / "README.md").exists()
         assert not hub.transfers("pytorch_model.bin")
 
-    offline = {"HF_HUB_OFFLINE": "1"}
-    verified = run("verify", MINI, "--weights-dir", folder, *OPTIONS, **offline)
+    verified = run_offline("verify", MINI, "--weights-dir", folder, *OPTIONS)
     assert (verified.returncode, verified.stderr) == (0, "")
     assert "fit STDiT3" in verified.stdout and "fit T5EncoderModel" in verified.stdout
     assert "unchecked" not in verified.stdout and "all weights can be used" in verified.stdout
     assert verified.stdout.count("checksums as the hub recorded them: model.safetensors") == 3
 
-    listed = run("list", MINI, "--weights-dir", folder, *OPTIONS, **offline).stdout
+    listed = run_offline("list", MINI, "--weights-dir", folder, *OPTIONS).stdout
     assert f"weights folder {folder}/tiny-vae" in listed and "safetensors" in listed and "5.9 MB" in listed
 
     before = len(hub.requests)
@@ -261,17 +275,17 @@ def test_weights_that_were_copied_by_hand_have_no_checksums(run_offline, tmp_pat
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_is_obeyed_at_once(run, hub, variable, tmp_path):
+def test_offline_is_obeyed_at_once(run_process, hub, variable, tmp_path):
     others = {"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""}
     folder = str(tmp_path / "weights")
-    done = run("download", MINI, "--weights-dir", folder, *OPTIONS, **{**others, variable: "1"})
+    done = run_process("download", MINI, "--weights-dir", folder, *OPTIONS, **{**others, variable: "1"})
     assert_refused(done, f"{variable} forbids downloads", "owner/tiny-model", "owner/tiny-text_encoder")
     assert not hub.requests and not Path(folder).exists()
 
 
-def test_a_hub_that_is_not_there_is_given_up_soon(run):
+def test_a_hub_that_is_not_there_is_given_up_soon(run_process):
     start = time.monotonic()
-    done = run("download", "configs/sample.py", HF_ENDPOINT="http://127.0.0.1:9")
+    done = run_process("download", "configs/sample.py", HF_ENDPOINT="http://127.0.0.1:9")
     assert_refused(done, "cannot be reached", "hpcai-tech/OpenSora-STDiT-v3 (4.8 GB)", "t5-v1_1-xxl (19 GB)")
     assert time.monotonic() - start < 15
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+from support.warm_python import run
 
 
 @pytest.mark.parametrize(
@@ -25,9 +21,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 )
 def test_mistakes_are_told_in_one_line(command, message):
     script, *arguments = command.split()
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *arguments], cwd=SCRIPTS.parent, capture_output=True, text=True
-    )
+    done = run([f"scripts/{script}", *arguments])
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
