@@ -59,7 +59,7 @@ def measure_memory() -> dict[str, Any]:
     models = {"bf16": build_xl2("meta"), "fp32": build_xl2("meta").float()}
     result = {resolution: _at_full_size(models, resolution) for resolution in RESOLUTIONS}
     pipe = load_mini()
-    elements, mini = read_shapes(pipe.config).num_hidden_states(pipe.config, batch=1), {}
+    elements, mini = read_shapes(pipe.config).num_hidden_states(batch=1), {}
     for name, options in (("adacache", {}), ("fitted", {"bridge": "fitted"}), ("bf16", {"cache_dtype": "bf16"})):
         cache = replace(pipe.cache, **options)
         mini[name] = _beside_promise(cache, elements, pipe.config.dtype, bytes_in_a_run(pipe, cache))

@@ -168,7 +168,7 @@ def _lead(processes: Processes, plan: Plan, arguments: Sequence[str]) -> int:
             return EXIT_FAILED if session.failed else EXIT_DONE
         check_device_of_all(session.plan.config)
         shape = mesh_of(session.plan, processes.launch.world_size)
-        check_machine(session.plan, shape.per_video)
+        check_machine(session.plan)
         session.begin(arguments)
         try:
             with session.ending():
@@ -360,9 +360,9 @@ def mesh_of(plan: Plan, world_size: int) -> MeshShape:
     sizes = []
     for chosen in distinct_configs([sample for sample in plan.samples if sample.is_due]):
         shapes = read_shapes(plan.weights.applied_to(chosen))
-        frames, height, width = shapes.latent_size(chosen)
+        frames, height, width = shapes.latent_size
         rows, columns = shapes.patch_size
-        sizes.append((frames, -(-height // rows) * -(-width // columns), shapes.rows_per_video(chosen)))
+        sizes.append((frames, -(-height // rows) * -(-width // columns), shapes.rows_per_video))
     family = family_of(config.model.type)
     if not family.splits_frames and (config.sequence_parallel or 1) > 1:
         raise ConfigError(

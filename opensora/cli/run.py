@@ -18,7 +18,6 @@ from opensora.config.target import check_calibrated_model
 from opensora.device import DTYPES, check_compiler, check_device
 from opensora.errors import ConfigError, one_line
 from opensora.load_models import check_models
-from opensora.memory.report import check_cache_memory
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +71,11 @@ def _write_and_enter(session: Session, sample: Sample, write: Write | str) -> No
         session.finish(sample, *write())
 
 
-def check_machine(plan: Plan, processes: int = 1) -> None:
+def check_machine(plan: Plan) -> None:
     """Refuse, before the models are loaded, a plan that this machine cannot run.
 
-    Args:
-        processes: how many share a video.
-
     Raises:
-        ConfigError: no such device, no compiler, no PyAV, too little memory, or models that do not belong together.
+        ConfigError: no such device, no compiler, no PyAV, or models that do not belong together.
         WeightsError: a checkpoint does not fit its model.
     """
     due = [sample for sample in plan.samples if sample.is_due]
@@ -91,7 +87,6 @@ def check_machine(plan: Plan, processes: int = 1) -> None:
     for chosen in distinct_configs(due):
         check_calibrated_model(plan.weights.applied_to(chosen))
     check_models(config)
-    check_cache_memory(config, len(plan.samples), device, processes)
 
 
 def check_pyav(samples: Sequence[Sample]) -> None:

@@ -60,6 +60,11 @@ class VAEConfig:
         """Latent frames of a clip, chunk by chunk."""
         return chunked_latent_frames(num_frames, self.micro_frame_size)
 
+    @staticmethod
+    def downsample(entries: Mapping[str, Any]) -> int:
+        """Pixels per latent along a side, by the entries of its config.json; without them, as published."""
+        return ImageVAEConfig.downsample((entries.get("vae_2d") or {}).get("autoencoder_kl") or {})
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImageVAEConfig:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from adacache.memory import CacheBytes, estimate_cache_bytes
+from adacache.memory import estimate_cache_bytes
 from adacache.options import ELEMENT_BYTES
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
@@ -71,15 +71,14 @@ def estimate_stages(
         ConfigError: the models' sizes are not known (`read_shapes`).
     """
     shapes = read_shapes(config)
-    weights = shapes.weight_bytes(config)
-    cache = cache_bytes(config, shapes, batch)
-    on_device = cache is not None and (device == "cpu" or config.cache.cache_device == "model")
-    stages = [StageEstimate("text", *shapes.text_bytes(config))] if text else []
+    weights = shapes.weight_bytes()
+    on_device = device == "cpu" or config.cache is None or config.cache.cache_device == "model"
+    stages = [StageEstimate("text", *shapes.text_bytes())] if text else []
     if config.reference_path:
-        stages.append(StageEstimate("references", weights, shapes.reference_activations(config)))
-    denoise = shapes.denoise_activations(config, batch)
-    stages.append(StageEstimate("denoise", weights, denoise, cache.total if on_device else 0))
-    stages.append(StageEstimate("decode", weights, shapes.decode_activations(config, batch)))
+        stages.append(StageEstimate("references", weights, shapes.reference_activations()))
+    cache = cache_bytes(shapes, batch) if on_device else 0
+    stages.append(StageEstimate("denoise", weights, shapes.denoise_activations(batch), cache))
+    stages.append(StageEstimate("decode", weights, shapes.decode_activations(batch)))
     return stages
 
 
@@ -98,33 +97,44 @@ def check_memory(
         processes: how many share a video; what it takes to denoise it is divided by their number.
 
     Raises:
-        ConfigError: a stage does not fit, and the message names the options that make it smaller; or the models' sizes
-            are not known.
+        ConfigError: a stage, or the cache that a run on a GPU keeps in CPU memory, does not fit, and the message names
+            the options that make it smaller; or the models' sizes are not known.
     """
     kind = "cuda" if device.type == "cuda" else "cpu"
-    stages = estimate_stages(config, min(config.batch_size, num_videos), kind, text)
+    batch = min(config.batch_size, num_videos)
+    stages = estimate_stages(config, batch, kind, text)
     stages = [_shared(stage, processes) if stage.name == "denoise" else stage for stage in stages]
     free = free_memory(device)
-    level = _log_level(max(stage.total for stage in stages), free)
-    logger.log(level, "%s", estimate_line(stages, free, kind))
+    is_small = free is not None and max(stage.total for stage in stages) <= LARGE_SHARE * free
+    logger.log(logging.DEBUG if is_small else logging.INFO, "%s", estimate_line(stages, free, kind))
+    if kind == "cuda" and config.cache is not None and config.cache.cache_device == "cpu":
+        _check_offloaded(config, -(-cache_bytes(read_shapes(config), batch) // processes))
     if free is None:
         return stages
     largest = max(stages, key=lambda stage: stage.total)
+    less = f"it takes less with {' or '.join(fixes(config, largest))}"
     sentence = (
         f"memory: {largest.name} would take {size_text(largest.total)} {_WHERE[kind]}, where {size_text(free)} are "
-        f"free; it takes less with {' or '.join(fixes(config, largest))}"
+        f"free; {less}"
     )
     if largest.total > free and kind == "cuda":
         raise ConfigError(sentence)
     if largest.total > free:
         logger.warning("WARNING %s", sentence)
     elif largest.total * (1 + FRAGMENTATION) > free and kind == "cuda":
-        logger.warning(
-            "WARNING memory: %s may not fit, as fragmentation adds to it; it takes less with %s",
-            largest.name,
-            " or ".join(fixes(config, largest)),
-        )
+        logger.warning("WARNING memory: %s may not fit, as fragmentation adds to it; %s", largest.name, less)
     return stages
+
+
+def _check_offloaded(config: SampleConfig, needed: int) -> None:
+    """Refuse, with a ConfigError, a cache in CPU memory that does not fit there."""
+    free = free_in_cpu_memory()
+    if free is not None and needed > free:
+        options = " or ".join([*_cache_options(config), "a smaller batch_size or video"])
+        raise ConfigError(
+            f"memory: the cache would take {size_text(needed)} in CPU memory, where {size_text(free)} are free; it "
+            f"takes less with {options}"
+        )
 
 
 def _shared(stage: StageEstimate, processes: int) -> StageEstimate:
@@ -147,11 +157,6 @@ def estimate_line(stages: Sequence[StageEstimate], free: int | None, device: str
     return f"memory, estimated: {', '.join(map(_describe, stages))}{available}"
 
 
-def _log_level(nbytes: int, free: int | None) -> int:
-    """Return the level at which an estimate is logged: DEBUG if it is a small share of free memory."""
-    return logging.INFO if free is None or nbytes > LARGE_SHARE * free else logging.DEBUG
-
-
 def fixes(config: SampleConfig, stage: StageEstimate) -> list[str]:
     """Return the settings that make a stage smaller, the least painful first."""
     return [*_options(config, stage), *([] if config.low_memory else ["--low-memory"]), *_sizes(config, stage)]
@@ -168,12 +173,24 @@ def _options(config: SampleConfig, stage: StageEstimate) -> list[str]:
             )
         return options
     if stage.name == "denoise":
-        options = ["cache.cache_device='cpu'"] if stage.cache and config.cache.cache_device == "model" else []
+        is_on_gpu = stage.cache and config.cache.cache_device == "model"
+        options = ["cache.cache_device='cpu'", *_cache_options(config)] if is_on_gpu else []
         return options + (["dtype='bf16'"] if config.dtype == "fp32" else [])
     vae = config.vae
     tiling = getattr(vae, "tiling", None)  # None: it has no such option
     options = ["vae.tiling=True"] if tiling is False else []
     return options + (["vae.micro_batch_size=1"] if getattr(vae, "micro_batch_size", 1) != 1 and not tiling else [])
+
+
+def _cache_options(config: SampleConfig) -> list[str]:
+    """Return the settings that make the cache smaller, wherever it is."""
+    cache = config.cache
+    options = []
+    if ELEMENT_BYTES[cache.cache_dtype or config.dtype] > ELEMENT_BYTES["bf16"]:
+        options.append("cache.cache_dtype='bf16'")
+    if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # the Taylor bridge belongs to its policy
+        options.append("cache.bridge='hold'")
+    return options
 
 
 def _sizes(config: SampleConfig, stage: StageEstimate) -> list[str]:
@@ -189,73 +206,19 @@ def _describe(stage: StageEstimate) -> str:
     return f"{stage.name} {size_text(stage.total)} ({parts})"
 
 
-def check_cache_memory(config: SampleConfig, num_prompts: int, device: torch.device, processes: int = 1) -> None:
-    """Log how much memory the cache of a run will take, and refuse the run where that much is not free.
-
-    More is needed for the models and their activations; this is the part that the cache's options decide.
-
-    Args:
-        config: with the folders of all weights (`WeightPaths.applied_to`).
-        num_prompts: of the whole run; a batch is no larger.
-        device: the one the transformer will run on.
-        processes: how many share a video, and with it what the cache holds.
-
-    Raises:
-        ConfigError: the cache does not fit, and the message names the options that make it smaller; or a
-            `config.json` cannot be used.
-    """
+def cache_bytes(shapes: ModelShapes, batch: int) -> int:
+    """Estimate the largest cache of a run in batches of `batch`; 0 without a cache."""
+    config = shapes.config
     if config.cache is None:
-        return
-    estimate = cache_bytes(config, read_shapes(config), min(config.batch_size, num_prompts))
-    on_gpu = device.type == "cuda" and config.cache.cache_device == "model"
-    where = _WHERE["cuda" if on_gpu else "cpu"]
-    free = free_memory(device) if on_gpu else free_in_cpu_memory()
-    logger.log(_log_level(estimate.total, free), "cache: %s %s", cache_text(estimate), where)
-    own = -(-estimate.total // processes)
-    if free is not None and own > free:
-        fixes = " or ".join(_cache_fixes(config, on_gpu))
-        wanted = f"{size_text(own)} {where}"
-        raise ConfigError(
-            f"cache: it would hold {wanted}, where {size_text(free)} are free; it takes less with {fixes}"
-        )
-
-
-def cache_bytes(config: SampleConfig, shapes: ModelShapes, batch: int) -> CacheBytes | None:
-    """Estimate the largest cache of a run in batches of `batch`; None without a cache."""
-    if config.cache is None:
-        return None
+        return 0
     return estimate_cache_bytes(
         config.cache,
         config.scheduler.num_model_calls,
-        shapes.num_hidden_states(config, batch),
+        shapes.num_hidden_states(batch),
         config.dtype,
         num_blocks=shapes.depth,
-        num_latents=shapes.num_latents(config, batch),
-    )
-
-
-def cache_text(estimate: CacheBytes) -> str:
-    """Format "3 tensors of 0.11 GB = 0.34 GB", or "1 tensor of 0.06 GB + 1 of 0.11 GB = 0.17 GB"."""
-    groups = {estimate.residual_bytes: estimate.num_residuals}
-    if not estimate.total:
-        return "no tensors"
-    groups[estimate.observed_bytes] = groups.get(estimate.observed_bytes, 0) + estimate.num_observed
-    sizes = [(count, size_text(nbytes)) for nbytes, count in groups.items() if count]
-    (first, size), *others = sizes
-    parts = [f"{first} tensor{'s' if first > 1 else ''} of {size}", *(f"{count} of {size}" for count, size in others)]
-    text = " + ".join(parts)
-    return text if first == 1 and not others else f"{text} = {size_text(estimate.total)}"
-
-
-def _cache_fixes(config: SampleConfig, on_gpu: bool) -> list[str]:
-    """Return the settings that make the cache smaller or move it elsewhere."""
-    cache = config.cache
-    fixes = ["cache.cache_device='cpu'"] if on_gpu else []
-    if ELEMENT_BYTES[cache.cache_dtype or config.dtype] > ELEMENT_BYTES["bf16"]:
-        fixes.append("cache.cache_dtype='bf16'")
-    if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # the Taylor bridge belongs to its policy
-        fixes.append("cache.bridge='hold'")
-    return [*fixes, "a smaller batch_size or video"]
+        num_latents=shapes.num_latents(batch),
+    ).total
 
 
 def print_tables(config: SampleConfig, low_memory: SampleConfig) -> None:

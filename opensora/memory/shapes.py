@@ -11,30 +11,29 @@ from __future__ import annotations
 
 import json
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
-from opensora.config.schema import LatteModelConfig, SampleConfig
+from adacache import StepController
+from adacache.policies.static import StaticScheduleConfig
+from opensora.config.model_families import family_of
+from opensora.config.schema import SampleConfig
 from opensora.device import DTYPES
-from opensora.errors import ConfigError
-from opensora.latent_frames import chunked_latent_frames
+from opensora.errors import ConfigError, one_line
 from opensora.memory.live_bytes import held_bytes, peak_live_bytes
-from opensora.models.stdit import STDiT3, STDiT3Config
-from opensora.models.vae import TilingConfig, VideoAutoencoderConfig, VideoAutoencoderPipeline
-from opensora.models.vae.causal import CausalTiling, CausalVAE
-from opensora.models.vae.image_vae import CLASSES, ImageVAE
+from opensora.models.stdit import STDiT3Config
+from opensora.models.vae import TilingConfig
+from opensora.models.vae.causal import CausalTiling
 from opensora.registry import model_class
 from opensora.weights.layout import config_file
 from opensora.weights.locate import find_piece
 
-_HALVES = 2  # rows per video under guidance: with and without its prompt
 _DEPTH = 2  # pairs of blocks that are run
 _TILES_PER_SIDE = 5  # many small tiles take long to run through, and hold hardly less than a few larger ones
 # Scheduler -> how many tensors as large as the latents it keeps; pndm: four predictions, a sample and their sums.
@@ -85,82 +84,74 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class ModelShapes(ABC):
+class ModelShapes:
     """The sizes of the three models of a run, and what they take.
 
     Attributes:
+        config: of the run.
         transformer: config of the transformer.
-        vae: config of the autoencoder, or the entries of its config.json.
-        text: entries of the config.json of a T5.
+        vae, text: entries of the config.json of the autoencoder and of T5.
     """
 
+    config: SampleConfig
     transformer: Any
-    vae: Any
-    text: dict[str, Any]
-
-    @property
-    @abstractmethod
-    def patch_size(self) -> tuple[int, int]:
-        """Rows and columns of latents in a token."""
-
-    @abstractmethod
-    def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
-        """Return (frames, height, width) of one video's latents; sides are rounded up, except with `compat`."""
-
-    @abstractmethod
-    def denoise_activations(self, config: SampleConfig, batch: int) -> int:
-        """Return the peak bytes of activations in one guided step of `batch` videos, with their latents and texts."""
-
-    @abstractmethod
-    def decode_activations(self, config: SampleConfig, batch: int) -> int:
-        """Return the peak bytes of decoding `batch` videos, with their latents, up to the first piece.
-
-        Later pieces are no larger.
-        """
-
-    @abstractmethod
-    def build_transformer(self, config: SampleConfig, depth: int) -> nn.Module:
-        """Build the transformer on the meta device, with at most `depth` pairs of blocks."""
-
-    @abstractmethod
-    def build_autoencoder(self, config: SampleConfig) -> nn.Module:
-        """Build the autoencoder on the meta device, with the config's options."""
+    vae: Mapping[str, Any]
+    text: Mapping[str, Any]
 
     @property
     def depth(self) -> int:
         """Pairs of a spatial and a temporal block."""
         return self.transformer.depth
 
-    def rows_per_video(self, config: SampleConfig) -> int:
-        """Return how many rows of the transformer's batch belong to one video."""
-        return _HALVES
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Rows and columns of latents in a token, which covers one latent frame."""
+        size = self.transformer.patch_size
+        return (size, size) if isinstance(size, int) else size[1:]
 
-    def num_latents(self, config: SampleConfig, batch: int) -> int:
+    @property
+    def rows_per_video(self) -> int:
+        """Rows of the transformer's batch that belong to one video: 2 under guidance, with and without its prompt.
+
+        STDiT3's sampler runs both whatever the guidance scale.
+        """
+        return 2 if self._is_open_sora or self.config.scheduler.cfg_scale > 1 else 1
+
+    @property
+    def latent_size(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of one video's latents; sides are rounded up, except with `compat`."""
+        config = self.config
+        pixels = config.vae.downsample(self.vae)
+        sides = (config.height, config.width)
+        latent_sides = (side // pixels if config.compat else -(-side // pixels) for side in sides)
+        return config.vae.latent_frames(config.num_frames), *latent_sides
+
+    def num_latents(self, batch: int) -> int:
         """Return the number of elements in the transformer's input (rows per video * batch, C, T, H, W)."""
-        return self.rows_per_video(config) * batch * self.transformer.in_channels * math.prod(self.latent_size(config))
+        return self.rows_per_video * batch * self.transformer.in_channels * math.prod(self.latent_size)
 
-    def num_hidden_states(self, config: SampleConfig, batch: int) -> int:
+    def num_hidden_states(self, batch: int) -> int:
         """Return the number of elements in the hidden states (rows per video * batch, tokens, channels)."""
-        frames, height, width = self.latent_size(config)
+        frames, height, width = self.latent_size
         rows, columns = self.patch_size
         tokens = frames * -(-height // rows) * -(-width // columns)
-        return self.rows_per_video(config) * batch * tokens * self.transformer.hidden_size
+        return self.rows_per_video * batch * tokens * self.transformer.hidden_size
 
-    def weight_bytes(self, config: SampleConfig) -> int:
+    def weight_bytes(self) -> int:
         """Return the bytes of the transformer and the autoencoder (encoder and decoder) in the dtype they run in.
 
         The checkpoint's own sizes are not needed: it has to hold exactly the tensors of the model, in whatever file
         format and precision.
         """
-        return held_bytes(self.build_transformer(config, self.depth)) + held_bytes(self.build_autoencoder(config))
+        return held_bytes(self.build_transformer(self.depth)) + held_bytes(self.build_autoencoder())
 
-    def text_bytes(self, config: SampleConfig) -> tuple[int, int]:
+    def text_bytes(self) -> tuple[int, int]:
         """Return the bytes of the text encoder's weights on the device, and of its activations for one caption.
 
         Streamed weights are on the device one at a time. A quantized weight is widened while it is multiplied with. A
         file may also hold the decoder, which is not loaded.
         """
-        options, dtype = config.text_encoder, DTYPES[config.text_encoder.dtype]
+        options, dtype = self.config.text_encoder, DTYPES[self.config.text_encoder.dtype]
         with torch.device("meta"):
             model = T5EncoderModel(T5Config.from_dict(self.text)).to(dtype).eval()
             tokens = torch.zeros(1, options.model_max_length, dtype=torch.long)
@@ -179,225 +170,122 @@ class ModelShapes(ABC):
             activations += max(weight.nbytes for weight in quantized)
         return weights, activations
 
+    def denoise_activations(self, batch: int) -> int:
+        """Return the peak bytes of activations in one guided step of `batch` videos, with their latents and texts.
 
-@dataclass(frozen=True)
-class OpenSoraShapes(ModelShapes):
-    """Sizes of STDiT3 and Open-Sora's autoencoder."""
-
-    transformer: STDiT3Config
-    vae: VideoAutoencoderConfig
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """Rows and columns of latents in a token, by config.json; a token covers one latent frame."""
-        return self.transformer.patch_size[1:]
-
-    def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
-        """Return (frames, height, width) of one video's latents, counting frames chunk by chunk."""
-        frames = chunked_latent_frames(config.num_frames, config.vae.micro_frame_size, self.vae.temporal.time_factor)
-        sides = (config.height, config.width)
-        return frames, *(side // self._pixels if config.compat else -(-side // self._pixels) for side in sides)
-
-    def denoise_activations(self, config: SampleConfig, batch: int) -> int:
-        """Return the peak bytes of a step, found by running the model on the meta device."""
-        model, dtype, size = self.build_transformer(config, _DEPTH), DTYPES[config.dtype], self.latent_size(config)
-        masked = bool(config.reference_path) or config.loop > 1
+        Texts have their full length here; Latte's sampler cuts them to the longest.
+        """
+        config, rows, model = self.config, self.rows_per_video, self.build_transformer(_DEPTH)
+        dtype, masked = DTYPES[config.dtype], bool(config.reference_path) or config.loop > 1
+        shape = (batch, self.transformer.in_channels, *self.latent_size)
 
         def step() -> None:
             with torch.device("meta"):
-                z = torch.empty(batch, self.transformer.in_channels, *size, dtype=dtype)
-                y = torch.empty(
-                    batch, 1, self.transformer.model_max_length, self.transformer.caption_channels, dtype=dtype
-                )
-                per_row = torch.empty(_HALVES * batch)
-                x_mask = torch.empty(_HALVES * batch, size[0], dtype=torch.bool) if masked else None
-                video = {"fps": per_row, "height": per_row, "width": per_row}
-                texts = torch.cat([y] * _HALVES)
-                out = model(torch.cat([z] * _HALVES), per_row, texts, x_mask=x_mask, **video)
-            conditional, unconditional = out[:, : z.shape[1]].chunk(_HALVES)
-            velocity = unconditional + config.scheduler.cfg_scale * (conditional - unconditional)
-            torch.isfinite(z + velocity).all()
+                z = torch.empty(shape, dtype=dtype if self._is_open_sora else torch.float32)
+                length, width = config.text_encoder.model_max_length, self.transformer.caption_channels
+                y = torch.empty(batch, 1, length, width, dtype=dtype)
+                times = torch.empty(rows * batch)
+                size = {name: times for name in ("fps", "height", "width") if self._is_open_sora}
+                x_mask = {"x_mask": torch.empty(rows * batch, shape[2], dtype=torch.bool)} if masked else {}
+            texts = torch.cat([y] * rows)
+            out = model(torch.cat([z] * rows).to(dtype), times, texts, **size, **x_mask, **controller).float()
+            out = out[:, : shape[1]]
+            if rows > 1:
+                conditional, unconditional = out.chunk(rows)
+                out = unconditional + config.scheduler.cfg_scale * (conditional - unconditional)
+            torch.isfinite(z + out).all()
 
-        return peak_live_bytes(step)
+        with _computed_step(config) as controller:
+            peak = peak_live_bytes(step)
+        return peak + _REMEMBERED.get(config.scheduler.type, 0) * math.prod(shape) * torch.float32.itemsize
 
-    def decode_activations(self, config: SampleConfig, batch: int) -> int:
-        """Return the peak bytes of decoding, with one piece that is being written."""
-        frames, rows, columns = self.latent_size(config)
-        height, width = rows * self._pixels, columns * self._pixels
-        dtype = DTYPES[config.dtype]
-        size = (config.num_frames, height, width)
-        activations = decode_activation_bytes(self.vae, batch, *size, dtype, tiling_of(config))
-        latents = batch * self.vae.temporal.embed_dim * frames * rows * columns * torch.float32.itemsize
-        at_once = min(self.vae.micro_batch_size or config.num_frames, config.num_frames)
-        return activations + latents + batch * 3 * at_once * height * width * dtype.itemsize
+    def decode_activations(self, batch: int) -> int:
+        """Return the peak bytes of decoding `batch` videos, with their latents and a piece that is being written."""
+        vae, size = self.build_autoencoder(), self.latent_size
+        tiling = getattr(vae, "tiling", None)
+        if isinstance(tiling, TilingConfig):
+            vae.tiling = TilingConfig(max(tiling.tile_size, -(-max(size[1:]) // _TILES_PER_SIDE)))
+        z = torch.empty(batch, vae.out_channels, *size, device="meta")
+        return decoding_bytes(vae, z, self.config.num_frames) + z.nbytes
 
-    def reference_activations(self, config: SampleConfig) -> int:
-        """Return the peak bytes of encoding a clip as long as the video, with its pixels.
+    def reference_activations(self) -> int:
+        """Return the peak bytes of encoding a clip as long as the video with Open-Sora's autoencoder, with its pixels.
 
         The halves of the autoencoder work one after the other: the spatial one on a few frames at a time, the temporal
         one on a chunk.
         """
-        vae, dtype, tiling = self.build_autoencoder(config), DTYPES[config.dtype], tiling_of(config)
-        frames, (_, rows, columns) = config.num_frames, self.latent_size(config)
-        factor = vae.spatial_vae.downsample
-        at_once = 1 if tiling else min(self.vae.micro_batch_size or frames, frames)
-        in_chunk = min(self.vae.micro_frame_size or frames, frames)
+        vae, dtype, frames = self.build_autoencoder(), DTYPES[self.config.dtype], self.config.num_frames
+        (_, rows, columns), factor = self.latent_size, vae.downsample
+        at_once = 1 if vae.tiling else min(vae.config.micro_batch_size or frames, frames)
+        in_chunk = min(vae.config.micro_frame_size or frames, frames)
         clip = torch.empty(1, 3, at_once, rows * factor, columns * factor, dtype=dtype, device="meta")
-        chunk = torch.empty(1, self.vae.temporal.in_out_channels, in_chunk, rows, columns, dtype=dtype, device="meta")
-        spatial = peak_live_bytes(lambda: vae.spatial_vae.encode(clip, False, None, tiling))
-        temporal = peak_live_bytes(lambda: vae.temporal_vae.encode(chunk, tiling))
+        chunk = torch.empty(1, vae.config.temporal.in_out_channels, in_chunk, rows, columns, dtype=dtype, device="meta")
+        spatial = peak_live_bytes(lambda: vae.spatial_vae.encode(clip, False, None, vae.tiling))
+        temporal = peak_live_bytes(lambda: vae.temporal_vae.encode(chunk, vae.tiling))
         pixels = 3 * frames * rows * columns * factor**2
         copies = {torch.float32, dtype}  # as the clip is given, and as the autoencoder wants it
         return pixels * sum(copy.itemsize for copy in copies) + max(spatial, temporal)
 
-    def build_transformer(self, config: SampleConfig, depth: int) -> STDiT3:
-        """Build STDiT3 on the meta device."""
+    def build_transformer(self, depth: int) -> nn.Module:
+        """Build the transformer on the meta device, with at most `depth` pairs of blocks."""
+        kind = self.config.model.type
+        shallow = replace(self.transformer, **{family_of(kind).depth_key: min(depth, self.depth)})
         with torch.device("meta"):
-            model = STDiT3(replace(self.transformer, depth=min(depth, self.depth)))
-        return model.to(DTYPES[config.dtype]).eval()
+            model = model_class(kind)(shallow)
+        return model.to(DTYPES[self.config.dtype]).eval()
 
-    def build_autoencoder(self, config: SampleConfig) -> VideoAutoencoderPipeline:
-        """Build both halves of the autoencoder on the meta device."""
-        return _build_vae(self.vae, DTYPES[config.dtype], tiling_of(config))
+    def build_autoencoder(self) -> nn.Module:
+        """Build the autoencoder on the meta device, with the config's options.
+
+        Raises:
+            ConfigError: the entries of its config.json describe no such autoencoder.
+        """
+        options, entries = self.config.vae, dict(self.vae)
+        if options.type == "OpenSoraVAE_V1_2":
+            entries |= {"micro_frame_size": options.micro_frame_size, "micro_batch_size": options.micro_batch_size}
+        try:
+            with torch.device("meta"):
+                vae = model_class(options.type).from_config(entries)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"config.json of {options.from_pretrained} cannot be used: {one_line(error)}") from error
+        if options.type == "AutoencoderKL":
+            vae.micro_batch_size = options.micro_batch_size
+        elif options.tiling and options.type == "CausalVAE":
+            vae.tiling = CausalTiling()
+        elif options.tiling:
+            vae.tiling = TilingConfig() if options.tile_size is None else TilingConfig(options.tile_size)
+        return vae.to(DTYPES[self.config.dtype]).eval()
 
     @property
-    def _pixels(self) -> int:
-        """Pixels per latent along a side of a frame."""
-        return 2 ** (len(self.vae.autoencoder_kl["block_out_channels"]) - 1)
+    def _is_open_sora(self) -> bool:
+        return isinstance(self.transformer, STDiT3Config)
 
 
-def tiling_of(config: SampleConfig) -> TilingConfig | None:
-    """Return how Open-Sora's autoencoder cuts frames into tiles; None if it does not."""
-    if not config.vae.tiling:
-        return None
-    return TilingConfig() if config.vae.tile_size is None else TilingConfig(config.vae.tile_size)
+@contextmanager
+def _computed_step(config: SampleConfig) -> Iterator[dict[str, StepController]]:
+    """Give the argument of a model in a computed step of a run with a cache, which takes a residual; else none."""
+    if config.cache is None:
+        yield {}
+        return
+    controller = StepController(StaticScheduleConfig((0,)))
+    with controller.run(1):
+        controller.begin_step(0, 0.0)
+        yield {"controller": controller}
 
 
-def decode_activation_bytes(
-    config: VideoAutoencoderConfig,
-    batch: int,
-    frames: int,
-    height: int,
-    width: int,
-    dtype: torch.dtype,
-    tiling: TilingConfig | None = None,
-) -> int:
-    """Return the peak bytes of tensors in `decode_chunks`, without weights, latents and pieces already given.
+def decoding_bytes(vae: nn.Module, z: Tensor, num_frames: int) -> int:
+    """Return the peak bytes of tensors while latents `z` are decoded, without themselves and without weights.
 
-    The decoder runs on the meta device up to its first piece: later chunks and pieces are at most as large, and leave
-    nothing behind. Work space inside kernels (cuDNN's, or oneDNN's) comes on top.
+    The decoder runs up to its first piece, which counts twice, as it is written while the next one is made: later
+    pieces are at most as large, and leave nothing behind. Work space inside kernels (cuDNN's, or oneDNN's) comes on
+    top.
 
     Args:
-        batch, frames, height, width: of the videos, in pixels.
-        dtype: of weights and activations.
+        vae: an autoencoder, on the meta device like `z`.
     """
-    vae = _build_vae(config, dtype)
-    size = vae.get_latent_size((frames, height, width))
-    if tiling is not None:
-        vae.tiling = TilingConfig(max(tiling.tile_size, -(-max(size[1:]) // _TILES_PER_SIDE)))
-    return _until_first_piece(vae, torch.empty(batch, vae.out_channels, *size, dtype=dtype, device="meta"), frames)
-
-
-def _build_vae(
-    config: VideoAutoencoderConfig, dtype: torch.dtype, tiling: TilingConfig | None = None
-) -> VideoAutoencoderPipeline:
-    with torch.device("meta"):
-        return VideoAutoencoderPipeline(config, tiling).to(dtype).eval()
-
-
-def _until_first_piece(vae: nn.Module, z: Tensor, frames: int) -> int:
-    """Return the peak bytes of decoding up to the first piece."""
-
-    def decode() -> tuple[Iterator[Tensor], Tensor]:
-        pieces = vae.decode_chunks(z, frames)
-        return pieces, next(pieces)
-
-    return peak_live_bytes(decode)
-
-
-@dataclass(frozen=True)
-class LatteShapes(ModelShapes):
-    """Sizes of Latte and Open-Sora-Plan: diffusers' transformer, with an image autoencoder or a causal one."""
-
-    vae: Mapping[str, Any]
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """Rows and columns of latents in a token; patches are square."""
-        return self.transformer.patch_size, self.transformer.patch_size
-
-    def rows_per_video(self, config: SampleConfig) -> int:
-        """Return the rows of one video: 2, or 1 without guidance, when the negative half is not run."""
-        return _HALVES if config.scheduler.cfg_scale > 1 else 1
-
-    def latent_size(self, config: SampleConfig) -> tuple[int, int, int]:
-        """Return (frames, height, width) of one video's latents, by the autoencoder's config.json."""
-        pixels = config.vae.downsample(self.vae)
-        return config.vae.latent_frames(config.num_frames), -(-config.height // pixels), -(-config.width // pixels)
-
-    def denoise_activations(self, config: SampleConfig, batch: int) -> int:
-        """Return the peak bytes of a step, found by running the model on the meta device.
-
-        Texts have their full length here; a run cuts them to the longest.
-        """
-        model, dtype, rows = self.build_transformer(config, _DEPTH), DTYPES[config.dtype], self.rows_per_video(config)
-        shape = (batch, self.transformer.in_channels, *self.latent_size(config))
-        controller = None if config.cache is None else _ComputingController()
-
-        def step() -> None:
-            with torch.device("meta"):
-                z = torch.empty(shape)
-                text = torch.empty(
-                    rows * batch, config.text_encoder.model_max_length, self.transformer.caption_channels, dtype=dtype
-                )
-                times = torch.empty(rows * batch)
-            noise = model(torch.cat([z] * rows).to(dtype), times, text, controller=controller).float()
-            if rows > 1:
-                negative, positive = noise.chunk(rows)
-                noise = negative + config.scheduler.cfg_scale * (positive - negative)
-            torch.isfinite(z + noise[:, : z.shape[1]]).all()
-
-        latents = math.prod(shape) * torch.float32.itemsize
-        return peak_live_bytes(step) + _REMEMBERED.get(config.scheduler.type, 0) * latents
-
-    def decode_activations(self, config: SampleConfig, batch: int) -> int:
-        """Return the peak bytes of decoding, found by running the decoder on the meta device."""
-        z = torch.empty(batch, self.transformer.in_channels, *self.latent_size(config), device="meta")
-        return _until_first_piece(self.build_autoencoder(config), z, config.num_frames) + z.nbytes
-
-    def build_transformer(self, config: SampleConfig, depth: int) -> nn.Module:
-        """Build either type of transformer on the meta device."""
-        with torch.device("meta"):
-            model = model_class(config.model.type)(replace(self.transformer, num_layers=min(depth, self.depth)))
-        return model.to(DTYPES[config.dtype]).eval()
-
-    def build_autoencoder(self, config: SampleConfig) -> nn.Module:
-        """Build either type of autoencoder on the meta device."""
-        with torch.device("meta"):
-            if config.vae.type == "CausalVAE":
-                tiling = CausalTiling() if config.vae.tiling else None
-                vae = CausalVAE(CausalVAE.config_class.from_dict(self.vae), tiling)
-            else:
-                kind = getattr(diffusers, self.vae.get("_class_name", CLASSES[0]))
-                vae = ImageVAE(kind.from_config(dict(self.vae)), config.vae.micro_batch_size)
-        return vae.to(DTYPES[config.dtype]).eval()
-
-
-class _ComputingController:
-    """Stands in for a step controller at a step that is computed."""
-
-    observed_sites = ()
-
-    def stack(self, hidden_states: Tensor, run_blocks: Callable[[Tensor], Tensor], *rest: Any) -> Tensor:
-        """Run the blocks, like `StepController.stack`."""
-        return run_blocks(hidden_states) + torch.zeros_like(hidden_states)  # the residual is taken while both live
-
-    def held_output(self, context: str, modality: int = 0) -> None:
-        """Hold no output, unlike `StepController.held_output`: the model has to be called."""
-
-    def output(self, latents: Tensor, output: Tensor, context: str, modality: int = 0) -> Tensor:
-        """Return the output as it is, like `StepController.output`."""
-        return output
+    pieces = []
+    peak = peak_live_bytes(lambda: pieces.append(next(vae.decode_chunks(z, num_frames))))
+    return peak + pieces[0].nbytes
 
 
 def read_shapes(config: SampleConfig) -> ModelShapes:
@@ -407,17 +295,11 @@ def read_shapes(config: SampleConfig) -> ModelShapes:
         ConfigError: a `config.json` cannot be read or does not describe such a model, or a model is neither on this
             machine nor a published one.
     """
-    text = _read_entries(config, "text_encoder", dict)
-    if isinstance(config.model, LatteModelConfig):
-        transformer = _read_entries(config, "model", model_class(config.model.type).config_class.from_dict)
-        return LatteShapes(transformer=transformer, vae=_read_entries(config, "vae", dict), text=text)
-    qk_norm = {} if config.model.qk_norm is None else {"qk_norm": config.model.qk_norm}
-    micro = {"micro_frame_size": config.vae.micro_frame_size, "micro_batch_size": config.vae.micro_batch_size}
-    return OpenSoraShapes(
-        transformer=_read_entries(config, "model", lambda entries: STDiT3Config.from_dict({**entries, **qk_norm})),
-        vae=_read_entries(config, "vae", lambda entries: VideoAutoencoderConfig.from_dict({**entries, **micro})),
-        text=text,
-    )
+    own = {} if getattr(config.model, "qk_norm", None) is None else {"qk_norm": config.model.qk_norm}
+    build = model_class(config.model.type).config_class.from_dict
+    transformer = _read_entries(config, "model", lambda entries: build({**entries, **own}))
+    vae, text = (_read_entries(config, section, dict) for section in ("vae", "text_encoder"))
+    return ModelShapes(config, transformer, vae, text)
 
 
 def _read_entries(config: SampleConfig, section: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:

@@ -54,7 +54,7 @@ def test_latents_have_the_size_that_the_autoencoder_gives_them(config, pipe):
     for frames in (1, config.num_frames):
         video = replace(config, num_frames=frames)
         size = pipe.vae.get_latent_size([frames, SIDE, SIDE])
-        assert list(read_shapes(video).latent_size(video)) == list(size)
+        assert list(read_shapes(video).latent_size) == list(size)
         assert config.vae.latent_frames(frames) == pipe.vae.latent_frames(frames)
 
 
@@ -76,19 +76,19 @@ def test_denoising_holds_what_was_estimated(config, pipe, cache, batch):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_decoding_holds_what_was_estimated(config, pipe, batch):
     shapes = read_shapes(config)
-    latents = torch.zeros(batch, 4, *shapes.latent_size(config))
-    found = peak_live_bytes(lambda: [piece.sum() for piece in pipe.vae.decode_chunks(latents, config.num_frames)])
-    assert found == pytest.approx(shapes.decode_activations(config, batch) - latents.nbytes, rel=0.15)
+    latents = torch.zeros(batch, 4, *shapes.latent_size)
+    found = peak_live_bytes(lambda: pipe.decode(latents, progress=False))
+    assert found == pytest.approx(shapes.decode_activations(batch) - latents.nbytes, rel=0.15)
 
 
 def test_residuals_are_hidden_states_of_both_halves(config):
     cache = replace(config, cache=StaticScheduleConfig((0, 2)))
-    frames, height, width = read_shapes(config).latent_size(config)
+    frames, height, width = read_shapes(config).latent_size
     width_of_hidden = {"Latte": 2 * 12, "LatteT2V": 2 * 16}[config.model.type]  # heads
     hidden = frames * height * width // 4 * width_of_hidden
-    assert cache_bytes(cache, read_shapes(config), 1).residual_bytes == 2 * hidden * 4
+    assert cache_bytes(read_shapes(cache), 1) == 2 * hidden * 4
     unguided = replace(cache, scheduler=replace(config.scheduler, cfg_scale=1.0))
-    assert cache_bytes(unguided, read_shapes(config), 1).residual_bytes == hidden * 4
+    assert cache_bytes(read_shapes(unguided), 1) == hidden * 4
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -96,9 +96,9 @@ def test_published_weights_need_not_be_here(name):
     config = load_config(f"configs/{name}/sample.py")
     shapes = read_shapes(config)
     unused = EMPTY_CAPTION if name == "open_sora_plan" else 0
-    transformer = sum(parameter.numel() for parameter in shapes.build_transformer(config, shapes.depth).parameters())
+    transformer = sum(parameter.numel() for parameter in shapes.build_transformer(shapes.depth).parameters())
     assert (transformer, shapes.depth) == (PUBLISHED[name] - unused, 28)
-    assert shapes.latent_size(config) == {"latte": (16, 64, 64), "open_sora_plan": (17, 64, 64)}[name]
+    assert shapes.latent_size == {"latte": (16, 64, 64), "open_sora_plan": (17, 64, 64)}[name]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -93,9 +93,31 @@ def test_only_what_is_not_done_yet_is_proposed(mini, stage, options, expected):
     assert [fix for fix in found if fix != "fewer frames"] == expected
 
 
-def test_a_cache_on_the_gpu_can_go_elsewhere(mini):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"bridge": "linear"}, ["cache.cache_device='cpu'", "cache.cache_dtype='bf16'", "cache.bridge='hold'"]),
+        ({"cache_dtype": "bf16"}, ["cache.cache_device='cpu'"]),
+        ({"cache_device": "cpu", "bridge": "linear"}, []),
+    ],
+)
+def test_a_cache_on_the_gpu_can_go_elsewhere_or_be_smaller(mini, options, expected):
     config = mini()
-    stage = StageEstimate("denoise", 1, 1, 1)
-    assert "cache.cache_device='cpu'" in fixes(config, stage)
-    elsewhere = replace(config, cache=replace(config.cache, cache_device="cpu"))
-    assert "cache.cache_device='cpu'" not in fixes(elsewhere, stage)
+    config = replace(config, cache=replace(config.cache, **options))
+    found = fixes(config, StageEstimate("denoise", 1, 1, 1))
+    assert [fix for fix in found if fix.startswith("cache.")] == expected
+
+
+def test_a_cache_in_cpu_memory_must_fit_there(mini, machine, monkeypatch):
+    machine(20 * GB, denoise=GB)
+    config = mini()
+    config = replace(config, cache=replace(config.cache, cache_device="cpu", bridge="fitted"))
+    check_memory(config, 1, GPU)
+    monkeypatch.setattr(report, "free_in_cpu_memory", lambda: 1000)
+    with pytest.raises(ConfigError) as caught:
+        check_memory(config, 1, GPU)
+    assert str(caught.value) == (
+        "memory: the cache would take 0.25 MB in CPU memory, where 0.00 MB are free; it takes less with "
+        "cache.cache_dtype='bf16' or cache.bridge='hold' or a smaller batch_size or video"
+    )
+    check_memory(config, 1, CPU)  # there it counts with the rest

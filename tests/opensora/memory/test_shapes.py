@@ -21,15 +21,15 @@ def test_latents_have_the_size_that_the_autoencoder_gives_them(pipe, mini, frame
     monkeypatch.setattr(pipe.vae, "config", replace(pipe.vae.config, micro_frame_size=chunk))
     config = mini(num_frames=frames, image_size=[66, 100], options={"vae.micro_frame_size": chunk})
     floored = replace(config, compat=True)
-    assert list(read_shapes(floored).latent_size(floored)) == pipe.vae.get_latent_size([frames, 66, 100])
-    assert list(read_shapes(config).latent_size(config)) == pipe.vae.get_latent_size([frames, 72, 104])
+    assert list(read_shapes(floored).latent_size) == pipe.vae.get_latent_size([frames, 66, 100])
+    assert list(read_shapes(config).latent_size) == pipe.vae.get_latent_size([frames, 72, 104])
 
 
 def test_noise_has_that_size(pipe, mini):
     for compat in (False, True):
         config = replace(mini(image_size=[66, 100]), compat=compat)
         noise, _ = pipe.with_config(config)._noise_and_references([1], [], [], 0)
-        assert tuple(noise.shape[2:]) == read_shapes(config).latent_size(config)
+        assert tuple(noise.shape[2:]) == read_shapes(config).latent_size
 
 
 def test_latents_of_the_published_autoencoder_have_their_size(mini, golden, tmp_path):
@@ -41,9 +41,9 @@ def test_latents_of_the_published_autoencoder_have_their_size(mini, golden, tmp_
             continue
         frames, height, width = row["input"]
         video = replace(config, num_frames=frames, height=height, width=width, compat=True)
-        assert list(read_shapes(video).latent_size(video)) == row["latent"]
+        assert list(read_shapes(video).latent_size) == row["latent"]
         unchunked = replace(video, vae=replace(config.vae, micro_frame_size=None))
-        assert list(read_shapes(unchunked).latent_size(unchunked)) == row["latent_nochunk"]
+        assert list(read_shapes(unchunked).latent_size) == row["latent_nochunk"]
 
 
 def test_other_models_than_the_published_ones_must_be_there(mini):
@@ -51,3 +51,12 @@ def test_other_models_than_the_published_ones_must_be_there(mini):
         ConfigError, match=r"^vae.from_pretrained='some/vae' is not on this machine.*OpenSora-VAE-v1.2$"
     ):
         read_shapes(mini(options={"vae.from_pretrained": "some/vae"}))
+
+
+def test_a_config_json_without_sense_is_named(mini, tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": "wide"}')
+    with pytest.raises(ConfigError, match=r"config.json cannot be used: "):
+        read_shapes(mini(options={"model.from_pretrained": str(tmp_path)}))
+    (tmp_path / "config.json").write_text('{"vae_2d": {"autoencoder_kl": {"width": 1}}}')
+    with pytest.raises(ConfigError, match=r"^config.json of .* cannot be used: "):
+        read_shapes(mini(options={"vae.from_pretrained": str(tmp_path)})).build_autoencoder()
