@@ -50,7 +50,7 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
 
     processes = Processes(launch)
     shapes = read_shapes(config)
-    frames, height, width = shapes.latent_size(config)
+    frames, height, width = shapes.latent_size
     rows, columns = shapes.patch_size
     tokens = -(-height // rows) * -(-width // columns)
     pipe = SamplingPipeline.from_config(config)
