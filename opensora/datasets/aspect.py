@@ -7,34 +7,21 @@ Source: opensora/datasets/aspect.py (Open-Sora v1.2).
 """
 
 import difflib
-import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 Size = tuple[int, int]  # (height, width) in pixels
 
-# Ratio name (height:width) -> key of a size table, height / width with two decimals. "50:27" is 1.85 but
-# stands for 2.08 (25:12): upstream's name, kept because its users' configs contain it.
-ASPECT_RATIO_MAP: dict[str, str] = {
-    "3:8": "0.38",
-    "9:21": "0.43",
-    "12:25": "0.48",
-    "1:2": "0.50",
-    "9:17": "0.53",
-    "27:50": "0.54",
-    "9:16": "0.56",
-    "5:8": "0.62",
-    "2:3": "0.67",
-    "3:4": "0.75",
-    "1:1": "1.00",
-    "4:3": "1.33",
-    "3:2": "1.50",
-    "16:9": "1.78",
-    "17:9": "1.89",
-    "2:1": "2.00",
-    "50:27": "2.08",
-}
+# "50:27" is 1.85 but stands for 2.08 (25:12): upstream's name, kept because its users' configs contain it.
+ASPECT_RATIOS: tuple[str, ...] = (
+    *("3:8", "9:21", "12:25", "1:2", "9:17", "27:50", "9:16", "5:8", "2:3"),
+    *("3:4", "1:1", "4:3", "3:2", "16:9", "17:9", "2:1", "50:27"),
+)
+RESOLUTIONS: tuple[str, ...] = (
+    *("144p", "256", "240p", "360p", "512", "480p", "720p"),
+    *("1024", "1080p", "2k", "2048", "2880", "4k"),
+)
 
-# One size per name of ASPECT_RATIO_MAP, in its order.
+# One size per name of ASPECT_RATIOS, in its order.
 _VIDEO_SIZES: dict[str, str] = {
     "144p": "117x312 125x291 133x277 135x270 139x262 141x260 144x256 151x241 156x234 "
     "166x221 192x192 221x165 235x156 256x144 263x139 271x135 277x132",
@@ -54,40 +41,10 @@ _VIDEO_SIZES: dict[str, str] = {
     "2494x3326 2880x2880 3326x2494 3528x2352 3840x2160 3958x2096 4072x2036 4156x1994",
 }
 
-# The square resolutions are image buckets with ratios of their own. 256, 512, 1024 and 2048 are one table at
-# four scales, here in units of 1/16 of the side, and a key is height / width. 2880 is in units of 64 pixels,
-# and a few of its keys differ from that ratio. Upstream v1.2.0 writes the keys of these tables as "1.0" and looks
-# up "1.00", so that it finds hardly any size; two decimals throughout, as in the AdaCache fork, work.
-_SQUARE_SIXTEENTHS = (
-    "8x32 8x31 8x30 8x29 9x28 9x27 9x26 10x25 10x24 11x23 11x22 11x21 12x21 12x20 "
-    "13x19 13x18 14x18 14x17 15x17 15x16 16x16 16x15 17x15 17x14 18x14 18x13 19x13 20x12 "
-    "21x12 22x11 23x11 24x10 25x10 26x9 27x9 28x9 29x8 30x8 31x8 32x8"
-)
-_2880_SIZES = (
-    "22x90 22x87 22x84 22x81 25x78 25x75 25x73 28x70 28x67 30x64 30x61 30x59 33x60 33x56 "
-    "36x53 36x50 39x50 39x47 42x47 42x45 45x45 45x42 47x42 47x39 50x39 50x36 53x36 56x33 "
-    "60x33 61x30 64x30 67x28 70x28 73x25 75x25 78x25 81x22 84x22 87x22 90x22"
-)
-_2880_KEYS = (
-    "0.25 0.26 0.27 0.28 0.32 0.33 0.34 0.40 0.42 0.47 0.49 0.51 0.55 0.59 0.68 0.72 0.78 0.83 0.89 0.93 "
-    "1.00 1.07 1.12 1.21 1.28 1.39 1.47 1.70 1.82 2.03 2.13 2.39 2.50 2.92 3.00 3.12 3.68 3.82 3.95 4.00"
-)
-
-_NUM_PIXELS: dict[str, int] = {
-    "144p": 144 * 256,
-    "256": 256 * 256,
-    "240p": 240 * 426,
-    "360p": 360 * 640,
-    "512": 512 * 512,
-    "480p": 480 * 854,
-    "720p": 720 * 1280,
-    "1024": 1024 * 1024,
-    "1080p": 1080 * 1920,
-    "2k": 1440 * 2560,
-    "2048": 2048 * 2048,
-    "2880": 2880 * 2880,
-    "4k": 2160 * 3840,
-}
+# Few ratios of the square resolutions have a name: 2880 has 1:1, the others have these, in units
+# of 1/16 of the side. Upstream v1.2.0 finds 12:25 only, as it writes the keys of its tables as "1.0" and looks
+# up "1.00"; the AdaCache fork mends this.
+_SQUARE_SIXTEENTHS: dict[str, Size] = {"12:25": (11, 23), "1:2": (11, 22), "1:1": (16, 16), "2:1": (22, 11)}
 
 # A clip of 51 frames is 3 windows of 17, a bit more than 2 seconds at 24 frames per second.
 NUM_FRAMES_MAP: dict[str, int] = {
@@ -103,28 +60,24 @@ NUM_FRAMES_MAP: dict[str, int] = {
     "32s": 816,
 }
 
-RESOLUTIONS: tuple[str, ...] = tuple(_NUM_PIXELS)
-ASPECT_RATIOS: tuple[str, ...] = tuple(ASPECT_RATIO_MAP)
 DURATIONS: tuple[str, ...] = tuple(NUM_FRAMES_MAP)
 
 
 def get_image_size(resolution: str | int, ratio: str) -> Size:
     """Return (height, width) in pixels of a resolution ("720p", "512") at an aspect ratio ("9:16", height:width).
 
-    The square resolutions have only the ratios that their tables share with the video ones.
+    The square resolutions have few of the ratios.
 
     Raises:
         ValueError: the resolution is unknown, or does not have this ratio.
     """
-    table = ratio_table(resolution)
-    key = ASPECT_RATIO_MAP.get(ratio) if isinstance(ratio, str) else None
-    if key not in table:
-        available = [name for name, name_key in ASPECT_RATIO_MAP.items() if name_key in table]
+    sizes = _sizes(resolution)
+    if not isinstance(ratio, str) or ratio not in sizes:
         raise ValueError(
             f"resolution '{resolution}' has no aspect ratio {ratio!r} (height:width): "
-            f"use {_nearest_ratio_hint(ratio, available)}one of {', '.join(available)}"
+            f"use {_nearest_ratio_hint(ratio, sizes)}one of {', '.join(sizes)}"
         )
-    return table[key]
+    return sizes[ratio]
 
 
 def get_num_frames(value: str | int | float) -> int:
@@ -146,65 +99,26 @@ def get_num_frames(value: str | int | float) -> int:
     return num_frames
 
 
-def get_num_pixels(resolution: str | int) -> int:
-    """Return the number of pixels per frame that a resolution stands for.
-
-    Raises:
-        ValueError: the resolution is unknown.
-    """
-    return _NUM_PIXELS[_checked_resolution(resolution)]
-
-
-def ratio_table(resolution: str | int) -> dict[str, Size]:
-    """Return all sizes of a resolution: key (height / width with two decimals) -> (height, width) in pixels.
-
-    Raises:
-        ValueError: the resolution is unknown.
-    """
-    name = _checked_resolution(resolution)
-    if name in _VIDEO_SIZES:
-        return dict(zip(ASPECT_RATIO_MAP.values(), _parse_sizes(_VIDEO_SIZES[name]), strict=True))
-    if name == "2880":
-        return dict(zip(_2880_KEYS.split(), _parse_sizes(_2880_SIZES, unit=64), strict=True))
-    sizes = _parse_sizes(_SQUARE_SIXTEENTHS, unit=int(name) // 16)
-    return {f"{height / width:.2f}": (height, width) for height, width in sizes}
-
-
-def get_closest_ratio(height: float, width: float, ratios: Iterable[str]) -> str:
-    """Return the key among `ratios` (such as `ratio_table("720p")`) whose value is nearest to height / width."""
-    return min(ratios, key=lambda key: abs(float(key) - height / width))
-
-
-def get_h_w(a: float, ts: int, eps: float = 1e-4) -> Size:
-    """Return an even (height, width) of about `ts` pixels with height / width about `a`, for ratios not in a table."""
-    height = _even_neighbor(math.sqrt(ts * a) + eps)
-    return height, _even_neighbor(height / a + eps)
-
-
-def _even_neighbor(value: float) -> int:
-    """Return the even one of floor and ceil, which differ by one: the caller's eps avoids whole numbers."""
-    return math.ceil(value) if math.ceil(value) % 2 == 0 else math.floor(value)
-
-
-def _parse_sizes(text: str, unit: int = 1) -> list[Size]:
-    pairs = (item.split("x") for item in text.split())
-    return [(int(height) * unit, int(width) * unit) for height, width in pairs]
-
-
-def _checked_resolution(resolution: str | int) -> str:
+def _sizes(resolution: str | int) -> dict[str, Size]:
+    """Return all sizes of a resolution by their ratios; raises ValueError if the resolution is unknown."""
     name = str(resolution)  # configs and command lines turn 512 into an int
-    if name not in _NUM_PIXELS:
+    if name not in RESOLUTIONS:
         similar = difflib.get_close_matches(name.lower(), RESOLUTIONS, n=2)
         hint = f"did you mean {' or '.join(similar)}? Valid are" if similar else "use one of"
         raise ValueError(f"unknown resolution {name!r}: {hint} {', '.join(RESOLUTIONS)}")
-    return name
+    if name in _VIDEO_SIZES:
+        pairs = (size.split("x") for size in _VIDEO_SIZES[name].split())
+        return {ratio: (int(height), int(width)) for ratio, (height, width) in zip(ASPECT_RATIOS, pairs, strict=True)}
+    unit = int(name) // 16
+    sizes = {ratio: (height * unit, width * unit) for ratio, (height, width) in _SQUARE_SIXTEENTHS.items()}
+    return {"1:1": sizes["1:1"]} if name == "2880" else sizes
 
 
-def _nearest_ratio_hint(ratio: object, available: list[str]) -> str:
+def _nearest_ratio_hint(ratio: object, sizes: Mapping[str, Size]) -> str:
     """Return text such as "3:2 (the nearest), or " for a well-formed ratio, else ""."""
     try:
         height, width = (float(side) for side in str(ratio).split(":"))
-        nearest = min(available, key=lambda name: abs(float(ASPECT_RATIO_MAP[name]) - height / width))
+        nearest = min(sizes, key=lambda name: abs(sizes[name][0] / sizes[name][1] - height / width))
     except (ValueError, ZeroDivisionError):
         return ""
     return f"{nearest} (the nearest), or "
