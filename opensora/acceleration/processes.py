@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from opensora.acceleration.channel import Channel, DistributedTransport, Traffic
+from opensora.acceleration.channel import Channel, Traffic
 from opensora.acceleration.coordinator import LEADER_DIED, Coordinator, Member
 from opensora.acceleration.launch import Launch, MeshShape
 from opensora.acceleration.video_group import VideoGroup
@@ -80,9 +80,7 @@ class Processes:
             if all(mesh.size(axis) == 1 for axis in axes):
                 return None
             group = mesh.create_group_along_axis(axes)
-            ranks = mesh.get_ranks_in_group(group)
-            transport = DistributedTransport(group, ranks)
-            return Channel(transport, ranks.index(self.launch.rank), len(ranks), traffic)
+            return Channel(group, mesh.get_ranks_in_group(group), traffic)
 
         return VideoGroup(
             shape,
