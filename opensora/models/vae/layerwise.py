@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -51,52 +52,12 @@ class TilingConfig:
         return height > self.tile_size or width > self.tile_size
 
 
-@dataclass(frozen=True)
-class Window:
-    """The rows `top` to `bottom` and columns `left` to `right` of a feature map; the ends are exclusive."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Indices of the last two dimensions."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
-
-    def grown(self, margin: int, height: int, width: int) -> Window:
-        """The window with `margin` more pixels on each side, clipped to a height x width map."""
-        return Window(
-            max(self.top - margin, 0),
-            min(self.bottom + margin, height),
-            max(self.left - margin, 0),
-            min(self.right + margin, width),
-        )
-
-    def enlarged(self, factor: int) -> Window:
-        """The same region of a map with `factor` times the rows and columns."""
-        return Window(*(edge * factor for edge in self._edges))
-
-    def reduced(self, factor: int) -> Window:
-        """The smallest window of a map with 1 / `factor` of the rows and columns that covers this one."""
-        top, bottom, left, right = self._edges
-        return Window(top // factor, -(-bottom // factor), left // factor, -(-right // factor))
-
-    def within(self, outer: Window) -> Window:
-        """This window, relative to the upper left corner of `outer`."""
-        return Window(self.top - outer.top, self.bottom - outer.top, self.left - outer.left, self.right - outer.left)
-
-    @property
-    def _edges(self) -> tuple[int, int, int, int]:
-        return self.top, self.bottom, self.left, self.right
+Window = tuple[slice, slice]  # rows and columns of a feature map
 
 
 def windows(height: int, width: int, size: int) -> Iterator[Window]:
     """Yield windows of at most `size` rows and columns that cover a map, row by row and all of about equal size."""
-    for rows in even_parts(height, -(-height // size)):
-        for columns in even_parts(width, -(-width // size)):
-            yield Window(rows.start, rows.stop, columns.start, columns.stop)
+    return product(even_parts(height, -(-height // size)), even_parts(width, -(-width // size)))
 
 
 _MARGIN = 1  # pixels that a 3x3 kernel reads around its own
@@ -123,7 +84,7 @@ class Stored:
         self.height, self.width = values.shape[-2:]
 
     def read(self, window: Window) -> Tensor:
-        return self.values[..., *window.slices]
+        return self.values[..., *window]
 
 
 class Computed:
@@ -147,9 +108,18 @@ def local(layer: Layer, source: FeatureMap, window: Window, *, upscale: int = 1,
     The layer runs on a larger window, whose rim is then cut off, as the layer's own padding has spoiled it. At the
     edges of the frame there is no rim, and that padding is the right one.
     """
-    read = window.enlarged(downscale).reduced(upscale).grown(_MARGIN * downscale, source.height, source.width)
-    made = read.enlarged(upscale).reduced(downscale)
-    return layer(source.read(read))[..., *window.within(made).slices]
+    rows, kept_rows = _with_margin(window[0], source.height, upscale, downscale)
+    columns, kept_columns = _with_margin(window[1], source.width, upscale, downscale)
+    return layer(source.read((rows, columns)))[..., kept_rows, kept_columns]
+
+
+def _with_margin(part: slice, length: int, upscale: int, downscale: int) -> tuple[slice, slice]:
+    """Return what a layer reads along one axis of `length` pixels, and where `part` then lies in its output."""
+    margin = _MARGIN * downscale
+    first = max(part.start * downscale // upscale - margin, 0)
+    end = min(-(-part.stop * downscale // upscale) + margin, length)
+    offset = first * upscale // downscale
+    return slice(first, end), slice(part.start - offset, part.stop - offset)
 
 
 def store(height: int, width: int, tile: int, compute: Callable[[Window], Tensor]) -> Stored:
@@ -159,7 +129,7 @@ def store(height: int, width: int, tile: int, compute: Callable[[Window], Tensor
         part = compute(window)
         if values is None:
             values = part.new_empty(*part.shape[:-2], height, width)
-        values[..., *window.slices] = part
+        values[..., *window] = part
         del part  # frees it before the next one is computed
     return Stored(values)
 
@@ -257,7 +227,7 @@ def residual_block(layers: ResidualLayers, source: FeatureMap, tile: int) -> Sto
     hidden = convolve(lambda part: layers.conv1(normalize(part)), source, tile)
     normalize = statistics(layers.norm2, hidden, tile).normalization(layers.activation)
     for window in windows(result.height, result.width, tile):
-        result.values[..., *window.slices] += local(lambda part: layers.conv2(normalize(part)), hidden, window)
+        result.values[..., *window] += local(lambda part: layers.conv2(normalize(part)), hidden, window)
     return result
 
 

@@ -6,12 +6,12 @@ Source: Open-Sora v1.2, `opensora/models/vae/vae_temporal.py` (module names foll
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from opensora.device import exact_convolutions
@@ -23,8 +23,6 @@ from opensora.models.vae.layerwise import (
     normalized_convolution,
     residual_block,
 )
-
-LOGVAR_RANGE = (-30.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -51,30 +49,6 @@ class TemporalVAEConfig:
     def time_factor(self) -> int:
         """Frames per latent frame."""
         return 2 ** sum(self.temporal_downsample)
-
-
-@dataclass(frozen=True)
-class DiagonalGaussian:
-    """A posterior over latents; `mean` and `std` are (B, C, T, H, W)."""
-
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def from_moments(cls, moments: Tensor) -> DiagonalGaussian:
-        """Split (B, 2C, T, H, W) into mean and log-variance."""
-        mean, logvar = moments.chunk(2, dim=1)
-        return cls(mean, torch.exp(0.5 * logvar.clamp(*LOGVAR_RANGE)))
-
-    def mode(self) -> Tensor:
-        """The most likely latents."""
-        return self.mean
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Sample latents; the generator may be on any device, and one on the CPU draws the same for every device."""
-        device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
-        return self.mean + self.std * noise.to(self.mean.device)
 
 
 class CausalConv3d(nn.Module):
@@ -117,18 +91,11 @@ class ResBlock(nn.Module):
         return h + (self.conv3(x) if hasattr(self, "conv3") else x)
 
 
-def res_block_row(in_channels: int, out_channels: int, config: TemporalVAEConfig) -> nn.ModuleList:
+def res_block_row(in_channels: int, out_channels: int, config: TemporalVAEConfig) -> nn.Sequential:
     """`num_res_blocks` blocks of which the first changes the channel count."""
     widths = [in_channels] + [out_channels] * config.num_res_blocks
     pairs = zip(widths[:-1], widths[1:], strict=True)
-    return nn.ModuleList([ResBlock(a, b, config.num_groups) for a, b in pairs])
-
-
-def run(blocks: Sequence[nn.Module] | nn.ModuleList, x: Tensor) -> Tensor:
-    """Apply `blocks` one after another."""
-    for block in blocks:
-        x = block(x)
-    return x
+    return nn.Sequential(*(ResBlock(a, b, config.num_groups) for a, b in pairs))
 
 
 class Encoder(nn.Module):
@@ -155,11 +122,10 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level, blocks in enumerate(self.block_res_blocks):
-            x = run(blocks, x)
+            x = blocks(x)
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
-        x = run(self.res_blocks, x)
-        return self.conv2(F.silu(self.norm1(x)))
+        return self.conv2(F.silu(self.norm1(self.res_blocks(x))))
 
 
 class TimeUpsample(CausalConv3d):
@@ -196,9 +162,9 @@ class Decoder(nn.Module):
         self.conv_out = CausalConv3d(widths[0], config.in_out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = run(self.res_blocks, self.conv1(x))
+        x = self.res_blocks(self.conv1(x))
         for level in reversed(range(len(self.block_res_blocks))):
-            x = run(self.block_res_blocks[level], x)
+            x = self.block_res_blocks[level](x)
             if level > 0:
                 x = self.conv_blocks[level - 1](x)
         return self.conv_out(F.silu(self.norm1(x)))
@@ -215,23 +181,19 @@ class VAETemporal(nn.Module):
         self.post_quant_conv = CausalConv3d(config.embed_dim, config.embed_dim, 1)
         self.decoder = Decoder(config)
 
-    def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a chunk of `num_frames` frames."""
-        return -(-num_frames // self.config.time_factor)
-
     def padding(self, num_frames: int) -> int:
         """Number of zero frames put in front to make the count a multiple of the temporal factor."""
         return -num_frames % self.config.time_factor
 
     @exact_convolutions()
-    def encode(self, x: Tensor, tiling: TilingConfig | None = None) -> DiagonalGaussian:
-        """(B, C, F, H, W) 2-D latents -> posterior with T = latent_frames(F)."""
+    def encode(self, x: Tensor, tiling: TilingConfig | None = None) -> DiagonalGaussianDistribution:
+        """(B, C, F, H, W) 2-D latents -> posterior over (B, C', T, H, W), with T = ceil(F / time_factor)."""
         x = F.pad(x, (0, 0, 0, 0, self.padding(x.shape[2]), 0))
         if tiling is not None and tiling.divides(*x.shape[-2:]):
             features = torch.cat([encode_features(self.encoder, one, tiling.tile_size) for one in x.split(1)])
         else:
             features = self.encoder(x)
-        return DiagonalGaussian.from_moments(self.quant_conv(features))
+        return DiagonalGaussianDistribution(self.quant_conv(features))
 
     @exact_convolutions()
     def decode(self, z: Tensor, num_frames: int, tiling: TilingConfig | None = None) -> Tensor:
@@ -269,7 +231,7 @@ def encode_features(encoder: Encoder, x: Tensor, tile_size: int) -> Tensor:
     return normalized_convolution(encoder.norm1, F.silu, encoder.conv2, features, tile_size).values
 
 
-def _run(blocks: nn.ModuleList, features: Stored, tile: int) -> Stored:
+def _run(blocks: nn.Sequential, features: Stored, tile: int) -> Stored:
     for block in blocks:
         features = residual_block(_residual_layers(block), features, tile)
     return features

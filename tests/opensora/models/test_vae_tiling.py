@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opensora.models.vae import TilingConfig, VideoAutoencoderPipeline
-from opensora.models.vae.layerwise import Stored, Window, convolve, statistics, windows
+from opensora.models.vae.layerwise import Stored, convolve, statistics, windows
 from opensora.models.vae.vae import open_sora_vae_v1_2
 
 MINI = Path(__file__).parents[3] / "assets/opensora-mini/vae"
@@ -36,18 +36,14 @@ def test_a_tile_has_a_positive_number_of_latents(size):
 def test_windows_cover_every_pixel_once(height, width, size):
     covered = torch.zeros(height, width, dtype=torch.int)
     for window in windows(height, width, size):
-        part = covered[window.slices]
+        part = covered[window]
         assert 0 < part.shape[0] <= size and 0 < part.shape[1] <= size
         part += 1
     assert (covered == 1).all()
 
 
 def test_windows_are_about_equally_large():
-    assert [w.bottom - w.top for w in windows(33, 1, 32)] == [16, 17]
-
-
-def test_a_reduced_window_covers_the_pixels_it_was_made_from():
-    assert Window(3, 5, 4, 9).reduced(2) == Window(1, 3, 2, 5)
+    assert [rows.stop - rows.start for rows, _ in windows(33, 1, 32)] == [16, 17]
 
 
 def test_statistics_by_window_are_those_of_the_whole_map():
@@ -122,7 +118,7 @@ def border_jump(difference: Tensor, tile: int) -> float:
     """How much more the difference to the untiled frame changes over tile borders than elsewhere, in 8-bit levels."""
     changes = difference.diff(dim=-1).abs().flatten(0, -2).mean(0) * LEVELS
     width = difference.shape[-1] // 8
-    borders = sorted({window.left * 8 - 1 for window in windows(1, width, tile)} - {-1})
+    borders = sorted({columns.start * 8 - 1 for _, columns in windows(1, width, tile)} - {-1})
     elsewhere = [column for column in range(len(changes)) if column not in borders]
     return (changes[borders].mean() - changes[elsewhere].mean()).item()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,7 +25,6 @@ from opensora.weights.checkpoint import PretrainedModel
 
 PIXELS_PER_LATENT = 8
 SCALE = 0.18215  # latents are multiplied by it, so that they vary about as much as noise
-MAX_LOGVAR, MIN_LOGVAR = 20.0, -30.0
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,8 @@ class CausalVAE(PretrainedModel):
         return [self.latent_frames(frames), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT]
 
     @torch.no_grad()
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Videos (B, 3, F, H, W) in [-1, 1] -> mean and log-variance (B, 4, T, H', W') of their latents, unscaled.
+    def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """Videos (B, 3, F, H, W) in [-1, 1] -> distribution of their latents (B, 4, T, H', W'), unscaled.
 
         Raises:
             ValueError: the shape is another, the number of frames is not 4 k + 1, or sides are not multiples of 8.
@@ -192,8 +192,7 @@ class CausalVAE(PretrainedModel):
             parts = [in_tiles(x[:, :, start:end], side, self._encode) for start, end in chunks]
             # Every chunk but the first begins with the last frame of the one before.
             result = torch.cat([part if i == 0 else part[:, :, 1:] for i, part in enumerate(parts)], dim=2)
-        mean, logvar = result.chunk(2, dim=1)
-        return mean, logvar.clamp(MIN_LOGVAR, MAX_LOGVAR)
+        return DiagonalGaussianDistribution(result)
 
     @torch.no_grad()
     def encode(self, x: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -203,13 +202,10 @@ class CausalVAE(PretrainedModel):
             sample_posterior: draw from the posterior with `generator` instead of taking its mean.
 
         Raises:
-            ValueError: as `moments`.
+            ValueError: as `posterior`.
         """
-        mean, logvar = self.moments(x)
-        if sample_posterior:
-            noise = torch.randn(mean.shape, generator=generator).to(mean)
-            mean = mean + torch.exp(logvar / 2) * noise
-        return mean * SCALE
+        posterior = self.posterior(x)
+        return SCALE * (posterior.sample(generator) if sample_posterior else posterior.mode())
 
     @torch.no_grad()
     def decode_chunks(
