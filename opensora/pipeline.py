@@ -27,7 +27,7 @@ from opensora.models.text_encoder.encoded_text import CaptionEncoder, EncodedTex
 from opensora.prompts.syntax import prepare_captions
 from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
-from opensora.schedulers.steps import NonFiniteLatentsError, OnStep, Sampler
+from opensora.schedulers.steps import DenoiseOptions, NonFiniteLatentsError, OnStep, Sampler
 
 if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
@@ -321,19 +321,17 @@ class SamplingPipeline:
             SamplingError: the references do not fit, or the latents became NaN or infinite.
         """
         z, mask = self._noise_and_references(seeds, references, strategies, loop)
+        options = DenoiseOptions(
+            self.size_arguments(len(z)),
+            mask,
+            progress=self.config.verbose > 0 if progress is None else progress,
+            controller=controller,
+            generator=[torch.Generator().manual_seed(int(seed) + (loop + 1) * EDIT_SEED_OFFSET) for seed in seeds],
+            compat=self.config.compat,
+            on_step=self.on_step,
+        )
         try:
-            return self.scheduler.denoise(
-                self._denoiser,
-                text,
-                z,
-                self.size_arguments(len(z)),
-                mask,
-                progress=self.config.verbose > 0 if progress is None else progress,
-                controller=controller,
-                generator=[torch.Generator().manual_seed(int(seed) + (loop + 1) * EDIT_SEED_OFFSET) for seed in seeds],
-                compat=self.config.compat,
-                on_step=self.on_step,
-            )
+            return self.scheduler.denoise(self._denoiser, text, z, options)
         except NonFiniteLatentsError as error:
             raise SamplingError(str(error)) from error
 

@@ -45,6 +45,33 @@ class StepDone:
 OnStep = Callable[[StepDone], None]
 
 
+@dataclass(frozen=True)
+class DenoiseOptions:
+    """What `Sampler.denoise` takes besides the model, its text and the noise of B videos.
+
+    Attributes:
+        size: `height`, `width`, `num_frames`, `fps`, (B,) each, for models that read them.
+        mask: (B, T), 1 = generate, 0 = keep, in between = strength of an edit.
+        guidance_scale: replaces the sampler's `cfg_scale`.
+        progress: show a bar.
+        controller: step cache, whose steps are the calls of the model; None computes every step.
+        generator: source of the noise that edited frames receive: one for each video, so that no video depends on the
+            others of its batch, or one for all, as upstream.
+        compat: cache as upstream does under a mask: held frames count in what is measured, and residuals from before
+            a frame joined are reused afterwards.
+        on_step: is called with every finished step; an exception that it raises ends the run.
+    """
+
+    size: Mapping[str, Tensor] | None = None
+    mask: Tensor | None = None
+    guidance_scale: float | None = None
+    progress: bool = True
+    controller: StepController | None = None
+    generator: torch.Generator | Sequence[torch.Generator] | None = None
+    compat: bool = False
+    on_step: OnStep | None = None
+
+
 class Sampler(ABC):
     """A sampling loop from noise to latents.
 
@@ -62,34 +89,11 @@ class Sampler(ABC):
         """Calls of the model in a run; with some solvers, more than its steps."""
 
     @abstractmethod
-    def denoise(
-        self,
-        model: nn.Module,
-        text: EncodedText,
-        z: Tensor,
-        size: Mapping[str, Tensor] | None = None,
-        mask: Tensor | None = None,
-        guidance_scale: float | None = None,
-        progress: bool = True,
-        controller: StepController | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        compat: bool = False,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
+    def denoise(self, model: nn.Module, text: EncodedText, z: Tensor, options: DenoiseOptions) -> Tensor:
         """Turn noise into latents of videos.
 
         Args:
-            z: noise (B, C, T, H, W); where `mask` is 0, the latents to keep.
-            size: `height`, `width`, `num_frames`, `fps`, (B,) each, for models that read them.
-            mask: (B, T), 1 = generate, 0 = keep, in between = strength of an edit.
-            guidance_scale: replaces `cfg_scale`.
-            progress: show a bar.
-            controller: step cache, whose steps are the calls of the model; None computes every step.
-            generator: source of the noise that edited frames receive: one for each video, so that no video depends on
-                the others of its batch, or one for all, as upstream.
-            compat: cache as upstream does under a mask: held frames count in what is measured, and residuals from
-                before a frame joined are reused afterwards.
-            on_step: is called with every finished step; an exception that it raises ends the run.
+            z: noise (B, C, T, H, W); where the mask is 0, the latents to keep.
 
         Returns:
             Latents like `z`, float32.
@@ -117,20 +121,21 @@ class Sampler(ABC):
 
         Args:
             device: device to sample on, to which `z` is moved.
-            additional_args: the `size` of `denoise`.
-            options: further arguments of `denoise`.
+            additional_args: the `size` of `DenoiseOptions`.
+            options: further fields of `DenoiseOptions`.
 
         Raises:
             ValueError, NonFiniteLatentsError: as `denoise`.
         """
         text = EncodedText.of(text_encoder, prompts)
-        return self.denoise(model, text, z.to(device), additional_args, mask, guidance_scale, progress, **options)
+        own = DenoiseOptions(additional_args, mask, guidance_scale, progress, **options)
+        return self.denoise(model, text, z.to(device), own)
 
 
 class StepsBar:
     """Shows the steps of a run in a progress bar, checks their latents, and passes them to `on_step`."""
 
-    def __init__(self, bar: tqdm, controller: StepController | None, on_step: OnStep | None = None) -> None:
+    def __init__(self, bar: tqdm, controller: StepController | None, on_step: OnStep | None) -> None:
         self._bar = bar
         self._on_step = on_step
         self._done = 0  # kept here, as a bar that is not shown does not count
@@ -177,17 +182,12 @@ class StepsBar:
 
 
 @contextmanager
-def steps_of_run(
-    num_steps: int,
-    num_samples: int,
-    controller: StepController | None,
-    progress: bool,
-    on_step: OnStep | None = None,
-) -> Iterator[StepsBar]:
-    """Begin a run of `controller` (if any) and a bar that is shown with `progress`; `on_step` receives each step."""
+def steps_of_run(num_steps: int, num_samples: int, options: DenoiseOptions) -> Iterator[StepsBar]:
+    """Begin a run of the controller (if any) and its bar."""
+    controller = options.controller
     run = nullcontext() if controller is None else controller.run(num_steps, num_samples)
-    with tqdm(total=num_steps, desc="sampling", disable=not progress, leave=False) as bar, run:
-        steps = StepsBar(bar, controller, on_step)
+    with tqdm(total=num_steps, desc="sampling", disable=not options.progress, leave=False) as bar, run:
+        steps = StepsBar(bar, controller, options.on_step)
         yield steps
         steps.check()
 

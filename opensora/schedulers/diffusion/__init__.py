@@ -6,8 +6,7 @@ Source: the loop of diffusers' `LattePipeline`, whose latents it reproduces bit 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
@@ -16,10 +15,7 @@ from torch import Tensor, nn
 from opensora.errors import suggest
 from opensora.models.text_encoder.encoded_text import EncodedText, num_tokens
 from opensora.registry import SCHEDULERS
-from opensora.schedulers.steps import OnStep, Sampler, steps_of_run
-
-if TYPE_CHECKING:
-    from adacache import StepController
+from opensora.schedulers.steps import DenoiseOptions, Sampler, steps_of_run
 
 # Registered name -> class of diffusers.
 SOLVERS = {
@@ -74,45 +70,29 @@ class DiffusionSampler(Sampler):
         return tuple(self.timesteps())
 
     @torch.no_grad()
-    def denoise(
-        self,
-        model: nn.Module,
-        text: EncodedText,
-        z: Tensor,
-        size: Mapping[str, Tensor] | None = None,
-        mask: Tensor | None = None,
-        guidance_scale: float | None = None,
-        progress: bool = True,
-        controller: StepController | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        compat: bool = False,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
+    def denoise(self, model: nn.Module, text: EncodedText, z: Tensor, options: DenoiseOptions) -> Tensor:
         """Turn noise into latents of videos, as `Sampler.denoise` describes.
 
-        Latents are float32 whatever the model's dtype.
-
-        Args:
-            size, generator, compat: ignored; these models and solvers do not need them.
-            mask: must be None.
+        Latents are float32 whatever the model's dtype. These models need no size, and these solvers no generator.
 
         Raises:
             ValueError: a mask was given.
             NonFiniteLatentsError: a latent became NaN or infinite; the message names the step.
         """
-        if mask is not None:
+        if options.mask is not None:
             raise ValueError("this model samples whole videos only; leave references and mask strategies out")
-        scale = self.cfg_scale if guidance_scale is None else guidance_scale
+        scale = self.cfg_scale if options.guidance_scale is None else options.guidance_scale
         is_guided = scale > 1
         y, text_mask = _read_by_model(text, model, is_guided)
-        options = {} if controller is None else {"controller": controller}
+        controller = options.controller
+        arguments = {} if controller is None else {"controller": controller}
         scheduler = self._make_scheduler(z.device)
         times = [float(t) for t in scheduler.timesteps.tolist()]
         latents = z.float() * scheduler.init_noise_sigma
 
         def predict_noise(latents: Tensor, t: Tensor) -> Tensor:
             batch = torch.cat([latents, latents]) if is_guided else latents
-            output = model(batch.to(model.dtype), t.to(z.device).expand(len(batch)), y, mask=text_mask, **options)
+            output = model(batch.to(model.dtype), t.to(z.device).expand(len(batch)), y, mask=text_mask, **arguments)
             output = output.float()
             if is_guided:
                 negative, positive = output.chunk(2)
@@ -121,7 +101,7 @@ class DiffusionSampler(Sampler):
             return output[:, : latents.shape[1]]
 
         noise = None
-        with steps_of_run(len(times), len(z), controller, progress, on_step) as steps:
+        with steps_of_run(len(times), len(z), options) as steps:
             for i, t in enumerate(scheduler.timesteps):
                 if controller is not None:
                     controller.begin_step(i, times[i], latents=latents)

@@ -8,8 +8,7 @@ Source: Open-Sora v1.2, `opensora/schedulers/rf`; the shift of timesteps by size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,7 @@ from opensora.models.text_encoder.encoded_text import EncodedText
 from opensora.registry import SCHEDULERS
 from opensora.schedulers.rf.frame_mask import FrameMask
 from opensora.schedulers.rf.solvers import make_solver
-from opensora.schedulers.steps import NonFiniteLatentsError, OnStep, Sampler, steps_of_run
-
-if TYPE_CHECKING:
-    from adacache import StepController
+from opensora.schedulers.steps import DenoiseOptions, NonFiniteLatentsError, Sampler, steps_of_run
 
 __all__ = ["RFLOW", "NonFiniteLatentsError", "timestep_transform"]
 
@@ -68,13 +64,13 @@ class RFLOW(Sampler):
         """Calls of the model in a run: one per step, whatever the solver."""
         return self.num_sampling_steps
 
-    def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor] | None) -> list[Tensor]:
+    def timesteps(self, batch: int, device: torch.device | str, size: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the times of all steps, each (B,) float32, descending from `num_timesteps`.
 
         Raises:
-            ValueError: the timestep transform is on and `size` is not given.
+            ValueError: the timestep transform is on and `size` is incomplete.
         """
-        if self.use_timestep_transform and not {"height", "width", "num_frames"} <= (size or {}).keys():
+        if self.use_timestep_transform and not {"height", "width", "num_frames"} <= size.keys():
             raise ValueError("the timestep transform needs height, width and num_frames in additional_args")
         steps = []
         for i in range(self.num_sampling_steps):
@@ -92,52 +88,38 @@ class RFLOW(Sampler):
         return tuple(float(t[0]) for t in self.timesteps(1, "cpu", tensors))
 
     @torch.no_grad()
-    def denoise(
-        self,
-        model: nn.Module,
-        text: EncodedText,
-        z: Tensor,
-        size: Mapping[str, Tensor] | None = None,
-        mask: Tensor | None = None,
-        guidance_scale: float | None = None,
-        progress: bool = True,
-        controller: StepController | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        compat: bool = False,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
+    def denoise(self, model: nn.Module, text: EncodedText, z: Tensor, options: DenoiseOptions) -> Tensor:
         """Turn noise into latents of videos, as `Sampler.denoise` describes.
 
         Raises:
             ValueError: the generators are not one for each video, or the timestep transform has no `size`.
             NonFiniteLatentsError: a latent became NaN or infinite; the message names the step.
         """
-        guidance_scale = self.cfg_scale if guidance_scale is None else guidance_scale
-        options = {**(size or {}), **({} if controller is None else {"controller": controller})}
+        guidance_scale = self.cfg_scale if options.guidance_scale is None else options.guidance_scale
+        controller, mask, size = options.controller, options.mask, options.size or {}
+        arguments = dict(size) if controller is None else {**size, "controller": controller}
         y = torch.cat([text.y, text.null])
         timesteps = self.timesteps(len(z), z.device, size)
         plain_times = torch.stack(timesteps)[:, 0].tolist()  # read once, so that no step has to wait for the device
-        frame_mask = None if mask is None else FrameMask(mask, timesteps, self.num_timesteps, generator)
+        frame_mask = None if mask is None else FrameMask(mask, timesteps, self.num_timesteps, options.generator)
         solver = make_solver(self.solver, self.num_sampling_steps)
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
             x_mask = None if frame_mask is None else frame_mask.generated.repeat(2, 1)
-            out = model(torch.cat([z, z]), torch.cat([t, t]), y, mask=text.mask, x_mask=x_mask, **options)
+            out = model(torch.cat([z, z]), torch.cat([t, t]), y, mask=text.mask, x_mask=x_mask, **arguments)
             cond, uncond = out[:, : z.shape[1]].chunk(2)
             return uncond + guidance_scale * (cond - uncond)
 
         v = None
-        with steps_of_run(len(timesteps), len(z), controller, progress, on_step) as steps:
+        with steps_of_run(len(timesteps), len(z), options) as steps:
             for i, t in enumerate(timesteps):
                 if controller is not None:
-                    told = {} if frame_mask is None or compat else {"generated_frames": frame_mask.generated_frames[i]}
-                    controller.begin_step(i, plain_times[i], latents=z, **told)
+                    frames = None if frame_mask is None or options.compat else frame_mask.generated_frames[i]
+                    controller.begin_step(i, plain_times[i], frames, latents=z)
                 restart = None
                 if frame_mask is not None:
                     z = frame_mask.begin_step(z, t)
-                    # A joining frame has no past, and it changes what the model predicts for its video's other frames.
-                    joining = frame_mask.joining_videos
-                    restart = None if joining is None else joining.view(-1, 1, 1, 1, 1)
+                    restart = frame_mask.joining_videos
                 following = timesteps[i + 1] if i + 1 < len(timesteps) else torch.zeros_like(t)
                 dt = (t - following) / self.num_timesteps
                 if v is None or controller is None or controller.held_output() is None:

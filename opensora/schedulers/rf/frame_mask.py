@@ -70,8 +70,11 @@ class FrameMask:
 
     @property
     def joining_videos(self) -> Tensor | None:
-        """(B,) bool, the videos of which a frame joins in this step; None if there are none."""
-        return self._joining[self._step].any(1) if any(self._joins[self._step]) else None
+        """(B, 1, 1, 1, 1) bool, the videos of which a frame joins in this step; None if there are none.
+
+        Such a frame has no past, and it changes what the model predicts for its video's other frames.
+        """
+        return _per_latent(self._joining[self._step].any(1, keepdim=True)) if any(self._joins[self._step]) else None
 
     def _noise(self, z: Tensor) -> Tensor | None:
         """Draw noise shaped like `z`; None if no frame needs it.

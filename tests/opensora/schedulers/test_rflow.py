@@ -162,7 +162,7 @@ def test_non_finite_latents_stop_the_run_and_name_the_step():
 
 def test_the_transform_without_sizes_is_refused():
     with pytest.raises(ValueError, match="needs height, width and num_frames"):
-        RFLOW(num_sampling_steps=2, use_timestep_transform=True).timesteps(1, "cpu", None)
+        RFLOW(num_sampling_steps=2, use_timestep_transform=True).timesteps(1, "cpu", {})
 
 
 def test_no_steps_are_refused():

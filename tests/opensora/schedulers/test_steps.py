@@ -8,8 +8,10 @@ import torch
 from adacache.storage import HostCopy
 from opensora.schedulers import steps
 from opensora.schedulers.rf import RFLOW, NonFiniteLatentsError
-from opensora.schedulers.steps import steps_of_run
+from opensora.schedulers.steps import DenoiseOptions, steps_of_run
 from support.reference_model import StoredText, load_reference, stored_size
+
+QUIET = DenoiseOptions(progress=False)
 
 
 class OnGpu(torch.Tensor):
@@ -37,7 +39,7 @@ def read(monkeypatch) -> list[bool]:
 
 def test_on_a_gpu_latents_are_looked_at_one_step_late(read):
     latents = torch.zeros(2).as_subclass(OnGpu)
-    with steps_of_run(3, 1, None, False) as run:
+    with steps_of_run(3, 1, QUIET) as run:
         run.end_step(latents, 900.0)
         assert read == []
         run.end_step(latents, 500.0)
@@ -51,14 +53,14 @@ def test_the_step_that_broke_is_named_all_the_same(read, broken):
     good = torch.zeros(2).as_subclass(OnGpu)
     with (
         pytest.raises(NonFiniteLatentsError, match=rf"in step {broken + 1} of 3 \(timestep {900 - 400 * broken}.0\)"),
-        steps_of_run(3, 1, None, False) as run,
+        steps_of_run(3, 1, QUIET) as run,
     ):
         for step in range(3):
             run.end_step(good * torch.nan if step == broken else good, 900.0 - 400 * step)
 
 
 def test_on_the_cpu_a_step_is_looked_at_when_it_ends():
-    with pytest.raises(NonFiniteLatentsError), steps_of_run(3, 1, None, False) as run:
+    with pytest.raises(NonFiniteLatentsError), steps_of_run(3, 1, QUIET) as run:
         run.end_step(torch.tensor([torch.inf]), 900.0)
         pytest.fail("nobody looked")
 
