@@ -110,8 +110,7 @@ def available_cores() -> int:
 
 def check_space() -> list[Finding]:
     """Check free CPU memory, and free disk space where results and downloads go."""
-    free = free_in_cpu_memory()
-    findings = [] if free is None else [ok(f"{hub.size_text(free)} of CPU memory are free")]
+    findings = [ok(f"{hub.size_text(free_in_cpu_memory())} of CPU memory are free")]
     for what, folder in (("the working directory", Path.cwd()), ("the hub's cache", hub.cache_folder())):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         left = shutil.disk_usage(existing).free

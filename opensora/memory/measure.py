@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 try:
@@ -108,54 +107,26 @@ def _largest_so_far() -> int | None:
     return largest if sys.platform == "darwin" else largest * 1024
 
 
-@dataclass(frozen=True)
-class _CgroupFiles:
-    """Where one version of control groups keeps its numbers."""
+def free_in_cpu_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that new allocations can take without swapping or being killed.
 
-    mount: str
-    limit: str
-    usage: str
-    reclaimable: str  # key of memory.stat: page cache that is given back before a process is killed
-
-
-_V1 = _CgroupFiles("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = _CgroupFiles("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
-
-
-def free_in_cpu_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that new allocations can take without swapping or being killed; None if that is not known.
+    That is what the machine has available, or less if a control group (version 2) around the process has less left of
+    its limit, as in a container. Page cache that is given back before a process is killed counts as left.
 
     Args:
         root: folder that holds `proc` and `sys`.
     """
-    known = [value for value in (_available(root / "proc/meminfo"), _free_in_cgroups(root)) if value is not None]
-    return min(known) if known else None
-
-
-def _available(meminfo: Path) -> int | None:
-    """Return the bytes available on the whole machine."""
-    try:
-        kilobytes = _table(meminfo).get("MemAvailable:")
-        if kilobytes is not None:
-            return kilobytes * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _free_in_cgroups(root: Path) -> int | None:
-    """Return the least that any control group around the process has left of its limit; containers set such limits."""
-    left = []
-    for files, folder in _cgroups(root):
-        limit, usage = _number(folder / files.limit), _number(folder / files.usage)
+    left = [psutil.virtual_memory().available]
+    for group in _control_groups(root):
+        limit, usage = _number(group / "memory.max"), _number(group / "memory.current")
         if limit is not None and usage is not None:
-            reclaimable = _table(folder / "memory.stat").get(files.reclaimable, 0)
+            reclaimable = _reclaimable(group / "memory.stat")
             left.append(max(0, limit - usage + min(reclaimable, usage)))
-    return min(left, default=None)
+    return min(left)
 
 
-def _cgroups(root: Path) -> Iterator[tuple[_CgroupFiles, Path]]:
-    """Yield the process's control group and all groups around it, up to the one that is mounted.
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of the process's control group and of all groups around it, up to the one that is mounted.
 
     In a container, the mounted group is often the process's own, while its path is the one on the host; folders that
     do not exist are simply found without a limit.
@@ -164,17 +135,10 @@ def _cgroups(root: Path) -> Iterator[tuple[_CgroupFiles, Path]]:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         lines = []
-    paths = {_V1: "/", _V2: "/"}
-    for line in lines:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if not controllers:
-            paths[_V2] = path
-        elif "memory" in controllers.split(","):
-            paths[_V1] = path
-    for files, path in paths.items():
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts), -1, -1):
-            yield files, root.joinpath(files.mount, *parts[:depth])
+    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    for depth in range(len(parts), -1, -1):
+        yield root.joinpath("sys/fs/cgroup", *parts[:depth])
 
 
 def _number(file: Path) -> int | None:
@@ -185,13 +149,13 @@ def _number(file: Path) -> int | None:
         return None
 
 
-def _table(file: Path) -> dict[str, int]:
-    """Read a file with a name and a number in each line."""
+def _reclaimable(stat: Path) -> int:
+    """Read the bytes of inactive page cache from a group's `memory.stat`."""
     try:
-        rows = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
-    except (OSError, ValueError):
-        return {}
-    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+        rows = dict(line.split(maxsplit=1) for line in stat.read_text(encoding="ascii").splitlines())
+        return int(rows["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def size_text(nbytes: int) -> str:

@@ -105,13 +105,11 @@ def check_memory(
     stages = estimate_stages(config, batch, kind, text)
     stages = [_shared(stage, processes) if stage.name == "denoise" else stage for stage in stages]
     free = free_memory(device)
-    is_small = free is not None and max(stage.total for stage in stages) <= LARGE_SHARE * free
-    logger.log(logging.DEBUG if is_small else logging.INFO, "%s", estimate_line(stages, free, kind))
+    largest = max(stages, key=lambda stage: stage.total)
+    level = logging.DEBUG if largest.total <= LARGE_SHARE * free else logging.INFO
+    logger.log(level, "%s", estimate_line(stages, free, kind))
     if kind == "cuda" and config.cache is not None and config.cache.cache_device == "cpu":
         _check_offloaded(config, -(-cache_bytes(read_shapes(config), batch) // processes))
-    if free is None:
-        return stages
-    largest = max(stages, key=lambda stage: stage.total)
     less = f"it takes less with {' or '.join(fixes(config, largest))}"
     sentence = (
         f"memory: {largest.name} would take {size_text(largest.total)} {_WHERE[kind]}, where {size_text(free)} are "
@@ -129,7 +127,7 @@ def check_memory(
 def _check_offloaded(config: SampleConfig, needed: int) -> None:
     """Refuse, with a ConfigError, a cache in CPU memory that does not fit there."""
     free = free_in_cpu_memory()
-    if free is not None and needed > free:
+    if needed > free:
         options = " or ".join([*_cache_options(config), "a smaller batch_size or video"])
         raise ConfigError(
             f"memory: the cache would take {size_text(needed)} in CPU memory, where {size_text(free)} are free; it "
@@ -144,17 +142,16 @@ def _shared(stage: StageEstimate, processes: int) -> StageEstimate:
     )
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that new tensors on `device` can take; None if the system does not say."""
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that new tensors on `device` can take."""
     if device.type != "cuda":
         return free_in_cpu_memory()
     return torch.cuda.mem_get_info(device)[0]
 
 
-def estimate_line(stages: Sequence[StageEstimate], free: int | None, device: str) -> str:
+def estimate_line(stages: Sequence[StageEstimate], free: int, device: str) -> str:
     """Format "memory, estimated: text 19.14 GB, denoise 6.71 GB (weights 3.20 GB, ...); 24.00 GB are free..."."""
-    available = "" if free is None else f"; {size_text(free)} are free {_WHERE[device]}"
-    return f"memory, estimated: {', '.join(map(_describe, stages))}{available}"
+    return f"memory, estimated: {', '.join(map(_describe, stages))}; {size_text(free)} are free {_WHERE[device]}"
 
 
 def fixes(config: SampleConfig, stage: StageEstimate) -> list[str]:

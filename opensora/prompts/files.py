@@ -39,48 +39,19 @@ _PLAIN, _LINES = ("", ".txt", ".text"), (".jsonl", ".ndjson")
 
 PROMPT_KEY = "prompt"
 
-# What a prompt can set for itself; other entries of a config hold for the whole run.
-LINE_KEYS = frozenset(
+# What a prompt can set for itself; other entries of a config hold for the whole run. In a table the first ones are
+# text, the others numbers or lists as in JSON. The name is that of its files, without the ending.
+_TEXT_KEYS = frozenset(
     {
-        "name",  # of its files, without the ending
-        "seed",
-        "num_sampling_steps",
-        "cfg_scale",
-        "solver",
-        "speedup",
-        "max_steps_computed",
-        "min_psnr",
-        "aes",
-        "flow",
-        "camera_motion",
-        "num_frames",
-        "resolution",
-        "aspect_ratio",
-        "image_size",
-        "fps",
-        "save_fps",
-        "loop",
-        "condition_frame_length",
-        "condition_frame_edit",
-        "reference_path",
-        "mask_strategy",
+        *("name", "reference_path", "mask_strategy", "solver", "camera_motion"),
+        *("num_frames", "resolution", "aspect_ratio"),
     }
 )
+LINE_KEYS = _TEXT_KEYS | {
+    *("seed", "num_sampling_steps", "cfg_scale", "speedup", "max_steps_computed", "min_psnr", "aes", "flow"),
+    *("image_size", "fps", "save_fps", "loop", "condition_frame_length", "condition_frame_edit"),
+}
 ALIASES = {"steps": "num_sampling_steps"}
-# Columns of a table whose cells stay text; others are numbers or lists as in JSON.
-_TEXT_COLUMNS = frozenset(
-    {
-        "prompt",
-        "name",
-        "solver",
-        "camera_motion",
-        "num_frames",
-        "resolution",
-        "aspect_ratio",
-        "reference_path",
-        "mask_strategy",
-    }
-)
 
 # The line where an entry starts, where there are lines, and the entry: a text, or an object as of JSON.
 _Found = tuple[int | None, Any]
@@ -245,7 +216,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _cell(column: str, text: str) -> Any:
-    if column in _TEXT_COLUMNS:
+    if column == PROMPT_KEY or column in _TEXT_KEYS:
         return text.strip()
     try:
         return decode(text)
