@@ -26,7 +26,6 @@ from adacache.conformance.trial import (
     computed_calls,
     difference,
     judge,
-    layers_per_call,
     raised_on_purpose,
     reused_by_hand,
     same_classes,
@@ -36,11 +35,8 @@ from adacache.conformance.trial import (
 
 def reuses(trial: Trial) -> Verdict:
     """With settings that reuse steps, fewer layers run, and the video changes."""
-    pipe = trial.tiny.build()
-    with layers_per_call(pipe, trial.tiny) as of_plain:
-        plain = trial.run(pipe)
-    with trial.applied() as cached:
-        latents, counts = cached.counted()
+    plain, of_plain = trial.plain
+    latents, counts = trial.reused()
     change = difference(latents, plain)
     fewer = sum(counts) < sum(of_plain)
     return judge(fewer and 0 < change < float("inf"), layers=f"{sum(counts)} of {sum(of_plain)}", change=change)
@@ -50,25 +46,23 @@ def exact(trial: Trial) -> Verdict:
     """A run that computes every step equals the plain run, bit for bit."""
     if not trial.cache.computes_every:
         raise NotApplicable("it knows no setting that computes every step")
-    plain = trial.run(trial.tiny.build())
+    plain, _ = trial.plain
     with trial.applied("every") as cached:
         return compare({"latents": (cached.run(), plain)})
 
 
 def confined(trial: Trial) -> Verdict:
     """Another pipeline of the same classes, without the cache, is not affected, bit for bit."""
-    other = trial.tiny.build()
-    plain = trial.run(other)
+    plain, _ = trial.plain
     with trial.applied() as cached:
-        before = trial.run(other)
+        before = trial.run(trial.pipe)
         cached.run()
-        return compare({"latents before": (before, plain), "after a cached run": (trial.run(other), plain)})
+        return compare({"latents before": (before, plain), "after a cached run": (trial.run(trial.pipe), plain)})
 
 
 def removed(trial: Trial) -> Verdict:
     """Removing it restores outputs and weights bit for bit, and leaves no wrapper or hook on any module."""
-    pipe = trial.tiny.build()
-    plain = trial.run(pipe)
+    pipe, (plain, _) = trial.tiny.build(), trial.plain
     models = transformers_of(pipe)
     weights = [deepcopy(model.state_dict()) for model in models]
     attributes = [set(vars(model)) for model in models]
@@ -96,11 +90,13 @@ def _same_weights(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -
 
 def residual(trial: Trial) -> Verdict:
     """A reused call adds what the cache claims to add, compared with a hand-written loop."""
-    with trial.applied() as cached:
-        adds = trial.cache.adds(cached.pipe) if callable(trial.cache.adds) else trial.cache.adds
-        if adds is None:
-            raise NotApplicable("it does not add one stored residual")
-        latents, layers = cached.counted()
+    adds = trial.cache.adds
+    if callable(adds):
+        with trial.applied() as cached:
+            adds = adds(cached.pipe)
+    if adds is None:
+        raise NotApplicable("it does not add one stored residual")
+    latents, layers = trial.reused()
     computed = computed_calls(layers, trial.tiny)
     pipe = trial.tiny.build()
     with reused_by_hand(pipe, trial.tiny, computed, from_first_output=adds == "tail"):
@@ -148,7 +144,7 @@ def _threshold_between(trial: Trial) -> float:
 
 def halves(trial: Trial) -> Verdict:
     """The prediction of one guidance half does not depend on the other's prompt, at equal latents, bit for bit."""
-    plain = _changes_of_halves(trial, trial.tiny.build())
+    plain = _changes_of_halves(trial, trial.pipe)
     if plain is None or sorted(tuple(value > 0 for value in row) for row in plain) != [(False, True), (True, False)]:
         raise NotApplicable("the pipeline makes no two halves, each with a prompt of its own")
     with trial.applied() as cached:
@@ -259,15 +255,13 @@ def side_by_side(trial: Trial) -> Verdict:
 
     When it is removed from both, a third pipeline that never had it runs as before.
     """
-    third = trial.tiny.build()
-    plain = trial.run(third)
-    with trial.applied() as cached:
-        alone = cached.run()
+    plain, _ = trial.plain
+    alone, _ = trial.reused()
     with trial.applied() as second:
         with trial.applied() as first:
             pairs = {"the first": (first.run(), alone), "the second": (second.run(), alone)}
         pairs["the one that is left"] = second.run(), alone
-    return compare({**pairs, "a plain one": (trial.run(third), plain)})
+    return compare({**pairs, "a plain one": (trial.run(trial.pipe), plain)})
 
 
 def _after(change: Callable[[Trial, Any], dict[str, Any]], what: str) -> Callable[[Trial], Verdict]:
@@ -321,8 +315,7 @@ def counts(trial: Trial) -> Verdict:
 
 def _offloaded(comes_first: bool) -> Callable[[Trial], Verdict]:
     def check(trial: Trial) -> Verdict:
-        with trial.applied() as cached:
-            expected = cached.run()
+        expected, _ = trial.reused()
         trial.num_finished = 0
         pipe = trial.tiny.build()
         if comes_first:
@@ -371,7 +364,7 @@ def check(name: str, trial: Trial) -> Verdict:
     """Return the verdict on a property; errors of the cache become verdicts, too."""
     trial.num_finished = 0
     try:
-        with same_classes(trial.tiny.build()):
+        with same_classes(trial.pipe):
             verdict = PROPERTIES[name](trial)
     except NotApplicable as error:
         return Verdict("n/a", reason=str(error))

@@ -6,6 +6,7 @@ import linecache
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -59,6 +60,7 @@ class Trial:
     """A cache and a pipeline to try it on.
 
     Attributes:
+        pipe: a pipeline that the cache is never applied to.
         num_finished: number of runs with the cache that were completed.
     """
 
@@ -67,6 +69,23 @@ class Trial:
         self.tiny = tiny
         self.num_steps = num_steps
         self.num_finished = 0
+        self.pipe = tiny.build()
+        self._reused: tuple[Tensor, list[int]] | None = None
+
+    @cached_property
+    def plain(self) -> tuple[Tensor, list[int]]:
+        """The latents of a run without the cache, and its `layers_per_call`."""
+        with layers_per_call(self.pipe, self.tiny) as counts:
+            return self.run(self.pipe), counts
+
+    def reused(self) -> tuple[Tensor, list[int]]:
+        """Return the same of the first run of a fresh pipeline with the cache, which reuses as much as it can."""
+        if self._reused is None:
+            with self.applied() as cached:
+                self._reused = cached.counted()
+        else:
+            self.num_finished += 1
+        return self._reused
 
     def run(self, pipe: Any, **changes: Any) -> Tensor:
         """Run a pipeline, cached or not, and return its final latents."""
