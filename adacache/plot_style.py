@@ -5,11 +5,6 @@ The picture of a trace (`adacache.trace_plot`) has the same colors, but sets its
 
 from adacache.trace_plot import COMPUTED, FAINT, INK, MOTION, REUSED, SANS
 
-GRID = "#e5e7eb"
-DPI = 130
-# Blue and orange are for what is compared, the others for what accompanies it; all differ in grayscale, too.
-SERIES = (COMPUTED, MOTION, "#0f766e", "#9333ea", FAINT)
-
 STYLE = {
     "font.family": SANS,
     "font.size": 9.5,
@@ -25,8 +20,9 @@ STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.prop_cycle": f"cycler('color', {list(SERIES)!r})",
-    "grid.color": GRID,
+    # Blue and orange are for what is compared, the others for what accompanies it; all differ in grayscale, too.
+    "axes.prop_cycle": f"cycler('color', {[COMPUTED, MOTION, '#0f766e', '#9333ea', FAINT]!r})",
+    "grid.color": "#e5e7eb",
     "grid.linewidth": 0.8,
     "xtick.color": FAINT,
     "ytick.color": FAINT,
@@ -35,7 +31,7 @@ STYLE = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
-    "savefig.dpi": DPI,
+    "savefig.dpi": 130,
 }
 
-__all__ = ["COMPUTED", "DPI", "FAINT", "GRID", "INK", "MOTION", "REUSED", "SERIES", "STYLE"]
+__all__ = ["COMPUTED", "FAINT", "INK", "MOTION", "REUSED", "STYLE"]

@@ -3,7 +3,8 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,47 +65,49 @@ def plot_trace(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    film = None if frames is None else _film_strip(frames)
     width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
-    film_height = 0.0 if film is None else min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT)
-    was_measured = any(r.distance is not None or r.value is not None for r in trace.records)  # few static schedules are
-    has_motion = any(record.motion_score is not None for record in trace.records)
-    has_bridge = any(record.bridge_weight is not None for record in trace.records)
-
-    # Panels from top to bottom with their heights in inches, and the space above each.
-    panels = [("film", film_height, 0.0)] if film is not None else []
-    panels += [("distance", 2.9, 0.18)] if was_measured else []
-    panels += [("motion", 0.8, 0.16)] if has_motion else []
-    panels += [("bridge", 0.5, 0.16)] if has_bridge else []
-    panels += [("strip", 0.2, 0.14)]
+    panels = _panels(trace, codebook, frames, threshold)
     header, footer = 0.72, 0.5
-    height = header + sum(size + gap for _, size, gap in panels) + footer
-
+    height = header + sum(size + gap for size, gap, _ in panels) + footer
     figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    axes: dict[str, Axes] = {}
-    top = height - header
-    for name, size, gap in panels:
-        top -= gap + size
-        axes[name] = figure.add_axes((MARGIN_LEFT / WIDTH, top / height, width / WIDTH, size / height))
-
     _draw_header(figure, trace, title, left=MARGIN_LEFT / WIDTH, height=height)
-    if film is not None:
-        axes["film"].imshow(film, interpolation="antialiased")
-        axes["film"].set_anchor("W")
-        axes["film"].set_axis_off()
-    if was_measured:
-        _draw_distance(axes["distance"], trace, codebook, threshold)
-    if has_motion:
-        _draw_motion(axes["motion"], trace)
-    if has_bridge:
-        _draw_bridge(axes["bridge"], trace)
-    _draw_strip(axes["strip"], trace)
-    for name in axes.keys() - {"film", "strip"}:
-        axes[name].tick_params(labelbottom=False, bottom=False)
-
+    top = height - header
+    for size, gap, draw in panels:
+        top -= gap + size
+        draw(figure.add_axes((MARGIN_LEFT / WIDTH, top / height, width / WIDTH, size / height)))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png")
+
+
+def _panels(
+    trace: Trace, codebook: Codebook | None, frames: Any, threshold: float | None
+) -> list[tuple[float, float, Callable[["Axes"], None]]]:
+    """Return what there is to draw from top to bottom: its height in inches, the space above, and what draws it."""
+
+    def has(*names: str) -> bool:
+        return any(getattr(record, name) is not None for record in trace.records for name in names)
+
+    panels = []
+    if frames is not None:
+        film = _film_strip(frames)
+        width = WIDTH - MARGIN_LEFT - MARGIN_RIGHT
+        panels.append(
+            (min(width * film.shape[0] / film.shape[1], MAX_FILM_HEIGHT), 0.0, partial(_draw_film, film=film))
+        )
+    if has("distance", "value"):  # few static schedules measure any
+        panels.append((2.9, 0.18, partial(_draw_distance, trace=trace, codebook=codebook, threshold=threshold)))
+    if has("motion_score"):
+        panels.append((0.8, 0.16, partial(_draw_motion, trace=trace)))
+    if has("bridge_weight"):
+        panels.append((0.5, 0.16, partial(_draw_bridge, trace=trace)))
+    return [*panels, (0.2, 0.14, partial(_draw_strip, trace=trace))]
+
+
+def _draw_film(axes: "Axes", film: np.ndarray) -> None:
+    axes.imshow(film, interpolation="antialiased")
+    axes.set_anchor("W")
+    axes.set_axis_off()
 
 
 def _draw_header(figure: Any, trace: Trace, title: str | None, left: float, height: float) -> None:
@@ -259,7 +262,8 @@ def _style(axes: "Axes", trace: Trace, ylabel: str | None) -> None:
     every = next(n for n in itertools.count(1) if (n in (1, 2) or n % 5 == 0) and trace.num_steps <= n * MAX_TICKS)
     ticks = sorted({0, *range(every - 1, trace.num_steps, every)})  # people count from 1
     axes.set_xticks(ticks, [str(tick + 1) for tick in ticks])
-    if ylabel:
+    if ylabel:  # the strip below has the labels of the steps
+        axes.tick_params(labelbottom=False, bottom=False)
         axes.set_ylabel(ylabel, size=9, color=INK)
         axes.yaxis.set_label_coords(-0.062, 0.5)
 

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from adacache.codebook import PRESETS, Codebook
 from adacache.options import ReuseOptions
@@ -103,6 +103,8 @@ class AdaCacheConfig(ReuseOptions):
     Source: arXiv:2411.02397, Adaptive Caching and Motion Regularization.
     """
 
+    label: ClassVar[str] = "AdaCache"
+
     codebook: Codebook = PRESETS["steps100"]
     metric: Metric = "t-attn"
     metric_blocks: tuple[int, ...] = (13,)
@@ -128,7 +130,7 @@ class AdaCacheConfig(ReuseOptions):
         own = [field.name for field in fields(cls)]
         official = [key for key in options if key in official_options.DISTINCTIVE]
         if not official:
-            check_keys("AdaCache option", options, [*own, *official_options.DISTINCTIVE])
+            check_keys(f"{cls.label} option", options, [*own, *official_options.DISTINCTIVE])
             return cls(**options)
         mixed_in = [key for key in options if key in own and key != "codebook"]
         if mixed_in:

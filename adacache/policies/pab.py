@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from adacache.options import ReuseOptions
@@ -140,9 +138,3 @@ def _read_times(value: Any) -> tuple[float, ...]:
     if not is_list(value) or not all(map(is_finite, value)):
         raise ValueError(f"mlp_times must be a list of times of the flow such as (864, 788, 676), got {value!r}")
     return tuple(sorted({float(time) for time in value}, reverse=True))
-
-
-# By their names in the paper: the intervals of spatial, temporal and cross-attention.
-PRESETS: Mapping[str, PABConfig] = MappingProxyType(
-    {"PAB246": PABConfig(2, 4, 6), "PAB357": PABConfig(3, 5, 7), "PAB579": PABConfig(5, 7, 9)}
-)

@@ -90,12 +90,6 @@ def test_a_reused_step_gets_its_input_plus_the_last_output_minus_input():
     assert [record.value for record in controller.trace.records] == [None, None, 0.25, 0.375, None]
 
 
-def test_the_options_survive_plain_values():
-    config = EasyCacheConfig(0.1, 3, cache_device="cpu")
-    assert EasyCacheConfig.from_dict(config.to_dict()) == config
-    assert EasyCacheConfig.from_dict({}) == EasyCacheConfig(threshold=0.025, warmup=5)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -109,13 +103,3 @@ def test_the_options_survive_plain_values():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         EasyCacheConfig(**options)
-
-
-def test_unknown_options_are_refused():
-    with pytest.raises(ValueError, match="unknown EasyCache option 'warm_up', did you mean 'warmup'"):
-        EasyCacheConfig.from_dict({"warm_up": 3})
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(ValueError, match="num_steps must be a whole number >= 1"):
-        EasyCacheConfig().make_policy(0)

@@ -48,23 +48,7 @@ def test_the_rest_of_the_residual_is_reused_behind_this_steps_own_head():
     assert [record.value for record in controller.trace.records] == [None, 0.25, 0.5, 1]
 
 
-def test_the_options_survive_plain_values():
-    config = FBCacheConfig(0.2, bridge="fitted", schedule="batch")
-    assert FBCacheConfig.from_dict(config.to_dict()) == config
-    assert FBCacheConfig.from_dict({}) == FBCacheConfig(threshold=0.05)
-
-
 @pytest.mark.parametrize("threshold", [0, -1, math.nan, math.inf, "0.1", True])
 def test_wrong_thresholds_are_refused(threshold):
     with pytest.raises(ValueError, match="threshold must be a finite number above 0"):
         FBCacheConfig(threshold)
-
-
-def test_unknown_options_are_refused():
-    with pytest.raises(ValueError, match="unknown FBCache option 'warmup'"):
-        FBCacheConfig.from_dict({"warmup": 3})
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(ValueError, match="num_steps must be a whole number >= 1"):
-        FBCacheConfig().make_policy(0)

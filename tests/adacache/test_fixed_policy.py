@@ -43,8 +43,3 @@ def test_a_run_follows_the_plan_and_holds_the_last_residual(model, tokens):
 def test_wrong_numbers_are_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be a whole number >= 1, got"):
         FixedIntervalConfig(**{name: value})
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(ValueError, match="num_steps must be a whole number >= 1, got 0"):
-        FixedIntervalConfig().make_policy(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from adacache import Site, StepController
+from adacache import AdaCacheConfig, Codebook, Site, StepController
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
@@ -19,6 +19,7 @@ from adacache.storage import TensorStore
 
 STEPS = 4
 POLICIES = {
+    "metric": AdaCacheConfig(Codebook((), (2,)), "s-attn", (0,), bridge="fitted"),
     "signal": TeaCacheConfig((1.0, 0.0)),
     "head": FBCacheConfig(),
     "output": EasyCacheConfig(warmup=2),

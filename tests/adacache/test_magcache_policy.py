@@ -104,9 +104,3 @@ def test_a_run_follows_the_plan(model, tokens):
 def test_wrong_values_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         MagCacheConfig(**{"ratios": [1, 1], **options})
-
-
-def test_a_run_without_steps_is_refused():
-    for refuse in (MagCacheConfig([1]).make_policy, MagCacheConfig([1]).validate):
-        with pytest.raises(ValueError, match="num_steps must be a whole number >= 1, got 0"):
-            refuse(0)

@@ -101,9 +101,9 @@ def most_held(config, hidden_states: torch.Tensor, num_samples: int, contexts: t
     return max(held)
 
 
-@pytest.mark.parametrize("contexts", [("both",), ("cond", "uncond")])
-@pytest.mark.parametrize("num_samples", [1, 3])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "num_samples", "contexts"), [("fp32", 3, ("both",)), ("bf16", 1, ("cond", "uncond"))]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_promised_is_what_is_held(name, dtype, num_samples, contexts):
     config, residuals, observed, observed_per_context = CASES[name]

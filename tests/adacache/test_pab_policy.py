@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adacache import Site, StepController
-from adacache.policies.pab import PRESETS, PABConfig
+from adacache.policies.pab import PABConfig
 
 TEN = [1000.0 - 100 * step for step in range(10)]  # 1000, 900, ..., 100
 THIRTY = [1000 * (1 - step / 30) for step in range(30)]
@@ -125,13 +125,6 @@ def test_a_reused_branch_adds_what_it_added_last():
     assert [record.computed_share for record in controller.trace.records] == [1, 0, 1, 0, 1]
 
 
-def test_presets_are_named_after_their_intervals():
-    assert PRESETS["PAB246"] == PABConfig(2, 4, 6, (450, 930), (864, 788, 676), 2, (0, 1, 2, 3, 4)) == PABConfig()
-    assert list(PRESETS) == ["PAB246", "PAB357", "PAB579"]
-    for name, config in PRESETS.items():
-        assert name == f"PAB{config.spatial}{config.temporal}{config.cross}"
-
-
 def test_the_options_survive_plain_values():
     config = PABConfig(3, 5, 7, [400, 900], [500, 700, 500], 3, [4, 0, 4], cache_dtype="fp16", cache_device="cpu")
     assert (config.window, config.mlp_times, config.mlp_blocks) == ((400, 900), (700, 500), (0, 4))
@@ -162,19 +155,9 @@ def test_wrong_options_are_refused(options, message):
         PABConfig(**options)
 
 
-def test_unknown_options_are_refused():
-    with pytest.raises(ValueError, match="unknown PAB option 'spatial_range'"):
-        PABConfig.from_dict({"spatial_range": 2})
-
-
 def test_blocks_that_the_model_lacks_are_refused():
     PABConfig().validate(30)
     PABConfig().validate(30, 5)
     with pytest.raises(ValueError, match=r"mlp_blocks \[0, 1, 2, 3, 4\] do not fit a model of 4 blocks"):
         PABConfig().validate(30, 4)
     PABConfig(mlp_times=()).validate(30, 4)  # no MLP is reused
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(ValueError, match="num_steps must be a whole number >= 1"):
-        PABConfig().make_policy(0)

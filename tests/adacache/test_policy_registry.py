@@ -49,6 +49,30 @@ def test_a_policy_is_read_by_its_name_and_written_with_it(name):
     assert config_from_dict(plain) == config
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_policy_takes_an_unknown_option_or_a_run_without_steps(name):
+    with pytest.raises(ValueError, match=f"unknown {config_class(name).label} option 'no_such'"):
+        config_from_dict({"policy": name, **OPTIONS[name], "no_such": 1})
+    with pytest.raises(ValueError, match="num_steps must be a whole number >= 1, got 0"):
+        config_from_dict({"policy": name, **OPTIONS[name]}).make_policy(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("easycache", {"threshold": 0.025, "warmup": 5}),
+        ("fbcache", {"threshold": 0.05}),
+        ("seacache", {"threshold": 0.25, "max_skips": 2}),
+        ("taylorseer", {"interval": 5, "warmup": 3, "order": 1}),
+        ("pab", {"window": (450, 930), "mlp_times": (864, 788, 676), "mlp_hold": 2, "mlp_blocks": (0, 1, 2, 3, 4)}),
+        ("pab", {"spatial": 2, "temporal": 4, "cross": 6}),
+    ],
+)
+def test_defaults_are_the_published_options(name, published):
+    config = config_from_dict({"policy": name})
+    assert {option: getattr(config, option) for option in published} == published
+
+
 def test_without_a_name_the_options_tell_the_policy():
     assert config_from_dict({}) == AdaCacheConfig()
     assert config_from_dict({"codebook": "slow30"}) == AdaCacheConfig("slow30")

@@ -75,8 +75,3 @@ def test_the_bridge_is_its_own():
 def test_wrong_numbers_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         TaylorSeerConfig(**options)
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(ValueError, match="num_steps must be a whole number >= 1, got 0"):
-        TaylorSeerConfig().make_policy(0)
