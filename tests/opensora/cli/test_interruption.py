@@ -15,7 +15,7 @@ STEMS = [f"sample_{i:04d}" for i in range(3)]
 PROMPTS = ["a still red star", "a blue circle moving fast to the right", "a growing white square"]
 ARGUMENTS = [
     *("configs/mini/sample.py", "--prompt", *PROMPTS, "--num-sampling-steps", "3", "--batch-size", "2"),
-    *("--save-frames", "--preview", "webp", "--seed", "3"),
+    *("--save-frames", "--preview", "webp", "--seed", "3", "--image-size", "32", "32"),
 ]
 BYTES = [f"{stem}{suffix}" for stem in STEMS for suffix in (".mp4", ".frames.npz", ".preview.webp")]
 
@@ -53,8 +53,8 @@ def test_killed_while_the_thread_writes_a_run_ends_with_the_same_bytes(tmp_path)
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_cleanly_and_the_next_one_goes_on(tmp_path, signum, code):
-    command = ["scripts/inference.py", *ARGUMENTS, "--num-sampling-steps", "24", "--batch-size", "1"]
-    command += ["--save-dir", str(tmp_path / "out")]
+    slow = ("--num-sampling-steps", "40", "--batch-size", "1", "--image-size", "64", "64")
+    command = ["scripts/inference.py", *ARGUMENTS, *slow, "--save-dir", str(tmp_path / "out")]
     run = warm_python.start(command)
     second = tmp_path / "out/sample_0001.mp4"
     deadline = time.monotonic() + 120
