@@ -6,6 +6,7 @@ import pytest
 
 from support.command_cases import MINI, Case
 
+ADACACHE = "configs/mini/sample_adacache.py"
 CASES = {
     "unknown flag": Case("--promt x", ["unknown argument '--promt'", "did you mean '--prompt'"]),
     "unknown flag with a value": Case("--sed=3", ["unknown argument '--sed=3'", "did you mean '--seed'"]),
@@ -24,7 +25,6 @@ CASES = {
     "a fraction": Case("--seed 1.5", ["--seed", "'1.5'"]),
     "a switch that is neither": Case("--resample perhaps", ["--resample", "expected True or False, got 'perhaps'"]),
     "save-frames as jpg": Case("--save-frames jpg", ["--save-frames: expected npz, png, True or False", "'jpg'"]),
-    "an empty number": Case(["--seed", ""], ["--seed", "''"]),
     "cfg-options without =": Case("--cfg-options seed", ["KEY=VALUE", "'seed'"]),
     "cfg-options without a key": Case("--cfg-options =3", ["KEY=VALUE", "'=3'"]),
     "cfg-options of a key that is not there": Case("--cfg-options scheduler.steps=3", ["'steps' in 'scheduler'"]),
@@ -35,37 +35,18 @@ CASES = {
     "a seed of 2**64": Case(f"--seed {2**64}", ["seed", str(2**64)]),
     "a seed of 2**63 and 2 prompts": Case(f"--seed {2**64 - 1} --prompt a --prompt b", ["seed"]),
     "a seed of 5000 digits": Case(f"--seed {'9' * 5000}", ["--seed"]),
-    "no samples": Case("--num-sample 0", ["num_sample must be at least 1, got 0"]),
-    "a batch of nothing": Case("--batch-size 0", ["batch_size must be at least 1, got 0"]),
-    "no loops": Case("--loop 0", ["loop must be at least 1, got 0"]),
     "loops of an image": Case("--loop 2", ["loop=2", "num_frames=1"]),
-    "end before start": Case("--start-index 3 --end-index 2", ["end_index (2) must be above start_index (3)"]),
     "end at start": Case("--start-index 3 --end-index 3", ["end_index (3) must be above start_index (3)"]),
-    "negative start": Case("--start-index -1", ["start_index must be at least 0, got -1"]),
     "no frames": Case("--num-frames 0", ["number of frames must be at least 1"]),
     "frames in hours": Case("--num-frames 2h", ["'2h'", "2s"]),
     "a number of frames with spaces": Case(["--num-frames", "1 7"], ["'1 7'"]),
     "a billion frames": Case("--num-frames 1000000000", ["num_frames must be at most 1000000, got 1000000000"]),
     "a huge size": Case("--image-size 1000000 1000000", ["command line: height must be at most 16384, got 1000000"]),
-    "a size of 2**64": Case(f"--image-size {2**64} 16", [str(2**64)]),
-    "a size of 0": Case("--image-size 0 16", ["command line: height must be at least 8, got 0"]),
-    "a billion samples": Case("--num-sample 1000000000", ["num_sample must be at most 10000"]),
-    "no steps": Case("--num-sampling-steps 0", ["scheduler.num_sampling_steps must be at least 1, got 0"]),
-    "more steps than timesteps": Case("--num-sampling-steps 100000000", ["num_sampling_steps must be at most 10000"]),
-    "no frame rate": Case("--fps 0", ["fps must be at least 1, got 0"]),
-    "a frame rate of 10**12": Case(
-        f"--num-frames 17 --save-fps {10**12}", ["save_fps must be at most 1000, got", str(10**12)]
-    ),
     "NaN as guidance": Case("--cfg-scale nan", ["scheduler.cfg_scale must be a number, got nan"]),
-    "infinite guidance": Case("--cfg-scale inf", ["scheduler.cfg_scale must be a number, got inf"]),
     "guidance of 1e300": Case("--cfg-scale 1e300", ["cfg_scale"], code=1),
-    "aes of infinity": Case("--aes inf", ["aes must be a number or None, got inf"]),
-    "an edit ratio of 2": Case("--condition-frame-edit 2", ["condition_frame_edit must be at most 1, got 2.0"]),
-    "an edit ratio below 0": Case("--condition-frame-edit -0.1", ["condition_frame_edit must be at least 0, got -0.1"]),
     "a crf of 52": Case("--crf 52", ["crf must be at most 51, got 52"]),
     "a preview as gif": Case("--preview gif", ["preview must be one of 'webp', 'apng' or None, got 'gif'"]),
     "an unknown solver": Case("--solver heun", ["scheduler.solver must be one of", "'heun'"]),
-    "an unknown dtype": Case("--dtype int8", ["dtype must be one of", "'int8'"]),
     "an unknown device": Case("--device gpu", ["device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"]),
     "a device that is not there": Case("--resample --device cuda:99", ["cuda:99", "--device cpu"]),
     "an unknown resolution": Case("--resolution 721p --aspect-ratio 9:16", ["'721p'", "720p"]),
@@ -74,7 +55,6 @@ CASES = {
     "prompts and a file": Case("--prompt a --prompt-path a.txt", ["prompt and prompt_path cannot be combined"]),
     "draft and final": Case("--draft 2 --final 7", ["draft and final cannot be combined"]),
     "drafts in samples": Case("--draft 2 --num-sample 2", ["draft and num_sample cannot be combined"]),
-    "no drafts": Case("--draft 0", ["draft must be at least 1, got 0"]),
     "final of a word": Case("--final best", ["final takes seeds such as 1024", "'best'"]),
     "final of a prompt that is not there": Case("--final 7:1024", ["7"]),
     "two targets": Case("--speedup 2 --max-steps-computed 3", ["speedup and max_steps_computed cannot be combined"]),
@@ -86,9 +66,28 @@ CASES = {
     "a sample name with a folder": Case("--sample-name ../x", ["sample_name must be a file name, got '../x'"]),
     "a sample name that is ..": Case("--sample-name ..", ["sample_name", "'..'"]),
     "an empty watermark": Case(["--watermark", "--watermark-text", ""], ["watermark_text is empty"]),
-    "a negative verbosity": Case("--verbose -1", ["verbose must be at least 0, got -1"]),
     "a config behind the prompts": Case(["--prompt", "a", "small.py"], ["put the config file before the flags"]),
     "step count in the model": Case("--cfg-options model.num_sampling_steps=3", ["--num-sampling-steps"]),
+    "an option with an open bracket": Case("--cfg-options image_size=[64,64", ["image_size", "brackets"]),
+    "a prompt without quotes": Case("--prompt a red star", ['put a prompt in quotes, --prompt "a red star"']),
+    "a prompt without a flag": Case([], ["'a red star' does not exist", "--prompt and in quotes"], config="a red star"),
+    "a size without its ratio": Case("--resolution 720p --num-frames 2s", ["'aspect_ratio'", "17, 34 or"], config=MINI),
+    "weights that cannot be fetched": Case(
+        [],
+        ["OpenSora-STDiT-v3", "4.8 GB", "OpenSora-VAE-v1.2", "t5-v1_1-xxl", "configs/mini/"],
+        config="configs/sample.py",
+    ),
+    "a codebook that does not ascend": Case(
+        "--cfg-options cache.codebook=[(0.2,3),(0.1,2)]", ["cache: ", "ascend"], config=ADACACHE
+    ),
+    "a rate below 1": Case("--cfg-options cache.codebook=[(0.1,0),(1,1)]", ["cache: ", "rate"], config=ADACACHE),
+    "a block out of range": Case(
+        "--cfg-options cache.metric_blocks=[28]", ["0..27"], config="configs/sample_adacache.py"
+    ),
+    "MoReg beyond the steps": Case(
+        "--cfg-options cache.moreg.window=(4,31)", ["cache: ", "30"], config="configs/mini/sample_adacache_moreg.py"
+    ),
+    "draft and replay": Case("--draft 2 --replay a.json", ["replay and draft cannot be combined"]),
     "no prompt": Case("--cfg-options prompt=None", ["no prompts; give --prompt"]),
 }
 
@@ -96,7 +95,3 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_a_bad_command_line_is_refused(check_case, case):
     check_case(case)
-
-
-def test_bad_values_are_refused_with_a_config_that_brings_everything(check_case):
-    check_case(Case("--resolution 240p", ["'aspect_ratio' is missing"], config=MINI))

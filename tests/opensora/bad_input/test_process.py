@@ -1,4 +1,4 @@
-"""What only a process of its own shows: a closed output, and a signal before anything is made."""
+"""What only a process of its own shows: that torch is not imported for a mistake, a closed output, and a signal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,30 @@ import pytest
 
 from support.command_cases import OUT, ROOT, SMALL, check_kept, check_output, contents
 
-COMMAND = [sys.executable, str(ROOT / "scripts/inference.py"), SMALL]
+COMMAND = [sys.executable, str(ROOT / "scripts/inference.py")]
 
 
 @pytest.fixture
 def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([SMALL, "--num-frame", "3"], "did you mean '--num-frames'"),
+        ([SMALL, "--cfg-options", "sheduler.cfg_scale=3"], "did you mean 'scheduler'"),
+        (["configs/sample.py"], "OpenSora-STDiT-v3"),  # weights that cannot be fetched
+    ],
+)
+def test_torch_is_not_imported_for_a_mistake(folder, environment, arguments, said):
+    """It would cost more than a second, so a stand-in forbids it."""
+    (folder / "torch").mkdir()
+    (folder / "torch/__init__.py").write_text("raise SystemExit('torch was imported')\n")
+    environment |= {"PYTHONPATH": str(folder), "HF_HOME": str(folder / "hub")}
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=20, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr
 
 
 def test_a_closed_standard_output_harms_nothing(folder, environment):
@@ -26,9 +44,8 @@ def test_a_closed_standard_output_harms_nothing(folder, environment):
     before = contents(folder)
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [*COMMAND, "--prompt", "b"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=environment
-    )
+    command = [*COMMAND, SMALL, "--prompt", "b"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
     os.close(writer)
     assert not any(word in done.stderr for word in ("Traceback", "error", "Exception")), done.stderr
     assert done.returncode == 141, done.stderr
