@@ -456,6 +456,15 @@ def by_hand(row: Row) -> Tensor:
         return row.run(pipe)
 
 
+NOTHING = Row("nothing")
+
+
+def unchanged(row: Row) -> Row:
+    """The row that gives the same where the change alters no number; most share one, which is computed once."""
+    own = row.call or row.first is not NOTHING.first or row.family != NOTHING.family
+    return row if own else NOTHING
+
+
 def measured(handle: AdaCacheHandle) -> list[float | None]:
     return [record.distance for record in handle.trace.records]
 
@@ -477,16 +486,18 @@ def test_it_is_served_or_refused_in_words_in_either_order(row, comes_first):
     if words:
         return
     assert handle.trace.computed_steps == COMPUTED
+    without = plain(unchanged(row) if row.is_exact else row)
     if row.is_exact:
-        expected, distances = reused(row)
+        expected, distances = reused(unchanged(row))
         assert torch.equal(latents, expected) and measured(handle) == distances
     else:
         rounding = 0.1 if latents.dtype == torch.bfloat16 else ROUNDING
         assert difference(latents, by_hand(row)) <= rounding
         assert all(distance > 0 for distance in measured(handle) if distance is not None)
-        with apply_adacache(pipe, EVERY_STEP):
-            assert torch.equal(row.run(pipe), plain(row))
-    assert torch.equal(row.run(pipe), plain(row)) and not torch.equal(latents, plain(row))
+        if comes_first:
+            with apply_adacache(pipe, EVERY_STEP):
+                assert torch.equal(row.run(pipe), without)
+    assert torch.equal(row.run(pipe), without) and not torch.equal(latents, without)
 
 
 @pytest.mark.parametrize("goes_first", [True, False])
@@ -494,7 +505,7 @@ def test_it_is_served_or_refused_in_words_in_either_order(row, comes_first):
 @pytest.mark.parametrize("offload", [model_offload, sequential_offload])
 def test_offloading_and_the_cache_are_removed_in_either_order(offload, comes_first, goes_first):
     pytest.importorskip("accelerate")
-    row = Row("offloading", offload)
+    row = NOTHING
     pipe = row.build()
     if comes_first:
         offload(pipe)

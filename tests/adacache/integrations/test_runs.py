@@ -24,6 +24,7 @@ from adacache.conformance.tiny_pipeline import SMALL, randomize
 from adacache.integrations.diffusers import apply, apply_adacache
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
+from adacache.trace import Trace
 
 WAN = TINY["wan"]
 STEPS = 8
@@ -62,7 +63,7 @@ def times_of(transformer: Any) -> list[float]:
 
 
 def flow(steps: int = STEPS, kind: Any = diffusers.FlowMatchEulerDiscreteScheduler, **options: Any) -> Any:
-    scheduler = kind(shift=3.0, **options)
+    scheduler = kind(**{"shift": 3.0, **options})
     scheduler.set_timesteps(steps)
     return scheduler
 
@@ -153,11 +154,11 @@ def test_a_short_run_ends_with_its_last_call(steps, num_halves, caplog):
 def test_times_that_were_rounded_into_one_are_told_apart(told):
     """bfloat16 has fewer numbers than a fine schedule has times."""
     transformer = WAN.build().transformer
-    scheduler = flow(100)
-    assert len(set(scheduler.timesteps.bfloat16().tolist())) < 100
+    scheduler = flow(20, shift=30.0)
+    assert len(set(scheduler.timesteps.bfloat16().tolist())) < 20
     plain = denoise(transformer, scheduler, dtype=torch.bfloat16)
-    scheduler.set_timesteps(100)
-    with apply_adacache(transformer, StaticScheduleConfig(tuple(range(100))), scheduler=scheduler) as handle:
+    scheduler.set_timesteps(20)
+    with apply_adacache(transformer, StaticScheduleConfig(tuple(range(20))), scheduler=scheduler) as handle:
         assert torch.equal(denoise(transformer, scheduler, dtype=torch.bfloat16), plain)
     assert [record.timestep for record in handle.trace.records] == scheduler.timesteps.tolist()
     assert not told()
@@ -191,22 +192,23 @@ def test_times_fall_to_the_clean_video_also_where_the_scheduler_inverts_them():
 
 
 @pytest.mark.parametrize("halves", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("config", [SOME, {"policy": "easycache", "threshold": 1e6, "warmup": 2}, EAGER], ids=str)
-def test_halves_may_change_in_the_middle_of_a_run(halves, config):
+def test_halves_may_change_in_the_middle_of_a_run(halves):
     """A run that computes every step is the plain one, bit for bit; others end, and come near it."""
     transformer = WAN.build().transformer
     scheduler = flow()
-    every_step = StaticScheduleConfig(tuple(range(STEPS)))
     plain = denoise(transformer, scheduler, halves)
-    with apply_adacache(transformer, every_step, scheduler=scheduler):
-        scheduler.set_timesteps(STEPS)
-        assert torch.equal(denoise(transformer, scheduler, halves), plain)
-    with apply_adacache(transformer, config, scheduler=scheduler) as handle:
-        scheduler.set_timesteps(STEPS)
-        result = denoise(transformer, scheduler, halves)
-        trace = handle.trace
-    assert len(trace.records) == STEPS and trace.num_reused
-    assert 0 < (result - plain).norm() < plain.norm()
+
+    def cached(config: Any) -> tuple[Tensor, Trace]:
+        with apply_adacache(transformer, config, scheduler=scheduler) as handle:
+            scheduler.set_timesteps(STEPS)
+            return denoise(transformer, scheduler, halves), handle.trace
+
+    every_step, _ = cached(StaticScheduleConfig(tuple(range(STEPS))))
+    assert torch.equal(every_step, plain)
+    for config in (SOME, {"policy": "easycache", "threshold": 1e6, "warmup": 2}, EAGER):
+        result, trace = cached(config)
+        assert len(trace.records) == STEPS and trace.num_reused
+        assert 0 < (result - plain).norm() < plain.norm()
 
 
 def test_halves_are_known_by_what_their_texts_hold():
@@ -294,8 +296,14 @@ def test_a_loop_that_begins_again_without_setting_its_scheduler():
     assert handle.trace.computed_steps == [0, 1, 4, STEPS - 1]
 
 
-@pytest.mark.parametrize("kind", [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.UniPCMultistepScheduler])
-@pytest.mark.parametrize("steps", [STEPS, 2 * STEPS, 5])
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler, STEPS),
+        (diffusers.FlowMatchEulerDiscreteScheduler, 5),
+        (diffusers.UniPCMultistepScheduler, STEPS),
+    ],
+)
 def test_a_second_pipeline_around_the_transformer_is_computed(kind, steps, told):
     first = WAN.build()
     options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if "UniPC" in kind.__name__ else {}
@@ -326,7 +334,7 @@ def test_times_that_the_scheduler_does_not_have_are_computed(told):
     assert len(told()) == 1
 
 
-@pytest.mark.parametrize("name", ["wan", "latte", "cogvideox"])
+@pytest.mark.parametrize("name", ["wan", "latte"])
 def test_two_prompts_with_one_seed_are_two_videos(name):
     tiny = TINY[name]
     pipe = tiny.build()
