@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,94 +51,109 @@ def _write_videos(work: Work, clips: Sequence[BenchClip], path: Path) -> None:
         writer.writerows(rows)
 
 
-_MAIN = "psnr"
 Row = Sequence[str]
+Point = Mapping[str, Any]
 
 
 def terminal_tables(bench: Mapping[str, Any]) -> str:
     """Return one table per budget, policies by falling PSNR, and one of the policies without budgets."""
-    titles = _titles(bench)
-    budgets = dict.fromkeys(point["budget"] for point in bench["points"])
-    steps = bench["setting"]["num_steps"]
+    steps, baseline = bench["setting"]["num_steps"], bench["baseline"]
+    labels, points = _labels(bench), bench["points"]
     parts = []
-    for budget in sorted(budgets, key=lambda budget: (budget is None, budget)):
-        points = [point for point in bench["points"] if point["budget"] == budget]
-        points.sort(key=lambda point: -point["values"][_MAIN]["mean"])
+    for budget in sorted({point["budget"] for point in points}, key=lambda budget: (budget is None, budget)):
         heading = "settings of their own" if budget is None else f"{budget} of {steps} steps"
-        rows = [[heading, "steps", "compute", "PSNR dB", "over " + titles[bench["baseline"]], "to exact", "speedup"]]
+        over = f"over {_titles(bench)[baseline]}"
+        rows: list[Row] = [[heading, "steps", "compute", "PSNR dB", over, "to exact", "speedup"]]
         rows += [
             [
-                titles[point["policy"]] + ("" if budget is not None else f" ({_short(point['options'])})"),
+                label,
                 _value(point, "computed_steps", 1),
                 _value(point, "compute", 1),
-                _value(point, _MAIN, 2),
-                _gain(point, bench["baseline"]),
-                _value(point, f"{_MAIN}_exact", 2),
+                _value(point, "psnr", 2),
+                "" if point["policy"] == baseline else _gain(point, "psnr"),
+                _value(point, "psnr_exact", 2),
                 _value(point, "speedup", 2) + "x",
             ]
-            for point in points
+            for label, point in sorted(zip(labels, points, strict=True), key=lambda pair: -_psnr(pair[1]))
+            if point["budget"] == budget
         ]
         parts.append(_aligned(rows))
     return "\n\n".join(parts)
 
 
 def markdown_tables(bench: Mapping[str, Any]) -> str:
-    """Return a table of PSNR by policy and budget, with the gain over the baseline at equal compute.
+    """Return the tables of docs/bench.md.
 
-    A second table has the policies without budgets.
+    PSNR to both references by policy and budget, as differences to the baseline, then policies without budgets, then
+    speedups.
     """
-    titles = _titles(bench)
-    budgets = bench["setting"]["budgets"]
-    steps, baseline = bench["setting"]["num_steps"], bench["baseline"]
-    rows: list[Row] = [["policy", *(f"{budget} of {steps} steps" for budget in budgets)]]
-    for policy in bench["policies"]:
-        points = {point["budget"]: point for point in bench["points"] if point["policy"] == policy["name"]}
-        if points.keys() & set(budgets):
-            cells = [_cell(points[budget], baseline) if budget in points else "-" for budget in budgets]
-            rows.append([_bold(policy, titles), *cells])
-    own: list[Row] = [["policy", "setting", "compute (steps)", "PSNR dB", f"over {titles[baseline]}"]]
-    for point in bench["points"]:
+    budgets, baseline = bench["setting"]["budgets"], bench["baseline"]
+    by_policy = {title: [p for p in bench["points"] if p["policy"] == name] for name, title in _titles(bench).items()}
+
+    def by_budget(cell: Callable[[Point], str]) -> list[Row]:
+        rows: list[Row] = [["policy", *(f"{budget} steps" for budget in budgets)]]
+        for title, points in by_policy.items():
+            own = {point["budget"]: cell(point) for point in points if point["budget"] in budgets}
+            rows += [[title, *(own.get(budget, "-") for budget in budgets)]] if own else []
+        return rows
+
+    def quality(key: str) -> list[Row]:
+        return by_budget(
+            lambda point: (
+                f"{_value(point, key, 1)} dB ({_value(point, 'compute', 1)})"
+                if point["policy"] == baseline
+                else _gain(point, key)
+            )
+        )
+
+    exact = f"to {bench['setting']['exact_steps']} steps"
+    own: list[Row] = [["policy", "compute", "PSNR to uncached", f"over {_titles(bench)[baseline]}", exact]]
+    for label, point in zip(_labels(bench), bench["points"], strict=True):
         if point["budget"] is None:
-            values = (_value(point, "compute", 1), _value(point, _MAIN, 1), _gain(point, baseline))
-            own.append([titles[point["policy"]], f"`{_short(point['options'])}`", *values])
-    tables = [_as_markdown(table) for table in (rows, own) if len(table) > 1 and len(table[0]) > 1]
-    return "\n\n".join(tables)
+            psnr, to_exact = (f"{_value(point, key, 1)} dB" for key in ("psnr", "psnr_exact"))
+            own.append([label, _value(point, "compute", 1), psnr, _gain(point, "psnr"), to_exact])
+    speedups = by_budget(lambda point: f"{_value(point, 'speedup', 2)}x")
+    caches = ["cache"]
+    for title, *_ in speedups[1:]:
+        most = max(point["values"]["cache_mb"]["mean"] for point in by_policy[title])
+        caches.append(f"{most:.2f} MB")
+    speedups = [[*row, cache] for row, cache in zip(speedups, caches, strict=True)]
+    tables = [quality("psnr"), quality("psnr_exact"), own, speedups]
+    return "\n\n".join(_as_markdown(table) for table in tables if len(table) > 1)
 
 
 def _titles(bench: Mapping[str, Any]) -> dict[str, str]:
     return {policy["name"]: policy["title"] for policy in bench["policies"]}
 
 
-def _bold(policy: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    title = titles[policy["name"]]
-    return f"**{title}**" if policy["ours"] else title
+def _labels(bench: Mapping[str, Any]) -> list[str]:
+    """Return a point's title, with the options by which points without a budget differ from others of their policy."""
+    labels, titles = [], _titles(bench)
+    for point in bench["points"]:
+        others = [other["options"] for other in bench["points"] if other["policy"] == point["policy"]]
+        told = [
+            f"{name} {value}"
+            for name, value in point["options"].items()
+            if not isinstance(value, Mapping) and any(other.get(name) != value for other in others)
+        ]
+        is_own = point["budget"] is None and told
+        labels.append(titles[point["policy"]] + (f" ({', '.join(told)})" if is_own else ""))
+    return labels
 
 
-def _cell(point: Mapping[str, Any], baseline: str) -> str:
-    value = f"{point['values'][_MAIN]['mean']:.1f} dB"
-    return value if point["policy"] == baseline else f"{value} ({_gain(point, baseline, digits=1)})"
+def _psnr(point: Point) -> float:
+    return point["values"]["psnr"]["mean"]
 
 
-def _value(point: Mapping[str, Any], key: str, digits: int) -> str:
+def _value(point: Point, key: str, digits: int) -> str:
     estimate = point["values"].get(key)
     return "-" if estimate is None else f"{estimate['mean']:.{digits}f}"
 
 
-def _gain(point: Mapping[str, Any], baseline: str, digits: int = 2) -> str:
-    """Format the difference to the baseline with half the width of its interval, which itself is in bench.json."""
-    if point["policy"] == baseline:
-        return ""
-    gain = point["gain"].get(_MAIN)
-    if gain is None:
-        return "-"
-    return f"{gain['mean']:+.{digits}f} ± {(gain['high'] - gain['low']) / 2:.{digits}f}"
-
-
-def _short(options: Mapping[str, Any]) -> str:
-    """Name the options that tell the settings of a policy apart."""
-    common = ("policy", "bridge", "schedule", "cache_device", "cache_dtype")
-    told = {key: value for key, value in options.items() if key not in common and not isinstance(value, list | dict)}
-    return ", ".join(f"{key}={value}" for key, value in told.items())
+def _gain(point: Point, key: str) -> str:
+    """Format the difference to the baseline at equal compute, with its interval."""
+    gain = point["gain"].get(key)
+    return "-" if gain is None else f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})"
 
 
 def _aligned(rows: Sequence[Row]) -> str:
