@@ -14,7 +14,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -28,9 +27,6 @@ from opensora.cli.arguments import OneLineParser  # noqa: E402
 from opensora.errors import run_command  # noqa: E402
 from opensora.files import make_output_folder  # noqa: E402
 
-if TYPE_CHECKING:
-    from bench.compare.vbench import VBenchExport
-
 EXIT_INCOMPLETE = 1
 
 
@@ -42,9 +38,6 @@ def build_parser() -> OneLineParser:
     parser.add_argument("reference", type=Path, metavar="DIR_REFERENCE", help="folder of the reference videos")
     parser.add_argument("samples", type=Path, metavar="DIR_SAMPLES", help="folder of the videos to measure")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the results, as .json or .csv")
-    parser.add_argument(
-        "--export", nargs=2, metavar=("vbench", "FOLDER"), help="copy the samples to a folder that VBench can evaluate"
-    )
     return parser
 
 
@@ -52,21 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_parser()
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    if options.export and options.export[0] != "vbench":
-        parser.error(f"--export knows 'vbench' only, got '{options.export[0]}'")
     return run_command(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Export, compare, print, write."""
+    """Compare, print, write."""
     from bench.compare.evaluate import check_format, evaluate, remarks, table, write
-    from bench.compare.vbench import export_vbench
 
     if options.output:
         check_format(options.output)
         make_output_folder(options.output.parent, "--output")
-    # Before the comparison, which takes long: a folder that is refused is to be refused at once.
-    exported = export_vbench(options.samples, Path(options.export[1])) if options.export else None
     evaluation = evaluate(options.reference, options.samples)
     print(table(evaluation))
     if text := remarks(evaluation):
@@ -74,21 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         write(evaluation, options.output)
         print(f"wrote {options.output}")
-    complete = not evaluation.not_compared
-    if exported:
-        complete &= tell_export(exported)
-    return 0 if complete else EXIT_INCOMPLETE
-
-
-def tell_export(exported: VBenchExport) -> bool:
-    """Say what was copied for VBench and what was left out; whether the latter was nothing."""
-    folder = exported.folder
-    print(f"copied {len(exported.prompts)} videos to {folder}/videos and wrote {folder}/prompts.json")
-    for note in exported.notes:
-        print(f"note: {note}")
-    for clip in exported.left_out:
-        print(f"not exported: {clip.name} has {clip.reason}")
-    return not exported.left_out
+    return EXIT_INCOMPLETE if evaluation.not_compared else 0
 
 
 if __name__ == "__main__":

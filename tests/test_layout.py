@@ -78,7 +78,7 @@ def test_the_parts_of_the_sampler_point_one_way_too():
 OPTIONAL = {
     "adacache": {"cache_dit", "diffusers", "matplotlib", "tqdm"},
     "opensora": {"accelerate", "bitsandbytes", "colossalai", "gradio", "starlette", "torchao", "triton"},
-    "bench": {"lpips", "torchvision", "vbench"},
+    "bench": {"lpips", "torchvision"},
     "mini": set(),
 }
 # Files that may wait with an import, and what for.

@@ -18,9 +18,9 @@ from bench.timing.models import (
     METRIC_BLOCK,
     RESOLUTIONS,
     build_xl2,
-    count_steps,
     every_step,
     run_steps,
+    step_tflop,
     xl2_inputs,
 )
 from opensora.models.stdit import STDiT3, STDiT3Config
@@ -79,7 +79,7 @@ def _time_step(check: Check, resolution: str, what: str, model: STDiT3, inputs: 
     with check.peak(f"{what}: peak memory"):
         spent = check.milliseconds(lambda: model(**inputs), 3, 1)
     # The length of a text is read from its mask, which has no data on the meta device, so all tokens count.
-    tflop = 0.0 if check.tiny else count_steps(resolution)[0]
+    tflop = 0.0 if check.tiny else step_tflop(resolution)[0]
     check.figure(what, spent, "ms", tflops=1000 * tflop / spent, **more)
 
 

@@ -116,7 +116,7 @@ def run_steps(
 
 @cache
 @torch.no_grad()
-def count_steps(resolution: str) -> tuple[float, float]:
+def step_tflop(resolution: str) -> tuple[float, float]:
     """Count the TFLOP (2 per multiply-add) of a computed and of a reused step of STDiT3-XL/2, on the meta device."""
     model = build_xl2("meta")
     with counted_flops(model) as counts:
@@ -129,7 +129,7 @@ def measure_flops() -> dict[str, Any]:
     """Return the operations of a computed and a reused step, and of whole runs."""
     result = {}
     for resolution in RESOLUTIONS:
-        computed, reused = count_steps(resolution)
+        computed, reused = step_tflop(resolution)
         result[resolution] = {
             "computed_step_TFLOP": computed,
             "reused_step_TFLOP": reused,

@@ -18,16 +18,13 @@ def folders(save):
     return reference, save("samples", "x", CLIP + np.uint8(1), "video", "npz", prompt="a dog")
 
 
-def test_it_prints_writes_and_exports(folders, tmp_path, capsys):
-    output, exported = tmp_path / "out" / "results.json", tmp_path / "vbench"
-    arguments = [*map(str, folders), "--output", str(output), "--export", "vbench", str(exported)]
-    assert evaluate.main(arguments) == 0
+def test_it_prints_and_writes(folders, tmp_path, capsys):
+    output = tmp_path / "out" / "results.json"
+    assert evaluate.main([*map(str, folders), "--output", str(output)]) == 0
     told = capsys.readouterr()
     assert told.out.splitlines()[2].split()[:2] == ["x", "48.13"] and f"wrote {output}" in told.out
-    assert f"copied 1 videos to {exported}/videos" in told.out
     assert "comparing: 100%" in told.err
     assert json.loads(output.read_text())["mean"]["psnr"]["mean"] == pytest.approx(48.13, abs=0.01)
-    assert (exported / "videos" / "a dog-0.mp4").is_file()
 
 
 def test_a_clip_that_was_not_compared_shows_in_the_exit_code(folders, save, tmp_path, capsys):
@@ -38,23 +35,6 @@ def test_a_clip_that_was_not_compared_shows_in_the_exit_code(folders, save, tmp_
     assert (tmp_path / "results.csv").is_file()
 
 
-def test_a_clip_that_was_not_exported_shows_in_the_exit_code(folders, save, tmp_path, capsys):
-    for folder in ("reference", "samples"):
-        save(folder, "y", CLIP, prompt="no video")
-    assert evaluate.main([*map(str, folders), "--export", "vbench", str(tmp_path / "vbench")]) == 1
-    assert "not exported: y has no mp4" in capsys.readouterr().out
-
-
-def test_an_export_folder_that_is_refused_is_refused_before_anything_is_compared(folders, tmp_path, capsys):
-    taken = tmp_path / "vbench" / "videos"
-    taken.mkdir(parents=True)
-    (taken / "another.mp4").write_bytes(b"")
-    assert evaluate.main([*map(str, folders), "--export", "vbench", str(taken.parent)]) == 2
-    told = capsys.readouterr()
-    assert "holds other files, e.g. 'another.mp4'" in told.err and "comparing" not in told.err
-    assert told.out == "" and [path.name for path in taken.iterdir()] == ["another.mp4"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -63,7 +43,6 @@ def test_an_export_folder_that_is_refused_is_refused_before_anything_is_compared
         (["{0}", "{1}/.."], "no clips in"),
         (["{0}", "{1}", "--output", "results.txt"], "written as .json or .csv, not as 'results.txt'"),
         (["{0}", "{1}", "--output", "{0}/x.json/y.json"], "choose another one with --output"),
-        (["{0}", "{1}", "--export", "coco", "out"], "--export knows 'vbench' only, got 'coco'"),
         (["{0}", "{1}", "--outptu", "x.json"], "did you mean '--output'?"),
     ],
 )
