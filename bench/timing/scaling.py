@@ -7,16 +7,18 @@ predicted from three numbers for a machine; no GPU is used.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
 from adacache import StepController
@@ -25,17 +27,13 @@ from adacache.plot_style import COMPUTED, FAINT, MOTION, STYLE
 from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.timing.models import TWO_SECONDS, build_xl2, xl2_inputs
-from opensora.acceleration.channel import Channel, Traffic, Transport
+from opensora.acceleration.channel import Channel, Traffic
 from opensora.acceleration.launch import MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.models.stdit import STDiT3
 from opensora.models.vae import VideoAutoencoderConfig, VideoAutoencoderPipeline
 
 COLLECTIVES_PER_PAIR = 2  # of blocks: to tokens, and back to frames
-
-
-class NoTransport(Transport):
-    """Moves nothing, as tensors have no data; the methods it inherits do nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +81,34 @@ class Machine:
         return step.flops / self.flops + sum(step.sent.values()) / self.bandwidth + exchanges
 
 
-def group_of(shape: MeshShape, rank: int) -> VideoGroup:
-    """Return process `rank` of the processes of a video, although the others do not exist."""
-    traffic, transport = Traffic(), NoTransport()
+@contextmanager
+def group_of(shape: MeshShape, rank: int) -> Iterator[VideoGroup]:
+    """Within the block, be process number `rank` of those of a video; there are no others, and nothing is sent."""
+    traffic, everyone = Traffic(), list(range(shape.per_video))
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=shape.per_video)
 
-    def channel(index: int, size: int) -> Channel | None:
-        return None if size == 1 else Channel(transport, index, size, traffic)
+    def channel(ranks: list[int]) -> Channel | None:
+        return None if len(ranks) == 1 else Channel(dist.new_group(ranks), ranks, traffic)
 
     guidance, sequence = divmod(rank, shape.sequence)
-    return VideoGroup(
-        shape,
-        guidance=channel(guidance, shape.guidance),
-        sequence=channel(sequence, shape.sequence),
-        video=channel(rank, shape.per_video),
-        traffic=traffic,
-    )
+    try:
+        yield VideoGroup(
+            shape,
+            guidance=channel(everyone[sequence :: shape.sequence]),
+            sequence=channel(everyone[guidance * shape.sequence :][: shape.sequence]),
+            video=channel(everyone),
+            traffic=traffic,
+        )
+    finally:
+        dist.destroy_process_group()
 
 
 def count_video(resolution: str, shape: MeshShape) -> VideoWork:
     """Count the busiest process' work for a two-second video of STDiT3-XL/2 in bfloat16; takes some seconds."""
     model, vae = build_xl2("meta"), _build_vae()
     # The rank with the most frames computes the most; by the way parts are cut, that is the last one.
-    computed, reused = count_steps(model, xl2_inputs(resolution, "meta"), group_of(shape, shape.per_video - 1))
+    with group_of(shape, shape.per_video - 1) as group:
+        computed, reused = count_steps(model, xl2_inputs(resolution, "meta"), group)
     latents = xl2_inputs(resolution, "meta")["x"][:1]
     ranks = range(shape.per_video)
     decode = max(_count_decode(vae, latents, (rank, shape.per_video)) for rank in ranks)
@@ -132,7 +136,7 @@ def _count_two_steps(
     model: STDiT3, inputs: dict[str, Any], group: VideoGroup, controller: StepController
 ) -> list[StepWork]:
     denoiser, work = group.model(model), []
-    with contextlib.suppress(_CountedError), controller.run(2):
+    with suppress(_CountedError), controller.run(2):
         for step in range(2):
             controller.begin_step(step)
             before = group.traffic.sent.copy()

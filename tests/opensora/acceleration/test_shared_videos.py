@@ -117,7 +117,8 @@ def test_work_that_is_counted_without_data_is_the_work_that_is_done(shared, pipe
         }
     for shape in MESHES:
         for rank in range(shape.per_video):
-            computed, reused = count_steps(model, inputs, group_of(shape, rank))
+            with group_of(shape, rank) as group:
+                computed, reused = count_steps(model, inputs, group)
             # The steps of one schedule for both videos, as here; the second one is measured.
             calls = shared[rank][str(shape), "one schedule"]["calls"]
             assert computed.sent == calls[1]
