@@ -56,11 +56,14 @@ class FrameSet:
         rows, frames = self._places(tensor, 0)
         return self._by_frame(tensor)[rows, frames]
 
-    def take_pairs(self, tensor: Tensor, stride: int) -> tuple[Tensor, Tensor] | None:
-        """Return later and earlier frames that both take part and lie `stride` apart, shaped as by `take`.
+    def take_pairs(self, tensor: Tensor, stride: int, tokens_per_frame: int) -> tuple[Tensor, Tensor] | None:
+        """Return later and earlier frames of (B, N, ...) that both take part and lie `stride` apart, in one shape.
 
-        The result is None if there are none. Not for a set in which all frames take part.
+        The result is None if there are none.
         """
+        if self.videos is None:
+            shift = stride * tokens_per_frame
+            return (tensor[:, shift:], tensor[:, :-shift]) if shift < tensor.shape[1] else None
         rows, earlier = self._places(tensor, stride)
         if not len(rows):
             return None
@@ -87,14 +90,12 @@ class FrameSet:
 ALL_FRAMES = FrameSet()
 
 
-def read_frames(value: Sequence[Sequence[bool]] | None, num_videos: int, num_frames: int | None) -> FrameSet:
+def read_frames(value: Sequence[Sequence[bool]], num_videos: int, num_frames: int | None) -> FrameSet:
     """Return the frames that a caller lists for a step; `num_frames` is their number in the steps before, if known.
 
     Raises:
-        ValueError: it is neither None nor a list of plain bools for every video, all of the same length.
+        ValueError: it is not a list of plain bools for every video, all of the same length.
     """
-    if value is None:
-        return ALL_FRAMES
     try:
         videos = tuple(map(tuple, value))
     except TypeError:

@@ -75,7 +75,7 @@ def motion_terms(
         )
     terms = []
     for stride in strides:
-        pairs = _pairs(residual, stride, tokens_per_frame, frames)
+        pairs = frames.take_pairs(residual, stride, tokens_per_frame)
         if pairs is not None:
             later, earlier = pairs
             terms += [absolute_change(later, earlier), magnitude(later) + magnitude(earlier)]
@@ -93,16 +93,6 @@ def motion_score(terms: Sequence[Tensor]) -> Tensor | None:
     """
     scores = [ratio(*pair) for pair in zip(terms[::2], terms[1::2], strict=True)]
     return torch.stack(scores).mean() if scores else None
-
-
-def _pairs(residual: Tensor, stride: int, tokens_per_frame: int, frames: FrameSet) -> tuple[Tensor, Tensor] | None:
-    """Return later and earlier frames that lie `stride` apart, both in one shape; None if there are none."""
-    if frames.videos is not None:
-        return frames.take_pairs(residual, stride)
-    shift = stride * tokens_per_frame
-    if shift >= residual.shape[1]:
-        return None
-    return residual[:, shift:], residual[:, :-shift]  # (B, N - shift, C) each
 
 
 class BranchMeter:

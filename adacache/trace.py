@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -110,15 +110,12 @@ class Trace:
             ValueError: `data` is not a trace.
         """
         names = [field.name for field in fields(StepRecord)]
-        optional = {
-            field.name for field in fields(StepRecord) if field.default is not MISSING
-        }  # older files have fewer
         if isinstance(data, Mapping) and "records" not in data:
             raise ValueError("it lists no steps, as after a run without a cache")
         try:
+            # Older files have fewer of the fields that have defaults.
             records = [
-                StepRecord(**{name: record[name] for name in names if name in record or name not in optional})
-                for record in data["records"]
+                StepRecord(**{name: record[name] for name in names if name in record}) for record in data["records"]
             ]
             return cls(data["num_steps"], records, dict(data["metadata"]))
         except (KeyError, TypeError) as error:

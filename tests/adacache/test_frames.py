@@ -40,12 +40,12 @@ def test_frames_may_be_apart_and_in_any_memory():
 
 
 def test_pairs_are_of_frames_that_both_take_part():
-    later, earlier = PARTS.take_pairs(tokens(), 1)  # only frames 1 and 2 of the first video
+    later, earlier = PARTS.take_pairs(tokens(), 1, 2)  # only frames 1 and 2 of the first video
     assert (later.flatten().tolist(), earlier.flatten().tolist()) == ([20, 21], [10, 11])
-    later, earlier = PARTS.take_pairs(tokens(), 2)  # only frames 0 and 2 of the second
+    later, earlier = PARTS.take_pairs(tokens(), 2, 2)  # only frames 0 and 2 of the second
     assert (later.flatten().tolist(), earlier.flatten().tolist()) == ([120, 121], [100, 101])
-    assert PARTS.take_pairs(tokens(), 3) is None
-    assert FrameSet(((True, False, False),)).take_pairs(tokens(), 1) is None
+    assert PARTS.take_pairs(tokens(), 3, 2) is None
+    assert FrameSet(((True, False, False),)).take_pairs(tokens(), 1, 2) is None
 
 
 def test_nothing_is_picked_where_nothing_takes_part():
@@ -74,8 +74,7 @@ def test_one_video_s_frames_are_a_set_of_their_own():
     assert ALL.of_video(5) == ALL
 
 
-def test_a_caller_says_nothing_or_a_bool_for_each_frame():
-    assert read_frames(None, 2, None) == ALL
+def test_a_caller_gives_a_bool_for_each_frame():
     assert read_frames([[True, True], [True, True]], 2, 2) == ALL
     assert read_frames([[False, True]], 1, None) == FrameSet(((False, True),))
 
