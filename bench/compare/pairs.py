@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX, read_video
+from opensora.datasets.video_io import FRAMES_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX, read_frames, read_video
 from opensora.errors import ConfigError
 
 # Seconds by which lossless frames may be older than the video of the same name; a run writes them after the video, but
@@ -85,7 +83,7 @@ def find_clips(folder: Path) -> dict[str, ClipFiles]:
         suffix = _suffix(path)
         if suffix and path.is_file():
             files.setdefault(path.name[: -len(suffix)], {})[suffix] = path
-    any_video = any(VIDEO_SUFFIX in found or DUMP_SUFFIX in found for found in files.values())
+    any_video = any(VIDEO_SUFFIX in found or FRAMES_SUFFIX in found for found in files.values())
     clips = {}
     for name, found in files.items():
         record = read_record(folder / f"{name}.json")
@@ -94,7 +92,7 @@ def find_clips(folder: Path) -> dict[str, ClipFiles]:
             continue
         clips[name] = _clip(name, found, record)
     if not clips:
-        raise ConfigError(f"no clips in '{folder}': it holds no *{VIDEO_SUFFIX}, *{DUMP_SUFFIX} or *{IMAGE_SUFFIX}")
+        raise ConfigError(f"no clips in '{folder}': it holds no *{VIDEO_SUFFIX}, *{FRAMES_SUFFIX} or *{IMAGE_SUFFIX}")
     return clips
 
 
@@ -129,11 +127,11 @@ def _suffix(path: Path) -> str | None:
     name = path.name.lower()
     if name.startswith(".") or name.endswith(".trace.png"):
         return None
-    return next((suffix for suffix in (DUMP_SUFFIX, VIDEO_SUFFIX, IMAGE_SUFFIX) if name.endswith(suffix)), None)
+    return next((suffix for suffix in (FRAMES_SUFFIX, VIDEO_SUFFIX, IMAGE_SUFFIX) if name.endswith(suffix)), None)
 
 
 def _clip(name: str, found: dict[str, Path], record: Record) -> ClipFiles:
-    dump, video, image = (found.get(suffix) for suffix in (DUMP_SUFFIX, VIDEO_SUFFIX, IMAGE_SUFFIX))
+    dump, video, image = (found.get(suffix) for suffix in (FRAMES_SUFFIX, VIDEO_SUFFIX, IMAGE_SUFFIX))
     if dump and video and dump.stat().st_mtime < video.stat().st_mtime - STALE_AFTER:
         return ClipFiles(name, video, video, record, stale=dump)
     return ClipFiles(name, dump or video or image, video, record)
@@ -161,9 +159,6 @@ def _some(names: dict[str, ClipFiles]) -> str:
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
-DUMP_SUFFIX = ".frames.npz"
-
-
 @dataclass(frozen=True)
 class Record:
     """What the JSON file beside a clip says; None for what it does not say."""
@@ -180,7 +175,7 @@ def read_clip(path: Path) -> np.ndarray:
         ValueError: the file cannot be read as a clip.
         OSError: the file cannot be opened.
     """
-    return _read_dump(path) if path.name.endswith(DUMP_SUFFIX) else read_video(path)[0]
+    return read_frames(path) if path.name.endswith(FRAMES_SUFFIX) else read_video(path)[0]
 
 
 def read_record(path: Path) -> Record:
@@ -196,19 +191,6 @@ def read_record(path: Path) -> Record:
         prompt=_of_type(metadata.get("prompt"), str),
         seed=_of_type(metadata.get("seed"), int),
     )
-
-
-def _read_dump(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            frames = arrays["frames"]
-    except KeyError as error:
-        raise ValueError(f"'{path.name}' holds no array 'frames'") from error
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"'{path.name}' is damaged, or not an npz file") from error
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"'{path.name}' does not hold (F, H, W, 3) in uint8 but {frames.shape} in {frames.dtype}")
-    return frames
 
 
 def _of_type(value: Any, *types: type) -> Any:

@@ -239,9 +239,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "--num-sample", type=int, metavar="N", help="videos per prompt; the seed of the k-th is 1048576 * k higher"
     )
     _add_switch(group, "--resample", "sample again what the folder already holds")
-    group.add_argument(
-        "--save-frames", nargs="?", const="npz", type=_frames_kind, metavar="KIND", help="exact frames too: npz or png"
-    )
+    _add_switch(group, "--save-frames", "also the exact frames, in an npz file")
     group.add_argument("--preview", metavar="KIND", help="also an animated picture: webp or apng")
     _add_switch(group, "--contact-sheet", "also one picture of all videos of the run")
     group.add_argument("--crf", type=int, metavar="N", help="quality of the mp4, 0 (best) to 51 (smallest)")
@@ -259,16 +257,6 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--guidance-parallel", type=int, metavar="N", help="2: both guidance branches at once, on different processes"
     )
-
-
-def _frames_kind(text: str) -> str | bool:
-    """Parse `npz`, `png`, or a boolean like upstream's other switches."""
-    if text in ("npz", "png"):
-        return text
-    try:
-        return text_to_bool(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"expected npz, png, True or False, got '{text}'") from error
 
 
 def _add_reference_flags(parser: argparse.ArgumentParser) -> None:

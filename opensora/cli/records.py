@@ -17,9 +17,8 @@ from adacache.trace_plot import plot_trace
 from opensora.cli.identity import plain_config
 from opensora.cli.plan import Result, Sample
 from opensora.config.schema import SampleConfig
-from opensora.datasets.frames import frames_path, write_frames
 from opensora.datasets.preview import preview_path, write_preview
-from opensora.datasets.video_io import IMAGE_SUFFIX, VIDEO_SUFFIX, write_video
+from opensora.datasets.video_io import FRAMES_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX, write_frames, write_video
 from opensora.datasets.watermark import add_watermark
 from opensora.errors import one_line, shortened
 
@@ -100,7 +99,7 @@ def wanted_files(stem: str, config: SampleConfig) -> list[str]:
     for loop in range(config.loop if config.cache else 0):
         names += [trace_name(stem, loop), _picture_name(stem, loop)]
     if config.save_frames:
-        names.append(frames_path(stem, _frames_kind(config)).name)
+        names.append(f"{stem}{FRAMES_SUFFIX}")
     if config.preview and not is_image:
         names.append(preview_path(stem, config.preview).name)
     return list(dict.fromkeys(names))
@@ -134,7 +133,7 @@ def write_sample(
         frames = add_watermark(frames, config.watermark_text)
     files = [write_video(folder / f"{stem}{VIDEO_SUFFIX}", frames, config.save_fps, config.crf)]
     if config.save_frames:
-        files.append(write_frames(folder / stem, frames, _frames_kind(config)))
+        files.append(write_frames(folder / stem, frames))
     if config.preview and len(frames) > 1:
         files.append(write_preview(folder / stem, frames, config.save_fps, config.preview))
     risk = change_risk(traces[0]) if config.draft and traces[0] else None
@@ -193,7 +192,3 @@ def trace_name(stem: str, loop: int) -> str:
 
 def _picture_name(stem: str, loop: int) -> str:
     return f"{stem}.trace.png" if loop == 0 else f"{stem}.loop{loop}.trace.png"
-
-
-def _frames_kind(config: SampleConfig) -> str:
-    return config.save_frames if isinstance(config.save_frames, str) else "npz"

@@ -274,7 +274,7 @@ class SampleConfig:
     save_dir: str = "samples"
     logdate_dir: bool = False
     sample_name: str | None = None
-    save_frames: Literal["npz", "png"] | bool = False
+    save_frames: bool = False
     crf: int = Field(18, ge=0, le=51)
     preview: Literal["webp", "apng"] | None = None
     contact_sheet: bool = False

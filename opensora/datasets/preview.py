@@ -57,13 +57,11 @@ def write_preview(
         max_side: pixels of the longer side; larger frames are scaled down, smaller ones stay.
 
     Raises:
-        ValueError: frames, fps, kind or max_side cannot be used.
+        ValueError: frames, fps or kind cannot be used.
         OSError: the disk refuses.
     """
     target = preview_path(path_without_suffix, kind)
     array = checked_frames(frames)
-    if not isinstance(max_side, int) or isinstance(max_side, bool) or max_side < 1:
-        raise ValueError(f"max_side must be a whole number of pixels, at least 1, got {max_side!r}")
     stride, milliseconds = _timing(len(array), as_rate(fps))
     array = array[::stride]
     if max(array.shape[1:3]) > max_side:

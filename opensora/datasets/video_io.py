@@ -1,9 +1,11 @@
-"""Videos and images on disk: uint8 frames (T, H, W, 3) to mp4 or png, and back.
+"""Videos and images on disk: uint8 frames (T, H, W, 3) to mp4, png or npz, and back.
 
-H.264 is lossy, so measure quality on the frames and not on a file.
+H.264 is lossy: measure quality on the frames, or on the npz, which has them exactly.
 """
 
 import os
+import zipfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIX = ".mp4"
 IMAGE_SUFFIX = ".png"
+FRAMES_SUFFIX = ".frames.npz"
 
 _MAX_CRF = 51  # of x264 with 8 bits
 _MAX_RATE_DENOMINATOR = 1001  # mp4 needs small numbers
@@ -102,6 +105,48 @@ def read_video(path: str | os.PathLike[str], count: int | None = None) -> tuple[
     if not path.is_file():
         raise FileNotFoundError(f"no video file at '{path}'")
     return _read_png(path) if path.suffix.lower() == IMAGE_SUFFIX else _read_av(path, count)
+
+
+def write_frames(path_without_suffix: str | os.PathLike[str], frames: np.ndarray) -> Path:
+    """Write frames (T, H, W, 3) uint8 without loss to `STEM.frames.npz`, as the array "frames"; return its path.
+
+    The file appears only when it is complete, in place of an older one. The same frames give the same bytes: NumPy
+    dates all entries of its archives to 1980.
+
+    Raises:
+        ValueError: frames have another shape or dtype.
+        OSError: the disk refuses.
+    """
+    array = checked_frames(frames)
+    path = Path(path_without_suffix)
+    target = path.with_name(path.name + FRAMES_SUFFIX)  # a name made from a prompt has dots
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # An open file, as NumPy would append its own ending to a path.
+    with atomic_path(target) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, frames=array)
+    return target
+
+
+def read_frames(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read frames (T, H, W, 3) uint8 that `write_frames` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold such frames.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no frames at '{path}'")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            frames = arrays["frames"]
+    except KeyError as error:
+        raise ValueError(f"'{path.name}' holds no array 'frames'") from error
+    except (ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"'{path.name}' is damaged, or not an npz file") from error
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"'{path.name}' does not hold (T, H, W, 3) in uint8 but {frames.shape} in {frames.dtype}")
+    return frames
 
 
 def ffmpeg_url(path: Path) -> str:

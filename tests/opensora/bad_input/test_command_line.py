@@ -24,7 +24,6 @@ CASES = {
     "text for a number": Case("--fps fast", ["--fps", "'fast'"]),
     "a fraction": Case("--seed 1.5", ["--seed", "'1.5'"]),
     "a switch that is neither": Case("--resample perhaps", ["--resample", "expected True or False, got 'perhaps'"]),
-    "save-frames as jpg": Case("--save-frames jpg", ["--save-frames: expected npz, png, True or False", "'jpg'"]),
     "cfg-options without =": Case("--cfg-options seed", ["KEY=VALUE", "'seed'"]),
     "cfg-options without a key": Case("--cfg-options =3", ["KEY=VALUE", "'=3'"]),
     "cfg-options of a key that is not there": Case("--cfg-options scheduler.steps=3", ["'steps' in 'scheduler'"]),

@@ -59,7 +59,7 @@ NO_INFLUENCE = {
     "save_dir": "elsewhere",
     "logdate_dir": True,
     "sample_name": "another",
-    "save_frames": "npz",
+    "save_frames": True,
     "preview": "webp",
     "contact_sheet": True,
     "verbose": 0,

@@ -214,14 +214,7 @@ def test_files_that_are_missing_cut_short_or_newly_wanted_are_made_again(run):
     (folder / "sample_0001.mp4").write_bytes(b"short")
     (folder / "sample_0002.json").unlink()
     assert [prompts for prompts, _ in run().calls] == [["b"], ["c"]]
-    assert [prompts for prompts, _ in run(prompt=["a"], save_frames="npz").calls] == [["a"]]
-
-
-def test_a_folder_of_frames_is_finished_while_all_of_them_are_there(run):
-    folder = run(prompt=["a"], save_frames="png").folder / "sample_0000.frames"
-    assert not run(prompt=["a"], save_frames="png").calls
-    next(folder.iterdir()).unlink()
-    assert run(prompt=["a"], save_frames="png").calls
+    assert [prompts for prompts, _ in run(prompt=["a"], save_frames=True).calls] == [["a"]]
 
 
 def test_other_settings_set_finished_videos_aside_and_back(run):
@@ -509,7 +502,7 @@ def test_a_reference_that_changes_during_the_run_fails_its_sample(run, tmp_path,
 
 def test_what_is_finished_survives_an_interrupted_second_run_and_other_settings(run):
     video = (run(prompt=["a"]).folder / "sample_0000.mp4").read_bytes()
-    interrupted = run(prompt=["a"], save_frames="npz", errors={"a": KeyboardInterrupt()})
+    interrupted = run(prompt=["a"], save_frames=True, errors={"a": KeyboardInterrupt()})
     assert isinstance(interrupted.error, KeyboardInterrupt)
     run(prompt=["a"], cfg_scale=3.0)
     [kept] = (interrupted.folder / "replaced").glob("*/sample_0000.mp4")

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from opensora.datasets.contact_sheet import Strip, grid, save_sheet
-from opensora.datasets.frames import write_frames
 from opensora.datasets.preview import write_preview
-from opensora.datasets.video_io import write_video
+from opensora.datasets.video_io import write_frames, write_video
 
 resource = pytest.importorskip("resource", reason="file sizes can be limited on Unix only")
 
@@ -25,8 +24,7 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (51, 64, 64, 3), dtype=np.uin
 WRITERS = {
     "mp4": lambda stem: write_video(stem, FRAMES, 24),
     "png": lambda stem: write_video(stem, FRAMES[:1], 24),
-    "frames npz": lambda stem: write_frames(stem, FRAMES, "npz"),
-    "frames png": lambda stem: write_frames(stem, FRAMES, "png"),
+    "frames": lambda stem: write_frames(stem, FRAMES),
     "preview webp": lambda stem: write_preview(stem, FRAMES, 24, "webp"),
     "preview apng": lambda stem: write_preview(stem, FRAMES, 24, "apng"),
     "sheet": lambda stem: save_sheet([grid([Strip(FRAMES[0], "a")])], stem.with_suffix(".png")),
