@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, read_frames
-from adacache.policies.base import PolicyConfig
+from adacache.options import PolicyConfig
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, Stream
 from adacache.trace import Trace
@@ -67,7 +67,7 @@ class StepController:
     """
 
     def __init__(self, config: PolicyConfig, shard: Shard = WHOLE, observers: Sequence[RunObserver] = ()) -> None:
-        if not hasattr(config, "make_policy"):
+        if not isinstance(config, PolicyConfig):
             raise TypeError(
                 f"StepController needs a policy config such as AdaCacheConfig(), got {config!r}; to run without a "
                 "cache, pass no controller"

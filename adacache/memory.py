@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from adacache.options import ELEMENT_BYTES, ReuseOptions
-from adacache.policies.base import PolicyConfig
+from adacache.options import ELEMENT_BYTES, PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ def estimate_cache_bytes(
         ValueError: the config does not fit `num_steps`, or `num_blocks` or `num_latents` is missing though the policy
             needs it.
     """
-    options = config if isinstance(config, ReuseOptions) else ReuseOptions()
-    held = config.make_policy(num_steps).held(options.bridge, num_contexts, num_blocks)
+    held = config.make_policy(num_steps).held(config.bridge, num_contexts, num_blocks)
     if num_latents is None and (held.latents or held.outputs or held.filtered):
         raise ValueError("the memory of a policy that filters latents or reuses the model's output needs num_latents")
     if held.latents or held.outputs:
@@ -75,7 +73,7 @@ def estimate_cache_bytes(
         return CacheBytes(held.outputs, outputs, held.latents, num_latents * ELEMENT_BYTES[dtype])
     return CacheBytes(
         num_residuals=held.residuals,
-        residual_bytes=num_elements * ELEMENT_BYTES[options.cache_dtype or dtype],
+        residual_bytes=num_elements * ELEMENT_BYTES[config.cache_dtype or dtype],
         num_observed=held.hidden_states + held.filtered,
         observed_bytes=num_latents * ELEMENT_BYTES["fp32"] if held.filtered else num_elements * ELEMENT_BYTES[dtype],
     )

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from adacache.validation import check_choice, check_count, check_keys, check_positive, check_weight, is_whole
+
+if TYPE_CHECKING:
+    from adacache.policies.base import Policy
 
 KINDS = ("hold", "linear", "fitted", "exponential", "taylor")
 HIGHEST_ORDER = 4
@@ -79,8 +82,10 @@ class BridgeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReuseOptions:
-    """How steps are reused, whatever policy decides when; the configs of all policies extend this class.
+class PolicyConfig:
+    """What to cache, and how: the configs of all policies are frozen dataclasses that extend this class.
+
+    Their own options say when a step is reused; the options of this class say how, whatever the policy.
 
     `bridge` takes every form that `BridgeConfig.from_value` knows. With `schedule` "sample" each video of a batch
     decides for itself, as it would alone; "batch" measures all together and decides for all, as the official code does.
@@ -125,6 +130,10 @@ class ReuseOptions:
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""
         check_count("num_steps", num_steps)
+
+    def make_policy(self, num_steps: int) -> "Policy":
+        """Return a fresh policy for one run; a ValueError if the options do not fit a run of `num_steps`."""
+        raise NotImplementedError
 
 
 def plain(value: Any) -> Any:

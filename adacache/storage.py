@@ -94,7 +94,7 @@ class KeptTensor:
 
 
 class TensorStore:
-    """Keeps the tensors of one run as `ReuseOptions.cache_device` and `cache_dtype` say."""
+    """Keeps the tensors of one run as `PolicyConfig.cache_device` and `cache_dtype` say."""
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import BranchMeter, SignalMeter, read_changes
-from adacache.options import ReuseOptions
-from adacache.policies.base import Decision, Policy, PolicyConfig, Report
+from adacache.options import PolicyConfig
+from adacache.policies.base import Decision, Policy, Report
 from adacache.policies.registry import load
 from adacache.reuse.base import Reuse, Step
 from adacache.shard import WHOLE, Shard
@@ -156,16 +156,15 @@ class Tracks:
     def __init__(
         self, config: PolicyConfig, num_steps: int, num_samples: int, num_modalities: int, shard: Shard
     ) -> None:
-        options = config if isinstance(config, ReuseOptions) else ReuseOptions()
-        store = TensorStore(options.cache_device, options.cache_dtype)
+        store = TensorStore(config.cache_device, config.cache_dtype)
 
         def track() -> Track:
             policy = config.make_policy(num_steps)
-            reuse = load(policy.reuse)(policy, options.bridge, store, shard)
+            reuse = load(policy.reuse)(policy, config.bridge, store, shard)
             return Track(policy, reuse, num_steps, store, shard)
 
         self.first, self.num_modalities = track(), num_modalities
-        count = num_samples if options.schedule == "sample" and self.first.reuse.by_video else 1
+        count = num_samples if config.schedule == "sample" and self.first.reuse.by_video else 1
         self._all = [self.first, *(track() for _ in range(count * num_modalities - 1))]
         self._tracks = [self._all[modality::num_modalities] for modality in range(num_modalities)]
         self._running: str | None = None  # context whose blocks run

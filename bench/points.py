@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from adacache.calibration.recorder import PolicyCalibration
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.registry import config_from_dict, config_to_dict
@@ -41,7 +41,7 @@ class BenchPoint:
     policy: str
     budget: int | None = None
     place: int | None = None
-    cache: ReuseOptions | None = None
+    cache: PolicyConfig | None = None
     solver: str | None = None
     num_steps: int | None = None
 
@@ -141,7 +141,7 @@ def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) ->
         scheduler = dataclasses.replace(scheduler, solver=policy.solver)
     calibration = policy.calibration or config.calibration
     target = dataclasses.replace(config, scheduler=scheduler, calibration=calibration, max_steps_computed=count)
-    schedule: ReuseOptions = apply_target(target, Source(config.path)).cache
+    schedule: PolicyConfig = apply_target(target, Source(config.path)).cache
     check_calibrated_model(target)
     options = dict(policy.cache or {})
     kind, steps, num_steps = options.pop("policy", None), schedule.computed_steps, schedule.num_sampling_steps

@@ -18,7 +18,7 @@ from adacache.atomic import atomic_path
 from adacache.calibration.plan import Clip
 from adacache.calibration.recorder import PolicyCalibration, SignalRecorder, fit_policies
 from adacache.calibration.runner import Runner
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.registry import config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 from bench.plan import BenchPlan, PolicyPlan
@@ -164,7 +164,7 @@ class Tuner:
             logger.debug("%s computes %.2f steps", key, result.steps)
         return result
 
-    def _config_of(self, options: Mapping[str, Any]) -> ReuseOptions:
+    def _config_of(self, options: Mapping[str, Any]) -> PolicyConfig:
         if needs_calibration(options) and self._file.policy_calibration is None:
             self._file.policy_calibration = calibrate_policies(self._runner, self._clips)
         return config_from_dict(complete(options, self._file.policy_calibration))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from adacache.controller import RunObserver
+from adacache.options import PolicyConfig
 from adacache.policies.base import Policy
 from adacache.reuse.base import Reuse, Step
 
 
 @dataclass(frozen=True)
-class Replay(Policy):
+class Replay(Policy, PolicyConfig):
     """Replaces the model's output by `outputs`, each from its step on; only at the step `live` is it computed.
 
     It is its own config, since it changes nothing. `outputs` are (halves, B, C, ...), as `LoopWatcher` returns them.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from adacache.codebook import PRESETS, Codebook
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies import official_options
 from adacache.policies.base import Measurement, Policy, Report
 from adacache.sites import Metric, Site, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
@@ -88,14 +88,14 @@ class MoRegConfig:
 
 
 @dataclass(frozen=True)
-class AdaCacheConfig(ReuseOptions):
+class AdaCacheConfig(PolicyConfig):
     """What AdaCache measures, and how a measurement becomes a schedule.
 
     `metric` names the residual that is compared between computed steps: temporal attention ("t-attn"),
     spatial attention ("s-attn"), or cross-attention + MLP of both streams ("ca-mlp"). `metric_blocks` are the
     0-based indices of the blocks in which it is measured (their order does not matter, the model's does).
     `codebook` takes every form that `Codebook.from_value` knows, `moreg` every form that
-    `MoRegConfig.from_value` knows. The options of `ReuseOptions` are explained there.
+    `MoRegConfig.from_value` knows. The options of `PolicyConfig` are explained there.
 
     Raises:
         ValueError: an option is wrong; the message names it.

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from adacache.options import BridgeConfig
 from adacache.sites import Part, Site, SiteGroup, Stream
@@ -212,19 +212,3 @@ class BranchPolicy(Policy, ABC):
             raise ValueError("the memory of a policy that reuses single branches needs num_blocks")
         sites = product(get_args(Stream), range(num_blocks), get_args(Part))
         return Held(sum(self.keeps(Site(*site)) for site in sites) * num_contexts)
-
-
-class PolicyConfig(Protocol):
-    """The options of a policy: a frozen dataclass that checks itself and makes policies."""
-
-    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""
-        ...
-
-    def make_policy(self, num_steps: int) -> Policy:
-        """A fresh policy for one run.
-
-        Raises:
-            ValueError: the options do not fit a run of `num_steps`.
-        """
-        ...

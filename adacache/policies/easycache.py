@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.base import OutputChange, OutputPolicy, SignalChange
 from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_count, check_positive
 
 
 @dataclass(frozen=True)
-class EasyCacheConfig(ReuseOptions):
+class EasyCacheConfig(PolicyConfig):
     """The model's output is assumed to move in proportion to its input; a step is computed where it would move too far.
 
     With the input x (noisy latents) and the output v of the last two computed steps, k = mean|v - v'| / mean|x - x'|. A

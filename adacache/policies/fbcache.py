@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from adacache.options import BridgeConfig, ReuseOptions
+from adacache.options import BridgeConfig, PolicyConfig
 from adacache.policies.base import Decision, Held, SignalChange, SignalPolicy
 from adacache.validation import check_positive
 
 
 @dataclass(frozen=True)
-class FBCacheConfig(ReuseOptions):
+class FBCacheConfig(PolicyConfig):
     """The less the first block's residual changed since the last computed step, the safer it is to reuse the rest.
 
     At every step the first block runs, and its residual r (output - input) is compared with r' of the last computed

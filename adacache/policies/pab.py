@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.base import BranchPolicy
 from adacache.sites import Site
 from adacache.validation import check_count, is_finite, is_list, whole_numbers
 
 
 @dataclass(frozen=True)
-class PABConfig(ReuseOptions):
+class PABConfig(PolicyConfig):
     """Nothing is measured: every kind of branch is computed at an interval of its own, the same for all videos.
 
     Times are the flow's, 1000 for noise down to 0; steps are 0-based.

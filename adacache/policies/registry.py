@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
 
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.validation import check_choice
 
 
@@ -33,7 +33,7 @@ POLICIES = {
 }
 
 
-def config_class(name: str) -> type[ReuseOptions]:
+def config_class(name: str) -> type[PolicyConfig]:
     """Return the config class of the policy of that name."""
     return load(POLICIES[name])
 
@@ -44,7 +44,7 @@ def name_of(config: object) -> str | None:
     return next((name for name, known in POLICIES.items() if known == place), None)
 
 
-def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
+def config_from_dict(options: Mapping[str, Any]) -> PolicyConfig | None:
     """Return the config of the policy that `options` name under "policy"; the other entries are its own options.
 
     Without a name, options with `computed_steps` are a static schedule, all others AdaCache's. The official AdaCache
@@ -64,7 +64,7 @@ def config_from_dict(options: Mapping[str, Any]) -> ReuseOptions | None:
     return cls.from_dict(own)
 
 
-def config_to_dict(config: ReuseOptions) -> dict[str, Any]:
+def config_to_dict(config: PolicyConfig) -> dict[str, Any]:
     """Return a policy's name and options as plain values; `config_from_dict` reads them back.
 
     Raises:

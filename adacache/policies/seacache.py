@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from adacache.options import BridgeConfig, ReuseOptions
+from adacache.options import BridgeConfig, PolicyConfig
 from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_count, check_positive
 
 
 @dataclass(frozen=True)
-class SeaCacheConfig(ReuseOptions):
+class SeaCacheConfig(PolicyConfig):
     """The change of the filtered latents since the step before adds up; a step is reused while the sum is small.
 
     With I a step's latents, filtered over frames, height and width by `adacache.meters.sea_filter`, and I' those of the

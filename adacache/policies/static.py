@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from adacache.options import BridgeConfig, ReuseOptions
+from adacache.options import BridgeConfig, PolicyConfig
 from adacache.policies.base import Measurement, Policy, Report
 from adacache.sites import Metric, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.trace import Trace
@@ -17,7 +17,7 @@ from adacache.validation import check_count, whole_numbers
 
 
 @dataclass(frozen=True)
-class StaticScheduleConfig(ReuseOptions):
+class StaticScheduleConfig(PolicyConfig):
     """Which steps are computed, whatever the video shows; `computed_steps` are 0-based and begin with 0.
 
     `num_sampling_steps` is the number of steps that the schedule was made for; None leaves it open.
@@ -122,7 +122,7 @@ class StaticScheduleConfig(ReuseOptions):
         return () if self.metric is None else metric_sites(self.metric, self.metric_blocks)
 
 
-class PlannedConfig(ReuseOptions):
+class PlannedConfig(PolicyConfig):
     """Options that determine the computed steps of a run before it begins."""
 
     def planned_steps(self, num_steps: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_choice, check_positive, is_finite, is_list
 
@@ -31,7 +31,7 @@ PUBLISHED: Mapping[str, tuple[float, ...]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class TeaCacheConfig(ReuseOptions):
+class TeaCacheConfig(PolicyConfig):
     """The change of the model's output is estimated at every step, from the first block's input.
 
     x is the relative change of that block's normalized input, modulated with the timestep's shift and scale, since the

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.registry import config_from_dict
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def read_cache(
     official: Mapping[str, Any], cache: Any, num_steps: int | None, depth: int | None, source: Source
-) -> ReuseOptions | None:
+) -> PolicyConfig | None:
     """Return the cache configuration of a run, or None if every step is computed.
 
     Args:
@@ -55,7 +55,7 @@ def read_cache(
     return config
 
 
-def _read_policy(entries: Mapping[str, Any], source: Source) -> ReuseOptions | None:
+def _read_policy(entries: Mapping[str, Any], source: Source) -> PolicyConfig | None:
     """Return the config that the entries describe, with the schedule of their file if they name one.
 
     Raises:

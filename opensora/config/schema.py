@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field, InstanceOf
 from pydantic.dataclasses import dataclass
 
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from opensora.latent_frames import CHUNK_FRAMES, causal_latent_frames, causal_num_frames, chunked_latent_frames
 
 # No text for a number, no 1 for True; unknown keys, NaN and infinity are refused.
@@ -228,7 +228,7 @@ class SampleConfig:
     vae: VAEConfig | ImageVAEConfig | CausalVAEConfig = Field(discriminator="type")
     text_encoder: TextEncoderConfig
     scheduler: SchedulerConfig | DiffusionSchedulerConfig = Field(discriminator="type")
-    cache: InstanceOf[ReuseOptions] | None  # the config of a policy
+    cache: InstanceOf[PolicyConfig] | None  # the config of a policy
     height: int = Field(ge=8, le=MAX_SIDE)  # pixels
     width: int = Field(ge=8, le=MAX_SIDE)
     num_frames: int = Field(ge=1, le=1_000_000)

@@ -14,9 +14,8 @@ from typing import Any
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.plan import REFERENCES
 from adacache.calibration.target import LEAST_COMPUTED, TARGETS, read_target
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.adacache import AdaCacheConfig
-from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
@@ -175,9 +174,9 @@ def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
     return calibration
 
 
-def with_memory_options(schedule: ReuseOptions, cache: Any) -> ReuseOptions:
+def with_memory_options(schedule: PolicyConfig, cache: Any) -> PolicyConfig:
     """Return `schedule`, the config of any policy, with the memory and batch options of the config's own cache."""
-    if not isinstance(cache, ReuseOptions):
+    if not isinstance(cache, PolicyConfig):
         return schedule
     return replace(schedule, cache_device=cache.cache_device, cache_dtype=cache.cache_dtype, schedule=cache.schedule)
 
@@ -277,7 +276,7 @@ def _measured(cache: Any, depth: int | None) -> dict[str, Any]:
     return {"metric": "t-attn"} | ({} if depth is None else {"metric_blocks": (depth // 2,)})
 
 
-def _official(config: SampleConfig, mode: str, depth: int | None) -> ReuseOptions:
+def _official(config: SampleConfig, mode: str, depth: int | None) -> PolicyConfig:
     """Return a cache with an official codebook, for a model without a calibration."""
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
     logger.info(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from adacache import Site, StepController
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.base import BranchPolicy
 
 
@@ -22,7 +22,7 @@ class CrossEverySecond(BranchPolicy):
         return site.part == "cross"
 
 
-class Config(ReuseOptions):
+class Config(PolicyConfig):
     def make_policy(self, num_steps: int) -> CrossEverySecond:
         return CrossEverySecond()
 

@@ -6,6 +6,7 @@ import torch
 
 import adacache
 from adacache import AdaCacheConfig, Codebook, RunObserver, Site, StepController
+from adacache.options import PolicyConfig
 from adacache.policies.base import Policy, Report
 from adacache.policies.static import StaticScheduleConfig
 from adacache.reuse.base import Reuse
@@ -398,10 +399,7 @@ def test_another_policy_needs_no_change_of_the_controller(model, tokens):
             assert measurements == []
             return Report()
 
-    class EverySecondConfig:
-        def validate(self, num_steps, num_blocks=None):
-            pass
-
+    class EverySecondConfig(PolicyConfig):
         def make_policy(self, num_steps):
             return EverySecond()
 
@@ -430,7 +428,7 @@ def test_a_policy_of_ones_own_brings_a_reuse_of_its_own():
         def should_compute(self, step_index):
             return step_index == 0
 
-    class FirstOnlyConfig:
+    class FirstOnlyConfig(PolicyConfig):
         def make_policy(self, num_steps):
             return FirstOnly()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from adacache import AdaCacheConfig, BridgeConfig, Codebook, Site, StepController
 from adacache.frames import FrameSet
 from adacache.meters import BranchMeter, SignalMeter, change_terms, motion_score, motion_terms, ratio
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.outcome import surprises
 from adacache.policies.base import Decision, OutputChange
 from adacache.policies.easycache import EasyCacheConfig, EasyCachePolicy
@@ -151,7 +151,7 @@ class Model:
 
 
 SITE_2 = Site("spatial", 0, "attn")
-POLICIES: dict[str, ReuseOptions] = {
+POLICIES: dict[str, PolicyConfig] = {
     "adacache": AdaCacheConfig(Codebook((), (5,)), metric_blocks=(0,)),
     "moreg": AdaCacheConfig(Codebook((), (5,)), metric_blocks=(0,), moreg=True),
     "fitted": AdaCacheConfig(Codebook((), (5,)), metric_blocks=(0,), bridge="fitted"),
@@ -168,7 +168,7 @@ POLICIES: dict[str, ReuseOptions] = {
 
 
 def run(
-    config: ReuseOptions, masks: Sequence[Sequence[bool] | None], seeds: Sequence[int] = (0,), told: bool = True
+    config: PolicyConfig, masks: Sequence[Sequence[bool] | None], seeds: Sequence[int] = (0,), told: bool = True
 ) -> tuple[Tensor, StepController]:
     """Tokens (videos, 4, 1) at the end, with one guidance branch; a mask holds the video's first frame until JOINS."""
     start = torch.cat([torch.rand(1, 4, 1, generator=torch.Generator().manual_seed(seed)) + 1 for seed in seeds])

@@ -11,7 +11,8 @@ import torch
 
 from adacache import AdaCacheConfig, Codebook, Site, StepController
 from adacache.memory import CacheBytes, estimate_cache_bytes
-from adacache.policies.base import Policy, PolicyConfig, Report
+from adacache.options import PolicyConfig
+from adacache.policies.base import Policy, Report
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
@@ -156,7 +157,7 @@ def test_a_policy_of_ones_own_is_counted_too():
         def observe(self, step_index, measurements):
             return Report()
 
-    class EverySecondConfig:
+    class EverySecondConfig(PolicyConfig):
         def make_policy(self, num_steps):
             return EverySecond()
 

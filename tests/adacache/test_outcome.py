@@ -5,7 +5,7 @@ import math
 import pytest
 
 from adacache import AdaCacheConfig, StepRecord, Trace
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.outcome import change_risk, surprises
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.policies.magcache import MagCacheConfig
@@ -44,7 +44,7 @@ def test_a_run_that_computed_other_steps_than_listed_says_so():
 @pytest.mark.parametrize(("shares", "surprise"), [([1.0, 0.5, 1.0], False), ([1.0, 1.0, 1.0], True)])
 def test_where_single_branches_are_reused_every_step_counts_as_computed(shares, surprise):
     records = [StepRecord(i, None, True, computed_share=share) for i, share in enumerate(shares)]
-    sentences = surprises(Trace(len(shares), records), ReuseOptions())
+    sentences = surprises(Trace(len(shares), records), PolicyConfig())
     assert len(sentences) == surprise
     assert all("no step of 3 was reused" in sentence and "no branch" in sentence for sentence in sentences)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from adacache import AdaCacheConfig
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.policies.registry import POLICIES, config_class, config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
@@ -42,7 +42,7 @@ def test_every_policy_has_its_name():
 def test_a_policy_is_read_by_its_name_and_written_with_it(name):
     config = config_from_dict({"policy": name, "cache_device": "cpu", **OPTIONS[name]})
     assert type(config) is config_class(name)
-    assert isinstance(config, ReuseOptions)
+    assert isinstance(config, PolicyConfig)
     assert config.cache_device == "cpu"
     plain = json.loads(json.dumps(config_to_dict(config)))
     assert plain["policy"] == name

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adacache import StepController
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.policies.base import Decision, OutputChange, OutputPolicy, SignalChange, SignalPolicy
 
 
@@ -46,7 +46,7 @@ class WholeModel(ByThreshold, OutputPolicy):
         self.outputs.append(change)
 
 
-class Config(ReuseOptions):
+class Config(PolicyConfig):
     """Makes policies of one class and keeps them."""
 
     def __init__(self, policy: type[SignalPolicy], **options) -> None:

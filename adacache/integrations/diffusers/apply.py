@@ -24,7 +24,7 @@ from adacache.integrations.diffusers.pipeline import (
     check_free,
 )
 from adacache.integrations.diffusers.runs import Runs, RunStart
-from adacache.options import ReuseOptions
+from adacache.options import PolicyConfig
 from adacache.outcome import surprises
 from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.registry import config_from_dict, name_of
@@ -108,7 +108,7 @@ class AdaCacheHandle:
 
 def apply_adacache(
     pipe_or_transformer: Any,
-    config: ReuseOptions | Mapping[str, Any] | str | None = None,
+    config: PolicyConfig | Mapping[str, Any] | str | None = None,
     scheduler: Any = None,
     *,
     calibration: Calibration | str | os.PathLike[str] | None = None,
@@ -189,11 +189,11 @@ def _report(controller: StepController) -> None:
         logger.warning("AdaCache: %s", sentence)
 
 
-def _always(config: ReuseOptions) -> Callable[[RunStart], ReuseOptions]:
+def _always(config: PolicyConfig) -> Callable[[RunStart], PolicyConfig]:
     return lambda _: config
 
 
-def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
+def _read_config(config: Any, num_blocks: int) -> PolicyConfig:
     """Return a policy's config from any form that `apply_adacache` takes, checked against a model of `num_blocks`.
 
     Raises:
@@ -206,7 +206,7 @@ def _read_config(config: Any, num_blocks: int) -> ReuseOptions:
         return AdaCacheConfig(codebook=config, metric_blocks=((num_blocks - 1) // 2,))
     if isinstance(config, Mapping):
         config = config_from_dict(config)
-    if not isinstance(config, ReuseOptions):
+    if not isinstance(config, PolicyConfig):
         raise TypeError(
             f"apply_adacache needs a config such as AdaCacheConfig(), or one of the presets {', '.join(PRESETS)}, got "
             f"{config!r}"
