@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from opensora.cli.ledger import Ledger
 from opensora.cli.plan import Sample
 from opensora.config.schema import SampleConfig
+from opensora.prompts.chat import ChatEndpoint
 from opensora.prompts.refine import PromptRefiner, api_key_from_env
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def check_endpoint(config: SampleConfig) -> None:
 
 
 def _refiner(endpoint: str, model: str) -> PromptRefiner:
-    return PromptRefiner(endpoint, model, api_key_from_env())
+    return PromptRefiner(ChatEndpoint(endpoint, model, api_key_from_env()))
 
 
 def _ask(refiner: PromptRefiner, prompt: str) -> str | None:

@@ -19,11 +19,7 @@ _SAMPLING_OPTIONS = {"temperature": 0, "seed": 0}
 
 
 class ChatError(Exception):
-    """A question got no usable answer; the message says why in a few words."""
-
-
-class _Failure(Exception):
-    """One request that failed.
+    """A question got no usable answer; the message says why in a few words.
 
     Args:
         status: of HTTP; None when there was no answer.
@@ -32,7 +28,7 @@ class _Failure(Exception):
 
     def __init__(self, reason: str, status: int | None = None, wait: float | None = None) -> None:
         super().__init__(reason)
-        self.reason, self.status, self.wait = reason, status, wait
+        self.status, self.wait = status, wait
 
 
 class ChatEndpoint:
@@ -40,26 +36,28 @@ class ChatEndpoint:
 
     Args:
         url: base of the API, such as `http://localhost:8000/v1`.
+        model: name of the model there.
         api_key: sent as a bearer token; never part of a message.
         timeout: seconds for an answer, and for each silence within it.
         retry_wait: seconds before the one retry after 429, 5xx or a broken connection, unless the endpoint names
             another time.
 
     Raises:
-        ConfigError: the URL, the model, the key or a time cannot be used.
+        ConfigError: the URL, the model or the key cannot be used.
     """
 
-    def __init__(self, url: str, model: str, api_key: str | None, timeout: float, retry_wait: float) -> None:
-        self._url = _completions_url(url)
+    def __init__(
+        self, url: str, model: str, api_key: str | None = None, timeout: float = 30.0, retry_wait: float = 1.0
+    ) -> None:
+        self.url = url
+        self._completions = _completions_url(url)
         if not model.strip():
             raise ConfigError("llm_model is empty; name the model that the endpoint serves")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError("the API key holds characters that cannot be sent; check OPENAI_API_KEY")
-        if not timeout > 0 or not retry_wait >= 0:
-            raise ConfigError(f"timeout must be above 0 and retry_wait at least 0, got {timeout} and {retry_wait}")
         self._model, self._api_key, self._timeout, self._retry_wait = model, api_key, timeout, retry_wait
         # A proxy set in the environment does not lead to this machine.
-        is_local = urllib.parse.urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
+        is_local = urllib.parse.urlsplit(self._completions).hostname in ("localhost", "127.0.0.1", "::1")
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirect, *proxies)
         self._options: dict[str, Any] = dict(_SAMPLING_OPTIONS)  # emptied when the endpoint does not accept them
@@ -71,18 +69,15 @@ class ChatEndpoint:
             ChatError: there is no connection or no answer in time, or it is a refusal or not a chat completion.
         """
         try:
-            try:
-                return self._request(system, user)
-            except _Failure as failure:
-                if failure.status in (400, 422) and self._options:
-                    self._options = {}  # some models take no temperature or seed
-                elif failure.wait is not None:
-                    time.sleep(failure.wait)
-                else:
-                    raise
-                return self._request(system, user)
-        except _Failure as failure:
-            raise ChatError(self._without_key(failure.reason)) from None
+            return self._request(system, user)
+        except ChatError as error:
+            if error.status in (400, 422) and self._options:
+                self._options = {}  # some models take no temperature or seed
+            elif error.wait is not None:
+                time.sleep(error.wait)
+            else:
+                raise
+        return self._request(system, user)
 
     def _request(self, system: str, user: str) -> str:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -90,7 +85,7 @@ class ChatEndpoint:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")
+        request = urllib.request.Request(self._completions, json.dumps(body).encode(), headers, method="POST")
         deadline = time.monotonic() + self._timeout
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
@@ -101,27 +96,28 @@ class ChatEndpoint:
             raise self._no_answer(error) from error
         return _content(data)
 
-    def _refusal(self, error: urllib.error.HTTPError) -> _Failure:
+    def _refusal(self, error: urllib.error.HTTPError) -> ChatError:
         with error:
             if 300 <= error.code < 400:
-                return _Failure(f"HTTP {error.code}: it redirects elsewhere, which is not followed", error.code)
+                return ChatError(f"HTTP {error.code}: it redirects elsewhere, which is not followed", error.code)
             wait = None
             if error.code == 429 or error.code >= 500:
                 asked = error.headers.get("Retry-After", "")
                 wait = min(float(asked), _MAX_WAIT) if asked.isascii() and asked.isdigit() else self._retry_wait
-            return _Failure(f"HTTP {error.code} {error.reason}{_detail(error)}".rstrip(), error.code, wait)
+            reason = self._without_key(f"HTTP {error.code} {error.reason}{_detail(error)}".rstrip())
+            return ChatError(reason, error.code, wait)
 
-    def _no_answer(self, error: Exception) -> _Failure:
+    def _no_answer(self, error: Exception) -> ChatError:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, TimeoutError):
-            return _Failure(f"no answer within {self._timeout:g} s")
+            return ChatError(f"no answer within {self._timeout:g} s")
         if isinstance(cause, ConnectionRefusedError):
-            return _Failure("the connection was refused; is the endpoint running?")
+            return ChatError("the connection was refused; is the endpoint running?")
         if isinstance(cause, socket.gaierror):
-            return _Failure("its host is not known")
+            return ChatError("its host is not known")
         if isinstance(cause, ConnectionResetError | BrokenPipeError | http.client.IncompleteRead):
-            return _Failure("the connection broke off", wait=self._retry_wait)
-        return _Failure(one_line(cause) if isinstance(cause, Exception) else str(cause))
+            return ChatError("the connection broke off", wait=self._retry_wait)
+        return ChatError(self._without_key(one_line(cause) if isinstance(cause, Exception) else str(cause)))
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._api_key, "...") if self._api_key else text
@@ -159,7 +155,7 @@ def _read(response: Any, deadline: float) -> bytes:
     while chunk := response.read1(65_536):
         data += chunk
         if len(data) > _MAX_BYTES:
-            raise _Failure("the answer is longer than a megabyte")
+            raise ChatError("the answer is longer than a megabyte")
         if time.monotonic() > deadline:
             raise TimeoutError
     if response.length:  # announced but not sent, which read1 does not report
@@ -181,9 +177,9 @@ def _content(data: bytes) -> str:
     try:
         content = json.loads(data)["choices"][0]["message"]["content"]
     except (ValueError, RecursionError) as error:
-        raise _Failure("the answer is not JSON") from error
+        raise ChatError("the answer is not JSON") from error
     except (LookupError, TypeError) as error:
-        raise _Failure("the answer is not a chat completion") from error
+        raise ChatError("the answer is not a chat completion") from error
     if not isinstance(content, str):
-        raise _Failure("the answer holds no text")
+        raise ChatError("the answer holds no text")
     return content

@@ -43,28 +43,14 @@ class Refined:
     """
 
     text: str
-    changed: bool
-    problem: str | None
+    problem: str | None = None
 
 
 class PromptRefiner:
-    """Refines prompts one by one, until the endpoint has failed `MAX_FAILURES` times in a row.
+    """Refines prompts one by one, until the endpoint has failed `MAX_FAILURES` times in a row."""
 
-    Args:
-        endpoint: base of the API, such as `http://localhost:8000/v1`.
-        model: name of the model there.
-        timeout: seconds to wait for an answer.
-        retry_wait: seconds before the one retry after HTTP 429, 5xx or a broken connection.
-
-    Raises:
-        ConfigError: one of the values cannot be used.
-    """
-
-    def __init__(
-        self, endpoint: str, model: str, api_key: str | None = None, timeout: float = 30.0, retry_wait: float = 1.0
-    ) -> None:
-        self._chat = ChatEndpoint(endpoint, model, api_key, timeout, retry_wait)
-        self._endpoint, self._failures = endpoint, 0
+    def __init__(self, chat: ChatEndpoint) -> None:
+        self._chat, self._failures = chat, 0
 
     @property
     def gave_up(self) -> bool:
@@ -81,19 +67,23 @@ class PromptRefiner:
         try:
             segments, starts = split_prompt(body)
         except ValueError as error:
-            return Refined(prompt, False, f"the prompt is not refined: {error}")
+            return Refined(prompt, f"the prompt is not refined: {error}")
         if not any(segment.strip() for segment in segments):
-            return Refined(prompt, False, None)
+            return Refined(prompt)
         if self.gave_up:
-            return Refined(prompt, False, f"the prompt is not refined: {self._endpoint} failed {MAX_FAILURES} times")
+            return Refined(prompt, f"the prompt is not refined: {self._chat.url} failed {MAX_FAILURES} times")
         try:
             answers = [self._ask(segment) if segment.strip() else segment for segment in segments]
         except ChatError as error:
-            self._count_failure()
-            return Refined(prompt, False, f"the prompt is not refined: {self._endpoint}: {error}")
+            self._failures += 1
+            if self.gave_up:
+                logger.warning(
+                    "%s failed %d times in a row; the other prompts are not refined", self._chat.url, MAX_FAILURES
+                )
+            return Refined(prompt, f"the prompt is not refined: {self._chat.url}: {error}")
         self._failures = 0
         refined = merge_prompt(answers, starts) + text[len(body) :] + brace + settings
-        return Refined(refined, refined != prompt, None)
+        return Refined(refined)
 
     def _ask(self, segment: str) -> str:
         """Return the refined text of one segment.
@@ -107,13 +97,6 @@ class PromptRefiner:
         if len(answer) > MAX_ANSWER:
             raise ChatError(f"the answer has {len(answer)} characters, more than {MAX_ANSWER}")
         return answer
-
-    def _count_failure(self) -> None:
-        self._failures += 1
-        if self.gave_up:
-            logger.warning(
-                "%s failed %d times in a row; the other prompts are not refined", self._endpoint, MAX_FAILURES
-            )
 
 
 def api_key_from_env() -> str | None:
