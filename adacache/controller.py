@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, read_frames
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.shard import WHOLE, Shard
 from adacache.sites import Site, Stream
 from adacache.trace import Trace

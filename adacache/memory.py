@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from adacache.options import ELEMENT_BYTES, PolicyConfig
+from adacache.options import ELEMENT_BYTES
+from adacache.policies.base import PolicyConfig
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable
 from itertools import pairwise
 
-from adacache.options import PolicyConfig
 from adacache.policies.adacache import AdaCacheConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import Trace
 

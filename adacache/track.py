@@ -10,8 +10,7 @@ from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import BranchMeter, SignalMeter, read_changes
-from adacache.options import PolicyConfig
-from adacache.policies.base import Decision, Policy, Report
+from adacache.policies.base import Decision, Policy, PolicyConfig, Report
 from adacache.policies.registry import load
 from adacache.reuse.base import Reuse, Step
 from adacache.shard import WHOLE, Shard

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from adacache.calibration.recorder import PolicyCalibration
-from adacache.options import PolicyConfig
 from adacache.policies.adacache import AdaCacheConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.registry import config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig

@@ -18,7 +18,7 @@ from adacache.atomic import atomic_path
 from adacache.calibration.plan import Clip
 from adacache.calibration.recorder import PolicyCalibration, SignalRecorder, fit_policies
 from adacache.calibration.runner import Runner
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.registry import config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 from bench.plan import BenchPlan, PolicyPlan

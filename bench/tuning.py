@@ -13,7 +13,7 @@ from adacache import Codebook, StepController
 from adacache.calibration.plan import Clip
 from adacache.calibration.runner import Runner
 from adacache.codebook import PRESETS
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 
 TUNING_ROUNDS = 8
 REACHED = 0.5  # steps: a policy that is further off does not meet the budget

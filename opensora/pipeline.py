@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adacache import StepController, Trace
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from opensora.conditioning.masking import append_generated, append_latents, apply_mask_strategy
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from adacache.controller import RunObserver
-from adacache.options import PolicyConfig
-from adacache.policies.base import Policy
+from adacache.policies.base import Policy, PolicyConfig
 from adacache.reuse.base import Reuse, Step
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adacache.calibration.plan import Clip
 from adacache.controller import StepController
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.trace import Trace
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from adacache.codebook import PRESETS, Codebook
-from adacache.options import PolicyConfig
 from adacache.policies import official_options
-from adacache.policies.base import Measurement, Policy, Report
+from adacache.policies.base import Measurement, Policy, PolicyConfig, Report
 from adacache.sites import Metric, Site, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.validation import check_count, check_keys, check_positive, check_weight, step_window, whole_numbers
 

@@ -2,14 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import product
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
-from adacache.options import BridgeConfig
+from adacache.options import ELEMENT_BYTES, BridgeConfig, plain
 from adacache.sites import Part, Site, SiteGroup, Stream
+from adacache.validation import check_choice, check_count, check_keys
 
+SCHEDULES = ("sample", "batch")
+CACHE_DEVICES = ("model", "cpu")
 HIDDEN_STATE_SIGNALS = ("modulated_input", "first_block")  # of the hidden states' size; others are small
 
 
@@ -212,3 +215,58 @@ class BranchPolicy(Policy, ABC):
             raise ValueError("the memory of a policy that reuses single branches needs num_blocks")
         sites = product(get_args(Stream), range(num_blocks), get_args(Part))
         return Held(sum(self.keeps(Site(*site)) for site in sites) * num_contexts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What to cache, and how: the configs of all policies are frozen dataclasses that extend this class.
+
+    Their own options say when a step is reused; the options of this class say how, whatever the policy.
+
+    `bridge` takes every form that `BridgeConfig.from_value` knows. With `schedule` "sample" each video of a batch
+    decides for itself, as it would alone; "batch" measures all together and decides for all, as the official code does.
+
+    `cache_device` says where residuals are kept between steps: "model" on the model's own device, "cpu" in pinned CPU
+    memory if that device is a CUDA device (elsewhere nothing is moved). `cache_dtype` is the precision in which
+    residuals are kept for reused steps, None for that of the hidden states; tensors kept for measuring always keep
+    their own. "bf16" has the range of "fp32"; "fp16" saturates at 65504, which residuals of large models can exceed.
+
+    Raises:
+        ValueError: an option is wrong; the message names it.
+    """
+
+    label: ClassVar[str] = "cache"  # name of the policy in error messages about its options
+
+    bridge: BridgeConfig = BridgeConfig()
+    schedule: Literal["sample", "batch"] = "sample"
+    cache_device: Literal["model", "cpu"] = "model"
+    cache_dtype: Literal["fp32", "bf16", "fp16"] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bridge", BridgeConfig.from_value(self.bridge))
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("cache_device", self.cache_device, CACHE_DEVICES)
+        if self.cache_dtype is not None:
+            check_choice("cache_dtype", self.cache_dtype, ELEMENT_BYTES)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Self:
+        """Read a config section.
+
+        Raises:
+            ValueError: an unknown key or a wrong value.
+        """
+        check_keys(f"{cls.label} option", options, [field.name for field in fields(cls)])
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain values; `from_dict` reads it back."""
+        return plain(self)
+
+    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
+        """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""
+        check_count("num_steps", num_steps)
+
+    def make_policy(self, num_steps: int) -> Policy:
+        """Return a fresh policy for one run; a ValueError if the options do not fit a run of `num_steps`."""
+        raise NotImplementedError

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adacache.options import PolicyConfig
-from adacache.policies.base import OutputChange, OutputPolicy, SignalChange
+from adacache.policies.base import OutputChange, OutputPolicy, PolicyConfig, SignalChange
 from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_count, check_positive
 

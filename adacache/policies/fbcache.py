@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from adacache.options import BridgeConfig, PolicyConfig
-from adacache.policies.base import Decision, Held, SignalChange, SignalPolicy
+from adacache.options import BridgeConfig
+from adacache.policies.base import Decision, Held, PolicyConfig, SignalChange, SignalPolicy
 from adacache.validation import check_positive
 
 

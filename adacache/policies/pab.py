@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adacache.options import PolicyConfig
-from adacache.policies.base import BranchPolicy
+from adacache.policies.base import BranchPolicy, PolicyConfig
 from adacache.sites import Site
 from adacache.validation import check_count, is_finite, is_list, whole_numbers
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
 
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.validation import check_choice
 
 

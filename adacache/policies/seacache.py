@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from adacache.options import BridgeConfig, PolicyConfig
+from adacache.options import BridgeConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.summed import SummedChangePolicy
 from adacache.validation import check_count, check_positive
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from adacache.options import BridgeConfig, PolicyConfig
-from adacache.policies.base import Measurement, Policy, Report
+from adacache.options import BridgeConfig
+from adacache.policies.base import Measurement, Policy, PolicyConfig, Report
 from adacache.sites import Metric, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.trace import Trace
 from adacache.validation import check_count, whole_numbers

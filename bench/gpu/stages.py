@@ -12,7 +12,7 @@ from transformers import T5Config, T5EncoderModel
 
 from adacache import StepController
 from adacache.calibration.quality import psnr
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.gpu.denoising import FullSizeModel

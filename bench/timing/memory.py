@@ -12,7 +12,7 @@ import torch
 
 from adacache import AdaCacheConfig
 from adacache.memory import estimate_cache_bytes
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.timing.models import PROMPT, RESOLUTIONS, build_xl2, hidden_state_shape, load_mini, run_steps, xl2_inputs
 from opensora.memory.shapes import read_shapes

@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from adacache import AdaCacheConfig, Codebook, StepController, Trace
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.flops import counted_flops
 from opensora.datasets.aspect import get_image_size

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from adacache import AdaCacheConfig
 from adacache.calibration.quality import psnr
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from mini.world.captions import draw_scene, held_out_captions
 from opensora.config.loading import load_config
 from opensora.device import limit_threads

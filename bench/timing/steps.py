@@ -11,7 +11,7 @@ import torch
 from torch._inductor.utils import fresh_cache
 
 from adacache import StepController
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.sites import Site
 from bench.timing.models import (

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.registry import config_from_dict
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source

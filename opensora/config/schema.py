@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field, InstanceOf
 from pydantic.dataclasses import dataclass
 
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from opensora.latent_frames import CHUNK_FRAMES, causal_latent_frames, causal_num_frames, chunked_latent_frames
 
 # No text for a number, no 1 for True; unknown keys, NaN and infinity are refused.

@@ -14,8 +14,8 @@ from typing import Any
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.plan import REFERENCES
 from adacache.calibration.target import LEAST_COMPUTED, TARGETS, read_target
-from adacache.options import PolicyConfig
 from adacache.policies.adacache import AdaCacheConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig

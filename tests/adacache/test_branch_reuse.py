@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from adacache import Site, StepController
-from adacache.options import PolicyConfig
-from adacache.policies.base import BranchPolicy
+from adacache.policies.base import BranchPolicy, PolicyConfig
 
 
 class CrossEverySecond(BranchPolicy):

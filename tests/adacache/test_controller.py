@@ -6,8 +6,7 @@ import torch
 
 import adacache
 from adacache import AdaCacheConfig, Codebook, RunObserver, Site, StepController
-from adacache.options import PolicyConfig
-from adacache.policies.base import Policy, Report
+from adacache.policies.base import Policy, PolicyConfig, Report
 from adacache.policies.static import StaticScheduleConfig
 from adacache.reuse.base import Reuse
 

@@ -11,9 +11,8 @@ from torch import Tensor
 from adacache import AdaCacheConfig, BridgeConfig, Codebook, Site, StepController
 from adacache.frames import FrameSet
 from adacache.meters import BranchMeter, SignalMeter, change_terms, motion_score, motion_terms, ratio
-from adacache.options import PolicyConfig
 from adacache.outcome import surprises
-from adacache.policies.base import Decision, OutputChange
+from adacache.policies.base import Decision, OutputChange, PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig, EasyCachePolicy
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.fixed import FixedIntervalConfig

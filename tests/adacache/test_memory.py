@@ -11,8 +11,7 @@ import torch
 
 from adacache import AdaCacheConfig, Codebook, Site, StepController
 from adacache.memory import CacheBytes, estimate_cache_bytes
-from adacache.options import PolicyConfig
-from adacache.policies.base import Policy, Report
+from adacache.policies.base import Policy, PolicyConfig, Report
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from adacache import AdaCacheConfig, StepRecord, Trace
-from adacache.options import PolicyConfig
 from adacache.outcome import change_risk, surprises
+from adacache.policies.base import PolicyConfig
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.policies.magcache import MagCacheConfig
 from adacache.policies.static import StaticScheduleConfig

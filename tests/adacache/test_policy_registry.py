@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from adacache import AdaCacheConfig
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.fixed import FixedIntervalConfig
 from adacache.policies.registry import POLICIES, config_class, config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig

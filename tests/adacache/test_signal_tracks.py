@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from adacache import StepController
-from adacache.options import PolicyConfig
-from adacache.policies.base import Decision, OutputChange, OutputPolicy, SignalChange, SignalPolicy
+from adacache.policies.base import Decision, OutputChange, OutputPolicy, PolicyConfig, SignalChange, SignalPolicy
 
 
 class ByThreshold(SignalPolicy):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline

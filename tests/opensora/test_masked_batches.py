@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adacache import Codebook, StepController, Trace
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig

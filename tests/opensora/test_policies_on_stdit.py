@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adacache import AdaCacheConfig, Codebook, MoRegConfig, StepController
-from adacache.options import PolicyConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.multistep import MultistepConfig

@@ -24,9 +24,9 @@ from adacache.integrations.diffusers.pipeline import (
     check_free,
 )
 from adacache.integrations.diffusers.runs import Runs, RunStart
-from adacache.options import PolicyConfig
 from adacache.outcome import surprises
 from adacache.policies.adacache import AdaCacheConfig
+from adacache.policies.base import PolicyConfig
 from adacache.policies.registry import config_from_dict, name_of
 from adacache.sites import check_blocks_fit
 from adacache.trace import Trace
