@@ -67,10 +67,10 @@ class STDiT3Block(nn.Module):
 
         Args:
             modulation: (B, 1 or T, 6, C), what the timestep adds to the table; one row per frame under a mask.
-            controller: is given every branch to run, measure or reuse; None if none watches this block.
+            controller: is given every branch to run, measure or reuse, if it watches this block.
         """
         run = self.functions
-        if controller is None:
+        if controller is None or not controller.watches(self.stream, self.index):
             return run.whole(self, x, text, text_mask, modulation, rope)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation_rows(modulation)
 

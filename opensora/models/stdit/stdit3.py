@@ -8,7 +8,8 @@ Source: Open-Sora v1.2, `opensora/models/stdit/stdit3.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -133,9 +134,9 @@ class STDiT3(PretrainedModel):
         t, t0 = self._embed_time(timestep, fps, len(x), with_t0=x_mask is not None)
         hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
         conditions = Conditions(
-            lambda: self._embed_text(y.to(dtype), mask),
-            lambda: self._modulation(t, t0, x_mask),
-            lambda: self.rope.tables(frames),
+            text=cache(lambda: self._embed_text(y.to(dtype), mask)),
+            modulation=cache(lambda: self._modulation(t, t0, x_mask)),
+            rope=cache(lambda: self.rope.tables(frames)),
         )
         if controller is None:
             hidden_states = self.run_blocks(hidden_states, conditions, sharding)
@@ -157,27 +158,20 @@ class STDiT3(PretrainedModel):
         """Run all blocks, spatial and temporal ones in turn, (B, T, S, C) -> (B, T, S, C).
 
         Args:
-            has_begun: whether `hidden_states` are already the output of `first_block`.
+            has_begun: whether `hidden_states` are already the output of the first spatial block.
         """
-        text, text_mask = conditions.text
+        text, text_mask = conditions.text()
+        modulation, rope = conditions.modulation(), conditions.rope()
+        own_modulation = conditions.modulation_of(sharding.frames)
         h, tokens_per_frame = hidden_states, hidden_states.shape[2]
         del hidden_states  # free them as soon as a block has read them
         for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
             if i > 0 or not has_begun:
-                in_frames = conditions.modulation_of(sharding.frames)
-                h = spatial(h, text, text_mask, in_frames, None, _watching(controller, spatial))
+                h = spatial(h, text, text_mask, own_modulation, None, controller)
             h = sharding.to_tokens(h)
-            h = temporal(h, text, text_mask, conditions.modulation, conditions.rope, _watching(controller, temporal))
+            h = temporal(h, text, text_mask, modulation, rope, controller)
             h = sharding.to_frames(h, tokens_per_frame)
         return h
-
-    def first_block(
-        self, hidden_states: Tensor, conditions: Conditions, sharding: Sharding, controller: StepController
-    ) -> Tensor:
-        """Run the first spatial block alone, (B, T, S, C) -> (B, T, S, C)."""
-        block = self.spatial_blocks[0]
-        modulation = conditions.modulation_of(sharding.frames)
-        return block(hidden_states, *conditions.text, modulation, None, _watching(controller, block))
 
     def _embed_time(
         self, timestep: Tensor, fps: Tensor | None, batch: int, with_t0: bool
@@ -219,51 +213,34 @@ class STDiT3(PretrainedModel):
         return x.flatten(5, 6).flatten(3, 4)[:, :, :, :height, :width]
 
 
+@dataclass(frozen=True)
 class Conditions:
-    """Inputs of the blocks besides the hidden states, for one forward pass; each is computed on first use.
+    """Inputs of the blocks besides the hidden states, for one forward pass; each is computed when it is first called.
 
     A step that reuses a residual computes only what its policy's signal needs.
 
-    Args:
+    Attributes:
         text: returns the embedded captions (B, L, C), and the mask (B, L) of their real tokens or None if all are real.
         modulation: returns what the timestep adds to the blocks' tables, (B, 1 or T, 6, C).
         rope: returns the tables of the rotary embedding of all frames.
     """
 
-    def __init__(
-        self,
-        text: Callable[[], tuple[Tensor, Tensor | None]],
-        modulation: Callable[[], Tensor],
-        rope: Callable[[], tuple[Tensor, Tensor]],
-    ) -> None:
-        self._text, self._modulation, self._rope = text, modulation, rope
-
-    @cached_property
-    def text(self) -> tuple[Tensor, Tensor | None]:
-        """Embedded captions and the mask of their tokens."""
-        return self._text()
-
-    @cached_property
-    def modulation(self) -> Tensor:
-        """Modulation of all frames, (B, 1 or T, 6, C)."""
-        return self._modulation()
-
-    @cached_property
-    def rope(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rotary embedding, for all frames."""
-        return self._rope()
+    text: Callable[[], tuple[Tensor, Tensor | None]]
+    modulation: Callable[[], Tensor]
+    rope: Callable[[], tuple[Tensor, Tensor]]
 
     def modulation_of(self, frames: slice) -> Tensor:
         """Return the modulation of some frames; a single row applies to every frame."""
-        return self.modulation if self.modulation.shape[1] == 1 else self.modulation[:, frames]
+        modulation = self.modulation()
+        return modulation if modulation.shape[1] == 1 else modulation[:, frames]
 
     def of_rows(self, rows: Tensor | None) -> Conditions:
         """Return the conditions of some rows of the batch, given by their indices; None means all rows."""
         if rows is None:
             return self
-        text, mask = self.text
+        text, mask = self.text()
         own_text = text[rows], None if mask is None else mask[rows]
-        return Conditions(lambda: own_text, lambda: self.modulation[rows], lambda: self.rope)
+        return Conditions(lambda: own_text, cache(lambda: self.modulation()[rows]), self.rope)
 
 
 class CachedStack:
@@ -319,20 +296,14 @@ class CachedStack:
 
     def _first_block(self) -> Tensor:
         """Return what the first block adds, (B, T * S, C), and keep its output in case the blocks run next."""
-        self._begun.append(
-            self._model.first_block(self._hidden_states, self._conditions, self._sharding, self._controller)
-        )
+        block, conditions = self._model.spatial_blocks[0], self._conditions
+        modulation = conditions.modulation_of(self._sharding.frames)
+        self._begun.append(block(self._hidden_states, *conditions.text(), modulation, None, self._controller))
         return (self._begun[0] - self._hidden_states).flatten(1, 2)
 
     def _modulated_input(self) -> Tensor:
         modulation = self._conditions.modulation_of(self._sharding.frames)
         return self._model.spatial_blocks[0].modulated_input(self._hidden_states, modulation)
-
-
-def _watching(controller: StepController | None, block: STDiT3Block) -> StepController | None:
-    """Return the controller if it watches the block, else None."""
-    watches = controller is not None and controller.watches(block.stream, block.index)
-    return controller if watches else None
 
 
 @MODELS.register_module("STDiT3")
