@@ -6,17 +6,12 @@ Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
 from opensora.conditioning.mask_strategy import MaskEntry, find_nearest_point, parse_mask_strategy
-
-
-class VideoEncoder(Protocol):
-    """The part of an autoencoder that `append_generated` needs."""
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor: ...
+from opensora.protocols import VideoAutoencoder
 
 
 class _Placement(NamedTuple):
@@ -109,7 +104,7 @@ def _resolve_start(start: int, num_frames: int, align: int | None, what: str) ->
 
 
 def append_generated(
-    vae: VideoEncoder,
+    vae: VideoAutoencoder,
     generated_video: torch.Tensor,
     refs_x: Sequence[Sequence[torch.Tensor] | None],
     mask_strategy: Sequence[str | None],

@@ -15,7 +15,7 @@ from torch import Tensor
 MAX_FRAMES = 64
 MAX_HEAD_SIZE = 128
 DTYPES = (torch.bfloat16, torch.float16)  # float32 would be multiplied in TF32
-WARPS = 4
+WARPS = 4  # that share one head at one place
 _SMALLEST_TILE = 16  # smallest side of a matrix product
 
 
@@ -95,13 +95,6 @@ def temporal_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Ten
     Returns:
         (P, T, heads * D).
     """
-    return launch(qkv, q_weight, k_weight, cos, sin, eps)
-
-
-def launch(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float, num_warps: int = WARPS
-) -> Tensor:
-    """Launch the kernel for `temporal_attention`; `num_warps` share one head at one place."""
     places, frames, _, heads, size = qkv.shape
     out = qkv.new_empty(places, frames, heads * size)
     _attend[(places, heads)](
@@ -118,7 +111,7 @@ def launch(
         size=size,
         frames_tile=max(_SMALLEST_TILE, triton.next_power_of_2(frames)),
         size_tile=max(2 * _SMALLEST_TILE, triton.next_power_of_2(size)),
-        num_warps=num_warps,
+        num_warps=WARPS,
     )
     return out
 

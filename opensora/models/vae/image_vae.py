@@ -109,10 +109,6 @@ class ImageVAE(PretrainedModel):
         """
         if z.shape[2] != num_frames:
             raise ValueError(f"{num_frames} frames have {num_frames} latent frames, got {z.shape[2]}")
-        return self._decode_chunks(z, progress, share)
-
-    @torch.no_grad()
-    def _decode_chunks(self, z: Tensor, progress: bool, share: tuple[int, int]) -> Iterator[Tensor]:
         size = (
             TEMPORAL_FRAMES if self._is_temporal else max(1, (self.micro_batch_size or z.shape[2] * len(z)) // len(z))
         )

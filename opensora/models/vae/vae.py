@@ -139,15 +139,9 @@ class VideoAutoencoderPipeline(PretrainedModel):
 
         Arguments and errors are those of `decode_chunks`, whose pieces are put into one tensor.
         """
-        video: Tensor | None = None
-        done = 0
-        for piece in self.decode_chunks(z, num_frames, progress, tiling):
-            if video is None:  # one copy of the video; concatenating all pieces would need two
-                video = piece.new_empty(*piece.shape[:2], num_frames, *piece.shape[3:])
-            video[:, :, done : done + piece.shape[2]] = piece
-            done += piece.shape[2]
-        return video
+        return torch.cat(list(self.decode_chunks(z, num_frames, progress, tiling)), dim=2)
 
+    @torch.no_grad()
     def decode_chunks(
         self,
         z: Tensor,
@@ -174,12 +168,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
         expected = self.latent_frames(num_frames)
         if z.shape[2] != expected:
             raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
-        return self._decode_chunks(z, num_frames, progress, tiling or self.tiling, share)
-
-    @torch.no_grad()
-    def _decode_chunks(
-        self, z: Tensor, num_frames: int, progress: bool, tiling: TilingConfig | None, share: tuple[int, int]
-    ) -> Iterator[Tensor]:
+        tiling = tiling or self.tiling
         frames_at_once = self.spatial_vae.frames_at_once(z, tiling) or num_frames
         pieces = share_of(-(-num_frames // frames_at_once), share)
         start, end = (min(edge * frames_at_once, num_frames) for edge in (pieces.start, pieces.stop))

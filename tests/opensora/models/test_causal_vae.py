@@ -57,10 +57,6 @@ def test_the_published_autoencoder_has_these_tensors():
     assert CausalVAEConfig.from_dict(manifest["config"]) == CausalVAEConfig()
 
 
-def test_a_config_is_read_back(vae):
-    assert CausalVAEConfig.from_dict(json.loads(json.dumps(vae.config.to_dict()))) == vae.config
-
-
 def test_encoding_scales_the_mean_and_draws_by_seed(vae, vectors):
     vae.tiling = None
     video = vectors["f5.video"]
@@ -114,9 +110,9 @@ def test_videos_that_cannot_be_encoded(vae, shape, message):
 
 def test_latents_of_another_length_are_refused(vae):
     with pytest.raises(ValueError, match="17 frames have 5 latent frames, got 4"):
-        vae.decode_chunks(torch.zeros(1, 4, 4, 2, 2), 17)
+        next(vae.decode_chunks(torch.zeros(1, 4, 4, 2, 2), 17))
     with pytest.raises(ValueError, match="latents must be"):
-        vae.decode_chunks(torch.zeros(1, 3, 5, 2, 2), 17)
+        next(vae.decode_chunks(torch.zeros(1, 3, 5, 2, 2), 17))
 
 
 @pytest.mark.parametrize("arguments", [{"tile_frames": 1}, {"overlap": 1.0}, {"tile_size": 1, "overlap": 0.5}])

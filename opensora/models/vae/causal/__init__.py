@@ -226,10 +226,6 @@ class CausalVAE(PretrainedModel):
             raise ValueError(f"latents must be (B, {self.out_channels}, T, H, W), got {tuple(z.shape)}")
         if z.shape[2] != expected:
             raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
-        return self._decode_chunks(z, progress, share)
-
-    @torch.no_grad()
-    def _decode_chunks(self, z: Tensor, progress: bool, share: tuple[int, int]) -> Iterator[Tensor]:
         z = (z / SCALE).to(self.device, self.dtype)
         if self.tiling is None or self.tiling.covers(*z.shape[2:]):
             if share_of(1, share) == slice(0, 1):

@@ -78,11 +78,6 @@ class CausalVAEConfig:
         }
         return cls(**known)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entries of a config.json, which `from_dict` reads back."""
-        own = dataclasses.asdict(self)
-        return {"_class_name": "CausalVAEModel", **own, "hidden_size_mult": list(self.hidden_size_mult), **ARCHITECTURE}
-
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of every level."""
