@@ -28,7 +28,7 @@ from opensora.errors import ConfigError, WeightsError
 from opensora.memory.measure import free_in_cpu_memory
 from opensora.weights import hub
 from opensora.weights.layout import PIECES
-from opensora.weights.locate import Piece, find_piece
+from opensora.weights.locate import find_piece
 
 PUBLISHED = "configs/sample_adacache.py"
 ENCODER = "libx264"
@@ -110,16 +110,18 @@ def available_cores() -> int:
 
 def check_space() -> list[Finding]:
     """Check free CPU memory, and free disk space where results and downloads go."""
-    findings = [ok(f"{hub.size_text(free_in_cpu_memory())} of CPU memory are free")]
-    for what, folder in (("the working directory", Path.cwd()), ("the hub's cache", hub.cache_folder())):
+    free = free_in_cpu_memory()
+    findings = [] if free is None else [ok(f"{hub.size_text(free)} of CPU memory are free")]
+    for what, folder, other in (
+        ("the working directory", Path.cwd(), "change to another folder"),
+        ("the hub's cache", hub.cache_folder(), "set HF_HOME to a folder of your own"),
+    ):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         left = shutil.disk_usage(existing).free
         text = f"{hub.size_text(left)} are free for {what} ({folder})"
-        enough = left >= _SMALL_DISK
-        findings.append(ok(text) if enough else warning(text, "make room, or use a folder on another disk"))
+        findings.append(ok(text) if left >= _SMALL_DISK else warning(text, f"make room, or {other}"))
         if not os.access(existing, os.W_OK):
-            fix = "change to another folder" if folder == Path.cwd() else "set HF_HOME to a folder of your own"
-            findings.append(warning(f"{what} ({folder}) cannot be written to", fix))
+            findings.append(warning(f"{what} ({folder}) cannot be written to", other))
     return findings
 
 
@@ -146,44 +148,32 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
         return [ok(f"{config_path} is not part of this installation, so no weights were looked for")]
     findings, absent = [], []
     for name, label in PIECES.items():
-        wanted = getattr(config, name).from_pretrained
+        section = getattr(config, name)
         try:
-            piece = find_piece(name, wanted, config.weights_dir)
+            piece = find_piece(name, section.from_pretrained, config.weights_dir)
         except WeightsError as error:
             findings.append(problem(f"{label}: {error}", f"correct {name}.from_pretrained in {config_path}"))
             continue
-        if piece.is_complete or piece.repo is None:
-            findings += _check_files(piece, getattr(config, name).type, label)
-        else:
-            absent.append(f"{label} {wanted}")
-    return findings + ([_explain_absent(absent, required)] if absent else [])
+        if piece.repo is not None and not piece.is_complete:
+            absent.append(f"{label} {piece.wanted}")
+            continue
+        again = f"copy {piece.wanted} again, or correct {name}.from_pretrained"
+        fix = again if piece.repo is None else f"delete {piece.path} and run: {_DOWNLOAD}"
+        for state, sentence in check_piece(piece, section.type):
+            text = f"{label} {piece.wanted}: {sentence}"
+            findings.append(problem(text, fix) if state in BAD else ok(text))
+    if absent:
+        findings.append(_explain_absent(f"not (completely) on this machine: {', '.join(absent)}", required))
+    return findings
 
 
-def _explain_absent(absent: list[str], required: bool) -> Finding:
-    """Report hub repositories that are not, or not completely, on this machine."""
-    text = f"not (completely) on this machine: {', '.join(absent)}"
+def _explain_absent(text: str, required: bool) -> Finding:
     if not required:
         return warning(text, f"run: {_DOWNLOAD}, if you want the published model")
     if hub.is_reachable():
         return warning(f"{text}; the first run downloads it", f"run: {_DOWNLOAD} CONFIG to fetch it beforehand")
-    fix = (
-        f"run: {_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, copy DIR here, and give --weights-dir DIR"
-    )
-    return problem(f"{text}, and {hub.why_unreachable()}", fix)
-
-
-def _check_files(piece: Piece, kind: str, label: str) -> list[Finding]:
-    """Check the files of a piece that is on this machine, or should be in a folder of the user's own."""
-    findings = []
-    for state, sentence in check_piece(piece, kind):
-        text = f"{label} {piece.wanted}: {sentence}"
-        if state not in BAD:
-            findings.append(ok(text))
-        elif piece.repo is None:
-            findings.append(problem(text, f"copy {piece.wanted} again, or correct {piece.name}.from_pretrained"))
-        else:
-            findings.append(problem(text, f"delete {piece.path} and run: {_DOWNLOAD}"))
-    return findings
+    fix = f"{_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, copy DIR here, and give --weights-dir DIR"
+    return problem(f"{text}, and {hub.why_unreachable()}", f"run: {fix}")
 
 
 def check_weights_unchanged() -> list[Finding]:

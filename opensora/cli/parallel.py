@@ -67,7 +67,13 @@ def sample_in_parallel(
     """
     processes = Processes(launch)
     text = processes.gather(_stream_text(launch, prompt_path))[0]
-    plan = agreed(processes, partial(_read_with_text, text, read))
+
+    def read_with_text() -> Plan:
+        if isinstance(text, ConfigError):
+            raise text
+        return read(text)
+
+    plan = agreed(processes, read_with_text)
     if plan is None:  # rank 0 says why
         return EXIT_REFUSED
     try:
@@ -88,12 +94,6 @@ def _stream_text(launch: Launch, prompt_path: str | None) -> str | ConfigError |
         return stream_text(prompt_path) if launch.rank == 0 else None
     except ConfigError as error:
         return error
-
-
-def _read_with_text(text: str | ConfigError | None, read: Callable[[str | None], Plan]) -> Plan:
-    if isinstance(text, ConfigError):
-        raise text
-    return read(text)
 
 
 def agreed(processes: Processes, read: Callable[[], Plan]) -> Plan | None:

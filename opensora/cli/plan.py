@@ -167,7 +167,8 @@ def plan_samples(config: SampleConfig, prompts: Sequence[Prompt], line_config: L
     stems = prompt_stems(config, prompts)  # a name does not depend on the chosen part of a file
     prompts = chosen_prompts(config, prompts)
     samples = seeded_samples(config, prompts)
-    references, strategies = _references_by_index(config, prompts), _strategies_by_index(config, prompts)
+    references = _references_by_index(config, prompts)
+    strategies = _one_for_all_or_each("mask_strategy", config.mask_strategy or (), prompts)
     file = None if config.prompt_path is None else (find_path(config.prompt_path) or Path(config.prompt_path))
     by_index = {prompt.index: prompt for prompt in prompts}
     configs: dict[str, SampleConfig] = {}
@@ -338,10 +339,6 @@ def _references_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dic
         there = set(os.listdir(folder))
         return {prompt.index: str(folder / _file_of(prompt, config.sample_name, there)) for prompt in prompts}
     return _one_for_all_or_each("reference_path", entries, prompts)
-
-
-def _strategies_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, str]:
-    return _one_for_all_or_each("mask_strategy", config.mask_strategy or (), prompts)
 
 
 def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Prompt]) -> dict[int, str]:

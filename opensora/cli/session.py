@@ -155,8 +155,8 @@ class Session:
         if finished and config.contact_sheet:
             sheets = write_sheets(self.ledger.folder / "contact_sheet.png", finished)
             print(f"all of them: {', '.join(map(str, sheets))}")
-        plain = [sample.stem for sample in finished if sample.config.llm_refine and self._stayed_plain(sample)]
-        if plain:
+        entries = {sample.stem: self.ledger.get(sample.stem) for sample in finished if sample.config.llm_refine}
+        if plain := [stem for stem, entry in entries.items() if entry is not None and entry.unrefined]:
             print(
                 f"made from the plain prompt, as it could not be refined (--resample tries again): {', '.join(plain)}"
             )
@@ -164,10 +164,6 @@ class Session:
             print(f"{len(failed)} of {len(self.plan.samples)} samples failed:")
             for sample in failed:
                 print(f"  {sample.stem}: {sample.problem}")
-
-    def _stayed_plain(self, sample: Sample) -> bool:
-        entry = self.ledger.get(sample.stem)
-        return entry is not None and entry.unrefined
 
     def _hash_of(self, sample: Sample) -> str:
         return self._config_hashes[id(sample.config)]

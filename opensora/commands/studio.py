@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -22,8 +21,6 @@ from opensora.files import REPO_ROOT
 LOCAL = ("127.0.0.1", "localhost")
 PASSWORD = "OPENSORA_STUDIO_PASSWORD"  # environment variable that can be set instead of --password
 SHORTEST_PASSWORD = 8
-PORT = 7860
-PORTS_TRIED = 50
 
 
 def build_parser() -> OneLineParser:
@@ -35,7 +32,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--save-dir", metavar="DIR", default="samples", help="folder of all results (default: samples)")
     parser.add_argument("--weights-dir", metavar="DIR", help="folder of downloaded weights")
     parser.add_argument("--bench", metavar="DIR", type=Path, help="folder of a bench, whose page is shown, too")
-    parser.add_argument("--port", type=int, metavar="N", help=f"of the page (default: a free one from {PORT} on)")
+    parser.add_argument("--port", type=int, metavar="N", help="of the page (default: a free one from 7860 on)")
     parser.add_argument(
         "--host", default=LOCAL[0], metavar="NAME", help="0.0.0.0 serves other machines, too; needs a password"
     )
@@ -68,7 +65,6 @@ def run(options: argparse.Namespace) -> int:
         file = REPO_ROOT / "requirements-studio.txt"
         what = f"-r {file}" if file.is_file() else '"opensora-adacache[studio]"'
         raise ConfigError(f"the studio needs Gradio; run: {sys.executable} -m pip install {what}")
-    port = _free_port(options.host, options.port)
     from opensora.studio.studio import Studio
 
     studio = Studio(Path(options.save_dir), options.configs, options.weights_dir, options.bench)
@@ -77,26 +73,10 @@ def run(options: argparse.Namespace) -> int:
             os.environ["GRADIO_TEMP_DIR"] = uploads
             from opensora.studio.page import serve
 
-            serve(studio, options.host, port, options.password, _ready)
+            serve(studio, options.host, options.port, options.password, _ready)
     finally:
         studio.close()
     return 0
-
-
-def _free_port(host: str, wanted: int | None) -> int:
-    """Return the port that is wanted, or the first free one.
-
-    Raises:
-        ConfigError: no such port is free, or the host does not belong to this machine.
-    """
-    problem = ""
-    for port in range(PORT, PORT + PORTS_TRIED) if wanted is None else (wanted,):
-        try:
-            socket.create_server((host, port)).close()
-            return port
-        except OSError as error:
-            problem = f"the page cannot be served at {host}, port {port} ({(error.strerror or str(error)).lower()})"
-    raise ConfigError(f"{problem}; choose another --port or --host")
 
 
 def _ready(address: str) -> None:

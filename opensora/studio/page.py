@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse  # noqa: E402
 from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
 from adacache.trace_plot import COMPUTED, REUSED  # noqa: E402
+from opensora.errors import ConfigError  # noqa: E402
 from opensora.studio.compare_tab import CompareTab  # noqa: E402
 from opensora.studio.history_tab import DraftsTab, HistoryTab  # noqa: E402
 from opensora.studio.machine_tab import BenchTab, DoctorTab  # noqa: E402
@@ -169,15 +170,16 @@ def theme() -> gr.themes.Base:
     ).set(button_primary_background_fill=COMPUTED, button_primary_background_fill_hover="#1e40af")
 
 
-def serve(studio: Studio, host: str, port: int, password: str | None, ready: Callable[[str], None]) -> None:
+def serve(studio: Studio, host: str, port: int | None, password: str | None, ready: Callable[[str], None]) -> None:
     """Serve the page until an interrupt.
 
     Args:
+        port: None takes the first free one from 7860 on.
         password: password that visitors have to give, with any name; None asks for none.
         ready: called with the address.
 
     Raises:
-        OSError: the port is taken.
+        ConfigError: the port is taken, or the host does not belong to this machine.
     """
     page = build(studio)
     style = CSS.read_text(encoding="utf-8") + f":root{{--st-computed:{COMPUTED};--st-reused:{REUSED}}}"
@@ -189,28 +191,32 @@ def serve(studio: Studio, host: str, port: int, password: str | None, ready: Cal
     guard = [Middleware(OwnPages)]
     if host in LOCAL:
         guard.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL)))
-    _, address, _ = page.launch(
-        app_kwargs={"middleware": guard},
-        server_name=host,
-        server_port=port,
-        auth=None if password is None else knows_password,
-        auth_message="Any name; the password is the one the studio was started with.",
-        allowed_paths=[str(studio.root)],
-        blocked_paths=[str(studio.root / OWN_FOLDER)],
-        max_file_size=MAX_UPLOAD,
-        theme=theme(),
-        css=style,
-        share=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        run_history=False,
-        pwa=False,
-        mcp_server=False,
-        footer_links=[],
-        quiet=True,
-        show_error=True,
-        prevent_thread_lock=True,
-    )
+    try:
+        _, address, _ = page.launch(
+            app_kwargs={"middleware": guard},
+            server_name=host,
+            server_port=port,
+            auth=None if password is None else knows_password,
+            auth_message="Any name; the password is the one the studio was started with.",
+            allowed_paths=[str(studio.root)],
+            blocked_paths=[str(studio.root / OWN_FOLDER)],
+            max_file_size=MAX_UPLOAD,
+            theme=theme(),
+            css=style,
+            share=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            run_history=False,
+            pwa=False,
+            mcp_server=False,
+            footer_links=[],
+            quiet=True,
+            show_error=True,
+            prevent_thread_lock=True,
+        )
+    except OSError:
+        where = host if port is None else f"{host}, port {port}"
+        raise ConfigError(f"the page cannot be served at {where}; choose another --port or --host") from None
     ready(address)
     try:
         while True:
