@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 def run(session: Session, arguments: Sequence[str], load: Load | None = None) -> None:
     """Make what is due, and record in the ledger how the run ended.
 
+    The files of a batch are written and entered into the ledger while the next one is sampled. If an error or an
+    interrupt ends the run, what has been sampled by then is written and entered, too.
+
     Args:
         arguments: the command line, for the ledger.
         load: returns the pipeline, as for `Worker`.
@@ -38,30 +41,17 @@ def run(session: Session, arguments: Sequence[str], load: Load | None = None) ->
         check_machine(session.plan)
     session.begin(arguments)
     with session.ending():
-        if due:
-            make_all(session, load)
-
-
-def make_all(session: Session, load: Load | None = None) -> None:
-    """Make what is due; the files of a batch are written and entered into the ledger while the next one is sampled.
-
-    If an error or an interrupt ends the run, what has been sampled by then is written and entered, too.
-
-    Raises:
-        ConfigError: the device does not exist, or memory does not suffice.
-        WeightsError: a checkpoint does not fit its model.
-        OSError: the disk refuses; what is finished is kept.
-    """
-    due = session.plan.due_batches
-    refine((sample for batch in due for sample in batch), session.ledger)
-    worker = Worker(session.plan, load=load)
-    # The writer logs while the next batch shows its progress bar; its lines go above the bar.
-    with logging_redirect_tqdm(), BackgroundWriter() as writer:
-        for batch in due:
-            session.start(batch)
-            writer.begin([partial(_write_and_enter, session, *job) for job in worker.sample(batch)])
-    if worker.memory_line is not None:
-        logger.debug(worker.memory_line)  # it is in the files of the samples, too
+        if not due:
+            return
+        refine((sample for batch in due for sample in batch), session.ledger)
+        worker = Worker(session.plan, load=load)
+        # The writer logs while the next batch shows its progress bar; its lines go above the bar.
+        with logging_redirect_tqdm(), BackgroundWriter() as writer:
+            for batch in due:
+                session.start(batch)
+                writer.begin([partial(_write_and_enter, session, *job) for job in worker.sample(batch)])
+        if worker.memory_line is not None:
+            logger.debug(worker.memory_line)  # it is in the files of the samples, too
 
 
 def _write_and_enter(session: Session, sample: Sample, write: Write | str) -> None:

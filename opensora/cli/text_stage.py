@@ -38,16 +38,14 @@ class PreparedText:
         Raises:
             LookupError: a prompt is not among the captions.
         """
-        padded = [self._encoded(prompt).padded(self.length) for prompt in prompts]
+        missing = next((prompt for prompt in prompts if prompt not in self.captions), None)
+        if missing is not None:
+            raise LookupError(f"the caption '{missing}' was not encoded before the text encoder was released")
+        padded = [self.captions[prompt].padded(self.length) for prompt in prompts]
         return {
             "y": torch.stack([y for y, _ in padded])[:, None],
             "mask": torch.stack([mask for _, mask in padded]),
         }
-
-    def _encoded(self, prompt: str) -> EncodedCaption:
-        if prompt not in self.captions:
-            raise LookupError(f"the caption '{prompt}' was not encoded before the text encoder was released")
-        return self.captions[prompt]
 
 
 def all_kept(

@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from opensora.errors import UserError
 from opensora.studio import parts
 from opensora.studio.results import Sample, scenes
 from opensora.studio.studio import Studio
@@ -31,7 +30,7 @@ class CompareTab:
         self.inputs, self.outputs = [self.scene], [self.scene, self.chosen, self.view]
         self.scene.input(self._show_scene, self.scene, [self.chosen, self.view], show_progress="minimal")
         self.chosen.input(self._show_chosen, [self.scene, self.chosen], self.view, show_progress="minimal")
-        self.view.act(self._act, self.scene, self.problem, show_progress="hidden")
+        self.view.act(self._act, None, self.problem, show_progress="hidden")
 
     def refresh(self, scene: str | None, wanted: str | None = None) -> list[Any]:
         """Return the current scenes and the results of one.
@@ -109,15 +108,12 @@ class CompareTab:
             buttons += parts.button("more", f"Render with {more} of {total} steps", id=base.id, count=str(more))
         return buttons
 
-    def _act(self, scene: str | None, event: gr.EventData) -> str:
+    def _act(self, event: gr.EventData) -> str:
         action, id = event._data.get("act"), str(event._data.get("id", ""))
-        try:
-            if action in ("uncached", "more"):
-                count = int(event._data["count"]) if action == "more" else None
-                self._studio.ask_again(self._studio.results.get(id), count)
-        except (UserError, OSError, KeyError, ValueError) as error:
-            return parts.problem(str(error))
-        return ""
+        if action not in ("uncached", "more"):
+            return ""
+        count = int(event._data["count"]) if action == "more" else None
+        return parts.attempt(lambda: self._studio.ask_again(self._studio.results.get(id), count))
 
 
 def _first_ones(group: Sequence[Sample]) -> list[Sample]:

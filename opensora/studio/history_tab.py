@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from opensora.errors import UserError
 from opensora.studio import parts
 from opensora.studio.results import Sample
 from opensora.studio.sample_tab import ACT
@@ -50,12 +49,10 @@ class HistoryTab:
         action, id = event._data.get("act"), str(event._data.get("id", ""))
         if action == "page":
             return ["", self._list(text, count + PAGE), count + PAGE]
-        try:
-            if action == "again":
-                self._studio.remake(self._studio.results.get(id))
-        except (UserError, OSError) as error:
-            return [parts.problem(str(error)), gr.skip(), count]
-        return ["", gr.skip(), count]
+        said = ""
+        if action == "again":
+            said = parts.attempt(lambda: self._studio.remake(self._studio.results.get(id)))
+        return [said, gr.skip(), count]
 
 
 def _searched(sample: Sample) -> str:
@@ -111,10 +108,8 @@ class DraftsTab:
         drafts = [draft for draft in self._runs().get(run or "", []) if draft.id in chosen]
         if not drafts:
             return parts.problem("Choose at least one seed.")
-        try:
-            self._studio.render_finals(drafts)
-        except (UserError, OSError) as error:
-            return parts.problem(str(error))
+        if said := parts.attempt(lambda: self._studio.render_finals(drafts)):
+            return said
         many = "is" if len(drafts) == 1 else "are"
         return f"<p>{len(drafts)} of them {many} rendered now; the tab Sample shows how far it is.</p>"
 

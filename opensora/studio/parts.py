@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from opensora.errors import UserError
 from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
 from opensora.studio.results import Sample
@@ -34,6 +35,15 @@ def problem(sentence: str) -> str:
     return f'<p class="st-problem" role="alert">{escape(sentence)}</p>' if sentence else ""
 
 
+def attempt(action: Callable[[], object]) -> str:
+    """Do what a click asks for; return a sentence about what went wrong, "" if nothing did."""
+    try:
+        action()
+    except (UserError, OSError) as error:
+        return problem(str(error))
+    return ""
+
+
 def button(action: str, text: str, about: str = "", /, **data: str) -> str:
     """Return a button whose click triggers the event "act" of the component around it, with `data`."""
     attributes = "".join(f' data-{name}="{escape(value)}"' for name, value in {"act": action, **data}.items())
@@ -50,11 +60,10 @@ def strip(computed: Sequence[bool], num_steps: int = 0) -> str:
     return f'<div class="st-strip" role="img" aria-label="{label}">{cells}</div>'
 
 
-LEGEND = "".join(
-    f'<span><i class="st-{state}"></i>{text}</span>'
-    for state, text in (("computed", "computed"), ("reused", "reused"), ("coming", "to come"))
+LEGEND = (
+    '<p class="st-legend"><span><i class="st-computed"></i>computed</span><span><i class="st-reused"></i>reused</span>'
+    '<span><i class="st-coming"></i>to come</span></p>'
 )
-LEGEND = f'<p class="st-legend">{LEGEND}</p>'
 
 
 def media(sample: Sample, autoplay: bool = False) -> str:

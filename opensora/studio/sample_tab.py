@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from opensora.errors import UserError
 from opensora.studio import parts
 from opensora.studio.choices import OUTCOMES, Model, Variant, Wish, expectation
 from opensora.studio.studio import Studio
@@ -107,7 +106,7 @@ class Form:
         curve = [self.outcome, self.curve]
         chosen = [self.model, self.variant, self.kind, self.value]
         self.variant.change(self._change_variant, chosen, [self.value, *curve], show_progress="hidden")
-        self.kind.change(self._change_kind, chosen, self.value, show_progress="hidden")
+        self.kind.change(self._change_kind, chosen[:3], self.value, show_progress="hidden")
         self.value.change(self._show_outcome, chosen, curve, show_progress="hidden")
 
     @staticmethod
@@ -130,15 +129,17 @@ class Form:
             model.config.seed,
         ]
 
-    def _change_kind(self, model: str, variant: str, kind: str, _value: float) -> Any:
-        limits = value_range(self.find(model).variant(variant), kind)
-        value = min(max(DEFAULTS[kind], limits["minimum"]), limits["maximum"])
-        return gr.update(**limits, value=value, label=OUTCOMES[kind])
+    def _change_kind(self, model: str, variant: str, kind: str) -> Any:
+        return self._slider(model, variant, kind, DEFAULTS[kind])
 
     def _change_variant(self, model: str, variant: str, kind: str, value: float) -> list[Any]:
+        slider = self._slider(model, variant, kind, value)
+        return [slider, *self._show_outcome(model, variant, kind, slider["value"])]
+
+    def _slider(self, model: str, variant: str, kind: str, value: float) -> dict[str, Any]:
         limits = value_range(self.find(model).variant(variant), kind)
         value = min(max(value, limits["minimum"]), limits["maximum"])
-        return [gr.update(**limits, value=value), *self._show_outcome(model, variant, kind, value)]
+        return gr.update(**limits, value=value, label=OUTCOMES[kind])
 
     def _show_outcome(self, model: str, variant: str, kind: str, value: float) -> list[Any]:
         way = self.find(model).variant(variant)
@@ -253,30 +254,22 @@ class SampleTab:
         return self.form.wish(*fields, references=kept, mask_strategy=strategy or "")
 
     def _submit(self, *values: Any) -> list[Any]:
-        try:
-            self._studio.ask(self._wish(*values))
-        except (UserError, OSError) as error:
-            return [parts.problem(str(error)), gr.skip()]
-        return ["", None]
+        said = parts.attempt(lambda: self._studio.ask(self._wish(*values)))
+        return [said, gr.skip() if said else None]
 
     def _submit_drafts(self, *values: Any) -> list[Any]:
         *values, number = values
-        try:
-            self._studio.ask(replace(self._wish(*values), drafts=int(number), outcome=None))
-        except (UserError, OSError) as error:
-            return [parts.problem(str(error)), gr.skip()]
-        return ["<p>The drafts come to the tab Drafts.</p>", None]
+        said = parts.attempt(lambda: self._studio.ask(replace(self._wish(*values), drafts=int(number), outcome=None)))
+        return [said, gr.skip()] if said else ["<p>The drafts come to the tab Drafts.</p>", None]
 
     def _act(self, shown: str | None, event: gr.EventData) -> list[Any]:
         action, id = event._data.get("act"), str(event._data.get("id", ""))
-        try:
-            if action == "cancel":
-                self._studio.engine.cancel(id)
-            elif action == "retry":
-                self._studio.retry(id)
-                shown = None
-            elif action == "show":
-                shown = id
-        except (UserError, OSError) as error:
-            return [parts.problem(str(error)), shown, gr.skip()]
-        return ["", shown, self.refresh_made(shown)]
+        said = ""
+        if action == "cancel":
+            said = parts.attempt(lambda: self._studio.engine.cancel(id))
+        elif action == "retry":
+            said = parts.attempt(lambda: self._studio.retry(id))
+            shown = shown if said else None
+        elif action == "show":
+            shown = id
+        return [said, shown, gr.skip() if said else self.refresh_made(shown)]
