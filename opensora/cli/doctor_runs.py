@@ -32,7 +32,6 @@ from opensora.weights.locate import find_piece
 
 PUBLISHED = "configs/sample_adacache.py"
 ENCODER = "libx264"
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # allowed microseconds per period, or "max"
 # Largest root mean square of the difference, relative to that of the reference's latents. Other CPU instructions or
 # numbers of threads change it by 2e-6, bfloat16 instead of float32 by 0.03; a broken sampler is off by about 1. GPUs
 # compute convolutions with fewer bits.
@@ -48,7 +47,7 @@ _LOSS = 6.0  # gray levels of 255; what H.264 at CRF 18 changes is well below
 
 def sections(config: str | None) -> Iterator[tuple[str, list[Check]]]:
     """Yield titles and checks, like `opensora.cli.doctor.sections`."""
-    yield "devices", [check_devices, check_threads]
+    yield "devices", [check_devices]
     yield "memory and disk", [check_space]
     yield "video", [check_encoder]
     yield "weights of the published model", [lambda: check_weights(PUBLISHED, required=False)]
@@ -87,25 +86,6 @@ def _explain_no_cuda(cuda: str | None, has_driver: bool) -> Finding:
         return warning("there is an NVIDIA driver, but this PyTorch is built for the CPU only", fix)
     fix = f"update the driver to one for CUDA {cuda}, and check that CUDA_VISIBLE_DEVICES does not hide the GPU"
     return warning(f"there is an NVIDIA driver and PyTorch is built for CUDA {cuda}, but it sees no device", fix)
-
-
-def check_threads() -> list[Finding]:
-    """Compare the number of PyTorch's CPU threads with the cores available."""
-    cores, threads = available_cores(), torch.get_num_threads()
-    if threads <= cores:
-        return [ok(f"{threads} threads of PyTorch for {cores} CPU cores")]
-    text = f"{threads} threads of PyTorch share {cores} CPU cores, so they wait for each other"
-    return [warning(text, f"run: export OMP_NUM_THREADS={cores}")]
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use: those it is bound to, within the quota of its container."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        allowed, period = CPU_QUOTA.read_text(encoding="ascii").split()
-        return max(1, min(bound, round(int(allowed) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max"
-        return bound
 
 
 def check_space() -> list[Finding]:

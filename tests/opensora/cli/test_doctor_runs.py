@@ -1,4 +1,4 @@
-"""What the doctor finds by use: devices, threads, space, the encoder, weights, and the mini model's video."""
+"""What the doctor finds by use: devices, space, the encoder, weights, and the mini model's video."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ import torch
 from opensora.cli import doctor_runs, mini_reference
 from opensora.cli.doctor_runs import (
     PUBLISHED,
-    available_cores,
     check_devices,
     check_encoder,
     check_sampling,
     check_space,
-    check_threads,
     check_weights,
     check_weights_unchanged,
 )
@@ -100,24 +98,6 @@ def test_a_folder_that_cannot_be_written_to_is_a_warning(monkeypatch):
 def test_a_cache_that_is_not_there_yet_is_on_the_disk_of_its_parent(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "not" / "there")
     assert all(finding.state == "ok" for finding in check_space())
-
-
-def test_more_threads_than_cores_are_a_warning(monkeypatch):
-    monkeypatch.setattr(doctor_runs, "available_cores", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert check_threads()[0].state == "ok"
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    (finding,) = check_threads()
-    assert finding.state == "warning" and finding.fix == "run: export OMP_NUM_THREADS=2"
-
-
-def test_cores_are_those_of_the_process_within_its_quota(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    monkeypatch.setattr(doctor_runs, "CPU_QUOTA", tmp_path / "cpu.max")
-    assert available_cores() == 8
-    for quota, cores in (("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("9900000 100000", 8)):
-        (tmp_path / "cpu.max").write_text(quota)
-        assert available_cores() == cores
 
 
 def test_the_encoder_is_there():
