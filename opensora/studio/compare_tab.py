@@ -30,7 +30,7 @@ class CompareTab:
         self.inputs, self.outputs = [self.scene], [self.scene, self.chosen, self.view]
         self.scene.input(self._show_scene, self.scene, [self.chosen, self.view], show_progress="minimal")
         self.chosen.input(self._show_chosen, [self.scene, self.chosen], self.view, show_progress="minimal")
-        self.view.act(self._act, None, self.problem, show_progress="hidden")
+        self.view.act(self._act, None, self.problem, **parts.QUIET)
 
     def refresh(self, scene: str | None, wanted: str | None = None) -> list[Any]:
         """Return the current scenes and the results of one.

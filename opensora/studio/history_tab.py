@@ -28,8 +28,8 @@ class HistoryTab:
         self.view = gr.HTML(js_on_load=ACT, elem_id="history")
         self.count = gr.State(PAGE)
         self.inputs, self.outputs = [self.filter, self.count], [self.view]
-        self.filter.change(self._list, self.inputs, self.view, show_progress="hidden")
-        self.view.act(self._act, self.inputs, [self.problem, self.view, self.count], show_progress="hidden")
+        self.filter.change(self._list, self.inputs, self.view, **parts.QUIET)
+        self.view.act(self._act, self.inputs, [self.problem, self.view, self.count], **parts.QUIET)
 
     def refresh(self, text: str, count: int) -> list[str]:
         """Return the results that match the filter."""
@@ -75,8 +75,8 @@ class DraftsTab:
         self.final = gr.Button("Render finals", variant="primary", elem_id="final", visible=False)
         self.said = gr.HTML(elem_id="drafts-said")
         self.inputs, self.outputs = [self.run, self.chosen], [self.run, self.view, self.chosen, self.final]
-        self.run.input(self._show, self.run, [self.view, self.chosen, self.final], show_progress="hidden")
-        self.final.click(self._render, [self.run, self.chosen], self.said, show_progress="hidden")
+        self.run.input(self._show, self.run, [self.view, self.chosen, self.final], **parts.QUIET)
+        self.final.click(self._render, [self.run, self.chosen], self.said, **parts.QUIET)
 
     def refresh(self, run: str | None, chosen: Sequence[str]) -> list[Any]:
         """Return the current draft runs, and show the chosen run with its chosen seeds, or else the newest run."""

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
 from adacache.trace_plot import COMPUTED, REUSED  # noqa: E402
 from opensora.errors import ConfigError  # noqa: E402
+from opensora.studio import parts  # noqa: E402
 from opensora.studio.compare_tab import CompareTab  # noqa: E402
 from opensora.studio.history_tab import DraftsTab, HistoryTab  # noqa: E402
 from opensora.studio.machine_tab import BenchTab, DoctorTab  # noqa: E402
@@ -64,7 +65,6 @@ VIEWS: dict[str, Callable[[Studio], View]] = {
 
 def build(studio: Studio) -> gr.Blocks:
     """Build the page of a studio."""
-    quiet = {"show_progress": "hidden"}
     views: dict[str, View] = {}
     look = {"title": "Studio: Open-Sora with AdaCache", "fill_width": True}
     with gr.Blocks(analytics_enabled=False, delete_cache=(DAY, DAY), **look) as page:
@@ -78,7 +78,7 @@ def build(studio: Studio) -> gr.Blocks:
                 with gr.Tab(name, id=name) as tab:
                     view = views[name] = make(studio)
                 show = partial(_show, name, view, places)
-                tab.select(show, [sent, *view.inputs], [sent, opened, *view.outputs], **quiet)
+                tab.select(show, [sent, *view.inputs], [sent, opened, *view.outputs], **parts.QUIET)
                 places[name] = 1 + sum(len(view.outputs) for view in views.values()) - len(view.outputs)
 
         inputs = [component for view in views.values() for component in view.inputs]
@@ -101,7 +101,7 @@ def build(studio: Studio) -> gr.Blocks:
             return [{**sent, **hashes, "versions": versions}, *kept]
 
         for event in (gr.Timer(TICK_SECONDS).tick, page.load):
-            event(tick, [sent, opened, *inputs], [sent, now, *outputs], **quiet)
+            event(tick, [sent, opened, *inputs], [sent, now, *outputs], **parts.QUIET)
 
         compare = views["Compare"]
 
@@ -112,7 +112,7 @@ def build(studio: Studio) -> gr.Blocks:
             return [sent | _hashes(fresh, places["Compare"]), gr.update(selected="Compare"), "Compare", *fresh]
 
         for html in (views["Sample"].made, views["History"].view):
-            html.act(go_to_compare, [sent, *compare.inputs], [sent, tabs, opened, *compare.outputs], **quiet)
+            html.act(go_to_compare, [sent, *compare.inputs], [sent, tabs, opened, *compare.outputs], **parts.QUIET)
     return page
 
 

@@ -15,6 +15,7 @@ from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
 from opensora.studio.results import Sample
 
+QUIET = {"show_progress": "hidden"}  # for events of Gradio that answer at once
 CHART_WIDTH, CHART_HEIGHT = 460, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 36
 _STATES = {"waiting": "waits", "running": "runs", "done": "done", "failed": "failed", "canceled": "canceled"}

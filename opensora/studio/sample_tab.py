@@ -72,19 +72,9 @@ class Form:
         """The components whose values `wish` takes."""
         return [self.prompt, self.model, self.variant, self.kind, self.value, self.size, self.length, self.seed]
 
-    def wish(
-        self,
-        prompt: str,
-        model: str,
-        variant: str,
-        kind: str,
-        value: float,
-        size: str,
-        length: str,
-        seed: float | None,
-        **more: Any,
-    ) -> Wish:
-        """Return the values of the fields as a wish."""
+    def wish(self, *values: Any, **more: Any) -> Wish:
+        """Return the values of `fields` as a wish."""
+        prompt, model, variant, kind, value, size, length, seed = values
         chosen = self.find(model)
         way = chosen.variant(variant)
         outcome = None if way.calibration is None else (kind, value)
@@ -96,18 +86,15 @@ class Form:
         return next((model for model in self._studio.models if model.name == name), self._studio.models[0])
 
     def _connect(self) -> None:
-        self.words.act(self._add, self.prompt, self.prompt, show_progress="hidden")
+        self.words.act(self._add, self.prompt, self.prompt, **parts.QUIET)
         self.model.change(
-            self._change_model,
-            self.model,
-            [self.words, self.variant, self.size, self.length, self.seed],
-            show_progress="hidden",
+            self._change_model, self.model, [self.words, self.variant, self.size, self.length, self.seed], **parts.QUIET
         )
         curve = [self.outcome, self.curve]
         chosen = [self.model, self.variant, self.kind, self.value]
-        self.variant.change(self._change_variant, chosen, [self.value, *curve], show_progress="hidden")
-        self.kind.change(self._change_kind, chosen[:3], self.value, show_progress="hidden")
-        self.value.change(self._show_outcome, chosen, curve, show_progress="hidden")
+        self.variant.change(self._change_variant, chosen, [self.value, *curve], **parts.QUIET)
+        self.kind.change(self._change_kind, chosen[:3], self.value, **parts.QUIET)
+        self.value.change(self._show_outcome, chosen, curve, **parts.QUIET)
 
     @staticmethod
     def _words(model: Model) -> str:
@@ -191,8 +178,7 @@ class SampleTab:
                         elem_id="upload",
                     )
                     self.strategy = gr.Textbox(
-                        label="Mask strategy",
-                        placeholder="empty: an image is the first frame, a video is continued",
+                        label="Mask strategy", placeholder="empty: an image is the first frame, a video is continued"
                     )
                 with gr.Row():
                     self.sample = gr.Button("Sample", variant="primary", elem_id="sample", scale=3)
@@ -211,12 +197,10 @@ class SampleTab:
         self.inputs, self.outputs = [self.shown], [self.live, self.made, self.jobs]
         wishes = [*self.form.fields, self.upload, self.strategy]
         for event in (self.sample.click, self.form.prompt.submit):
-            event(self._submit, wishes, [self.problem, self.shown], show_progress="hidden")
-        self.draft.click(
-            self._submit_drafts, [*wishes, self.number], [self.problem, self.shown], show_progress="hidden"
-        )
-        self.dice.click(lambda: random.randrange(MAX_SEED), None, self.form.seed, show_progress="hidden")
-        self.jobs.act(self._act, self.shown, [self.problem, self.shown, self.made], show_progress="hidden")
+            event(self._submit, wishes, [self.problem, self.shown], **parts.QUIET)
+        self.draft.click(self._submit_drafts, [*wishes, self.number], [self.problem, self.shown], **parts.QUIET)
+        self.dice.click(lambda: random.randrange(MAX_SEED), None, self.form.seed, **parts.QUIET)
+        self.jobs.act(self._act, self.shown, [self.problem, self.shown, self.made], **parts.QUIET)
 
     def refresh(self, shown: str | None) -> list[str]:
         """Return the running job, the results, and the queue."""
