@@ -6,5 +6,5 @@ from adacache.conformance.tiny_pipeline import TEXT_TOKENS, TEXT_WIDTH, TinyPipe
 _FILES = (others, cogvideox, wan, ltx, hunyuan, kandinsky, cosmos)
 # TINY has at least one pipeline for each family, OTHERS has further pipelines around the same transformers.
 TINY = installed({name: tiny for file in _FILES for name, tiny in file.TINY.items()})
-OTHERS = installed({name: tiny for file in _FILES for name, tiny in getattr(file, "OTHERS", {}).items()})
+OTHERS = installed({name: tiny for file in _FILES for name, tiny in file.OTHERS.items()})
 __all__ = ["OTHERS", "TEXT_TOKENS", "TEXT_WIDTH", "TINY", "TinyPipeline"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +15,11 @@ from adacache.conformance.tiny.wan import wan_vae
 from adacache.conformance.tiny_pipeline import (
     IMAGE,
     SMALL,
-    TEXT_WIDTH,
     VIDEO,
     TinyPipeline,
-    finished,
+    multistep,
     other,
-    randomize,
-    rebuilt,
+    transformer,
 )
 
 
@@ -47,20 +46,18 @@ class _Transforms:
             return interpolate(mask, size, mode=interpolation)
 
 
-def cosmos() -> diffusers.CosmosTextToWorldPipeline:
-    """Cosmos 1, with the scheduler of EDM."""
-    transformer = diffusers.CosmosTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=4,
-        mlp_ratio=2,
-        text_embed_dim=TEXT_WIDTH,
-        adaln_lora_dim=4,
-        max_size=(8, 32, 32),
-        concat_padding_mask=False,  # True needs torchvision
-    )
+# Of the transformer and of the ControlNet.
+_OPTIONS = {
+    "attention_head_dim": 16,
+    "mlp_ratio": 2,
+    "adaln_lora_dim": 4,
+    "max_size": (8, 32, 32),
+    "concat_padding_mask": False,  # True needs torchvision
+}
+
+
+def _cosmos(**options: Any) -> dict[str, Any]:
+    """Return components with the scheduler of EDM."""
     vae = diffusers.AutoencoderKLCosmos(
         latent_channels=4,
         encoder_block_out_channels=(8, 8, 8, 8),
@@ -69,85 +66,57 @@ def cosmos() -> diffusers.CosmosTextToWorldPipeline:
         resolution=64,
         num_layers=1,
     )
-    scheduler = diffusers.EDMEulerScheduler(sigma_max=20, final_sigmas_type="sigma_min")
-    return finished(
-        diffusers.CosmosTextToWorldPipeline(
-            None, None, randomize(transformer), randomize(vae), scheduler, _NoGuardrail()
-        )
-    )
+    return {
+        "transformer": transformer("CosmosTransformer3DModel", _OPTIONS, **options),
+        "vae": vae,
+        "scheduler": diffusers.EDMEulerScheduler(sigma_max=20, final_sigmas_type="sigma_min"),
+        "safety_checker": _NoGuardrail(),
+    }
 
 
-def cosmos_image() -> diffusers.CosmosVideoToWorldPipeline:
-    """Cosmos 1 from an image, whose frames are noised a little in each step; a mask is an extra channel."""
-    pipe = cosmos()
-    transformer = rebuilt(pipe.transformer, in_channels=5)
-    return finished(
-        diffusers.CosmosVideoToWorldPipeline(None, None, transformer, pipe.vae, pipe.scheduler, _NoGuardrail())
-    )
-
-
-def cosmos2_image() -> diffusers.Cosmos2VideoToWorldPipeline:
-    """Cosmos 2: frames of the image have a time of their own, and the times of all frames are not the scheduler's."""
-    transformer = rebuilt(cosmos().transformer, in_channels=5)
+def _cosmos2() -> dict[str, Any]:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
     scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002, sigma_data=1.0, final_sigmas_type="sigma_min")
-    return finished(
-        diffusers.Cosmos2VideoToWorldPipeline(None, None, transformer, wan_vae(), scheduler, _NoGuardrail())
-    )
+    return {**_cosmos(in_channels=5), "vae": wan_vae(), "scheduler": scheduler}
 
 
-def cosmos25() -> diffusers.Cosmos2_5_PredictBasePipeline:
-    """Cosmos 2.5 with UniPC, a multistep scheduler."""
-    transformer = rebuilt(cosmos().transformer, in_channels=5, extra_pos_embed_type=None)
-    scheduler = diffusers.UniPCMultistepScheduler(
-        use_flow_sigmas=True, flow_shift=5.0, prediction_type="flow_prediction"
-    )
-    return finished(
-        diffusers.Cosmos2_5_PredictBasePipeline(None, None, transformer, wan_vae(), scheduler, _NoGuardrail())
-    )
+def _cosmos25(**options: Any) -> dict[str, Any]:
+    own = _cosmos(in_channels=5, extra_pos_embed_type=None, **options)
+    return {**own, "vae": wan_vae(), "scheduler": multistep(5.0)}
 
 
-def cosmos25_control() -> diffusers.Cosmos2_5_TransferPipeline:
-    """Cosmos 2.5 with a ControlNet for a control video, whose states are added after every second block."""
-    pipe = cosmos25()
-    transformer = rebuilt(
-        pipe.transformer,
-        controlnet_block_every_n=2,
-        img_context_dim_in=8,
-        img_context_num_tokens=2,
-        img_context_dim_out=32,
-    )
-    controlnet = diffusers.CosmosControlNetModel(
+def _cosmos25_control() -> dict[str, Any]:
+    image = {"img_context_dim_in": 8, "img_context_dim_out": 32}
+    controlnet = transformer(
+        "CosmosControlNetModel",
+        _OPTIONS,
+        **image,
         n_controlnet_blocks=2,
         in_channels=6,
         latent_channels=6,
         model_channels=32,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        mlp_ratio=2,
-        text_embed_dim=TEXT_WIDTH,
-        adaln_lora_dim=4,
-        max_size=(8, 32, 32),
-        img_context_dim_in=8,
-        img_context_dim_out=32,
     )
     vars(sys.modules[type(controlnet).__module__]).setdefault("transforms", _Transforms)
-    return finished(
-        diffusers.Cosmos2_5_TransferPipeline(
-            None, None, transformer, pipe.vae, pipe.scheduler, randomize(controlnet), _NoGuardrail()
-        )
-    )
+    own = _cosmos25(**image, controlnet_block_every_n=2, img_context_num_tokens=2)
+    return {**own, "controlnet": controlnet}
 
 
 TINY = {
-    "cosmos": TinyPipeline(
-        cosmos, ("transformer_blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 3.0}, calls_per_step=2
-    ),
+    "cosmos": TinyPipeline("CosmosTextToWorldPipeline", _cosmos, {**SMALL, "guidance_scale": 3.0}, calls_per_step=2),
 }
+_COSMOS25 = replace(TINY["cosmos"], pipeline="Cosmos2_5_PredictBasePipeline", components=_cosmos25)
 OTHERS = {
-    "cosmos_image": other(TINY["cosmos"], cosmos_image, image=IMAGE),
-    "cosmos2_image": other(TINY["cosmos"], cosmos2_image, image=IMAGE),
-    "cosmos25": other(TINY["cosmos"], cosmos25),
-    "cosmos25_video": other(TINY["cosmos"], cosmos25, video=VIDEO),
-    "cosmos25_control": other(TINY["cosmos"], cosmos25_control, controls=VIDEO, num_frames_per_chunk=9),
+    # Cosmos 1 from an image, whose frames are noised a little in each step; a mask is an extra channel.
+    "cosmos_image": other(TINY["cosmos"], "CosmosVideoToWorldPipeline", {"image": IMAGE}, options={"in_channels": 5}),
+    # Frames of the image have a time of their own, and the times of all frames are not the scheduler's.
+    "cosmos2_image": other(TINY["cosmos"], "Cosmos2VideoToWorldPipeline", {"image": IMAGE}, components=_cosmos2),
+    "cosmos25": _COSMOS25,
+    "cosmos25_video": other(_COSMOS25, _COSMOS25.pipeline, {"video": VIDEO}),
+    # With a ControlNet for a control video, whose states are added after every second block.
+    "cosmos25_control": other(
+        _COSMOS25,
+        "Cosmos2_5_TransferPipeline",
+        {"controls": VIDEO, "num_frames_per_chunk": 9},
+        components=_cosmos25_control,
+    ),
 }

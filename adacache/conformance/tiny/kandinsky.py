@@ -14,62 +14,40 @@ from adacache.conformance.tiny_pipeline import (
     POOLED_WIDTH,
     SMALL,
     TEXT_TOKENS,
-    TEXT_WIDTH,
     TinyPipeline,
-    finished,
+    flow_matching,
     other,
-    randomize,
-    rebuilt,
+    transformer,
 )
 
-
-def kandinsky5() -> diffusers.Kandinsky5T2VPipeline:
-    """Kandinsky 5, where a mask and an image's latents, both zero here, are extra channels."""
-    transformer = diffusers.Kandinsky5Transformer3DModel(
-        in_visual_dim=4,
-        out_visual_dim=4,
-        in_text_dim=TEXT_WIDTH,
-        in_text_dim2=POOLED_WIDTH,
-        time_dim=16,
-        model_dim=24,
-        ff_dim=32,
-        num_text_blocks=1,
-        num_visual_blocks=4,
-        axes_dims=(4, 4, 4),
-        visual_cond=True,
-    )
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0)
-    return finished(
-        diffusers.Kandinsky5T2VPipeline(randomize(transformer), hunyuan_vae(), None, None, None, None, scheduler)
-    )
+_OPTIONS = {
+    "in_visual_dim": 4,
+    "out_visual_dim": 4,
+    "in_text_dim2": POOLED_WIDTH,
+    "time_dim": 16,
+    "model_dim": 24,
+    "ff_dim": 32,
+    "num_text_blocks": 1,
+    "num_visual_blocks": 4,
+    "axes_dims": (4, 4, 4),
+}
 
 
-def kandinsky5_image() -> diffusers.Kandinsky5I2VPipeline:
-    """Kandinsky 5 from an image, which is the first frame and is not denoised."""
-    pipe = kandinsky5()
-    return finished(diffusers.Kandinsky5I2VPipeline(pipe.transformer, pipe.vae, None, None, None, None, pipe.scheduler))
+def _kandinsky5() -> dict[str, Any]:
+    """Return components where a mask and an image's latents, both zero here, are extra channels."""
+    model = transformer("Kandinsky5Transformer3DModel", _OPTIONS, visual_cond=True)
+    return {"transformer": model, "vae": hunyuan_vae(), "scheduler": flow_matching(5.0)}
 
 
-def kandinsky6() -> diffusers.Kandinsky6TI2VAPipeline:
-    """Kandinsky 6, which denoises a picture and its sound."""
-    transformer = diffusers.Kandinsky6Transformer3DModel(
-        in_visual_dim=4,
-        out_visual_dim=4,
-        in_text_dim=TEXT_WIDTH,
-        in_text_dim2=POOLED_WIDTH,
-        time_dim=16,
-        model_dim=24,
-        ff_dim=32,
-        num_text_blocks=1,
-        num_visual_blocks=4,
-        axes_dims=(4, 4, 4),
-        in_audio_dim=4,
-        out_audio_dim=4,
-        ca_rope=True,
-        cross_gates=True,
-        fix_modulation=True,
-        visual_token_type_num_embeddings=2,
-    )
+def _kandinsky6(**options: Any) -> dict[str, Any]:
+    own = {
+        "in_audio_dim": 4,
+        "out_audio_dim": 4,
+        "ca_rope": True,
+        "cross_gates": True,
+        "fix_modulation": True,
+        "visual_token_type_num_embeddings": 2,
+    }
     audio_vae = diffusers.MMAudioVAE(
         mel_bins=8,
         latent_channels=4,
@@ -87,21 +65,18 @@ def kandinsky6() -> diffusers.Kandinsky6TI2VAPipeline:
         resblock_kernel_sizes=(3,),
         resblock_dilation_sizes=((1, 3, 5),),
     )
-    models = (randomize(model) for model in (audio_vae, vocoder))
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0)
-    return finished(
-        diffusers.Kandinsky6TI2VAPipeline(
-            randomize(transformer), hunyuan_vae(), None, None, None, None, scheduler, *models
-        )
-    )
+    return {
+        "transformer": transformer("Kandinsky6Transformer3DModel", {**_OPTIONS, **own}, **options),
+        "vae": hunyuan_vae(),
+        "audio_vae": audio_vae,
+        "vocoder": vocoder,
+        "scheduler": flow_matching(5.0),
+    }
 
 
-def kandinsky6_distilled() -> diffusers.Kandinsky6TI2VAPipeline:
-    """The distilled Kandinsky 6, without guidance; its own scheduler takes the outputs of several times at once."""
-    pipe = kandinsky6()
-    pipe.transformer = rebuilt(pipe.transformer, out_visual_dim=8, out_audio_dim=8)
-    pipe.scheduler = diffusers.PiflowScheduler(n_grid=2)
-    return finished(pipe)
+def _kandinsky6_distilled() -> dict[str, Any]:
+    """Return components of the distilled model, whose scheduler takes the outputs of several times at once."""
+    return {**_kandinsky6(out_visual_dim=8, out_audio_dim=8), "scheduler": diffusers.PiflowScheduler(n_grid=2)}
 
 
 def _lengths(seeds: range) -> dict[str, Any]:
@@ -111,30 +86,35 @@ def _lengths(seeds: range) -> dict[str, Any]:
 
 TINY = {
     "kandinsky5": TinyPipeline(
-        kandinsky5,
+        "Kandinsky5T2VPipeline",
+        _kandinsky5,
+        {**SMALL, "guidance_scale": 5.0},
         ("visual_transformer_blocks",),
-        {**SMALL, "num_frames": 9, "guidance_scale": 5.0},
         pooled=True,
         per_video=_lengths,
         names={"prompt_embeds": "prompt_embeds_qwen", "pooled_prompt_embeds": "prompt_embeds_clip"},
         calls_per_step=2,
     ),
+    # A picture and its sound.
     "kandinsky6": TinyPipeline(
-        kandinsky6,
+        "Kandinsky6TI2VAPipeline",
+        _kandinsky6,
+        {**SMALL, "guidance_scale": 5.0},
         ("visual_transformer_blocks",),
-        {**SMALL, "num_frames": 9, "guidance_scale": 5.0},
         pooled=True,
         calls_per_step=2,
     ),
 }
 OTHERS = {
-    "kandinsky5_image": other(TINY["kandinsky5"], kandinsky5_image, image=IMAGE, num_frames=21),
-    "kandinsky6_image": other(TINY["kandinsky6"], kandinsky6, image=IMAGE),
-    "kandinsky6_silent": other(TINY["kandinsky6"], kandinsky6, sample_audio=False),
+    # The image is the first frame and is not denoised.
+    "kandinsky5_image": other(TINY["kandinsky5"], "Kandinsky5I2VPipeline", {"image": IMAGE, "num_frames": 21}),
+    "kandinsky6_image": other(TINY["kandinsky6"], "Kandinsky6TI2VAPipeline", {"image": IMAGE}),
+    "kandinsky6_silent": other(TINY["kandinsky6"], "Kandinsky6TI2VAPipeline", {"sample_audio": False}),
+    # Without guidance.
     "kandinsky6_distilled": replace(
         TINY["kandinsky6"],
-        build=kandinsky6_distilled,
-        call={**SMALL, "num_frames": 9, "guidance_scale": 1.0},
+        components=_kandinsky6_distilled,
+        call={**SMALL, "guidance_scale": 1.0},
         calls_per_step=1,
     ),
 }

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import replace
 from typing import Any
 
 import diffusers
 import torch
+from torch import nn
 
 from adacache.conformance.tiny_pipeline import (
     IMAGE,
     SMALL,
-    TEXT_WIDTH,
     VIDEO,
     TinyPipeline,
-    finished,
+    flow_matching,
+    multistep,
     noise,
     other,
-    randomize,
-    rebuilt,
+    transformer,
 )
 
-
-def _wan_transformer(seed: int, cls: type = diffusers.WanTransformer3DModel, **options: Any) -> Any:
-    own = {
-        "patch_size": (1, 2, 2),
-        "num_attention_heads": 2,
-        "attention_head_dim": 12,
-        "in_channels": 4,
-        "out_channels": 4,
-        "text_dim": TEXT_WIDTH,
-        "freq_dim": 16,
-        "ffn_dim": 32,
-        "num_layers": 4,
-        "rope_max_seq_len": 32,
-    }
-    known = inspect.signature(cls).parameters
-    return randomize(cls(**{name: value for name, value in {**own, **options}.items() if name in known}), seed)
+_OPTIONS = {
+    "patch_size": (1, 2, 2),
+    "attention_head_dim": 12,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "rope_max_seq_len": 32,
+}
 
 
-def wan_vae() -> diffusers.AutoencoderKLWan:
-    vae = diffusers.AutoencoderKLWan(
+def wan_vae() -> Any:
+    return diffusers.AutoencoderKLWan(
         base_dim=4,
         z_dim=4,
         dim_mult=[1, 1, 1, 1],
@@ -49,149 +40,70 @@ def wan_vae() -> diffusers.AutoencoderKLWan:
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,
     )
-    return randomize(vae)
 
 
-def wan() -> diffusers.WanPipeline:
-    """Wan 2.1."""
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return finished(diffusers.WanPipeline(None, None, wan_vae(), scheduler, _wan_transformer(0)))
+def _transformer(kind: str = "WanTransformer3DModel", **options: Any) -> nn.Module:
+    return transformer(kind, _OPTIONS, **options)
 
 
-def wan22() -> diffusers.WanPipeline:
-    """Wan 2.2, with a high-noise and a low-noise transformer."""
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return finished(
-        diffusers.WanPipeline(
-            None, None, wan_vae(), scheduler, _wan_transformer(0), _wan_transformer(1), boundary_ratio=0.8
-        )
-    )
+def _wan(expand_timesteps: bool = False, **options: Any) -> dict[str, Any]:
+    return {
+        "transformer": _transformer(**options),
+        "vae": wan_vae(),
+        "scheduler": flow_matching(3.0),
+        "expand_timesteps": expand_timesteps,  # whether every token has a time of its own
+    }
 
 
-def wan_vace() -> diffusers.WanVACEPipeline:
-    """Wan VACE, with hints for two of its blocks; the pipeline prepares one video at a time."""
-    transformer = _wan_transformer(0, diffusers.WanVACETransformer3DModel, vace_layers=[0, 2], vace_in_channels=72)
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = diffusers.WanVACEPipeline(None, None, vae=wan_vae(), scheduler=scheduler, transformer=transformer)
+def _wan22() -> dict[str, Any]:
+    """Return components with a high-noise and a low-noise transformer."""
+    return {**_wan(), "transformer_2": _transformer(), "boundary_ratio": 0.8}
+
+
+def _with_multistep(**options: Any) -> dict[str, Any]:
+    return {**_wan(**options), "scheduler": multistep()}
+
+
+def _helios() -> dict[str, Any]:
+    scheduler = diffusers.HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True)
+    return {**_wan(kind="HeliosTransformer3DModel", rope_dim=(4, 4, 4)), "scheduler": scheduler}
+
+
+def _one_by_one(pipe: Any) -> None:
+    """Let Wan VACE, which prepares one video at a time, prepare several."""
     latents_of, mask_of = pipe.prepare_video_latents, pipe.prepare_masks
     pipe.prepare_video_latents = lambda videos, masks, *_: torch.cat(
         [latents_of(video[None], mask[None], [[]]) for video, mask in zip(videos, masks, strict=True)]
     )
     pipe.prepare_masks = lambda masks, *_: torch.cat([mask_of(mask[None], [[]]) for mask in masks])
-    return finished(pipe)
 
 
-def wan_animate() -> diffusers.WanAnimatePipeline:
-    """Wan Animate, with a face and a pose in every frame but the first, which is an image."""
-    transformer = _wan_transformer(
-        0,
-        diffusers.WanAnimateTransformer3DModel,
-        in_channels=12,
-        latent_channels=4,
-        image_dim=8,
-        motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
-        motion_encoder_size=16,
-        motion_style_dim=8,
-        motion_dim=4,
-        motion_encoder_dim=8,
-        face_encoder_hidden_dim=8,
-        face_encoder_num_heads=2,
-        inject_face_latents_blocks=2,
-    )
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = diffusers.WanAnimatePipeline(None, None, wan_vae(), scheduler, None, None, transformer)
+def _encode_image(pipe: Any) -> None:
+    """Replace the image encoder."""
     pipe.encode_image = lambda image, device: noise(7, 1, 5, 8)
-    return finished(pipe)
 
 
-def chronoedit() -> diffusers.ChronoEditPipeline:
-    """ChronoEdit with UniPC, a multistep scheduler; it calls both guidance halves without naming them."""
-    transformer = _wan_transformer(0, diffusers.ChronoEditTransformer3DModel, in_channels=12, image_dim=8)
-    scheduler = diffusers.UniPCMultistepScheduler(
-        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
-    )
-    pipe = diffusers.ChronoEditPipeline(None, None, None, None, transformer, wan_vae(), scheduler)
-    pipe.encode_image = lambda image, device: noise(7, 1, 5, 8)
-    return finished(pipe)
-
-
-def helios() -> diffusers.HeliosPipeline:
-    """Helios, which denoises a video in sections, each with tokens of the frames before it."""
-    transformer = _wan_transformer(0, diffusers.HeliosTransformer3DModel, rope_dim=(4, 4, 4))
-    scheduler = diffusers.HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True)
-    return finished(diffusers.HeliosPipeline(None, None, wan_vae(), scheduler, transformer))
-
-
-def lucy_edit() -> diffusers.LucyEditPipeline:
-    """Lucy Edit: the latents of the edited video are extra channels, and every token has a time."""
-    pipe = wan()
-    transformer = rebuilt(pipe.transformer, in_channels=8)
-    return finished(
-        diffusers.LucyEditPipeline(None, None, pipe.vae, pipe.scheduler, transformer=transformer, expand_timesteps=True)
-    )
-
-
-def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
-    """SkyReels-V2 with UniPC, a multistep scheduler."""
-    scheduler = diffusers.UniPCMultistepScheduler(
-        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
-    )
-    transformer = _wan_transformer(0, diffusers.SkyReelsV2Transformer3DModel)
-    return finished(diffusers.SkyReelsV2Pipeline(None, None, transformer, wan_vae(), scheduler))
-
-
-def wan_image(**options: Any) -> diffusers.WanImageToVideoPipeline:
-    """Wan from an image, whose latents and a mask are extra channels."""
-    pipe = wan()
-    transformer = rebuilt(pipe.transformer, in_channels=12)
-    return finished(
-        diffusers.WanImageToVideoPipeline(None, None, pipe.vae, pipe.scheduler, transformer=transformer, **options)
-    )
-
-
-def wan_tokens() -> diffusers.WanImageToVideoPipeline:
-    """Wan 2.2 TI2V: the tokens of the image have a time of their own."""
-    pipe = wan()
-    return finished(
-        diffusers.WanImageToVideoPipeline(
-            None, None, pipe.vae, pipe.scheduler, transformer=pipe.transformer, expand_timesteps=True
-        )
-    )
-
-
-def wan_video() -> diffusers.WanVideoToVideoPipeline:
-    """Wan from a video; it calls both guidance halves without naming them."""
-    pipe = wan()
-    return finished(diffusers.WanVideoToVideoPipeline(None, None, pipe.transformer, pipe.vae, pipe.scheduler))
-
-
-def skyreels_v2_image() -> diffusers.SkyReelsV2ImageToVideoPipeline:
-    """SkyReels-V2 from an image: its latents and a mask are extra channels, and its features precede the text's."""
-    pipe = skyreels_v2()
-    transformer = rebuilt(pipe.transformer, in_channels=12, image_dim=8)
-    pipe = diffusers.SkyReelsV2ImageToVideoPipeline(None, None, None, None, transformer, pipe.vae, pipe.scheduler)
-    pipe.encode_image = lambda image, device: noise(7, 1, 5, 8)
-    return finished(pipe)
-
-
+_WAN = TinyPipeline("WanPipeline", _wan, {**SMALL, "guidance_scale": 4.0}, ("blocks",), calls_per_step=2)
 TINY = {
-    "wan": TinyPipeline(wan, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
-    "wan22": TinyPipeline(wan22, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2),
-    "wan_vace": TinyPipeline(
-        wan_vace,
-        ("blocks",),
-        {**SMALL, "num_frames": 9, "guidance_scale": 4.0},
+    "wan": _WAN,
+    "wan22": replace(_WAN, components=_wan22),
+    # Hints for two of its blocks.
+    "wan_vace": other(
+        _WAN,
+        "WanVACEPipeline",
+        options={"kind": "WanVACETransformer3DModel", "vace_layers": [0, 2], "vace_in_channels": 72},
+        finish=_one_by_one,
         per_video=lambda seeds: {
             name: torch.stack([noise(seed + offset, 9, 3, 64, 64).sigmoid() for seed in seeds])
             for name, offset in (("video", 6000), ("mask", 7000))
         },
-        calls_per_step=2,
         since="0.36.0",  # before, it did not take precomputed text embeddings
     ),
-    "wan_animate": TinyPipeline(
-        wan_animate,
-        ("blocks",),
-        {
+    # A face and a pose in every frame but the first, which is an image.
+    "wan_animate": replace(
+        _WAN,
+        pipeline="WanAnimatePipeline",
+        call={
             "height": 32,
             "width": 32,
             "segment_frame_length": 9,
@@ -200,28 +112,57 @@ TINY = {
             "pose_video": VIDEO,
             "face_video": [image.resize((16, 16)) for image in VIDEO],
         },
-        calls_per_step=2,
+        options={
+            "kind": "WanAnimateTransformer3DModel",
+            "in_channels": 12,
+            "latent_channels": 4,
+            "image_dim": 8,
+            "motion_encoder_channel_sizes": {"4": 8, "8": 8, "16": 8},
+            "motion_encoder_size": 16,
+            "motion_style_dim": 8,
+            "motion_dim": 4,
+            "motion_encoder_dim": 8,
+            "face_encoder_hidden_dim": 8,
+            "face_encoder_num_heads": 2,
+            "inject_face_latents_blocks": 2,
+        },
+        finish=_encode_image,
     ),
-    "chronoedit": TinyPipeline(
-        chronoedit,
-        ("blocks",),
-        {**SMALL, "num_frames": 9, "guidance_scale": 4.0, "image": IMAGE},
-        calls_per_step=2,
+    # It calls both guidance halves without naming them.
+    "chronoedit": other(
+        _WAN,
+        "ChronoEditPipeline",
+        {"image": IMAGE},
+        components=_with_multistep,
+        options={"kind": "ChronoEditTransformer3DModel", "in_channels": 12, "image_dim": 8},
+        finish=_encode_image,
     ),
-    "helios": TinyPipeline(
-        helios,
-        ("blocks",),
-        {**SMALL, "num_frames": 9, "num_latent_frames_per_chunk": 3, "guidance_scale": 4.0},
-        calls_per_step=2,
-    ),
-    "skyreels_v2": TinyPipeline(
-        skyreels_v2, ("blocks",), {**SMALL, "num_frames": 9, "guidance_scale": 4.0}, calls_per_step=2
+    # It denoises a video in sections, each with tokens of the frames before it.
+    "helios": other(_WAN, "HeliosPipeline", {"num_latent_frames_per_chunk": 3}, components=_helios),
+    "skyreels_v2": other(
+        _WAN,
+        "SkyReelsV2Pipeline",
+        components=_with_multistep,
+        options={"kind": "SkyReelsV2Transformer3DModel"},
     ),
 }
 OTHERS = {
-    "lucy_edit": other(TINY["wan"], lucy_edit, video=VIDEO),
-    "wan_image": other(TINY["wan"], wan_image, image=IMAGE),
-    "wan_tokens": other(TINY["wan"], wan_tokens, image=IMAGE),
-    "wan_video": other(TINY["wan"], wan_video, "num_frames", video=VIDEO, strength=1.0),
-    "skyreels_v2_image": other(TINY["skyreels_v2"], skyreels_v2_image, image=IMAGE),
+    # The latents of the edited video are extra channels, and every token has a time.
+    "lucy_edit": other(
+        _WAN, "LucyEditPipeline", {"video": VIDEO}, options={"in_channels": 8, "expand_timesteps": True}
+    ),
+    # The image's latents and a mask are extra channels.
+    "wan_image": other(_WAN, "WanImageToVideoPipeline", {"image": IMAGE}, options={"in_channels": 12}),
+    # Wan 2.2 TI2V: the tokens of the image have a time of their own.
+    "wan_tokens": other(_WAN, "WanImageToVideoPipeline", {"image": IMAGE}, options={"expand_timesteps": True}),
+    # It calls both guidance halves without naming them.
+    "wan_video": other(_WAN, "WanVideoToVideoPipeline", {"video": VIDEO, "strength": 1.0}, without="num_frames"),
+    # The image's latents and a mask are extra channels, and its features precede the text's.
+    "skyreels_v2_image": other(
+        TINY["skyreels_v2"],
+        "SkyReelsV2ImageToVideoPipeline",
+        {"image": IMAGE},
+        options={"kind": "SkyReelsV2Transformer3DModel", "in_channels": 12, "image_dim": 8},
+        finish=_encode_image,
+    ),
 }

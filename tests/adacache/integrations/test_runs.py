@@ -462,7 +462,6 @@ def test_modular_ltx2_with_four_calls_a_step(told):
             timesteps=pipe.scheduler.timesteps,
             num_inference_steps=STEPS,
             **SMALL,
-            num_frames=9,
             dtype=torch.float32,
             denoiser_input_fields={"audio_num_frames": 6, **coords},
             output="latents",
