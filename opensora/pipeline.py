@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adacache import StepController, Trace
 from adacache.policies.base import PolicyConfig
-from opensora.conditioning.masking import append_generated, append_latents, apply_mask_strategy
+from opensora.conditioning.masking import append_clip, apply_mask_strategy
 from opensora.config.loading import config_from_dict, load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
 
 IMG_FPS = 120  # the frame rate the model was trained to read as "this is an image"
-EDIT_SEED_OFFSET = 2**32  # the noise of edited frames must not repeat the noise that sampling starts from
+# What is drawn besides the noise that sampling starts from must not repeat it: the noise of edited frames, and of clips
+# that are encoded again.
+EDIT_SEED_OFFSET, CONTINUED_SEED_OFFSET = 2**32, 2**41
 
 
 class SamplingError(UserError):
@@ -58,14 +60,6 @@ class SamplingOutput:
     traces: list[Trace | None]
     seconds: float
     later_traces: list[list[Trace | None]] = field(default_factory=list)
-
-
-class _Clip(NamedTuple):
-    """One clip per prompt: latents (B, 4, T, H', W'), a video (F, H, W, 3) uint8 and a trace for each."""
-
-    latents: Tensor
-    videos: list[np.ndarray]
-    traces: list[Trace | None]
 
 
 class SamplingPipeline:
@@ -124,8 +118,7 @@ class SamplingPipeline:
         Raises:
             ConfigError: the config cannot be used, its device does not exist or cannot be compiled for, or its target
                 was calibrated with other weights.
-            WeightsError: weights are missing, unreachable or damaged.
-            WeightsError: a checkpoint does not fit its model.
+            WeightsError: weights are missing, unreachable or damaged, or do not fit their model.
         """
         if isinstance(config, Mapping):
             config = config_from_dict(config)
@@ -184,20 +177,26 @@ class SamplingPipeline:
         for of_clip in dict.fromkeys(captions):
             texts[of_clip] = EncodedText.of(self.text_encoder, of_clip)
         stage = nullcontext if meter is None else meter.stage
-        clips: list[_Clip] = []
+        clips: list[SamplingOutput] = []
         for loop, of_clip in enumerate(captions):
             if clips:
-                references, strategies = self._continued(clips[-1], references, strategies, loop)
+                references, strategies = self._continued(clips[-1], seeds, references, strategies, loop)
             controller = self.controller()
             with stage("denoise"):
                 latents = self._denoise(texts[of_clip], seeds, references, strategies, loop, progress, controller)
             with stage("decode"):
                 videos = self.decode(latents, progress)
-            clips.append(_Clip(latents, videos, [None] * len(seeds) if controller is None else controller.traces))
-        return self._joined(clips, started)
+            traces = [None] * len(seeds) if controller is None else controller.traces
+            clips.append(SamplingOutput(videos, latents, traces, seconds=time.monotonic() - started))
+        return self._joined(clips)
 
     def _continued(
-        self, before: _Clip, references: list[list[Tensor]], strategies: list[str], loop: int
+        self,
+        before: SamplingOutput,
+        seeds: Sequence[int],
+        references: list[list[Tensor]],
+        strategies: list[str],
+        loop: int,
     ) -> tuple[list[list[Tensor]], list[str]]:
         """Return the references and mask strategies that make clip `loop` begin with the end of the clip before it.
 
@@ -205,26 +204,25 @@ class SamplingPipeline:
         which loses a little quality in every loop.
         """
         config = self.config
-        given = (references, strategies or [""] * len(references), loop)
         length, edit = config.condition_frame_length, config.condition_frame_edit
-        if not config.compat:
-            return append_latents(before.latents, *given, length, edit)
-        pixels = torch.stack([torch.from_numpy(video).movedim(-1, 0).float() / 127.5 - 1 for video in before.videos])
-        return append_generated(self.vae, pixels.to(before.latents.device), *given, length, edit)
+        latents = before.latents[:, :, -length:]
+        if config.compat:
+            draws = [torch.Generator().manual_seed(int(seed) + CONTINUED_SEED_OFFSET + loop) for seed in seeds]
+            latents = torch.stack([self.encode_reference(*video) for video in zip(before.videos, draws, strict=True)])
+        return append_clip(latents, references, strategies or [""] * len(references), loop, length, edit)
 
-    def _joined(self, clips: Sequence[_Clip], started: float) -> SamplingOutput:
+    def _joined(self, clips: Sequence[SamplingOutput]) -> SamplingOutput:
         """Join the clips along time, leaving out the frames that each repeats from the clip before it."""
         first, *later = clips
-        latents, videos = first.latents, first.videos
-        if later:
-            repeated = self.config.condition_frame_length
-            chunk = self.vae.config.micro_frame_size or self.config.num_frames
-            frames = repeated // self.vae.latent_frames(chunk) * chunk
-            latents = torch.cat([latents, *(clip.latents[:, :, repeated:] for clip in later)], dim=2)
-            parts = zip(videos, *([video[frames:] for video in clip.videos] for clip in later), strict=True)
-            videos = [np.concatenate(of_video) for of_video in parts]
-        seconds = time.monotonic() - started
-        return SamplingOutput(videos, latents, first.traces, seconds, [clip.traces for clip in later])
+        if not later:
+            return first
+        repeated = self.config.condition_frame_length
+        chunk = self.vae.config.micro_frame_size or self.config.num_frames
+        frames = repeated // self.vae.latent_frames(chunk) * chunk
+        latents = torch.cat([first.latents, *(clip.latents[:, :, repeated:] for clip in later)], dim=2)
+        parts = zip(first.videos, *([video[frames:] for video in clip.videos] for clip in later), strict=True)
+        videos = [np.concatenate(of_video) for of_video in parts]
+        return SamplingOutput(videos, latents, first.traces, clips[-1].seconds, [clip.traces for clip in later])
 
     @torch.no_grad()
     def sample_latents(
@@ -278,8 +276,15 @@ class SamplingPipeline:
             return None
         if self.group is None:
             return StepController(self.cache)
-        frames = self.vae.get_latent_size([self.config.num_frames, self.config.height, self.config.width])[0]
-        return StepController(self.cache, self.group.shard(frames))
+        return StepController(self.cache, self.group.shard(self._latent_size()[0]))
+
+    def _latent_size(self) -> list[int]:
+        """Return [T, H', W'] of a clip's latents; upstream rounds sides down, and videos get smaller than asked for."""
+        config, factor = self.config, self.vae.downsample
+        sides = [config.height, config.width]
+        if not config.compat:
+            sides = [-(-side // factor) * factor for side in sides]
+        return self.vae.get_latent_size([config.num_frames, *sides])
 
     def _noise_and_references(
         self, seeds: Sequence[int], references: Sequence[Sequence[Tensor]], strategies: Sequence[str], loop: int
@@ -289,12 +294,10 @@ class SamplingPipeline:
         Raises:
             SamplingError: the references do not fit.
         """
-        config, factor = self.config, self.vae.downsample
-        height, width = config.height, config.width
-        if not config.compat:  # upstream rounds down, and the video gets smaller than asked for
-            height, width = -(-height // factor) * factor, -(-width // factor) * factor
-        shape = (self.vae.out_channels, *self.vae.get_latent_size([config.num_frames, height, width]))
-        z = draw_noise(seeds, shape, loop).to(self.model.device, self.model.dtype)
+        config = self.config
+        z = draw_noise(seeds, (self.vae.out_channels, *self._latent_size()), loop).to(
+            self.model.device, self.model.dtype
+        )
         if not strategies:
             if any(references):
                 raise SamplingError("references were given, but no mask_strategies that say where they go")

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 
 from opensora.conditioning.mask_strategy import MaskEntry, find_nearest_point, parse_mask_strategy
-from opensora.protocols import VideoAutoencoder
 
 
 class _Placement(NamedTuple):
@@ -103,35 +102,7 @@ def _resolve_start(start: int, num_frames: int, align: int | None, what: str) ->
     return start if align is None else find_nearest_point(start, align, num_frames)
 
 
-def append_generated(
-    vae: VideoAutoencoder,
-    generated_video: torch.Tensor,
-    refs_x: Sequence[Sequence[torch.Tensor] | None],
-    mask_strategy: Sequence[str | None],
-    loop_i: int,
-    condition_frame_length: int,
-    condition_frame_edit: float,
-) -> tuple[list[list[torch.Tensor]], list[str]]:
-    """Extend references and mask strategies so that loop `loop_i` starts with the end of `generated_video`.
-
-    `generated_video` is (B, 3, T, H, W) in [-1, 1]; its last `condition_frame_length` latent frames become the first
-    ones of the next clip, with edit ratio `condition_frame_edit`. The arguments are not changed, so that another sample
-    of the same prompt can start from them again.
-
-    Raises:
-        ValueError: the number of references or mask strategies is not the batch size.
-    """
-    if not generated_video.shape[0] == len(refs_x) == len(mask_strategy):
-        raise ValueError(
-            f"got {len(refs_x)} lists of references and {len(mask_strategy)} mask strategies for a batch of "
-            f"{generated_video.shape[0]}: give one of each per sample, empty for none"
-        )
-    latents = vae.encode(generated_video)  # (B, C, t, H', W')
-    new_refs = [[*(refs or ()), ref] for refs, ref in zip(refs_x, latents, strict=True)]
-    return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)
-
-
-def append_latents(
+def append_clip(
     latents: torch.Tensor,
     refs_x: Sequence[Sequence[torch.Tensor]],
     mask_strategy: Sequence[str],
@@ -139,17 +110,26 @@ def append_latents(
     condition_frame_length: int,
     condition_frame_edit: float,
 ) -> tuple[list[list[torch.Tensor]], list[str]]:
-    """Do what `append_generated` does, but from the clip's `latents` (B, C, T, H, W), which are not encoded again."""
-    ends = latents[:, :, -condition_frame_length:]
-    new_refs = [[*refs, end] for refs, end in zip(refs_x, ends, strict=True)]
-    return new_refs, _continued(mask_strategy, new_refs, loop_i, condition_frame_length, condition_frame_edit)
+    """Extend references and mask strategies so that loop `loop_i` starts with the end of the clip before it.
 
+    The last `condition_frame_length` frames of that clip's `latents` (B, C, T, H, W) become the first ones of the next
+    clip, with edit ratio `condition_frame_edit`. The arguments are not changed, so that another sample of the same
+    prompt can start from them again.
 
-def _continued(
-    strategies: Sequence[str | None], refs: Sequence[Sequence[torch.Tensor]], loop: int, length: int, edit: float
-) -> list[str]:
-    """Return mask strategies that put the last reference of every sample at the beginning of a loop."""
-    return [
-        (f"{strategy};" if strategy else "") + f"{loop},{len(own) - 1},-{length},0,{length},{edit}"
-        for strategy, own in zip(strategies, refs, strict=True)
+    Raises:
+        ValueError: the number of references or mask strategies is not the batch size.
+
+    Source: Open-Sora v1.2, `append_generated`, which also encodes the clip.
+    """
+    if not len(latents) == len(refs_x) == len(mask_strategy):
+        raise ValueError(
+            f"got {len(refs_x)} lists of references and {len(mask_strategy)} mask strategies for a batch of "
+            f"{len(latents)}: give one of each per sample, empty for none"
+        )
+    refs = [[*refs, ref] for refs, ref in zip(refs_x, latents, strict=True)]
+    strategies = [
+        (f"{strategy};" if strategy else "")
+        + f"{loop_i},{len(own) - 1},-{condition_frame_length},0,{condition_frame_length},{condition_frame_edit}"
+        for strategy, own in zip(mask_strategy, refs, strict=True)
     ]
+    return refs, strategies

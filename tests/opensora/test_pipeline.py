@@ -214,6 +214,15 @@ def test_an_image_is_a_video_of_one_frame(pipe):
     assert image(PROMPTS[0], seed=0).videos[0].shape == (1, 64, 64, 3)
 
 
+def test_a_continued_clip_of_compat_depends_on_its_seed_alone(pipe):
+    """Upstream draws from the posterior of the clip before, of the whole batch and without a seed."""
+    flags = {"loop": 2, "num_frames": 34, "compat": True, "num_sampling_steps": 2, "verbose": 0}
+    looped = pipe.with_config(load_config(MINI / "sample.py", flags))
+    together = looped(PROMPTS, seed=[7, 8])
+    alone = looped(PROMPTS[1:], seed=[8])
+    assert (together.latents[1] - alone.latents[0]).abs().mean() < 1e-3  # the rounding of a pixel may differ
+
+
 def test_one_seed_per_prompt_is_required(pipe):
     with pytest.raises(SamplingError, match="got 1 seeds for 2 prompts"):
         pipe(PROMPTS, seed=[1])

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from opensora.conditioning.masking import (
-    append_generated,
-    append_latents,
+    append_clip,
     apply_mask_strategy,
     find_nearest_point,
     parse_mask_strategy,
@@ -154,23 +153,15 @@ def test_apply_needs_one_strategy_per_sample():
         apply_mask_strategy(torch.zeros(2, 4, 5, 2, 2), [[], []], ["0"], 0)
 
 
-class _Encoder:
-    """Three latent frames, the mean of the video plus 0, 1 and 2."""
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        mean = x.mean(dim=(1, 2, 3, 4))
-        return mean.view(-1, 1, 1, 1, 1) + torch.arange(3.0).view(1, 1, 3, 1, 1)
-
-
-def test_append_generated_twice_is_the_reference():
-    video = torch.stack([torch.zeros(3, 17, 2, 2), torch.ones(3, 17, 2, 2)])
+def test_appending_twice_is_the_reference():
+    latents = torch.tensor([[0.0, 1, 2], [1, 2, 3]]).view(2, 1, 3, 1, 1)
     refs, strategies = [[torch.full((1, 1, 1, 1), 9.0)], []], None
     for row in REFERENCE["append_generated"]:
         strategies = row.get("mask_before", strategies)
         assert [len(r) for r in refs] == row.get("ref_counts_before", [len(r) for r in refs])
         before = [list(r) for r in refs], list(strategies)
         lengths = row["condition_frame_length"], row["condition_frame_edit"]
-        new_refs, new_strategies = append_generated(_Encoder(), video, refs, strategies, row["loop_i"], *lengths)
+        new_refs, new_strategies = append_clip(latents, refs, strategies, row["loop_i"], *lengths)
         assert [len(r) for r in new_refs] == row["ref_counts_after"]
         assert new_strategies == row["mask_after"]
         assert [r[-1].flatten().tolist() for r in new_refs] == [[0, 1, 2], [1, 2, 3]]  # each sample its own
@@ -179,22 +170,20 @@ def test_append_generated_twice_is_the_reference():
 
 
 def test_the_next_clip_starts_with_the_end_of_the_last():
-    video = torch.ones(1, 3, 17, 2, 2)
-    refs, strategies = append_generated(_Encoder(), video, [None], [None], 1, 2, 0.0)
+    refs, strategies = append_clip(torch.tensor([1.0, 2, 3]).view(1, 1, 3, 1, 1), [[]], [""], 1, 2, 0.0)
     z = torch.zeros(1, 1, 4, 1, 1)
     mask = apply_mask_strategy(z, refs, strategies, 1)
     assert z.flatten().tolist() == [2, 3, 0, 0]
     assert mask.tolist() == [[0, 0, 1, 1]]
 
 
-def test_append_latents_hands_on_the_end_of_the_clip():
-    latents = torch.arange(10.0).view(1, 1, 10, 1, 1)
-    first = torch.zeros(1, 3, 1, 1)
-    refs, strategies = append_latents(latents, [[first]], ["0"], 2, 5, 0.25)
-    assert refs[0][0] is first and refs[0][1].flatten().tolist() == [5, 6, 7, 8, 9]
+def test_a_clip_is_added_to_references_and_strategies():
+    first, end = torch.zeros(3, 1, 1), torch.arange(5.0).view(1, 1, 5, 1, 1)
+    refs, strategies = append_clip(end, [[first]], ["0"], 2, 5, 0.25)
+    assert refs[0][0] is first and torch.equal(refs[0][1], end[0])
     assert strategies == ["0;2,1,-5,0,5,0.25"]
 
 
-def test_append_generated_needs_one_list_per_sample():
+def test_every_sample_needs_its_lists():
     with pytest.raises(ValueError, match="got 1 lists of references and 1 mask strategies for a batch of 2"):
-        append_generated(_Encoder(), torch.zeros(2, 3, 17, 2, 2), [[]], [""], 1, 5, 0.0)
+        append_clip(torch.zeros(2, 4, 5, 2, 2), [[]], [""], 1, 5, 0.0)
