@@ -11,14 +11,11 @@ from pydantic import Field, InstanceOf
 from pydantic.dataclasses import dataclass
 
 from opensora.config.entries import find_config, read_config_file
-from opensora.config.reading import Source, check_names, read_fields, read_value
+from opensora.config.reading import Source, check_names, read_fields
 from opensora.config.schema import STRICT
 from opensora.errors import ConfigError, suggest
 
 REFERENCES = ("uncached", "exact")
-
-
-DEFAULT_BOUNDS = (1e-4, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -38,24 +35,22 @@ class PolicyPlan:
         solver: None for the sampling config's own; another one goes with `steps` and "calibrated" only.
         calibration: file of "calibrated" schedules, such as another solver's; None for the sampling config's own.
         fallbacks: options that are tried, in this order, at budgets that `cache` alone cannot meet.
-        bounds: smallest and largest threshold that is tried.
         further_budgets: budgets at which only this policy is run, so that its curve over compute reaches further:
             policies that compute parts of steps spend more than their budget.
     """
 
     name: str
-    cache: Mapping[str, Any] | None
-    settings: tuple[Mapping[str, Any], ...]
-    fallbacks: tuple[Mapping[str, Any], ...]
     title: str
     about: str = ""
     source: str = ""
     ours: bool = False
     solver: Literal["euler", "adams", "midpoint"] | None = None
     tune: Literal["threshold", "codebook", "calibrated"] | None = None
+    cache: Mapping[str, Any] | None = None
+    settings: tuple[Mapping[str, Any], ...] = ()
+    fallbacks: tuple[Mapping[str, Any], ...] = ()
     calibration: str | None = None
     steps: bool = False
-    bounds: tuple[float, float] = DEFAULT_BOUNDS
     further_budgets: tuple[int, ...] = ()
 
     @property
@@ -78,7 +73,7 @@ class BenchPlan:
         tuning_clips: number of clips that budgets are tuned on.
         exact_steps: uncached steps of the second reference.
         exact_solver: solver of the second reference; None for the sampling config's own.
-        showcase_prompts: indices of the prompts whose videos are kept.
+        showcase_prompts: indices of the prompts whose videos are kept; of a number, as many of the first prompts.
         showcase_budgets: budgets whose videos are kept.
         batch_size: clips sampled together while tuning; timed clips are sampled one by one.
         baseline: policy to which gains are the differences.
@@ -99,7 +94,7 @@ class BenchPlan:
     tuning_clips: int = Field(16, ge=1)
     exact_steps: int = Field(200, ge=1)
     exact_solver: Literal["euler", "adams", "midpoint"] | None = None
-    showcase_prompts: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    showcase_prompts: tuple[int, ...] | int = 6
     showcase_budgets: tuple[int, ...] = ()
     batch_size: int = Field(1, ge=1)
     caption_check: Literal["mini", "none"] = "none"  # "mini": prompts are captions of the mini model's world
@@ -121,6 +116,8 @@ class BenchPlan:
             object.__setattr__(self, "best", None)  # left out by --policies
         shown = [budget for budget in self.showcase_budgets if budget in self.budgets]
         object.__setattr__(self, "showcase_budgets", tuple(shown) or self.budgets[len(self.budgets) // 2 :][:1])
+        if isinstance(self.showcase_prompts, int):
+            object.__setattr__(self, "showcase_prompts", tuple(range(self.showcase_prompts)))
         if any(index < 0 for index in self.showcase_prompts):
             raise source.error("showcase_prompts", "showcase_prompts must be indices from 0, or a number of prompts")
 
@@ -214,23 +211,10 @@ def plan_from_dict(entries: Mapping[str, Any], path: str = "bench") -> BenchPlan
     """
     source, entries = Source(path), dict(entries)
     check_names(entries, set(BenchPlan.__pydantic_fields__) - {"path"}, source)
-    options = entries.pop("sample_options", {})
-    if not isinstance(options, Mapping):
-        raise source.error("sample_options", f"sample_options must be a dict of config entries, got {options!r}")
     policies = read_policies(entries.pop("policies", None), source)
     if any(policy.name in REFERENCES for policy in policies):
         raise source.error("policies", f"{' and '.join(REFERENCES)} are the references; give a policy another name")
-    given = {"path": path, "policies": policies, "sample_options": dict(options)}
-    given["showcase_prompts"] = _showcase_prompts(entries.pop("showcase_prompts", 6), source)
-    if "budgets" not in entries:
-        raise source.error("budgets", "'budgets' is missing; give a list of numbers of computed steps")
-    return read_fields(BenchPlan, entries, source, **given)
-
-
-def _showcase_prompts(value: Any, source: Source) -> tuple[int, ...]:
-    """Read indices of prompts, or how many of the first prompts to show."""
-    value = read_value(value, int | tuple[int, ...], "showcase_prompts", source)
-    return tuple(range(value)) if isinstance(value, int) else value
+    return read_fields(BenchPlan, entries, source, path=path, policies=policies)
 
 
 def read_policies(entries: Any, source: Source) -> tuple[PolicyPlan, ...]:
@@ -249,26 +233,9 @@ def _read_policy(name: str, options: Any, source: Source) -> PolicyPlan:
     section = f"policies.{name}"
     if not isinstance(options, Mapping):
         raise source.error(section, f"{section} must be a dict, got {options!r}")
-    options = dict(options)
-    check_names(options, set(PolicyPlan.__pydantic_fields__) - {"name"}, source, section)
-    cache = options.pop("cache", None)
-    if cache is not None:
-        cache = _options(cache, f"{section}.cache", source)
-    lists = {}
-    for key in ("settings", "fallbacks"):
-        value = options.pop(key, ())
-        if not isinstance(value, list | tuple):
-            raise source.error(f"{section}.{key}", f"{section}.{key} must be a list of dicts, got {value!r}")
-        lists[key] = tuple(_options(item, f"{section}.{key}", source) for item in value)
-    policy = read_fields(PolicyPlan, options, source, section, name=name, cache=cache, **lists)
+    policy = read_fields(PolicyPlan, options, source, section, name=name)
     _check_way(policy, section, source)
     return policy
-
-
-def _options(value: Any, key: str, source: Source) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise source.error(key, f"{key} must be a dict of cache options, got {value!r}")
-    return dict(value)
 
 
 def _check_way(policy: PolicyPlan, section: str, source: Source) -> None:
@@ -296,5 +263,3 @@ def _check_way(policy: PolicyPlan, section: str, source: Source) -> None:
         raise source.error(section, f"{section}: fallbacks go with tune='threshold'")
     if policy.further_budgets and (policy.settings or min(policy.further_budgets) < 1):
         raise source.error(section, f"{section}.further_budgets must be numbers from 1, and do not go with settings")
-    if not 0 < policy.bounds[0] < policy.bounds[1]:
-        raise source.error(section, f"{section}.bounds must be two thresholds above 0, ascending")

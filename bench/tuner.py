@@ -113,7 +113,7 @@ class Tuner:
     def _by_threshold(self, policy: PolicyPlan) -> list[BenchPoint]:
         variants = [{**policy.cache, **item} for item in ({}, *policy.fallbacks)]
         searches = [
-            BudgetSearch(lambda value, own=own: self._try({**own, "threshold": value}, policy).steps, policy.bounds)
+            BudgetSearch(lambda value, own=own: self._try({**own, "threshold": value}, policy).steps)
             for own in variants
         ]
 

@@ -98,6 +98,7 @@ def final_latents(runner: Runner, policy: PolicyConfig | None, clips: Sequence[C
 CLOSE_ENOUGH = 0.15  # steps
 MOST_EVALUATIONS = 9  # per budget
 NARROWEST = 1.003  # a range whose largest threshold is below this multiple of its smallest is not searched further
+SMALLEST, LARGEST = 1e-4, 10.0  # thresholds that are tried
 INNER = 0.15  # share of the range, at each end, that an interpolated threshold avoids
 
 
@@ -106,12 +107,10 @@ class BudgetSearch:
 
     Args:
         mean_steps: returns how many steps a threshold computes; called at most once for each.
-        bounds: smallest and largest threshold that is tried.
     """
 
-    def __init__(self, mean_steps: Callable[[float], float], bounds: tuple[float, float]) -> None:
+    def __init__(self, mean_steps: Callable[[float], float]) -> None:
         self._mean_steps = mean_steps
-        self._bounds = bounds
         self._known: dict[float, float] = {}
 
     def meet(self, budget: float) -> tuple[float, float]:
@@ -133,8 +132,8 @@ class BudgetSearch:
         above = {threshold: steps for threshold, steps in self._known.items() if steps > budget}
         below = {threshold: steps for threshold, steps in self._known.items() if steps < budget}
         if not below:  # whether the budget can be met at all
-            return None if self._bounds[1] in self._known else self._bounds[1]
-        low, high = max(above, default=self._bounds[0]), min(below)
+            return None if LARGEST in self._known else LARGEST
+        low, high = max(above, default=SMALLEST), min(below)
         if high / low < NARROWEST:
             return None
         share = 0.5

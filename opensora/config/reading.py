@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from opensora.config.schema import SECTIONS, STRICT, section_class, types_of
 from opensora.errors import ConfigError, shortened, suggest
 
-_NOUNS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_NOUNS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Mapping[str, Any]: "a dict"}
 
 
 @dataclass(frozen=True)

@@ -73,13 +73,15 @@ def test_what_a_plan_needs_is_missed(entries, key):
         ({"title": "T", "tune": "treshold", "cache": {"policy": "fbcache"}}, "did you mean 'threshold'?"),
         ({"title": "T", "tune": "threshold", "cache": {"threshold": 1}}, "needs cache=dict(policy=...)"),
         ({"title": "T", "settings": [{"interval": 2}]}, "settings need cache=dict(policy=...)"),
-        ({"title": "T", "settings": {"interval": 2}}, "settings must be a list of dicts"),
+        (
+            {"title": "T", "settings": {"interval": 2}},
+            "policies.new.settings must be a list (a dict each), got {'interval': 2}",
+        ),
         ({"title": "T", "steps": True, "cache": {}}, "steps=True computes every step; leave cache out"),
         ({"title": "T", "settings": [{"policy": "fixed"}], "solver": "adams"}, "solver goes with steps=True"),
         ({"title": "T", "steps": True, "calibration": "c.json"}, "calibration goes with tune='calibrated'"),
         ({"title": "T", "steps": True, "further_budgets": (0,)}, "further_budgets must be numbers from 1"),
         ({"title": "T", "tune": "calibrated", "fallbacks": [{}]}, "fallbacks go with tune='threshold'"),
-        ({"title": "T", "tune": "calibrated", "bounds": (1, 0.1)}, "bounds must be two thresholds above 0, ascending"),
         ("fast", "policies.new must be a dict, got 'fast'"),
     ],
 )

@@ -7,14 +7,14 @@ import pytest
 from bench.tuning import MOST_EVALUATIONS, BudgetSearch
 
 
-def make_search(steps_of, bounds=(1e-4, 10.0)):
+def make_search(steps_of):
     asked = []
 
     def mean_steps(threshold: float) -> float:
         asked.append(threshold)
         return steps_of(threshold)
 
-    return BudgetSearch(mean_steps, bounds), asked
+    return BudgetSearch(mean_steps), asked
 
 
 def test_evaluations_serve_all_budgets():

@@ -98,9 +98,9 @@ def test_without_time_only_what_was_tried_is_tuned(entries, tmp_path):
     policies = {
         "magcache": {"title": "MagCache", "tune": "threshold", "cache": {"policy": "magcache", "ratios": RATIOS}},
         "fbcache": fbcache,
-        "other": {**fbcache, "title": "Other", "bounds": (1e-4, 0.1)},
+        "other": {**fbcache, "title": "Other", "cache": {"policy": "easycache"}},
     }
-    options = config_to_dict(config_from_dict({"policy": "fbcache", "threshold": 0.1}))
+    options = config_to_dict(config_from_dict({"policy": "easycache", "threshold": 10.0}))
     TunedFile(tmp_path / "tuned.json", {}).keep_tried(options, Tried(14.1, -3.0))
     told = []
     tuner = make_tuner(entries, policies, tmp_path, told.append, 0.0, budgets=(14,))
