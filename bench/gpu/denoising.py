@@ -16,7 +16,6 @@ from adacache.policies.static import StaticScheduleConfig
 from bench.gpu.report import Check, relative_error, top_kernels
 from bench.timing.models import (
     METRIC_BLOCK,
-    RESOLUTIONS,
     build_xl2,
     every_step,
     run_steps,
@@ -60,7 +59,7 @@ class FullSizeModel:
 def check_steps(check: Check, full_size: FullSizeModel) -> None:
     """Time a computed step without a cache, as it is and without the fused kernel."""
     model = full_size.get(check)
-    for resolution in RESOLUTIONS:
+    for resolution in check.resolutions:
         inputs = full_size.inputs(check, resolution)
         expected = model(**inputs)
         _time_step(check, resolution, "eager", model, inputs)
@@ -87,7 +86,7 @@ def _time_step(check: Check, resolution: str, what: str, model: STDiT3, inputs: 
 def check_reused(check: Check, full_size: FullSizeModel) -> None:
     """Time reused steps, and what a controller adds to a computed one."""
     model = full_size.get(check)
-    for resolution in RESOLUTIONS:
+    for resolution in check.resolutions:
         inputs = full_size.inputs(check, resolution)
         for cache_device in ("model", "cpu"):
             first_alone = StaticScheduleConfig((0,), cache_device=cache_device)
@@ -110,14 +109,14 @@ def check_reused(check: Check, full_size: FullSizeModel) -> None:
 @torch.no_grad()
 def check_profile(check: Check, full_size: FullSizeModel) -> None:
     """Report the kernels of a computed step by the time they take."""
-    model, inputs = full_size.get(check), full_size.inputs(check, RESOLUTIONS[-1])
+    model, inputs = full_size.get(check), full_size.inputs(check, check.resolutions[-1])
     top_kernels(check, lambda: model(**inputs), SHOWN_KERNELS)
 
 
 @torch.no_grad()
 def check_compile(check: Check, full_size: FullSizeModel) -> None:
     """Time compiled steps."""
-    for resolution in RESOLUTIONS[::-1] if not check.tiny else RESOLUTIONS[:1]:
+    for resolution in reversed(check.resolutions):
         if not check.tiny and check.seconds_left < 60:
             return check.note(resolution, "no time")
         model, inputs = full_size.get(check), full_size.inputs(check, resolution)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bench.timing.models import RESOLUTIONS
+
 
 @dataclass(frozen=True)
 class Section:
@@ -56,6 +58,11 @@ class Check:
     def seconds_left(self) -> float:
         """Seconds until the deadline."""
         return self._deadline - (time.monotonic() - self._started)
+
+    @property
+    def resolutions(self) -> tuple[str, ...]:
+        """The resolutions to measure: all, or one in a dry run, whose sizes do not depend on it."""
+        return RESOLUTIONS[: 1 if self.tiny else None]
 
     def run(self, sections: Sequence[Section]) -> None:
         """Run sections one after the other; one for which too little time is left is reported as not run."""

@@ -42,7 +42,7 @@ _TEMPORAL_CHUNK = (5, 17)  # latent frames, frames
 def check_vae(check: Check) -> None:
     """Measure decoding with random weights: on the device alone, with frames to the host, and in tiles."""
     vae = _random_vae(check)
-    for resolution in _resolutions(check):
+    for resolution in check.resolutions:
         config = load_config(REPO_ROOT / CONFIGS[resolution])
         size = (5, 2, 2) if check.tiny else vae.get_latent_size([config.num_frames, config.height, config.width])
         frames = 17 if check.tiny else config.num_frames
@@ -95,7 +95,7 @@ def check_runs(check: Check, full_size: FullSizeModel) -> None:
     """Measure time and memory of whole videos with random weights; schedules are given, as pictures mean nothing."""
     model = full_size.get(check)
     text_seconds, caption = _encoded(check, torch.bfloat16)
-    for resolution in _resolutions(check):
+    for resolution in check.resolutions:
         for compiled in (False,) if check.tiny else (True, False):
             vae = _random_vae(check)
             if compiled:
@@ -222,11 +222,6 @@ def even_multistep(computed: int, steps: int) -> MultistepConfig:
     weights = ((1.0,), (1.5, -0.5), (1.8, -1.0, 0.2))
     coefficients = [(weights[min(place, 2)],) * 2 for place in range(len(listed))]
     return MultistepConfig(listed, steps, coefficients=coefficients)
-
-
-def _resolutions(check: Check) -> list[str]:
-    """Return all resolutions, or one in a dry run, whose sizes do not depend on it."""
-    return list(CONFIGS)[: 1 if check.tiny else None]
 
 
 def _config(check: Check, resolution: str, steps: int | None = None) -> SampleConfig:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, str(ROOT / "scripts/fit_policies.py")]
+from scripts import fit_policies
 
 
-def test_what_it_prints_can_stand_in_a_config(tmp_path):
+def test_what_it_prints_can_stand_in_a_config(tmp_path, capsys):
     output = tmp_path / "fit.json"
-    call = [*COMMAND, "configs/mini/sample.py", "--clips", "2", "--batch-size", "2", "--output", str(output)]
-    steps = ["--cfg-options", "scheduler.num_sampling_steps=6"]
-    done = subprocess.run([*call, *steps], cwd=ROOT, capture_output=True, text=True, check=True)
+    call = ["configs/mini/sample.py", "--clips", "2", "--batch-size", "2", "--output", str(output)]
+    assert fit_policies.main([*call, "--cfg-options", "scheduler.num_sampling_steps=6"]) == 0
     fit = json.loads(output.read_text())
     assert (fit["num_steps"], fit["num_videos"], len(fit["magcache_ratios"])) == (6, 2, 5)
     assert all(0.5 < ratio < 2 for ratio in fit["magcache_ratios"])
-    printed = [line for line in done.stdout.splitlines() if line.startswith("cache = ")]
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cache = ")]
     caches = [eval(line.removeprefix("cache = "), {"dict": dict}) for line in printed]  # noqa: S307
     assert [cache["policy"] for cache in caches] == ["teacache", "magcache"]
     assert caches[0]["coefficients"] == pytest.approx(fit["teacache_coefficients"], rel=1e-6)
@@ -36,8 +31,12 @@ def test_what_it_prints_can_stand_in_a_config(tmp_path):
         (["configs/mini/sample.py", "--prompt-path", "nowhere.txt"], "nowhere.txt"),
     ],
 )
-def test_wrong_calls_end_in_one_sentence(arguments, message):
-    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_calls_end_in_one_sentence(arguments, message, capsys):
+    try:
+        code = fit_policies.main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
