@@ -15,7 +15,6 @@ from adacache.calibration.runner import Runner
 from adacache.codebook import PRESETS
 from adacache.policies.base import PolicyConfig
 
-TUNING_ROUNDS = 8
 REACHED = 0.5  # steps: a policy that is further off does not meet the budget
 FACTORS = (0.02, 8.0)  # smallest and largest scale of the thresholds
 HOLDS = (2.0, 2.6)  # longest holds that are tried, as multiples of the budget's mean gap
@@ -28,32 +27,11 @@ class Tried(NamedTuple):
     log_error: float
 
 
-def longest_holds(num_steps: int, count: int) -> list[int]:
-    """Return the longest holds of the codebooks that are tuned to `count` of `num_steps`; the best is chosen later."""
-    return [max(1, round(factor * num_steps / count)) for factor in HOLDS]
-
-
 def scaled_codebook(longest: int, factor: float) -> Codebook:
     """Return the published fast codebook with its holds scaled to `longest` and its thresholds by `factor`."""
     fast = PRESETS["fast30"]
     rates = tuple(max(1, round(rate * longest / fast.rates[0])) for rate in fast.rates)
     return Codebook(tuple(threshold * factor for threshold in fast.thresholds), rates)
-
-
-def tune_codebook(mean_steps: Callable[[Codebook], float], longest: int, count: int) -> tuple[Codebook, float]:
-    """Bisect the factor at which a codebook computes `count` steps on average; return it and what it does compute."""
-    low, high = FACTORS
-    best: tuple[Codebook, float] | None = None
-    for _ in range(TUNING_ROUNDS):
-        factor = math.sqrt(low * high)
-        codebook = scaled_codebook(longest, factor)
-        steps = mean_steps(codebook)
-        if best is None or abs(steps - count) < abs(best[1] - count):
-            best = (codebook, steps)
-        if abs(steps - count) < CLOSE_ENOUGH:
-            break
-        low, high = (factor, high) if steps > count else (low, factor)
-    return best
 
 
 def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) -> tuple[Codebook, float]:
@@ -62,15 +40,18 @@ def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) 
     Of several longest holds, the one with the smallest error is taken among those that come near the count.
     """
     tried: dict[Codebook, Tried] = {}
+    found: list[tuple[Codebook, float]] = []
+    for longest in dict.fromkeys(max(1, round(factor * num_steps / count)) for factor in HOLDS):
 
-    def steps_of(codebook: Codebook) -> float:
-        tried[codebook] = run(codebook)
-        return tried[codebook].steps
+        def steps_of(factor: float, longest: int = longest) -> float:
+            codebook = scaled_codebook(longest, factor)
+            tried[codebook] = run(codebook)
+            return tried[codebook].steps
 
-    holds = dict.fromkeys(longest_holds(num_steps, count))
-    tuned = [tune_codebook(steps_of, longest, count) for longest in holds]
-    near = [found for found in tuned if abs(found[1] - count) < REACHED] or [tuned[0]]
-    return min(near, key=lambda found: tried[found[0]].log_error)
+        factor, steps = BudgetSearch(steps_of, FACTORS).meet(count)
+        found.append((scaled_codebook(longest, factor), steps))
+    near = [own for own in found if abs(own[1] - count) < REACHED] or found[:1]
+    return min(near, key=lambda own: tried[own[0]].log_error)
 
 
 def try_policy(runner: Runner, policy: PolicyConfig, clips: Sequence[Clip], exact: np.ndarray) -> Tried:
@@ -98,19 +79,21 @@ def final_latents(runner: Runner, policy: PolicyConfig | None, clips: Sequence[C
 CLOSE_ENOUGH = 0.15  # steps
 MOST_EVALUATIONS = 9  # per budget
 NARROWEST = 1.003  # a range whose largest threshold is below this multiple of its smallest is not searched further
-SMALLEST, LARGEST = 1e-4, 10.0  # thresholds that are tried
+THRESHOLDS = (1e-4, 10.0)  # smallest and largest that are tried
 INNER = 0.15  # share of the range, at each end, that an interpolated threshold avoids
 
 
 class BudgetSearch:
-    """Finds thresholds by their mean number of computed steps, which must not grow with the threshold.
+    """Finds thresholds, or scales of thresholds, by their mean number of computed steps, which must not grow with them.
 
     Args:
         mean_steps: returns how many steps a threshold computes; called at most once for each.
+        bounds: smallest and largest threshold that is tried.
     """
 
-    def __init__(self, mean_steps: Callable[[float], float]) -> None:
+    def __init__(self, mean_steps: Callable[[float], float], bounds: tuple[float, float] = THRESHOLDS) -> None:
         self._mean_steps = mean_steps
+        self._smallest, self._largest = bounds
         self._known: dict[float, float] = {}
 
     def meet(self, budget: float) -> tuple[float, float]:
@@ -132,8 +115,8 @@ class BudgetSearch:
         above = {threshold: steps for threshold, steps in self._known.items() if steps > budget}
         below = {threshold: steps for threshold, steps in self._known.items() if steps < budget}
         if not below:  # whether the budget can be met at all
-            return None if LARGEST in self._known else LARGEST
-        low, high = max(above, default=SMALLEST), min(below)
+            return None if self._largest in self._known else self._largest
+        low, high = max(above, default=self._smallest), min(below)
         if high / low < NARROWEST:
             return None
         share = 0.5

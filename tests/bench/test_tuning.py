@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.tuning import Tried, best_codebook, longest_holds, scaled_codebook, tune_codebook
+from bench.tuning import Tried, best_codebook, scaled_codebook
 
 
 def test_the_published_codebook_scales():
@@ -13,15 +13,16 @@ def test_the_published_codebook_scales():
     assert scaled_codebook(3, 0.5).thresholds == pytest.approx((0.04, 0.08, 0.12, 0.16, 0.20))
 
 
-def test_longest_holds_go_by_the_mean_gap():
-    expected = {8: [8, 10], 10: [6, 8], 12: [5, 6], 15: [4, 5], 20: [3, 4]}
-    assert {count: longest_holds(30, count) for count in expected} == expected
-    assert longest_holds(100, 25) == [8, 10]
+@pytest.mark.parametrize(("count", "holds"), [(8, {8, 10}), (10, {6, 8}), (12, {5, 6}), (15, {4, 5}), (20, {3, 4})])
+def test_longest_holds_go_by_the_mean_gap(count, holds):
+    tried = []
+    best_codebook(lambda codebook: tried.append(codebook) or Tried(count, 0.0), 30, count)
+    assert {codebook.rates[0] for codebook in tried} == holds
 
 
 def test_tuning_finds_the_factor_that_gives_the_count():
     # A model whose steps fall with the thresholds: 16 steps at 0.05, 8 at 0.1 ...
-    codebook, steps = tune_codebook(lambda codebook: 0.8 / codebook.thresholds[0], longest=6, count=10)
+    codebook, steps = best_codebook(lambda codebook: Tried(0.8 / codebook.thresholds[0], 0.0), 30, 10)
     assert steps == pytest.approx(10, abs=0.15)
     assert codebook.thresholds[0] == pytest.approx(0.08, abs=0.002)
 
