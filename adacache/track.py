@@ -10,10 +10,10 @@ from torch import Tensor
 
 from adacache.frames import ALL_FRAMES, FrameSet
 from adacache.meters import BranchMeter, SignalMeter, read_changes
-from adacache.policies.base import Decision, Policy, PolicyConfig, Report
+from adacache.policies.base import Decision, PolicyConfig, Report
 from adacache.policies.registry import load
 from adacache.reuse.base import Reuse, Step
-from adacache.shard import WHOLE, Shard
+from adacache.shard import Shard
 from adacache.sites import Site
 from adacache.storage import KeptTensor, TensorStore
 from adacache.trace import StepRecord, Trace
@@ -43,17 +43,18 @@ class Track:
     of the videos, while frames and decisions are those of whole videos.
     """
 
-    def __init__(self, policy: Policy, reuse: Reuse, num_steps: int, store: TensorStore, shard: Shard = WHOLE) -> None:
-        self.trace = Trace(num_steps, metadata={"bridge": reuse.bridge.to_dict()})
-        if reuse.name != "stack":
-            self.trace.metadata["reuses"] = reuse.name
-        self.policy, self.reuse = policy, reuse
+    def __init__(self, config: PolicyConfig, num_steps: int, store: TensorStore, shard: Shard) -> None:
+        self.policy = policy = config.make_policy(num_steps)
+        self.reuse: Reuse = load(policy.reuse)(policy, config.bridge, store, shard)
+        self.trace = Trace(num_steps, metadata={"bridge": config.bridge.to_dict()})
+        if self.reuse.name != "stack":
+            self.trace.metadata["reuses"] = self.reuse.name
         self.step = Step(-1, None, ALL_FRAMES, joined=False)
         self.branches = BranchMeter(policy.observed_sites, store, shard)
         self._signal = None
         if policy.signal is not None:
             self._signal = SignalMeter(policy.reference, store, shard, is_whole=policy.signal == "latents")
-        self._holders = [self.branches, reuse, *([self._signal] if self._signal else [])]
+        self._holders = [self.branches, self.reuse, *([self._signal] if self._signal else [])]
         self._awaits_report = False
 
     def begin_step(self, step_index: int, timestep: float | None, frames: FrameSet, restart: bool) -> Decision | None:
@@ -156,15 +157,10 @@ class Tracks:
         self, config: PolicyConfig, num_steps: int, num_samples: int, num_modalities: int, shard: Shard
     ) -> None:
         store = TensorStore(config.cache_device, config.cache_dtype)
-
-        def track() -> Track:
-            policy = config.make_policy(num_steps)
-            reuse = load(policy.reuse)(policy, config.bridge, store, shard)
-            return Track(policy, reuse, num_steps, store, shard)
-
-        self.first, self.num_modalities = track(), num_modalities
+        self.first, self.num_modalities = Track(config, num_steps, store, shard), num_modalities
         count = num_samples if config.schedule == "sample" and self.first.reuse.by_video else 1
-        self._all = [self.first, *(track() for _ in range(count * num_modalities - 1))]
+        others = (Track(config, num_steps, store, shard) for _ in range(count * num_modalities - 1))
+        self._all = [self.first, *others]
         self._tracks = [self._all[modality::num_modalities] for modality in range(num_modalities)]
         self._running: str | None = None  # context whose blocks run
         self._measured: Sequence[Track] = ()  # only while the blocks of the observed context run
@@ -207,12 +203,16 @@ class Tracks:
             if policy.signal_filter is not None:
                 time = self.first.step.timestep
                 compared = [load(policy.signal_filter)(tensor.detach(), time) for tensor in own]
-            parts = [self._split(tensor, modality) for modality, tensor in enumerate(compared)]
-            measured = [track.measure_signal(part) for pairs in parts for track, part in pairs]
-            changes = iter(read_changes(measured))
-            asked = [[track.policy.decide(track.step.index, next(changes)) for track, _ in pairs] for pairs in parts]
-            for pairs, decisions in zip(zip(*parts, strict=True), zip(*asked, strict=True), strict=True):
-                _decide([track for track, _ in pairs], decisions, [part for _, part in pairs])
+            pairs = [pair for modality, tensor in enumerate(compared) for pair in self._split(tensor, modality)]
+            changes = read_changes([track.measure_signal(part) for track, part in pairs])
+            decisions = [
+                track.policy.decide(track.step.index, change) for (track, _), change in zip(pairs, changes, strict=True)
+            ]
+            num_videos = len(self._tracks[0])
+            for video in range(num_videos):
+                of_video = slice(video, None, num_videos)  # one for each modality
+                tracks, parts = zip(*pairs[of_video], strict=True)
+                _decide(tracks, decisions[of_video], parts)
         if is_taken:
             for track, part in self._split(own[call.modality], call.modality):
                 track.reuse.take_signal(call.context, part)

@@ -11,8 +11,6 @@ from adacache.options import ELEMENT_BYTES, BridgeConfig, plain
 from adacache.sites import Part, Site, SiteGroup, Stream
 from adacache.validation import check_choice, check_count, check_keys
 
-SCHEDULES = ("sample", "batch")
-CACHE_DEVICES = ("model", "cpu")
 HIDDEN_STATE_SIGNALS = ("modulated_input", "first_block")  # of the hidden states' size; others are small
 
 
@@ -244,8 +242,8 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bridge", BridgeConfig.from_value(self.bridge))
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("cache_device", self.cache_device, CACHE_DEVICES)
+        check_choice("schedule", self.schedule, ("sample", "batch"))
+        check_choice("cache_device", self.cache_device, ("model", "cpu"))
         if self.cache_dtype is not None:
             check_choice("cache_dtype", self.cache_dtype, ELEMENT_BYTES)
 
