@@ -69,17 +69,14 @@ class LatteConfig:
         for name, only in _ONLY.items():
             if values.get(name, only) != only:
                 raise ValueError(f"{name} is {values[name]!r}; only {only!r} is supported")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in fields}
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
         for name, value in known.items():
-            wanted = type(fields[name].default)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (
-                isinstance(value, bool) if wanted is bool else is_number and (wanted is float or value == int(value))
-            ):
-                raise ValueError(f"{name} must be {'True or False' if wanted is bool else 'a number'}, got {value!r}")
-            if wanted is not bool and value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}")
+            default = getattr(cls, name)
+            if isinstance(default, bool):
+                if not isinstance(value, bool):
+                    raise ValueError(f"{name} must be True or False, got {value!r}")
+            elif isinstance(value, bool) or not isinstance(value, type(default)) or value <= 0:
+                raise ValueError(f"{name} must be a number above 0 such as {default}, got {value!r}")
         return cls(**known)
 
     @property

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from opensora.models.layers.embeddings import CaptionEmbedder
     from opensora.protocols import VideoModel
 
-_APPENDED = ("aesthetic score", "motion score", "camera motion")  # in the order in which they end a prompt
 _MAX_LINES = 5
 _SHOWN_WORDS = 6  # from the beginning of a prompt, and as many from before the cut
 
@@ -211,18 +210,8 @@ def _cut_line(what: str, caption: str, num_chars: int, num_tokens: int) -> str:
     read, cut = caption[:num_chars].split(), caption[num_chars:].split()
     last = f"last {len(cut)}" if len(cut) > 1 else "last"
     verb = "are" if len(cut) > 1 else "is"
-    scores = [name for name, end in _appended(caption) if caption[num_chars:end].strip(" .")]
-    included = f" ({', '.join(scores)} included)" if scores else ""
     shown = read if len(read) <= 2 * _SHOWN_WORDS else [*read[:_SHOWN_WORDS], "...", *read[-_SHOWN_WORDS:]]
     return (
-        f"the {last} of {len(caption.split())} words of a {what}{included} {verb} left out, as the text encoder reads "
+        f"the {last} of {len(caption.split())} words of a {what} {verb} left out, as the text encoder reads "
         f"{num_tokens} tokens: '{' '.join(shown)} | the rest is cut'"
     )
-
-
-def _appended(caption: str) -> list[tuple[str, int]]:
-    """Return the scores at the end of a caption, and where each of them ends."""
-    found = [(name, caption.rfind(f" {name}:")) for name in _APPENDED]
-    found = [(name, start) for name, start in found if start >= 0]
-    ends = [*(start for _, start in found), len(caption)][1:]
-    return [(name, end) for (name, _), end in zip(found, ends, strict=True)]

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,19 +25,19 @@ from opensora.registry import MODELS
 from opensora.weights import weight_files
 from opensora.weights.layout import tokenizer_folder
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 @MODELS.register_module("t5")
 class T5Encoder:
     """Encodes prompts to the last hidden states of a T5 encoder.
 
     Args:
-        from_pretrained: folder or hub repository with a T5 encoder and its tokenizer.
+        from_pretrained: a hub repository, or a folder, which is read without network and whose tokenizer may be in the
+            folder `tokenizer` beside it.
         model_max_length: tokens per prompt; longer prompts are cut, shorter ones padded.
+        device: where it computes; None: the CPU.
         dtype: floating-point type of the weights; upstream uses float32, whatever the dtype of the video model.
-        quantize, stream: how the weights are held, as in `load_t5`; streaming changes no result.
+        quantize: "int8" keeps the weights of linear layers in 8 bits with a scale per row.
+        stream: the weights of the blocks stay on disk; each is on `device` only while it is used. No result changes.
 
     Raises:
         WeightsError: the files are missing, damaged or do not fit their config.json.
@@ -54,7 +54,30 @@ class T5Encoder:
         stream: bool = False,
         **ignored: Any,
     ):
-        self.tokenizer, self.model = load_t5(from_pretrained, dtype, device, quantize, stream)
+        source, device = from_pretrained, "cpu" if device is None else str(device)
+        local = Path(source).is_dir()
+        options: dict[str, Any] = {}
+        with ExitStack() as cleaning:
+            if stream:
+                copies = _folder_for_copies(Path(source))
+                cleaning.callback(shutil.rmtree, copies, ignore_errors=True)
+                options |= {"device_map": _streamed(device), "offload_folder": copies}
+            with _load_errors(source):
+                tokenizer = tokenizer_folder(Path(source)) or source
+                self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=local)
+                if quantize == "int8":
+                    options["quantization_config"] = _int8()
+                model, found = T5EncoderModel.from_pretrained(
+                    source,
+                    dtype=dtype,
+                    local_files_only=local,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **options,
+                )
+            _check_complete(source, found)
+            weakref.finalize(model, cleaning.pop_all().close)
+        self.model = (model if stream else model.to(device)).eval()
         self.model_max_length = model_max_length
 
     @torch.no_grad()
@@ -80,50 +103,6 @@ class T5Encoder:
         mask = tokens["attention_mask"]
         features = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
         return {"y": features[:, None], "mask": mask, "num_chars": num_chars}
-
-
-def load_t5(
-    source: str | os.PathLike[str],
-    dtype: torch.dtype,
-    device: torch.device | str | None = None,
-    quantize: str | None = None,
-    stream: bool = False,
-) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """Load the tokenizer and the encoder, in evaluation mode on `device` (None: the CPU).
-
-    Args:
-        source: a hub repository, or a folder, which is read without network and whose tokenizer may be in the folder
-            `tokenizer` beside it.
-        quantize: "int8" keeps the weights of linear layers in 8 bits with a scale per row.
-        stream: the weights of the blocks stay on disk; each is on `device` only while it is used.
-
-    Raises:
-        WeightsError: files are missing, damaged or do not fit their config.json.
-        ConfigError: streaming needs a copy of the weights, and there is no room for it.
-    """
-    device = "cpu" if device is None else str(device)
-    local = Path(source).is_dir()
-    options: dict[str, Any] = {}
-    with ExitStack() as cleaning:
-        if stream:
-            copies = _folder_for_copies(Path(source))
-            cleaning.callback(shutil.rmtree, copies, ignore_errors=True)
-            options |= {"device_map": _streamed(device), "offload_folder": copies}
-        with _load_errors(source):
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(Path(source)) or source, local_files_only=local)
-            if quantize == "int8":
-                options["quantization_config"] = _int8()
-            model, found = T5EncoderModel.from_pretrained(
-                source,
-                dtype=dtype,
-                local_files_only=local,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
-        _check_complete(source, found)
-        weakref.finalize(model, cleaning.pop_all().close)
-    return tokenizer, (model if stream else model.to(device)).eval()
 
 
 def _streamed(device: str) -> dict[str, str]:

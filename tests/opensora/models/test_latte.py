@@ -111,8 +111,8 @@ def test_a_checkpoint_is_loaded_with_and_without_the_empty_caption(tmp_path):
         ({"compress_kv_factor": 2}, r"compress_kv_factor is 2, which is not supported"),
         ({"norm_type": "layer_norm"}, "norm_type is 'layer_norm'; only 'ada_norm_single' is supported"),
         ({"sample_size": [8, 16]}, r"sample_size is \[8, 16\]; only square ones"),
-        ({"num_layers": "two"}, "num_layers must be a number, got 'two'"),
-        ({"num_layers": 0}, "num_layers must be above 0"),
+        ({"num_layers": "two"}, "num_layers must be a number above 0 such as 28, got 'two'"),
+        ({"num_layers": 0}, "num_layers must be a number above 0"),
         ({"num_layers": 4}, "transformer_blocks"),
     ],
 )

@@ -8,6 +8,9 @@ Source: Open-Sora-Plan v1.1.0, `CausalVAEModel` and `opensora/models/ae/videobas
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +36,7 @@ def first_repeated(x: Tensor, count: int) -> Tensor:
     return torch.cat([x[:, :, :1].expand(-1, -1, count, -1, -1), x], dim=2) if count else x
 
 
-def frame_by_frame(layer: nn.Module, x: Tensor) -> Tensor:
+def frame_by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a layer for images to every frame of a video."""
     frames = layer(x.movedim(2, 1).flatten(0, 1))
     return frames.unflatten(0, (len(x), -1)).movedim(1, 2)
@@ -44,49 +47,34 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
-class ResnetBlock2D(nn.Module):
-    """Two 2-D convolutions with a shortcut, applied to every frame alone."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm1 = group_norm(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if in_channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> (B, C', T, H, W)."""
-        return frame_by_frame(self._residual_block, x)
-
-    def _residual_block(self, x: Tensor) -> Tensor:
-        return residual_block(self, x)
-
-
 class ResnetBlock3D(nn.Module):
     """Two causal 3-D convolutions with a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, conv: Callable[..., nn.Module] = CausalConv3d) -> None:
         super().__init__()
         self.norm1 = group_norm(in_channels)
-        self.conv1 = CausalConv3d(in_channels, out_channels, 3)
+        self.conv1 = conv(in_channels, out_channels, 3)
         self.norm2 = group_norm(out_channels)
-        self.conv2 = CausalConv3d(out_channels, out_channels, 3)
+        self.conv2 = conv(out_channels, out_channels, 3)
         if in_channels != out_channels:
-            self.nin_shortcut = CausalConv3d(in_channels, out_channels, 1)
+            self.nin_shortcut = conv(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C', T, H, W)."""
-        return residual_block(self, x)
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + hidden
 
 
-def residual_block(block: ResnetBlock2D | ResnetBlock3D, x: Tensor) -> Tensor:
-    """x + conv2(norm2(conv1(norm1(x)))), with SiLU after the norms."""
-    hidden = block.conv1(F.silu(block.norm1(x)))
-    hidden = block.conv2(F.silu(block.norm2(hidden)))
-    shortcut = block.nin_shortcut(x) if hasattr(block, "nin_shortcut") else x
-    return shortcut + hidden
+class ResnetBlock2D(ResnetBlock3D):
+    """The same with 2-D convolutions, applied to every frame alone."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, partial(nn.Conv2d, padding="same"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, C', T, H, W)."""
+        return frame_by_frame(super().forward, x)
 
 
 class AttnBlock3DFix(nn.Module):

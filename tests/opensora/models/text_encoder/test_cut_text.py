@@ -13,7 +13,6 @@ from opensora.config.loading import load_config
 from opensora.files import REPO_ROOT
 from opensora.models.text_encoder.encoded_text import cut_lines
 from opensora.pipeline import SamplingPipeline
-from opensora.prompts.syntax import with_scores
 from scripts import inference
 from tests.support.tiny_latte import latte_config, write_latte
 
@@ -89,19 +88,6 @@ def test_a_negative_prompt_that_was_prepared_is_named_too(tmp_path, caplog):
     caplog.clear()
     encode_captions(config, [LONG], "cpu", False, quiet=True)
     assert not lines(caplog)
-
-
-@pytest.mark.parametrize(
-    "num_chars, said",
-    [
-        (7, "last 10 of 12 words of a prompt (aesthetic score, motion score, camera motion included) are left out"),
-        (len("a star aesthetic score: 6.5."), "(motion score, camera motion included) are left out"),
-        (len("a star aesthetic score: 6.5. motion score: 3.0. camera motion: pan"), "(camera motion included) is left"),
-    ],
-)
-def test_scores_that_are_cut_are_named(num_chars, said):
-    caption = with_scores("a star", 6.5, 3, "pan right")
-    assert said in cut_lines("prompt", [caption], [num_chars], 24)[0]
 
 
 def test_many_prompts_give_few_lines():
