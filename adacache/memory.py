@@ -66,15 +66,15 @@ def estimate_cache_bytes(
         ValueError: the config does not fit `num_steps`, or `num_blocks` or `num_latents` is missing though the policy
             needs it.
     """
-    held = config.make_policy(num_steps).held(config.bridge, num_contexts, num_blocks)
-    if num_latents is None and (held.latents or held.outputs or held.filtered):
+    counts = config.make_policy(num_steps).tensor_counts(config.bridge, num_contexts, num_blocks)
+    if num_latents is None and (counts.latents or counts.outputs or counts.filtered):
         raise ValueError("the memory of a policy that filters latents or reuses the model's output needs num_latents")
-    if held.latents or held.outputs:
+    if counts.latents or counts.outputs:
         outputs = 2 * num_latents * ELEMENT_BYTES["fp32"]
-        return CacheBytes(held.outputs, outputs, held.latents, num_latents * ELEMENT_BYTES[dtype])
+        return CacheBytes(counts.outputs, outputs, counts.latents, num_latents * ELEMENT_BYTES[dtype])
     return CacheBytes(
-        num_residuals=held.residuals,
+        num_residuals=counts.residuals,
         residual_bytes=num_elements * ELEMENT_BYTES[config.cache_dtype or dtype],
-        num_observed=held.hidden_states + held.filtered,
-        observed_bytes=num_latents * ELEMENT_BYTES["fp32"] if held.filtered else num_elements * ELEMENT_BYTES[dtype],
+        num_observed=counts.hidden_states + counts.filtered,
+        observed_bytes=num_latents * ELEMENT_BYTES["fp32"] if counts.filtered else num_elements * ELEMENT_BYTES[dtype],
     )

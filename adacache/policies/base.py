@@ -41,7 +41,7 @@ class Report:
     rate: int | None = None
 
 
-class Held(NamedTuple):
+class TensorCounts(NamedTuple):
     """The largest number of tensors that a run holds, by kind.
 
     `residuals` and `hidden_states` have the size of hidden states, the latter always in their dtype; `latents` and
@@ -90,9 +90,9 @@ class Policy:
         """
         return Report()
 
-    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+    def tensor_counts(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> TensorCounts:
         """Return what a run holds with `num_contexts` guidance branches, in a model of `num_blocks` per stream."""
-        return Held(bridge.num_residuals * num_contexts, len(self.observed_sites))
+        return TensorCounts(bridge.num_residuals * num_contexts, len(self.observed_sites))
 
 
 class SignalChange(NamedTuple):
@@ -145,10 +145,10 @@ class SignalPolicy(Policy, ABC):
         generated.
         """
 
-    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+    def tensor_counts(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> TensorCounts:
         """Return the residuals, and the reference of the signal."""
         residuals, is_large = bridge.num_residuals * num_contexts, self.signal in HIDDEN_STATE_SIGNALS
-        return Held(residuals, int(is_large), filtered=int(self.signal_filter is not None))
+        return TensorCounts(residuals, int(is_large), filtered=int(self.signal_filter is not None))
 
 
 class OutputChange(NamedTuple):
@@ -177,9 +177,9 @@ class OutputPolicy(SignalPolicy):
     def observe_output(self, step_index: int, change: OutputChange) -> None:
         """Take note of the input and the output of a computed step."""
 
-    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+    def tensor_counts(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> TensorCounts:
         """Return an input and an output for each context, and one more input that the measured one is compared with."""
-        return Held(latents=num_contexts + 1, outputs=num_contexts)
+        return TensorCounts(latents=num_contexts + 1, outputs=num_contexts)
 
 
 class BranchPolicy(Policy, ABC):
@@ -203,7 +203,7 @@ class BranchPolicy(Policy, ABC):
     def keeps(self, site: Site) -> bool:
         """Whether what this branch adds will ever be reused, and so is worth its memory."""
 
-    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+    def tensor_counts(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> TensorCounts:
         """Return one residual for each branch that is kept.
 
         Raises:
@@ -212,7 +212,7 @@ class BranchPolicy(Policy, ABC):
         if num_blocks is None:
             raise ValueError("the memory of a policy that reuses single branches needs num_blocks")
         sites = product(get_args(Stream), range(num_blocks), get_args(Part))
-        return Held(sum(self.keeps(Site(*site)) for site in sites) * num_contexts)
+        return TensorCounts(sum(self.keeps(Site(*site)) for site in sites) * num_contexts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +260,13 @@ class PolicyConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values; `from_dict` reads it back."""
         return plain(self)
+
+    def refuse_bridge(self, because: str) -> None:
+        """Refuse, with a ValueError, any bridge but "hold"; `because` says what the policy reuses instead."""
+        if self.bridge.kind != "hold":
+            raise ValueError(
+                f"bridge '{self.bridge.kind}' cannot be used with {self.label}, which {because}; leave bridge out"
+            )
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""

@@ -41,11 +41,7 @@ class EasyCacheConfig(PolicyConfig):
         super().__post_init__()
         check_positive("threshold", self.threshold)
         check_count("warmup", self.warmup)
-        if self.bridge.kind != "hold":
-            raise ValueError(
-                f"bridge '{self.bridge.kind}' cannot be used with EasyCache, which reuses the model's output instead "
-                "of a residual; leave bridge out"
-            )
+        self.refuse_bridge("reuses the model's output instead of a residual")
         if self.cache_dtype is not None:
             raise ValueError(
                 f"cache_dtype '{self.cache_dtype}' cannot be used with EasyCache, which keeps no residuals, only a few "

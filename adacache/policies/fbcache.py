@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from adacache.options import BridgeConfig
-from adacache.policies.base import Decision, Held, PolicyConfig, SignalChange, SignalPolicy
+from adacache.policies.base import Decision, PolicyConfig, SignalChange, SignalPolicy, TensorCounts
 from adacache.validation import check_positive
 
 
@@ -60,7 +60,7 @@ class FBCachePolicy(SignalPolicy):
         reused = distance <= self._threshold  # false for NaN
         return Decision(not reused, distance, distance)
 
-    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+    def tensor_counts(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> TensorCounts:
         """Return one more hidden state for each context: the head, while the blocks of a step run."""
-        held = super().held(bridge, num_contexts, num_blocks)
-        return held._replace(hidden_states=held.hidden_states + num_contexts)
+        counts = super().tensor_counts(bridge, num_contexts, num_blocks)
+        return counts._replace(hidden_states=counts.hidden_states + num_contexts)

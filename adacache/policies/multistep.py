@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from adacache.options import BridgeConfig
-from adacache.policies.base import Held
+from adacache.policies.base import TensorCounts
 from adacache.policies.static import StaticSchedule, StaticScheduleConfig
 from adacache.validation import is_finite, is_list
 
@@ -41,6 +41,7 @@ class MultistepConfig(StaticScheduleConfig):
         object.__setattr__(self, "coefficients", read_coefficients(self.coefficients, len(self.computed_steps)))
         if self.num_sampling_steps is None:
             raise ValueError("coefficients hold for one number of steps; give num_sampling_steps")
+        self.refuse_bridge("combines outputs of the model instead of residuals")
         if self.schedule != "sample":
             raise ValueError("multistep combines the outputs of each video separately; leave schedule='batch' out")
 
@@ -75,9 +76,9 @@ class MultistepPolicy(StaticSchedule):
                 return own
         return ((1.0,),) * self.num_halves
 
-    def held(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> Held:
+    def tensor_counts(self, bridge: BridgeConfig, num_contexts: int, num_blocks: int | None) -> TensorCounts:
         """Return for each context the combination in use, and the outputs that the next combination needs."""
-        return Held(hidden_states=len(self.observed_sites), outputs=self.num_outputs * num_contexts)
+        return TensorCounts(hidden_states=len(self.observed_sites), outputs=self.num_outputs * num_contexts)
 
 
 def read_coefficients(value: Any, num_computed: int) -> tuple[Coefficients, ...]:

@@ -56,11 +56,7 @@ class PABConfig(PolicyConfig):
         object.__setattr__(self, "mlp_times", _read_times(self.mlp_times))
         blocks = whole_numbers("mlp_blocks", self.mlp_blocks, minimum=0)
         object.__setattr__(self, "mlp_blocks", tuple(sorted(set(blocks))))
-        if self.bridge.kind != "hold":
-            raise ValueError(
-                f"bridge '{self.bridge.kind}' cannot be used with PAB, which adds the last output of a branch again, "
-                "unchanged; leave bridge out"
-            )
+        self.refuse_bridge("adds the last output of a branch again, unchanged")
 
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Refuse, with a ValueError, an invalid number of steps, or a model that lacks one of the `mlp_blocks`."""
