@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import median
 
 from torch import Tensor
@@ -12,20 +15,8 @@ from torch import Tensor
 from adacache.trace import Trace
 from opensora.acceleration.launch import MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
-from opensora.acceleration.video_group import VideoGroup
 from opensora.config.schema import SampleConfig
 from opensora.pipeline import SamplingPipeline
-
-PURPOSES = ("blocks", "schedule", "output")
-
-
-@dataclass(frozen=True)
-class Sent:
-    """Most bytes that one process sent in any step of one kind, by purpose."""
-
-    blocks: int
-    schedule: int
-    output: int
 
 
 @dataclass(frozen=True)
@@ -33,9 +24,9 @@ class ArrangementResult:
     """One video under one arrangement.
 
     Attributes:
-        computed, reused: most bytes sent by any process in such a step; None if there is none.
-        num_computed: number of computed steps.
-        milliseconds: of a computed and of a reused step, medians on rank 0.
+        sent: for "computed" and "reused", the most bytes that any process sent in such a step, by purpose; empty if
+            there is no such step.
+        milliseconds: of such steps, medians on rank 0; None without a cache.
         seconds: of denoising and decoding.
         decode_sent: bytes sent for decoding, once per video.
         error: largest difference of a latent to the latents of one process.
@@ -43,10 +34,8 @@ class ArrangementResult:
     """
 
     shape: MeshShape
-    computed: Sent | None
-    reused: Sent | None
-    num_computed: int
-    milliseconds: tuple[float | None, float | None]
+    sent: dict[str, Counter[str]]
+    milliseconds: dict[str, float | None]
     seconds: float
     decode_sent: int
     error: float
@@ -73,18 +62,20 @@ def bench(
         group = processes.arrange(shape)
         own = SamplingPipeline(pipe.model, pipe.vae, pipe.text_encoder, pipe.scheduler, pipe.config, pipe.cache, group)
         latents, own_trace, seconds, decode_sent = _sample(own, prompt)
-        kinds = [_sent(group, own_trace, computed) for computed in (True, False)]
-        theirs = processes.gather((kinds, decode_sent, _steps(own_trace)))
+        steps = _steps(own_trace, len(group.traffic.calls))
+        sent = {
+            kind: _most(Counter(group.traffic.calls[index]) for index in indices) for kind, indices in steps.items()
+        }
+        everyone = processes.gather((sent, decode_sent, steps))
         results.append(
             ArrangementResult(
                 shape,
-                *(_largest([kinds[i] for kinds, _, _ in theirs]) for i in (0, 1)),
-                num_computed=len(_steps(own_trace)) if own_trace else len(group.traffic.calls),
-                milliseconds=tuple(_milliseconds(own_trace, computed) for computed in (True, False)),
+                sent={kind: _most(theirs[kind] for theirs, _, _ in everyone) for kind in steps},
+                milliseconds={kind: _milliseconds(own_trace, indices) for kind, indices in steps.items()},
                 seconds=seconds,
-                decode_sent=max(sent for _, sent, _ in theirs),
+                decode_sent=max(theirs for _, theirs, _ in everyone),
                 error=(latents - expected).abs().max().item(),
-                same_schedule=all(steps == _steps(trace) for _, _, steps in theirs),
+                same_schedule=all(theirs == _steps(trace, len(group.traffic.calls)) for _, _, theirs in everyone),
             )
         )
     return results
@@ -101,27 +92,19 @@ def _sample(pipe: SamplingPipeline, prompt: str) -> tuple[Tensor, Trace | None, 
     return latents, None if controller is None else controller.trace, seconds, sent
 
 
-def _steps(trace: Trace | None) -> list[int]:
-    return [] if trace is None else trace.computed_steps
+def _steps(trace: Trace | None, num_steps: int) -> dict[str, list[int]]:
+    """Return the indices of computed and of reused steps; without a trace, all are computed."""
+    computed = list(range(num_steps)) if trace is None else trace.computed_steps
+    return {"computed": computed, "reused": [index for index in range(num_steps) if index not in computed]}
 
 
-def _sent(group: VideoGroup, trace: Trace | None, computed: bool) -> Sent | None:
-    calls = [
-        call
-        for index, call in enumerate(group.traffic.calls)
-        if (trace is None or trace.records[index].computed) == computed
-    ]
-    return Sent(*(max(call.get(name, 0) for call in calls) for name in PURPOSES)) if calls else None
+def _most(counters: Iterable[Counter[str]]) -> Counter[str]:
+    """Return the largest count of each purpose."""
+    return reduce(operator.or_, counters, Counter())
 
 
-def _largest(all_of_them: Sequence[Sent | None]) -> Sent | None:
-    known = [sent for sent in all_of_them if sent is not None]
-    return Sent(*(max(getattr(sent, name) for sent in known) for name in PURPOSES)) if known else None
-
-
-def _milliseconds(trace: Trace | None, computed: bool) -> float | None:
-    spent = [] if trace is None else [record.milliseconds for record in trace.records if record.computed == computed]
-    return median(spent) if spent else None
+def _milliseconds(trace: Trace | None, steps: Sequence[int]) -> float | None:
+    return median(trace.records[index].milliseconds for index in steps) if trace is not None and steps else None
 
 
 def table(results: Sequence[ArrangementResult]) -> str:
@@ -132,16 +115,16 @@ def table(results: Sequence[ArrangementResult]) -> str:
         f"{'':34}{'':10}{'in the blocks':>18}{'schedule':>12}{'output':>14}",
     ]
     for result in results:
-        kinds = (("computed", result.computed, 0), ("reused", result.reused, 1))
-        for name, sent, which in kinds:
-            if sent is None:
+        shape, outcome = str(result.shape), f"{result.error:>20.1e}  {'yes' if result.same_schedule else 'NO'}"
+        for kind, sent in result.sent.items():
+            if not sent:
                 continue
-            spent = result.milliseconds[which]
+            spent = result.milliseconds[kind]
             lines.append(
-                f"{str(result.shape) if not which else '':34}{name:>10}{sent.blocks:>18,}{sent.schedule:>12,}"
-                f"{sent.output:>14,}{'' if spent is None else f'{spent:.1f}':>8}"
-                + (f"{result.error:>20.1e}  {'yes' if result.same_schedule else 'NO'}" if not which else "")
+                f"{shape:34}{kind:>10}{sent['blocks']:>18,}{sent['schedule']:>12,}{sent['output']:>14,}"
+                f"{'' if spent is None else f'{spent:.1f}':>8}{outcome}"
             )
+            shape = outcome = ""  # said once
         total = f"bytes for its frames, {result.seconds:.2f} s in all"
         lines.append(f"{'':34}{'video':>10}{result.decode_sent:>18,} {total}")
     return "\n".join(lines)
