@@ -1,4 +1,16 @@
-"""What AdaCache needs to know about a diffusers transformer: names and layouts, as data."""
+"""What AdaCache needs to know about a diffusers transformer: names and layouts, as data.
+
+To add a family:
+
+1. Write its `Family` into a file of `families/`: the transformer's class and its lists of blocks, where the output of a
+   block's self-attention can be seen after its gate (`residuals.py` has the usual cases), and which arguments of the
+   forward have a row for each video. The other fields have defaults that fit most models.
+2. Write a tiny pipeline into a file of `adacache/conformance/tiny/`, on which all of
+   `tests/adacache/integrations/test_families.py` then runs. It fails if an argument is missing in `rows`, a list is
+   missing in `lists`, or the forward does something after a block that a skipped step would lack.
+3. Add a row to the table of docs/diffusers.md and, if the model needs nothing but text, to that of
+   `examples/diffusers_video.py`.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +62,8 @@ class Family:
         lists: all lists of blocks, in the order in which their first blocks run, unless the stand-in for all blocks,
             which is put into the first list, has to be in another one.
         rows: arguments of the forward that have one row, or several, for each video of a batch.
-        num_frames: (the transformer's config, arguments of the forward) -> frames of tokens in a video.
-        num_tokens: (the same) -> tokens of the video, if others precede them in the hidden states.
+        num_frames: (arguments of the forward) -> frames of tokens in a video; None if the latents' shape tells it.
+        has_history: whether tokens of earlier frames precede the video's in the hidden states.
         batches_guidance: whether pipelines that name no cache context have both guidance halves in one batch.
         has_own_times: whether pipelines give the transformer other times than the scheduler's, which is then read from
             the pipeline.
@@ -74,7 +86,8 @@ class Family:
     transformer: str
     lists: tuple[BlockList, ...]
     rows: tuple[str, ...]
-    num_frames: Callable[[Any, Mapping[str, Any]], int]
+    num_frames: Callable[[Mapping[str, Any]], int] | None = None
+    has_history: bool = False
     batches_guidance: bool = False
     has_own_times: bool = False
     refused_pipelines: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +96,6 @@ class Family:
     channels_dim: int = 1
     out_channels: str = "out_channels"
     bypass: Mapping[str, Any] = field(default_factory=dict)
-    num_tokens: Callable[[Any, Mapping[str, Any]], int] | None = None
     aside: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     added_after: Callable[[Any], Collection[int]] = lambda config: ()
 
@@ -105,7 +117,7 @@ class Family:
             if unknown:
                 raise ValueError(
                     f"the blocks in '{blocks.name}' of this {self.transformer} are {', '.join(sorted(unknown))}, but "
-                    f"AdaCache knows {', '.join(blocks.blocks)}; see docs/diffusers.md for adding a model"
+                    f"AdaCache knows {', '.join(blocks.blocks)}"
                 )
         if not len(getattr(transformer, self.lists[0].name)):
             raise ValueError(f"this {self.transformer} has no blocks in '{self.lists[0].name}': nothing can be cached")
@@ -126,6 +138,17 @@ class Family:
         count = min(latents.shape[1], transformer.config.get(self.out_channels) or latents.shape[1])
         audio = arguments.get(self.audio)
         return [latents[:, :count], *([] if audio is None else [audio.movedim(2, 1)])]
+
+    def size(self, transformer: nn.Module, arguments: Mapping[str, Any]) -> tuple[int, int | None]:
+        """Return how many frames of tokens a call has for a video and, if a history precedes them, how many tokens."""
+        if self.num_frames is not None:
+            return self.num_frames(arguments), None
+        config, latents = transformer.config, arguments["hidden_states"]
+        size = config.patch_size
+        patch = (config.get("patch_size_t") or 1, size, size) if isinstance(size, int) else size
+        shape = latents.select(self.channels_dim, 0).shape[1:]
+        frames, height, width = (-(-length // step) for length, step in zip(shape, patch, strict=True))
+        return frames, frames * height * width if self.has_history else None
 
     def num_blocks(self, transformer: nn.Module) -> int:
         """Return how many blocks can be measured, per stream."""

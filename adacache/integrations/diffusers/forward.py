@@ -65,8 +65,7 @@ class CachedForward:
             if held[0] is not None:
                 outputs = tuple(output.movedim(1, dim) for output, dim in zip(held, channels_dims, strict=False))
                 return outputs if as_tuple else Transformer2DModelOutput(sample=outputs[0])
-        num_videos, num_frames = len(denoised[0]), family.num_frames(self.transformer.config, arguments)
-        num_tokens = family.num_tokens(self.transformer.config, arguments) if family.num_tokens else None
+        num_videos, (num_frames, num_tokens) = len(denoised[0]), family.size(self.transformer, arguments)
         # Copies, as loops may change latents in place.
         signals = {"latents": lambda: tuple(latents.transpose(1, 2).clone() for latents in denoised)}
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from adacache.integrations.diffusers.families import cogvideox, cosmos, hunyuan, kandinsky, ltx, others, wan
+from adacache.integrations.diffusers.families import cogvideox, hunyuan, kandinsky, ltx, others, wan
 from adacache.integrations.diffusers.family import Family
 
 KNOWN = {
-    family.transformer: family
-    for file in (others, cogvideox, wan, ltx, hunyuan, kandinsky, cosmos)
-    for family in file.FAMILIES
+    family.transformer: family for file in (others, cogvideox, wan, ltx, hunyuan, kandinsky) for family in file.FAMILIES
 }
 
 _FEW_STEPS = "its models are distilled to a few steps, too few to leave some out"
@@ -44,6 +42,6 @@ def find_family(transformer: object) -> Family:
         raise ValueError(
             f"AdaCache does not know the model {names[0]}; "
             + (f"did you mean {close[0]}? " if close else "")
-            + f"known are {', '.join(sorted(KNOWN))}, and docs/diffusers.md says how to add one"
+            + f"known are {', '.join(sorted(KNOWN))}, and adacache/integrations/diffusers/family.py says how to add one"
         )
     return found

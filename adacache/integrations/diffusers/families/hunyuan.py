@@ -24,7 +24,6 @@ FAMILIES = (
         transformer="HunyuanVideoTransformer3DModel",
         lists=_LISTS,
         rows=_ROWS,
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
         returns_text=True,
     ),
     Family(
@@ -45,7 +44,6 @@ FAMILIES = (
             "encoder_attention_mask_2",
             "image_embeds",
         ),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
         returns_text=True,
     ),
     # HunyuanVideo's network. Tokens of earlier frames precede those of the frames that are denoised.
@@ -54,10 +52,7 @@ FAMILIES = (
         transformer="HunyuanVideoFramepackTransformer3DModel",
         lists=_LISTS,
         rows=(*_ROWS, "image_embeds", "latents_clean", "latents_history_2x", "latents_history_4x"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
-        num_tokens=lambda config, arguments: (
-            arguments["hidden_states"][0, 0].numel() // (config.patch_size_t * config.patch_size**2)
-        ),
+        has_history=True,
         returns_text=True,
     ),
 )

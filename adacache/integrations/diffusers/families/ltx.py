@@ -9,7 +9,7 @@ from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByTable
 
 
-def _ltx_num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
+def _num_frames(arguments: Mapping[str, Any]) -> int:
     """Return the argument `num_frames` or, if there are coordinates, how many tokens there are at each place.
 
     `video_coords` are times, heights and widths, (B, 3, N), or each with its beginning and end, (B, 3, N, 2).
@@ -33,7 +33,7 @@ FAMILIES = (
         transformer="LTXVideoTransformer3DModel",
         lists=(BlockList("transformer_blocks", ("LTXVideoTransformerBlock",), GatedByTable("temb", position=2)),),
         rows=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
-        num_frames=_ltx_num_frames,
+        num_frames=_num_frames,
         refused_pipelines={
             "LTXI2VLongMultiPromptPipeline": "it leaves out steps of its scheduler, so the last one is not known"
         },
@@ -59,7 +59,7 @@ FAMILIES = (
             *("audio_encoder_attention_mask", "audio_coords", "perturbation_mask"),
             *("video_self_attention_mask", "video_keyframes_mask"),
         ),
-        num_frames=_ltx_num_frames,
+        num_frames=_num_frames,
         audio="audio_hidden_states",
         refused_pipelines={
             "LTX2DFRPipeline": _TILES,

@@ -11,8 +11,23 @@ FAMILIES = (
         transformer="AllegroTransformer3DModel",
         lists=(BlockList("transformer_blocks", ("AllegroTransformerBlock",), GatedByTable("temb", position=2)),),
         rows=("hidden_states", "encoder_hidden_states", "timestep", "attention_mask", "encoder_attention_mask"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
         batches_guidance=True,
+    ),
+    # Cosmos 1, 2 and 2.5. The later ones give the transformer a time that is not the scheduler's.
+    Family(
+        name="Cosmos",
+        transformer="CosmosTransformer3DModel",
+        lists=(BlockList("transformer_blocks", ("CosmosTransformerBlock",), GatedByNorm(index=1)),),
+        rows=(
+            "hidden_states",
+            "timestep",
+            "encoder_hidden_states",
+            "block_controlnet_hidden_states",
+            "attention_mask",
+            "condition_mask",
+            "padding_mask",
+        ),
+        has_own_times=True,
     ),
     # Latte-1, and Open-Sora-Plan v1.1, whose transformer is the same network. Spatial and temporal blocks take turns;
     # the model regroups the tokens around every temporal block, and adds the temporal positions after the first spatial
@@ -37,7 +52,6 @@ FAMILIES = (
             ),
         ),
         rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
         bypass={"enable_temporal_attentions": False},
         batches_guidance=True,
     ),
@@ -47,7 +61,6 @@ FAMILIES = (
         # The norm after the attention multiplies with the gate.
         lists=(BlockList("transformer_blocks", ("MochiTransformerBlock",), OutputOf("norm2")),),
         rows=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2],
         returns_text=True,
     ),
     # Its last blocks are a decoder: they start again from the hidden states before all blocks, beside the result of the
@@ -60,7 +73,6 @@ FAMILIES = (
             BlockList("transformer_blocks", ("MotifVideoTransformerBlock",), GatedByNorm(index=1, attention="attn")),
         ),
         rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "image_embeds"),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size_t,
         returns_text=True,
     ),
     # Linear attention. An image, if there is one, is the first frame of the latents.
@@ -76,7 +88,6 @@ FAMILIES = (
             "encoder_attention_mask",
             "attention_mask",
         ),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
         batches_guidance=True,
     ),
     # Every block takes the camera's path. Each frame has a time of its own. Its pipeline makes one video at a time.
@@ -88,7 +99,6 @@ FAMILIES = (
             *("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "mask"),
             *("camera_conditions", "chunk_plucker"),
         ),
-        num_frames=lambda config, arguments: arguments["hidden_states"].shape[2] // config.patch_size[0],
         batches_guidance=True,
     ),
 )

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 from adacache.integrations.diffusers.family import BlockList, Family
 from adacache.integrations.diffusers.residuals import GatedByTable
 
 _BLOCKS = (BlockList("blocks", ("WanTransformerBlock",), GatedByTable("temb", position=2)),)
 _ROWS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image")
-
-
-def _num_frames(config: Any, arguments: Mapping[str, Any]) -> int:
-    return arguments["hidden_states"].shape[2] // config.patch_size[0]
 
 
 FAMILIES = (
@@ -24,7 +16,6 @@ FAMILIES = (
         transformer="ChronoEditTransformer3DModel",
         lists=_BLOCKS,
         rows=_ROWS,
-        num_frames=_num_frames,
     ),
     # Wan's network. Tokens of earlier frames precede those of the frames that are denoised.
     Family(
@@ -43,8 +34,7 @@ FAMILIES = (
             "latents_history_mid",
             "latents_history_long",
         ),
-        num_frames=_num_frames,
-        num_tokens=lambda config, arguments: arguments["hidden_states"][0, 0].numel() // math.prod(config.patch_size),
+        has_history=True,
         refused_pipelines={
             f"HeliosPyramid{kind}Pipeline": "it denoises each section at several sizes, with too few steps at each to "
             "leave some out"
@@ -57,7 +47,6 @@ FAMILIES = (
         transformer="SkyReelsV2Transformer3DModel",
         lists=(BlockList("blocks", ("SkyReelsV2TransformerBlock",), GatedByTable("temb", position=2)),),
         rows=_ROWS,
-        num_frames=_num_frames,
         refused_pipelines={
             f"SkyReelsV2DiffusionForcing{kind}Pipeline": "its frames are at different steps at the same time"
             for kind in ("", "ImageToVideo", "VideoToVideo")
@@ -69,7 +58,6 @@ FAMILIES = (
         transformer="WanVACETransformer3DModel",
         lists=_BLOCKS,
         rows=(*_ROWS, "control_hidden_states"),
-        num_frames=_num_frames,
         aside={"vace_blocks": lambda hidden_states, text, control, *_: (hidden_states.new_zeros(()), control)},
         added_after=lambda config: config.vace_layers,
     ),
@@ -79,7 +67,6 @@ FAMILIES = (
         transformer="WanAnimateTransformer3DModel",
         lists=_BLOCKS,
         rows=(*_ROWS, "pose_hidden_states", "face_pixel_values"),
-        num_frames=_num_frames,
         aside={
             "motion_encoder": lambda faces: faces.new_zeros(len(faces), 1),
             "face_encoder": lambda motion: motion,
@@ -93,6 +80,5 @@ FAMILIES = (
         transformer="WanTransformer3DModel",
         lists=_BLOCKS,
         rows=_ROWS,
-        num_frames=_num_frames,
     ),
 )
