@@ -372,24 +372,11 @@ class SamplingPipeline:
         return videos[:, :done]
 
     def size_arguments(self, batch: int) -> dict[str, Tensor]:
-        """Return the arguments that tell the model the size and frame rate of `batch` videos, (B,) each.
-
-        With bfloat16, sizes are rounded to 8 significant bits (854 becomes 856), as upstream does.
-
-        Source: Open-Sora v1.2, `prepare_multi_resolution_info` in opensora/utils/inference_utils.py.
-        """
-        config = self.config
-        if config.multi_resolution is None:
-            return {}
-        values = {
-            "height": config.height,
-            "width": config.width,
-            "num_frames": config.num_frames,
-            "ar": config.height / config.width,
-            "fps": IMG_FPS if config.num_frames == 1 else config.fps,
-        }
-        like = {"device": self.model.device, "dtype": self.model.dtype}
-        return {name: torch.tensor([value] * batch, **like) for name, value in values.items()}
+        """Return the arguments that tell the model the size and frame rate of `batch` videos of the config."""
+        config, model = self.config, self.model
+        size = (config.height, config.width)
+        info = (config.multi_resolution, batch, size, config.num_frames, config.fps, model.device, model.dtype)
+        return prepare_multi_resolution_info(*info)
 
     @torch.no_grad()
     def encode_reference(self, frames: np.ndarray | Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -428,3 +415,30 @@ def draw_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> Ten
             drawn = torch.randn(tuple(shape), generator=generator)
         noise.append(drawn)
     return torch.stack(noise)
+
+
+def prepare_multi_resolution_info(
+    info_type: str | None,
+    batch_size: int,
+    image_size: tuple[int, int],
+    num_frames: int,
+    fps: float,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Return height, width, num_frames, ar (height over width) and fps of videos, (B,) each, for STDiT3.
+
+    With bfloat16, sizes are rounded to 8 significant bits (854 becomes 856), as upstream does.
+
+    Args:
+        info_type: "STDiT2"; None gives nothing.
+        image_size: (height, width) in pixels.
+
+    Source: opensora/utils/inference_utils.py (Open-Sora v1.2).
+    """
+    if info_type is None:
+        return {}
+    height, width = image_size
+    fps = IMG_FPS if num_frames == 1 else fps
+    values = {"height": height, "width": width, "num_frames": num_frames, "ar": height / width, "fps": fps}
+    return {name: torch.tensor([value] * batch_size, device=device, dtype=dtype) for name, value in values.items()}
