@@ -16,13 +16,22 @@ from tests.support.warm_python import ROOT, THREADS, WarmProcess
 PATIENCE = 240.0  # seconds; on a busy machine imports alone take a minute
 
 
-def start_together(*commands: Sequence[str | Path]) -> list[WarmProcess]:
-    """A process for each command, with the variables that torchrun gives, and without an agent to watch over them."""
+def start_together(*commands: Sequence[str | Path], machines: bool = False) -> list[WarmProcess]:
+    """A process for each command, with the variables that torchrun gives, and without an agent to watch over them.
+
+    With ``machines``, each is on a machine of its own.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
     return [
-        warm_python.start(command, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        warm_python.start(
+            command,
+            RANK=str(rank),
+            LOCAL_RANK="0" if machines else str(rank),
+            GROUP_RANK=str(rank) if machines else "0",
+            **shared,
+        )
         for rank, command in enumerate(commands)
     ]
 

@@ -98,19 +98,23 @@ def test_no_process_waits_for_one_that_died_within_a_step(arguments, tmp_path, v
     assert "done" in statuses(tmp_path / "out")
 
 
-def test_two_machines_meet(alone, arguments, tmp_path):
-    """Two agents of torchrun, as on two machines, of one process each: the branches of guidance."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    options = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
+@pytest.mark.parametrize("agents", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_machines_meet(arguments, tmp_path, agents):
+    """One process on each: the branches of guidance; with agents of torchrun, or only with their variables."""
     command = [SCRIPT, *arguments[:3], "--num-sampling-steps", "4", "--guidance-parallel", "2", "--save-dir"]
     command.append(tmp_path / "out")
-    agents = [torchrun.start_agent(1, command, *options) for _ in range(2)]
+    if agents:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        options = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
+        started = [torchrun.start_agent(1, command, *options) for _ in range(2)]
+    else:
+        started = torchrun.start_together(command, command, machines=True)
     try:
-        outputs = [agent.communicate(timeout=torchrun.PATIENCE) for agent in agents]
+        outputs = [process.communicate(timeout=torchrun.PATIENCE) for process in started]
     finally:
-        torchrun.kill_all(agents)
-    assert [agent.returncode for agent in agents] == [0, 0], outputs
+        torchrun.kill_all(started)
+    assert [process.returncode for process in started] == [0, 0], outputs
     assert statuses(tmp_path / "out") == ["done"]
     sidecar = json.loads((tmp_path / "out/sample_0000.json").read_text())
     assert sidecar["metadata"]["processes"] == "data 1 x guidance 2 x sequence 1"
