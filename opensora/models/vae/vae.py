@@ -92,8 +92,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
 
     Args:
         tiling: how frames are cut into tiles to be encoded and decoded; None processes them whole. The result is the
-            same up to rounding (`layerwise` says why). The attribute `tiling` may be changed at any time, and each call
-            can override it.
+            same up to rounding (`layerwise` says why). The attribute `tiling` may be changed at any time.
 
     Attributes:
         out_channels: channels of latents.
@@ -114,42 +113,28 @@ class VideoAutoencoderPipeline(PretrainedModel):
         self.register_buffer("shift", torch.tensor(config.shift).view(1, -1, 1, 1, 1))
 
     @torch.no_grad()
-    def encode(
-        self,
-        x: Tensor,
-        sample_posterior: bool = True,
-        generator: torch.Generator | None = None,
-        tiling: TilingConfig | None = None,
-    ) -> Tensor:
+    def encode(self, x: Tensor, sample_posterior: bool = True, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, F, 8H, 8W) in [-1, 1] -> normalized latents (B, 4, T, H, W).
 
         Args:
             sample_posterior: sample both posteriors (spatial and temporal) as upstream does; False takes their means.
-            tiling: overrides `self.tiling`.
         """
-        tiling = tiling or self.tiling
-        x = self.spatial_vae.encode(x.to(self.dtype), sample_posterior, generator, tiling)
+        x = self.spatial_vae.encode(x.to(self.dtype), sample_posterior, generator, self.tiling)
         chunks = x.split(self.config.micro_frame_size or x.shape[2], dim=2)
-        posteriors = (self.temporal_vae.encode(chunk, tiling) for chunk in chunks)
+        posteriors = (self.temporal_vae.encode(chunk, self.tiling) for chunk in chunks)
         z = torch.cat([p.sample(generator) if sample_posterior else p.mode() for p in posteriors], dim=2)
         return (z - self.shift) / self.scale
 
-    def decode(self, z: Tensor, num_frames: int, progress: bool = False, tiling: TilingConfig | None = None) -> Tensor:
+    def decode(self, z: Tensor, num_frames: int, progress: bool = False) -> Tensor:
         """Normalized latents (B, 4, T, H, W) -> (B, 3, num_frames, 8H, 8W), about [-1, 1].
 
         Arguments and errors are those of `decode_chunks`, whose pieces are put into one tensor.
         """
-        return torch.cat(list(self.decode_chunks(z, num_frames, progress, tiling)), dim=2)
+        return torch.cat(list(self.decode_chunks(z, num_frames, progress)), dim=2)
 
     @torch.no_grad()
     def decode_chunks(
-        self,
-        z: Tensor,
-        num_frames: int,
-        progress: bool = False,
-        tiling: TilingConfig | None = None,
-        *,
-        share: tuple[int, int] = (0, 1),
+        self, z: Tensor, num_frames: int, progress: bool = False, *, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Tensor]:
         """Normalized latents (B, 4, T, H, W) -> pieces (B, 3, f, 8H, 8W) of the video, in order.
 
@@ -158,7 +143,6 @@ class VideoAutoencoderPipeline(PretrainedModel):
 
         Args:
             progress: show a bar that counts frames; decoding single frames takes nearly all of the time.
-            tiling: overrides `self.tiling`.
             share: (i, n) decodes only the i-th of n consecutive parts of the pieces, to the same pixels; a temporal
                 chunk that two parts need is decoded for both.
 
@@ -168,21 +152,18 @@ class VideoAutoencoderPipeline(PretrainedModel):
         expected = self.latent_frames(num_frames)
         if z.shape[2] != expected:
             raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
-        tiling = tiling or self.tiling
-        frames_at_once = self.spatial_vae.frames_at_once(z, tiling) or num_frames
+        frames_at_once = self.spatial_vae.frames_at_once(z, self.tiling) or num_frames
         pieces = share_of(-(-num_frames // frames_at_once), share)
         start, end = (min(edge * frames_at_once, num_frames) for edge in (pieces.start, pieces.stop))
         if start == end:
             return
-        chunks = self._temporal_chunks(z, num_frames, tiling, start, end)
+        chunks = self._temporal_chunks(z, num_frames, start, end)
         with tqdm(total=end - start, desc="decoding", unit="frame", disable=not progress, leave=False) as bar:
             for x in _regrouped(chunks, frames_at_once):
-                yield self.spatial_vae.decode(x, tiling)
+                yield self.spatial_vae.decode(x, self.tiling)
                 bar.update(x.shape[2])
 
-    def _temporal_chunks(
-        self, z: Tensor, num_frames: int, tiling: TilingConfig | None, start: int, end: int
-    ) -> Iterator[Tensor]:
+    def _temporal_chunks(self, z: Tensor, num_frames: int, start: int, end: int) -> Iterator[Tensor]:
         """Yield the spatial autoencoder's latents (B, 4, f, H, W) of frames `start` to `end`, chunk by chunk."""
         z = z.to(self.dtype) * self.scale + self.shift
         frames_per_chunk = self.config.micro_frame_size or num_frames
@@ -190,7 +171,7 @@ class VideoAutoencoderPipeline(PretrainedModel):
             first = i * frames_per_chunk
             frames = min(frames_per_chunk, num_frames - first)
             if first + frames > start and first < end:
-                decoded = self.temporal_vae.decode(chunk, frames, tiling)
+                decoded = self.temporal_vae.decode(chunk, frames, self.tiling)
                 yield decoded[:, :, max(start - first, 0) : end - first]
 
     def latent_frames(self, num_frames: int) -> int:

@@ -29,7 +29,8 @@ def test_pieces_are_micro_batches_of_the_whole_clip(vae):
 
 
 def test_tiled_pieces_are_single_frames(vae):
-    pieces = list(vae.decode_chunks(latents(vae, 5, batch=2), 5, tiling=TilingConfig(3)))
+    vae.tiling = TilingConfig(3)
+    pieces = list(vae.decode_chunks(latents(vae, 5, batch=2), 5))
     assert [tuple(piece.shape) for piece in pieces] == [(2, 3, 1, 32, 40)] * 5
 
 
