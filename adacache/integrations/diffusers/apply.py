@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from adacache.calibration.calibration import Calibration
 from adacache.calibration.target import read_target
 from adacache.codebook import PRESETS
 from adacache.controller import StepController
-from adacache.integrations.diffusers.calibrate import CalibratedTarget
+from adacache.integrations.diffusers.calibrate import schedules_from
 from adacache.integrations.diffusers.hook import hook, unhook
 from adacache.integrations.diffusers.pipeline import (
     DenoisingLoop,
@@ -143,14 +143,11 @@ def apply_adacache(
     num_blocks = min(forward.num_blocks for forward in cached)
     target = read_target({"speedup": speedup, "max_steps_computed": max_steps_computed, "min_psnr": min_psnr})
     if target is None and calibration is None:
-        config = _read_config(config, num_blocks)
-        config_of_run = _always(config)
+        fixed = _read_config(config, num_blocks)
+    elif config is None:
+        fixed, schedule_of_run = None, schedules_from(calibration, target, cached)
     else:
-        if config is not None:
-            raise ValueError("a config and a target cannot be combined; give only one of them")
-        schedules = CalibratedTarget.of(calibration, target)
-        schedules.check_model(cached)
-        config_of_run = schedules.config_of_run
+        raise ValueError("a config and a target cannot be combined; give only one of them")
     loop, transformers = DenoisingLoop(pipe_or_transformer, scheduler), [forward.transformer for forward in cached]
     for transformer in transformers:
         check_free(transformer)
@@ -161,7 +158,7 @@ def apply_adacache(
             check_combination(forward.transformer)
             forward.family.check(forward.transformer)
         _warn_if_replaced(loop, transformers)
-        config = config_of_run(start)
+        config = fixed or schedule_of_run(start)
         config.validate(len(start.timesteps), num_blocks)
         return StepController(config)
 
@@ -187,10 +184,6 @@ def _report(controller: StepController) -> None:
         logger.info("AdaCache: %d of %d steps computed", trace.num_computed, trace.num_steps)
     for sentence in surprises(controller.trace, controller.config):
         logger.warning("AdaCache: %s", sentence)
-
-
-def _always(config: PolicyConfig) -> Callable[[RunStart], PolicyConfig]:
-    return lambda _: config
 
 
 def _read_config(config: Any, num_blocks: int) -> PolicyConfig:

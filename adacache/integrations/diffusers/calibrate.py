@@ -6,9 +6,9 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -81,11 +81,8 @@ def calibrate_pipeline(
         RuntimeError: diffusers is too old.
     """
     check_diffusers()
-    for name, value in {
-        "fit_clips": fit_clips,
-        "held_out_clips": held_out_clips,
-    }.items():
-        check_count(name, value)
+    check_count("fit_clips", fit_clips)
+    check_count("held_out_clips", held_out_clips)
     given = [name for name in _OWN if name in call]
     if given:
         raise ValueError(f"calibrate_pipeline sets {given[0]} itself; leave it out")
@@ -99,7 +96,7 @@ def calibrate_pipeline(
                 f"a calibration is fitted to the picture alone, but {forward.family.name} denoises a sound with it; "
                 "give apply_adacache a config instead"
             )
-    with PipelineClips.of(pipe, encode or _as_prompts, call) as sampler:
+    with PipelineClips(pipe, encode or _as_prompts, call).hooked() as sampler:
         start = sampler.peek(fit[0])
         plan.check(len(start.timesteps))
         if any(a < b for a, b in zip(start.timesteps, start.timesteps[1:], strict=False)):
@@ -107,7 +104,7 @@ def calibrate_pipeline(
                 f"the timesteps of {type(pipe.scheduler).__name__} go back and forth, which a calibration cannot "
                 "describe; use another scheduler"
             )
-        conditions = {**model_conditions(cached), **run_conditions(start), "scheduler": type(pipe.scheduler).__name__}
+        conditions = {**_model_conditions(cached), **_run_conditions(start), "scheduler": type(pipe.scheduler).__name__}
         if plan.refinement > 1:
             with sampler.refined(plan.refinement):
                 sampler.check_refined(sampler.peek(fit[0]), start, plan.refinement)
@@ -122,43 +119,32 @@ def _as_prompts(prompts: list[str]) -> Mapping[str, Any]:
 
 
 class PipelineClips:
-    """Samples clips with a hooked pipeline; an `adacache.calibration.runner.ClipSampler`.
+    """Samples clips with a pipeline while it is `hooked`; an `adacache.calibration.runner.ClipSampler`.
 
     Args:
-        make_run: (clips, factor, further arguments of the call) -> the frames that the pipeline returns for a batch of
-            clips, with `factor` steps in place of each one.
+        encode: turns a batch of prompts into arguments of the pipeline's call.
+        call: other arguments of the pipeline's call.
     """
 
-    def __init__(self, make_run: Callable[..., Any]) -> None:
-        self._make_run = make_run
+    def __init__(self, pipe: Any, encode: Encode, call: Mapping[str, Any]) -> None:
+        self._pipe = pipe
+        self._encode = encode
+        self._call = call
         self._controller: StepController | None = None
         self._start: RunStart | None = None
         self._peeking = False
         self._is_sampling = False
         self._factor = 1
 
-    @classmethod
     @contextmanager
-    def of(cls, pipe: Any, encode: Encode, call: Mapping[str, Any]) -> Iterator[PipelineClips]:
-        """Hook a pipeline, hide its progress bars and yield its clips; restore the pipeline at the end."""
-
-        def make_run(clips: Sequence[Clip], factor: int, **options: Any) -> Any:
-            generators = [torch.Generator().manual_seed(clip.seed) for clip in clips]
-            steps = call.get(
-                "num_inference_steps", inspect.signature(pipe.__call__).parameters.get("num_inference_steps")
-            )
-            given = {**call, **encode([clip.prompt for clip in clips]), "generator": generators, **options}
-            if factor > 1:
-                given["num_inference_steps"] = factor * getattr(steps, "default", steps)
-            return pipe(**given).frames
-
-        sampler = cls(make_run)
-        cached = cached_forwards_of(pipe)
+    def hooked(self) -> Iterator[Self]:
+        """Hook the pipeline and hide its progress bars within the block."""
+        pipe, cached = self._pipe, cached_forwards_of(self._pipe)
         bars = dict(getattr(pipe, "_progress_bar_config", {}))
-        hook(cached, Runs(DenoisingLoop(pipe), sampler._begin, lambda _: None))
+        hook(cached, Runs(DenoisingLoop(pipe), self._begin, lambda _: None))
         try:
             pipe.set_progress_bar_config(**{**bars, "disable": True})
-            yield sampler
+            yield self
         finally:
             pipe.set_progress_bar_config(**bars)
             for forward in cached:
@@ -173,7 +159,7 @@ class PipelineClips:
         """Start a run, stop it at its first call, and return what is known by then; it holds for all runs."""
         self._peeking = True
         try:
-            self._make_run([clip], self._factor, output_type="latent")
+            self._frames([clip], "latent")
         except _Peeked:
             return self._start
         finally:
@@ -203,16 +189,22 @@ class PipelineClips:
     def latents(self, clips: Sequence[Clip], controller: StepController | None) -> Tensor:
         """Return the final latents (B, ...), as the pipeline returns them."""
         self._controller, self._is_sampling = controller, False
-        latents = self._make_run(clips, self._factor, output_type="latent")
+        latents = self._frames(clips, "latent")
         return latents[-1] if isinstance(latents, list) else latents  # a list grows by section; its last item has all
 
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
         """Return the same batch as videos, (F, H, W, 3) uint8 each."""
         self._controller, self._is_sampling = controller, False
-        return [
-            np.round(np.asarray(video) * 255).astype(np.uint8)
-            for video in self._make_run(clips, self._factor, output_type="np")
-        ]
+        return [np.round(np.asarray(video) * 255).astype(np.uint8) for video in self._frames(clips, "np")]
+
+    def _frames(self, clips: Sequence[Clip], output_type: str) -> Any:
+        """Return the frames that the pipeline returns for a batch of clips."""
+        given = {**self._call, **self._encode([clip.prompt for clip in clips])}
+        if self._factor > 1:
+            default = inspect.signature(self._pipe.__call__).parameters["num_inference_steps"].default
+            given["num_inference_steps"] = self._factor * given.get("num_inference_steps", default)
+        generators = [torch.Generator().manual_seed(clip.seed) for clip in clips]
+        return self._pipe(**{**given, "generator": generators, "output_type": output_type}).frames
 
     def _begin(self, start: RunStart) -> StepController:
         self._start = start
@@ -232,7 +224,36 @@ class _Peeked(Exception):
     """Ends a run before its first step."""
 
 
-def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
+def schedules_from(
+    calibration: Calibration | str | os.PathLike[str] | None, target: Target | None, cached: Sequence[CachedForward]
+) -> Callable[[RunStart], StaticScheduleConfig]:
+    """Return what gives each run the schedule that meets the target, from a calibration of the model or its file.
+
+    It raises a ValueError if no schedule does, or if the calibration was made for another video size or guidance scale.
+
+    Raises:
+        TypeError: the calibration or the target is missing.
+        OSError: the file cannot be read.
+        ValueError: the file holds something else, or the calibration was made for other transformers.
+    """
+    if calibration is None:
+        raise TypeError(
+            f"{target.kind} needs a calibration of this model: make one with calibrate_pipeline, and pass it or its "
+            "file as calibration="
+        )
+    if target is None:
+        raise TypeError("a calibration needs a target: speedup=, max_steps_computed= or min_psnr=")
+    known = calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
+    _check_conditions(known, _model_conditions(cached))
+
+    def schedule_of_run(start: RunStart) -> StaticScheduleConfig:
+        _check_conditions(known, _run_conditions(start))
+        return target.resolve(known, start.timesteps)
+
+    return schedule_of_run
+
+
+def _model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
     """Return the conditions of a calibration that the transformers determine; weights are not among them."""
     return {
         "transformers": [type(forward.transformer).__name__ for forward in cached],
@@ -240,54 +261,15 @@ def model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
     }
 
 
-def run_conditions(start: RunStart) -> dict[str, Any]:
+def _run_conditions(start: RunStart) -> dict[str, Any]:
     """Return the conditions of a calibration that a run's first call determines."""
     return {"latents": list(start.latents), "guidance_scale": start.guidance_scale}
 
 
-@dataclass(frozen=True)
-class CalibratedTarget:
-    """A calibration, and the target that chooses a schedule from it."""
-
-    calibration: Calibration
-    target: Target
-
-    @classmethod
-    def of(cls, calibration: Calibration | str | os.PathLike[str] | None, target: Target | None) -> CalibratedTarget:
-        """Join a target with a calibration, which may be given as a file.
-
-        Raises:
-            TypeError: the calibration or the target is missing.
-            OSError: the file cannot be read.
-            ValueError: the file holds something else.
-        """
-        if calibration is None:
-            raise TypeError(
-                f"{target.kind} needs a calibration of this model: make one with calibrate_pipeline, and pass it or "
-                "its file as calibration="
-            )
-        if target is None:
-            raise TypeError("a calibration needs a target: speedup=, max_steps_computed= or min_psnr=")
-        return cls(calibration if isinstance(calibration, Calibration) else Calibration.load(calibration), target)
-
-    def check_model(self, cached: Sequence[CachedForward]) -> None:
-        """Refuse, with a ValueError, a calibration that was made for other transformers."""
-        self._check(model_conditions(cached))
-
-    def config_of_run(self, start: RunStart) -> StaticScheduleConfig:
-        """Return the schedule that meets the target in a run.
-
-        Raises:
-            ValueError: no schedule does, or the calibration was made for another video size or guidance scale.
-        """
-        self._check(run_conditions(start))
-        return self.target.resolve(self.calibration, start.timesteps)
-
-    def _check(self, conditions: Mapping[str, Any]) -> None:
-        for key, value in conditions.items():
-            made_for = self.calibration.conditions.get(key)
-            is_older = key == "guidance_scale" and key not in self.calibration.conditions
-            if made_for != value and not is_older:
-                raise ValueError(
-                    f"the calibration was made for {_NAMES[key]} {made_for}, not {value}; make another one"
-                )
+def _check_conditions(calibration: Calibration, conditions: Mapping[str, Any]) -> None:
+    """Refuse, with a ValueError, a calibration that was made under other conditions."""
+    for key, value in conditions.items():
+        made_for = calibration.conditions.get(key)
+        is_older = key == "guidance_scale" and key not in calibration.conditions
+        if made_for != value and not is_older:
+            raise ValueError(f"the calibration was made for {_NAMES[key]} {made_for}, not {value}; make another one")

@@ -189,7 +189,7 @@ def test_a_video_in_sections_is_calibrated_by_one_of_them():
     tiny = TINY["framepack"]
     pipe = tiny.build()
     call = {**tiny.call, "image": IMAGE, "num_inference_steps": STEPS}
-    with PipelineClips.of(pipe, encoder(tiny), call) as clips:
+    with PipelineClips(pipe, encoder(tiny), call).hooked() as clips:
         latents = clips.latents([plan.Clip("10", 10)], None)
     assert torch.equal(latents, tiny.run(pipe, seed=10, steps=STEPS))
 
