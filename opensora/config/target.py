@@ -58,7 +58,7 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         target = read_target(values)
     except ValueError as error:
         raise source.error(tuple(given), one_line(error)) from error
-    calibration = _load(_find(config, given[0], source), config, source)
+    _, calibration = _calibration(config, given[0], source)
     try:
         schedule = with_memory_options(target.resolve(calibration, timesteps_of(config)), config.cache)
     except ValueError as error:
@@ -115,8 +115,8 @@ def check_calibrated_model(config: SampleConfig) -> None:
     if target is None:
         return
     source = Source(config.path)
-    path = _find(config, target, source)
-    made_for, model = _load(path, config, source).conditions, config.model.from_pretrained
+    path, calibration = _calibration(config, target, source)
+    made_for, model = calibration.conditions, config.model.from_pretrained
     if made_for.get("model") != fingerprint(model):
         raise source.error(
             "calibration",
@@ -140,26 +140,27 @@ def find_calibration(name: str, config_path: str) -> Path | None:
         return None
 
 
-def _find(config: SampleConfig, target: str, source: Source) -> Path:
+def _calibration(config: SampleConfig, target: str, source: Source) -> tuple[Path, Calibration]:
+    """Return the file and the content of the calibration that a `target` needs.
+
+    Raises:
+        ConfigError: none is named, it is missing or cannot be read, or was made for another setting.
+    """
+    command = command_line("calibrate")
     if config.calibration is None:
         raise source.error(
             target,
-            f"{target} needs a calibration of this model; run '{command_line('calibrate')} {config.path}' and set "
-            "calibration to the file it writes",
+            f"{target} needs a calibration of this model; run '{command} {config.path}' and set calibration to the "
+            "file it writes",
         )
     path = find_calibration(config.calibration, config.path)
-    if path is None:
-        folder = Path(config.calibration).parent
-        raise source.error(
-            "calibration",
-            f"calibration: there is no file {config.calibration}; '{command_line('calibrate')} {config.path} --output "
-            f"{folder}' makes a calibration.json",
-        )
-    return path
-
-
-def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
     try:
+        if path is None:
+            folder = Path(config.calibration).parent
+            raise ValueError(
+                f"there is no file {config.calibration}; '{command} {config.path} --output {folder}' makes a "
+                "calibration.json"
+            )
         calibration = Calibration.load(path)
     except OSError as error:
         raise source.error("calibration", f"calibration: cannot read {path}: {error.strerror}") from error
@@ -168,10 +169,9 @@ def _load(path: Path, config: SampleConfig, source: Source) -> Calibration:
     difference = mismatch(calibration.conditions, config)
     if difference:
         raise source.error(
-            "calibration",
-            f"calibration {path} does not fit: {difference}; run '{command_line('calibrate')}' for this setting",
+            "calibration", f"calibration {path} does not fit: {difference}; run '{command}' for this setting"
         )
-    return calibration
+    return path, calibration
 
 
 def with_memory_options(schedule: PolicyConfig, cache: Any) -> PolicyConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +9,6 @@ from typing import Any
 
 import psutil
 import torch
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 _PROCESS = Path("/proc/self")
 _RESET_PEAK = "5"  # Source: man 5 proc, /proc/pid/clear_refs
@@ -35,7 +29,8 @@ class StageMeter:
         process: folder with the process's `status` and `clear_refs`.
 
     Attributes:
-        stages: name -> bytes, in the order in which stages first ended; empty where the system does not say.
+        stages: name -> bytes, in the order in which stages first ended; on the CPU, empty unless
+            the system is Linux.
         baseline: bytes that were held when the meter was made, not part of `stages`; None if not known.
         is_upper_bound: whether the peak could not be reset, so that a stage has the largest value up to its end.
     """
@@ -89,7 +84,7 @@ class StageMeter:
     def _peak(self) -> int | None:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        return self._status("VmHWM:") or _largest_so_far()
+        return self._status("VmHWM:")
 
     def _status(self, key: str) -> int | None:
         """Return the bytes that the process's status has under `key`; None if it has none."""
@@ -98,13 +93,6 @@ class StageMeter:
         except OSError:
             return None
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
-
-
-def _largest_so_far() -> int | None:
-    if resource is None:
-        return None
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest * 1024
 
 
 def free_in_cpu_memory(root: Path = Path("/")) -> int:

@@ -176,19 +176,19 @@ class ModelShapes:
         Texts have their full length here; Latte's sampler cuts them to the longest.
         """
         config, rows, model = self.config, self.rows_per_video, self.build_transformer(_DEPTH)
-        dtype, masked = DTYPES[config.dtype], bool(config.reference_path) or config.loop > 1
-        shape = (batch, self.transformer.in_channels, *self.latent_size)
+        dtype, shape = DTYPES[config.dtype], (batch, self.transformer.in_channels, *self.latent_size)
+        text_shape = (batch, 1, config.text_encoder.model_max_length, self.transformer.caption_channels)
+        with torch.device("meta"):
+            times = torch.empty(rows * batch)
+            options = {"fps": times, "height": times, "width": times} if self._is_open_sora else {}
+            if config.reference_path or config.loop > 1:
+                options["x_mask"] = torch.empty(rows * batch, shape[2], dtype=torch.bool)
 
         def step() -> None:
-            with torch.device("meta"):
-                z = torch.empty(shape, dtype=dtype if self._is_open_sora else torch.float32)
-                length, width = config.text_encoder.model_max_length, self.transformer.caption_channels
-                y = torch.empty(batch, 1, length, width, dtype=dtype)
-                times = torch.empty(rows * batch)
-                size = {name: times for name in ("fps", "height", "width") if self._is_open_sora}
-                x_mask = {"x_mask": torch.empty(rows * batch, shape[2], dtype=torch.bool)} if masked else {}
+            z = torch.empty(shape, dtype=dtype if self._is_open_sora else torch.float32, device="meta")
+            y = torch.empty(text_shape, dtype=dtype, device="meta")
             texts = torch.cat([y] * rows)
-            out = model(torch.cat([z] * rows).to(dtype), times, texts, **size, **x_mask, **controller).float()
+            out = model(torch.cat([z] * rows).to(dtype), times, texts, **options).float()
             out = out[:, : shape[1]]
             if rows > 1:
                 conditional, unconditional = out.chunk(rows)
@@ -196,6 +196,7 @@ class ModelShapes:
             torch.isfinite(z + out).all()
 
         with _computed_step(config) as controller:
+            options |= controller
             peak = peak_live_bytes(step)
         return peak + _REMEMBERED.get(config.scheduler.type, 0) * math.prod(shape) * torch.float32.itemsize
 

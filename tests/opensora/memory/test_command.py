@@ -12,28 +12,33 @@ PUBLISHED = "../sample_adacache.py"
 HIDDEN_STATE = 2 * 15 * 45 * 80 * 1152 * 2  # bytes: both guidance halves, 54,000 tokens, bf16
 
 
-@pytest.mark.parametrize(("flags", "card"), [({}, CARD), ({"low_memory": True}, CARD // 2)], ids=str)
-def test_720p_2s_fits_24_gb_and_with_low_memory_12_gb(mini, flags, card):
-    config = mini(PUBLISHED, **flags)
-    assert (config.height, config.width, config.num_frames, config.dtype) == (720, 1280, 51, "bf16")
-    for stage in estimate_stages(config, 1):
+@pytest.fixture(scope="module")
+def stages(mini) -> dict[bool, list[StageEstimate]]:
+    """The stages without and with --low-memory."""
+    return {low: estimate_stages(mini(PUBLISHED, low_memory=low), 1) for low in (False, True)}
+
+
+@pytest.mark.parametrize(("low_memory", "card"), [(False, CARD), (True, CARD // 2)])
+def test_720p_2s_fits_24_gb_and_with_low_memory_12_gb(stages, low_memory, card):
+    for stage in stages[low_memory]:
         assert card_bytes(stage.total) < card
         # Kernels may take as much as all tensors for themselves, as convolutions in another memory format do.
         if stage.name != "text":
             assert card_bytes(stage.total + stage.activations) < CARD
 
 
-def test_the_numbers_can_be_worked_out_by_hand(mini):
-    stages = {stage.name: stage for stage in estimate_stages(mini(PUBLISHED), 1)}
-    assert stages["denoise"].cache == 2 * HIDDEN_STATE  # a residual, and one that is measured
+def test_the_numbers_can_be_worked_out_by_hand(stages):
+    _, denoise, decode = stages[False]
+    assert denoise.cache == 2 * HIDDEN_STATE  # a residual, and one that is measured
     # Before the MLP's second layer: its hidden activations before and after the GELU, and a few hidden states.
-    assert 2 * 4 * HIDDEN_STATE < stages["denoise"].activations < 2 * 4 * HIDDEN_STATE + 6 * HIDDEN_STATE
+    assert 2 * 4 * HIDDEN_STATE < denoise.activations < 2 * 4 * HIDDEN_STATE + 6 * HIDDEN_STATE
     # Four frames of 256 channels at full size are convolved: input and output, both copied to another layout.
     feature_map = 4 * 256 * 720 * 1280 * 2
-    assert 4 * feature_map < stages["decode"].activations < 5 * feature_map
+    assert 4 * feature_map < decode.activations < 5 * feature_map
 
 
-def test_the_command_prints_both_tables(capsys):
+def test_the_command_prints_both_tables(stages, capsys, monkeypatch):
+    monkeypatch.setattr(report, "estimate_stages", lambda config, batch: stages[config.low_memory])
     assert main(["configs/sample_adacache.py"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "configs/sample_adacache.py: 720 x 1280 pixels, 51 frames, batches of 1, bf16"

@@ -121,7 +121,7 @@ def test_measured_memory_is_near_the_estimate(mini):
 
     The rest is no tensor's: work space of kernels, and what the allocator keeps.
     """
-    config = mini(image_size=[256, 256])  # 0.4 GB
+    config = mini(image_size=[192, 192])  # 0.25 GB
     pipe = SamplingPipeline.from_config(config)
     latents = torch.zeros(1, 4, *read_shapes(config).latent_size)
     meter = StageMeter(torch.device("cpu"))
