@@ -13,6 +13,7 @@ import pytest
 from scripts import inference
 
 MINI = str(Path(__file__).resolve().parents[3] / "configs/mini/sample_adacache.py")
+COMMAND = [MINI, "--num-sampling-steps", "6", "--image-size", "32", "32", "--save-frames", "--verbose", "0"]
 LINES = [
     {"prompt": "a red circle moving fast to the right", "seed": 5, "name": "first"},
     {"prompt": "a still blue square", "seed": 6, "name": "second"},
@@ -25,8 +26,7 @@ def sample(folder: Path, lines: list[dict], *arguments: str) -> Path:
     folder.mkdir()
     path = folder / "prompts.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    command = [MINI, "--prompt-path", str(path), "--num-sampling-steps", "6", "--save-frames", "--verbose", "0"]
-    assert inference.main([*command, "--save-dir", str(folder), *arguments]) == 0
+    assert inference.main([*COMMAND, "--prompt-path", str(path), "--save-dir", str(folder), *arguments]) == 0
     return folder
 
 
@@ -81,7 +81,7 @@ def test_a_prompt_is_refined_once_and_stays_so(tmp_path):
         assert about["captions"] == ["a red circle moving slowly up, answer 1"]
         (folder / "first.mp4").unlink()
         (folder / "prompts.jsonl").unlink()
-        again = [MINI, "--num-sampling-steps", "6", "--save-frames", "--verbose", "0", "--save-dir", str(folder)]
+        again = [*COMMAND, "--save-dir", str(folder)]
         lines = tmp_path / "again.jsonl"
         lines.write_text(json.dumps(LINES[0]))
         assert inference.main([*again, "--prompt-path", str(lines), *endpoint]) == 0
