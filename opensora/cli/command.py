@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from opensora.acceleration.launch import read_launch
-from opensora.cli.plan import Plan, distinct_configs, plan_samples
-from opensora.cli.refining import check_endpoint
+from opensora.cli.plan import Plan, plan_samples
 from opensora.cli.sidecar import read_sidecar
 from opensora.config.entries import find_config, read_config_file
 from opensora.config.loading import config_from_entries, load_config
@@ -17,7 +16,9 @@ from opensora.config.schema import SampleConfig
 from opensora.config.trained_on import trained_on
 from opensora.errors import ConfigError
 from opensora.models.text_encoder import check_text_options
+from opensora.prompts.chat import ChatEndpoint
 from opensora.prompts.files import is_stream
+from opensora.prompts.refine import api_key_from_env
 from opensora.prompts.run_prompts import all_prompts
 from opensora.weights import locate_weights
 
@@ -50,8 +51,8 @@ def prepare(
         _check_stream(config, prompt_text)
         with each_message_once():
             samples = plan_samples(config, all_prompts(config, prompt_text), line_config)
-    for chosen in distinct_configs(samples):
-        check_endpoint(chosen)
+    if config.llm_refine:
+        ChatEndpoint(config.llm_endpoint, config.llm_model, api_key_from_env())  # refuses what cannot be used
     check_text_options(config)
     return Plan(config, samples, locate_weights(config))
 

@@ -29,7 +29,6 @@ from opensora.cli.identity import config_hash, plain_config, weight_fingerprints
 from opensora.cli.ledger import MANIFEST
 from opensora.cli.plan import Plan, Sample, distinct_configs
 from opensora.cli.records import read_result, wanted_files
-from opensora.cli.refining import refine
 from opensora.cli.run import check_machine, check_pyav
 from opensora.cli.session import Session, open_session
 from opensora.cli.worker import Worker, Write, encode_text
@@ -172,7 +171,7 @@ def _lead(processes: Processes, plan: Plan, arguments: Sequence[str]) -> int:
         session.begin(arguments)
         try:
             with session.ending():
-                refine((sample for batch in due for sample in batch), session.ledger)
+                session.refine()
                 processes.before_end = lambda reason: session.ledger.end_run(f"error: {reason}")
                 publish = {"publish": lambda rank, name: processes.coordinator.publish(name, True)}
                 processes.coordinator.handle({**answers(session), **publish})

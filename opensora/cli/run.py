@@ -10,7 +10,6 @@ from functools import partial
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from opensora.cli.plan import Plan, Sample, distinct_configs
-from opensora.cli.refining import refine
 from opensora.cli.session import Session
 from opensora.cli.worker import Load, Worker, Write
 from opensora.cli.writing import BackgroundWriter
@@ -43,7 +42,7 @@ def run(session: Session, arguments: Sequence[str], load: Load | None = None) ->
     with session.ending():
         if not due:
             return
-        refine((sample for batch in due for sample in batch), session.ledger)
+        session.refine()
         worker = Worker(session.plan, load=load)
         # The writer logs while the next batch shows its progress bar; its lines go above the bar.
         with logging_redirect_tqdm(), BackgroundWriter() as writer:

@@ -15,6 +15,8 @@ from opensora.cli.plan import Plan, Result, Sample, distinct_configs
 from opensora.cli.records import read_result, results_table, versions, wanted_files
 from opensora.config.schema import SampleConfig
 from opensora.files import make_output_folder
+from opensora.prompts.chat import ChatEndpoint
+from opensora.prompts.refine import PromptRefiner, api_key_from_env
 from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
@@ -124,6 +126,29 @@ class Session:
         finally:
             self.ledger.end_run(outcome)
 
+    def refine(self) -> None:
+        """Have a language model rewrite the prompts that are due, where the config asks for it; set `refined`.
+
+        An answer from an earlier run is used again, so that a continued run makes the same videos. A prompt that cannot
+        be refined stays as it is, and the log says why.
+        """
+        config = self.plan.config
+        if not config.llm_refine:
+            return
+        refiner = PromptRefiner(ChatEndpoint(config.llm_endpoint, config.llm_model, api_key_from_env()))
+        asked: dict[str, str | None] = {}
+        for sample in (sample for batch in self.plan.due_batches for sample in batch):
+            entry = self.ledger.get(sample.stem)
+            if entry is not None and entry.refined is not None:
+                sample.refined = entry.refined
+                continue
+            if sample.prompt not in asked:
+                asked[sample.prompt] = None if refiner.gave_up else _ask(refiner, sample.prompt)
+            sample.refined = asked[sample.prompt]
+            if entry is not None:  # asked again, the model might answer otherwise
+                changes = {"unrefined": True} if sample.refined is None else {"refined": sample.refined}
+                self.ledger.note(sample.stem, sync=True, **changes)
+
     def start(self, batch: Sequence[Sample]) -> None:
         """Record that the due samples of a batch are being made now."""
         self.begun = True
@@ -167,3 +192,13 @@ class Session:
 
     def _hash_of(self, sample: Sample) -> str:
         return self._config_hashes[id(sample.config)]
+
+
+def _ask(refiner: PromptRefiner, prompt: str) -> str | None:
+    """Return the refined prompt; log why and return None if there is none."""
+    answer = refiner.refine(prompt)
+    if answer.problem is not None:
+        logger.warning("WARNING %s; it stays as it is: %s", answer.problem, prompt)
+        return None
+    logger.info("refined: %s", answer.text)
+    return answer.text
