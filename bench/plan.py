@@ -131,11 +131,6 @@ class BenchPlan:
         return tuple(sorted({*self.budgets, *policy.further_budgets})) if policy.by_budget else ()
 
     @property
-    def all_budgets(self) -> tuple[int, ...]:
-        """Every budget that some policy is run at, ascending."""
-        return tuple(sorted({budget for policy in self.policies for budget in self.budgets_of(policy)}))
-
-    @property
     def num_searches(self) -> int:
         """How many settings are searched, one for each budget of the policies that search a setting."""
         return sum(len(self.budgets_of(policy)) for policy in self.policies if policy.tune in ("threshold", "codebook"))

@@ -52,7 +52,7 @@ def load_sample_config(plan: BenchPlan, device: str | None = None) -> SampleConf
     config = load_config(plan.sample, {"device": device}, {**given, **dict.fromkeys(_LEFT_ASIDE)})
     config = dataclasses.replace(config, cache=None)  # the official code's options are among the model's
     steps = config.scheduler.num_model_calls
-    most = max(plan.all_budgets, default=0)
+    most = max(plan.budgets, default=0)
     if most >= steps:
         raise ConfigError(f"budgets: {most} computed steps leave nothing to reuse, as {plan.sample} has {steps} steps")
     return config

@@ -78,7 +78,7 @@ class Tuner:
             if policy.settings:
                 points[policy.name] = self._by_settings(policy)
             elif policy.steps:
-                counts = self._plan.budgets_of(policy)
+                counts = self._budgets_of(policy)
                 points[policy.name] = [BenchPoint(policy.name, n, solver=policy.solver, num_steps=n) for n in counts]
             else:
                 points[policy.name] = ways[policy.tune](policy)
@@ -88,7 +88,7 @@ class Tuner:
         try:
             return [
                 BenchPoint(policy.name, n, cache=calibrated_schedule(self._config, policy, n), solver=policy.solver)
-                for n in self._plan.budgets_of(policy)
+                for n in self._budgets_of(policy)
             ]
         except ConfigError as error:
             if len(self._plan.policies) == 1:
@@ -131,7 +131,7 @@ class Tuner:
     def _by_budget(self, policy: PolicyPlan, choose: Callable[[int], tuple[dict[str, Any], float]]) -> list[BenchPoint]:
         """Return a point for every budget that the chosen options meet."""
         points = []
-        for budget in self._plan.budgets_of(policy):
+        for budget in self._budgets_of(policy):
             try:
                 options, steps = choose(budget)
             except _TimeUpError:
@@ -168,6 +168,10 @@ class Tuner:
         if needs_calibration(options) and self._file.policy_calibration is None:
             self._file.policy_calibration = calibrate_policies(self._runner, self._clips)
         return config_from_dict(complete(options, self._file.policy_calibration))
+
+    def _budgets_of(self, policy: PolicyPlan) -> list[int]:
+        """Return the policy's budgets; further ones, meant for a run of more steps, may not fit this one."""
+        return [budget for budget in self._plan.budgets_of(policy) if budget < self._num_steps]
 
     def _leave_out(self, sentence: str) -> None:
         logger.warning("%s", sentence)

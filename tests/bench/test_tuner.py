@@ -83,6 +83,13 @@ def test_settings_steps_and_calibrated_schedules_need_no_tuning(entries, tmp_pat
     assert len({point.digest for point in points}) == len(points)
 
 
+def test_further_budgets_that_do_not_fit_the_run_are_passed_over(entries, tmp_path):
+    policies = {"steps": {"title": "Steps", "steps": True, "further_budgets": (24,)}}
+    options = {"scheduler.num_sampling_steps": 20}
+    tuner = make_tuner(entries, policies, tmp_path, budgets=(8,), sample_options=options)
+    assert [point.budget for point in tuner.points()] == [8]
+
+
 def test_without_a_calibration_the_others_are_run(entries, tmp_path):
     policies = {
         "fixed": entries["policies"]["fixed"],
