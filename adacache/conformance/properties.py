@@ -98,9 +98,8 @@ def residual(trial: Trial) -> Verdict:
         raise NotApplicable("it does not add one stored residual")
     latents, layers = trial.reused()
     computed = computed_calls(layers, trial.tiny)
-    pipe = trial.tiny.build()
-    with reused_by_hand(pipe, trial.tiny, computed, from_first_output=adds == "tail"):
-        by_hand = trial.run(pipe)
+    with reused_by_hand(trial.pipe, trial.tiny, computed, from_first_output=adds == "tail"):
+        by_hand = trial.run(trial.pipe)
     return compare(
         {"latents": (latents, by_hand)}, ROUNDING, reused_calls=f"{computed.count(False)} of {len(computed)}"
     )

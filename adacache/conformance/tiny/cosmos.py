@@ -12,15 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from adacache.conformance.tiny.wan import wan_vae
-from adacache.conformance.tiny_pipeline import (
-    IMAGE,
-    SMALL,
-    VIDEO,
-    TinyPipeline,
-    multistep,
-    other,
-    transformer,
-)
+from adacache.conformance.tiny_pipeline import IMAGE, SMALL, VIDEO, TinyPipeline, multistep, other, transformer
 
 
 class _NoGuardrail:
@@ -102,7 +94,7 @@ def _cosmos25_control() -> dict[str, Any]:
 
 
 TINY = {
-    "cosmos": TinyPipeline("CosmosTextToWorldPipeline", _cosmos, {**SMALL, "guidance_scale": 3.0}, calls_per_step=2),
+    "cosmos": TinyPipeline("CosmosTextToWorldPipeline", _cosmos, {**SMALL, "guidance_scale": 3.0}, calls_per_step=2)
 }
 _COSMOS25 = replace(TINY["cosmos"], pipeline="Cosmos2_5_PredictBasePipeline", components=_cosmos25)
 OTHERS = {

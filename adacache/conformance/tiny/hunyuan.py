@@ -96,12 +96,7 @@ TINY = {
     ),
     # Its guidance is a component that calls each half by name.
     "hunyuan_video15": TinyPipeline(
-        "HunyuanVideo15Pipeline",
-        _hunyuan_video15,
-        SMALL,
-        finish=_finish15,
-        per_video=_second_text,
-        calls_per_step=2,
+        "HunyuanVideo15Pipeline", _hunyuan_video15, SMALL, finish=_finish15, per_video=_second_text, calls_per_step=2
     ),
 }
 # It denoises a video in sections, each with tokens of the frames before it.

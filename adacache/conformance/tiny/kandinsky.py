@@ -112,9 +112,6 @@ OTHERS = {
     "kandinsky6_silent": other(TINY["kandinsky6"], "Kandinsky6TI2VAPipeline", {"sample_audio": False}),
     # Without guidance.
     "kandinsky6_distilled": replace(
-        TINY["kandinsky6"],
-        components=_kandinsky6_distilled,
-        call={**SMALL, "guidance_scale": 1.0},
-        calls_per_step=1,
+        TINY["kandinsky6"], components=_kandinsky6_distilled, call={**SMALL, "guidance_scale": 1.0}, calls_per_step=1
     ),
 }

@@ -176,23 +176,13 @@ OTHERS = {
     "sana_wm": TinyPipeline(
         "SanaWMPipeline",
         _sana_wm,
-        {
-            **SMALL,
-            "guidance_scale": 4.0,
-            "image": IMAGE,
-            "prompt": "",
-            "action": "w-8",
-            "intrinsics": [64, 64, 32, 32],
-        },
+        {**SMALL, "guidance_scale": 4.0, "image": IMAGE, "prompt": "", "action": "w-8", "intrinsics": [64, 64, 32, 32]},
         ("blocks",),
         masks=True,
         per_video=_one_video,
     ),
     # The image's features precede the text's; its latents and a mask are extra channels.
     "motif_image": other(
-        TINY["motif"],
-        "MotifVideoImage2VideoPipeline",
-        {"image": IMAGE, "prompt": None},
-        finish=_finish_motif_image,
+        TINY["motif"], "MotifVideoImage2VideoPipeline", {"image": IMAGE, "prompt": None}, finish=_finish_motif_image
     ),
 }

@@ -21,13 +21,7 @@ from adacache.conformance.tiny_pipeline import (
     transformer,
 )
 
-_OPTIONS = {
-    "patch_size": (1, 2, 2),
-    "attention_head_dim": 12,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "rope_max_seq_len": 32,
-}
+_OPTIONS = {"patch_size": (1, 2, 2), "attention_head_dim": 12, "freq_dim": 16, "ffn_dim": 32, "rope_max_seq_len": 32}
 
 
 def wan_vae() -> Any:
@@ -140,10 +134,7 @@ TINY = {
     # It denoises a video in sections, each with tokens of the frames before it.
     "helios": other(_WAN, "HeliosPipeline", {"num_latent_frames_per_chunk": 3}, components=_helios),
     "skyreels_v2": other(
-        _WAN,
-        "SkyReelsV2Pipeline",
-        components=_with_multistep,
-        options={"kind": "SkyReelsV2Transformer3DModel"},
+        _WAN, "SkyReelsV2Pipeline", components=_with_multistep, options={"kind": "SkyReelsV2Transformer3DModel"}
     ),
 }
 OTHERS = {

@@ -20,11 +20,7 @@ _ROWS = (
 )
 FAMILIES = (
     Family(
-        name="HunyuanVideo",
-        transformer="HunyuanVideoTransformer3DModel",
-        lists=_LISTS,
-        rows=_ROWS,
-        returns_text=True,
+        name="HunyuanVideo", transformer="HunyuanVideoTransformer3DModel", lists=_LISTS, rows=_ROWS, returns_text=True
     ),
     Family(
         name="HunyuanVideo 1.5",

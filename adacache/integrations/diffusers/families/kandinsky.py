@@ -15,13 +15,7 @@ FAMILIES = (
     Family(
         name="Kandinsky 5",
         transformer="Kandinsky5Transformer3DModel",
-        lists=(
-            BlockList(
-                "visual_transformer_blocks",
-                ("Kandinsky5TransformerDecoderBlock",),
-                _gated_by_modulation(),
-            ),
-        ),
+        lists=(BlockList("visual_transformer_blocks", ("Kandinsky5TransformerDecoderBlock",), _gated_by_modulation()),),
         rows=("hidden_states", "encoder_hidden_states", "timestep", "pooled_projections"),
         channels_dim=4,
         out_channels="out_visual_dim",

@@ -11,12 +11,7 @@ _ROWS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_s
 
 FAMILIES = (
     # Wan's network. A video of only two frames gets the positions of the first and the last frame of a longer one.
-    Family(
-        name="ChronoEdit",
-        transformer="ChronoEditTransformer3DModel",
-        lists=_BLOCKS,
-        rows=_ROWS,
-    ),
+    Family(name="ChronoEdit", transformer="ChronoEditTransformer3DModel", lists=_BLOCKS, rows=_ROWS),
     # Wan's network. Tokens of earlier frames precede those of the frames that are denoised.
     Family(
         name="Helios",
@@ -75,10 +70,5 @@ FAMILIES = (
         added_after=lambda config: range(0, config.num_layers, config.inject_face_latents_blocks),
     ),
     # Wan 2.1 and Wan 2.2; the latter has a second transformer of the same class for the later, less noisy steps.
-    Family(
-        name="Wan",
-        transformer="WanTransformer3DModel",
-        lists=_BLOCKS,
-        rows=_ROWS,
-    ),
+    Family(name="Wan", transformer="WanTransformer3DModel", lists=_BLOCKS, rows=_ROWS),
 )
