@@ -105,8 +105,8 @@ class _Batch:
     """A batch whose steps are fitted up to some step.
 
     Attributes:
-        replayed: the fitted replacements of the model's outputs, by computed step.
-        history: the model's own outputs of the last computed steps, the newest first.
+        replayed: the fitted replacements of the model's outputs (halves, B, C, ...), by computed step.
+        history: the model's own outputs of the last computed steps, the newest first, in the same shape.
     """
 
     target: Target

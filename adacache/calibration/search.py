@@ -1,7 +1,7 @@
 """A search for the most promising lists of computed steps, on recorded targets alone."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,20 +65,14 @@ class MultistepSimulation:
         return np.maximum(errors, 0) / self._grams[:, end, end] * self._gains[step]
 
 
-def best_schedules(simulation: MultistepSimulation, lengths: Iterable[int]) -> dict[int, Schedule]:
+def best_schedules(simulation: MultistepSimulation, lengths: Sequence[int]) -> dict[int, Schedule]:
     """Return for every number of computed steps in `lengths` the best schedule found, by estimated quality.
 
     From all steps computed, the step that costs least is removed, one at a time; then a step is added where it helps
     most, one at a time; and so on until nothing improves. On the way, steps move to wherever that helps. A schedule
     always begins with step 0.
-
-    Raises:
-        ValueError: a length lies outside of 1..num_steps.
     """
-    wanted, steps = set(lengths), simulation.num_steps
-    if any(not 1 <= length <= steps for length in wanted):
-        raise ValueError(f"a schedule computes 1 to {steps} steps, not {sorted(wanted)}")
-    shortest = min(wanted, default=steps)
+    steps, shortest = simulation.num_steps, min(lengths)
     # Back and forth: one way alone would pass a bad choice on to all schedules that follow.
     fewer = [(length + 1, length) for length in range(steps - 1, shortest - 1, -1)]
     more = [(length - 1, length) for length in range(shortest + 1, steps)]
@@ -95,7 +89,7 @@ def best_schedules(simulation: MultistepSimulation, lengths: Iterable[int]) -> d
             schedule = improve(simulation, max(changed, key=simulation.quality))
             if length not in found or simulation.quality(schedule) > simulation.quality(found[length]) + ROUNDING_DB:
                 found[length], better = schedule, True
-    return {length: found[length] for length in sorted(wanted)}
+    return {length: found[length] for length in lengths}
 
 
 def improve(simulation: MultistepSimulation, schedule: Schedule) -> Schedule:

@@ -42,9 +42,8 @@ class StackReuse(Reuse):
 
     def keep(self, step: Step, context: str, hidden_states: Tensor, output: Tensor) -> None:
         """Keep output - hidden_states."""
-        if context not in self._histories:
-            self._histories[context] = ResidualHistory(self.bridge, self.store, self.shard)
-        self._histories[context].store(step.index, output - hidden_states, step.frames)
+        history = self._histories.setdefault(context, ResidualHistory(self.bridge, self.store, self.shard))
+        history.store(step.index, output - hidden_states, step.frames)
 
     def add(self, step: Step, context: str, hidden_states: Tensor) -> Tensor:
         """Return `hidden_states` plus the bridged residual.
