@@ -10,27 +10,44 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.registry import config_from_dict
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
-from opensora.config.target import find_calibration
+from opensora.config.target import find_calibration, replaces_cache, with_memory_options
 from opensora.errors import one_line
 
 logger = logging.getLogger(__name__)
 
 
 def read_cache(
-    official: Mapping[str, Any], cache: Any, num_steps: int | None, depth: int | None, source: Source
+    entries: dict[str, Any], official: Mapping[str, Any], num_steps: int, depth: int | None, source: Source
 ) -> PolicyConfig | None:
-    """Return the cache configuration of a run, or None if every step is computed.
+    """Take the cache out of config `entries` and return its configuration, or None if every step is computed.
+
+    A replay replaces when steps are computed; a target, a draft or a final will, too. The configuration then says no
+    more than where and how residuals are kept.
 
     Args:
         official: official options from `model`; `do_cache` switches them on.
-        cache: the top-level `cache` entry, in our own keys: options of the policy that it names, else of the one that
-            they fit (`adacache.policies.registry`). A static schedule may be in a `file` instead.
-        num_steps: the scheduler's number of steps, which MoReg's range must fit; None if something else decides when
-            steps are computed, so that this configuration need not fit the run.
+        num_steps: the scheduler's number of steps (calls of the model).
         depth: number of spatial-temporal block pairs of the model, if known.
 
     Raises:
-        ConfigError: both styles are used at once, or the cache configuration refuses its options.
+        ConfigError: both styles are used at once, the cache configuration refuses its options or does not fit the run,
+            or the recorded run cannot be replayed.
+    """
+    cache, replay = entries.pop("cache", None), entries.get("replay")
+    is_replaced = replay is not None or replaces_cache(entries)
+    config = _own_cache(official, cache, None if is_replaced else num_steps, depth, source)
+    return config if replay is None else with_memory_options(_read_replay(replay, num_steps, source), config)
+
+
+def _own_cache(
+    official: Mapping[str, Any], cache: Any, num_steps: int | None, depth: int | None, source: Source
+) -> PolicyConfig | None:
+    """Return the cache that the config itself describes.
+
+    Args:
+        cache: the top-level `cache` entry, in our own keys: options of the policy that it names, else of the one that
+            they fit (`adacache.policies.registry`). A static schedule may be in a `file` instead.
+        num_steps: what MoReg's range must fit; None if something else decides when steps are computed.
     """
     if official and cache is not None:
         raise source.error(
@@ -78,7 +95,7 @@ def _read_policy(entries: Mapping[str, Any], source: Source) -> PolicyConfig | N
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:
+def _read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleConfig:
     """Return the schedule of the recorded run in the JSON file `path`.
 
     Raises:

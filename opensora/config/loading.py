@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from opensora.config.cache import read_cache, read_replay
+from opensora.config.cache import read_cache
 from opensora.config.entries import (
     default_save_dir,
     dotted_overrides,
@@ -31,7 +31,7 @@ from opensora.config.model_families import (
 )
 from opensora.config.reading import Source, check_names, read_fields, read_section, read_value
 from opensora.config.schema import NO_EFFECT, OFFICIAL_CACHE_KEYS, SECTIONS, SampleConfig, section_class
-from opensora.config.target import apply_mode, replaces_cache, seed_texts, with_memory_options
+from opensora.config.target import apply_mode, seed_texts
 from opensora.config.trained_on import trained_on
 from opensora.datasets.aspect import NUM_FRAMES_MAP, get_image_size, get_num_frames
 from opensora.errors import one_line
@@ -102,54 +102,77 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         ConfigError: an entry is unknown, of the wrong type or out of range.
     """
     source = source or Source("config")
+    if source.from_command_line & set(SIZE_KEYS):
+        source = dataclasses.replace(source, from_command_line=source.from_command_line | {"height", "width"})
     entries = _with_low_memory(_without_helper_variables(entries, source), source)
     known = {*SampleConfig.__pydantic_fields__, *SIZE_KEYS}
     check_names(entries, known - {"height", "width", "path"}, source)
+    official_cache, sections = _read_sections(entries, source)
+    model = sections["model"]
+    weights_dir = entries.get("weights_dir")
+    depth = model_depth(model.from_pretrained, model.type, weights_dir if isinstance(weights_dir, str) else None)
+    cache = read_cache(entries, official_cache, sections["scheduler"].num_model_calls, depth, source)
+    values = _plain_values(entries, model, source)
+    result = read_fields(SampleConfig, values, source, path=source.path, cache=cache, **sections)
+    check_entries(result, source)
+    for keys, message in _conflicts(result):
+        raise source.error(keys, message)
+    check_size_limits(result, source)
+    return apply_mode(result, source, depth)
 
-    sections = {name: _section_entries(entries.pop(name, None), name, source) for name in SECTIONS}
+
+def _read_sections(entries: dict[str, Any], source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take the sections out of `entries`; return the official cache options, and each section's dataclass by name.
+
+    Keys of upstream that have no effect here are dropped, with a line about kernels that a user may have asked for.
+
+    Raises:
+        ConfigError: a section is missing, cannot be read, or does not go with the others.
+    """
+    sections = {}
+    for name in SECTIONS:
+        section = entries.pop(name, None)
+        if not isinstance(section, Mapping):
+            problem = "is missing" if section is None else f"must be a dict, got {section!r}"
+            raise source.error(name, f"the section '{name}' {problem}; write {name} = dict(...)")
+        sections[name] = dict(section)
     model = sections["model"]
     official_cache = {key: model.pop(key) for key in OFFICIAL_CACHE_KEYS & model.keys()}
     # The official options repeat the number of steps here; the scheduler's own entry wins.
     repeated_steps = model.pop("num_sampling_steps", None)
     if repeated_steps is not None:
         sections["scheduler"].setdefault("num_sampling_steps", repeated_steps)
-    built = {name: read_section(name, _without_effectless(sections[name], name), source) for name in SECTIONS}
+    if model.get("enable_flash_attn") or model.get("enable_layernorm_kernel"):
+        logger.info("attention and layer norms use PyTorch's own kernels; enable_* options have no effect")
+    built = {}
+    for name, section in sections.items():
+        effective = {key: value for key, value in section.items() if key not in NO_EFFECT[name]}
+        built[name] = read_section(name, effective, source)
     check_pieces(built, source)
     check_diffusion_options(built["scheduler"], source)
-    calls, cache_entry = built["scheduler"].num_model_calls, entries.pop("cache", None)
-    weights_dir = entries.get("weights_dir")
-    depth = model_depth(
-        built["model"].from_pretrained, built["model"].type, weights_dir if isinstance(weights_dir, str) else None
-    )
-    replay = entries.get("replay")
-    replaced = replay is not None or replaces_cache(entries)
-    cache = read_cache(official_cache, cache_entry, None if replaced else calls, depth, source)
-    if replay is not None:
-        cache = with_memory_options(read_replay(replay, calls, source), cache)
+    return official_cache, built
 
-    size = {key: entries.pop(key, None) for key in SIZE_KEYS}
-    height, width = _size(size, source, built["model"].from_pretrained)
-    entries |= {"height": height, "width": width}
-    if source.from_command_line & set(SIZE_KEYS):
-        source = dataclasses.replace(source, from_command_line=source.from_command_line | {"height", "width"})
-    has_durations = family_of(built["model"].type).has_durations
-    entries["num_frames"] = _num_frames(entries.get("num_frames"), source, has_durations)
-    if entries.get("save_fps") is None:
-        entries["save_fps"] = _save_fps(entries)
-    if isinstance(entries.get("dtype"), str):
-        entries["dtype"] = _DTYPE_NAMES.get(entries["dtype"], entries["dtype"])
-    if isinstance(entries.get("prompt"), str):
-        entries["prompt"] = [entries["prompt"]]
+
+def _plain_values(entries: Mapping[str, Any], model: Any, source: Source) -> dict[str, Any]:
+    """Return `entries` with sizes, lengths and upstream's other spellings as the values that the schema takes.
+
+    Raises:
+        ConfigError: a size or a length is missing or unknown.
+    """
+    values = dict(entries)
+    size = {key: values.pop(key, None) for key in SIZE_KEYS}
+    values["height"], values["width"] = _size(size, source, model.from_pretrained)
+    values["num_frames"] = _num_frames(values.get("num_frames"), source, family_of(model.type).has_durations)
+    if values.get("save_fps") is None:
+        values["save_fps"] = _save_fps(values)
+    if isinstance(values.get("dtype"), str):
+        values["dtype"] = _DTYPE_NAMES.get(values["dtype"], values["dtype"])
+    if isinstance(values.get("prompt"), str):
+        values["prompt"] = [values["prompt"]]
     for name in ("reference_path", "mask_strategy"):
-        entries[name] = _as_texts(entries.get(name))
-    entries |= {name: default for name, default in _NONE_MEANS.items() if name in entries and entries[name] is None}
-    entries["final"] = seed_texts(entries.get("final"))
-    result = read_fields(SampleConfig, entries, source, path=source.path, cache=cache, **built)
-    check_entries(result, source)
-    for keys, message in _conflicts(result):
-        raise source.error(keys, message)
-    check_size_limits(result, source)
-    return apply_mode(result, source, depth)
+        values[name] = _as_texts(values.get(name))
+    values["final"] = seed_texts(values.get("final"))
+    return values | {name: default for name, default in _NONE_MEANS.items() if values.get(name, default) is None}
 
 
 def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
@@ -161,20 +184,6 @@ def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dic
         return key in passed_on and isinstance(model, Mapping) and key in model and key not in source.from_command_line
 
     return {key: value for key, value in entries.items() if not is_helper(key)}
-
-
-def _section_entries(section: Any, name: str, source: Source) -> dict[str, Any]:
-    if not isinstance(section, Mapping):
-        problem = "is missing" if section is None else f"must be a dict, got {section!r}"
-        raise source.error(name, f"the section '{name}' {problem}; write {name} = dict(...)")
-    return dict(section)
-
-
-def _without_effectless(entries: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """Drop the upstream keys that have no effect here; log it for kernels that a user may have asked for."""
-    if entries.get("enable_flash_attn") or entries.get("enable_layernorm_kernel"):
-        logger.info("attention and layer norms use PyTorch's own kernels; enable_* options have no effect")
-    return {key: value for key, value in entries.items() if key not in NO_EFFECT[section]}
 
 
 def _as_texts(entry: Any) -> Any:
