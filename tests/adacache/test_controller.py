@@ -6,7 +6,7 @@ import torch
 
 import adacache
 from adacache import AdaCacheConfig, Codebook, RunObserver, Site, StepController
-from adacache.policies.base import Policy, PolicyConfig, Report
+from adacache.policies.base import Policy, PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.reuse.base import Reuse
 
@@ -386,17 +386,8 @@ def test_progress_can_be_shown_while_the_run_goes_on(model, tokens, every):
 
 def test_another_policy_needs_no_change_of_the_controller(model, tokens):
     class EverySecond(Policy):
-        observed_sites = ()
-
         def should_compute(self, step_index):
             return step_index % 2 == 0
-
-        def motion_strides(self, step_index):
-            return ()
-
-        def observe(self, step_index, measurements):
-            assert measurements == []
-            return Report()
 
     class EverySecondConfig(PolicyConfig):
         def make_policy(self, num_steps):
