@@ -24,6 +24,7 @@ from adacache.sites import Stream
 from opensora.acceleration.channel import Channel, Purpose, Traffic
 from opensora.acceleration.launch import MeshShape
 from opensora.models.parts import even_parts
+from opensora.models.stdit.blocks import Sharding
 from opensora.protocols import VideoModel
 
 _NOT_FINITE = -1  # sent instead of a number of frames
@@ -146,8 +147,8 @@ class ParallelModel:
         return whole
 
 
-class VideoShard(Shard):
-    """One process' part of a video of `num_frames` latent frames; it is also the model's `Sharding`.
+class VideoShard(Shard, Sharding):
+    """One process' part of a video of `num_frames` latent frames, for the cache and for the model.
 
     Attributes:
         frames: slice of the latent frames that this process has.
@@ -173,7 +174,6 @@ class VideoShard(Shard):
         return self._to_tokens(residual, "schedule")
 
     def to_tokens(self, hidden_states: Tensor) -> Tensor:
-        """Exchange (B, T of these frames, S, C) for (B, T, this process' part of S, C)."""
         return self._to_tokens(hidden_states, "blocks")
 
     def _to_tokens(self, hidden_states: Tensor, purpose: Purpose) -> Tensor:
@@ -187,7 +187,6 @@ class VideoShard(Shard):
         return torch.cat(self._sequence.exchange(parts, shapes, purpose), dim=1)
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """Undo `to_tokens`, for S = `tokens_per_frame`."""
         if self._sequence is None:
             return hidden_states
         batch, _, _, channels = hidden_states.shape

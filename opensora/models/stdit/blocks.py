@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -128,36 +127,25 @@ EAGER = BlockFunctions(
 )
 
 
-class Sharding(Protocol):
-    """Moves hidden states between processes: spatial blocks need whole frames, temporal ones all frames of a place.
+class Sharding:
+    """Which part of a video this process computes: here all of it.
+
+    Processes that share a video move hidden states between each other, as spatial blocks need whole frames and temporal
+    ones all frames of a place.
 
     Attributes:
         frames: the latent frames that this process holds before and after each pair of blocks.
     """
 
-    frames: slice
-
-    def to_tokens(self, hidden_states: Tensor) -> Tensor:
-        """(B, T of `frames`, S, C) -> (B, T of all frames, this process' part of S, C)."""
-        ...
-
-    def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """Invert `to_tokens`, where S = `tokens_per_frame`."""
-        ...
-
-
-class Unsharded:
-    """A single process, which holds everything."""
-
     frames = slice(None)
 
     def to_tokens(self, hidden_states: Tensor) -> Tensor:
-        """Return them unchanged."""
+        """(B, T of `frames`, S, C) -> (B, T of all frames, this process' part of S, C)."""
         return hidden_states
 
     def to_frames(self, hidden_states: Tensor, tokens_per_frame: int) -> Tensor:
-        """Return them unchanged."""
+        """Invert `to_tokens`, where S = `tokens_per_frame`."""
         return hidden_states
 
 
-UNSHARDED = Unsharded()
+UNSHARDED = Sharding()

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -65,25 +64,15 @@ _MARGIN = 1  # pixels that a 3x3 kernel reads around its own
 Layer = Callable[[Tensor], Tensor]
 
 
-class FeatureMap(Protocol):
-    """A feature map that can be read window by window."""
-
-    height: int
-    width: int
-
-    def read(self, window: Window) -> Tensor:
-        """Return the window's values, (B, C, ..., rows, columns)."""
-        ...
-
-
 class Stored:
-    """A map in memory."""
+    """A feature map in memory."""
 
     def __init__(self, values: Tensor):
         self.values = values
         self.height, self.width = values.shape[-2:]
 
     def read(self, window: Window) -> Tensor:
+        """Return the window's values, (B, C, ..., rows, columns)."""
         return self.values[..., *window]
 
 
@@ -99,7 +88,11 @@ class Computed:
         self.height, self.width = source.height * upscale, source.width * upscale
 
     def read(self, window: Window) -> Tensor:
+        """Return the window's values, (B, C, ..., rows, columns)."""
         return local(self.layer, self.source, window, upscale=self.upscale)
+
+
+FeatureMap = Stored | Computed
 
 
 def local(layer: Layer, source: FeatureMap, window: Window, *, upscale: int = 1, downscale: int = 1) -> Tensor:

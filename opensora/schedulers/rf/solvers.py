@@ -7,8 +7,6 @@ sections II.1 (Runge-Kutta) and III.5 (Adams with a variable step size).
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -18,8 +16,14 @@ FEW_STEPS = 15
 FINAL_EULER_STEPS = 2
 
 
-class Solver(Protocol):
-    """A solver for one run; what it remembers of earlier steps ends with the run."""
+class Solver:
+    """A solver for one run; what it remembers of earlier steps ends with the run.
+
+    This is Euler's, of first order: the velocity at the beginning holds for the whole step.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        pass
 
     def step(self, z: Tensor, velocity: Tensor, dt: Tensor, restart: Tensor | None = None) -> Tensor:
         """Return the latents at the end of a step.
@@ -31,15 +35,6 @@ class Solver(Protocol):
             restart: bool, broadcasts to `z`: True where the field or the latents changed abruptly since the step
                 before, whose velocity then says nothing about this one. There the step is an Euler step.
         """
-
-
-class Euler(Solver):
-    """First order: the velocity at the beginning holds for the whole step."""
-
-    def __init__(self, num_steps: int) -> None:
-        pass
-
-    def step(self, z: Tensor, velocity: Tensor, dt: Tensor, restart: Tensor | None = None) -> Tensor:
         return z + velocity * dt
 
 
@@ -60,7 +55,7 @@ class Adams(Solver):
         before, self._before = self._before, (velocity, dt)
         self._step += 1
         if before is None or self._step > self._second_order_steps:
-            return z + velocity * dt
+            return super().step(z, velocity, dt)
         velocity_before, dt_before = before
         return _second_order(z, velocity, dt, velocity_before, dt_before, dt**2 / (2 * dt_before), restart)
 
@@ -78,7 +73,7 @@ class Midpoint(Solver):
     def step(self, z: Tensor, velocity: Tensor, dt: Tensor, restart: Tensor | None = None) -> Tensor:
         if self._first is None:
             self._first = velocity, dt
-            return z + velocity * dt
+            return super().step(z, velocity, dt)
         (velocity_first, dt_first), self._first = self._first, None
         # The method's result is start + h * (v0 + (v1 - v0) * (h / 2) / h1) for a pair of length h = h1 + dt. As z is
         # start + h1 * v0, that is z + dt * v1 + (v1 - v0) * (h1^2 + dt^2) / (2 * h1): the start need not be kept, and
@@ -87,7 +82,7 @@ class Midpoint(Solver):
         return _second_order(z, velocity, dt, velocity_first, dt_first, weight, restart)
 
 
-SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "adams": Adams, "midpoint": Midpoint}
+SOLVERS: dict[str, type[Solver]] = {"euler": Solver, "adams": Adams, "midpoint": Midpoint}
 
 
 def make_solver(name: str, num_steps: int) -> Solver:
