@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adacache.frames import ALL_FRAMES, FrameSet
+from adacache.frames import FrameSet
 from adacache.meters import absolute_change, magnitude
 from adacache.options import BridgeConfig
 from adacache.policies.base import OutputChange, OutputPolicy
@@ -29,7 +29,7 @@ class OutputReuse(Reuse):
     def __init__(self, policy: OutputPolicy, bridge: BridgeConfig, store: TensorStore, shard: Shard = WHOLE) -> None:
         super().__init__(policy, bridge, store, shard)
         self._histories: dict[str, OutputHistory] = {}
-        self._measured: OutputHistory | None = None  # of the observed context, until it is read
+        self._measured: list[Tensor] = []  # in the observed context, until it is read
 
     def forget(self, videos: Sequence[bool] | None) -> None:
         """Drop the inputs and outputs of all videos."""
@@ -42,22 +42,23 @@ class OutputReuse(Reuse):
                 raise nothing_kept(context, self._histories)
             return self._histories[context].add(latents)
         history = self._histories.setdefault(context, OutputHistory(self.store, self.shard))
-        history.store(latents, output, step.frames)
         if observed:
-            self._measured = history
+            self._measured = history.measure(latents.detach(), output.detach(), step.frames)
+        history.store(latents.detach(), output.detach())
         return output
 
     def settle(self, trace: Trace) -> None:
-        """Tell the policy how input and output of a computed step changed."""
-        measured, self._measured = self._measured, None
-        change = None if measured is None else measured.read_change()
-        if change is not None:
+        """Tell the policy how input and output of a computed step changed, if any frame was measured."""
+        if self._measured:
+            output_magnitude, *changes = torch.stack(self._measured).tolist()
+            change = OutputChange(*(changes or (None, None)), output_magnitude)
             self.policy.observe_output(trace.records[-1].index, change)
+            self._measured = []
 
     def free(self) -> None:
         """Free inputs and outputs."""
         self._histories.clear()
-        self._measured = None
+        self._measured = []
 
     @property
     def kept(self) -> list[KeptTensor]:
@@ -76,20 +77,18 @@ class OutputHistory:
         self._store = store
         self._shard = shard
         self._kept: tuple[KeptTensor, KeptTensor] | None = None
-        self._measured: list[Tensor] = []
 
-    def store(self, latents: Tensor, output: Tensor, frames: FrameSet = ALL_FRAMES) -> None:
-        """Keep copies of a computed step's input and output, and measure them against those before.
-
-        The copies are small, and needed because loops may change these tensors in place. Only `frames`, in dimension 2,
-        are measured.
-        """
-        latents, output = latents.detach(), output.detach()
-        self._measured = [] if frames.is_empty else self._measure(latents, output, frames)
+    def store(self, latents: Tensor, output: Tensor) -> None:
+        """Keep copies of a computed step's input and output, which are small: loops may change these in place."""
         self._kept = self._store.keep(latents.clone(), exact=True), self._store.keep(output.clone(), exact=True)
 
-    def _measure(self, latents: Tensor, output: Tensor, frames: FrameSet) -> list[Tensor]:
-        """Return the output's mean magnitude, and the mean changes of input and output if there are earlier ones."""
+    def measure(self, latents: Tensor, output: Tensor, frames: FrameSet) -> list[Tensor]:
+        """Return the output's mean magnitude, and the mean changes of input and output if earlier ones are kept.
+
+        Only `frames`, in dimension 2, are measured; without any, the result is empty.
+        """
+        if frames.is_empty:
+            return []
 
         def generated(tensor: Tensor) -> Tensor:
             paired = tensor[:, : latents.shape[1]]
@@ -109,13 +108,6 @@ class OutputHistory:
         paired, others = last_output.split([latents.shape[1], last_output.shape[1] - latents.shape[1]], dim=1)
         moved = latents.to(paired.dtype) + (paired - last_latents.to(paired.dtype))
         return torch.cat([moved, others], dim=1)
-
-    def read_change(self) -> OutputChange | None:
-        """Return what the last `store` measured, None if it measured no frame; the host waits for the device."""
-        if not self._measured:
-            return None
-        output_magnitude, *changes = torch.stack(self._measured).tolist()
-        return OutputChange(*(changes or (None, None)), output_magnitude)
 
     @property
     def kept(self) -> list[KeptTensor]:

@@ -101,11 +101,10 @@ def test_outputs_are_compared_where_they_are_generated():
     def latents(held: float, other: float) -> Tensor:
         return torch.tensor([held, other]).view(1, 1, 2, 1, 1)
 
-    history.store(latents(5, 1), latents(9, 2), generated)
-    history.store(latents(5, 4), latents(0, 8), generated)
-    assert history.read_change() == OutputChange(3, 6, 8)
-    history.store(latents(5, 4), latents(0, 8), FrameSet(((False, False),)))
-    assert history.read_change() is None
+    history.store(latents(5, 1), latents(9, 2))
+    measured = history.measure(latents(5, 4), latents(0, 8), generated)
+    assert [value.item() for value in measured] == [8, 3, 6]  # of the output, then the changes of input and output
+    assert history.measure(latents(5, 4), latents(0, 8), FrameSet(((False, False),))) == []
 
 
 def test_a_bridge_is_fitted_to_generated_frames():
