@@ -26,10 +26,10 @@ def clip(tmp_path_factory) -> np.ndarray:
     return sample(tmp_path_factory.mktemp("clip"), "--prompt", PROMPT)["sample_0000.frames.npz"]
 
 
-def sample(folder: Path, *arguments: str, config: str = MINI, code: int = 0) -> dict[str, np.ndarray]:
+def sample(folder: Path, *arguments: str, config: str = MINI) -> dict[str, np.ndarray]:
     """Run the command; the frames of all videos by file name."""
     logging.getLogger("opensora").propagate = True
-    assert inference.main([config, *arguments, "--save-frames", "--save-dir", str(folder), "--verbose", "1"]) == code
+    assert inference.main([config, *arguments, "--save-frames", "--save-dir", str(folder), "--verbose", "1"]) == 0
     return {path.name: np.load(path)["frames"] for path in sorted(folder.glob("*.frames.npz"))}
 
 
@@ -113,11 +113,8 @@ def test_odd_sizes_are_what_was_asked_for(tmp_path):
 def test_a_sidecar_is_enough_to_make_the_video_again(tmp_path):
     Image.new("RGB", (64, 64), "gray").save(tmp_path / "gray.png")
     lines = [{"prompt": PROMPT, "seed": 77, "steps": 8, "reference_path": "gray.png"}]
-    lines += [{"prompt": "a red star", "steps": 14}]
+    lines += [{"prompt": "a red star", "steps": 10}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    sample(tmp_path / "out", "--prompt-path", str(tmp_path / "prompts.jsonl"), "--max-steps-computed", "12", code=1)
-    # The first line's eight steps cannot have twelve computed ones, so it fails alone.
-    assert not (tmp_path / "out/sample_0000.mp4").exists() and (tmp_path / "out/sample_0001.mp4").exists()
     sample(tmp_path / "out", "--prompt-path", str(tmp_path / "prompts.jsonl"), "--max-steps-computed", "7")
     for name in ("sample_0000", "sample_0001"):
         assert inference.main(["--from-sidecar", str(tmp_path / f"out/{name}.json")]) == 0
