@@ -110,9 +110,10 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
             prompt, overrides = (entry, {}) if reader is _read_plain else _read_entry(entry)
             if len(prompt) > MAX_PROMPT:
                 raise ConfigError(f"{len(prompt):,} characters are too long for a prompt (at most {MAX_PROMPT:,})")
-            if "name" in overrides and names.setdefault(overrides["name"].casefold(), place) != place:
-                first = names[overrides["name"].casefold()]
-                raise ConfigError(f"name '{overrides['name']}' is also that of {first}; each needs its own")
+            if (name := overrides.get("name")) is not None:
+                first = names.setdefault(name.casefold(), place)
+                if first != place:
+                    raise ConfigError(f"name '{name}' is also that of {first}; each needs its own")
         except ConfigError as error:
             raise ConfigError(f"prompt file '{path}', {place}: {error}") from error
         prompts.append(Prompt(index, line, prompt, overrides))
