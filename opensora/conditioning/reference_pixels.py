@@ -8,7 +8,7 @@ Source: opensora/datasets/utils.py (Open-Sora v1.2), resize_crop_to_fill for ima
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from opensora.conditioning.reference_frames import NotReadable, StillImage
-from opensora.conditioning.references import open_checked
+from opensora.conditioning.reference_frames import StillImage
+from opensora.conditioning.references import opened_reference
 from opensora.errors import ConfigError
 
 
@@ -35,17 +35,10 @@ def read_reference(
     path = Path(path)
     if height < 1 or width < 1 or (max_frames is not None and max_frames < 1):
         raise ConfigError(f"reference '{path}': size and max_frames must be at least 1")
-    try:
-        with closing(open_checked(path)) as source:
-            if isinstance(source, StillImage):
-                return crop_image(source.image(), height, width)
-            frames = []
-            for frame in source.frames():
-                frames.append(crop_frame(frame, height, width))
-                if len(frames) == max_frames:
-                    break
-    except NotReadable as error:
-        raise ConfigError(f"reference '{path}' {error}") from error
+    with opened_reference(path) as source:
+        if isinstance(source, StillImage):
+            return crop_image(source.image(), height, width)
+        frames = [crop_frame(frame, height, width) for frame in islice(source.frames(), max_frames)]
     if not frames:
         raise ConfigError(f"reference '{path}' holds no frames")
     return torch.stack(frames, dim=1)

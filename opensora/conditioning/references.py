@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,13 +78,10 @@ def check_reference(path: str | os.PathLike[str]) -> ReferenceInfo:
             or is too large.
     """
     path = Path(path)
-    try:
-        with closing(open_checked(path)) as source:
-            source.check()
-            kind = "image" if isinstance(source, StillImage) else "video"
-            return ReferenceInfo(path, kind, source.width, source.height, source.num_frames)
-    except NotReadable as error:
-        raise ConfigError(f"reference '{path}' {error}") from error
+    with opened_reference(path) as source:
+        source.check()
+        kind = "image" if isinstance(source, StillImage) else "video"
+        return ReferenceInfo(path, kind, source.width, source.height, source.num_frames)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -99,19 +97,22 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         raise ConfigError(f"reference '{path}' cannot be read ({_reason(error)})") from error
 
 
-def open_checked(path: Path) -> StillImage | AnimatedImage | VideoFile:
-    """Open a reference and check its size.
+@contextmanager
+def opened_reference(path: Path) -> Iterator[StillImage | AnimatedImage | VideoFile]:
+    """Open a reference, check its size, and close it at the end of the block.
 
     Raises:
-        NotReadable: it cannot be used.
+        ConfigError: it cannot be used, or something in the block cannot be read.
     """
-    _check_file(path)
-    source = open_reference(path)
-    problem = _size_problem(source.width, source.height)
-    if problem:
-        source.close()
-        raise NotReadable(f"is {source.width}x{source.height} pixels, {problem}")
-    return source
+    try:
+        _check_file(path)
+        with closing(open_reference(path)) as source:
+            problem = _size_problem(source.width, source.height)
+            if problem:
+                raise NotReadable(f"is {source.width}x{source.height} pixels, {problem}")
+            yield source
+    except NotReadable as error:
+        raise ConfigError(f"reference '{path}' {error}") from error
 
 
 def _size_problem(width: int, height: int) -> str | None:
