@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from opensora.conditioning.reference_pixels import read_reference
 from opensora.conditioning.references import WHOLE, ReferencePart, part_of_reference, sha256_of
 from opensora.config.schema import SampleConfig
 from opensora.config.trained_on import trained_on
-from opensora.device import check_device, limit_threads
+from opensora.device import check_device, limit_threads, release_memory
 from opensora.errors import ConfigError, message_for_the_user
 from opensora.memory.measure import StageMeter
 from opensora.memory.report import check_memory
@@ -133,7 +132,7 @@ class Worker:
             problem = _reason(error)
         # Not within the except block: the error holds on to the tensors of the batch.
         del references
-        _release_memory()
+        release_memory(self._about["device"])
         if len(ready) == 1:
             return {**problems, ready[0].stem: problem}
         logger.warning("WARNING: a batch failed (%s); its samples are tried one by one", problem)
@@ -251,9 +250,3 @@ def _reason(error: Exception) -> str:
     if message is None:
         raise error
     return message
-
-
-def _release_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
