@@ -152,14 +152,23 @@ def _measure(
 
 
 class _Parts:
-    """Finished parts of a calibration, in a file that also says which one; without a path nothing is written."""
+    """Finished parts of a calibration, in a file that also says which one; without a path nothing is written.
+
+    Raises:
+        ValueError: the file is something else, which would be overwritten.
+    """
 
     def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
         self._path = path
         self._facts = json.loads(json.dumps(facts))
         self._found: dict[str, Any] = {}
         if path is not None and path.is_file():
-            kept = _read_parts(path)
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                kept = None
+            if not isinstance(kept, dict) or kept.keys() != {"facts", "parts"}:
+                raise ValueError(f"{path} is not a checkpoint of a calibration; name another file, or delete it")
             if kept["facts"] == self._facts:
                 self._found = kept["parts"]
 
@@ -178,14 +187,3 @@ class _Parts:
         """Delete the file, since the calibration is complete."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-
-def _read_parts(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; a ValueError for any other file, which a checkpoint would overwrite."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        kept = None
-    if not isinstance(kept, dict) or kept.keys() != {"facts", "parts"}:
-        raise ValueError(f"{path} is not a checkpoint of a calibration; name another file, or delete it")
-    return kept

@@ -48,7 +48,8 @@ class Target:
         """
         num_steps = len(timesteps)
         self.check_possible(num_steps)
-        count = getattr(self, f"_{self.kind}")(calibration, num_steps)
+        ways = {"speedup": self._speedup, "max_steps_computed": self._max_steps_computed, "min_psnr": self._min_psnr}
+        count = ways[self.kind](calibration, num_steps)
         _warn(calibration, count, num_steps)
         return calibration.schedule(count, timesteps)
 
