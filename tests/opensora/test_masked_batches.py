@@ -14,8 +14,6 @@ from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
 from adacache.policies.pab import PABConfig
 from adacache.policies.seacache import SeaCacheConfig
-from adacache.policies.static import StaticScheduleConfig
-from adacache.policies.teacache import TeaCacheConfig
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
 
@@ -35,12 +33,10 @@ def policies() -> dict[str, PolicyConfig]:
     return {
         # With thresholds for steps this large.
         "moreg": replace(moreg, codebook=Codebook((0.2, 0.5), (3, 2, 1))),
-        "teacache": TeaCacheConfig((1.0, 0.0), threshold=0.3),
         "fbcache": FBCacheConfig(threshold=0.2),
         "easycache": EasyCacheConfig(threshold=0.2, warmup=2),
         "seacache": SeaCacheConfig(threshold=0.6),
         "pab": PABConfig(mlp_blocks=(0, 1)),
-        "static": StaticScheduleConfig((0, 1, 4, 6, 10), bridge="linear"),
     }
 
 
@@ -79,8 +75,6 @@ def sample(
 def test_a_video_in_a_batch_of_other_masks_gives_the_latents_it_gives_alone(pipe, name):
     cache = policies()[name]
     together, traces = sample(pipe, (0, 1, 2), cache)
-    turned, _ = sample(pipe, (2, 1, 0), cache)
-    torch.testing.assert_close(turned.flip(0), together, rtol=0, atol=ROUNDING)
     for video in range(3):
         alone, own = sample(pipe, (video,), cache)
         assert own[0].computed_steps == traces[video].computed_steps

@@ -116,11 +116,11 @@ def test_work_that_is_counted_without_data_is_the_work_that_is_done(shared, pipe
             "y": torch.empty(4, 1, model.config.model_max_length, model.config.caption_channels),
         }
     for shape in MESHES:
-        for rank in range(shape.per_video):
-            with group_of(shape, rank) as group:
-                computed, reused = count_steps(model, inputs, group)
-            # The steps of one schedule for both videos, as here; the second one is measured.
-            calls = shared[rank][str(shape), "one schedule"]["calls"]
-            assert computed.sent == calls[1]
-            assert reused.sent == {"output": calls[1]["output"]}
-            assert computed.flops > 100 * reused.flops > 0
+        rank = shape.per_video - 1  # of the processes that split five frames, the last one has two
+        with group_of(shape, rank) as group:
+            computed, reused = count_steps(model, inputs, group)
+        # The steps of one schedule for both videos, as here; the second one is measured.
+        calls = shared[rank][str(shape), "one schedule"]["calls"]
+        assert computed.sent == calls[1]
+        assert reused.sent == {"output": calls[1]["output"]}
+        assert computed.flops > 100 * reused.flops > 0
