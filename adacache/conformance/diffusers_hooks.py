@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from adacache.conformance.cache import Cache, NotApplicable, Setting
-from adacache.conformance.trial import transformers_of
+from adacache.integrations.diffusers.pipeline import transformers_of
 
 _BY_BATCH = "it decides for the whole batch, by a mean over it"
 

@@ -29,8 +29,8 @@ from adacache.conformance.trial import (
     raised_on_purpose,
     reused_by_hand,
     same_classes,
-    transformers_of,
 )
+from adacache.integrations.diffusers.pipeline import transformers_of
 
 
 def reuses(trial: Trial) -> Verdict:

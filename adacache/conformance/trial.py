@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adacache.conformance.cache import Cache, Setting
 from adacache.conformance.tiny_pipeline import TinyPipeline
 from adacache.integrations.diffusers.families import find_family
+from adacache.integrations.diffusers.pipeline import transformers_of
 
 # Largest difference between runs that compute the same in another order. It is relative to the largest value, since
 # untrained models have latents of any size.
@@ -129,12 +130,6 @@ class CachedPipeline:
         """Return the latents of a run, and its `layers_per_call`."""
         with layers_per_call(self.pipe, self.trial.tiny) as counts:
             return self.run(**changes), counts
-
-
-def transformers_of(pipe: Any) -> list[nn.Module]:
-    """Return the transformers of a pipeline: one, or the two that share its steps."""
-    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-    return [transformer for transformer in found if transformer is not None]
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from adacache.conformance.cache import OURS
 from adacache.conformance.properties import check
 from adacache.conformance.tiny import OTHERS, TINY, TinyPipeline
 from adacache.conformance.tiny_pipeline import VIDEO
-from adacache.conformance.trial import ROUNDING, Trial, difference, reused_by_hand, transformers_of
+from adacache.conformance.trial import ROUNDING, Trial, difference, reused_by_hand
 from adacache.integrations.diffusers import apply_adacache
 from adacache.integrations.diffusers.families import find_family
 from adacache.integrations.diffusers.family import from_tokens, tokens_of
+from adacache.integrations.diffusers.pipeline import transformers_of
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 

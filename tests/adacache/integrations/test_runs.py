@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController
 from adacache.conformance.tiny import OTHERS, TEXT_TOKENS, TEXT_WIDTH, TINY
-from adacache.conformance.tiny_pipeline import SMALL, randomize
+from adacache.conformance.tiny_pipeline import SMALL, noise, randomize
 from adacache.integrations.diffusers import apply, apply_adacache
 from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -31,10 +31,6 @@ STEPS = 8
 SOME = StaticScheduleConfig((0, 1, 4, STEPS - 1))
 # Everything that may be reused is.
 EAGER = AdaCacheConfig(codebook={"thresholds": [1e9], "rates": [3, 1]}, metric_blocks=(1,))
-
-
-def noise(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 TEXTS = [noise(seed, 1, TEXT_TOKENS, TEXT_WIDTH) for seed in (1, 2, 3)]
