@@ -165,13 +165,11 @@ class Line:
     Attributes:
         points: (x, y) pairs, ascending in x.
         color: number of its color among the page's series.
-        dashed: whether it is a limit that other lines are compared with.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     color: int = 0
-    dashed: bool = False
 
 
 def chart(
@@ -214,9 +212,8 @@ def chart(
     for line in lines:
         places = [place(*point) for point in line.points]
         path = " ".join(f"{x},{y}" for x, y in places)
-        dashes = ' stroke-dasharray="4 4"' if line.dashed else ""
-        drawn.append(f'<polyline class="st-line st-series-{line.color}" points="{path}"{dashes}/>')
-        for (x, y), (left, top) in zip([] if line.dashed else line.points, places, strict=False):
+        drawn.append(f'<polyline class="st-line st-series-{line.color}" points="{path}"/>')
+        for (x, y), (left, top) in zip(line.points, places, strict=True):
             said = escape(f"{line.name}: {x_label} {x:g}, {y:.3g} {y_label}")
             drawn.append(
                 f'<circle class="st-series-{line.color}" cx="{left}" cy="{top}" r="2.5"/>'
