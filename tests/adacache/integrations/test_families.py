@@ -122,7 +122,7 @@ def test_policies_that_go_by_latents_or_outputs_reuse_steps(pipe, tiny):
         cache.remove(pipe, handle)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if name in TINY])
 def test_taylorseer_reuses_steps(name):
     trial = Trial(TAYLORSEER, TINY[name], STEPS)
     assert {check(of, trial).outcome for of in ("reuses", "exact", "removed")} == {"pass"}
