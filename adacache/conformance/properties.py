@@ -62,7 +62,8 @@ def confined(trial: Trial) -> Verdict:
 
 def removed(trial: Trial) -> Verdict:
     """Removing it restores outputs and weights bit for bit, and leaves no wrapper or hook on any module."""
-    pipe, (plain, _) = trial.tiny.build(), trial.plain
+    pipe = trial.tiny.build()
+    plain = trial.run(pipe)  # of this pipeline: its own runs may set attributes
     models = transformers_of(pipe)
     weights = [deepcopy(model.state_dict()) for model in models]
     attributes = [set(vars(model)) for model in models]
