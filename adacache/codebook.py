@@ -62,7 +62,7 @@ class Codebook:
             return value
         if isinstance(value, str):
             if value not in PRESETS:
-                raise ValueError(f"unknown codebook preset '{value}', {choices(value, PRESETS)}")
+                raise ValueError(f"unknown codebook preset '{value}'{choices(value, PRESETS)}")
             return PRESETS[value]
         if isinstance(value, Mapping):
             own_keys = ("thresholds", "rates", "num_sampling_steps")

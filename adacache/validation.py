@@ -31,8 +31,8 @@ def choices(given: Any, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the nearest known name, if one is near, and all of them."""
     names = list(known)
     nearest = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
-    suggestion = f"did you mean '{nearest[0]}'? " if nearest else ""
-    return f"{suggestion}(valid: {', '.join(names)})"
+    suggestion = f", did you mean '{nearest[0]}'?" if nearest else ""
+    return f"{suggestion} (valid: {', '.join(names)})"
 
 
 def check_keys(what: str, options: Iterable[Any], known: Iterable[str]) -> None:
@@ -40,7 +40,7 @@ def check_keys(what: str, options: Iterable[Any], known: Iterable[str]) -> None:
     known = list(known)
     for key in options:
         if key not in known:
-            raise ValueError(f"unknown {what} '{key}', {choices(key, known)}")
+            raise ValueError(f"unknown {what} '{key}'{choices(key, known)}")
 
 
 def check_count(name: str, value: Any) -> None:
@@ -65,7 +65,7 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
     """Refuse, with a ValueError, anything but one of the known names."""
     known = list(known)
     if value not in known:
-        raise ValueError(f"{name} {value!r} is unknown, {choices(value, known)}")
+        raise ValueError(f"{name} {value!r} is unknown{choices(value, known)}")
 
 
 def whole_numbers(name: str, value: Any, minimum: int) -> tuple[int, ...]:

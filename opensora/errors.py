@@ -34,8 +34,13 @@ class WeightsError(UserError):
 def suggest(name: object, known: Iterable[object]) -> str:
     """Return the end of an "unknown name" sentence: the nearest known name, or all of them if none is near."""
     names = sorted(str(candidate) for candidate in known)
-    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(names)}"
+    return did_you_mean(name, names) or f"known: {', '.join(names)}"
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Return a question that offers the nearest known name; empty if none is near."""
+    nearest = difflib.get_close_matches(str(name), [str(candidate) for candidate in known], n=1, cutoff=0.5)
+    return f"did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "num_sampling_steps": None,
 }
 # Names that tell the two vocabularies apart; "codebook" belongs to both.
-DISTINCTIVE = frozenset(DEFAULTS) - {"codebook"}
+DISTINCTIVE = tuple(name for name in DEFAULTS if name != "codebook")
 
 
 def translate(options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from opensora.config.schema import SECTIONS, STRICT, section_class, types_of
-from opensora.errors import ConfigError, shortened, suggest
+from opensora.errors import ConfigError, did_you_mean, shortened, suggest
 
 _NOUNS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Mapping[str, Any]: "a dict"}
 
@@ -113,8 +113,8 @@ def _sentence(problem: Mapping[str, Any], hint: Any, value: Any, key: str) -> st
         if bound in problem.get("ctx", {}):
             return f"{key} must be {words} {problem['ctx'][bound]:.10g}, got {shortened(value)}"
     choices = [choice for option in _options(hint) if get_origin(option) is Literal for choice in get_args(option)]
-    nearest = f"; {suggest(value, choices)}" if isinstance(value, str) and choices else ""
-    return f"{key} must be {_described(hint)}, got {shortened(repr(value))}{nearest}"
+    nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"{key} must be {_described(hint)}, got {shortened(repr(value))}{nearest and '; '}{nearest}"
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -385,7 +385,7 @@ def test_a_config_names_its_policy(cache, name):
     ("cache", "words"),
     [
         ({"policy": "tailorseer"}, "policy 'tailorseer' is unknown, did you mean 'taylorseer'?"),
-        ({"policy": 3}, "policy 3 is unknown, (valid: adacache, static, "),
+        ({"policy": 3}, "policy 3 is unknown (valid: adacache, static, "),
         ({"policy": "fixed", "intervall": 3}, "unknown fixed interval option 'intervall', did you mean 'interval'?"),
         ({"policy": "fixed", "interval": 0}, "interval must be a whole number >= 1, got 0"),
         ({"policy": "magcache"}, "policy 'magcache' needs ratios"),

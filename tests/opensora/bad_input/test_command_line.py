@@ -44,7 +44,7 @@ CASES = {
     "NaN as guidance": Case("--cfg-scale nan", ["scheduler.cfg_scale must be a number, got nan"]),
     "guidance of 1e300": Case("--cfg-scale 1e300", ["cfg_scale"], code=1),
     "a crf of 52": Case("--crf 52", ["crf must be at most 51, got 52"]),
-    "a preview as gif": Case("--preview gif", ["preview must be one of 'webp', 'apng' or None, got 'gif'"]),
+    "a preview as gif": Case("--preview gif", ["preview must be one of 'webp', 'apng' or None, got 'gif'\n"]),
     "an unknown solver": Case("--solver heun", ["scheduler.solver must be one of", "'heun'"]),
     "an unknown device": Case("--device gpu", ["device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"]),
     "a device that is not there": Case("--resample --device cuda:99", ["cuda:99", "--device cpu"]),
