@@ -123,6 +123,10 @@ def test_a_sidecar_is_enough_to_make_the_video_again(tmp_path):
     other = ["--from-sidecar", str(tmp_path / "out/sample_0001.json"), "--cfg-options", "cache=None"]
     assert inference.main([*other, "--save-dir", str(tmp_path / "uncached")]) == 0
     assert "records" not in sidecar(tmp_path / "uncached", "sample_0001")
+    older = sidecar(tmp_path / "out")
+    older["metadata"]["config"]["save_frames"] = "npz"
+    (tmp_path / "out/sample_0000.json").write_text(json.dumps(older))
+    assert inference.main(["--from-sidecar", str(tmp_path / "out/sample_0000.json"), "--crf", "30"]) == 0
     Image.new("RGB", (64, 64), "white").save(tmp_path / "gray.png")
     assert inference.main(["--from-sidecar", str(tmp_path / "out/sample_0000.json")]) == 2
 
