@@ -24,7 +24,8 @@ from opensora.errors import ConfigError, run_command  # noqa: E402
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    return run_command(lambda: measure(*parse_arguments(arguments)), several=True)
+    description = "Count what several processes exchange to sample the first prompt, and time it; run it by torchrun."
+    return run_command(lambda: measure(*parse_arguments(arguments, description)), several=True)
 
 
 def measure(config_path: str, flags: dict, cfg_options: dict) -> int:

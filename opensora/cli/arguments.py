@@ -12,6 +12,7 @@ from opensora.errors import one_line, shortened, suggest
 from opensora.files import find_path, is_utf8, printable
 
 DEFAULT_CONFIG = "configs/mini/sample_adacache.py"
+_SAMPLES = "Sample videos from text with Open-Sora v1.2 and AdaCache."
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -102,10 +103,14 @@ def text_to_bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected True or False, got '{text}'")
 
 
-def build_parser() -> OneLineParser:
-    """Return the parser of the command; a flag that is not given is None and overrides nothing."""
+def build_parser(description: str = _SAMPLES) -> OneLineParser:
+    """Return the parser of the sampler's flags; a flag that is not given is None and overrides nothing.
+
+    Args:
+        description: what the command does that takes them.
+    """
     parser = OneLineParser(
-        description="Sample videos from text with Open-Sora v1.2 and AdaCache.",
+        description=description,
         epilog="Every flag overrides the config entry of its name; --cfg-options reaches all entries. "
         'Examples: %(prog)s configs/mini/sample_adacache.py --prompt "a bouncing red star"; '
         "%(prog)s configs/mini/sample.py --speedup 2",
@@ -124,9 +129,11 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def parse_arguments(
+    arguments: Sequence[str] | None = None, description: str = _SAMPLES
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return the config path, the flags by name, and the dotted `--cfg-options`."""
-    parser = build_parser()
+    parser = build_parser(description)
     flags = vars(parser.parse_args(sys.argv[1:] if arguments is None else arguments))
     for text in flags["prompt"] or []:
         if text.endswith(".py") and find_path(text):
@@ -144,7 +151,7 @@ def _add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompt-path",
         metavar="FILE",
-        help="one prompt per line, or .csv or .jsonl with settings of their own for each; - reads standard input",
+        help="one prompt per line, or .csv, .json or .jsonl with settings for each; - reads standard input",
     )
     group.add_argument(
         "--words", action="store_const", const=True, help="print what the model of the config was trained on, and exit"

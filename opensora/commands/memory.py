@@ -11,7 +11,7 @@ from opensora.errors import run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    path, flags, options = parse_arguments(arguments)
+    path, flags, options = parse_arguments(arguments, "Print how much memory each stage of a run would take.")
     return run_command(lambda: _print(path, flags, options))
 
 

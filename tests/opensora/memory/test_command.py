@@ -37,6 +37,13 @@ def test_the_numbers_can_be_worked_out_by_hand(stages):
     assert 4 * feature_map < decode.activations < 5 * feature_map
 
 
+def test_its_help_says_what_it_prints(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "Print how much memory each stage of a run would take." in text and "Sample videos" not in text
+
+
 def test_the_command_prints_both_tables(stages, capsys, monkeypatch):
     monkeypatch.setattr(report, "estimate_stages", lambda config, batch: stages[config.low_memory])
     assert main(["configs/sample_adacache.py"]) == 0
