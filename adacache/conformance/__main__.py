@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         type=Path,
         metavar="FILE",
-        help="tell also what earlier runs wrote with --json, such as those in other environments; newer verdicts "
-        "take the place of older ones, and --cache without a name makes no new ones",
+        help="also report what earlier runs wrote with --json, such as those in other environments; newer verdicts "
+        "replace older ones, and --cache without a name checks nothing anew",
     )
     options = parser.parse_args(arguments)
     return run(parser, options)

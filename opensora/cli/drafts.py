@@ -104,8 +104,8 @@ def without_draft_flags(arguments: Sequence[str]) -> list[str]:
 def write_sheets(path: Path, samples: Sequence[Sample]) -> list[Path]:
     """Write a sheet of samples, which are in the order of their prompts, as a PNG.
 
-    More than `MAX_STRIPS` samples continue in `STEM.page2.png` and so on; those of an older run are removed. Return all
-    sheets.
+    More than `MAX_STRIPS` samples continue in `STEM.page2.png` and so on; sheets of an older run are removed. Return
+    the paths of all sheets.
 
     Raises:
         OSError: the disk refuses.

@@ -138,7 +138,7 @@ def test_a_config_is_hashable_and_cannot_change():
     ("options", "words"),
     [
         ({"metric_block": [1]}, "unknown AdaCache option 'metric_block'.*'metric_blocks'"),
-        ({"zzz": 1}, r"unknown AdaCache option 'zzz' \(valid: bridge, .*, moreg, do_cache, cache_res, cache_loc, .*\)$"),
+        ({"zzz": 1}, r"unknown AdaCache option 'zzz' \(valid: bridge, .*, moreg, do_cache, cache_res, cache_loc, "),
         ({"do_cash": True}, "'do_cash'.*'do_cache'"),
         ({"do_cache": True, "cache_locs": [1]}, "'cache_locs'.*'cache_loc'"),
         ({"metric": "t-attn", "cache_loc": [1]}, "mixes 'metric' with 'cache_loc'"),
