@@ -1,12 +1,13 @@
 """The bundled model's reference video, to compare others with: versions that do not go together sample badly.
 
-After the model was trained again, `python -m opensora.cli.mini_reference` writes the reference anew.
+After the model has been trained again, `python -m opensora.cli.mini_reference` writes the reference anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from adacache.atomic import atomic_path
+from opensora.cli.arguments import OneLineParser
 from opensora.config.loading import load_config
 from opensora.device import limit_threads
 from opensora.files import REPO_ROOT
@@ -99,5 +101,14 @@ def weight_checksums() -> dict[str, str]:
     return found
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, which takes no arguments."""
+    OneLineParser(
+        prog="python -m opensora.cli.mini_reference",
+        description="Sample the reference video of the bundled model anew, after the model has been trained again.",
+    ).parse_args(arguments)
     print(f"wrote {write_reference()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -207,6 +207,15 @@ def test_writing_the_reference_gives_the_same_again(copied_model):
     assert after.checksums == before.checksums
 
 
+@pytest.mark.parametrize("argument", ["--help", "--outpt"])
+def test_only_a_command_without_arguments_writes_the_reference(copied_model, argument):
+    before = mini_reference.REFERENCE.read_bytes()
+    with pytest.raises(SystemExit) as exit_:
+        mini_reference.main([argument])
+    assert exit_.value.code == (0 if argument == "--help" else 2)
+    assert mini_reference.REFERENCE.read_bytes() == before
+
+
 def test_means_over_blocks():
     frames = np.zeros((1, 16, 8, 3), np.uint8)
     frames[0, :4, :, 1] = 200
