@@ -63,7 +63,7 @@ def as_text(entries: Sequence[Entry]) -> str:
     lines = []
     for cache, own in _grouped(entries, lambda entry: entry.cache).items():
         families = {entry.family for entry in own}
-        lines += [f"{cache} ({own[0].version}), {len(families)} pipelines"]
+        lines += [f"{cache} ({own[0].version}), {len(families)} pipeline{'s' * (len(families) != 1)}"]
         lines += [f"  {'':{width}}" + "".join(f"{outcome:>12}" for outcome in OUTCOMES)]
         for name, verdicts in _grouped(own, lambda entry: entry.property).items():
             counts = Counter(entry.verdict.outcome for entry in verdicts)

@@ -204,7 +204,7 @@ def test_the_command(tmp_path, capsys, log_levels):
         main(["--cache", "adacache-static", "--families", "latte", "--properties", "counts", "--json", str(results)])
         == 0
     )
-    assert "adacache-static (this library), 1 pipelines" in capsys.readouterr().out
+    assert "adacache-static (this library), 1 pipeline\n" in capsys.readouterr().out
     options = ["--families", "wan", "--properties", "exact", "counts", "--with", str(results)]
     own = f"{__name__}:CACHE"
     assert main(["--cache", "adacache-static", own, *options, "--json", str(results), "--markdown", str(table)]) == 1
