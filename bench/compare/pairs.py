@@ -70,8 +70,8 @@ class NotCompared:
 def find_clips(folder: Path) -> dict[str, ClipFiles]:
     """Find the clips of a folder by name, in alphabetical order.
 
-    Plots of traces are not clips. If the folder has videos, other pngs count only if a sampling run's record names
-    them, as contact sheets are pngs, too.
+    Plots of traces are not clips. If the folder has videos, or records of a sampling run, pngs count only if a record
+    names them, as contact sheets are pngs, too.
 
     Raises:
         ConfigError: there is no such folder, or it has no clip.
@@ -83,14 +83,15 @@ def find_clips(folder: Path) -> dict[str, ClipFiles]:
         suffix = _suffix(path)
         if suffix and path.is_file():
             files.setdefault(path.name[: -len(suffix)], {})[suffix] = path
+    records = {name: read_record(folder / f"{name}.json") for name in files}
     any_video = any(VIDEO_SUFFIX in found or FRAMES_SUFFIX in found for found in files.values())
+    of_a_run = any_video or any(record.video for record in records.values())
     clips = {}
     for name, found in files.items():
-        record = read_record(folder / f"{name}.json")
         image = found.get(IMAGE_SUFFIX)
-        if len(found) == 1 and image and any_video and record.video != image.name:
+        if len(found) == 1 and image and of_a_run and records[name].video != image.name:
             continue
-        clips[name] = _clip(name, found, record)
+        clips[name] = _clip(name, found, records[name])
     if not clips:
         raise ConfigError(f"no clips in '{folder}': it holds no *{VIDEO_SUFFIX}, *{FRAMES_SUFFIX} or *{IMAGE_SUFFIX}")
     return clips

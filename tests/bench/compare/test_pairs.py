@@ -47,6 +47,12 @@ def test_images_are_clips_and_pictures_beside_videos_are_not(save):
     assert chosen(folder) == {"image": "image.png", "video": "video.mp4"}
 
 
+def test_the_contact_sheet_of_a_run_of_images_is_no_clip(save):
+    folder = save("a", "image", CLIP[:1], "video", prompt="a dog")
+    save("a", "contact_sheet", CLIP[:1], "video")
+    assert chosen(folder) == {"image": "image.png"}
+
+
 def test_pairs_have_the_same_name(save):
     for name in ("one", "two", "three"):
         reference = save("reference", name, CLIP)
