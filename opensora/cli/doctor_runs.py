@@ -33,8 +33,8 @@ from opensora.weights.locate import find_piece
 PUBLISHED = "configs/sample_adacache.py"
 ENCODER = "libx264"
 # Largest root mean square of the difference, relative to that of the reference's latents. Other CPU instructions or
-# numbers of threads change it by 2e-6, bfloat16 instead of float32 by 0.03; a broken sampler is off by about 1. GPUs
-# compute convolutions with fewer bits.
+# numbers of threads change it by 2e-6, an H100 too, bfloat16 instead of float32 by 0.03; a broken sampler is off by
+# about 1. Other GPUs were not tried.
 TOLERANCES = {"cpu": 1e-3, "cuda": 5e-2}
 SHADE_TOLERANCES = {"cpu": 1.0, "cuda": 4.0}  # gray levels of 255, mean over all blocks of pixels
 
