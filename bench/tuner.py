@@ -42,7 +42,7 @@ class Tuner:
         make_runner: loads the model; not called if the file has all that is needed.
         clips: clips to tune on.
         finished: called after each policy and budget that may need a search, with the name of the policy.
-        deadline: time of `time.monotonic()` after which nothing is sampled, except for the plan's baseline.
+        deadline: time of `time.monotonic()` after which nothing is sampled, except for the baseline's first budget.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Tuner:
         self._file = file
         self._finished = finished
         self._deadline = deadline
+        self._has_baseline = False  # whether the others have something to be compared with
         self._num_steps = config.scheduler.num_model_calls
 
     def points(self) -> list[BenchPoint]:
@@ -82,6 +83,7 @@ class Tuner:
                 points[policy.name] = [BenchPoint(policy.name, n, solver=policy.solver, num_steps=n) for n in counts]
             else:
                 points[policy.name] = ways[policy.tune](policy)
+            self._has_baseline = True
         return [point for policy in self._plan.policies for point in points[policy.name]]
 
     def _calibrated(self, policy: PolicyPlan) -> list[BenchPoint]:
@@ -105,7 +107,7 @@ class Tuner:
             def with_codebook(codebook: Any) -> dict[str, Any]:
                 return {**policy.cache, "codebook": codebook.to_dict()}
 
-            codebook, steps = best_codebook(lambda c: self._try(with_codebook(c), policy), self._num_steps, count)
+            codebook, steps = best_codebook(lambda c: self._try(with_codebook(c)), self._num_steps, count)
             return with_codebook(codebook), steps
 
         return self._by_budget(policy, choose)
@@ -113,8 +115,7 @@ class Tuner:
     def _by_threshold(self, policy: PolicyPlan) -> list[BenchPoint]:
         variants = [{**policy.cache, **item} for item in ({}, *policy.fallbacks)]
         searches = [
-            BudgetSearch(lambda value, own=own: self._try({**own, "threshold": value}, policy).steps)
-            for own in variants
+            BudgetSearch(lambda value, own=own: self._try({**own, "threshold": value}).steps) for own in variants
         ]
 
         def choose(budget: int) -> tuple[dict[str, Any], float]:
@@ -138,6 +139,7 @@ class Tuner:
                 self._leave_out(f"{policy.title} was not tuned to {budget} steps in the time that was given.")
                 continue
             self._finished(policy.name)
+            self._has_baseline = True
             if abs(steps - budget) > REACHED:
                 wanted = f"{budget} of {self._num_steps} steps on average"
                 self._leave_out(f"{policy.title} cannot compute {wanted}: nearest {steps:.1f}.")
@@ -145,11 +147,11 @@ class Tuner:
             points.append(BenchPoint(policy.name, budget, cache=self._config_of(options)))
         return points
 
-    def _try(self, options: Mapping[str, Any], policy: PolicyPlan) -> Tried:
+    def _try(self, options: Mapping[str, Any]) -> Tried:
         """Return what a policy does on the tuning clips, which are sampled at most once for it.
 
         Raises:
-            _TimeUpError: it would have to be sampled, and time is up for all but the baseline.
+            _TimeUpError: it would have to be sampled, and time is up.
         """
         config = self._config_of(options)
         if hasattr(config, "planned_steps"):  # a schedule that is the same for all videos
@@ -157,7 +159,7 @@ class Tuner:
         key = config_to_dict(config)
         result = self._file.tried(key)
         if result is None:
-            if policy.name != self._plan.baseline and time.monotonic() > self._deadline:
+            if self._has_baseline and time.monotonic() > self._deadline:
                 raise _TimeUpError
             result = try_policy(self._runner, config, self._clips, self._exact)
             self._file.keep_tried(key, result)

@@ -125,6 +125,8 @@ def main() -> None:
     parser.add_argument("--model", metavar="FOLDER", help="a folder with the weights (default: download them)")
     parser.add_argument("--prompt", default="a red panda eats bamboo in the rain", metavar="TEXT")
     options = parser.parse_args()
+    if options.model is not None and not Path(options.model).is_dir():
+        parser.error(f"--model {options.model} is not a folder")
     model = MODELS[options.name]
     try:
         make_video(options.name, options.prompt, **{**model, "repository": options.model or model["repository"]})

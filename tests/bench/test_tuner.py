@@ -48,6 +48,28 @@ def test_a_planned_policy_is_tuned_without_sampling(entries, tmp_path):
     assert tuner.left_out == ["MagCache cannot compute 8 of 30 steps on average: nearest 12.0."]
 
 
+def test_when_time_is_up_only_the_baseline_is_tuned_and_only_to_one_budget(entries, tmp_path, monkeypatch):
+    sampled = []
+
+    def try_policy(runner, config, clips, exact):
+        sampled.append(config)
+        return Tried(30 - 25 * min(config.threshold, 1.0), 0.0)
+
+    monkeypatch.setattr("bench.tuner.try_policy", try_policy)
+    monkeypatch.setattr(Tuner, "_runner", None)
+    monkeypatch.setattr(Tuner, "_exact", None)
+    policies = {
+        name: {"title": name, "tune": "threshold", "cache": {"policy": name}} for name in ("easycache", "fbcache")
+    }
+    tuner = make_tuner(entries, policies, tmp_path, deadline=-math.inf, budgets=(8, 14))
+    assert [point.key for point in tuner.points()] == ["easycache@8"]
+    assert {type(config).__name__ for config in sampled} == {"EasyCacheConfig"}
+    assert tuner.left_out == [
+        f"{name} was not tuned to {budget} steps in the time that was given."
+        for name, budget in (("easycache", 14), ("fbcache", 8), ("fbcache", 14))
+    ]
+
+
 def test_a_fallback_is_taken_only_where_it_is_needed(entries, tmp_path):
     magcache = {
         "title": "MagCache",

@@ -61,6 +61,10 @@ def test_it_makes_a_video_and_a_trace(name, tmp_path, monkeypatch, capsys):
     assert frames[0].shape == (64, 64, 3)
 
 
-def test_missing_weights_are_reported_in_a_sentence():
+def test_missing_weights_are_reported_in_a_sentence(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run("latte", "--model", "/no/such/folder")
+    assert capsys.readouterr().err.endswith("error: --model /no/such/folder is not a folder\n")
+    monkeypatch.setitem(MODELS["latte"], "repository", "no/such-model")
     with pytest.raises(SystemExit, match=r"^error: .*; with a network .*give --model FOLDER$"):
-        run("latte", "--model", "no/such-model")
+        run("latte")
