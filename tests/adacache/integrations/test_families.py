@@ -65,7 +65,7 @@ def of_families() -> Iterator[Any]:
             yield pytest.param(family, PROPERTIES[len(quick) :], id=f"{family}-rest", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("family", "names"), of_families())
+@pytest.mark.parametrize(("family", "names"), list(of_families()))
 def test_a_codebook_has_the_properties_of_a_cache(family, names):
     """Its decisions differ from video to video, and what it reuses is one residual."""
     trial = Trial(CODEBOOK, TINY[family], STEPS if family == "wan22" else FEW)
