@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -54,6 +55,8 @@ def config_from_dict(options: Mapping[str, Any]) -> PolicyConfig | None:
         ValueError: the policy or an option is unknown, an option is missing, or a value is wrong.
     """
     own = {key: value for key, value in options.items() if key != "policy"}
+    if "policy" not in options and (near := get_close_matches("policy", map(str, own), n=1, cutoff=0.8)):
+        raise ValueError(f"unknown option '{near[0]}', did you mean 'policy'?")
     name = options.get("policy", "static" if "computed_steps" in own else "adacache")
     check_choice("policy", name, POLICIES)
     cls = config_class(name)

@@ -122,3 +122,8 @@ def test_a_policy_is_imported_when_it_is_asked_for_and_needs_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_misspelled_policy_is_not_taken_for_an_option_of_the_default_one():
+    with pytest.raises(ValueError, match=r"^unknown option 'polcy', did you mean 'policy'\?$"):
+        config_from_dict({"polcy": "teacache", "threshold": 0.1})
