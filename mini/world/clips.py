@@ -1,4 +1,4 @@
-"""Render training clips to disk, in parallel and reproducibly for a seed."""
+"""Make the training clips of a seed, one by one and reproducibly."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from torch import Tensor
 
 from adacache.atomic import atomic_path
-from mini.training.workers import Workers
 from mini.world.captions import Scene, draw_scene, random_caption
-from mini.world.paths import FRAMES, SIZE, WILD, Shot, random_shot
+from mini.world.paths import FRAMES, SIZE, Shot, random_shot
 from mini.world.render import render
 
 CHUNKS = 3  # of the longest clip
@@ -25,7 +24,7 @@ class Clip:
 
     scene: Scene
     caption: str
-    frames: np.ndarray
+    frames: Tensor
     shot: Shot
 
 
@@ -46,10 +45,8 @@ def make_caption(seed: int, index: int, held_out: bool = False) -> str:
     return random_caption(draw_scene(rng, held_out), rng)
 
 
-def make_chunk(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+def make_chunk(seed: int, index: int) -> tuple[Tensor, np.ndarray]:
     """Make a chunk to train the autoencoders on, from the start, middle or end of a longer clip.
-
-    Bounces are twice as fast as in captioned clips: they are the hardest motion to compress.
 
     Returns:
         (FRAMES, H, W, 3) uint8, and the main figure's center (FRAMES, 2), x and y in pixels.
@@ -57,7 +54,7 @@ def make_chunk(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng((seed, CHUNKS, index))
     scene = draw_scene(rng, held_out=False)
     start = FRAMES * int(rng.integers(CHUNKS))
-    shot = random_shot(scene, rng, CHUNKS * FRAMES, bounce=WILD).part(start, start + FRAMES)
+    shot = random_shot(scene, rng, CHUNKS * FRAMES).part(start, start + FRAMES)
     main = shot.paths[-1]
     return render(scene, shot), np.stack([main.x, main.y], axis=1)
 
@@ -81,25 +78,3 @@ def mark_finished(folder: Path, facts: dict[str, Any]) -> None:
     """Record that the data in `folder` are complete."""
     with atomic_path(folder / "finished.json") as temporary:
         temporary.write_text(json.dumps(facts))
-
-
-def render_clips(folder: Path, count: int, seed: int, workers: Workers) -> None:
-    """Write `frames.npy` and `centers.npy` of `count` chunks; do nothing if they are finished."""
-    facts = {"seed": seed, "count": count}
-    if is_finished(folder, facts):
-        return
-    if workers.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, (count, FRAMES, *SIZE, 3))
-        np.lib.format.open_memmap(folder / "centers.npy", "w+", np.float32, (count, FRAMES, 2))
-    workers.wait()
-    frames = np.load(folder / "frames.npy", mmap_mode="r+")
-    centers = np.load(folder / "centers.npy", mmap_mode="r+")
-    for index in tqdm(workers.share(count), desc="data", disable=not workers.is_main, mininterval=5):
-        frames[index], centers[index] = make_chunk(seed, index)
-    frames.flush()
-    centers.flush()
-    workers.wait()
-    if workers.is_main:
-        mark_finished(folder, facts)
-    workers.wait()

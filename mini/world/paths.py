@@ -1,7 +1,10 @@
 """Where things are in every frame of a scene: physics simple enough to continue a clip from any of its frames.
 
-Moving figures turn back at the edge of the frame, growing ones at their largest and smallest size, and the camera where
-the figure would leave the frame. In the first `FRAMES` frames nothing turns back.
+A caption does not say where a figure is. If it could be anywhere, noise would decide between neighboring places late,
+and differently in every part of the frame; so figures start on a grid of places, three along a side of 128 pixels, and
+move by whole latents from one latent frame to the next. Moving figures turn back at the outer places, growing ones at
+their largest and smallest size, and the camera where the figure would leave the frame. In the first `FRAMES` frames
+nothing turns back.
 """
 
 from __future__ import annotations
@@ -10,30 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mini.world.captions import DIRECTIONS, Figure, Scene
-from mini.world.shapes import reach
+from mini.world.captions import DIRECTIONS, PLACES, Figure, Scene
 
 FRAMES = 17  # of the shortest clip, and of one chunk of the autoencoder
-SIZE = (64, 64)  # height and width in pixels
+SIZE = (128, 128)  # height and width in pixels
 
-SLOW = (0.55, 0.80)  # pixels per frame
-FAST = (1.90, 2.20)
-PAN = (1.00, 1.30)
-DRIFT = (0.50, 0.90)
-SPIN = (0.10, 0.13)  # radians per frame; above half a star's symmetry per latent frame it would seem to turn back
-LANE = 4.0  # pixels that a figure of a pair may be off the middle of its half
-
-
-@dataclass(frozen=True)
-class Bounce:
-    """How a figure bounces: frames from floor to floor, and the range of heights in pixels."""
-
-    period: int
-    height: tuple[float, float]
-
-
-GENTLE = Bounce(FRAMES - 1, (15.0, 18.0))
-WILD = Bounce((FRAMES - 1) // 2, (22.0, 26.0))
+STEP = 32  # pixels between neighboring places, and from the outer ones to the edge
+SPEED = {"slowly": 2, "fast": 4}  # pixels per frame
+SCROLL = 2  # pixels per frame of a drifting background and of a panning camera
+SPIN = np.pi / 24  # radians per frame; above half a star's symmetry per latent frame it would seem to turn back
+RADIUS = {"small": 10, "": 16, "large": 25}  # pixels, by the word of size
+GROUP_RADIUS = 12  # of two or three figures in lanes of their own
+GROWTH = (8, 25)  # smallest and largest radius
+JUMP = 32  # pixels that a bouncing figure rises
+CROSSING_RADII = (14, 10)  # of the still and of the moving figure
+CROSSING_SPEED = 6  # pixels per frame
+CROSSING_EDGE = 16  # pixels from the edge at which a crossing figure turns back
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,10 @@ class Path:
     radius: np.ndarray
     angle: np.ndarray
 
+    def table(self) -> np.ndarray:
+        """Return all four (4, F) in the order of the fields."""
+        return np.stack([self.x, self.y, self.radius, self.angle])
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -53,131 +52,111 @@ class Shot:
     Attributes:
         paths: one per figure.
         scroll: (F,) pixels that the background has moved to the right.
-        offset: pixels by which its texture is shifted at the start.
         size: height and width in pixels.
     """
 
     paths: tuple[Path, ...]
     scroll: np.ndarray
-    offset: float
     size: tuple[int, int]
 
     def part(self, start: int, stop: int) -> Shot:
         """Return the frames from `start` up to `stop`."""
-        cut = slice(start, stop)
-        paths = tuple(Path(p.x[cut], p.y[cut], p.radius[cut], p.angle[cut]) for p in self.paths)
-        return Shot(paths, self.scroll[cut], self.offset, self.size)
+        paths = tuple(Path(*path.table()[:, start:stop]) for path in self.paths)
+        return Shot(paths, self.scroll[start:stop], self.size)
 
 
 def fold(position: np.ndarray, low: float, high: float) -> np.ndarray:
     """Reflect a free movement at both ends of [low, high]."""
-    span = max(high - low, 1e-6)
+    span = high - low
     return low + span - np.abs((position - low) % (2 * span) - span)
 
 
-def random_shot(
-    scene: Scene,
-    rng: np.random.Generator,
-    frames: int = FRAMES,
-    size: tuple[int, int] = SIZE,
-    bounce: Bounce = GENTLE,
-) -> Shot:
+def places(side: int) -> np.ndarray:
+    """Return the places (K,) along a side of the frame, in pixels."""
+    return np.arange(STEP, side - STEP + 1, STEP)
+
+
+def random_shot(scene: Scene, rng: np.random.Generator, frames: int = FRAMES, size: tuple[int, int] = SIZE) -> Shot:
     """Draw a shot that fits the scene's words and keeps every figure in the frame.
 
     The random values do not depend on `frames`: a longer shot starts with the shorter one.
     """
     time = np.arange(frames)
-    offset = rng.uniform(0, 64)
     still = np.zeros(frames)
-    if scene.kind == "pair":
-        return Shot(_pair(scene, rng, time, size), still, offset, size)
-    path = _single(scene.main, rng, time, size, bounce)
+    if scene.order:
+        return Shot(_crossing(scene, time, size), still, size)
+    if len(scene.figures) > 1:
+        return Shot(_group(scene, rng, time, size), still, size)
+    path = _single(scene.main, rng, time, size)
     if scene.pan:
         # The camera turns, so the whole world moves the other way.
-        speed = rng.uniform(*PAN) * (-1 if scene.pan == "right" else 1)
-        moved = _travel(path.x[0], speed, _extent(scene.main, path), size[1], time, rng)
-        return Shot((Path(moved, path.y, path.radius, path.angle),), moved - moved[0], offset, size)
-    scroll = -rng.uniform(*DRIFT) * time if scene.background.drifting else still
-    return Shot((path,), scroll, offset, size)
+        x = _travel(size[1], SCROLL * (-1 if scene.pan == "right" else 1), time, rng)
+        return Shot((Path(x, path.y, path.radius, path.angle),), x - x[0], size)
+    return Shot((path,), -SCROLL * time if scene.background.drifting else still, size)
 
 
-def _extent(figure: Figure, path: Path) -> float:
-    """Return the largest distance of a figure's edge from its center, with a margin for its soft edge."""
-    return float(reach(figure.shape) * path.radius.max() + 1)
+def _pick(choices: np.ndarray, rng: np.random.Generator) -> float:
+    return float(choices[int(rng.integers(len(choices)))])
 
 
-def _travel(
-    center: float, speed: float, extent: float, side: float, time: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Draw positions (F,) along an axis of length `side`: the first chunk is near the middle and does not turn."""
-    distance = speed * (FRAMES - 1)
-    low, high = extent, side - extent
-    first = center - distance / 2 + side * rng.uniform(-0.05, 0.05)
-    first = np.clip(first, low - min(distance, 0), max(low - min(distance, 0), high - max(distance, 0)))
-    return fold(first + speed * time, low, max(high, first + max(distance, 0)))
+def _travel(side: int, speed: float, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw positions (F,) along an axis of length `side` that do not turn back in the first chunk."""
+    ends = places(side)
+    last = ends + speed * (FRAMES - 1)
+    first = _pick(ends[(last >= ends[0]) & (last <= ends[-1])], rng)
+    return fold(first + speed * time, ends[0], ends[-1])
 
 
-def _single(figure: Figure, rng: np.random.Generator, time: np.ndarray, size: tuple[int, int], bounce: Bounce) -> Path:
+def _single(figure: Figure, rng: np.random.Generator, time: np.ndarray, size: tuple[int, int]) -> Path:
     """Draw the path of the only figure."""
-    height, width = size
+    columns, rows = places(size[1]), places(size[0])
+    side_x, side_y = PLACES.get(figure.place, (None, None))
     still = np.zeros(len(time))
-    radius = still + rng.uniform(10.0, 14.0)
-    angle = still + rng.uniform(-0.08, 0.08)
-    if figure.motion == "slowly":
-        radius = still + rng.uniform(10.0, 13.0)
-    elif figure.motion == "fast":
-        radius = still + rng.uniform(9.0, 10.5)
+    x = still + (_pick(columns, rng) if side_x is None else columns[[0, len(columns) // 2, -1][side_x + 1]])
+    y = still + (_pick(rows, rng) if side_y is None else rows[[0, len(rows) // 2, -1][side_y + 1]])
+    radius, angle = still + RADIUS[figure.size], still
+    if figure.direction is not None:
+        step_x, step_y = DIRECTIONS[figure.direction]
+        if step_x:
+            x = _travel(size[1], SPEED[figure.motion] * step_x, time, rng)
+        else:
+            y = _travel(size[0], SPEED[figure.motion] * step_y, time, rng)
     elif figure.motion in ("growing", "shrinking"):
-        small, large = rng.uniform(6.0, 7.5), rng.uniform(18.0, 21.0)
+        small, large = GROWTH
         grown = (time if figure.motion == "growing" else time + FRAMES - 1) * (large - small) / (FRAMES - 1)
         radius = fold(small + grown, small, large)
     elif figure.motion == "spinning":
-        angle = angle + rng.uniform(*SPIN) * time
+        angle = SPIN * time
     elif figure.motion == "bouncing":
-        radius = still + rng.uniform(9.0, 11.5)
-    bounds = Path(still, still, radius, angle)
-    extent = _extent(figure, bounds)
-    middle_x, middle_y = width / 2, height / 2
-    x = still + _anywhere(middle_x, 0.20, extent, width, rng)
-    y = still + _anywhere(middle_y, 0.20, extent, height, rng)
-    if figure.direction is not None:
-        speed = rng.uniform(*(FAST if figure.motion == "fast" else SLOW))
-        step_x, step_y = DIRECTIONS[figure.direction]
-        if step_x:
-            x = _travel(middle_x, speed * step_x, extent, width, time, rng)
-        else:
-            y = _travel(middle_y, speed * step_y, extent, height, time, rng)
-    elif figure.motion == "bouncing":
-        jump = rng.uniform(*bounce.height)
-        floor = middle_y + jump / 2 + height * rng.uniform(-0.05, 0.05)
-        y = floor - jump * np.abs(np.sin(np.pi * time / bounce.period))
+        y = _pick(rows[1:], rng) - JUMP * np.abs(np.sin(np.pi * time / (FRAMES - 1)))
     return Path(x, y, radius, angle)
 
 
-def _anywhere(middle: float, spread: float, extent: float, side: float, rng: np.random.Generator) -> float:
-    """Draw a place near the middle of an axis at which the whole figure is in the frame."""
-    place = middle + side * rng.uniform(-spread, spread)
-    return float(np.clip(place, extent, max(extent, side - extent)))
-
-
-def _pair(scene: Scene, rng: np.random.Generator, time: np.ndarray, size: tuple[int, int]) -> tuple[Path, ...]:
-    """Draw a still figure in one half of the frame and a moving one in the other, so that they never meet."""
-    height, width = size
+def _group(scene: Scene, rng: np.random.Generator, time: np.ndarray, size: tuple[int, int]) -> tuple[Path, ...]:
+    """Draw still figures and a moving one in lanes along its way, in the caption's order, so that they never meet."""
     mover = scene.main
     step_x, step_y = DIRECTIONS[mover.direction]
     still = np.zeros(len(time))
-    side, across = (width, height) if step_x else (height, width)
-    halves = (0.25, 0.75) if rng.random() < 0.5 else (0.75, 0.25)
+    side, across = (size[1], size[0]) if step_x else size
+    lanes = places(across)[np.linspace(0, len(places(across)) - 1, len(scene.figures)).round().astype(int)]
     paths = []
-    for figure, half in zip(scene.figures, halves, strict=True):
-        body = Path(still, still, still + rng.uniform(8.5, 10.0), still + rng.uniform(-0.08, 0.08))
-        extent = _extent(figure, body)
-        lane = still + across * half + np.clip(rng.uniform(-LANE, LANE), extent - across / 4, across / 4 - extent)
+    for figure, lane in zip(scene.figures, lanes, strict=True):
         if figure is mover:
-            speed = rng.uniform(*(FAST if figure.motion == "fast" else SLOW)) * (step_x + step_y)
-            along = _travel(side / 2, speed, extent, side, time, rng)
+            along = _travel(side, SPEED[figure.motion] * (step_x + step_y), time, rng)
         else:
-            along = still + _anywhere(side / 2, 0.20, extent, side, rng)
-        x, y = (along, lane) if step_x else (lane, along)
-        paths.append(Path(x, y, body.radius, body.angle))
+            along = still + _pick(places(side), rng)
+        x, y = (along, still + lane) if step_x else (still + lane, along)
+        paths.append(Path(x, y, still + GROUP_RADIUS, still))
     return tuple(paths)
+
+
+def _crossing(scene: Scene, time: np.ndarray, size: tuple[int, int]) -> tuple[Path, ...]:
+    """Place a still figure in the middle and lead the moving one across it; both are in the same place halfway."""
+    step_x, step_y = DIRECTIONS[scene.main.direction]
+    still = np.zeros(len(time))
+    x, y = still + size[1] / 2, still + size[0] / 2
+    side = size[1] if step_x else size[0]
+    way = CROSSING_SPEED * (time - (FRAMES - 1) / 2) * (step_x + step_y)
+    along = fold(side / 2 + way, CROSSING_EDGE, side - CROSSING_EDGE)
+    large, small = CROSSING_RADII
+    return Path(x, y, still + large, still), Path(along if step_x else x, y if step_x else along, still + small, still)
