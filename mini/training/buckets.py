@@ -33,17 +33,18 @@ class Bucket:
         return f"{self.frames}x{height}x{width}"
 
 
+WIDE, TALL = (128, 192), (192, 128)
 BUCKETS = (
-    Bucket(FRAMES, SIZE, clips=8000, batch=32, share=0.58),
-    Bucket(2 * FRAMES, SIZE, clips=1200, batch=16, share=0.12),
-    Bucket(3 * FRAMES, SIZE, clips=900, batch=11, share=0.08),
-    Bucket(FRAMES, (64, 96), clips=1200, batch=21, share=0.10),
-    Bucket(FRAMES, (96, 64), clips=1200, batch=21, share=0.10),
-    Bucket(1, SIZE, clips=800, batch=96, share=0.02),
+    Bucket(FRAMES, SIZE, clips=32000, batch=32, share=0.50),
+    Bucket(1, SIZE, clips=24000, batch=96, share=0.20),
+    Bucket(2 * FRAMES, SIZE, clips=4000, batch=16, share=0.08),
+    Bucket(3 * FRAMES, SIZE, clips=3000, batch=10, share=0.06),
+    Bucket(FRAMES, WIDE, clips=5000, batch=21, share=0.08),
+    Bucket(FRAMES, TALL, clips=5000, batch=21, share=0.08),
 )
 
 
-def scaled(scale: float, smallest: int = 64) -> Iterator[tuple[Bucket, int]]:
+def scaled(scale: float, smallest: int = 16) -> Iterator[tuple[Bucket, int]]:
     """Yield every bucket with its number of clips for a trial run of `scale` times the data."""
     for bucket in BUCKETS:
         yield bucket, max(smallest, round(bucket.clips * scale))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from mini.training.buckets import Bucket, scaled
 from mini.training.train_vae import to_video
@@ -15,7 +16,7 @@ from mini.training.workers import Workers
 from mini.world.clips import is_finished, make_caption, make_clip, mark_finished
 from opensora.models.vae import VideoAutoencoderPipeline
 
-FRAMES_AT_ONCE = 272  # as many as 16 of the shortest clips have
+FRAMES_AT_ONCE = 102  # of a CPU process; as many as six of the shortest clips or two of the longest have
 
 
 def encode_buckets(vae: VideoAutoencoderPipeline, folder: Path, scale: float, seed: int, workers: Workers) -> None:
@@ -41,17 +42,24 @@ def encode_clips(
         np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, shape)
     workers.wait()
     latents = np.load(folder / "latents.npy", mmap_mode="r+")
-    batch = max(1, FRAMES_AT_ONCE // bucket.frames)
-    starts = range(batch * workers.rank, count, batch * workers.count)
-    for start in tqdm(starts, desc=f"latents {bucket}", disable=not workers.is_main, mininterval=5):
-        indices = range(start, min(start + batch, count))
-        clips = [make_clip(seed, i, frames=bucket.frames, size=bucket.size).frames for i in indices]
-        video = to_video(np.stack(clips)).movedim(1, 2)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents[list(indices)] = vae.encode(video, sample_posterior=False).numpy()
+    vae.spatial_vae.micro_batch_size = None
+    indices = workers.share(count)
+    make = partial(_frames, seed, bucket)
+    batch = max(1, FRAMES_AT_ONCE * workers.load // bucket.frames)
+    start = 0
+    for frames in workers.render(make, indices, batch, f"latents {bucket}"):
+        video = to_video(frames.to(workers.device)).movedim(1, 2)
+        with workers.autocast():
+            encoded = vae.encode(video, sample_posterior=False)
+        latents[indices[start : start + len(frames)]] = encoded.half().cpu().numpy()
+        start += len(frames)
     latents.flush()
     workers.wait()
     if workers.is_main:
         (folder / "captions.json").write_text(json.dumps([make_caption(seed, i) for i in range(count)]))
         mark_finished(folder, facts)
     workers.wait()
+
+
+def _frames(seed: int, bucket: Bucket, index: int) -> Tensor:
+    return make_clip(seed, index, frames=bucket.frames, size=bucket.size).frames

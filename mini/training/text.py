@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from mini.world.captions import vocabulary
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, T5EncoderModel
-
-MAX_TOKENS = 24
+MAX_TOKENS = 32
 WIDTH = 96
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
@@ -50,3 +46,9 @@ def build_text_encoder() -> T5EncoderModel:
         eos_token_id=1,
     )
     return T5EncoderModel(config)
+
+
+def tokenize(captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Return ids and mask (N, MAX_TOKENS) of captions."""
+    tokens = build_tokenizer()(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+    return tokens["input_ids"], tokens["attention_mask"]

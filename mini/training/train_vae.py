@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mini.training.trainer import Recipe, Trainer
+from mini.training.trainer import Recipe, Step, Trainer
 from mini.training.workers import Workers
+from mini.world.clips import make_chunk
 from mini.world.paths import FRAMES, SIZE
 from opensora.models.vae.vae import SpatialVAE, VideoAutoencoderConfig, VideoAutoencoderPipeline
 from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
@@ -34,49 +35,62 @@ TEMPORAL = TemporalVAEConfig(
     temporal_downsample=(True, True),
     num_groups=8,
 )
-CROP = 32
-CROP_SHARE = 0.6  # of the steps look only at the surroundings of the shape, where all the detail is
-PIXEL_LOSS_FROM = 0.55  # share of the temporal steps after which the decoded pixels count, too
+CROP = 48
+CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
+PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
+CHUNKS = 3000
 
 SPATIAL_RECIPE = Recipe(steps=2600, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 TEMPORAL_RECIPE = Recipe(steps=1700, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 
 
-def to_video(frames: np.ndarray) -> Tensor:
+def to_video(frames: Tensor) -> Tensor:
     """Convert uint8 (..., H, W, 3) to float (..., 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
+    return frames.movedim(-1, -3).float() / 127.5 - 1
 
 
-class FrameSource:
-    """Draws single frames, or crops around the shape, from the rendered clips."""
+class Chunks:
+    """This process's share of the rendered chunks, in memory on its device.
 
-    def __init__(self, clips: Path):
-        self.frames = np.load(clips / "frames.npy", mmap_mode="r")
-        self.centers = np.load(clips / "centers.npy", mmap_mode="r")
+    Attributes:
+        frames: (N, FRAMES, H, W, 3) uint8.
+        centers: (N, FRAMES, 2), where the main figure is, x and y in pixels.
+    """
 
-    def full(self, count: int, generator: torch.Generator) -> Tensor:
+    def __init__(self, count: int, seed: int, workers: Workers):
+        indices = workers.share(count)
+        self.frames = torch.empty(len(indices), FRAMES, *SIZE, 3, dtype=torch.uint8, device=workers.device)
+        self.centers = torch.empty(len(indices), FRAMES, 2, device=workers.device)
+        start = 0
+        for frames, centers in workers.render(partial(make_chunk, seed), indices, 16, "chunks"):
+            part = slice(start, start + len(frames))
+            self.frames[part], self.centers[part] = frames.to(workers.device), centers.to(workers.device)
+            start = part.stop
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw the numbers (count,) of chunks."""
+        return torch.randint(len(self.frames), (count,), generator=generator, device=generator.device)
+
+    def images(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw `count` whole frames (count, 3, H, W)."""
-        clip, frame = self._pick(count, generator)
-        return to_video(self.frames[clip, frame])
+        return to_video(self.frames[self.draw(count, generator), self._frames(count, generator)])
 
     def crops(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` crops (count, 3, CROP, CROP) whose middle is near the shape."""
-        clip, frame = self._pick(count, generator)
-        shift = torch.randint(-CROP // 2, CROP // 2 + 1, (count, 2), generator=generator).numpy()
-        corners = self.centers[clip, frame].round().astype(int) - CROP // 2 + shift
-        corners = corners.clip(0, np.array(SIZE[::-1]) - CROP)
-        cut = [self.frames[c, f, y : y + CROP, x : x + CROP] for c, f, (x, y) in zip(clip, frame, corners, strict=True)]
-        return to_video(np.stack(cut))
+        """Draw `count` crops (count, 3, CROP, CROP) whose middle is near the main figure."""
+        chunk, frame = self.draw(count, generator), self._frames(count, generator)
+        shift = torch.randint(-CROP // 2, CROP // 2 + 1, (count, 2), generator=generator, device=generator.device)
+        corners = (self.centers[chunk, frame].round().long() - CROP // 2 + shift).clamp_min(0)
+        steps = torch.arange(CROP, device=generator.device)
+        rows = corners[:, 1].clamp_max(SIZE[0] - CROP)[:, None, None] + steps[:, None]
+        columns = corners[:, 0].clamp_max(SIZE[1] - CROP)[:, None, None] + steps
+        return to_video(self.frames[chunk[:, None, None], frame[:, None, None], rows, columns])
 
-    def clips(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` whole clips (count, 3, FRAMES, H, W)."""
-        clip = torch.randint(len(self.frames), (count,), generator=generator).sort().values.numpy()
-        return to_video(self.frames[clip]).movedim(1, 2)
+    def videos(self, chunks: Tensor) -> Tensor:
+        """Return whole chunks (N, 3, FRAMES, H, W)."""
+        return to_video(self.frames[chunks]).movedim(1, 2)
 
-    def _pick(self, count: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        clip = torch.randint(len(self.frames), (count,), generator=generator)
-        frame = torch.randint(FRAMES, (count,), generator=generator)
-        return clip.numpy(), frame.numpy()
+    def _frames(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(FRAMES, (count,), generator=generator, device=generator.device)
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, square_weight: float = 2.0) -> Tensor:
@@ -84,72 +98,103 @@ def reconstruction_loss(output: Tensor, target: Tensor, square_weight: float = 2
     return F.l1_loss(output, target) + square_weight * F.mse_loss(output, target)
 
 
-def train_spatial(clips: Path, folder: Path, workers: Workers, recipe: Recipe, seed: int) -> SpatialVAE:
+def with_noise(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from normal distributions."""
+    return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+
+
+def divergence(mean: Tensor, std: Tensor) -> Tensor:
+    """Return the mean Kullback-Leibler divergence of normal distributions from the standard one."""
+    return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
+
+
+def train_spatial(
+    chunks: Chunks, folder: Path, workers: Workers, recipe: Recipe, seed: int, seconds: float | None
+) -> SpatialVAE:
     """Train the 2-D autoencoder."""
     torch.manual_seed(seed)
     vae = SpatialVAE(AUTOENCODER_KL, micro_batch_size=None)
-    source = FrameSource(clips)
+    # On CUDA, PyTorch's group norm would copy channels-last tensors.
+    layout = torch.contiguous_format if workers.device == "cuda" else torch.channels_last
+    vae.to(memory_format=layout)
 
-    def loss_function(step: int, generator: torch.Generator) -> Tensor:
-        crop = step < CROP_SHARE * recipe.steps
-        images = source.crops(48, generator) if crop else source.full(16, generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.module.encode(images).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
-            output = vae.module.decode(posterior.mean + posterior.std * noise).sample.float()
-        divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        return reconstruction_loss(output, images) + 1e-4 * divergence
-
-    Trainer("vae", folder, vae, recipe, workers, seed).fit(loss_function)
-    return vae
-
-
-def train_temporal(
-    vae: SpatialVAE, clips: Path, folder: Path, workers: Workers, recipe: Recipe, seed: int
-) -> VAETemporal:
-    """Train the temporal autoencoder on the frozen 2-D latents, in the end also through the frozen 2-D decoder."""
-    vae.requires_grad_(False).eval()
-    torch.manual_seed(seed)
-    temporal = VAETemporal(TEMPORAL)
-    source = FrameSource(clips)
-    probe = source.clips(32, torch.Generator().manual_seed(seed))
-    spread = vae.encode(probe, False, None).std()
-
-    def loss_function(step: int, generator: torch.Generator) -> Tensor:
-        video = source.clips(8, generator)  # (B, 3, F, H, W)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                latents = vae.encode(video, False, None).float()
-            posterior = temporal.encode(latents)
+    def loss_function(step: Step) -> Tensor:
+        draw, count = (chunks.crops, 48) if step.progress < CROP_SHARE else (chunks.images, 16)
+        images = draw(count * workers.load, step.generator)
+        with workers.autocast():
+            posterior = vae.module.encode(images.contiguous(memory_format=layout)).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
-            noise = torch.randn(mean.shape, generator=generator)
-            output = temporal.decode(mean + std * noise, FRAMES).float()
-            loss = reconstruction_loss(output / spread, latents / spread, 1.0)
-            divergence = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
-            if step >= PIXEL_LOSS_FROM * recipe.steps:
-                frames = torch.randperm(FRAMES, generator=generator)[:2]
-                decoded = vae.decode(output[:, :, frames]).float()
-                loss = 0.5 * loss + 2 * reconstruction_loss(decoded, video[:, :, frames])
-        return loss + 1e-4 * divergence
+            output = vae.module.decode(with_noise(mean, std, step.generator)).sample.float()
+        return reconstruction_loss(output, images) + 1e-4 * divergence(mean, std)
 
-    Trainer("temporal", folder, temporal, recipe, workers, seed).fit(loss_function)
-    return temporal
+    Trainer("vae", folder, vae, recipe, workers, seed, seconds).fit(loss_function)
+    return vae.requires_grad_(False).eval()
 
 
 @torch.no_grad()
-def assemble_vae(vae: SpatialVAE, temporal: VAETemporal, clips: Path, seed: int) -> VideoAutoencoderPipeline:
-    """Join both halves and normalize the latents of the training clips to mean 0 and deviation 1 per channel."""
-    source = FrameSource(clips)
-    batches = [source.clips(16, torch.Generator().manual_seed(seed + i)) for i in range(16)]
-    z = torch.cat([temporal.encode(vae.encode(video, False, None)).mode() for video in batches])
+def encode_frames(vae: SpatialVAE, chunks: Chunks, workers: Workers) -> Tensor:
+    """Return the 2-D latents (N, 4, FRAMES, H / 8, W / 8) of all chunks."""
+    parts = []
+    for part in torch.arange(len(chunks.frames), device=workers.device).split(2 * workers.load):
+        with workers.autocast():
+            parts.append(vae.encode(chunks.videos(part), False, None).float())
+    return torch.cat(parts)
+
+
+def train_temporal(
+    vae: SpatialVAE,
+    chunks: Chunks,
+    folder: Path,
+    workers: Workers,
+    recipe: Recipe,
+    seed: int,
+    seconds: float | None,
+) -> VideoAutoencoderPipeline:
+    """Train the temporal autoencoder on the frozen 2-D latents, later also through the frozen 2-D decoder.
+
+    Returns:
+        Both halves, with latents of mean 0 and deviation 1 per channel.
+    """
+    torch.manual_seed(seed)
+    temporal = VAETemporal(TEMPORAL)
+    spatial_latents = encode_frames(vae, chunks, workers)
+    spread = spatial_latents.std()
+
+    def loss_function(step: Step) -> Tensor:
+        drawn = chunks.draw(8 * workers.load, step.generator)
+        latents = spatial_latents[drawn]
+        with workers.autocast():
+            posterior = temporal.encode(latents)
+            mean, std = posterior.mean.float(), posterior.std.float()
+            output = temporal.decode(with_noise(mean, std, step.generator), FRAMES).float()
+            loss = reconstruction_loss(output / spread, latents / spread, 1.0)
+            if step.progress >= PIXEL_LOSS_FROM:
+                frames = step.shared.permutation(FRAMES)[:2].tolist()
+                decoded = vae.decode(output[:, :, frames]).float()
+                target = to_video(chunks.frames[drawn][:, frames]).movedim(1, 2)
+                loss = 0.5 * loss + 2 * reconstruction_loss(decoded, target)
+        return loss + 1e-4 * divergence(mean, std)
+
+    Trainer("temporal", folder, temporal, recipe, workers, seed, seconds).fit(loss_function)
+    return assemble_vae(vae, temporal, spatial_latents[:256], workers)
+
+
+@torch.no_grad()
+def assemble_vae(
+    vae: SpatialVAE, temporal: VAETemporal, spatial_latents: Tensor, workers: Workers
+) -> VideoAutoencoderPipeline:
+    """Join both halves; the latents of `spatial_latents`, as all processes have them, get mean 0 and deviation 1."""
+    latents = torch.cat([temporal.encode(part).mode() for part in spatial_latents.split(16)])
+    mean, square = latents.mean((0, 2, 3, 4)), latents.square().mean((0, 2, 3, 4))
+    workers.average([mean, square])
     config = VideoAutoencoderConfig(
         autoencoder_kl=AUTOENCODER_KL,
         temporal=TEMPORAL,
         micro_batch_size=17,
-        shift=tuple(z.mean((0, 2, 3, 4)).tolist()),
-        scale=tuple(z.std((0, 2, 3, 4)).tolist()),
+        shift=tuple(mean.tolist()),
+        scale=tuple((square - mean**2).sqrt().tolist()),
     )
     pipeline = VideoAutoencoderPipeline(config)
     pipeline.spatial_vae.load_state_dict(vae.state_dict())
     pipeline.temporal_vae.load_state_dict(temporal.state_dict())
-    return pipeline.eval().requires_grad_(False)
+    return pipeline.to(workers.device).eval().requires_grad_(False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -16,8 +18,28 @@ from adacache.atomic import atomic_path
 from adacache.plot_style import COMPUTED, REUSED, STYLE
 from mini.training.workers import Workers
 
-# (step, random generator of that step) -> loss; the same (seed, step, rank) gives the same batch.
-LossFunction = Callable[[int, torch.Generator], Tensor]
+LOSS_EVERY = 20  # steps
+BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a loss depends on besides the weights; the same (seed, number, process) gives the same batch.
+
+    Attributes:
+        number: counts from 0.
+        progress: share of the training that is done.
+        generator: of this process, on its device.
+        shared: the same in all processes.
+    """
+
+    number: int
+    progress: float
+    generator: torch.Generator
+    shared: np.random.Generator
+
+
+LossFunction = Callable[[Step], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,7 +50,7 @@ class Recipe:
         steps: optimizer steps.
         adam_lr, muon_lr: peak learning rates of vectors and embeddings, and of matrices and convolutions.
         warmup: steps of linear warm-up.
-        decay_from: fraction of the steps after which the rate falls linearly to zero.
+        decay_from: fraction of the training after which the rate falls linearly to zero.
         ema: decay of the averaged weights, which are the result.
     """
 
@@ -42,10 +64,9 @@ class Recipe:
     clip: float = 1.0
     checkpoint_every: int = 100
 
-    def rate(self, step: int) -> float:
-        """Learning-rate factor of `step`, 0 to 1."""
-        start = self.decay_from * self.steps
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / max(1.0, self.steps - start))
+    def rate(self, step: int, progress: float) -> float:
+        """Learning-rate factor of `step`, 0 to 1, when `progress` of the training is done, 0 to 1."""
+        return min(1.0, (step + 1) / self.warmup, (1 - progress) / max(1e-6, 1 - self.decay_from))
 
 
 class MuonAdam:
@@ -74,9 +95,8 @@ class MuonAdam:
         special = any(part in name for part in ("table", "embed", "shared", "relative_attention", "final_layer"))
         return parameter.ndim >= 2 and not special and min(parameter.flatten(1).shape) >= 8
 
-    def step(self, step: int) -> None:
-        """Apply the gradients with the rate of `step` and clear them."""
-        rate = self.recipe.rate(step)
+    def step(self, rate: float) -> None:
+        """Apply the gradients with `rate` times the peak learning rates and clear them."""
         for optimizer, peak in ((self.muon, self.recipe.muon_lr), (self.adam, self.recipe.adam_lr)):
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate
@@ -101,8 +121,11 @@ class MuonAdam:
 class Trainer:
     """Trains `module` and leaves its averaged weights in it.
 
-    `folder/name.pt` holds the last checkpoint: a killed run continues there and sees the same batches as an
-    uninterrupted one. `folder/name.png` shows the loss.
+    `folder/name.pt` holds the last checkpoint: a killed run continues there and, without a time limit, sees the same
+    batches as an uninterrupted one. `folder/name.png` shows the loss.
+
+    Attributes:
+        seconds: time limit, which takes the place of the recipe's number of steps; the learning rate follows the clock.
     """
 
     name: str
@@ -111,6 +134,7 @@ class Trainer:
     recipe: Recipe
     workers: Workers
     seed: int = 0
+    seconds: float | None = None
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -119,56 +143,61 @@ class Trainer:
         return self.folder / f"{self.name}.pt"
 
     def fit(self, loss_function: LossFunction) -> None:
-        """Run the remaining steps; a finished stage only loads its result.
+        """Train to the end; a finished stage only loads its result.
 
         Raises:
             ValueError: the checkpoint belongs to another seed, recipe or number of processes.
         """
+        self.module.to(self.workers.device)
         optimizer = MuonAdam(self.module, self.recipe)
         average = {name: p.detach().clone() for name, p in self.module.state_dict().items()}
-        start = self._resume(optimizer, average)
-        bar = tqdm(
-            range(start, self.recipe.steps),
-            desc=self.name,
-            initial=start,
-            total=self.recipe.steps,
-            disable=not self.workers.is_main,
-            mininterval=5,
-        )
-        for step in bar:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 64 + self.workers.rank)
-            loss = loss_function(step, generator)
+        step, progress = self._resume(optimizer, average)
+        begin = time.monotonic() - progress * (self.seconds or 0)
+        new_losses: list[Tensor] = []
+        bar = tqdm(total=100, desc=self.name, disable=not self.workers.is_main, mininterval=5, bar_format=BAR)
+        while progress < 1:
+            generator = torch.Generator(self.workers.device)
+            generator.manual_seed((self.seed * 1_000_003 + step) * 64 + self.workers.rank)
+            loss = loss_function(Step(step, progress, generator, np.random.default_rng((self.seed, step))))
             loss.backward()
             parameters = [p for p in self.module.parameters() if p.grad is not None]
             self.workers.average(p.grad for p in parameters)
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
-            optimizer.step(step)
+            optimizer.step(self.recipe.rate(step, progress))
             self._update_average(average, step)
-            self.losses.append(loss.item())
-            bar.set_postfix(loss=f"{sum(self.losses[-50:]) / len(self.losses[-50:]):.4f}", refresh=False)
-            done = step + 1
-            is_due = done % self.recipe.checkpoint_every == 0 or done == self.recipe.steps
+            new_losses.append(loss.detach())
+            step += 1
+            progress = step / self.recipe.steps
+            if self.seconds:
+                progress = min(1.0, self.workers.agree((time.monotonic() - begin) / self.seconds))
+            is_due = step % self.recipe.checkpoint_every == 0 or progress >= 1
+            if is_due or step % LOSS_EVERY == 0:
+                # Reading a loss waits for the GPU.
+                self.losses += torch.stack(new_losses).tolist()
+                new_losses.clear()
+                bar.set_postfix(step=step, loss=f"{sum(self.losses[-50:]) / len(self.losses[-50:]):.4f}", refresh=False)
+                bar.update(100 * progress - bar.n)
             if is_due and self.workers.is_main:
-                self._save(optimizer, average, done)
+                self._save(optimizer, average, step, progress)
+        bar.close()
         self.module.load_state_dict(average)
 
     @property
     def _facts(self) -> dict[str, float]:
         """What must be the same when a run resumes."""
-        return {"seed": self.seed, "processes": self.workers.count, **asdict(self.recipe)}
+        return {"seed": self.seed, "processes": self.workers.count, "seconds": self.seconds, **asdict(self.recipe)}
 
     @torch.no_grad()
     def _update_average(self, average: dict[str, Tensor], step: int) -> None:
         # Early on, a long average would keep the random start, so its length grows with the steps seen.
         decay = min(self.recipe.ema, (step + 1) / (step + 10))
-        for name, value in self.module.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - decay)
+        values = {name: p for name, p in self.module.state_dict().items() if p.is_floating_point()}
+        torch._foreach_lerp_([average[name] for name in values], list(values.values()), 1 - decay)
 
-    def _resume(self, optimizer: MuonAdam, average: dict[str, Tensor]) -> int:
+    def _resume(self, optimizer: MuonAdam, average: dict[str, Tensor]) -> tuple[int, float]:
         if not self.checkpoint.is_file():
-            return 0
-        state = torch.load(self.checkpoint, weights_only=True)
+            return 0, 0.0
+        state = torch.load(self.checkpoint, weights_only=True, map_location=self.workers.device)
         if state["facts"] != self._facts:
             raise ValueError(
                 f"{self.checkpoint} was made with {state['facts']}, not {self._facts}; delete it or choose another "
@@ -178,11 +207,12 @@ class Trainer:
         optimizer.load_state_dict(state["optimizer"])
         average.update(state["average"])
         self.losses[:] = state["losses"]
-        return state["step"]
+        return state["step"], state["progress"]
 
-    def _save(self, optimizer: MuonAdam, average: dict[str, Tensor], step: int) -> None:
+    def _save(self, optimizer: MuonAdam, average: dict[str, Tensor], step: int, progress: float) -> None:
         state = {
             "step": step,
+            "progress": progress,
             "facts": self._facts,
             "module": self.module.state_dict(),
             "optimizer": optimizer.state_dict(),
