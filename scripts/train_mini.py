@@ -39,7 +39,7 @@ from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 
 STAGES = ("vae", "temporal", "words", "latents", "diffusion", "export")
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders
-VAE_SHARE, TEMPORAL_SHARE = 0.10, 0.12  # of --minutes
+VAE_SHARE, TEMPORAL_SHARE = 0.12, 0.12  # of --minutes
 EXPORT_SECONDS = 5.0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -149,13 +151,8 @@ def train_diffusion(
 ) -> None:
     """Train on the encoded clips; all processes take the same bucket in a step, so that none waits for another."""
     device = workers.device
-    if device == "cuda":
-        # One graph for each kind of block, with one frame and with several. On a CPU, eager blocks are faster.
-        torch._dynamo.config.recompile_limit = 32
-        for block in (*networks.transformer.spatial_blocks, *networks.transformer.temporal_blocks):
-            block.compile(dynamic=True)
     # On a CPU and sequences of a few tokens, the plain formula is twice as fast as the fused kernel's backward pass.
-    backends = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    attention = partial(sdpa_kernel, SDPBackend.MATH) if device == "cpu" else nullcontext
     sizes = {bucket: size_info(bucket, device) for bucket in BUCKETS}
 
     def loss_function(step: Step) -> Tensor:
@@ -168,7 +165,7 @@ def train_diffusion(
         drop = torch.rand(count, generator=step.generator, device=device) < CAPTION_DROPOUT
         generated = draw_masks(count, clean.shape[2], rng).to(device, non_blocking=True)
         noisy = torch.where(generated[:, None, :, None, None], add_noise(clean, noise, t), clean)
-        with workers.autocast(), sdpa_kernel(backends):
+        with workers.autocast(), attention():
             velocity = networks(noisy, t, ids, token_mask, drop, generated, sizes[bucket])
         squares = (velocity.float() - (clean - noise)).square().mean((1, 3, 4))  # (B, T)
         return (squares * generated).sum() / generated.sum()

@@ -120,7 +120,7 @@ def train_spatial(
 
     def loss_function(step: Step) -> Tensor:
         draw, count = (chunks.crops, 48) if step.progress < CROP_SHARE else (chunks.images, 16)
-        images = draw(count * workers.load, step.generator)
+        images = draw(count * workers.small_load, step.generator)
         with workers.autocast():
             posterior = vae.module.encode(images.contiguous(memory_format=layout)).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
@@ -161,7 +161,7 @@ def train_temporal(
     spread = spatial_latents.std()
 
     def loss_function(step: Step) -> Tensor:
-        drawn = chunks.draw(8 * workers.load, step.generator)
+        drawn = chunks.draw(8 * workers.small_load, step.generator)
         latents = spatial_latents[drawn]
         with workers.autocast():
             posterior = temporal.encode(latents)

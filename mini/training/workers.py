@@ -56,6 +56,11 @@ class Workers:
         """How many batches of a CPU process this process takes as one: on a GPU, small batches would leave it idle."""
         return GPU_LOAD if self.device == "cuda" else 1
 
+    @property
+    def small_load(self) -> int:
+        """The same for batches of pixels, which leave a GPU idle less."""
+        return max(1, self.load // 4)
+
     def autocast(self) -> torch.autocast:
         """Compute in bfloat16 where the machine has instructions for it; elsewhere it is ten times slower."""
         is_fast = self.device == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
