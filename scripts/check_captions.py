@@ -39,8 +39,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--captions", type=int, default=64, help="number of held-out captions")
     parser.add_argument("--draw", type=int, default=0, help="seed of the draw of captions")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="one video per caption and seed")
-    parser.add_argument("--num-frames", type=int, help="17, 34 or 51; the config's by default")
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="the config's by default")
+    parser.add_argument("--num-frames", type=int, help="1 for images, 17, 34 or 51; the config's by default")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="such as 128 192")
     parser.add_argument("--num-sampling-steps", type=int, help="the config's by default")
     parser.add_argument("--given", choices=GIVEN, default="nothing", help="frames that are not sampled")
     parser.add_argument("--batch-size", type=int, default=8, help="without a cache only; a cache samples one by one")
@@ -69,9 +69,9 @@ def main() -> None:
     changes["num_sampling_steps"] = options.num_sampling_steps
     try:
         config = load_config(options.config, {k: v for k, v in changes.items() if v is not None})
-        if config.num_frames < FRAMES or min(config.height, config.width) < MIN_SIDE:
+        if 1 != config.num_frames < FRAMES or min(config.height, config.width) < MIN_SIDE:
             raise ConfigError(
-                f"the check needs {FRAMES} frames of {MIN_SIDE} x {MIN_SIDE} pixels or more, "
+                f"the check needs {FRAMES} frames, or one, of {MIN_SIDE} x {MIN_SIDE} pixels or more, "
                 f"got {config.num_frames} of {config.height} x {config.width}"
             )
         captions = held_out_captions(options.captions, options.draw)
@@ -113,7 +113,7 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
                 random_shot(scene, rng, config.num_frames, (config.height, config.width))
                 for scene, rng in zip(scenes, rngs, strict=True)
             ]
-            real = [render(scene, shot) for scene, shot in zip(scenes, shots, strict=True)]
+            real = [render(scene, shot).numpy() for scene, shot in zip(scenes, shots, strict=True)]
             count, strategy = GIVEN[options.given]
             given["references"] = [[pipe.encode_reference(frames[:count])] for frames in real]
             given["mask_strategies"] = [strategy] * len(texts)

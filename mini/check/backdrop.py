@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from mini.world.captions import BACKGROUNDS, PATTERNS, TEXTURES, Background
 from mini.world.render import PERIOD, paint_background
 
 FIT_FRAMES = 3  # frames by which color and pattern are chosen
-ROW_STEP = 3  # every third row is enough: textures move along the columns only
-COLUMN_STEP = 2  # to choose color and pattern; the phase needs every column
-PHASE_STEP = 0.5  # pixels between the phases that are tried in every frame
+ROW_STEP, COLUMN_STEP = 7, 5  # these rows and columns are enough; no period is a multiple, so every part is met
+CHOICE_STEP = 2  # pixels between the phases by which color and pattern are chosen
+PHASE_STEP = 1  # pixels between the phases that are tried in every frame
 CUT_OFF = 0.3  # RGB distance above which a pixel counts as covered, and the same whatever its color
 TINT = 0.06  # how far each RGB channel of a background may be off as a whole
 UNFIT = 0.20  # mean distance in any of the frames above which not even the best candidate looks like the clip
@@ -36,19 +37,22 @@ class Backdrop:
     pictures: np.ndarray
 
 
-def paint_phases(background: Background, step: float, size: tuple[int, int]) -> np.ndarray:
+def paint_phases(background: Background, step: int, size: tuple[int, int]) -> np.ndarray:
     """Paint the background (K, H, W, 3) float32, moved by 0, `step`, 2 `step` ... pixels; K is 1 without texture."""
-    phases = np.arange(0, PERIOD[background.pattern], step) if background.pattern in TEXTURES else [0.0]
-    return np.stack([paint_background(background, phase, size) for phase in phases]).astype(np.float32)
+    return paint_background(background, torch.arange(0, PERIOD.get(background.pattern, 1), step), size).numpy()
+
+
+def thinned(pictures: np.ndarray) -> np.ndarray:
+    """Return the pixels of `pictures` (K, H, W, 3) that are compared, (K, rows, columns, 3)."""
+    return pictures[:, ::ROW_STEP, ::COLUMN_STEP]
 
 
 @lru_cache(maxsize=4)
 def candidates(size: tuple[int, int]) -> dict[tuple[str, str], np.ndarray]:
-    """Return by color and pattern every background in steps of a pixel (K, rows, columns, 3), as far as compared."""
+    """Return by color and pattern every background in steps of CHOICE_STEP, as far as compared."""
     # Black has no gradient: it would not be visible.
     names = [(c, p) for c in BACKGROUNDS for p in PATTERNS if (c, p) != ("black", "gradient")]
-    pictures = {name: paint_phases(Background(*name), 1.0, size) for name in names}
-    return {name: p[:, ::ROW_STEP, ::COLUMN_STEP].copy() for name, p in pictures.items()}
+    return {name: thinned(paint_phases(Background(*name), CHOICE_STEP, size)).copy() for name in names}
 
 
 def tint(gap: np.ndarray) -> np.ndarray:
@@ -72,11 +76,11 @@ def fit_backdrop(clip: np.ndarray) -> Backdrop:
         clip: (F, H, W, 3) float32 in [0, 1].
     """
     size = clip.shape[1:3]
-    few = clip[np.linspace(0, len(clip) - 1, FIT_FRAMES).round().astype(int), ::ROW_STEP, ::COLUMN_STEP]
+    few = thinned(clip[np.unique(np.linspace(0, len(clip) - 1, FIT_FRAMES).round().astype(int))])
     costs = {name: misfit(few, pictures).min(axis=1) for name, pictures in candidates(size).items()}
     color, pattern = min(costs, key=lambda name: costs[name].mean())
     pictures = paint_phases(Background(color, pattern), PHASE_STEP, size)
-    best = np.concatenate([misfit(f[None, ::ROW_STEP], pictures[:, ::ROW_STEP]).argmin(axis=1) for f in clip])
+    best = np.concatenate([misfit(thinned(f[None]), thinned(pictures)).argmin(axis=1) for f in clip])
     position = best * PHASE_STEP
     if pattern in TEXTURES:
         position = np.unwrap(position, period=PERIOD[pattern])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 
 from mini.world.captions import COLORS
+from mini.world.paths import CROSSING_RADII, CROSSING_SPEED
 
-FOREGROUND = 0.22  # RGB distance to the background that makes a pixel foreground
-MIN_BLOB = 24  # pixels; the smallest figures have three times as many
-MAX_FIGURES = 3  # more than a caption can name, so that too many are noticed
-MIN_SHARE = 0.75  # of the frames that must show the same number of figures, in the same color
+FOREGROUND = 0.20  # RGB distance to the background that makes a pixel foreground
+MIN_BLOB = 48  # pixels; the smallest figures have three times as many
+MAX_FIGURES = 4  # more than a caption can name, so that too many are noticed
+MIN_STEADY = 0.7  # of the frames that must show the same number of figures; fewer only if two meet and part again
+END_FRAMES, MIN_GAP = 2, 3  # frames that show both figures at either end, and neither on its own in between
+MEETING = sum(CROSSING_RADII) + 3 * CROSSING_SPEED  # pixels between two figures that are about to overlap
+WINDOW = 2  # pixels around a figure's middle that show which one is in front
+COLOR_PIXELS = 100  # pixels of way that count as much as an RGB distance of 1
+MIN_SHARE = 0.75  # of a figure's frames that must show it in the same color
 COLOR_REACH = 0.35  # RGB distance above which a figure has none of the named colors
 
 
@@ -79,38 +85,68 @@ def centers_of_mass(weights: np.ndarray) -> np.ndarray:
 
 
 def large_parts(masks: np.ndarray) -> list[np.ndarray]:
-    """Return for each frame of `masks` (F, H, W) its parts (K, H, W) of at least MIN_BLOB pixels, the largest first."""
+    """Return for each frame of `masks` (F, H, W) its parts (K, H, W) of at least MIN_BLOB pixels, the largest first.
+
+    A seam of two pixels does not part them: where two figures overlap, their colors may mix to the background's.
+    """
     found = []
-    for labels in connected(masks):
+    for labels in connected(shrink(grow(masks))) * masks:
         numbers, areas = np.unique(labels[labels > 0], return_counts=True)
         numbers = numbers[np.argsort(-areas, kind="stable")[: (areas >= MIN_BLOB).sum()]]
         found.append(labels[None] == numbers[:, None, None])
     return found
 
 
-def follow(parts: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+def median_colors(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return the median colors (K, 3) of `frame` (H, W, 3) in each of `masks` (K, H, W)."""
+    return np.array([np.median(frame[mask], axis=0) for mask in masks]).reshape(-1, 3)
+
+
+def closest(centers: np.ndarray) -> float:
+    """Return the smallest distance between two of `centers` (K, 2)."""
+    first, second = np.triu_indices(len(centers), 1)
+    return float(np.linalg.norm(centers[first] - centers[second], axis=1).min())
+
+
+def overlap_frames(parts: list[np.ndarray]) -> np.ndarray:
+    """Return the frames (G,) in which two figures that meet and part again are one of `parts`; none if unclear."""
+    counts = np.array([len(p) for p in parts])
+    number, none = counts[0], np.zeros(0, int)
+    gap = np.flatnonzero(counts != number)
+    if number < 2 or len(gap) < MIN_GAP or (counts[gap] != number - 1).any():
+        return none
+    first, last = gap[0], gap[-1]
+    if last - first + 1 > len(gap) or first < END_FRAMES or last >= len(parts) - END_FRAMES:
+        return none
+    meet = all(closest(centers_of_mass(parts[time])) < MEETING for time in (first - 1, last + 1))
+    return gap if meet else none
+
+
+def follow(parts: list[np.ndarray], colors: list[np.ndarray], crossing: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Find out which parts are the same figure.
 
     Args:
         parts: (K, H, W) masks per frame, the largest first; K varies.
+        colors: (K, 3) their colors.
+        crossing: two figures are one part in the middle of the clip.
 
     Returns:
-        (times (T,), masks (T, H, W)) per figure; none if the number of figures is not steady.
+        Numbers of the frames (T,) that show every figure on its own, and for each of them the numbers (T, figures) of
+        the figures' parts; both are empty if the number of figures is not steady.
     """
     counts = np.array([len(p) for p in parts])
-    number = int(np.median(counts))
+    number = int(counts[0] if crossing else np.median(counts))
     times = np.flatnonzero(counts == number)
-    if not 1 <= number <= MAX_FIGURES or len(times) < MIN_SHARE * len(parts):
-        return []
-    rows = [parts[times[0]]]
-    places = centers_of_mass(rows[0])
-    orders = [list(order) for order in permutations(range(number))]
-    for time in times[1:]:
-        now = centers_of_mass(parts[time])
-        order = orders[np.argmin([np.linalg.norm(now[order] - places, axis=1).sum() for order in orders])]
-        rows.append(parts[time][order])
-        places = now[order]
-    return [(times, np.stack([row[k] for row in rows])) for k in range(number)]
+    if not 1 <= number <= MAX_FIGURES or not (crossing or len(times) >= MIN_STEADY * len(parts)):
+        return np.zeros(0, int), np.zeros((0, 0), int)
+    # Color counts, too: when two figures part again, each is about as near to where the other one was before.
+    marks = [np.hstack([centers_of_mass(parts[time]), COLOR_PIXELS * colors[time]]) for time in times]
+    orders = np.array(list(permutations(range(number))))
+    chosen = [orders[0]]
+    for before, now in pairwise(marks):
+        ways = np.linalg.norm(now[orders] - before[chosen[-1]], axis=2).sum(axis=1)
+        chosen.append(orders[ways.argmin()])
+    return times, np.array(chosen)
 
 
 def nearest_color(color: np.ndarray) -> str | None:
@@ -126,26 +162,44 @@ def steady_color(colors: np.ndarray) -> str | None:
     return name if count >= MIN_SHARE * len(colors) else None
 
 
-def find_tracks(clip: np.ndarray, pictures: np.ndarray, distance: np.ndarray) -> list[Track]:
+def find_tracks(clip: np.ndarray, pictures: np.ndarray, distance: np.ndarray) -> tuple[list[Track], str | None]:
     """Find the figures of a clip.
 
     Args:
         clip: (F, H, W, 3) float32 in [0, 1].
         pictures: (F, H, W, 3) its background.
         distance: (F, H, W) distance of each pixel from the background.
+
+    Returns:
+        The figures, and the color of the one in front while two of them overlap; None if they never do.
     """
     far = distance > FOREGROUND
     # Shrinking and growing removes specks and the thin remains of texture edges; every part keeps a core.
     masks = grow(shrink(far)) & far
+    parts = large_parts(masks)
+    cores = [shrink(p) for p in parts]
+    colors = list(map(median_colors, clip, cores))
+    gap = overlap_frames(parts)
+    times, chosen = follow(parts, colors, crossing=len(gap) > 0)
+    frames, background, others = clip[times], pictures[times], masks[times]
     tracks = []
-    for times, blobs in follow(large_parts(masks)):
-        frames, background = clip[times], pictures[times]
-        core = shrink(blobs)
-        colors = np.stack([np.median(frame[inside], axis=0) for frame, inside in zip(frames, core, strict=True)])
+    for numbers in chosen.T:
+        blobs, core, color = (
+            np.stack([several[time][k] for time, k in zip(times, numbers, strict=True)])
+            for several in (parts, cores, colors)
+        )
         # A soft edge is a mixture of figure and background; how much of it is figure gives areas below a pixel.
-        way = colors[:, None, None] - background
+        way = color[:, None, None] - background
         share = ((frames - background) * way).sum(-1) / np.maximum((way**2).sum(-1), 1e-6)
-        near = grow(grow(blobs)) & ~grow(masks[times] & ~blobs)
+        near = grow(grow(blobs)) & ~grow(others & ~blobs)
         alpha = np.where(core, 1, np.clip(share, 0, 1) * near)
-        tracks.append(Track(steady_color(colors), times, alpha, alpha.sum((1, 2)), centers_of_mass(alpha)))
-    return tracks
+        tracks.append(Track(steady_color(color), times, alpha, alpha.sum((1, 2)), centers_of_mass(alpha)))
+    return tracks, color_in_front(clip, tracks, gap) if tracks and len(gap) else None
+
+
+def color_in_front(clip: np.ndarray, tracks: list[Track], gap: np.ndarray) -> str | None:
+    """Return the color in the middle of the stillest figure in the middle of the frames `gap` (G,)."""
+    still = min(tracks, key=lambda track: np.ptp(track.centers, axis=0).max())
+    x, y = still.centers.mean(axis=0).round().astype(int).clip(WINDOW)
+    window = clip[gap[len(gap) // 2], y - WINDOW : y + WINDOW, x - WINDOW : x + WINDOW]
+    return nearest_color(np.median(window.reshape(-1, 3), axis=0))

@@ -8,32 +8,34 @@ from itertools import permutations
 import numpy as np
 
 from mini.check.describe import Seen, SeenFigure, describe_clip
-from mini.world.captions import Figure, Scene, moves, parse_caption
+from mini.world.captions import PLACES, Figure, Scene, moves, parse_caption
+from mini.world.paths import FRAMES, GROWTH, JUMP, RADIUS, SCROLL, SPEED, SPIN, STEP, places
 
 # Displacements are in pixels over the first chunk; a scroll is the background's displacement.
-STILL_BELOW, SLOW_BELOW = 4.0, 21.0
-IN_PLACE_BELOW = 10.0  # a growing or bouncing figure may be off by more than a still one
-SPIN_BELOW = 5.0
+SLOW, FAST = (SPEED[motion] * (FRAMES - 1) for motion in ("slowly", "fast"))
+STILL_BELOW, SLOW_BELOW = SLOW / 4, (SLOW * FAST) ** 0.5
+IN_PLACE_BELOW = SLOW / 2  # for a figure that turns, grows or bounces; the middle of a heart's mass does move
 STILL_TURN = 0.5  # radians
-SPIN_TURN = (1.1, 2.8)
+SPIN_TURN = (0.6 * SPIN * (FRAMES - 1), 1.4 * SPIN * (FRAMES - 1))
 STILL_GROWTH = (0.6, 1.6)  # last over first area
-GROWTH = 2.0
-STILL_HEIGHT = 6.0
-BOUNCE_HEIGHT = 9.0
-DRIFT = (4.0, 18.0)
-PAN = (10.0, 26.0)
+MIN_GROWTH = GROWTH[1] / GROWTH[0]  # of the area, the square root of how much it is
+STILL_HEIGHT, BOUNCE_HEIGHT = JUMP / 4, JUMP / 2
+SCROLLS = (0.5 * SCROLL * (FRAMES - 1), 1.5 * SCROLL * (FRAMES - 1))
+SIZE_FACTOR = 1.25  # between a radius and the named one; about half of the way to the next size
 
 
 @dataclass(frozen=True)
 class CaptionCheck:
-    """Which parts of the caption a clip shows; None where the caption does not say.
+    """Which parts of the caption a clip shows; None where the caption does not say, or a picture cannot show it.
 
     Attributes:
         found: the right number of figures.
         color: of all figures.
         shape: of all figures.
         background: its color.
-        pattern: plain, gradient, striped or checkered, and drifting or not.
+        pattern: one of PATTERNS, and drifting or not.
+        size: small, large, or between them; of the only figure, if it keeps its size.
+        place: the named sides of the frame.
         still_or_moving: every figure is still, moves in place or travels, as the caption says.
         speed: slow or fast.
         direction: left, right, up or down.
@@ -41,6 +43,7 @@ class CaptionCheck:
         bounce: goes up and comes down.
         grow: gets larger.
         shrink: gets smaller.
+        order: one figure crosses the other behind or in front of it.
         pan: the background moves against the camera and the figure moves along.
         keeps: later chunks show the same figures before the same background.
     """
@@ -48,15 +51,18 @@ class CaptionCheck:
     found: bool
     color: bool
     shape: bool
-    still_or_moving: bool
+    still_or_moving: bool | None = None
     background: bool | None = None
     pattern: bool | None = None
+    size: bool | None = None
+    place: bool | None = None
     speed: bool | None = None
     direction: bool | None = None
     spin: bool | None = None
     bounce: bool | None = None
     grow: bool | None = None
     shrink: bool | None = None
+    order: bool | None = None
     pan: bool | None = None
     keeps: bool | None = None
 
@@ -75,8 +81,8 @@ def check_clip(frames: np.ndarray, caption: str) -> CaptionCheck:
     """Compare a clip with its caption.
 
     Args:
-        frames: (F, H, W, 3) uint8 with at least 17 frames of at least 48 x 48 pixels. Motion is judged on the
-            first 17.
+        frames: (F, H, W, 3) uint8 with at least 17 frames, or a single one, of at least 96 x 96 pixels. Motion is
+            judged on the first 17.
 
     Raises:
         ValueError: `frames` has another shape or dtype, or the caption is outside the grammar.
@@ -89,7 +95,7 @@ def compare(seen: Seen, scene: Scene) -> CaptionCheck:
     """Compare what was seen with what a caption says; with a wrong number of figures, nothing about them is right."""
     figures = in_order(seen, scene)
     main = figures[-1] if figures else None
-    motion, named = scene.main.motion, scene.background.color != ""
+    motion, named, alone = scene.main.motion, scene.background.color != "", len(scene.figures) == 1
 
     def all_figures(attribute: str) -> bool:
         pairs = zip(figures, scene.figures, strict=True)
@@ -98,19 +104,27 @@ def compare(seen: Seen, scene: Scene) -> CaptionCheck:
     def shows(*motions: str) -> bool | None:
         return main is not None and shows_motion(main, motion) if motion in motions else None
 
-    return CaptionCheck(
+    check = CaptionCheck(
         found=bool(figures),
         color=all_figures("color"),
         shape=all_figures("shape"),
-        still_or_moving=[seen_class(figure) for figure in figures] == [caption_class(f) for f in scene.figures],
         background=seen.background == scene.background.color if named else None,
         pattern=shows_pattern(seen, scene) if named else None,
+        size=shows_size(main, scene.main) if alone and motion not in ("growing", "shrinking") else None,
+        place=shows_place(main, scene.main.place, seen.size) if scene.main.place else None,
+    )
+    if seen.picture:
+        return check
+    return replace(
+        check,
+        still_or_moving=[seen_class(figure) for figure in figures] == [caption_class(f) for f in scene.figures],
         speed=shows("slowly", "fast"),
         direction=main is not None and main_direction(main) == scene.main.direction if moves(motion) else None,
         spin=shows("spinning"),
         bounce=shows("bouncing"),
         grow=shows("growing"),
         shrink=shows("shrinking"),
+        order=main is not None and shows_order(seen, scene) if scene.order else None,
         pan=main is not None and shows_pan(seen, scene.pan, main) if scene.pan else None,
         keeps=seen.keeps,
     )
@@ -119,7 +133,7 @@ def compare(seen: Seen, scene: Scene) -> CaptionCheck:
 def in_order(seen: Seen, scene: Scene) -> list[SeenFigure]:
     """Return the seen figures in the order of the scene's, with motion relative to a camera that pans.
 
-    The list is empty if their number is wrong. Two figures are told apart by color, then by shape, then by how far
+    The list is empty if their number is wrong. Several figures are told apart by color, then by shape, then by how far
     they move.
     """
     if len(seen.figures) != len(scene.figures):
@@ -147,15 +161,15 @@ def shows_motion(figure: SeenFigure, motion: str) -> bool:
     if motion == "fast":
         return way >= SLOW_BELOW
     if motion == "spinning":
-        return way < SPIN_BELOW and SPIN_TURN[0] < abs(figure.rotation) < SPIN_TURN[1]
+        return way < IN_PLACE_BELOW and SPIN_TURN[0] < abs(figure.rotation) < SPIN_TURN[1]
     if motion == "bouncing":
         # A figure that only falls comes down, too, but ends far from where it started.
         returns = way < min(IN_PLACE_BELOW, figure.height / 2) and figure.drop > figure.height / 2
         return returns and figure.height > BOUNCE_HEIGHT
     if motion == "growing":
-        return way < IN_PLACE_BELOW and figure.growth > GROWTH
+        return way < IN_PLACE_BELOW and figure.growth > MIN_GROWTH
     if motion == "shrinking":
-        return way < IN_PLACE_BELOW and figure.growth < 1 / GROWTH
+        return way < IN_PLACE_BELOW and figure.growth < 1 / MIN_GROWTH
     at_rest = way < STILL_BELOW and abs(figure.rotation) < STILL_TURN and figure.height < STILL_HEIGHT
     return at_rest and STILL_GROWTH[0] < figure.growth < STILL_GROWTH[1]
 
@@ -190,14 +204,36 @@ def shows_pattern(seen: Seen, scene: Scene) -> bool:
     """Whether the background has the right pattern, and drifts to the left or not; `shows_pan` judges a pan."""
     if seen.pattern != scene.background.pattern:
         return False
-    if scene.pan:
+    if scene.pan or seen.picture:
         return True
     if scene.background.drifting:
-        return DRIFT[0] < -seen.scroll < DRIFT[1]
-    return abs(seen.scroll) < DRIFT[0]
+        return SCROLLS[0] < -seen.scroll < SCROLLS[1]
+    return abs(seen.scroll) < STILL_BELOW
+
+
+def shows_size(figure: SeenFigure | None, named: Figure) -> bool:
+    """Whether a figure is as large as its caption says."""
+    radius = RADIUS[named.size]
+    return figure is not None and radius / SIZE_FACTOR < figure.radius < radius * SIZE_FACTOR
+
+
+def shows_place(figure: SeenFigure | None, place: str, size: tuple[int, int]) -> bool:
+    """Whether a figure is at the named sides of a frame of `size` (H, W)."""
+
+    def near(position: float, side: int | None, length: int) -> bool:
+        ends = places(length)
+        return side is None or abs(position - (ends[0], ends[len(ends) // 2], ends[-1])[side + 1]) < STEP / 2
+
+    (across, down), (height, width) = PLACES[place], size
+    return figure is not None and near(figure.x, across, width) and near(figure.y, down, height)
+
+
+def shows_order(seen: Seen, scene: Scene) -> bool:
+    """Whether the right figure is in front while the two overlap."""
+    return seen.front == (scene.main if scene.order == "in front" else scene.figures[0]).color
 
 
 def shows_pan(seen: Seen, pan: str, figure: SeenFigure) -> bool:
     """Whether the background moves against the camera and the figure moves along with the background."""
     scroll = -seen.scroll if pan == "right" else seen.scroll
-    return PAN[0] < scroll < PAN[1] and moved(figure) < STILL_BELOW
+    return SCROLLS[0] < scroll < SCROLLS[1] and moved(figure) < STILL_BELOW

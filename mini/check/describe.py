@@ -8,31 +8,38 @@ import numpy as np
 
 from mini.check.backdrop import fit_backdrop, foreground_distance
 from mini.check.blobs import Track, find_tracks
-from mini.check.shape_match import angles, nearest_shape, normalized, overlaps
-from mini.world.paths import FRAMES
+from mini.check.shape_match import angles, nearest_shape, normalized, overlaps, unit_area
+from mini.world.captions import ROUND
+from mini.world.paths import FRAMES, SIZE
 from mini.world.shapes import SYMMETRY
 
-MIN_SIDE = 48  # pixels; in smaller frames the figures leave too little background
+MIN_SIDE = 96  # pixels; in smaller frames the figures leave too little background
 END_FRAMES = 2  # frames at either end over which areas are averaged
 
 
 @dataclass(frozen=True)
 class SeenFigure:
-    """A figure in the first FRAMES frames.
+    """A figure in the first FRAMES frames, or in a picture; nothing moves in a picture.
 
     Attributes:
         color: a key of COLORS, or None.
         shape: one of SHAPES, or None.
+        x: mean place of the center of mass, in pixels.
+        y: the same downwards.
+        radius: mean size in pixels by the area of the shape; 0 without a shape.
         dx: displacement to the right in pixels, by a straight line fitted to the path.
         dy: the same downwards.
         growth: last over first area.
-        rotation: radians, clockwise; 0 for circles.
+        rotation: radians, clockwise; 0 for round shapes.
         height: vertical range in pixels.
         drop: how far it comes down again after its highest place, in pixels.
     """
 
     color: str | None
     shape: str | None
+    x: float
+    y: float
+    radius: float
     dx: float
     dy: float
     growth: float
@@ -49,7 +56,10 @@ class Seen:
         background: a key of BACKGROUNDS, or None.
         pattern: one of PATTERNS.
         scroll: pixels that the background moves to the right in the first FRAMES frames.
-        figures: up to three; empty if their number is not steady.
+        figures: up to four; empty if their number is not steady.
+        front: color of the figure that is in front while two overlap, a key of COLORS; None if they never do.
+        size: height and width of the frame in pixels.
+        picture: there was a single frame.
         keeps: whether every later whole chunk of FRAMES frames shows the same figures and background; None if
             there is none.
     """
@@ -58,52 +68,61 @@ class Seen:
     pattern: str
     scroll: float
     figures: tuple[SeenFigure, ...]
+    front: str | None = None
+    size: tuple[int, int] = SIZE
+    picture: bool = False
     keeps: bool | None = None
 
 
 def describe_clip(frames: np.ndarray) -> Seen:
-    """Measure a clip.
+    """Measure a clip or a picture.
 
     Args:
-        frames: (F, H, W, 3) uint8 with F >= FRAMES and H, W >= MIN_SIDE.
+        frames: (F, H, W, 3) uint8 with F >= FRAMES or F = 1, and H, W >= MIN_SIDE.
 
     Raises:
         ValueError: `frames` has another shape or dtype.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"a clip is (F, H, W, 3) in uint8, got {frames.shape} in {frames.dtype}")
-    if len(frames) < FRAMES or min(frames.shape[1:3]) < MIN_SIDE:
+    if 1 != len(frames) < FRAMES or min(frames.shape[1:3]) < MIN_SIDE:
         raise ValueError(
-            f"a clip needs {FRAMES} frames of {MIN_SIDE} x {MIN_SIDE} pixels or more, got {frames.shape[:3]}"
+            f"a clip needs {FRAMES} frames, or one, of {MIN_SIDE} x {MIN_SIDE} pixels or more, got {frames.shape[:3]}"
         )
+    if len(frames) == 1:
+        return replace(describe_chunk(frames), picture=True)
     chunks = [describe_chunk(frames[i : i + FRAMES]) for i in range(0, len(frames) - FRAMES + 1, FRAMES)]
     first, later = chunks[0], chunks[1:]
     return replace(first, keeps=all(contents(c) == contents(first) for c in later)) if later else first
 
 
 def describe_chunk(frames: np.ndarray) -> Seen:
-    """Measure FRAMES frames (FRAMES, H, W, 3) uint8."""
+    """Measure the frames (F, H, W, 3) uint8 of a chunk or a picture."""
     clip = frames.astype(np.float32) / 255
     backdrop = fit_backdrop(clip)
-    tracks = find_tracks(clip, backdrop.pictures, foreground_distance(clip, backdrop))
+    tracks, front = find_tracks(clip, backdrop.pictures, foreground_distance(clip, backdrop))
     scroll = change(np.arange(len(clip)), backdrop.scroll)
-    return Seen(backdrop.color, backdrop.pattern, scroll, tuple(describe_figure(track) for track in tracks))
+    figures = tuple(describe_figure(track) for track in tracks)
+    return Seen(backdrop.color, backdrop.pattern, scroll, figures, front, clip.shape[1:3])
 
 
 def change(times: np.ndarray, values: np.ndarray) -> float:
     """Return how much `values` (T,) change over a chunk, by a straight line fitted to them."""
-    return float(np.polyfit(times, values, 1)[0] * (FRAMES - 1))
+    return float(np.polyfit(times, values, 1)[0] * (FRAMES - 1)) if len(times) > 1 else 0.0
 
 
 def describe_figure(track: Track) -> SeenFigure:
     """Measure one figure."""
     scores = overlaps(normalized(track.alpha, track.areas, track.centers))
     shape = nearest_shape(scores, track.areas)
-    turns = shape is not None and shape != "circle"
+    turns = shape is not None and shape not in ROUND
     x, y = track.centers.T
     return SeenFigure(
         color=track.color,
         shape=shape,
+        x=float(x.mean()),
+        y=float(y.mean()),
+        radius=float(np.sqrt(track.areas.mean() / unit_area(shape))) if shape else 0.0,
         dx=change(track.times, x),
         dy=change(track.times, y),
         growth=float(track.areas[-END_FRAMES:].mean() / track.areas[:END_FRAMES].mean()),

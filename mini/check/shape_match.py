@@ -5,32 +5,46 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import torch
 
+from mini.check.blobs import centers_of_mass
 from mini.world.captions import SHAPES
 from mini.world.shapes import SYMMETRY, coverage
 
 TEMPLATE = 32  # pixels
 TEMPLATE_AREA = TEMPLATE**2 / 4
+CONTRAST = 2.0  # by which edges are sharpened, as a blurred outline is no wrong one
 STEP = 6  # degrees between templates
-MIN_OVERLAP = 0.7  # below which a blob has none of the shapes
+MIN_OVERLAP = 0.8  # below which a blob has none of the shapes
 MIN_SHARE = 0.75  # of the frames, weighted by area, that must show the same shape
-
-
-def template(shape: str, degrees: float) -> np.ndarray:
-    """Draw a shape (TEMPLATE, TEMPLATE) of area TEMPLATE_AREA."""
-    middle, size = TEMPLATE / 2, (TEMPLATE, TEMPLATE)
-    radius = 8.0 * np.sqrt(TEMPLATE_AREA / coverage(shape, middle, middle, 8.0, 0.0, size).sum())
-    return coverage(shape, middle, middle, radius, np.deg2rad(degrees), size).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def templates() -> dict[str, np.ndarray]:
-    """Draw every shape in steps of STEP degrees up to its symmetry, (K, TEMPLATE, TEMPLATE) each."""
-    return {shape: np.stack([template(shape, d) for d in range(0, SYMMETRY[shape], STEP)]) for shape in SHAPES}
+    """Draw every shape in steps of STEP degrees up to its symmetry, (K, TEMPLATE, TEMPLATE) each.
+
+    All have the area TEMPLATE_AREA and their center of mass in the middle.
+    """
+    size, drawn = (TEMPLATE, TEMPLATE), {}
+    for shape in SHAPES:
+        angle = torch.deg2rad(torch.arange(0.0, SYMMETRY[shape], STEP))
+        middle = torch.full_like(angle, TEMPLATE / 2)
+        radius = torch.full_like(angle, (TEMPLATE_AREA / unit_area(shape)) ** 0.5)
+        off_center = coverage(shape, middle, middle, radius, angle, size).numpy()
+        x, y = 2 * middle - torch.as_tensor(centers_of_mass(off_center).T, dtype=torch.float32)
+        drawn[shape] = coverage(shape, x, y, radius, angle, size).numpy()
+    return drawn
+
+
+@lru_cache(maxsize=len(SHAPES))
+def unit_area(shape: str) -> float:
+    """Return the area of a shape of radius 1."""
+    middle, radius = torch.tensor([64.0]), torch.tensor([48.0])
+    return float(coverage(shape, middle, middle, radius, torch.zeros(1), (128, 128)).sum() / radius**2)
 
 
 def normalized(alpha: np.ndarray, areas: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Center blobs (F, H, W) and scale them to the templates' area, (F, TEMPLATE, TEMPLATE), bilinear."""
+    """Center blobs (F, H, W), scale them to the templates' area, (F, TEMPLATE, TEMPLATE), and sharpen their edges."""
     height, width = alpha.shape[1:]
     padded = np.pad(alpha, [(0, 0), (1, 1), (1, 1)]).astype(np.float32)  # nothing outside of the frame
     scale = np.sqrt(areas / TEMPLATE_AREA)[:, None]
@@ -43,7 +57,8 @@ def normalized(alpha: np.ndarray, areas: np.ndarray, centers: np.ndarray) -> np.
     left, top = left[:, None], top[:, :, None]
     upper = padded[frame, top, left] * (1 - right_share) + padded[frame, top, left + 1] * right_share
     lower = padded[frame, top + 1, left] * (1 - right_share) + padded[frame, top + 1, left + 1] * right_share
-    return upper * (1 - low_share) + lower * low_share
+    scaled = upper * (1 - low_share) + lower * low_share
+    return np.clip(0.5 + CONTRAST * (scaled - 0.5), 0, 1)
 
 
 def overlaps(blobs: np.ndarray) -> dict[str, np.ndarray]:

@@ -324,10 +324,9 @@ def split_at(words: list[str], mark: str) -> tuple[list[str], list[str]]:
 
 def vocabulary() -> list[str]:
     """Return every word that a caption can have, in a fixed order."""
-    glue = ["a", "an", "the", "on", "to", "at", "and", "moving", "drifting", "background", "while", "camera", "pans"]
-    glue += ["in", "front", "of", "it", "behind"]
+    glue = "a an the on to at and moving drifting background while camera pans in front of it behind"
     sides = [word for place in PLACES for word in place.split()]
-    words = [*glue, *PATTERNS[1:], *SHAPES, *COLORS, *BACKGROUNDS, *MOTION_MIX, *DIRECTIONS, *SIZES, *sides]
+    words = [*glue.split(), *PATTERNS[1:], *SHAPES, *COLORS, *BACKGROUNDS, *MOTION_MIX, *DIRECTIONS, *SIZES, *sides]
     return list(dict.fromkeys(words))
 
 
