@@ -19,8 +19,9 @@ from opensora.cli.plan import Sample, make_batches
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import write_video
 from opensora.errors import ConfigError
+from support import small_model
 
-MINI = Path(__file__).resolve().parents[3] / "configs/mini/sample.py"
+MINI = Path(__file__).resolve().parents[3] / small_model.SAMPLE
 
 
 def plan(**flags: Any) -> list[Sample]:
