@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mini.check.check import check_clip
+from adacache.calibration.quality import psnr
 from opensora.config.loading import load_config
 from opensora.errors import ConfigError
 from opensora.pipeline import SamplingError, SamplingPipeline
@@ -52,12 +52,10 @@ def test_latents_are_as_before(pipe, golden):
         assert torch.allclose(baseline(pipe)([prompt], seed=seed).latents[0], expected[prompt], atol=0.02), prompt
 
 
-def test_videos_show_their_captions_with_and_without_the_cache(cached, uncached):
-    for prompt, *outputs in zip(PROMPTS, cached, uncached, strict=True):
-        for output in outputs:
-            assert output.videos[0].shape == (17, 64, 64, 3)
-            assert output.videos[0].dtype == np.uint8
-            assert check_clip(output.videos[0], prompt).all
+def test_videos_are_frames_with_and_without_the_cache(cached, uncached):
+    for output in (*cached, *uncached):
+        assert output.videos[0].shape == (17, 64, 64, 3)
+        assert output.videos[0].dtype == np.uint8
 
 
 def test_about_half_of_the_steps_are_computed_and_the_video_stays_close(cached, uncached):
@@ -65,8 +63,7 @@ def test_about_half_of_the_steps_are_computed_and_the_video_stays_close(cached, 
         trace = output.traces[0]
         assert trace.num_steps == 30
         assert 12 <= trace.num_computed <= 18
-        error = np.mean((output.videos[0].astype(float) - reference.videos[0]) ** 2)
-        assert 10 * np.log10(255**2 / error) > 25
+        assert psnr(output.videos[0], reference.videos[0]) > 25
         assert reference.traces == [None]
 
 
@@ -148,13 +145,14 @@ class Recorder:
 
 # Decoding in fp16 is slow on CPUs: an image will do.
 @pytest.mark.parametrize(("dtype", "num_frames"), [("bf16", 17), ("fp16", 1)])
-def test_half_precision_samples_show_the_caption(dtype, num_frames):
+def test_half_precision_samples_are_near_those_of_float32(pipe, dtype, num_frames):
     caption = "a still red circle on a black background"
     config = load_config(small_model.ADACACHE, {"dtype": dtype, "num_frames": num_frames, "verbose": 0})
+    exact = pipe.with_config(dataclasses.replace(config, dtype="fp32"))(caption, seed=7)
     pipe = SamplingPipeline.from_config(config)
     assert pipe.model.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     output = pipe(caption, seed=7)
-    assert check_clip(np.repeat(output.videos[0], 17 // num_frames, axis=0), caption).all
+    assert psnr(output.videos[0], exact.videos[0]) > 30
     # Distances are float32 whatever the model's dtype: they are not among the few values bf16 can hold.
     distances = [record.distance for record in output.traces[0].records if record.distance is not None]
     assert any(float(torch.tensor(d).to(torch.bfloat16)) != d for d in distances)
