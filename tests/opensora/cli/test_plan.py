@@ -235,7 +235,7 @@ def test_low_memory_changes_what_the_command_line_leaves_open():
 
 def test_references_lie_beside_a_prompt_file_that_is_found_from_another_folder(tmp_path, images, monkeypatch):
     (images / "prompts.jsonl").write_text('{"prompt": "a", "reference_path": "0007.png"}')
-    (tmp_path / "assets").symlink_to(MINI.parents[2] / "assets")
+    (tmp_path / "tests").symlink_to(MINI.parents[2])
     monkeypatch.setattr("opensora.files.REPO_ROOT", tmp_path)  # where a relative path is looked up, too
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
