@@ -13,10 +13,11 @@ import torch
 
 from adacache import StepController
 from adacache.policies.static import StaticScheduleConfig
-from bench.timing.models import first_step_inputs, load_mini
+from bench.timing.models import first_step_inputs
 from opensora.files import REPO_ROOT
 from opensora.pipeline import SamplingPipeline
 from scripts import inference
+from support import small_model
 
 OURS = (f"{REPO_ROOT}/opensora/", f"{REPO_ROOT}/adacache/")
 COMMAND_FILES = 78  # the aim is 60
@@ -45,7 +46,7 @@ def path_of(function: Callable[[], Any]) -> tuple[set[str], set[str]]:
 
 @pytest.fixture(scope="module")
 def pipe() -> SamplingPipeline:
-    return load_mini()
+    return SamplingPipeline.from_config(small_model.ADACACHE)
 
 
 def test_a_call_of_the_pipeline(pipe):
@@ -73,7 +74,7 @@ def test_a_reused_step(pipe):
 
 def test_a_video_by_the_command(tmp_path):
     """All that runs, the thread that writes among it; modules are imported before."""
-    arguments = ["configs/mini/sample_adacache.py", "--prompt", "a red circle", "--verbose", "0", "--save-dir"]
+    arguments = [small_model.ADACACHE, "--prompt", "a red circle", "--verbose", "0", "--save-dir"]
     assert inference.main([*arguments, str(tmp_path / "first"), "--num-sampling-steps", "2"]) == 0
     files, _ = path_of(lambda: inference.main([*arguments, str(tmp_path / "second")]))
     assert len(files) <= COMMAND_FILES, sorted(files)

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video
+from support import small_model
 from tests.support import warm_python
 
 ROOT = warm_python.ROOT
@@ -27,8 +29,8 @@ def test_one_command_makes_a_video_its_trace_and_a_picture(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     frames, fps = read_video(tmp_path / "out/sample_0000.mp4")
-    assert frames.shape == (17, 64, 64, 3)
-    assert fps == 8
+    config = load_config("configs/mini/sample_adacache.py")
+    assert (*frames.shape, fps) == (config.num_frames, config.height, config.width, 3, config.save_fps)
     trace = json.loads((tmp_path / "out/sample_0000.json").read_text())
     assert len(trace["records"]) == trace["num_steps"] == 30
     assert trace["metadata"]["prompt"] == "a red circle moving fast to the right"
@@ -41,10 +43,10 @@ def test_one_command_makes_a_video_its_trace_and_a_picture(tmp_path):
 def test_a_replayed_run_gives_the_same_files(tmp_path):
     """Under the same schedule nothing is measured, and the video is the same to the last byte."""
     prompt = ["--prompt", "a still red star", "--num-sampling-steps", "8", "--save-frames"]
-    first = sample("configs/mini/sample_adacache.py", *prompt, "--save-dir", str(tmp_path / "first"))
+    first = sample(small_model.ADACACHE, *prompt, "--save-dir", str(tmp_path / "first"))
     assert first.returncode == 0, first.stderr
     trace = tmp_path / "first/sample_0000.json"
-    again = sample("configs/mini/sample.py", *prompt, "--replay", str(trace), "--save-dir", str(tmp_path / "again"))
+    again = sample(small_model.SAMPLE, *prompt, "--replay", str(trace), "--save-dir", str(tmp_path / "again"))
     assert again.returncode == 0, again.stderr
     for name in ("sample_0000.mp4", "sample_0000.frames.npz"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

@@ -17,14 +17,15 @@ from huggingface_hub import close_session, constants
 from safetensors.numpy import save
 
 from scripts.weights import main
+from support import small_model
 from support.fake_hub import COMMIT, FakeHub, checksum
 
 ROOT = Path(__file__).resolve().parents[1]
-ASSETS = ROOT / "assets/opensora-mini"
+ASSETS = ROOT / small_model.FOLDER
 TIME_LIMIT = 120  # seconds; generous, for busy machines
 PIECES = {"model": "transformer", "vae": "vae", "text_encoder": "text_encoder"}
 OPTIONS = ["--cfg-options", *(f"{name}.from_pretrained=owner/tiny-{name}" for name in PIECES)]
-MINI = "configs/mini/sample.py"
+MINI = small_model.SAMPLE
 
 Run = Callable[..., subprocess.CompletedProcess]
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from bench.plan import BenchPlan, plan_from_dict
+from support import small_model
 
 
 @pytest.fixture
 def entries() -> dict[str, Any]:
     """The entries of a small plan."""
     return {
-        "sample": "configs/mini/sample.py",
+        "sample": small_model.SAMPLE,
         "budgets": (5, 7),
         "prompts": "assets/prompts/mini_bench.txt",
         "tuning_prompts": "assets/prompts/mini_calibration.txt",

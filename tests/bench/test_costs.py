@@ -13,6 +13,7 @@ from bench.measure import computed_steps, cost_values, step_records
 from bench.points import BenchPoint
 from bench.sampler import Sampled, Sampler
 from opensora.pipeline import SamplingPipeline
+from support import small_model
 
 
 def trace(*computed: bool, share: float | None = None) -> Trace:
@@ -72,7 +73,7 @@ def sampler() -> Sampler:
     from opensora.config.loading import load_config
 
     options = {"scheduler.num_sampling_steps": 6, "image_size": (32, 48)}
-    return Sampler(SamplingPipeline.from_config(load_config("configs/mini/sample.py", None, options)))
+    return Sampler(SamplingPipeline.from_config(load_config(small_model.SAMPLE, None, options)))
 
 
 def test_reused_steps_are_cheap_and_the_model_is_left_as_it_was(sampler):

@@ -13,6 +13,7 @@ from bench.plan import plan_from_dict, read_plan
 from bench.points import average_velocity, calibrated_schedule
 from bench.setting import load_sample_config
 from opensora.errors import ConfigError
+from support import small_model
 
 
 def test_the_bundled_plans_are_valid():
@@ -137,7 +138,7 @@ def test_another_solver_and_calibration_go_with_calibrated_schedules_only():
         ({"solver": "adams"}, "solver goes with steps=True or tune='calibrated'"),
         ({"calibration": "calibration.json"}, "calibration goes with tune='calibrated'"),
     ):
-        entries = {"sample": "configs/mini/sample.py", "policies": {"adacache": policies["adacache"] | option}}
+        entries = {"sample": small_model.SAMPLE, "policies": {"adacache": policies["adacache"] | option}}
         with pytest.raises(ConfigError, match=message):
             plan_from_dict(entries | {"budgets": [8]})
 

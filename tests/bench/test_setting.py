@@ -9,6 +9,7 @@ import pytest
 from bench.plan import plan_from_dict
 from bench.setting import bench_clips, bench_prompts, load_sample_config, tuning_clips
 from opensora.errors import ConfigError
+from support import small_model
 
 
 def test_seeds_come_one_after_the_other_and_no_two_clips_share_one():
@@ -19,7 +20,7 @@ def test_seeds_come_one_after_the_other_and_no_two_clips_share_one():
 
 
 def test_any_sampling_config_works_its_cache_is_left_aside(plan):
-    for sample in ("configs/mini/sample_calibrated.py", "configs/mini/sample_adacache.py"):
+    for sample in (small_model.CALIBRATED, small_model.ADACACHE):
         config = load_sample_config(dataclasses.replace(plan, sample=sample))
         assert (config.cache, config.speedup) == (None, None)
         assert config.calibration is not None

@@ -11,6 +11,7 @@ from adacache.policies.base import PolicyConfig
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
+from support import small_model
 
 PROMPTS = (
     "a still red circle on a navy background",
@@ -21,11 +22,11 @@ SEEDS = (3, 4)
 
 @pytest.fixture(scope="module")
 def pipe() -> SamplingPipeline:
-    return SamplingPipeline.from_config("configs/mini/sample_adacache.py")
+    return SamplingPipeline.from_config(small_model.ADACACHE)
 
 
 def policies() -> dict[str, PolicyConfig]:
-    moreg = load_config("configs/mini/sample_adacache_moreg.py").cache
+    moreg = load_config(small_model.MOREG).cache
     return {
         "adacache": replace(moreg, bridge="fitted"),
         "static": StaticScheduleConfig((0, 1, 3, 6, 10, 15, 20, 25, 29), bridge="linear"),

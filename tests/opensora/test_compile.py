@@ -24,9 +24,10 @@ from opensora.models.stdit import STDiT3
 from opensora.models.stdit.blocks import EAGER
 from opensora.pipeline import SamplingPipeline
 from opensora.schedulers.rf import RFLOW
+from support import small_model
 from support.reference_model import StoredText, load_reference, stored_size
 
-MINI = Path(__file__).parents[2] / "configs/mini/sample_adacache.py"
+MINI = Path(__file__).parents[2] / small_model.ADACACHE
 GRAPHS = 2  # spatial block, temporal block
 WATCHED_GRAPHS = 3  # of a block whose branches are measured: attention, cross-attention, MLP
 

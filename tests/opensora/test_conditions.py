@@ -11,9 +11,10 @@ from opensora.config.loading import load_config
 from opensora.config.target import conditions_of, mismatch
 from opensora.errors import ConfigError, WeightsError
 from opensora.weights import fingerprint
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
-MINI = ROOT / "configs/mini/sample.py"
+MINI = ROOT / small_model.SAMPLE
 SIZE = 4_000_000
 LAST_SAMPLE = SIZE - 16_384  # where the last of 64 evenly spaced samples begins
 

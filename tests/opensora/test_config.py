@@ -10,9 +10,10 @@ import pytest
 
 from opensora.config.loading import load_config
 from opensora.errors import ConfigError
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
-MINI = ROOT / "configs/mini/sample.py"
+MINI = ROOT / small_model.SAMPLE
 
 REST = """vae = dict(
     type="OpenSoraVAE_V1_2",
@@ -236,7 +237,7 @@ def test_the_flag_chooses_between_prompts_and_prompt_file(write):
 
 
 def test_a_cache_can_be_switched_off_and_its_codebook_replaced():
-    path = ROOT / "configs/mini/sample_adacache.py"
+    path = ROOT / small_model.ADACACHE
     assert load_config(path, cfg_options={"cache": None}).cache is None
     codebook = load_config(path, cfg_options={"cache.codebook": [(0.1, 4), (1.0, 2)]}).cache.codebook
     assert (codebook.thresholds, codebook.rates) == ((0.1,), (4, 2))
@@ -324,7 +325,7 @@ def test_an_option_inside_a_missing_section_is_refused(write):
 
 def test_metric_blocks_are_checked_against_a_local_models_depth(tmp_path, write):
     (tmp_path / "config.json").write_text('{"depth": 4}')
-    path = ROOT / "configs/mini/sample_adacache.py"
+    path = ROOT / small_model.ADACACHE
     assert load_config(path, {"ckpt_path": str(tmp_path)}, {"cache.metric_blocks": [3]}).cache.metric_blocks == (3,)
     message = error_of(path, {"ckpt_path": str(tmp_path)}, {"cache.metric_blocks": [4]})
     assert message.startswith("command line: cache: ") and "0..3" in message

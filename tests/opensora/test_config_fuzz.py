@@ -14,6 +14,7 @@ from opensora.config.entries import find_config, read_config_file
 from opensora.config.loading import config_from_dict
 from opensora.config.schema import OFFICIAL_CACHE_KEYS, SECTIONS, SampleConfig, types_of
 from opensora.errors import ConfigError
+from support import small_model
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -49,7 +50,7 @@ values = st.recursive(
 @pytest.fixture(scope="module")
 def mini() -> dict[str, Any]:
     """The entries of the mini model's config with a cache."""
-    return read_config_file(find_config("configs/mini/sample_adacache.py")).to_dict()
+    return read_config_file(find_config(small_model.ADACACHE)).to_dict()
 
 
 @pytest.fixture(scope="module", params=["mini/sample_adacache", "latte/sample", "open_sora_plan/sample"])

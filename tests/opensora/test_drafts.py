@@ -24,9 +24,10 @@ from opensora.datasets.video_io import read_video, write_video
 from opensora.errors import ConfigError
 from opensora.prompts.run_prompts import read_prompts
 from scripts import inference
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
-MINI = ROOT / "configs/mini/sample_adacache.py"
+MINI = ROOT / small_model.ADACACHE
 
 
 def load(overrides: dict | None = None, config: Path = MINI, **cfg_options) -> SampleConfig:
@@ -107,7 +108,7 @@ def test_a_calibration_gives_drafts_few_steps_that_measure_and_finals_many_that_
 
 
 def test_a_target_on_the_command_line_replaces_the_strength_and_one_in_the_file_does_not():
-    calibrated = ROOT / "configs/mini/sample_calibrated.py"
+    calibrated = ROOT / small_model.CALIBRATED
     assert len(load({"draft": 2}, calibrated).cache.computed_steps) == 8
     cache = load({"draft": 2, "max_steps_computed": 5}, calibrated).cache
     assert len(cache.computed_steps) == 5 and cache.metric == "t-attn"
@@ -123,7 +124,7 @@ def test_without_a_calibration_the_official_codebooks_decide(caplog):
     draft = load({"draft": 2}, calibration=None, **{"cache.cache_dtype": "bf16", "cache.metric": "s-attn"}).cache
     assert draft == AdaCacheConfig("fast30", "s-attn", (2,), cache_dtype="bf16")
     assert "official codebook fast30" in caplog.text and "scripts/calibrate.py" in caplog.text
-    final = load({"final": ["7"]}, ROOT / "configs/mini/sample.py", calibration=None).cache
+    final = load({"final": ["7"]}, ROOT / small_model.SAMPLE, calibration=None).cache
     assert final == AdaCacheConfig("slow30", metric_blocks=(2,))  # the middle one of 4
     assert final.codebook == Codebook.from_value("slow30")
 
@@ -212,7 +213,7 @@ def test_no_quality_is_named_for_a_run_of_another_length(caplog):
     assert "dB" not in caplog.text
 
 
-@pytest.mark.parametrize("calibration", ["assets/opensora-mini/calibration.json", None])
+@pytest.mark.parametrize("calibration", [f"{small_model.FOLDER}/calibration.json", None])
 def test_a_draft_cannot_measure_in_a_block_that_the_model_lacks(calibration):
     with pytest.raises(ConfigError, match="command line: cache: metric_blocks .* do not fit a model of 4 blocks"):
         load({"draft": 2}, **{"cache.metric_blocks": [9], "calibration": calibration})
@@ -231,7 +232,7 @@ def commands(tmp_path_factory) -> SimpleNamespace:
         final = shlex.split(printed[-1])
         assert inference.main(final[2:]) == 0
         seed = final[-1]
-        exact = [str(ROOT / "configs/mini/sample.py"), *common, "--seed", seed, "--save-dir", str(folder)]
+        exact = [str(ROOT / small_model.SAMPLE), *common, "--seed", seed, "--save-dir", str(folder)]
         assert inference.main(exact) == 0
     return SimpleNamespace(folder=folder, printed=printed, seed=int(seed))
 
@@ -278,7 +279,7 @@ def test_a_final_run_has_no_risk_and_its_own_folder(commands):
 
 def test_a_calibration_that_does_not_fit_names_the_way_without_one():
     with pytest.raises(ConfigError, match="scale 5.0, but this run has 7.0.*calibration=None, --draft uses an"):
-        load_config("configs/mini/sample.py", {"draft": 2, "cfg_scale": 7.0})
+        load_config(small_model.SAMPLE, {"draft": 2, "cfg_scale": 7.0})
     with pytest.raises(ConfigError, match="max_steps_computed is 99") as told:
-        load_config("configs/mini/sample.py", {"draft": 2, "max_steps_computed": 99})
+        load_config(small_model.SAMPLE, {"draft": 2, "max_steps_computed": 99})
     assert "calibration=None" not in str(told.value)

@@ -7,11 +7,12 @@ import json
 import pytest
 
 from scripts import fit_policies
+from support import small_model
 
 
 def test_what_it_prints_can_stand_in_a_config(tmp_path, capsys):
     output = tmp_path / "fit.json"
-    call = ["configs/mini/sample.py", "--clips", "2", "--batch-size", "2", "--output", str(output)]
+    call = [small_model.SAMPLE, "--clips", "2", "--batch-size", "2", "--output", str(output)]
     assert fit_policies.main([*call, "--cfg-options", "scheduler.num_sampling_steps=6"]) == 0
     fit = json.loads(output.read_text())
     assert (fit["num_steps"], fit["num_videos"], len(fit["magcache_ratios"])) == (6, 2, 5)
@@ -27,8 +28,8 @@ def test_what_it_prints_can_stand_in_a_config(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["configs/mini/sampl.py"], "did you mean 'configs/mini/sample.py'"),
-        (["configs/mini/sample.py", "--clips", "0"], "--clips is 0"),
-        (["configs/mini/sample.py", "--prompt-path", "nowhere.txt"], "nowhere.txt"),
+        ([small_model.SAMPLE, "--clips", "0"], "--clips is 0"),
+        ([small_model.SAMPLE, "--prompt-path", "nowhere.txt"], "nowhere.txt"),
     ],
 )
 def test_wrong_calls_end_in_one_sentence(arguments, message, capsys):

@@ -16,6 +16,7 @@ from adacache.policies.pab import PABConfig
 from adacache.policies.seacache import SeaCacheConfig
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
+from support import small_model
 
 STEPS = 12
 PROMPTS = (
@@ -29,7 +30,7 @@ ROUNDING = 5e-5
 
 
 def policies() -> dict[str, PolicyConfig]:
-    moreg = load_config("configs/mini/sample_adacache_moreg.py").cache
+    moreg = load_config(small_model.MOREG).cache
     return {
         # With thresholds for steps this large.
         "moreg": replace(moreg, codebook=Codebook((0.2, 0.5), (3, 2, 1))),
@@ -42,9 +43,7 @@ def policies() -> dict[str, PolicyConfig]:
 
 @pytest.fixture(scope="module")
 def pipe() -> SamplingPipeline:
-    return SamplingPipeline.from_config(
-        load_config("configs/mini/sample.py", {}, {"scheduler.num_sampling_steps": STEPS})
-    )
+    return SamplingPipeline.from_config(load_config(small_model.SAMPLE, {}, {"scheduler.num_sampling_steps": STEPS}))
 
 
 def sample(

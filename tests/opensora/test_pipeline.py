@@ -1,4 +1,4 @@
-"""The whole path on the bundled mini model: config, text, sampling, cache, decoding."""
+"""The whole path on the small model: config, text, sampling, cache, decoding."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from mini.check.check import check_clip
+from adacache.calibration.quality import psnr
 from opensora.config.loading import load_config
 from opensora.errors import ConfigError
 from opensora.pipeline import SamplingError, SamplingPipeline
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
-MINI = ROOT / "configs" / "mini"
 PROMPTS = ["a red circle moving fast to the right", "a still yellow star on a black background"]
 
 
 @pytest.fixture(scope="module")
 def pipe() -> SamplingPipeline:
     """The AdaCache config; tests that want the baseline switch the cache off."""
-    return SamplingPipeline.from_config(load_config(MINI / "sample_adacache.py", {"verbose": 0}))
+    return SamplingPipeline.from_config(load_config(small_model.ADACACHE, {"verbose": 0}))
 
 
 def baseline(pipe: SamplingPipeline, **changes) -> SamplingPipeline:
@@ -40,12 +41,21 @@ def uncached(pipe):
     return [baseline(pipe)([prompt], seed=7) for prompt in PROMPTS]
 
 
-def test_videos_show_their_captions_with_and_without_the_cache(cached, uncached):
-    for prompt, *outputs in zip(PROMPTS, cached, uncached, strict=True):
-        for output in outputs:
-            assert output.videos[0].shape == (17, 64, 64, 3)
-            assert output.videos[0].dtype == np.uint8
-            assert check_clip(output.videos[0], prompt).all
+def test_latents_are_as_before(pipe, golden):
+    seeds = {
+        "a red circle moving fast to the right on a gray background": 1,
+        "a still yellow star on a drifting teal striped background": 2,
+    }
+    expected = load_file(golden / "small_model/latents.safetensors")
+    for prompt, seed in seeds.items():
+        # Thirty guided steps amplify the last bits in which CPUs differ; latents have a deviation of about 1.
+        assert torch.allclose(baseline(pipe)([prompt], seed=seed).latents[0], expected[prompt], atol=0.02), prompt
+
+
+def test_videos_are_frames_with_and_without_the_cache(cached, uncached):
+    for output in (*cached, *uncached):
+        assert output.videos[0].shape == (17, 64, 64, 3)
+        assert output.videos[0].dtype == np.uint8
 
 
 def test_about_half_of_the_steps_are_computed_and_the_video_stays_close(cached, uncached):
@@ -53,8 +63,7 @@ def test_about_half_of_the_steps_are_computed_and_the_video_stays_close(cached, 
         trace = output.traces[0]
         assert trace.num_steps == 30
         assert 12 <= trace.num_computed <= 18
-        error = np.mean((output.videos[0].astype(float) - reference.videos[0]) ** 2)
-        assert 10 * np.log10(255**2 / error) > 25
+        assert psnr(output.videos[0], reference.videos[0]) > 25
         assert reference.traces == [None]
 
 
@@ -136,13 +145,14 @@ class Recorder:
 
 # Decoding in fp16 is slow on CPUs: an image will do.
 @pytest.mark.parametrize(("dtype", "num_frames"), [("bf16", 17), ("fp16", 1)])
-def test_half_precision_samples_show_the_caption(dtype, num_frames):
+def test_half_precision_samples_are_near_those_of_float32(pipe, dtype, num_frames):
     caption = "a still red circle on a black background"
-    config = load_config(MINI / "sample_adacache.py", {"dtype": dtype, "num_frames": num_frames, "verbose": 0})
+    config = load_config(small_model.ADACACHE, {"dtype": dtype, "num_frames": num_frames, "verbose": 0})
+    exact = pipe.with_config(dataclasses.replace(config, dtype="fp32"))(caption, seed=7)
     pipe = SamplingPipeline.from_config(config)
     assert pipe.model.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     output = pipe(caption, seed=7)
-    assert check_clip(np.repeat(output.videos[0], 17 // num_frames, axis=0), caption).all
+    assert psnr(output.videos[0], exact.videos[0]) > 30
     # Distances are float32 whatever the model's dtype: they are not among the few values bf16 can hold.
     distances = [record.distance for record in output.traces[0].records if record.distance is not None]
     assert any(float(torch.tensor(d).to(torch.bfloat16)) != d for d in distances)
@@ -153,7 +163,7 @@ def test_official_flat_keys_mean_the_same(tmp_path, pipe, cached):
     keys = [*codebook.thresholds, 1.0]
     official = tmp_path / "official.py"
     official.write_text(
-        (ROOT / "configs/_base_/mini.py")
+        (ROOT / small_model.FOLDER / "base.py")
         .read_text()
         .replace(
             'type="STDiT3",',
@@ -169,13 +179,13 @@ def test_official_flat_keys_mean_the_same(tmp_path, pipe, cached):
 
 
 def test_moreg_gives_the_moving_video_more_steps_than_the_still_one():
-    pipe = SamplingPipeline.from_config(load_config(MINI / "sample_adacache_moreg.py", {"verbose": 0}))
+    pipe = SamplingPipeline.from_config(load_config(small_model.MOREG, {"verbose": 0}))
     fast, still = (pipe(prompt, seed=7).traces[0] for prompt in PROMPTS)
     assert fast.num_computed > still.num_computed
 
 
 def test_the_step_count_has_one_source():
-    config = load_config(MINI / "sample_adacache.py", {"num_sampling_steps": 8, "verbose": 0})
+    config = load_config(small_model.ADACACHE, {"num_sampling_steps": 8, "verbose": 0})
     trace = SamplingPipeline.from_config(config)(PROMPTS[0], seed=7).traces[0]
     assert trace.num_steps == len(trace.records) == 8
     assert trace.computed_steps[:2] == [0, 1]
@@ -217,7 +227,7 @@ def test_an_image_is_a_video_of_one_frame(pipe):
 def test_a_continued_clip_of_compat_depends_on_its_seed_alone(pipe):
     """Upstream draws from the posterior of the clip before, of the whole batch and without a seed."""
     flags = {"loop": 2, "num_frames": 34, "compat": True, "num_sampling_steps": 2, "verbose": 0}
-    looped = pipe.with_config(load_config(MINI / "sample.py", flags))
+    looped = pipe.with_config(load_config(small_model.SAMPLE, flags))
     together = looped(PROMPTS, seed=[7, 8])
     alone = looped(PROMPTS[1:], seed=[8])
     assert (together.latents[1] - alone.latents[0]).abs().mean() < 1e-3  # the rounding of a pixel may differ
@@ -235,6 +245,6 @@ def test_a_cache_that_does_not_fit_the_model_is_refused_when_the_pipeline_is_mad
 
 
 def test_a_text_encoder_of_another_length_is_refused():
-    config = load_config(MINI / "sample.py", None, {"text_encoder.model_max_length": 20})
+    config = load_config(small_model.SAMPLE, None, {"text_encoder.model_max_length": 20})
     with pytest.raises(ConfigError, match="model_max_length is 20, but the transformer .* reads 24"):
         SamplingPipeline.from_config(config)

@@ -14,6 +14,7 @@ from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.teacache import TeaCacheConfig
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingOutput, SamplingPipeline
+from support import small_model
 
 STEPS = 8
 PROMPTS = (
@@ -42,9 +43,7 @@ NEVER_REUSING: dict[str, PolicyConfig] = {
 
 @pytest.fixture(scope="module")
 def pipe() -> SamplingPipeline:
-    return SamplingPipeline.from_config(
-        load_config("configs/mini/sample.py", {}, {"scheduler.num_sampling_steps": STEPS})
-    )
+    return SamplingPipeline.from_config(load_config(small_model.SAMPLE, {}, {"scheduler.num_sampling_steps": STEPS}))
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from opensora.weights import download, fingerprint, hub, locate_weights, weight_
 from opensora.weights.checkpoint import read_shapes
 from opensora.weights.layout import check_file, describe_format, needed_files
 from opensora.weights.locate import Piece, find_piece
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +42,7 @@ def config(tmp_path):
         make_folder(tmp_path / name)
     make_folder(tmp_path / "text", tokenizer=True)
     return load_config(
-        ROOT / "configs/mini/sample.py",
+        ROOT / small_model.SAMPLE,
         {"ckpt_path": str(tmp_path / "transformer")},
         {"vae.from_pretrained": str(tmp_path / "vae"), "text_encoder.from_pretrained": str(tmp_path / "text")},
     )
@@ -69,7 +70,7 @@ def test_local_folders_are_found_and_put_into_the_config(config, tmp_path):
 
 def test_relative_folders_are_looked_up_from_the_working_directory(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    relative = load_config(ROOT / "configs/mini/sample.py", {"ckpt_path": "transformer"})
+    relative = load_config(ROOT / small_model.SAMPLE, {"ckpt_path": "transformer"})
     assert model_depth(relative.model.from_pretrained, "STDiT3") == 3
 
 
@@ -101,7 +102,7 @@ def test_all_problems_are_told_at_once(config, tmp_path):
 
 def test_folders_that_do_not_exist_are_named_together(tmp_path, monkeypatch):
     flags = {"ckpt_path": "./no/model"}
-    config = load_config(ROOT / "configs/mini/sample.py", flags, {"vae.from_pretrained": str(tmp_path / "no")})
+    config = load_config(ROOT / small_model.SAMPLE, flags, {"vae.from_pretrained": str(tmp_path / "no")})
     message = message_of(config)
     assert "'./no/model' (model)" in message and f"'{tmp_path / 'no'}' (vae)" in message and "config.json" in message
 

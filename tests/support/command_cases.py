@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support import small_model
+
 ROOT = Path(__file__).resolve().parents[2]
-MINI = "configs/mini/sample.py"
+MINI = small_model.SAMPLE
 OUT = "out"  # the output folder of all cases
 SMALL = "small.py"  # a config that samples one image in no time
 

@@ -27,6 +27,7 @@ from opensora.acceleration.launch import MeshShape
 from opensora.acceleration.video_group import VideoGroup
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
+from tests.support import small_model
 
 STEPS = 10
 DEPTH = 2
@@ -115,10 +116,10 @@ class Text:
 
 
 def load() -> SamplingPipeline:
-    """The first half of the bundled model's blocks, in float32."""
+    """The first half of the small model's blocks, in float32."""
     torch.set_num_threads(1)
     pipe = SamplingPipeline.from_config(
-        load_config("configs/mini/sample.py", {"verbose": 0}, {"scheduler.num_sampling_steps": STEPS})
+        load_config(small_model.SAMPLE, {"verbose": 0}, {"scheduler.num_sampling_steps": STEPS})
     )
     model = pipe.model
     model.spatial_blocks, model.temporal_blocks = model.spatial_blocks[:DEPTH], model.temporal_blocks[:DEPTH]

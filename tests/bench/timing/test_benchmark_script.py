@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.timing import mini, parts
+from bench.timing import mini, models, parts
 from bench.timing.prompts import measure_prompts
 from bench.timing.turns import Samples
 from opensora.errors import ConfigError
+from support import small_model
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts/benchmark.py"
 
@@ -85,7 +86,8 @@ def test_help_answers_without_torch():
 
 def test_the_mini_part_measures(script, monkeypatch, tmp_path):
     """A real run of one turn, but for what takes processes of its own."""
-
+    monkeypatch.setattr(models, "CONFIG", small_model.ADACACHE)
+    monkeypatch.setattr(mini, "CALIBRATED_CONFIG", small_model.CALIBRATED)
     monkeypatch.setattr(mini, "_processes", lambda turns, command: {"turns": turns, "command": command})
     path = tmp_path / "run.json"
     assert script.main(["--parts", "mini", "--repeats", "1", "--no-command", "--save", str(path)]) == 0

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from opensora.cli.ledger import read_manifest
+from support import small_model
 from tests.support import torchrun, warm_python
 
 ROOT = warm_python.ROOT
 SCRIPT = ROOT / "scripts/inference.py"
-CONFIG = "configs/mini/sample_adacache_moreg.py"
+CONFIG = small_model.MOREG
 PROMPTS = [f"a {color} circle moving right" for color in ("red", "green", "blue", "white", "yellow")]
 
 

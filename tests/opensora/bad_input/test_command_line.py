@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from support import small_model
 from support.command_cases import MINI, Case
 
-ADACACHE = "configs/mini/sample_adacache.py"
+ADACACHE = small_model.ADACACHE
 CASES = {
     "unknown flag": Case("--promt x", ["unknown argument '--promt'", "did you mean '--prompt'"]),
     "unknown flag with a value": Case("--sed=3", ["unknown argument '--sed=3'", "did you mean '--seed'"]),
@@ -84,7 +85,7 @@ CASES = {
         "--cfg-options cache.metric_blocks=[28]", ["0..27"], config="configs/sample_adacache.py"
     ),
     "MoReg beyond the steps": Case(
-        "--cfg-options cache.moreg.window=(4,31)", ["cache: ", "30"], config="configs/mini/sample_adacache_moreg.py"
+        "--cfg-options cache.moreg.window=(4,31)", ["cache: ", "30"], config=small_model.MOREG
     ),
     "draft and replay": Case("--draft 2 --replay a.json", ["replay and draft cannot be combined"]),
     "no prompt": Case("--cfg-options prompt=None", ["no prompts; give --prompt"]),

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from support import small_model
 from support.broken_media import cut, image
 from support.command_cases import MINI, OUT, ROOT, Case
 
-WEIGHTS = ROOT / "assets/opensora-mini"
+WEIGHTS = ROOT / small_model.FOLDER
 
 
 def copy_of(piece: str, change: Callable[[Path], object]) -> Callable[[Path], None]:

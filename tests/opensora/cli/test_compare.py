@@ -14,8 +14,9 @@ from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video
 from opensora.files import REPO_ROOT
 from opensora.pipeline import SamplingPipeline
+from support import small_model
 
-MINI = "configs/mini/sample.py"
+MINI = small_model.SAMPLE
 PROMPT = "a bouncing red star"
 COMPUTED = [0, 1, 3, 5]
 

@@ -13,9 +13,10 @@ from PIL import Image
 from adacache.calibration.quality import psnr
 from opensora.datasets.video_io import read_video, write_video
 from scripts import inference
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[3]
-MINI = str(ROOT / "configs/mini/sample_adacache.py")
+MINI = str(ROOT / small_model.ADACACHE)
 PROMPT = "a red circle moving slowly to the right"
 FEW = ("--num-sampling-steps", "6")
 
@@ -39,7 +40,7 @@ def sidecar(folder: Path, name: str = "sample_0000") -> dict:
 
 def test_images_first_then_videos_that_start_with_them(tmp_path):
     prompts = ["--prompt", "a growing blue square on a black background", "a still yellow star"]
-    images = sample(tmp_path / "images", *prompts, "--num-frames", "1", config=str(ROOT / "configs/mini/sample.py"))
+    images = sample(tmp_path / "images", *prompts, "--num-frames", "1", config=str(ROOT / small_model.SAMPLE))
     assert [frames.shape for frames in images.values()] == [(1, 64, 64, 3)] * 2
     (video,) = sample(tmp_path / "videos", *prompts[:2], "--reference-path", str(tmp_path / "images")).values()
     image, other = images.values()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
 from opensora.cli.identity import config_hash, sample_identity
 from opensora.cli.plan import Sample
 from opensora.config.loading import load_config
+from support import small_model
 
-MINI = Path(__file__).resolve().parents[3] / "configs/mini"
-PLAIN = load_config(MINI / "sample.py")
-CACHED = load_config(MINI / "sample_adacache.py")
+PLAIN = load_config(small_model.SAMPLE)
+CACHED = load_config(small_model.ADACACHE)
 WEIGHTS = {"model": "a", "vae": "b", "text_encoder": "c"}
 
 INFLUENCE = {

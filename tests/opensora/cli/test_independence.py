@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from scripts import inference
+from support import small_model
 
-MINI = str(Path(__file__).resolve().parents[3] / "configs/mini/sample_adacache.py")
+MINI = str(Path(__file__).resolve().parents[3] / small_model.ADACACHE)
 COMMAND = [MINI, "--num-sampling-steps", "6", "--image-size", "32", "32", "--save-frames", "--verbose", "0"]
 LINES = [
     {"prompt": "a red circle moving fast to the right", "seed": 5, "name": "first"},

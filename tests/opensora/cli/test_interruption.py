@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from support import small_model
 from tests.support import warm_python
 
 STEMS = [f"sample_{i:04d}" for i in range(3)]
 PROMPTS = ["a still red star", "a blue circle moving fast to the right", "a growing white square"]
 ARGUMENTS = [
-    *("configs/mini/sample.py", "--prompt", *PROMPTS, "--num-sampling-steps", "3", "--batch-size", "2"),
+    *(small_model.SAMPLE, "--prompt", *PROMPTS, "--num-sampling-steps", "3", "--batch-size", "2"),
     *("--save-frames", "--preview", "webp", "--seed", "3", "--image-size", "32", "32"),
 ]
 BYTES = [f"{stem}{suffix}" for stem in STEMS for suffix in (".mp4", ".frames.npz", ".preview.webp")]

@@ -14,9 +14,10 @@ from opensora.cli.parallel import answers, mesh_of, message_of, receive
 from opensora.cli.session import open_session
 from opensora.cli.worker import Worker
 from opensora.errors import ConfigError, WeightsError
+from support import small_model
 from tests.support import torchrun
 
-CONFIG = torchrun.ROOT / "configs/mini/sample_adacache.py"
+CONFIG = torchrun.ROOT / small_model.ADACACHE
 
 
 @pytest.fixture

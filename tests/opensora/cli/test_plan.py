@@ -19,8 +19,9 @@ from opensora.cli.plan import Sample, make_batches
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import write_video
 from opensora.errors import ConfigError
+from support import small_model
 
-MINI = Path(__file__).resolve().parents[3] / "configs/mini/sample.py"
+MINI = Path(__file__).resolve().parents[3] / small_model.SAMPLE
 
 
 def plan(**flags: Any) -> list[Sample]:
@@ -234,7 +235,7 @@ def test_low_memory_changes_what_the_command_line_leaves_open():
 
 def test_references_lie_beside_a_prompt_file_that_is_found_from_another_folder(tmp_path, images, monkeypatch):
     (images / "prompts.jsonl").write_text('{"prompt": "a", "reference_path": "0007.png"}')
-    (tmp_path / "assets").symlink_to(MINI.parents[2] / "assets")
+    (tmp_path / "tests").symlink_to(MINI.parents[2])
     monkeypatch.setattr("opensora.files.REPO_ROOT", tmp_path)  # where a relative path is looked up, too
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)

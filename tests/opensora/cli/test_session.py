@@ -25,6 +25,7 @@ from opensora.cli.records import results_table
 from opensora.cli.run import run as run_session
 from opensora.datasets.video_io import read_video
 from opensora.errors import ConfigError
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -92,7 +93,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run a mini config with the fake pipeline."""
+    """Run a config of the small model with the fake pipeline."""
     from opensora.cli import worker
 
     def run_config(
@@ -112,7 +113,7 @@ def run(tmp_path, monkeypatch):
 
         monkeypatch.setattr(worker, "SamplingPipeline", SimpleNamespace(from_config=from_config))
         monkeypatch.setattr(worker, "encode_captions", lambda *arguments, **options: None)
-        plan = command.prepare(config or str(ROOT / f"configs/mini/{name}.py"), flags, {})
+        plan = command.prepare(config or str(ROOT / f"{small_model.FOLDER}/{name}.py"), flags, {})
         error = None
         with sessions.open_session(plan) as session:
             try:
@@ -144,7 +145,7 @@ def test_a_cached_video_comes_with_its_trace_and_picture(run):
     assert (metadata["prompt"], metadata["seed"], metadata["video"]) == ("a red circle", 5, "sample_0000.mp4")
     assert metadata["config"]["scheduler"]["num_sampling_steps"] == 30
     assert metadata["config"]["cache"]["metric"] == "t-attn"
-    assert metadata["config"]["model"]["from_pretrained"] == "assets/opensora-mini/transformer"
+    assert metadata["config"]["model"]["from_pretrained"] == f"{small_model.FOLDER}/transformer"
     assert "python" in metadata["versions"] and "torch" in metadata["versions"]
     assert Trace.load(folder / "sample_0000.json").num_computed == 3
     assert (results[0].video.name, results[0].num_computed, results[0].num_steps) == ("sample_0000.mp4", 3, 30)
@@ -305,7 +306,7 @@ def test_a_sample_is_entered_once_its_files_are_complete_and_before_the_next_bat
     from opensora.cli.records import wanted_files
 
     finish, entered, in_time = Ledger.finish, [], []
-    config = command.prepare(str(ROOT / "configs/mini/sample_adacache.py"), {"prompt": ["a"]}, {}).config
+    config = command.prepare(str(ROOT / small_model.ADACACHE), {"prompt": ["a"]}, {}).config
     first_entered = threading.Event()
 
     def checked(ledger, stem, files, seconds):
@@ -521,7 +522,7 @@ def test_an_interrupted_resampling_goes_on(run):
 
 def test_a_shared_schedule_makes_the_batch_a_part_of_the_identity(run, tmp_path):
     path = tmp_path / "shared.py"
-    base = str(ROOT / "configs/mini/sample_adacache.py")
+    base = str(ROOT / small_model.ADACACHE)
     path.write_text(f"_base_ = {base!r}\ncache = dict(schedule='batch')\n")
     shared = {"config": str(path), "prompt": ["a", "b"]}
     assert len(run(**shared, batch_size=2).calls) == 1

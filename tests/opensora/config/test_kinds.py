@@ -25,9 +25,10 @@ from opensora.config.target import conditions_of, mismatch
 from opensora.errors import ConfigError
 from opensora.prompts.run_prompts import all_prompts
 from opensora.registry import _PROVIDERS, MODELS, SCHEDULERS
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[3]
-MINI = ROOT / "configs/mini/sample.py"
+MINI = ROOT / small_model.SAMPLE
 
 
 def error_of(load, *arguments, **keywords) -> str:

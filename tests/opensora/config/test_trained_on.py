@@ -14,6 +14,7 @@ from opensora.cli.command import words_of
 from opensora.config.trained_on import FILE, TrainedOn, trained_on
 from opensora.errors import WeightsError
 from opensora.files import REPO_ROOT
+from support import small_model
 
 FOLDER = "assets/opensora-mini/transformer"
 SMALL = [(17, 64, 64)]
@@ -21,7 +22,13 @@ SMALL = [(17, 64, 64)]
 
 @pytest.fixture
 def mini() -> TrainedOn:
+    """The bundled model's."""
     return trained_on(FOLDER)
+
+
+@pytest.fixture
+def small() -> TrainedOn:
+    return trained_on(f"{small_model.FOLDER}/transformer")
 
 
 def test_the_bundled_file_is_what_training_writes(mini):
@@ -44,13 +51,13 @@ def test_what_it_was_trained_on_needs_no_word(mini):
         ([" ".join("abcdefghij")], r"does not know 'b', 'c', 'd', 'e', 'f', 'g', \.\.\. in .*"),
     ],
 )
-def test_captions_outside_are_named_in_one_sentence(mini, captions, expected):
-    [line] = mini.outside(captions, SMALL)
+def test_captions_outside_are_named_in_one_sentence(small, captions, expected):
+    [line] = small.outside(captions, SMALL)
     assert re.fullmatch(rf"opensora-mini {expected}; --words prints all it knows", line)
 
 
-def test_sizes_outside_are_named_with_those_it_knows(mini):
-    [line] = mini.outside([], [*SMALL, (34, 64, 96), (51, 720, 1280)])
+def test_sizes_outside_are_named_with_those_it_knows(small):
+    [line] = small.outside([], [*SMALL, (34, 64, 96), (51, 720, 1280)])
     assert line == (
         "opensora-mini was trained on 1, 17, 34 or 51 frames of 64 x 64 pixels, 17 frames of 64 x 96 pixels, 17 frames "
         "of 96 x 64 pixels; a video of 34 frames of 64 x 96 pixels may not show its prompt"

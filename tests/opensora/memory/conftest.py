@@ -1,4 +1,4 @@
-"""The mini model at sizes of the tests' own."""
+"""The small model at sizes of the tests' own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
+from support import small_model
 
 
 @pytest.fixture(scope="session")
 def mini() -> Callable[..., SampleConfig]:
-    """The mini config of a file in configs/mini, with flags by name and dotted options."""
+    """Read a config, without a file the small model's, with flags by name and dotted options."""
 
-    def load(file: str = "sample_adacache.py", options: dict[str, Any] | None = None, **flags: Any) -> SampleConfig:
-        return load_config(f"configs/mini/{file}", flags, options)
+    def load(file: str = small_model.ADACACHE, options: dict[str, Any] | None = None, **flags: Any) -> SampleConfig:
+        return load_config(file, flags, options)
 
     return load

@@ -8,7 +8,7 @@ from opensora.memory import report
 from opensora.memory.__main__ import main
 from opensora.memory.report import CARD, StageEstimate, card_bytes, estimate_stages
 
-PUBLISHED = "../sample_adacache.py"
+PUBLISHED = "configs/sample_adacache.py"
 HIDDEN_STATE = 2 * 15 * 45 * 80 * 1152 * 2  # bytes: both guidance halves, 54,000 tokens, bf16
 
 

@@ -41,7 +41,7 @@ def test_weights_are_those_of_the_loaded_models(large, pipe):
 
 
 def test_published_weights_are_those_of_the_published_files(mini):
-    stages = by_name(mini("../sample_adacache.py"))
+    stages = by_name(mini("configs/sample_adacache.py"))
     assert stages["text"].weights == 4 * 4_762_310_656
     assert stages["denoise"].weights == 2 * (1_208_872_772 + 393_341_015)  # tests/golden/manifests
 
@@ -86,7 +86,7 @@ def test_encoding_references_holds_what_was_estimated(mini, options, dtype):
 def test_the_text_encoder_s_options_make_it_smaller(mini):
     def text(**options):
         options = {f"text_encoder.{name}": value for name, value in options.items()}
-        return read_shapes(mini("../sample_adacache.py", options)).text_bytes()[0]
+        return read_shapes(mini("configs/sample_adacache.py", options)).text_bytes()[0]
 
     layers = 24 * 3 * 4096 * 10240 + 24 * 4 * 4096 * 4096  # MLPs and attention
     wo = 24 * 4096 * 10240

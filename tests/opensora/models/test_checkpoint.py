@@ -16,9 +16,10 @@ from opensora.models.vae.vae import VideoAutoencoderPipeline
 from opensora.weights import hub, layout
 from opensora.weights.checkpoint import locate, read_config
 from opensora.weights.locate import find_piece
+from support import small_model
 
 TINY = STDiT3Config(hidden_size=16, depth=2, num_heads=2, caption_channels=8, model_max_length=6)
-MINI = Path(__file__).resolve().parents[3] / "assets/opensora-mini"
+MINI = Path(__file__).resolve().parents[3] / small_model.FOLDER
 
 
 @pytest.fixture(scope="module")

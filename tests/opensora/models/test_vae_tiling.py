@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from opensora.models.vae import TilingConfig, VideoAutoencoderPipeline
 from opensora.models.vae.layerwise import Stored, convolve, statistics, windows
 from opensora.models.vae.vae import open_sora_vae_v1_2
+from support import small_model
 
-MINI = Path(__file__).parents[3] / "assets/opensora-mini/vae"
+MINI = Path(__file__).parents[3] / small_model.FOLDER / "vae"
 LEVELS = 127.5  # 8-bit levels per unit of [-1, 1]
 
 

@@ -16,6 +16,7 @@ from opensora.config.schema import SchedulerConfig
 from opensora.errors import ConfigError
 from opensora.schedulers.rf import RFLOW, solvers
 from opensora.schedulers.rf.solvers import SOLVERS, make_solver
+from support import small_model
 
 SECOND_ORDER = ["adams", "midpoint"]
 PARTS = [0.1, 0.3, 0.2, 0.4]  # of the unit of time
@@ -286,10 +287,10 @@ def test_an_unknown_solver_is_refused():
 
 def test_a_config_names_the_same_solvers():
     assert get_args(get_type_hints(SchedulerConfig)["solver"]) == tuple(SOLVERS)
-    assert load_config("configs/mini/sample.py").scheduler.solver == "euler"
-    assert load_config("configs/mini/sample.py", {"solver": "adams"}).scheduler.solver == "adams"
+    assert load_config(small_model.SAMPLE).scheduler.solver == "euler"
+    assert load_config(small_model.SAMPLE, {"solver": "adams"}).scheduler.solver == "adams"
     with pytest.raises(ConfigError, match=r"command line: scheduler.solver must be one of .*did you mean 'adams'"):
-        load_config("configs/mini/sample.py", {"solver": "adam"})
+        load_config(small_model.SAMPLE, {"solver": "adam"})
 
 
 @pytest.mark.parametrize(("steps", "second_order"), [(14, 11), (15, 14)])

@@ -27,6 +27,7 @@ from opensora.studio.jobs import Job
 from opensora.studio.results import Results, scenes
 from opensora.studio.studio import Studio
 from opensora.studio.worker import Models, Progress, make
+from support import small_model
 
 PROMPT = "a red circle moving fast to the right"
 HOSTILE = "<img src=x onerror=alert(1)> \"'><script>&amp;"
@@ -34,7 +35,7 @@ HOSTILE = "<img src=x onerror=alert(1)> \"'><script>&amp;"
 
 @pytest.fixture(scope="module")
 def mini() -> Model:
-    return find_models()[0]
+    return find_models([small_model.SAMPLE, small_model.ADACACHE, small_model.CALIBRATED])[0]
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,15 @@ def opened(tmp_path, monkeypatch) -> Studio:
     opened.close()
 
 
-def test_the_bundled_model_is_offered_with_all_ways_to_spend_compute(mini):
-    labels = [variant.label for variant in mini.variants]
+def test_the_bundled_model_is_offered_with_all_ways_to_spend_compute():
+    labels = [variant.label for variant in find_models()[0].variants]
     assert labels[0] == "Every step"
     assert {"AdaCache", "AdaCache + MoReg", "Calibrated", "Toward the exact solution"} == set(labels[1:])
-    assert (mini.sizes[0], mini.lengths[0]) == ("64 x 64", "17")
-    assert {"34", "51", "1"} < set(mini.lengths)
+
+
+def test_sizes_and_lengths_are_those_of_the_training_and_the_config_s_own_come_first(mini):
+    assert mini.sizes[:2] == ["64 x 64", "64 x 96"]
+    assert mini.lengths == ["17", "1", "34", "51"]
 
 
 def test_a_config_of_ones_own_comes_first_and_has_to_be_right(tmp_path):
@@ -80,10 +84,10 @@ def test_a_config_of_ones_own_comes_first_and_has_to_be_right(tmp_path):
 def test_a_wish_is_the_command_and_the_folder_that_one_would_type(mini, tmp_path):
     wish = Wish(f"  {PROMPT}\n", mini, mini.variant("AdaCache"), size="64 x 64", length="17", seed=1024)
     assert arguments_of(wish, tmp_path) == [
-        "configs/mini/sample_adacache.py",
+        small_model.ADACACHE,
         f"--prompt={PROMPT}",
         "--save-dir",
-        str(tmp_path / "mini/sample_adacache/a-red-circle-moving-fast-to-the-right"),
+        str(tmp_path / "sample_adacache/a-red-circle-moving-fast-to-the-right"),
     ]
     other = Wish(PROMPT, mini, mini.variant("Calibrated"), ("speedup", 3.0), "64 x 96", "34", 7)
     with pytest.raises(ConfigError, match="it was made for image size"):  # the calibration

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opensora.config.loading import load_config
 from opensora.files import REPO_ROOT
 from support.browser import addresses_loaded, open_chromium, set_size, wait_until
 
@@ -37,6 +38,7 @@ JOB = 90  # seconds for a video of the bundled model
 TABS = ("Sample", "Compare", "Drafts", "History", "Bench", "Machine")
 PROMPT = "a red circle moving fast to the right"
 OF_GRADIO = "Method not implemented."  # a warning of its own when an upload is over
+SIDE = load_config("configs/mini/sample.py").height
 IN_STEP = 1.5 / 8  # seconds: the same frame or its neighbor
 
 
@@ -182,9 +184,9 @@ def test_from_a_prompt_to_a_playing_video(page, server):
     time.sleep(0.5)
     click(page, "#sample")
     wait_until(page, "document.querySelectorAll('#live .st-strip .st-reused').length > 0", JOB)
-    assert run(page, "return document.querySelector('#live img').naturalWidth") == 64
+    assert run(page, "return document.querySelector('#live img').naturalWidth") == SIDE
     wait_until(page, "document.querySelector('#made video')?.currentTime > 0.2", JOB)
-    assert run(page, "return document.querySelector('#made video').videoWidth") == 64
+    assert run(page, "return document.querySelector('#made video').videoWidth") == SIDE
     assert len(page.find_elements("css selector", "#made .st-strip i")) == 30
     assert "AdaCache" in text(page, "#made")
     [video] = server.folder.rglob("*.mp4")
@@ -239,7 +241,7 @@ def test_results_of_a_prompt_and_seed_are_compared_in_step(page):
     run(page, scrub + "n.dispatchEvent(new Event('input', {bubbles: true}))")
     wait_until(page, "document.querySelector('.st-frame').textContent === 'frame 11 of 17'")
     canvas = "const n = [...document.querySelectorAll('#compare canvas')].find(n => !n.hidden);"
-    pixels = run(page, canvas + "return [...n.getContext('2d').getImageData(0, 0, 64, 64).data]")
+    pixels = run(page, canvas + f"return [...n.getContext('2d').getImageData(0, 0, {SIDE}, {SIDE}).data]")
     assert 0 < np.reshape(pixels, (-1, 4))[:, :3].max() < 255
 
 
@@ -264,7 +266,7 @@ def test_drafts_become_finals(page, server):
 
 def test_an_image_is_where_a_video_begins_and_other_files_are_refused(page, server, tmp_path):
     picture = tmp_path / "red.png"
-    Image.fromarray(np.full((64, 64, 3), (200, 30, 30), np.uint8)).save(picture)
+    Image.fromarray(np.full((SIDE, SIDE, 3), (200, 30, 30), np.uint8)).save(picture)
     click(page, "#references button")
     wait_until(page, "document.querySelector('#upload input[type=file]')")
     page.find_element("css selector", "#upload input[type=file]").send_keys(str(picture))

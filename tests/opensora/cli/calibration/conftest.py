@@ -1,4 +1,4 @@
-"""The mini model at a size that is sampled in a tenth of a second."""
+"""The small model at a size that is sampled in a tenth of a second."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from opensora.config.loading import load_config
 from opensora.pipeline import SamplingPipeline
+from support import small_model
 
 NUM_STEPS = 10
 
@@ -18,4 +19,4 @@ def options() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def pipe(options) -> SamplingPipeline:
-    return SamplingPipeline.from_config(load_config("configs/mini/sample.py", None, options))
+    return SamplingPipeline.from_config(load_config(small_model.SAMPLE, None, options))

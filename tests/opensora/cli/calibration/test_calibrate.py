@@ -23,9 +23,10 @@ from opensora.config.target import timesteps_of
 from opensora.errors import ConfigError
 from opensora.pipeline import SamplingPipeline
 from opensora.weights import fingerprint
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[4]
-MINI = ROOT / "configs/mini/sample.py"
+MINI = ROOT / small_model.SAMPLE
 FIT = (Clip("a still red circle on a navy background", 1),)
 HELD_OUT = (Clip("a green star moving fast to the right", 2), Clip("a yellow square on a gray background", 3))
 MEASURED = [4, 5, 6, 7, 8]  # of 10 steps
@@ -167,8 +168,8 @@ def test_a_run_of_few_steps_is_refused(pipe):
 def test_the_saved_file_holds_what_it_was_made_for(made, pipe):
     assert Calibration.load(made.file) == made.calibration
     assert made.calibration.conditions == {
-        "model": fingerprint("assets/opensora-mini/transformer"),
-        "model_name": "assets/opensora-mini/transformer",
+        "model": fingerprint(f"{small_model.FOLDER}/transformer"),
+        "model_name": f"{small_model.FOLDER}/transformer",
         "image_size": [32, 48],
         "num_frames": 17,
         "cfg_scale": 5.0,
@@ -333,7 +334,7 @@ def no_models(monkeypatch) -> None:
 @pytest.fixture
 def copied(tmp_path) -> Path:
     """A copy of the transformer."""
-    return shutil.copytree(ROOT / "assets/opensora-mini/transformer", tmp_path / "copied")
+    return shutil.copytree(ROOT / small_model.FOLDER / "transformer", tmp_path / "copied")
 
 
 def change_last_weight(folder: Path) -> None:
@@ -347,7 +348,7 @@ def test_other_weights_are_refused_before_anything_is_loaded(made, load, copied,
     config = load({"max_steps_computed": 5, "ckpt_path": str(copied)})  # weights are looked at when they are loaded
     with pytest.raises(ConfigError) as caught:
         SamplingPipeline.from_config(config)
-    assert f"calibration {made.file} was made for assets/opensora-mini/transformer" in str(caught.value)
+    assert f"calibration {made.file} was made for {small_model.FOLDER}/transformer" in str(caught.value)
     assert f"with other weights than those in {copied}; run 'python scripts/calibrate.py'" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -9,9 +9,10 @@ import pytest
 from adacache.calibration.calibration import Calibration
 from opensora.config.loading import load_config
 from scripts import calibrate
+from support import small_model
 
 ROOT = Path(__file__).resolve().parents[4]
-MINI = "configs/mini/sample.py"
+MINI = small_model.SAMPLE
 # 30 calls: every step, 4 and 5 of 6 steps for one clip to fit to and one to measure on.
 SMALL = ["--fit-clips=1", "--held-out-clips=1", "--candidates=1", "--cfg-options", "scheduler.num_sampling_steps=6"]
 SIZE = "image_size=[32,48]"

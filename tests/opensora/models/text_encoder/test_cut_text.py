@@ -7,16 +7,16 @@ import logging
 
 import pytest
 
-from bench.timing.models import load_mini
 from opensora.cli.text_stage import encode_captions
 from opensora.config.loading import load_config
 from opensora.files import REPO_ROOT
 from opensora.models.text_encoder.encoded_text import cut_lines
 from opensora.pipeline import SamplingPipeline
 from scripts import inference
+from support import small_model
 from tests.support.tiny_latte import latte_config, write_latte
 
-CONFIG = str(REPO_ROOT / "configs/mini/sample.py")
+CONFIG = str(REPO_ROOT / small_model.SAMPLE)
 LONG = "a red circle moving fast to the right and " * 3 + "a still blue star"  # 31 words of one token; 23 are read
 SAID = (
     "the last 8 of 31 words of a prompt are left out, as the text encoder reads 24 tokens: "
@@ -26,7 +26,7 @@ SAID = (
 
 @pytest.fixture(scope="module")
 def pipe() -> SamplingPipeline:
-    pipe = load_mini()
+    pipe = SamplingPipeline.from_config(small_model.ADACACHE)
     return pipe.with_config(dataclasses.replace(pipe.config, loop=2))
 
 

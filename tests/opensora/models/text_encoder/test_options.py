@@ -13,8 +13,9 @@ from opensora.config.loading import load_config
 from opensora.errors import ConfigError
 from opensora.models import text_encoder
 from opensora.models.text_encoder import check_text_options
+from support import small_model
 
-MINI = Path(__file__).parents[4] / "configs" / "mini" / "sample.py"
+ROOT = Path(__file__).parents[4]
 
 
 def checked(monkeypatch, installed: dict[str, str], **entries) -> None:
@@ -24,7 +25,8 @@ def checked(monkeypatch, installed: dict[str, str], **entries) -> None:
         return installed[name]
 
     monkeypatch.setattr(text_encoder, "version", version)
-    check_text_options(load_config(MINI, None, {f"text_encoder.{key}": value for key, value in entries.items()}))
+    options = {f"text_encoder.{key}": value for key, value in entries.items()}
+    check_text_options(load_config(small_model.SAMPLE, None, options))
 
 
 def test_nothing_is_needed_by_default(monkeypatch):
@@ -51,5 +53,5 @@ def test_what_cannot_work_is_refused_in_one_sentence(monkeypatch, entries, messa
 
 def test_checking_imports_nothing_heavy():
     code = "import sys, opensora.models.text_encoder; print({'torch', 'transformers'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=MINI.parents[2])
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "set()", result.stderr

@@ -22,6 +22,7 @@ from opensora.models.text_encoder.embedding_cache import encoder_key
 from opensora.models.text_encoder.encoded_text import GuidedTextEncoder
 from opensora.models.text_encoder.t5 import T5Encoder
 from opensora.schedulers.rf import RFLOW
+from support import small_model
 
 ROOT = Path(__file__).parents[4]
 CAPTIONS = ["a red circle moving fast to the right", "a still star", "a red circle moving fast to the right"]
@@ -29,8 +30,8 @@ CAPTIONS = ["a red circle moving fast to the right", "a still star", "a red circ
 
 @pytest.fixture
 def config(tmp_path) -> SampleConfig:
-    config = load_config(ROOT / "configs" / "mini" / "sample.py", {"text_cache": str(tmp_path / "cache")})
-    folder = shutil.copytree(ROOT / "assets" / "opensora-mini" / "text_encoder", tmp_path / "t5")
+    config = load_config(small_model.SAMPLE, {"text_cache": str(tmp_path / "cache")})
+    folder = shutil.copytree(ROOT / small_model.FOLDER / "text_encoder", tmp_path / "t5")
     text = dataclasses.replace(config.text_encoder, from_pretrained=str(folder))
     return dataclasses.replace(config, text_encoder=text)
 

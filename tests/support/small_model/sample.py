@@ -1,0 +1,2 @@
+# The first mini model, every step computed.
+_base_ = "base.py"
