@@ -39,9 +39,13 @@ CROP = 48
 CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
 PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
 CHUNKS = 3000
+WINDOW = 8  # side in latents of what the decoders are compared in
+WINDOW_FRAMES = 3
+IMAGE_SHARE = 0.3  # of the decoders' steps
 
 SPATIAL_RECIPE = Recipe(steps=2600, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 TEMPORAL_RECIPE = Recipe(steps=1700, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
+DECODER_RECIPE = Recipe(steps=1500, adam_lr=5e-4, muon_lr=1e-3, ema=0.995, decay_from=0.2, weight_decay=0.0)
 
 
 def to_video(frames: Tensor) -> Tensor:
@@ -198,3 +202,60 @@ def assemble_vae(
     pipeline.spatial_vae.load_state_dict(vae.state_dict())
     pipeline.temporal_vae.load_state_dict(temporal.state_dict())
     return pipeline.to(workers.device).eval().requires_grad_(False)
+
+
+def train_decoders(
+    vae: VideoAutoencoderPipeline,
+    chunks: Chunks,
+    folder: Path,
+    workers: Workers,
+    recipe: Recipe,
+    seed: int,
+    seconds: float | None,
+) -> None:
+    """Train both decoders together on what the frozen encoders make of chunks and of their first frames.
+
+    Only here does the 2-D decoder see what the temporal one gives it, and either of them single frames. Latents stay
+    as they are, so a transformer that was trained on them does, too.
+    """
+    spatial, temporal = vae.spatial_vae, vae.temporal_vae
+    spatial_latents = encode_frames(spatial, chunks, workers)
+    with torch.no_grad():
+        videos = torch.cat([temporal.encode(part).mode() for part in spatial_latents.split(16)])
+        images = torch.cat([temporal.encode(part[:, :, :1]).mode() for part in spatial_latents.split(16)])
+    vae.requires_grad_(False)
+    for part in (temporal.post_quant_conv, temporal.decoder, spatial.module.post_quant_conv, spatial.module.decoder):
+        part.requires_grad_(True)
+
+    def loss_function(step: Step) -> Tensor:
+        drawn = chunks.draw(6 * workers.small_load, step.generator)
+        is_image = step.shared.random() < IMAGE_SHARE
+        count = 1 if is_image else FRAMES
+        times = step.shared.permutation(count)[:WINDOW_FRAMES].tolist()
+        with workers.autocast():
+            decoded = temporal.decode((images if is_image else videos)[drawn], count)[:, :, times]
+            target = to_video(chunks.frames[drawn][:, times]).movedim(1, 2)
+            corners = window_corners(chunks.centers[drawn, times[0]], step)
+            decoded = torch.stack([window(z, corner, 1) for z, corner in zip(decoded, corners, strict=True)])
+            target = torch.stack([window(video, corner, 8) for video, corner in zip(target, corners, strict=True)])
+            output = spatial.decode(decoded).float()
+        return reconstruction_loss(output, target)
+
+    Trainer("decoders", folder, vae, recipe, workers, seed, seconds).fit(loss_function)
+    vae.requires_grad_(False)
+
+
+def window_corners(centers: Tensor, step: Step) -> list[list[int]]:
+    """Draw windows, in latents from the left and the top: half of them anywhere, half around `centers` (B, 2)."""
+    room = torch.tensor([SIZE[1], SIZE[0]]) // 8 - WINDOW
+    random = torch.from_numpy(step.shared.random((len(centers), 2)))
+    anywhere = (random * (room + 1)).long()
+    around = (centers.cpu() / 8 - WINDOW / 2 + 4 * random - 2).round().long()
+    is_around = torch.arange(len(centers))[:, None] % 2 == 0
+    return torch.where(is_around, around, anywhere).clamp_min(0).minimum(room).tolist()
+
+
+def window(video: Tensor, corner: list[int], scale: int) -> Tensor:
+    """Cut a window from (C, F, H, W) latents, or with scale 8 from pixels."""
+    left, top = (scale * edge for edge in corner)
+    return video[..., top : top + scale * WINDOW, left : left + scale * WINDOW]
