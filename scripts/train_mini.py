@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the bundled mini model from nothing: 2-D and temporal autoencoder, words, latents, diffusion, export.
+"""Train the mini model of 128 x 128 pixels from nothing: autoencoder, words, latents, diffusion, export.
 
 On CPU cores by default, or on one GPU: --device cuda --minutes 9. Every stage resumes after a kill: run the same
 command again. The same seed gives the same data and batches.
@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,16 +37,16 @@ from mini.training.workers import Workers, run_workers  # noqa: E402
 from opensora.models.stdit import STDiT3  # noqa: E402
 from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 
-STAGES = ("vae", "temporal", "words", "latents", "diffusion", "export")
+STAGES = ("vae", "temporal", "decoders", "words", "latents", "diffusion", "export")
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders
-VAE_SHARE, TEMPORAL_SHARE = 0.12, 0.12  # of --minutes
+SHARES = {"vae": 0.10, "temporal": 0.10, "decoders": 0.08}  # of --minutes
 EXPORT_SECONDS = 5.0
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("assets/opensora-mini"), help="where the weights go")
+    parser.add_argument("--output", type=Path, default=Path("assets/opensora-mini-128"), help="where the weights go")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_mini"), help="data, checkpoints, loss plots")
     parser.add_argument("--from", dest="start", type=Path, metavar="FOLDER", help="go on from these weights")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to run")
@@ -83,7 +83,7 @@ class Training:
             text_encoder = T5EncoderModel.from_pretrained(options.start / "text_encoder", dtype=precise)
             transformer = STDiT3.from_pretrained(options.start / "transformer", dtype=precise)
         else:
-            vae = self.train_vae("temporal" in wanted)
+            vae = self.train_vae(wanted)
             text_encoder = self.train_words() if "words" in wanted else None
             transformer = train_diffusion.new_transformer()
         if "latents" in wanted:
@@ -102,19 +102,24 @@ class Training:
             size = export(vae, networks, options.output)
             print(f"wrote {options.output} ({size / 1e6:.1f} MB of weights)")
 
-    def train_vae(self, whole: bool) -> VideoAutoencoderPipeline | None:
-        """Train the 2-D and, for the `whole` autoencoder, the temporal half."""
+    def train_vae(self, wanted: Sequence[str]) -> VideoAutoencoderPipeline | None:
+        """Train the `wanted` stages of the autoencoder."""
         count = max(16, round(train_vae.CHUNKS * self.options.scale))
-        seconds = 60 * self.options.minutes if self.options.minutes else 0
+        seconds = {name: self.options.minutes and 60 * self.options.minutes * share for name, share in SHARES.items()}
         with self.stage("vae"):
             chunks = train_vae.Chunks(count, self.seed, self.workers)
             recipe = self.scaled(train_vae.SPATIAL_RECIPE)
-            spatial = train_vae.train_spatial(chunks, *self.place, recipe, self.seed, VAE_SHARE * seconds)
-        if not whole:
+            spatial = train_vae.train_spatial(chunks, *self.place, recipe, self.seed, seconds["vae"])
+        if "temporal" not in wanted:
             return None
         with self.stage("temporal"):
             recipe = self.scaled(train_vae.TEMPORAL_RECIPE)
-            return train_vae.train_temporal(spatial, chunks, *self.place, recipe, self.seed, TEMPORAL_SHARE * seconds)
+            vae = train_vae.train_temporal(spatial, chunks, *self.place, recipe, self.seed, seconds["temporal"])
+        if "decoders" in wanted:
+            with self.stage("decoders"):
+                recipe = self.scaled(train_vae.DECODER_RECIPE)
+                train_vae.train_decoders(vae, chunks, *self.place, recipe, self.seed, seconds["decoders"])
+        return vae
 
     def train_words(self) -> T5EncoderModel:
         """Train the text encoder on captions."""

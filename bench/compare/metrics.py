@@ -25,9 +25,8 @@ from torch import Tensor
 
 from adacache.calibration.quality import psnr
 from mini.check.check import check_clip
-from mini.check.describe import MIN_SIDE
 from mini.world.captions import parse_caption, vocabulary
-from mini.world.paths import FRAMES
+from mini.world.paths import FRAMES, MIN_SIDE
 from opensora.errors import one_line
 
 # Metrics hold some twenty float tensors of a batch's size: about 250 MB for one frame of 720p, a batch of its own.

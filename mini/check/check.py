@@ -81,7 +81,7 @@ def check_clip(frames: np.ndarray, caption: str) -> CaptionCheck:
     """Compare a clip with its caption.
 
     Args:
-        frames: (F, H, W, 3) uint8 with at least 17 frames, or a single one, of at least 96 x 96 pixels. Motion is
+        frames: (F, H, W, 3) uint8 with at least 17 frames, or a single one, of at least 128 x 128 pixels. Motion is
             judged on the first 17.
 
     Raises:

@@ -10,10 +10,9 @@ from mini.check.backdrop import fit_backdrop, foreground_distance
 from mini.check.blobs import Track, find_tracks
 from mini.check.shape_match import angles, nearest_shape, normalized, overlaps, unit_area
 from mini.world.captions import ROUND
-from mini.world.paths import FRAMES, SIZE
+from mini.world.paths import FRAMES, MIN_SIDE, SIZE
 from mini.world.shapes import SYMMETRY
 
-MIN_SIDE = 96  # pixels; in smaller frames the figures leave too little background
 END_FRAMES = 2  # frames at either end over which areas are averaged
 
 

@@ -31,16 +31,17 @@ def export(vae: VideoAutoencoderPipeline, networks: TextToVelocity, folder: Path
 def trained_on() -> dict[str, Any]:
     """Return what a sampler says about the model: the entries of `TrainedOn`."""
     return {
-        "name": "opensora-mini",
-        "about": "videos of circles, squares, triangles and stars that move before a background",
+        "name": "opensora-mini-128",
+        "about": "videos of circles, squares, triangles, stars, rings, crosses and hearts before a background",
         "words": words_by_kind(),
         "captions": caption_pattern(),
         "examples": [
-            "a red circle moving fast to the right",
-            "a spinning white star on a navy background",
-            "a still red circle and a blue square moving slowly up on a gray gradient background",
+            "a large red circle moving slowly to the right",
+            "a spinning white star at the top left on a navy background",
+            "a still red ring and a still cyan heart and a blue square moving fast up on a gray gradient background",
+            "a still red square and a yellow star moving fast to the left behind it",
             "a growing yellow triangle on a drifting teal striped background",
-            "a still green star on a brown checkered background while the camera pans left",
+            "a still green cross on a brown dotted background while the camera pans left",
         ],
         "videos": [[bucket.frames, *bucket.size] for bucket in BUCKETS],
     }

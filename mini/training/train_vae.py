@@ -41,7 +41,7 @@ PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded 
 CHUNKS = 3000
 WINDOW = 8  # side in latents of what the decoders are compared in
 WINDOW_FRAMES = 3
-IMAGE_SHARE = 0.3  # of the decoders' steps
+IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
 SPATIAL_RECIPE = Recipe(steps=2600, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 TEMPORAL_RECIPE = Recipe(steps=1700, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
@@ -166,14 +166,15 @@ def train_temporal(
 
     def loss_function(step: Step) -> Tensor:
         drawn = chunks.draw(8 * workers.small_load, step.generator)
-        latents = spatial_latents[drawn]
+        count = 1 if step.shared.random() < IMAGE_SHARE else FRAMES
+        latents = spatial_latents[drawn, :, :count]
         with workers.autocast():
             posterior = temporal.encode(latents)
             mean, std = posterior.mean.float(), posterior.std.float()
-            output = temporal.decode(with_noise(mean, std, step.generator), FRAMES).float()
+            output = temporal.decode(with_noise(mean, std, step.generator), count).float()
             loss = reconstruction_loss(output / spread, latents / spread, 1.0)
             if step.progress >= PIXEL_LOSS_FROM:
-                frames = step.shared.permutation(FRAMES)[:2].tolist()
+                frames = step.shared.permutation(count)[:2].tolist()
                 decoded = vae.decode(output[:, :, frames]).float()
                 target = to_video(chunks.frames[drawn][:, frames]).movedim(1, 2)
                 loss = 0.5 * loss + 2 * reconstruction_loss(decoded, target)
@@ -215,8 +216,8 @@ def train_decoders(
 ) -> None:
     """Train both decoders together on what the frozen encoders make of chunks and of their first frames.
 
-    Only here does the 2-D decoder see what the temporal one gives it, and either of them single frames. Latents stay
-    as they are, so a transformer that was trained on them does, too.
+    Only here does the 2-D decoder see what the temporal one gives it. Latents stay as they are, so a transformer that
+    was trained on them does, too.
     """
     spatial, temporal = vae.spatial_vae, vae.temporal_vae
     spatial_latents = encode_frames(spatial, chunks, workers)

@@ -360,7 +360,7 @@ def words_by_kind() -> dict[str, list[str]]:
         "patterns of backgrounds": PATTERNS[1:],
         "motions": MOTION_MIX,
         "directions": DIRECTIONS,
-        "places": dict.fromkeys(word for place in PLACES for word in place.split()),
+        "places": dict.fromkeys(word for place in PLACES for word in place.split() if word not in DIRECTIONS),
     }
     named = {kind: list(words) for kind, words in kinds.items()}
     rest = [word for word in vocabulary() if not any(word in words for words in named.values())]

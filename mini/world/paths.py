@@ -19,6 +19,7 @@ FRAMES = 17  # of the shortest clip, and of one chunk of the autoencoder
 SIZE = (128, 128)  # height and width in pixels
 
 STEP = 32  # pixels between neighboring places, and from the outer ones to the edge
+MIN_SIDE = 4 * STEP  # so that a fast figure has room for its first chunk
 SPEED = {"slowly": 2, "fast": 4}  # pixels per frame
 SCROLL = 2  # pixels per frame of a drifting background and of a panning camera
 SPIN = np.pi / 24  # radians per frame; above half a star's symmetry per latent frame it would seem to turn back
@@ -80,7 +81,12 @@ def random_shot(scene: Scene, rng: np.random.Generator, frames: int = FRAMES, si
     """Draw a shot that fits the scene's words and keeps every figure in the frame.
 
     The random values do not depend on `frames`: a longer shot starts with the shorter one.
+
+    Raises:
+        ValueError: a side of the frame is below MIN_SIDE.
     """
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"the world needs frames of {MIN_SIDE} x {MIN_SIDE} pixels or more, got {size[0]} x {size[1]}")
     time = np.arange(frames)
     still = np.zeros(frames)
     if scene.order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 from mini.training.buckets import BUCKETS, Bucket, pick_bucket, scaled
 from mini.training.encode import encode_clips
-from mini.training.train_diffusion import BASE_RESOLUTION, sample_times, size_info
+from mini.training.train_diffusion import BASE_RESOLUTION, draw_masks, sample_times, size_info
 from mini.training.workers import Workers
 from mini.world.clips import make_caption
+from opensora.schedulers.rf import timestep_transform
 
 
 def test_shares_add_up_and_are_drawn():
@@ -27,35 +29,40 @@ def test_batches_of_all_buckets_have_about_as_many_tokens():
     def tokens(bucket: Bucket) -> int:
         height, width = bucket.size
         latent_frames = 1 if bucket.frames == 1 else bucket.frames // 17 * 5
-        return bucket.batch * latent_frames * (height // 16) * (width // 16)
+        return bucket.batch * latent_frames * (height // 32) * (width // 32)
 
     limit = tokens(BUCKETS[0])
     assert all(0.55 * limit < tokens(bucket) < 1.05 * limit for bucket in BUCKETS)
 
 
 def test_a_trial_run_has_few_clips_of_every_bucket():
-    assert [count for _, count in scaled(0.01)] == [80, 64, 64, 64, 64, 64]
+    assert [count for _, count in scaled(0.001)] == [20, 20, 16, 16, 16, 16]
 
 
 def test_training_times_are_shifted_towards_the_noise_with_length_and_size():
     means = {}
     for bucket in BUCKETS:
-        times = sample_times(4000, bucket, torch.Generator().manual_seed(0))
+        times = sample_times(4000, size_info(bucket, "cpu"), torch.Generator().manual_seed(0))
         assert times.shape == (4000,)
         assert 0 <= times.min() <= times.max() <= 1000
         means[str(bucket)] = float(times.mean())
-    assert means["1x64x64"] < means["17x64x64"] < means["34x64x64"] < means["51x64x64"]
-    assert means["17x64x96"] == pytest.approx(means["17x96x64"])
-    assert means["17x64x64"] < means["17x64x96"]
+    assert means["1x128x128"] < means["17x128x128"] < means["34x128x128"] < means["51x128x128"]
+    assert means["17x128x192"] == pytest.approx(means["17x192x128"])
+    assert means["17x128x128"] < means["17x128x192"]
 
 
 def test_an_image_keeps_its_times():
     u = torch.tensor([250.0, 500.0])
-    from opensora.schedulers.rf import timestep_transform
+    [image] = (bucket for bucket in BUCKETS if bucket.frames == 1)
+    assert torch.equal(timestep_transform(u, size_info(image, "cpu"), base_resolution=BASE_RESOLUTION), u)
 
-    image = BUCKETS[-1]
-    assert image.frames == 1
-    assert torch.equal(timestep_transform(u, size_info(image), base_resolution=BASE_RESOLUTION), u)
+
+def test_a_quarter_of_a_batch_has_frames_given():
+    masks = draw_masks(64, 10, np.random.default_rng(0))
+    assert masks[16:].all()
+    assert not masks[:16].all(dim=1).any()
+    assert masks.any(dim=1).all()
+    assert draw_masks(8, 1, np.random.default_rng(0)).all()  # nothing of an image can be given
 
 
 class CountingVAE:
@@ -65,6 +72,7 @@ class CountingVAE:
 
     def __init__(self, fail_at: int | None = None):
         self.calls, self.fail_at = 0, fail_at
+        self.spatial_vae = SimpleNamespace(micro_batch_size=17)
 
     def get_latent_size(self, size):
         return [5, 2, 2]
@@ -78,7 +86,7 @@ class CountingVAE:
 
 
 def test_encoding_starts_a_killed_bucket_again_and_skips_a_finished_one(tmp_path):
-    bucket = Bucket(17, (64, 64), clips=20, batch=4, share=1)
+    bucket = Bucket(17, (128, 128), clips=20, batch=4, share=1)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     encode_clips(CountingVAE(), straight, bucket, 20, 7, Workers())
     with pytest.raises(KeyboardInterrupt):

@@ -237,7 +237,7 @@ def test_noise_shows_nothing_that_was_asked_for():
     ("frames", "message"),
     [
         (np.zeros((16, 128, 128, 3), np.uint8), "needs 17 frames, or one"),
-        (np.zeros((17, 64, 128, 3), np.uint8), "of 96 x 96 pixels"),
+        (np.zeros((17, 64, 128, 3), np.uint8), "of 128 x 128 pixels"),
         (np.zeros((17, 128, 128, 3), np.float32), "uint8"),
         (np.zeros((17, 3, 128, 128), np.uint8), "F, H, W, 3"),
     ],

@@ -10,7 +10,10 @@ from support.warm_python import run
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("check_captions.py --num-frames 9", "the check needs 17 frames, or one, of 96 x 96 pixels or more, got 9 of"),
+        (
+            "check_captions.py --num-frames 9",
+            "needs 17 frames, or one, of 128 x 128 pixels or more, got 9 of",
+        ),
         ("check_captions.py --image-size 32 32", "of 32 x 32"),
         ("check_captions.py --seeds -1", "must not be negative"),
         ("check_captions.py --given first-chunk", "give --num-frames 34 or 51, too"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -21,26 +20,23 @@ from opensora.models.vae import VideoAutoencoderPipeline
 ROOT = Path(__file__).resolve().parents[2]
 # A file that appears in the middle of each stage.
 SIGNS = {
-    "data": "clips/frames.npy",
     "vae": "vae.pt",
     "temporal": "temporal.pt",
-    "latents": "latents/34x64x64/latents.npy",
+    "decoders": "decoders.pt",
+    "words": "words.pt",
+    "latents": "latents/34x128x128/latents.npy",
     "diffusion": "diffusion.pt",
 }
 
 
 def command(folder: Path) -> list[str]:
-    script = [sys.executable, str(ROOT / "scripts/train_mini.py"), "--scale", "0.01", "--processes", "2"]
+    script = [sys.executable, str(ROOT / "scripts/train_mini.py"), "--scale", "0.001", "--processes", "2"]
     return [*script, "--work", str(folder / "work"), "--output", str(folder / "out")]
-
-
-# Compiling takes longer than these few steps.
-ENVIRONMENT = {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
 
 
 def kill_at(sign: Path, folder: Path) -> None:
     """Start the training and kill it as soon as ``sign`` exists."""
-    process = subprocess.Popen(command(folder), env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(folder), start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not sign.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -56,8 +52,8 @@ def test_a_training_killed_in_every_stage_gives_the_weights_of_an_uninterrupted_
     for sign in SIGNS.values():
         kill_at(killed / "work" / sign, killed)
         assert not (killed / "out").exists()
-    subprocess.run(command(killed), env=ENVIRONMENT, check=True)
-    subprocess.run(command(straight), env=ENVIRONMENT, check=True)
+    subprocess.run(command(killed), check=True)
+    subprocess.run(command(straight), check=True)
     files = sorted(path.relative_to(straight) for path in (straight / "out").rglob("*.safetensors"))
     assert len(files) == 3
     for name in files:
@@ -70,8 +66,8 @@ def test_a_training_killed_in_every_stage_gives_the_weights_of_an_uninterrupted_
     model = STDiT3.from_pretrained(out / "transformer", dtype=torch.float32)
     vae = VideoAutoencoderPipeline.from_pretrained(out / "vae", dtype=torch.float32)
     text = T5Encoder(out / "text_encoder", model_max_length=MAX_TOKENS).encode(["a still red star"])
-    z = torch.randn(1, 4, *vae.get_latent_size([17, 64, 64]))
+    z = torch.randn(1, 4, *vae.get_latent_size([17, 128, 128]))
     with torch.no_grad():
         velocity = model(z, torch.tensor([500.0]), text["y"], mask=text["mask"])
     assert torch.isfinite(velocity).all()
-    assert vae.decode(z, 17).shape == (1, 3, 17, 64, 64)
+    assert vae.decode(z, 17).shape == (1, 3, 17, 128, 128)

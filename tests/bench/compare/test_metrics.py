@@ -201,17 +201,17 @@ CAPTION = "a still red square on a navy background"
 @pytest.fixture(scope="module")
 def rendered() -> np.ndarray:
     scene = parse_caption(CAPTION)
-    return render(scene, random_shot(scene, np.random.default_rng(0), 17, (64, 64)))
+    return render(scene, random_shot(scene, np.random.default_rng(0), 17, (128, 128))).numpy()
 
 
 def test_a_clip_that_shows_its_caption(rendered):
     assert caption_scores(rendered, CAPTION) == {"caption_items": 1.0, "caption_right": 1.0}
 
 
-def test_a_clip_with_one_wrong_item_of_six(rendered):
-    # found, color, shape, still, background and pattern are checked
+def test_a_clip_with_one_wrong_item_of_seven(rendered):
+    # found, color, shape, size, still, background and pattern are checked
     scores = caption_scores(rendered, CAPTION.replace("navy", "pink"))
-    assert scores == {"caption_items": pytest.approx(5 / 6), "caption_right": 0.0}
+    assert scores == {"caption_items": pytest.approx(6 / 7), "caption_right": 0.0}
 
 
 def test_only_captions_of_the_little_world_are_checked(rendered):
@@ -222,4 +222,4 @@ def test_only_captions_of_the_little_world_are_checked(rendered):
 
 
 def test_clips_too_short_or_too_small_for_the_check_have_no_scores(rendered):
-    assert caption_scores(rendered[:16], CAPTION) == caption_scores(rendered[:, :47], CAPTION) == {}
+    assert caption_scores(rendered[:16], CAPTION) == caption_scores(rendered[:, :127], CAPTION) == {}

@@ -16,13 +16,13 @@ from opensora.errors import WeightsError
 from opensora.files import REPO_ROOT
 from support import small_model
 
-FOLDER = "assets/opensora-mini/transformer"
+FOLDER = "assets/opensora-mini-128/transformer"
 SMALL = [(17, 64, 64)]
 
 
 @pytest.fixture
 def mini() -> TrainedOn:
-    """The bundled model's."""
+    """The model's that the training makes."""
     return trained_on(FOLDER)
 
 
@@ -31,7 +31,7 @@ def small() -> TrainedOn:
     return trained_on(f"{small_model.FOLDER}/transformer")
 
 
-def test_the_bundled_file_is_what_training_writes(mini):
+def test_the_file_is_what_training_writes(mini):
     assert json.loads((REPO_ROOT / FOLDER / FILE).read_text()) == written()
     assert sorted(word for words in mini.words.values() for word in words) == sorted(vocabulary())
 
