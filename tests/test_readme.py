@@ -24,7 +24,7 @@ from opensora.config.entries import find_config
 from opensora.files import REPO_ROOT, find_path
 
 README = REPO_ROOT / "README.md"
-DOCUMENTS = [README, *(REPO_ROOT / name for name in ("CONTRIBUTING.md", "assets/opensora-mini/README.md"))]
+DOCUMENTS = [README, REPO_ROOT / "CONTRIBUTING.md", *sorted(REPO_ROOT.glob("assets/*/README.md"))]
 DOCUMENTS += sorted(REPO_ROOT.glob("docs/*.md"))
 # Commands of README.md that are not run, by words of theirs, and why.
 NOT_RUN = {

@@ -2,11 +2,10 @@
 title = "Cache policies at equal compute, bundled mini model"
 sample = "configs/mini/sample.py"  # its own cache, if it has one, is left aside
 
-# Scenes that no training clip shows: mini.world.captions.held_out_captions(32, seed=17).
+# Scenes that no training clip of the model shows.
 prompts = "assets/prompts/mini_bench.txt"
 num_prompts = 32
 num_seeds = 2
-caption_check = "mini"  # the prompts are captions, so that clips can be checked against them
 
 budgets = (6, 8, 10, 12, 15, 20)  # computed steps of 30
 tuning_prompts = "assets/prompts/mini_calibration.txt"  # of training clips
