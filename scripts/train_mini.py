@@ -60,6 +60,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--processes must be at least 1, --seed at least 0, and --scale above 0")
     if options.minutes is not None and options.minutes <= 0:
         parser.error(f"--minutes is {options.minutes}; use a positive number")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU on this machine")
     if options.start and not (options.start / "transformer").is_dir():
         parser.error(f"--from {options.start}: there is no folder transformer/ in it")
     return options
@@ -94,7 +96,7 @@ class Training:
             networks = train_diffusion.TextToVelocity(text_encoder, transformer)
             with self.stage("diffusion"):
                 source = train_diffusion.LatentSource(latents, self.workers.device)
-                seconds = options.minutes and 60 * options.minutes - EXPORT_SECONDS - (time.time() - self.begin)
+                seconds = options.minutes and max(1.0, 60 * options.minutes - EXPORT_SECONDS - self.elapsed)
                 train_diffusion.train_diffusion(
                     networks, source, *self.place, self.scaled(train_diffusion.RECIPE), self.seed, seconds
                 )
@@ -125,6 +127,11 @@ class Training:
         """Train the text encoder on captions."""
         with self.stage("words"):
             return train_words.train_words(*self.place, self.scaled(train_words.RECIPE), self.seed)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.time() - self.begin
 
     @property
     def place(self) -> tuple[Path, Workers]:

@@ -159,6 +159,7 @@ class Trainer:
 
     Attributes:
         seconds: time limit, which takes the place of the recipe's number of steps; the learning rate follows the clock.
+            A run that is continued under another limit keeps its share of the training.
     """
 
     name: str
@@ -218,7 +219,12 @@ class Trainer:
     @property
     def _facts(self) -> dict[str, float]:
         """What must be the same when a run resumes."""
-        return {"seed": self.seed, "processes": self.workers.count, "seconds": self.seconds, **asdict(self.recipe)}
+        return {
+            "seed": self.seed,
+            "processes": self.workers.count,
+            "timed": self.seconds is not None,
+            **asdict(self.recipe),
+        }
 
     @torch.no_grad()
     def _update_average(self, average: dict[str, Tensor], step: int) -> None:

@@ -19,6 +19,8 @@ from support.warm_python import run
         ("check_captions.py --given first-chunk", "give --num-frames 34 or 51, too"),
         ("check_captions.py nope.py", "nope.py"),
         ("train_mini.py --processes 0", "--processes must be at least 1"),
+        ("train_mini.py --minutes 0", "--minutes is 0.0; use a positive number"),
+        ("train_mini.py --from mini", "--from mini: there is no folder transformer/ in it"),
         ("validate_check.py --clips 0", "--clips is 0"),
     ],
 )

@@ -84,6 +84,17 @@ def test_a_time_limit_takes_the_place_of_the_steps(tmp_path):
     assert progress[-1] < 1
 
 
+def test_a_timed_run_goes_on_under_another_limit(tmp_path):
+    killed = build(tmp_path)
+    killed.seconds = 1000.0
+    with pytest.raises(Killed):
+        killed.fit(loss_of(killed, killed_at=7))
+    resumed = build(tmp_path)
+    resumed.seconds = 0.1
+    resumed.fit(loss_of(resumed))
+    assert resumed.losses[:5] == killed.losses[:5]
+
+
 def test_muon_takes_matrices_of_one_shape_together_as_torch_takes_each(tmp_path):
     torch.manual_seed(0)
     shapes = [(12, 20), (12, 20), (20, 12), (8, 3, 3, 3)]
