@@ -39,8 +39,6 @@ CROP = 48
 CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
 PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
 CHUNKS = 3000
-WINDOW = 8  # side in latents of what the decoders are compared in
-WINDOW_FRAMES = 3
 IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
 SPATIAL_RECIPE = Recipe(steps=2600, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
@@ -232,31 +230,12 @@ def train_decoders(
         drawn = chunks.draw(6 * workers.small_load, step.generator)
         is_image = step.shared.random() < IMAGE_SHARE
         count = 1 if is_image else FRAMES
-        times = step.shared.permutation(count)[:WINDOW_FRAMES].tolist()
+        time = int(step.shared.integers(count))
         with workers.autocast():
-            decoded = temporal.decode((images if is_image else videos)[drawn], count)[:, :, times]
-            target = to_video(chunks.frames[drawn][:, times]).movedim(1, 2)
-            corners = window_corners(chunks.centers[drawn, times[0]], step)
-            decoded = torch.stack([window(z, corner, 1) for z, corner in zip(decoded, corners, strict=True)])
-            target = torch.stack([window(video, corner, 8) for video, corner in zip(target, corners, strict=True)])
-            output = spatial.decode(decoded).float()
-        return reconstruction_loss(output, target)
+            # Whole frames: in a window, the norms' statistics would be others than when a video is decoded.
+            features = temporal.decode((images if is_image else videos)[drawn], count)[:, :, time : time + 1]
+            output = spatial.decode(features).float()
+        return reconstruction_loss(output, to_video(chunks.frames[drawn, time])[:, :, None])
 
     Trainer("decoders", folder, vae, recipe, workers, seed, seconds).fit(loss_function)
     vae.requires_grad_(False)
-
-
-def window_corners(centers: Tensor, step: Step) -> list[list[int]]:
-    """Draw windows, in latents from the left and the top: half of them anywhere, half around `centers` (B, 2)."""
-    room = torch.tensor([SIZE[1], SIZE[0]]) // 8 - WINDOW
-    random = torch.from_numpy(step.shared.random((len(centers), 2)))
-    anywhere = (random * (room + 1)).long()
-    around = (centers.cpu() / 8 - WINDOW / 2 + 4 * random - 2).round().long()
-    is_around = torch.arange(len(centers))[:, None] % 2 == 0
-    return torch.where(is_around, around, anywhere).clamp_min(0).minimum(room).tolist()
-
-
-def window(video: Tensor, corner: list[int], scale: int) -> Tensor:
-    """Cut a window from (C, F, H, W) latents, or with scale 8 from pixels."""
-    left, top = (scale * edge for edge in corner)
-    return video[..., top : top + scale * WINDOW, left : left + scale * WINDOW]

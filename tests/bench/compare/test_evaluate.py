@@ -87,7 +87,7 @@ def test_no_note_on_compression_without_any(folders):
 
 
 def test_captions_of_the_little_world_are_checked(save):
-    frames = np.zeros((17, 64, 64, 3), np.uint8)
+    frames = np.zeros((17, 128, 128, 3), np.uint8)
     folder = save("a", "x", frames, prompt="a still red square on a black background")
     result = compare(folder, folder)
     assert result.clips[0].values["caption_right"] == 0
