@@ -38,6 +38,7 @@ from opensora.models.stdit import STDiT3  # noqa: E402
 from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 
 STAGES = ("vae", "temporal", "decoders", "words", "latents", "diffusion", "export")
+AFTER_WEIGHTS = ("latents", "diffusion", "export")  # the stages of --from
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders
 SHARES = {"vae": 0.10, "temporal": 0.10, "decoders": 0.08}  # of --minutes
 EXPORT_SECONDS = 5.0
@@ -64,6 +65,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--device cuda: PyTorch finds no GPU on this machine")
     if options.start and not (options.start / "transformer").is_dir():
         parser.error(f"--from {options.start}: there is no folder transformer/ in it")
+    if options.start and options.until not in AFTER_WEIGHTS:
+        parser.error(f"--until {options.until}: with --from, the stages are {', '.join(AFTER_WEIGHTS)}")
     return options
 
 
@@ -87,7 +90,7 @@ class Training:
         else:
             vae = self.train_vae(wanted)
             text_encoder = self.train_words() if "words" in wanted else None
-            transformer = train_diffusion.new_transformer()
+            transformer = train_diffusion.new_transformer(self.seed)
         if "latents" in wanted:
             with self.stage("latents"):
                 latents = self.work / "latents"

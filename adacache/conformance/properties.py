@@ -114,7 +114,14 @@ def alone(trial: Trial) -> Verdict:
     with trial.applied(setting) as cached:
         both = cached.run(batch=2)
     pairs = {"the first": (both[:1], first), "the second": (both[1:], second)}
-    return compare(pairs, ROUNDING, decisions="different" if one != other else "equal")
+    decisions = "different" if one != other else "equal"
+    verdict = compare(pairs, ROUNDING, decisions=decisions)
+    if verdict.outcome == "pass":
+        return verdict
+    # On some CPUs a batch rounds otherwise than its videos alone, without a cache as well (3.2e-5 apart with AVX2).
+    plain, singles = trial.run(trial.pipe, batch=2), [trial.run(trial.pipe, seed=seed) for seed in (0, 1)]
+    rounding = max(difference(plain[i : i + 1], single) for i, single in enumerate(singles))
+    return compare(pairs, max(ROUNDING, 2 * rounding), decisions=decisions, difference_without_cache=rounding)
 
 
 def _threshold_between(trial: Trial) -> float:

@@ -78,8 +78,9 @@ class TextToVelocity(nn.Module):
         return out[:, : z.shape[1]]
 
 
-def new_transformer() -> STDiT3:
+def new_transformer(seed: int) -> STDiT3:
     """Return a transformer that starts as upstream's training does: blocks that change little, an output of zero."""
+    torch.manual_seed(seed)  # all processes start with the same weights
     model = STDiT3(CONFIG)
     for module in model.modules():
         if isinstance(module, nn.Linear):

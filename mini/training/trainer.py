@@ -86,8 +86,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 class Muon:
     """Muon on parameters that are matrices when flattened to (out, rest), all those of one shape at once.
 
-    torch's own Muon takes them one by one: for this model 1,800 small kernels a step, more than the model itself, and
-    in bfloat16, which many CPUs only emulate.
+    torch's own Muon takes them one by one, 1,700 operations a step for this model instead of 200, and in bfloat16,
+    which many CPUs only emulate.
     """
 
     momentum = 0.95
