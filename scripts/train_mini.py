@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the mini model of 128 x 128 pixels from nothing: autoencoder, words, latents, diffusion, export.
+"""Train the mini model of 128 x 128 pixels from nothing: autoencoder, words, latents, diffusion.
 
 On CPU cores by default, or on one GPU: --device cuda --minutes 9. Every stage resumes after a kill: run the same
 command again. The same seed gives the same data and batches.
@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +37,8 @@ from mini.training.workers import Workers, run_workers  # noqa: E402
 from opensora.models.stdit import STDiT3  # noqa: E402
 from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 
-STAGES = ("vae", "temporal", "decoders", "words", "latents", "diffusion", "export")
-AFTER_WEIGHTS = ("latents", "diffusion", "export")  # the stages of --from
+STAGES = ("vae", "temporal", "decoders", "words", "latents", "diffusion")
+AUTOENCODER_STAGES = STAGES[:3]
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders
 SHARES = {"vae": 0.10, "temporal": 0.10, "decoders": 0.08}  # of --minutes
 EXPORT_SECONDS = 5.0
@@ -49,7 +49,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("assets/opensora-mini-128"), help="where the weights go")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_mini"), help="data, checkpoints, loss plots")
-    parser.add_argument("--from", dest="start", type=Path, metavar="FOLDER", help="go on from these weights")
+    parser.add_argument(
+        "--from", dest="start", type=Path, metavar="FOLDER", help="start from these weights, whose words stay"
+    )
+    parser.add_argument("--first", choices=STAGES, help="first stage to run (default: latents with --from, else vae)")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to run")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--processes", type=int, default=2, help="training processes on the CPU, one thread each")
@@ -65,8 +68,14 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--device cuda: PyTorch finds no GPU on this machine")
     if options.start and not (options.start / "transformer").is_dir():
         parser.error(f"--from {options.start}: there is no folder transformer/ in it")
-    if options.start and options.until not in AFTER_WEIGHTS:
-        parser.error(f"--until {options.until}: with --from, the stages are {', '.join(AFTER_WEIGHTS)}")
+    options.first = options.first or ("latents" if options.start else STAGES[0])
+    if not options.start and options.first != STAGES[0]:
+        parser.error(f"--first {options.first} needs --from FOLDER, whose weights stand for the stages before it")
+    options.stages = STAGES[STAGES.index(options.first) : STAGES.index(options.until) + 1]
+    if options.start:
+        options.stages = tuple(stage for stage in options.stages if stage != "words")
+    if not options.stages:
+        parser.error(f"no stage from --first {options.first} to --until {options.until}; they are {', '.join(STAGES)}")
     return options
 
 
@@ -78,53 +87,62 @@ class Training:
         self.work, self.seed = options.work, options.seed
 
     def run(self) -> None:
-        """Run all stages up to the wanted one."""
-        options = self.options
-        wanted = STAGES[: STAGES.index(options.until) + 1]
+        """Run the wanted stages and write all weights."""
+        options, stages = self.options, self.options.stages
         if options.start:
             precise = torch.float32
             vae = VideoAutoencoderPipeline.from_pretrained(options.start / "vae", dtype=precise)
-            vae.to(self.workers.device).requires_grad_(False)
             text_encoder = T5EncoderModel.from_pretrained(options.start / "text_encoder", dtype=precise)
             transformer = STDiT3.from_pretrained(options.start / "transformer", dtype=precise)
         else:
-            vae = self.train_vae(wanted)
-            text_encoder = self.train_words() if "words" in wanted else None
+            vae = train_vae.new_autoencoder(self.seed)
+            text_encoder = None
             transformer = train_diffusion.new_transformer(self.seed)
-        if "latents" in wanted:
+        vae.to(self.workers.device).eval().requires_grad_(False)
+        vae.spatial_vae.micro_batch_size = None
+        if set(AUTOENCODER_STAGES) & set(stages):
+            self.train_vae(vae)
+        if "words" in stages:
+            text_encoder = self.train_words()
+        latents = self.work / "latents"
+        if "latents" in stages:
             with self.stage("latents"):
-                latents = self.work / "latents"
                 encode_buckets(vae, latents, options.scale, self.seed + LATENT_SEED_OFFSET, self.workers)
-        if "diffusion" in wanted:
-            networks = train_diffusion.TextToVelocity(text_encoder, transformer)
+        if text_encoder is None:
+            return  # a model without words cannot be used
+        networks = train_diffusion.TextToVelocity(text_encoder, transformer)
+        if "diffusion" in stages:
             with self.stage("diffusion"):
                 source = train_diffusion.LatentSource(latents, self.workers.device)
                 seconds = options.minutes and max(1.0, 60 * options.minutes - EXPORT_SECONDS - self.elapsed)
                 train_diffusion.train_diffusion(
                     networks, source, *self.place, self.scaled(train_diffusion.RECIPE), self.seed, seconds
                 )
-        if "export" in wanted and self.workers.is_main:
+        if self.workers.is_main:
             size = export(vae, networks, options.output)
             print(f"wrote {options.output} ({size / 1e6:.1f} MB of weights)")
 
-    def train_vae(self, wanted: Sequence[str]) -> VideoAutoencoderPipeline | None:
-        """Train the `wanted` stages of the autoencoder."""
+    def train_vae(self, vae: VideoAutoencoderPipeline) -> None:
+        """Run the stages of the autoencoder."""
+        stages = self.options.stages
         count = max(16, round(train_vae.CHUNKS * self.options.scale))
         seconds = {name: self.options.minutes and 60 * self.options.minutes * share for name, share in SHARES.items()}
-        with self.stage("vae"):
-            chunks = train_vae.Chunks(count, self.seed, self.workers)
-            recipe = self.scaled(train_vae.SPATIAL_RECIPE)
-            spatial = train_vae.train_spatial(chunks, *self.place, recipe, self.seed, seconds["vae"])
-        if "temporal" not in wanted:
-            return None
-        with self.stage("temporal"):
-            recipe = self.scaled(train_vae.TEMPORAL_RECIPE)
-            vae = train_vae.train_temporal(spatial, chunks, *self.place, recipe, self.seed, seconds["temporal"])
-        if "decoders" in wanted:
+        chunks = train_vae.Chunks(count, self.seed, self.workers)
+        if "vae" in stages:
+            with self.stage("vae"):
+                recipe = self.scaled(train_vae.SPATIAL_RECIPE)
+                train_vae.train_spatial(vae.spatial_vae, chunks, *self.place, recipe, self.seed, seconds["vae"])
+        if not {"temporal", "decoders"} & set(stages):
+            return
+        latents = train_vae.encode_frames(vae.spatial_vae, chunks, self.workers)
+        if "temporal" in stages:
+            with self.stage("temporal"):
+                recipe = self.scaled(train_vae.TEMPORAL_RECIPE)
+                train_vae.train_temporal(vae, chunks, latents, *self.place, recipe, self.seed, seconds["temporal"])
+        if "decoders" in stages:
             with self.stage("decoders"):
                 recipe = self.scaled(train_vae.DECODER_RECIPE)
-                train_vae.train_decoders(vae, chunks, *self.place, recipe, self.seed, seconds["decoders"])
-        return vae
+                train_vae.train_decoders(vae, chunks, latents, *self.place, recipe, self.seed, seconds["decoders"])
 
     def train_words(self) -> T5EncoderModel:
         """Train the text encoder on captions."""

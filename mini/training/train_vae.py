@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mini.training.workers import Workers
 from mini.world.clips import make_chunk
 from mini.world.paths import FRAMES, SIZE
 from opensora.models.vae.vae import SpatialVAE, VideoAutoencoderConfig, VideoAutoencoderPipeline
-from opensora.models.vae.vae_temporal import TemporalVAEConfig, VAETemporal
+from opensora.models.vae.vae_temporal import TemporalVAEConfig
 
 AUTOENCODER_KL = {
     "in_channels": 3,
@@ -35,14 +36,15 @@ TEMPORAL = TemporalVAEConfig(
     temporal_downsample=(True, True),
     num_groups=8,
 )
-CROP = 48
+CROP = 64
+CROPS, IMAGES = 12, 4  # in a batch of a process
 CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
 PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
-CHUNKS = 3000
+CHUNKS = 2000
 IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
-SPATIAL_RECIPE = Recipe(steps=2600, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
-TEMPORAL_RECIPE = Recipe(steps=1700, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
+SPATIAL_RECIPE = Recipe(steps=4000, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
+TEMPORAL_RECIPE = Recipe(steps=2500, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 DECODER_RECIPE = Recipe(steps=1500, adam_lr=5e-4, muon_lr=1e-3, ema=0.995, decay_from=0.2, weight_decay=0.0)
 
 
@@ -110,18 +112,29 @@ def divergence(mean: Tensor, std: Tensor) -> Tensor:
     return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
 
 
+def new_autoencoder(seed: int) -> VideoAutoencoderPipeline:
+    """Return an autoencoder that has learned nothing."""
+    torch.manual_seed(seed)  # all processes start with the same weights
+    config = VideoAutoencoderConfig(autoencoder_kl=AUTOENCODER_KL, temporal=TEMPORAL, micro_batch_size=17)
+    return VideoAutoencoderPipeline(config)
+
+
 def train_spatial(
-    chunks: Chunks, folder: Path, workers: Workers, recipe: Recipe, seed: int, seconds: float | None
-) -> SpatialVAE:
+    vae: SpatialVAE,
+    chunks: Chunks,
+    folder: Path,
+    workers: Workers,
+    recipe: Recipe,
+    seed: int,
+    seconds: float | None,
+) -> None:
     """Train the 2-D autoencoder."""
-    torch.manual_seed(seed)
-    vae = SpatialVAE(AUTOENCODER_KL, micro_batch_size=None)
     # On CUDA, PyTorch's group norm would copy channels-last tensors.
     layout = torch.contiguous_format if workers.device == "cuda" else torch.channels_last
-    vae.to(memory_format=layout)
+    vae.to(memory_format=layout).requires_grad_(True)
 
     def loss_function(step: Step) -> Tensor:
-        draw, count = (chunks.crops, 48) if step.progress < CROP_SHARE else (chunks.images, 16)
+        draw, count = (chunks.crops, CROPS) if step.progress < CROP_SHARE else (chunks.images, IMAGES)
         images = draw(count * workers.small_load, step.generator)
         with workers.autocast():
             posterior = vae.module.encode(images.contiguous(memory_format=layout)).latent_dist
@@ -130,7 +143,7 @@ def train_spatial(
         return reconstruction_loss(output, images) + 1e-4 * divergence(mean, std)
 
     Trainer("vae", folder, vae, recipe, workers, seed, seconds).fit(loss_function)
-    return vae.requires_grad_(False).eval()
+    vae.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -144,22 +157,18 @@ def encode_frames(vae: SpatialVAE, chunks: Chunks, workers: Workers) -> Tensor:
 
 
 def train_temporal(
-    vae: SpatialVAE,
+    vae: VideoAutoencoderPipeline,
     chunks: Chunks,
+    spatial_latents: Tensor,
     folder: Path,
     workers: Workers,
     recipe: Recipe,
     seed: int,
     seconds: float | None,
-) -> VideoAutoencoderPipeline:
-    """Train the temporal autoencoder on the frozen 2-D latents, later also through the frozen 2-D decoder.
-
-    Returns:
-        Both halves, with latents of mean 0 and deviation 1 per channel.
-    """
-    torch.manual_seed(seed)
-    temporal = VAETemporal(TEMPORAL)
-    spatial_latents = encode_frames(vae, chunks, workers)
+) -> None:
+    """Train the temporal autoencoder on the frozen 2-D latents, later also through the frozen 2-D decoder."""
+    spatial, temporal = vae.spatial_vae, vae.temporal_vae
+    temporal.requires_grad_(True)
     spread = spatial_latents.std()
 
     def loss_function(step: Step) -> Tensor:
@@ -173,39 +182,32 @@ def train_temporal(
             loss = reconstruction_loss(output / spread, latents / spread, 1.0)
             if step.progress >= PIXEL_LOSS_FROM:
                 frames = step.shared.permutation(count)[:2].tolist()
-                decoded = vae.decode(output[:, :, frames]).float()
+                decoded = spatial.decode(output[:, :, frames]).float()
                 target = to_video(chunks.frames[drawn][:, frames]).movedim(1, 2)
                 loss = 0.5 * loss + 2 * reconstruction_loss(decoded, target)
         return loss + 1e-4 * divergence(mean, std)
 
     Trainer("temporal", folder, temporal, recipe, workers, seed, seconds).fit(loss_function)
-    return assemble_vae(vae, temporal, spatial_latents[:256], workers)
+    temporal.requires_grad_(False)
+    normalize_latents(vae, spatial_latents[:256], workers)
 
 
 @torch.no_grad()
-def assemble_vae(
-    vae: SpatialVAE, temporal: VAETemporal, spatial_latents: Tensor, workers: Workers
-) -> VideoAutoencoderPipeline:
-    """Join both halves; the latents of `spatial_latents`, as all processes have them, get mean 0 and deviation 1."""
-    latents = torch.cat([temporal.encode(part).mode() for part in spatial_latents.split(16)])
+def normalize_latents(vae: VideoAutoencoderPipeline, spatial_latents: Tensor, workers: Workers) -> None:
+    """Give the latents of `spatial_latents`, as all processes have them, mean 0 and deviation 1 per channel."""
+    latents = torch.cat([vae.temporal_vae.encode(part).mode() for part in spatial_latents.split(16)])
     mean, square = latents.mean((0, 2, 3, 4)), latents.square().mean((0, 2, 3, 4))
     workers.average([mean, square])
-    config = VideoAutoencoderConfig(
-        autoencoder_kl=AUTOENCODER_KL,
-        temporal=TEMPORAL,
-        micro_batch_size=17,
-        shift=tuple(mean.tolist()),
-        scale=tuple((square - mean**2).sqrt().tolist()),
-    )
-    pipeline = VideoAutoencoderPipeline(config)
-    pipeline.spatial_vae.load_state_dict(vae.state_dict())
-    pipeline.temporal_vae.load_state_dict(temporal.state_dict())
-    return pipeline.to(workers.device).eval().requires_grad_(False)
+    deviation = (square - mean**2).sqrt()
+    vae.config = replace(vae.config, shift=tuple(mean.tolist()), scale=tuple(deviation.tolist()))
+    vae.shift.copy_(mean.view_as(vae.shift))
+    vae.scale.copy_(deviation.view_as(vae.scale))
 
 
 def train_decoders(
     vae: VideoAutoencoderPipeline,
     chunks: Chunks,
+    spatial_latents: Tensor,
     folder: Path,
     workers: Workers,
     recipe: Recipe,
@@ -218,11 +220,9 @@ def train_decoders(
     was trained on them does, too.
     """
     spatial, temporal = vae.spatial_vae, vae.temporal_vae
-    spatial_latents = encode_frames(spatial, chunks, workers)
     with torch.no_grad():
         videos = torch.cat([temporal.encode(part).mode() for part in spatial_latents.split(16)])
         images = torch.cat([temporal.encode(part[:, :, :1]).mode() for part in spatial_latents.split(16)])
-    vae.requires_grad_(False)
     for part in (temporal.post_quant_conv, temporal.decoder, spatial.module.post_quant_conv, spatial.module.decoder):
         part.requires_grad_(True)
 

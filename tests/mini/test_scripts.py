@@ -21,7 +21,7 @@ from support.warm_python import run
         ("train_mini.py --processes 0", "--processes must be at least 1"),
         ("train_mini.py --minutes 0", "--minutes is 0.0; use a positive number"),
         ("train_mini.py --from mini", "--from mini: there is no folder transformer/ in it"),
-        ("train_mini.py --from assets/opensora-mini-128 --until vae", "with --from, the stages are latents, diffusion"),
+        ("train_mini.py --from assets/opensora-mini-128 --until vae", "no stage from --first latents to --until vae"),
         ("validate_check.py --clips 0", "--clips is 0"),
     ],
 )
