@@ -99,7 +99,8 @@ class Training:
             text_encoder = None
             transformer = train_diffusion.new_transformer(self.seed)
         vae.to(self.workers.device).eval().requires_grad_(False)
-        vae.spatial_vae.micro_batch_size = None
+        vae.spatial_vae.to(memory_format=self.workers.image_layout)
+        vae.spatial_vae.micro_batch_size = 4 if self.workers.device == "cpu" else None  # what fits a CPU's caches
         if set(AUTOENCODER_STAGES) & set(stages):
             self.train_vae(vae)
         if "words" in stages:

@@ -37,7 +37,7 @@ TEMPORAL = TemporalVAEConfig(
     num_groups=8,
 )
 CROP = 64
-CROPS, IMAGES = 12, 4  # in a batch of a process
+CROPS, IMAGES, CLIPS = 12, 4, 4  # in a batch of a process
 CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
 PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
 CHUNKS = 2000
@@ -129,15 +129,13 @@ def train_spatial(
     seconds: float | None,
 ) -> None:
     """Train the 2-D autoencoder."""
-    # On CUDA, PyTorch's group norm would copy channels-last tensors.
-    layout = torch.contiguous_format if workers.device == "cuda" else torch.channels_last
-    vae.to(memory_format=layout).requires_grad_(True)
+    vae.requires_grad_(True)
 
     def loss_function(step: Step) -> Tensor:
         draw, count = (chunks.crops, CROPS) if step.progress < CROP_SHARE else (chunks.images, IMAGES)
         images = draw(count * workers.small_load, step.generator)
         with workers.autocast():
-            posterior = vae.module.encode(images.contiguous(memory_format=layout)).latent_dist
+            posterior = vae.module.encode(images.contiguous(memory_format=workers.image_layout)).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
             output = vae.module.decode(with_noise(mean, std, step.generator)).sample.float()
         return reconstruction_loss(output, images) + 1e-4 * divergence(mean, std)
@@ -172,7 +170,7 @@ def train_temporal(
     spread = spatial_latents.std()
 
     def loss_function(step: Step) -> Tensor:
-        drawn = chunks.draw(8 * workers.small_load, step.generator)
+        drawn = chunks.draw(CLIPS * workers.load, step.generator)
         count = 1 if step.shared.random() < IMAGE_SHARE else FRAMES
         latents = spatial_latents[drawn, :, :count]
         with workers.autocast():
@@ -227,7 +225,7 @@ def train_decoders(
         part.requires_grad_(True)
 
     def loss_function(step: Step) -> Tensor:
-        drawn = chunks.draw(6 * workers.small_load, step.generator)
+        drawn = chunks.draw(CLIPS * workers.small_load, step.generator)
         is_image = step.shared.random() < IMAGE_SHARE
         count = 1 if is_image else FRAMES
         time = int(step.shared.integers(count))

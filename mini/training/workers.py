@@ -67,6 +67,11 @@ class Workers:
         return torch.autocast(self.device, torch.bfloat16, enabled=is_fast)
 
     @property
+    def image_layout(self) -> torch.memory_format:
+        """Layout of images and of the weights that see them: on CUDA, group norm copies channels-last tensors."""
+        return torch.contiguous_format if self.device == "cuda" else torch.channels_last
+
+    @property
     def renderers(self) -> int:
         """Processes that render clips for this one; 0 for none beside it."""
         return max(1, os.cpu_count() - 2) if self.device == "cuda" else 0
