@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the mini model of 128 x 128 pixels from nothing: autoencoder, words, latents, diffusion.
+"""Train the mini model of 128 x 128 pixels: autoencoder, words, latents, diffusion; from nothing or other weights.
 
 On CPU cores by default, or on one GPU: --device cuda --minutes 9. Every stage resumes after a kill: run the same
 command again. The same seed gives the same data and batches.
@@ -27,36 +27,45 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch  # noqa: E402
-from transformers import T5EncoderModel  # noqa: E402
+from transformers import T5Config, T5EncoderModel  # noqa: E402
 
 from mini.training import train_diffusion, train_vae, train_words  # noqa: E402
 from mini.training.encode import encode_buckets  # noqa: E402
 from mini.training.export import export  # noqa: E402
-from mini.training.trainer import Recipe  # noqa: E402
+from mini.training.text import build_tokenizer  # noqa: E402
+from mini.training.trainer import Trainer  # noqa: E402
 from mini.training.workers import Workers, run_workers  # noqa: E402
 from opensora.models.stdit import STDiT3  # noqa: E402
 from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 
+RECIPES = {
+    "vae": train_vae.SPATIAL_RECIPE,
+    "temporal": train_vae.TEMPORAL_RECIPE,
+    "decoders": train_vae.DECODER_RECIPE,
+    "words": train_words.RECIPE,
+    "diffusion": train_diffusion.RECIPE,
+}
 STAGES = ("vae", "temporal", "decoders", "words", "latents", "diffusion")
-AUTOENCODER_STAGES = STAGES[:3]
+AUTOENCODER = STAGES[:3]
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders
-SHARES = {"vae": 0.10, "temporal": 0.10, "decoders": 0.08}  # of --minutes
+SHARES = {"vae": 0.10, "temporal": 0.10, "decoders": 0.08}  # of --minutes; diffusion has what is left
+LEAST_SHARE = 0.1  # of --minutes that diffusion needs to be worth it
 EXPORT_SECONDS = 5.0
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("assets/opensora-mini-128"), help="where the weights go")
+    parser.add_argument("--output", type=Path, default=Path("outputs/train_mini/model"), help="where the weights go")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_mini"), help="data, checkpoints, loss plots")
+    parser.add_argument("--from", dest="start", type=Path, metavar="FOLDER", help="start from these weights")
     parser.add_argument(
-        "--from", dest="start", type=Path, metavar="FOLDER", help="start from these weights, whose words stay"
+        "--first", choices=(*AUTOENCODER, "latents"), help="with --from: first stage (default: latents)"
     )
-    parser.add_argument("--first", choices=STAGES, help="first stage to run (default: latents with --from, else vae)")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to run")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--processes", type=int, default=2, help="training processes on the CPU, one thread each")
-    parser.add_argument("--minutes", type=float, help="end in this time, whatever the recipes' steps")
+    parser.add_argument("--minutes", type=float, help="train this long in all, whatever the recipes' steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of clips and steps, for a quick trial")
     options = parser.parse_args()
@@ -66,17 +75,30 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--minutes is {options.minutes}; use a positive number")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU on this machine")
-    if options.start and not (options.start / "transformer").is_dir():
-        parser.error(f"--from {options.start}: there is no folder transformer/ in it")
-    options.first = options.first or ("latents" if options.start else STAGES[0])
-    if not options.start and options.first != STAGES[0]:
+    if options.start:
+        check_start(parser, options.start)
+        if options.until == "words":
+            parser.error("--until words: with --from, the words stage is left out; use another stage")
+    elif options.first:
         parser.error(f"--first {options.first} needs --from FOLDER, whose weights stand for the stages before it")
-    options.stages = STAGES[STAGES.index(options.first) : STAGES.index(options.until) + 1]
+    first = STAGES.index(options.first or ("latents" if options.start else STAGES[0]))
+    options.stages = STAGES[first : STAGES.index(options.until) + 1]
     if options.start:
         options.stages = tuple(stage for stage in options.stages if stage != "words")
     if not options.stages:
-        parser.error(f"no stage from --first {options.first} to --until {options.until}; they are {', '.join(STAGES)}")
+        parser.error(f"--until {options.until} is before the first stage, {STAGES[first]}; use --first {options.until}")
     return options
+
+
+def check_start(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Refuse weights that this training cannot go on from."""
+    for part in ("vae", "transformer", "text_encoder"):
+        if not (folder / part / "config.json").is_file():
+            parser.error(f"--from {folder}: there is no {part}/config.json in it")
+    words = T5Config.from_pretrained(folder / "text_encoder").vocab_size
+    fits = words == len(build_tokenizer()) and STDiT3.check_pretrained(folder / "transformer") == train_diffusion.CONFIG
+    if not fits:
+        parser.error(f"--from {folder}: its transformer or its words are not those that this command trains")
 
 
 class Training:
@@ -93,78 +115,76 @@ class Training:
             precise = torch.float32
             vae = VideoAutoencoderPipeline.from_pretrained(options.start / "vae", dtype=precise)
             text_encoder = T5EncoderModel.from_pretrained(options.start / "text_encoder", dtype=precise)
-            transformer = STDiT3.from_pretrained(options.start / "transformer", dtype=precise)
+            transformer = train_diffusion.load_transformer(options.start / "transformer")
         else:
             vae = train_vae.new_autoencoder(self.seed)
-            text_encoder = None
             transformer = train_diffusion.new_transformer(self.seed)
         vae.to(self.workers.device).eval().requires_grad_(False)
         vae.spatial_vae.to(memory_format=self.workers.image_layout)
         vae.spatial_vae.micro_batch_size = 4 if self.workers.device == "cpu" else None  # what fits a CPU's caches
-        if set(AUTOENCODER_STAGES) & set(stages):
+        if set(AUTOENCODER) & set(stages):
             self.train_vae(vae)
         if "words" in stages:
-            text_encoder = self.train_words()
+            with self.trainer("words") as trainer:
+                text_encoder = train_words.train_words(trainer)
         latents = self.work / "latents"
         if "latents" in stages:
             with self.stage("latents"):
                 encode_buckets(vae, latents, options.scale, self.seed + LATENT_SEED_OFFSET, self.workers)
-        if text_encoder is None:
-            return  # a model without words cannot be used
-        networks = train_diffusion.TextToVelocity(text_encoder, transformer)
         if "diffusion" in stages:
-            with self.stage("diffusion"):
+            networks = train_diffusion.TextToVelocity(text_encoder, transformer)
+            with self.trainer("diffusion") as trainer:
                 source = train_diffusion.LatentSource(latents, self.workers.device)
-                seconds = options.minutes and max(1.0, 60 * options.minutes - EXPORT_SECONDS - self.elapsed)
-                train_diffusion.train_diffusion(
-                    networks, source, *self.place, self.scaled(train_diffusion.RECIPE), self.seed, seconds
-                )
-        if self.workers.is_main:
-            size = export(vae, networks, options.output)
+                train_diffusion.train_diffusion(trainer, networks, source)
+        # From nothing, an unfinished model cannot be used; its checkpoints are in the work folder.
+        if self.workers.is_main and ("diffusion" in stages or options.start):
+            size = export(vae, text_encoder, transformer, options.output)
             print(f"wrote {options.output} ({size / 1e6:.1f} MB of weights)")
 
     def train_vae(self, vae: VideoAutoencoderPipeline) -> None:
         """Run the stages of the autoencoder."""
         stages = self.options.stages
-        count = max(16, round(train_vae.CHUNKS * self.options.scale))
-        seconds = {name: self.options.minutes and 60 * self.options.minutes * share for name, share in SHARES.items()}
-        chunks = train_vae.Chunks(count, self.seed, self.workers)
+        chunks = train_vae.Chunks(max(16, round(train_vae.CHUNKS * self.options.scale)), self.seed, self.workers)
         if "vae" in stages:
-            with self.stage("vae"):
-                recipe = self.scaled(train_vae.SPATIAL_RECIPE)
-                train_vae.train_spatial(vae.spatial_vae, chunks, *self.place, recipe, self.seed, seconds["vae"])
-        if not {"temporal", "decoders"} & set(stages):
-            return
-        latents = train_vae.encode_frames(vae.spatial_vae, chunks, self.workers)
+            with self.trainer("vae") as trainer:
+                train_vae.train_spatial(trainer, vae.spatial_vae, chunks)
+        if {"temporal", "decoders"} & set(stages):
+            latents = train_vae.encode_frames(vae.spatial_vae, chunks, self.workers)
         if "temporal" in stages:
-            with self.stage("temporal"):
-                recipe = self.scaled(train_vae.TEMPORAL_RECIPE)
-                train_vae.train_temporal(vae, chunks, latents, *self.place, recipe, self.seed, seconds["temporal"])
+            with self.trainer("temporal") as trainer:
+                train_vae.train_temporal(trainer, vae, chunks, latents)
         if "decoders" in stages:
-            with self.stage("decoders"):
-                recipe = self.scaled(train_vae.DECODER_RECIPE)
-                train_vae.train_decoders(vae, chunks, latents, *self.place, recipe, self.seed, seconds["decoders"])
+            with self.trainer("decoders") as trainer:
+                train_vae.train_decoders(trainer, vae, chunks, latents)
 
-    def train_words(self) -> T5EncoderModel:
-        """Train the text encoder on captions."""
-        with self.stage("words"):
-            return train_words.train_words(*self.place, self.scaled(train_words.RECIPE), self.seed)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the command began."""
-        return time.time() - self.begin
-
-    @property
-    def place(self) -> tuple[Path, Workers]:
-        """Where checkpoints go, and who trains."""
-        return self.work, self.workers
-
-    def scaled(self, recipe: Recipe) -> Recipe:
-        """Return a recipe for a fraction of the steps; a GPU's steps are short, so it keeps fewer of them."""
+    @contextmanager
+    def trainer(self, stage: str) -> Iterator[Trainer]:
+        """Give the trainer of a stage; a GPU's steps are short, so it keeps fewer of them."""
+        recipe = RECIPES[stage]
         steps = max(2, round(recipe.steps * self.options.scale))
-        every = recipe.checkpoint_every * (20 if self.workers.device == "cuda" else 1)
-        return replace(recipe, steps=steps, checkpoint_every=min(every, max(1, steps // 4)))
+        every = recipe.checkpoint_every * (3 if self.workers.device == "cuda" else 1)
+        recipe = replace(recipe, steps=steps, checkpoint_every=min(every, max(1, steps // 4)))
+        with self.stage(stage):
+            yield Trainer(stage, self.work, recipe, self.workers, self.seed, self.seconds(stage))
+
+    def seconds(self, stage: str) -> float | None:
+        """Return the time limit of a stage.
+
+        Raises:
+            SystemExit: there is too little time left to train the transformer.
+        """
+        minutes, stages = self.options.minutes, self.options.stages
+        if minutes is None or stage == "words":
+            return None
+        if stage == "diffusion":
+            left = 60 * minutes - EXPORT_SECONDS - (time.time() - self.begin)
+            if self.workers.agree(left) < 60 * minutes * LEAST_SHARE:
+                raise SystemExit(
+                    f"{minutes:g} minutes are over before the transformer is trained; run with more --minutes"
+                )
+            return left
+        all_shares = 1.0 if "diffusion" in stages else sum(SHARES[name] for name in AUTOENCODER if name in stages)
+        return 60 * minutes * SHARES[stage] / all_shares
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mini.training.buckets import Bucket, scaled
 from mini.training.train_vae import to_video
+from mini.training.trainer import digest
 from mini.training.workers import Workers
 from mini.world.clips import is_finished, make_caption, make_clip, mark_finished
 from opensora.models.vae import VideoAutoencoderPipeline
@@ -33,7 +34,7 @@ def encode_clips(
 
     A killed run starts this bucket again.
     """
-    facts = {"seed": seed, "count": count, "bucket": str(bucket)}
+    facts = {"seed": seed, "count": count, "bucket": str(bucket), "autoencoder": digest(vae)}
     if is_finished(folder, facts):
         return
     shape = (count, vae.out_channels, *vae.get_latent_size([bucket.frames, *bucket.size]))
@@ -42,7 +43,6 @@ def encode_clips(
         np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, shape)
     workers.wait()
     latents = np.load(folder / "latents.npy", mmap_mode="r+")
-    vae.spatial_vae.micro_batch_size = None
     indices = workers.share(count)
     make = partial(_frames, seed, bucket)
     batch = max(1, FRAMES_AT_ONCE * workers.load // bucket.frames)

@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import T5EncoderModel
 
 from mini.training.buckets import BUCKETS
 from mini.training.text import build_tokenizer
-from mini.training.train_diffusion import TextToVelocity
 from mini.world.captions import caption_pattern, words_by_kind
 from opensora.config.trained_on import FILE
+from opensora.models.stdit import STDiT3
 from opensora.models.vae import VideoAutoencoderPipeline
 
 STORAGE_DTYPE = torch.bfloat16  # half the size; the samples do not show it
 
 
-def export(vae: VideoAutoencoderPipeline, networks: TextToVelocity, folder: Path) -> int:
+def export(vae: VideoAutoencoderPipeline, text_encoder: T5EncoderModel, transformer: STDiT3, folder: Path) -> int:
     """Write `vae`, `transformer` and `text_encoder` below `folder` and return the bytes of the weights."""
     vae.to(STORAGE_DTYPE).save_pretrained(folder / "vae")
-    networks.transformer.to(STORAGE_DTYPE).save_pretrained(folder / "transformer")
-    networks.text_encoder.to(STORAGE_DTYPE).save_pretrained(folder / "text_encoder")
+    transformer.to(STORAGE_DTYPE).save_pretrained(folder / "transformer")
+    text_encoder.to(STORAGE_DTYPE).save_pretrained(folder / "text_encoder")
     (folder / "transformer" / FILE).write_text(json.dumps(trained_on(), indent=1) + "\n", encoding="utf-8")
     build_tokenizer().save_pretrained(folder / "text_encoder")
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

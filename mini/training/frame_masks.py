@@ -1,7 +1,7 @@
 """Choose which latent frames of a training clip are given rather than generated.
 
-Source: the mask strategies of Open-Sora v1.2's training (`opensora/utils/train_utils.py`) with one more, in which
-the first chunk of a longer clip is given, as extending a video does.
+Source: mask strategies of Open-Sora v1.2's training (`opensora/utils/train_utils.py`), and one more, in which the first
+chunk of a longer clip is given, as extending a video does.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from mini.training.buckets import BUCKETS, Bucket, pick_bucket
 from mini.training.frame_masks import random_frame_masks
 from mini.training.text import MAX_TOKENS, WIDTH, tokenize
 from mini.training.trainer import Recipe, Step, Trainer
-from mini.training.workers import Workers
+from mini.world.clips import FINISHED
 from mini.world.paths import SIZE
 from opensora.models.stdit import STDiT3, STDiT3Config
 from opensora.pipeline import prepare_multi_resolution_info
@@ -28,7 +28,6 @@ from opensora.schedulers.rf.frame_mask import add_noise
 FPS = 8.0
 CAPTION_DROPOUT = 0.1
 LOGIT_NORMAL_SHARE = 0.6  # of the training times; the others are uniform
-LOGIT_NORMAL_MEAN = 0.0  # before the shift by size, which moves it towards the noise
 BASE_RESOLUTION = SIZE[0] * SIZE[1]  # the mini model's "image of 512 x 512"
 MASKED_SHARE = 0.25  # of a batch has frames given
 DIFFERENT_MASKS = 16  # in a batch
@@ -96,11 +95,22 @@ def new_transformer(seed: int) -> STDiT3:
     return model
 
 
+def load_transformer(folder: Path) -> STDiT3:
+    """Return the transformer in `folder` to be trained further; one that is loaded to sample has no gradients.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
+    """
+    model = STDiT3(CONFIG)
+    model.load_state_dict(STDiT3.from_pretrained(folder, dtype=torch.float32).state_dict())
+    return model
+
+
 def sample_times(count: int, size: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
     """Draw training times (count,), 0..1000, shifted by the size of the clip as the sampler shifts its own."""
     device = generator.device
     uniform = torch.rand(count, generator=generator, device=device)
-    logit_normal = torch.sigmoid(torch.randn(count, generator=generator, device=device) + LOGIT_NORMAL_MEAN)
+    logit_normal = torch.sigmoid(torch.randn(count, generator=generator, device=device))
     is_normal = torch.rand(count, generator=generator, device=device) < LOGIT_NORMAL_SHARE
     return timestep_transform(
         torch.where(is_normal, logit_normal, uniform) * 1000, size, base_resolution=BASE_RESOLUTION
@@ -123,10 +133,15 @@ def draw_masks(count: int, frames: int, rng: np.random.Generator) -> Tensor:
 
 
 class LatentSource:
-    """Batches of encoded clips and their tokenized captions, per bucket."""
+    """Batches of encoded clips and their tokenized captions, per bucket.
+
+    Attributes:
+        name: says which clips, and what encoded them.
+    """
 
     def __init__(self, folder: Path, device: str):
         self.device = device
+        self.name = ", ".join((folder / str(bucket) / FINISHED).read_text() for bucket in BUCKETS)
         self.latents: dict[Bucket, Tensor] = {}
         self.tokens: dict[Bucket, tuple[Tensor, Tensor]] = {}
         for bucket in BUCKETS:
@@ -141,24 +156,19 @@ class LatentSource:
         return latents, ids[chosen].to(self.device, non_blocking=True), mask[chosen]
 
 
-def train_diffusion(
-    networks: TextToVelocity,
-    source: LatentSource,
-    folder: Path,
-    workers: Workers,
-    recipe: Recipe,
-    seed: int,
-    seconds: float | None,
-) -> None:
-    """Train on the encoded clips; all processes take the same bucket in a step, so that none waits for another."""
-    device = workers.device
+def train_diffusion(trainer: Trainer, networks: TextToVelocity, source: LatentSource) -> list[float]:
+    """Train on the encoded clips and return the losses.
+
+    All processes take the same bucket in a step, so that none waits for another.
+    """
+    workers, device = trainer.workers, trainer.workers.device
     # On a CPU and sequences of a few tokens, the plain formula is twice as fast as the fused kernel's backward pass.
     attention = partial(sdpa_kernel, SDPBackend.MATH) if device == "cpu" else nullcontext
     sizes = {bucket: size_info(bucket, device) for bucket in BUCKETS}
 
     def loss_function(step: Step) -> Tensor:
         bucket = pick_bucket(step.shared)
-        rng = np.random.default_rng((seed, step.number, workers.rank))
+        rng = np.random.default_rng((trainer.seed, step.number, workers.rank + 1))  # not the shared stream
         clean, ids, token_mask = source.draw(bucket, bucket.batch * workers.load, rng)
         count = len(clean)
         noise = torch.randn(clean.shape, generator=step.generator, device=device)
@@ -171,4 +181,4 @@ def train_diffusion(
         squares = (velocity.float() - (clean - noise)).square().mean((1, 3, 4))  # (B, T)
         return (squares * generated).sum() / generated.sum()
 
-    Trainer("diffusion", folder, networks, recipe, workers, seed, seconds).fit(loss_function)
+    return trainer.fit(networks, loss_function, source.name)

@@ -1,16 +1,15 @@
-"""Stages 'vae' and 'temporal': train the 2-D autoencoder on single frames, then the temporal one on its latents."""
+"""Stages 'vae', 'temporal' and 'decoders': the 2-D autoencoder, the temporal one on its latents, then both decoders."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mini.training.trainer import Recipe, Step, Trainer
+from mini.training.trainer import Recipe, Step, Trainer, digest
 from mini.training.workers import Workers
 from mini.world.clips import make_chunk
 from mini.world.paths import FRAMES, SIZE
@@ -50,7 +49,7 @@ DECODER_RECIPE = Recipe(steps=1500, adam_lr=5e-4, muon_lr=1e-3, ema=0.995, decay
 
 def to_video(frames: Tensor) -> Tensor:
     """Convert uint8 (..., H, W, 3) to float (..., 3, H, W) in [-1, 1]."""
-    return frames.movedim(-1, -3).float() / 127.5 - 1
+    return frames.movedim(-1, -3).contiguous().float() / 127.5 - 1
 
 
 class Chunks:
@@ -62,6 +61,7 @@ class Chunks:
     """
 
     def __init__(self, count: int, seed: int, workers: Workers):
+        self.count, self.seed = count, seed
         indices = workers.share(count)
         self.frames = torch.empty(len(indices), FRAMES, *SIZE, 3, dtype=torch.uint8, device=workers.device)
         self.centers = torch.empty(len(indices), FRAMES, 2, device=workers.device)
@@ -70,6 +70,9 @@ class Chunks:
             part = slice(start, start + len(frames))
             self.frames[part], self.centers[part] = frames.to(workers.device), centers.to(workers.device)
             start = part.stop
+
+    def __str__(self) -> str:
+        return f"{self.count} chunks of seed {self.seed}"
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw the numbers (count,) of chunks."""
@@ -119,28 +122,21 @@ def new_autoencoder(seed: int) -> VideoAutoencoderPipeline:
     return VideoAutoencoderPipeline(config)
 
 
-def train_spatial(
-    vae: SpatialVAE,
-    chunks: Chunks,
-    folder: Path,
-    workers: Workers,
-    recipe: Recipe,
-    seed: int,
-    seconds: float | None,
-) -> None:
+def train_spatial(trainer: Trainer, vae: SpatialVAE, chunks: Chunks) -> None:
     """Train the 2-D autoencoder."""
+    workers = trainer.workers
     vae.requires_grad_(True)
 
     def loss_function(step: Step) -> Tensor:
         draw, count = (chunks.crops, CROPS) if step.progress < CROP_SHARE else (chunks.images, IMAGES)
         images = draw(count * workers.small_load, step.generator)
         with workers.autocast():
-            posterior = vae.module.encode(images.contiguous(memory_format=workers.image_layout)).latent_dist
+            posterior = vae.module.encode(images).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
             output = vae.module.decode(with_noise(mean, std, step.generator)).sample.float()
         return reconstruction_loss(output, images) + 1e-4 * divergence(mean, std)
 
-    Trainer("vae", folder, vae, recipe, workers, seed, seconds).fit(loss_function)
+    trainer.fit(vae, loss_function, f"{chunks}")
     vae.requires_grad_(False)
 
 
@@ -154,18 +150,9 @@ def encode_frames(vae: SpatialVAE, chunks: Chunks, workers: Workers) -> Tensor:
     return torch.cat(parts)
 
 
-def train_temporal(
-    vae: VideoAutoencoderPipeline,
-    chunks: Chunks,
-    spatial_latents: Tensor,
-    folder: Path,
-    workers: Workers,
-    recipe: Recipe,
-    seed: int,
-    seconds: float | None,
-) -> None:
+def train_temporal(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chunks, spatial_latents: Tensor) -> None:
     """Train the temporal autoencoder on the frozen 2-D latents, later also through the frozen 2-D decoder."""
-    spatial, temporal = vae.spatial_vae, vae.temporal_vae
+    workers, spatial, temporal = trainer.workers, vae.spatial_vae, vae.temporal_vae
     temporal.requires_grad_(True)
     spread = spatial_latents.std()
 
@@ -185,7 +172,7 @@ def train_temporal(
                 loss = 0.5 * loss + 2 * reconstruction_loss(decoded, target)
         return loss + 1e-4 * divergence(mean, std)
 
-    Trainer("temporal", folder, temporal, recipe, workers, seed, seconds).fit(loss_function)
+    trainer.fit(temporal, loss_function, f"{chunks}, encoded by {digest(spatial)}")
     temporal.requires_grad_(False)
     normalize_latents(vae, spatial_latents[:256], workers)
 
@@ -202,22 +189,13 @@ def normalize_latents(vae: VideoAutoencoderPipeline, spatial_latents: Tensor, wo
     vae.scale.copy_(deviation.view_as(vae.scale))
 
 
-def train_decoders(
-    vae: VideoAutoencoderPipeline,
-    chunks: Chunks,
-    spatial_latents: Tensor,
-    folder: Path,
-    workers: Workers,
-    recipe: Recipe,
-    seed: int,
-    seconds: float | None,
-) -> None:
+def train_decoders(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chunks, spatial_latents: Tensor) -> None:
     """Train both decoders together on what the frozen encoders make of chunks and of their first frames.
 
     Only here does the 2-D decoder see what the temporal one gives it. Latents stay as they are, so a transformer that
     was trained on them does, too.
     """
-    spatial, temporal = vae.spatial_vae, vae.temporal_vae
+    workers, spatial, temporal = trainer.workers, vae.spatial_vae, vae.temporal_vae
     with torch.no_grad():
         videos = torch.cat([temporal.encode(part).mode() for part in spatial_latents.split(16)])
         images = torch.cat([temporal.encode(part[:, :, :1]).mode() for part in spatial_latents.split(16)])
@@ -235,5 +213,5 @@ def train_decoders(
             output = spatial.decode(features).float()
         return reconstruction_loss(output, to_video(chunks.frames[drawn, time])[:, :, None])
 
-    Trainer("decoders", folder, vae, recipe, workers, seed, seconds).fit(loss_function)
+    trainer.fit(vae, loss_function, f"{chunks}")
     vae.requires_grad_(False)

@@ -6,8 +6,6 @@ nearly the same features. Here every word of a phrase learns to tell all facts o
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,6 @@ from transformers import T5EncoderModel
 
 from mini.training.text import MAX_TOKENS, WIDTH, build_text_encoder, tokenize
 from mini.training.trainer import Recipe, Step, Trainer
-from mini.training.workers import Workers
 from mini.world.captions import (
     BACKGROUNDS,
     COLORS,
@@ -95,11 +92,12 @@ class WordReader(nn.Module):
         return self.final_layer(features).split([len(values) for values in FACTS.values()], dim=-1)
 
 
-def train_words(folder: Path, workers: Workers, recipe: Recipe, seed: int, count: int = CAPTIONS) -> T5EncoderModel:
+def train_words(trainer: Trainer, count: int = CAPTIONS) -> T5EncoderModel:
     """Train the text encoder on `count` captions of training scenes."""
-    torch.manual_seed(seed)
+    workers = trainer.workers
+    torch.manual_seed(trainer.seed)
     reader = WordReader()
-    rng = np.random.default_rng((seed, workers.rank))
+    rng = np.random.default_rng((trainer.seed, workers.rank))
     scenes = [draw_scene(rng, held_out=False) for _ in range(count)]
     captions = [random_caption(scene, rng) for scene in scenes]
     ids, mask = (tokens.to(workers.device) for tokens in tokenize(captions))
@@ -113,5 +111,5 @@ def train_words(folder: Path, workers: Workers, recipe: Recipe, seed: int, count
         right = answers[chosen].unbind(-1)
         return sum(F.cross_entropy(s.flatten(0, 1), a.flatten()) for s, a in zip(scores, right, strict=True))
 
-    Trainer("words", folder, reader, recipe, workers, seed).fit(loss_function)
+    trainer.fit(reader, loss_function, f"{count} captions")
     return reader.text_encoder

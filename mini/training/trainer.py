@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,58 @@ class MuonAdam:
         self.adam.load_state_dict(state["adam"])
 
 
-@dataclass
+def digest(*modules: nn.Module) -> str:
+    """Return a short fingerprint of the weights, the same on every device."""
+    total = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            total.update(name.encode())
+            total.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+class _State:
+    """All that changes while a module is trained."""
+
+    def __init__(self, module: nn.Module, recipe: Recipe):
+        self.module = module
+        self.optimizer = MuonAdam(module, recipe)
+        self.average = {name: p.detach().clone() for name, p in module.state_dict().items()}
+        self.losses: list[float] = []
+        self.step, self.progress = 0, 0.0
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Move the averaged weights towards the present ones."""
+        # Early on, a long average would keep the start, so its length grows with the steps seen.
+        decay = min(decay, self.step / (self.step + 9))
+        values = {name: p for name, p in self.module.state_dict().items() if p.is_floating_point()}
+        torch._foreach_lerp_([self.average[name] for name in values], list(values.values()), 1 - decay)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `load` restores."""
+        return {
+            "step": self.step,
+            "progress": self.progress,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "losses": self.losses,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `as_dict` returned, from any device."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, average in state["average"].items():
+            self.average[name].copy_(average)
+        self.losses = state["losses"]
+        self.step, self.progress = state["step"], state["progress"]
+
+
+@dataclass(frozen=True)
 class Trainer:
-    """Trains `module` and leaves its averaged weights in it.
+    """How, where and by whom one stage is trained.
 
     `folder/name.pt` holds the last checkpoint: a killed run continues there and, without a time limit, sees the same
     batches as an uninterrupted one. `folder/name.png` shows the loss.
@@ -164,103 +214,87 @@ class Trainer:
 
     name: str
     folder: Path
-    module: nn.Module
     recipe: Recipe
     workers: Workers
     seed: int = 0
     seconds: float | None = None
-    losses: list[float] = field(default_factory=list)
 
     @property
     def checkpoint(self) -> Path:
         """File that the state is kept in."""
         return self.folder / f"{self.name}.pt"
 
-    def fit(self, loss_function: LossFunction) -> None:
-        """Train to the end; a finished stage only loads its result.
+    def fit(self, module: nn.Module, loss_function: LossFunction, data: str = "") -> list[float]:
+        """Train `module` to the end and leave its averaged weights in it; a finished stage only loads its result.
+
+        Args:
+            data: names what the loss is computed from; a checkpoint that saw other data is not continued.
+
+        Returns:
+            The loss of every step.
 
         Raises:
-            ValueError: the checkpoint belongs to another seed, recipe or number of processes.
+            ValueError: the checkpoint belongs to another seed, recipe, start, data or number of processes.
         """
-        self.module.to(self.workers.device)
-        optimizer = MuonAdam(self.module, self.recipe)
-        average = {name: p.detach().clone() for name, p in self.module.state_dict().items()}
-        step, progress = self._resume(optimizer, average)
-        begin = time.monotonic() - progress * (self.seconds or 0)
+        facts = self._facts(digest(module), data)
+        state = _State(module.to(self.workers.device), self.recipe)
+        self._resume(state, facts)
+        begin = time.monotonic() - state.progress * (self.seconds or 0)
         new_losses: list[Tensor] = []
         bar = tqdm(total=100, desc=self.name, disable=not self.workers.is_main, mininterval=5, bar_format=BAR)
-        while progress < 1:
+        while state.progress < 1:
             generator = torch.Generator(self.workers.device)
-            generator.manual_seed((self.seed * 1_000_003 + step) * 64 + self.workers.rank)
-            loss = loss_function(Step(step, progress, generator, np.random.default_rng((self.seed, step))))
+            generator.manual_seed((self.seed * 1_000_003 + state.step) * 64 + self.workers.rank)
+            shared = np.random.default_rng((self.seed, state.step))
+            loss = loss_function(Step(state.step, state.progress, generator, shared))
             loss.backward()
-            parameters = [p for p in self.module.parameters() if p.grad is not None]
+            parameters = [p for p in module.parameters() if p.grad is not None]
             self.workers.average(p.grad for p in parameters)
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
-            optimizer.step(self.recipe.rate(step, progress))
-            self._update_average(average, step)
+            state.optimizer.step(self.recipe.rate(state.step, state.progress))
             new_losses.append(loss.detach())
-            step += 1
-            progress = step / self.recipe.steps
+            state.step += 1
+            state.update_average(self.recipe.ema)
+            state.progress = state.step / self.recipe.steps
             if self.seconds:
-                progress = min(1.0, self.workers.agree((time.monotonic() - begin) / self.seconds))
-            is_due = step % self.recipe.checkpoint_every == 0 or progress >= 1
-            if is_due or step % LOSS_EVERY == 0:
+                state.progress = min(1.0, self.workers.agree((time.monotonic() - begin) / self.seconds))
+            is_due = state.step % self.recipe.checkpoint_every == 0 or state.progress >= 1
+            if is_due or state.step % LOSS_EVERY == 0:
                 # Reading a loss waits for the GPU.
-                self.losses += torch.stack(new_losses).tolist()
+                state.losses += torch.stack(new_losses).tolist()
                 new_losses.clear()
-                bar.set_postfix(step=step, loss=f"{sum(self.losses[-50:]) / len(self.losses[-50:]):.4f}", refresh=False)
-                bar.update(100 * progress - bar.n)
+                recent = sum(state.losses[-50:]) / len(state.losses[-50:])
+                bar.set_postfix(step=state.step, loss=f"{recent:.4f}", refresh=False)
+                bar.update(100 * state.progress - bar.n)
             if is_due and self.workers.is_main:
-                self._save(optimizer, average, step, progress)
+                with atomic_path(self.checkpoint) as temporary:
+                    torch.save({"facts": facts, **state.as_dict()}, temporary)
+                plot_loss(state.losses, self.folder / f"{self.name}.png", self.name)
         bar.close()
-        self.module.load_state_dict(average)
+        module.load_state_dict(state.average)
+        return state.losses
 
-    @property
-    def _facts(self) -> dict[str, float]:
+    def _facts(self, start: str, data: str) -> dict[str, Any]:
         """What must be the same when a run resumes."""
         return {
             "seed": self.seed,
             "processes": self.workers.count,
             "timed": self.seconds is not None,
+            "start": start,
+            "data": data,
             **asdict(self.recipe),
         }
 
-    @torch.no_grad()
-    def _update_average(self, average: dict[str, Tensor], step: int) -> None:
-        # Early on, a long average would keep the random start, so its length grows with the steps seen.
-        decay = min(self.recipe.ema, (step + 1) / (step + 10))
-        values = {name: p for name, p in self.module.state_dict().items() if p.is_floating_point()}
-        torch._foreach_lerp_([average[name] for name in values], list(values.values()), 1 - decay)
-
-    def _resume(self, optimizer: MuonAdam, average: dict[str, Tensor]) -> tuple[int, float]:
+    def _resume(self, state: _State, facts: dict[str, Any]) -> None:
         if not self.checkpoint.is_file():
-            return 0, 0.0
-        state = torch.load(self.checkpoint, weights_only=True, map_location=self.workers.device)
-        if state["facts"] != self._facts:
+            return
+        found = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        if found["facts"] != facts:
             raise ValueError(
-                f"{self.checkpoint} was made with {state['facts']}, not {self._facts}; delete it or choose another "
-                "--work folder"
+                f"{self.checkpoint} was made with {found['facts']}, not {facts}; delete it or choose another --work "
+                "folder"
             )
-        self.module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.update(state["average"])
-        self.losses[:] = state["losses"]
-        return state["step"], state["progress"]
-
-    def _save(self, optimizer: MuonAdam, average: dict[str, Tensor], step: int, progress: float) -> None:
-        state = {
-            "step": step,
-            "progress": progress,
-            "facts": self._facts,
-            "module": self.module.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average,
-            "losses": self.losses,
-        }
-        with atomic_path(self.checkpoint) as temporary:
-            torch.save(state, temporary)
-        plot_loss(self.losses, self.folder / f"{self.name}.png", self.name)
+        state.load(found)
 
 
 def plot_loss(losses: list[float], path: Path, title: str) -> None:

@@ -68,7 +68,7 @@ class Workers:
 
     @property
     def image_layout(self) -> torch.memory_format:
-        """Layout of images and of the weights that see them: on CUDA, group norm copies channels-last tensors."""
+        """Layout of the weights of image networks; on CUDA, group norm copies channels-last tensors."""
         return torch.contiguous_format if self.device == "cuda" else torch.channels_last
 
     @property

@@ -16,6 +16,7 @@ from mini.world.paths import FRAMES, SIZE, Shot, random_shot
 from mini.world.render import render
 
 CHUNKS = 3  # of the longest clip
+FINISHED = "finished.json"  # of a folder of data: what they are
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
     Raises:
         ValueError: the folder holds the data of another seed or size.
     """
-    path = folder / "finished.json"
+    path = folder / FINISHED
     if not path.is_file():
         return False
     found = json.loads(path.read_text())
@@ -76,5 +77,5 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
 
 def mark_finished(folder: Path, facts: dict[str, Any]) -> None:
     """Record that the data in `folder` are complete."""
-    with atomic_path(folder / "finished.json") as temporary:
+    with atomic_path(folder / FINISHED) as temporary:
         temporary.write_text(json.dumps(facts))

@@ -1,9 +1,9 @@
 """Where things are in every frame of a scene: physics simple enough to continue a clip from any of its frames.
 
-A caption does not say where a figure is. If it could be anywhere, noise would decide between neighboring places late,
+Most captions do not say where a figure is. If it could be anywhere, noise would decide between neighboring places late,
 and differently in every part of the frame; so figures start on a grid of places, three along a side of 128 pixels, and
-move by whole latents from one latent frame to the next. Moving figures turn back at the outer places, growing ones at
-their largest and smallest size, and the camera where the figure would leave the frame. In the first `FRAMES` frames
+move by whole latents from one latent frame to the next. Moving figures and the camera turn back at the outer places,
+growing figures at their largest and smallest size. In the first `FRAMES` frames
 nothing turns back.
 """
 

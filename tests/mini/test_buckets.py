@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mini.training.buckets import BUCKETS, Bucket, pick_bucket, scaled
 from mini.training.encode import encode_clips
@@ -65,14 +65,14 @@ def test_a_quarter_of_a_batch_has_frames_given():
     assert draw_masks(8, 1, np.random.default_rng(0)).all()  # nothing of an image can be given
 
 
-class CountingVAE:
+class CountingVAE(nn.Module):
     """Latents that are the mean brightness of the clip."""
 
     out_channels = 4
 
     def __init__(self, fail_at: int | None = None):
+        super().__init__()
         self.calls, self.fail_at = 0, fail_at
-        self.spatial_vae = SimpleNamespace(micro_batch_size=17)
 
     def get_latent_size(self, size):
         return [5, 2, 2]

@@ -8,7 +8,7 @@ from transformers import T5EncoderModel
 
 from mini.training.text import MAX_TOKENS, build_tokenizer, tokenize
 from mini.training.train_words import FACTS, UNASKED, train_words, word_facts
-from mini.training.trainer import Recipe
+from mini.training.trainer import Recipe, Trainer
 from mini.training.workers import Workers
 from mini.world.captions import parse_caption, random_caption, random_scene
 from opensora.files import REPO_ROOT
@@ -43,7 +43,7 @@ def test_tokens_are_words_and_no_caption_is_cut():
 
 def test_training_lowers_the_loss(tmp_path):
     recipe = Recipe(steps=12, adam_lr=3e-3, muon_lr=1e-2, warmup=2, checkpoint_every=12)
-    train_words(tmp_path, Workers(), recipe, seed=0, count=100)
+    train_words(Trainer("words", tmp_path, recipe, Workers()), count=100)
     losses = torch.load(tmp_path / "words.pt")["losses"]
     assert losses[-1] < 0.8 * losses[0]
 

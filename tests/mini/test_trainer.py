@@ -19,65 +19,59 @@ class Killed(Exception):
     pass
 
 
-def build(folder: Path) -> Trainer:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(128, 8))
-    return Trainer("toy", folder, module, RECIPE, Workers(), seed=3)
+def toy(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(128, 8))
 
 
-def loss_of(trainer: Trainer, killed_at: int | None = None):
+def fit(folder: Path, module: nn.Module, killed_at: int | None = None, data: str = "", **settings) -> list[float]:
+    """Train; return the losses."""
+
     def loss_function(step: Step) -> torch.Tensor:
         if step.number == killed_at:
             raise Killed
         target = 1 + 0.01 * step.shared.random()
-        return (trainer.module(torch.randn(4, 8, 4, 4, generator=step.generator)) - target).pow(2).mean()
+        return (module(torch.randn(4, 8, 4, 4, generator=step.generator)) - target).pow(2).mean()
 
-    return loss_function
+    return Trainer("toy", folder, RECIPE, Workers(), **{"seed": 3, **settings}).fit(module, loss_function, data)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    straight = build(tmp_path / "a")
-    straight.fit(loss_of(straight))
-    killed = build(tmp_path / "b")
+    straight, killed, resumed = toy(), toy(), toy()
+    losses = fit(tmp_path / "a", straight)
     with pytest.raises(Killed):
-        killed.fit(loss_of(killed, killed_at=8))
-    resumed = build(tmp_path / "b")
-    resumed.fit(loss_of(resumed))
-    assert resumed.losses == straight.losses
-    for a, b in zip(resumed.module.parameters(), straight.module.parameters(), strict=True):
+        fit(tmp_path / "b", killed, killed_at=8)
+    assert fit(tmp_path / "b", resumed) == losses
+    for a, b in zip(resumed.parameters(), straight.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
-    first = build(tmp_path)
-    first.fit(loss_of(first))
-    other = build(tmp_path)
-    other.seed = 4
+@pytest.mark.parametrize("other", [{"seed": 4}, {"data": "other clips"}, {"module": toy(1)}])
+def test_a_checkpoint_of_another_run_is_not_continued(tmp_path, other):
+    fit(tmp_path, toy())
     with pytest.raises(ValueError, match="delete it or choose another"):
-        other.fit(loss_of(other))
+        fit(tmp_path, **{"module": toy(), **other})
 
 
 def test_training_lowers_the_loss_and_draws_it(tmp_path):
-    trainer = build(tmp_path)
-    trainer.fit(loss_of(trainer))
-    assert len(trainer.losses) == RECIPE.steps
-    assert trainer.losses[-1] < trainer.losses[0]
+    losses = fit(tmp_path, toy())
+    assert len(losses) == RECIPE.steps
+    assert losses[-1] < losses[0]
     assert (tmp_path / "toy.png").stat().st_size > 1000
 
 
 def test_a_time_limit_takes_the_place_of_the_steps(tmp_path):
-    trainer = build(tmp_path)
-    trainer.seconds = 0.3
+    module = toy()
     progress = []
 
     def loss_function(step: Step) -> torch.Tensor:
         progress.append(step.progress)
         time.sleep(0.02)
-        return trainer.module(torch.ones(1, 8, 4, 4)).square().mean()
+        return module(torch.ones(1, 8, 4, 4)).square().mean()
 
-    trainer.fit(loss_function)
+    Trainer("toy", tmp_path, RECIPE, Workers(), seconds=0.3).fit(module, loss_function)
     assert 2 < len(progress) < 16
     assert progress == sorted(progress)
     assert progress[0] == 0
@@ -85,23 +79,14 @@ def test_a_time_limit_takes_the_place_of_the_steps(tmp_path):
 
 
 def test_a_timed_run_goes_on_under_another_limit(tmp_path):
-    killed = build(tmp_path)
-    killed.seconds = 1000.0
     with pytest.raises(Killed):
-        killed.fit(loss_of(killed, killed_at=7))
-    resumed = build(tmp_path)
-    resumed.seconds = 0.1
-    steps = []
-
-    def loss_function(step: Step) -> torch.Tensor:
-        steps.append(step.number)
-        return loss_of(resumed)(step)
-
-    resumed.fit(loss_function)
-    assert steps[0] == RECIPE.checkpoint_every
+        fit(tmp_path, toy(), killed_at=7, seconds=1000.0)
+    losses = torch.load(tmp_path / "toy.pt")["losses"]
+    assert len(losses) == RECIPE.checkpoint_every
+    assert fit(tmp_path, toy(), seconds=0.1)[: len(losses)] == losses
 
 
-def test_muon_takes_matrices_of_one_shape_together_as_torch_takes_each(tmp_path):
+def test_muon_takes_matrices_of_one_shape_together_as_torch_takes_each():
     torch.manual_seed(0)
     shapes = [(12, 20), (12, 20), (20, 12), (8, 3, 3, 3)]
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
