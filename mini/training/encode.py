@@ -34,7 +34,12 @@ def encode_clips(
 
     A killed run starts this bucket again.
     """
-    facts = {"seed": seed, "count": count, "bucket": str(bucket), "autoencoder": digest(vae)}
+    facts = {
+        "seed": seed,
+        "count": count,
+        "bucket": str(bucket),
+        "autoencoder": digest(vae.spatial_vae, vae.temporal_vae),
+    }
     if is_finished(folder, facts):
         return
     shape = (count, vae.out_channels, *vae.get_latent_size([bucket.frames, *bucket.size]))

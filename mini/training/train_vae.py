@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mini.training.trainer import Recipe, Step, Trainer, digest
 from mini.training.workers import Workers
@@ -136,7 +136,7 @@ def train_spatial(trainer: Trainer, vae: SpatialVAE, chunks: Chunks) -> None:
             output = vae.module.decode(with_noise(mean, std, step.generator)).sample.float()
         return reconstruction_loss(output, images) + 1e-4 * divergence(mean, std)
 
-    trainer.fit(vae, loss_function, f"{chunks}")
+    trainer.fit(vae, loss_function, str(chunks))
     vae.requires_grad_(False)
 
 
@@ -213,5 +213,6 @@ def train_decoders(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chun
             output = spatial.decode(features).float()
         return reconstruction_loss(output, to_video(chunks.frames[drawn, time])[:, :, None])
 
-    trainer.fit(vae, loss_function, f"{chunks}")
+    # Without shift and scale, which are computed anew when a killed run goes on, on a GPU with other rounding.
+    trainer.fit(nn.ModuleList((spatial, temporal)), loss_function, str(chunks))
     vae.requires_grad_(False)

@@ -70,8 +70,11 @@ class CountingVAE(nn.Module):
 
     out_channels = 4
 
-    def __init__(self, fail_at: int | None = None):
+    def __init__(self, fail_at: int | None = None, weight: float = 1.0):
         super().__init__()
+        self.spatial_vae, self.temporal_vae = nn.Linear(1, 1), nn.Identity()
+        nn.init.constant_(self.spatial_vae.weight, weight)
+        nn.init.zeros_(self.spatial_vae.bias)
         self.calls, self.fail_at = 0, fail_at
 
     def get_latent_size(self, size):
@@ -99,3 +102,5 @@ def test_encoding_starts_a_killed_bucket_again_and_skips_a_finished_one(tmp_path
     assert again.calls == 0
     with pytest.raises(ValueError, match="delete it or choose another"):
         encode_clips(again, killed, bucket, 21, 7, Workers())
+    with pytest.raises(ValueError, match="delete it or choose another"):
+        encode_clips(CountingVAE(weight=2.0), killed, bucket, 20, 7, Workers())
