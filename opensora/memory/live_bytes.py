@@ -34,7 +34,7 @@ def peak_live_bytes(function: Callable[[], Any]) -> int:
 
     Attention of meta tensors is counted as in fused kernels (flash, memory-efficient), which CUDA and the CPU have for
     every attention here: they hold their output and one number per query, never the matrix of all queries and keys.
-    Root-mean-square norms are counted likewise: on CUDA they take nothing but their output.
+    Norms and GELU of meta tensors are counted likewise: they take nothing but their output and a few statistics.
     """
     tracker = _LiveBytes()
     with torch.no_grad(), _FusedKernels(), tracker:
@@ -80,16 +80,20 @@ class _LiveBytes(TorchDispatchMode):
         self.live -= nbytes
 
 
+_LIKE_THEIR_INPUT = {F.rms_norm, F.layer_norm, F.group_norm, F.gelu}
+
+
 class _FusedKernels(TorchFunctionMode):
     """Gives attention and norms of meta tensors the outputs of fused kernels, (B, N, heads, D) in memory for attention.
 
-    Meta tensors would otherwise run separate operations, which a device with a fused kernel never does.
+    Meta tensors would otherwise run separate operations, which a device with a fused kernel never does, and which take
+    a third of an estimate's time.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Replace attention and norms of meta tensors, and run anything else."""
         kwargs = kwargs or {}
-        if func is F.rms_norm and args[0].device.type == "meta":
+        if func in _LIKE_THEIR_INPUT and args[0].device.type == "meta":
             return torch.empty_like(args[0])
         if func is not F.scaled_dot_product_attention or not args or args[0].device.type != "meta":
             return func(*args, **kwargs)

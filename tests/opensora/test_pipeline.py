@@ -143,11 +143,11 @@ class Recorder:
         return self._encode(prompts)
 
 
-# Decoding in fp16 is slow on CPUs: an image will do.
-@pytest.mark.parametrize(("dtype", "num_frames"), [("bf16", 17), ("fp16", 1)])
-def test_half_precision_samples_are_near_those_of_float32(pipe, dtype, num_frames):
+# Half precision is slow on many CPUs: an image will do.
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_samples_are_near_those_of_float32(pipe, dtype):
     caption = "a still red circle on a black background"
-    config = load_config(small_model.ADACACHE, {"dtype": dtype, "num_frames": num_frames, "verbose": 0})
+    config = load_config(small_model.ADACACHE, {"dtype": dtype, "num_frames": 1, "verbose": 0})
     exact = pipe.with_config(dataclasses.replace(config, dtype="fp32"))(caption, seed=7)
     pipe = SamplingPipeline.from_config(config)
     assert pipe.model.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]

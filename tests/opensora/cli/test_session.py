@@ -112,7 +112,8 @@ def run(tmp_path, monkeypatch):
             return pipe
 
         monkeypatch.setattr(worker, "SamplingPipeline", SimpleNamespace(from_config=from_config))
-        monkeypatch.setattr(worker, "encode_captions", lambda *arguments, **options: None)
+        for slow in ("encode_captions", "check_memory"):
+            monkeypatch.setattr(worker, slow, lambda *arguments, **options: None)
         plan = command.prepare(config or str(ROOT / f"{small_model.FOLDER}/{name}.py"), flags, {})
         error = None
         with sessions.open_session(plan) as session:

@@ -141,6 +141,17 @@ def test_a_text_is_encoded_once_and_the_pipeline_has_its_encoder_back(pipe, monk
     assert pipe.text_encoder is asked
 
 
+def test_a_run_in_bfloat16_finds_its_schedule_though_models_are_told_rounded_sizes(options, tmp_path):
+    half = {**options, "dtype": "bf16", "scheduler.num_sampling_steps": 5}
+    pipe = SamplingPipeline.from_config(load_config(MINI, None, half))
+    calibration = calibrate_sampler(pipe, CalibrationPlan(FIT, FIT, candidates=1), print)
+    calibration.save(tmp_path / "half.json")
+    cache = load_config(MINI, {"calibration": str(tmp_path / "half.json"), "max_steps_computed": 4}, half).cache
+    assert cache.computed_steps == calibration.points[0].computed_steps
+    assert len(cache.computed_steps) == 4
+    assert calibration.timesteps == timesteps_of(pipe.config)
+
+
 def test_the_solution_is_nearer_than_the_video_with_every_step_computed(pipe):
     plan = CalibrationPlan(FIT + HELD_OUT, HELD_OUT, aim="solution", candidates=1, batch_size=3)
     with PipelineClips(pipe).steps(6):
