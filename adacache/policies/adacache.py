@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,8 +12,6 @@ from adacache.policies import official_options
 from adacache.policies.base import Measurement, Policy, PolicyConfig, Report
 from adacache.sites import Metric, Site, SiteGroup, check_blocks_fit, metric_sites, read_metric_blocks
 from adacache.validation import check_count, check_keys, check_positive, check_weight, step_window, whole_numbers
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,13 +149,16 @@ class AdaCacheConfig(PolicyConfig):
         check_blocks_fit(self.metric_blocks, num_blocks)
         if self.moreg:
             self.moreg.resolve_window(num_steps)
-        if self.codebook.num_sampling_steps not in (None, num_steps):
-            logger.warning(
-                "The codebook was tuned for %d sampling steps, but this run has %d: residuals change by a different "
-                "amount per step, so expect a speed and fidelity other than the published ones.",
-                self.codebook.num_sampling_steps,
-                num_steps,
-            )
+
+    def doubt(self, num_steps: int) -> str | None:
+        """Return a warning if the codebook was tuned for another number of steps."""
+        if self.codebook.num_sampling_steps in (None, num_steps):
+            return None
+        return (
+            f"The codebook was tuned for {self.codebook.num_sampling_steps} sampling steps, but this run has "
+            f"{num_steps}: residuals change by a different amount per step, so expect a speed and fidelity other than "
+            "the published ones."
+        )
 
     def make_policy(self, num_steps: int) -> AdaCachePolicy:
         """A policy for one run of `num_steps`; a ValueError if the MoReg window does not fit it."""

@@ -272,6 +272,10 @@ class PolicyConfig:
         """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""
         check_count("num_steps", num_steps)
 
+    def doubt(self, num_steps: int) -> str | None:
+        """Return what to warn of before a run of `num_steps`, which is possible all the same; None if nothing."""
+        return None
+
     def make_policy(self, num_steps: int) -> Policy:
         """Return a fresh policy for one run; a ValueError if the options do not fit a run of `num_steps`."""
         raise NotImplementedError

@@ -65,6 +65,8 @@ def _own_cache(
         config = _read_policy(entries, source)
         if config is not None and num_steps is not None:
             config.validate(num_steps, depth)
+            if doubt := config.doubt(num_steps):
+                logger.warning("%s", doubt)
     except (ValueError, TypeError) as error:
         raise source.error(section, f"{section}: {one_line(error)}") from error
     if config is None and num_steps is not None:

@@ -296,4 +296,6 @@ def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, sou
         cache.validate(config.scheduler.num_model_calls, depth)
     except ValueError as error:
         raise source.error("cache", f"cache: {one_line(error)}") from error
+    if doubt := cache.doubt(config.scheduler.num_model_calls):
+        logger.warning("%s", doubt)
     return cache

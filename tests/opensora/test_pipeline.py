@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,12 @@ def test_half_precision_samples_are_near_those_of_float32(pipe, dtype):
     # Distances are float32 whatever the model's dtype: they are not among the few values bf16 can hold.
     distances = [record.distance for record in output.traces[0].records if record.distance is not None]
     assert any(float(torch.tensor(d).to(torch.bfloat16)) != d for d in distances)
+
+
+def test_a_codebook_for_another_number_of_steps_is_pointed_out_once(pipe, caplog):
+    with caplog.at_level(logging.WARNING):
+        pipe.with_config(load_config(small_model.ADACACHE, {"num_sampling_steps": 50}))
+    assert caplog.text.count("tuned for 30 sampling steps, but this run has 50") == 1
 
 
 def test_official_flat_keys_mean_the_same(tmp_path, pipe, cached):

@@ -160,6 +160,8 @@ def apply_adacache(
         _warn_if_replaced(loop, transformers)
         config = fixed or schedule_of_run(start)
         config.validate(len(start.timesteps), num_blocks)
+        if doubt := config.doubt(len(start.timesteps)):
+            logger.warning("%s", doubt)
         return StepController(config)
 
     runs = Runs(loop, make_controller, _report)
