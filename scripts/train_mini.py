@@ -67,12 +67,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="training processes on the CPU, one thread each")
     parser.add_argument("--minutes", type=float, help="train this long in all, whatever the recipes' steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=1.0, help="times the recipes' learning rates; less with --from")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of clips and steps, for a quick trial")
     options = parser.parse_args()
     if options.processes < 1 or options.seed < 0 or options.scale <= 0:
         parser.error("--processes must be at least 1, --seed at least 0, and --scale above 0")
-    if options.minutes is not None and options.minutes <= 0:
-        parser.error(f"--minutes is {options.minutes}; use a positive number")
+    for name in ("minutes", "rate"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name} is {value}; use a positive number")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU on this machine")
     if options.start:
@@ -163,7 +166,8 @@ class Training:
         recipe = RECIPES[stage]
         steps = max(2, round(recipe.steps * self.options.scale))
         every = recipe.checkpoint_every * (3 if self.workers.device == "cuda" else 1)
-        recipe = replace(recipe, steps=steps, checkpoint_every=min(every, max(1, steps // 4)))
+        rates = {"adam_lr": self.options.rate * recipe.adam_lr, "muon_lr": self.options.rate * recipe.muon_lr}
+        recipe = replace(recipe, steps=steps, checkpoint_every=min(every, max(1, steps // 4)), **rates)
         with self.stage(stage):
             yield Trainer(stage, self.work, recipe, self.workers, self.seed, self.seconds(stage))
 

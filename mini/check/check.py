@@ -21,7 +21,7 @@ STILL_GROWTH = (0.6, 1.6)  # last over first area
 MIN_GROWTH = GROWTH[1] / GROWTH[0]  # of the area, the square root of how much it is
 STILL_HEIGHT, BOUNCE_HEIGHT = JUMP / 4, JUMP / 2
 SCROLLS = (0.5 * SCROLL * (FRAMES - 1), 1.5 * SCROLL * (FRAMES - 1))
-SIZE_FACTOR = 1.25  # between a radius and the named one; about half of the way to the next size
+SIZE_FACTOR = 1.175  # between a radius and the named one; half of the way to the next size
 
 
 @dataclass(frozen=True)

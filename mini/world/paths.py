@@ -23,11 +23,13 @@ MIN_SIDE = 4 * STEP  # so that a fast figure has room for its first chunk
 SPEED = {"slowly": 2, "fast": 4}  # pixels per frame
 SCROLL = 2  # pixels per frame of a drifting background and of a panning camera
 SPIN = np.pi / 24  # radians per frame; above half a star's symmetry per latent frame it would seem to turn back
-RADIUS = {"small": 10, "": 16, "large": 25}  # pixels, by the word of size
-GROUP_RADIUS = 12  # of two or three figures in lanes of their own
-GROWTH = (8, 25)  # smallest and largest radius
+# Pixels, by the word of size. The autoencoder rounds outlines by about a pixel, a latent is 8 pixels wide: of a radius
+# of 10, crosses came back as squares.
+RADIUS = {"small": 13, "": 18, "large": 25}
+GROUP_RADII = {2: 18, 3: 12}  # of figures in lanes of their own, by their number
+GROWTH = (10, 25)  # smallest and largest radius
 JUMP = 32  # pixels that a bouncing figure rises
-CROSSING_RADII = (14, 10)  # of the still and of the moving figure
+CROSSING_RADII = (16, 12)  # of the still and of the moving figure
 CROSSING_SPEED = 6  # pixels per frame
 CROSSING_EDGE = 16  # pixels from the edge at which a crossing figure turns back
 
@@ -145,14 +147,14 @@ def _group(scene: Scene, rng: np.random.Generator, time: np.ndarray, size: tuple
     still = np.zeros(len(time))
     side, across = (size[1], size[0]) if step_x else size
     lanes = places(across)[np.linspace(0, len(places(across)) - 1, len(scene.figures)).round().astype(int)]
-    paths = []
+    radius, paths = still + GROUP_RADII[len(scene.figures)], []
     for figure, lane in zip(scene.figures, lanes, strict=True):
         if figure is mover:
             along = _travel(side, SPEED[figure.motion] * (step_x + step_y), time, rng)
         else:
             along = still + _pick(places(side), rng)
         x, y = (along, still + lane) if step_x else (still + lane, along)
-        paths.append(Path(x, y, still + GROUP_RADIUS, still))
+        paths.append(Path(x, y, radius, still))
     return tuple(paths)
 
 

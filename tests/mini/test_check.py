@@ -192,7 +192,7 @@ def test_measurements_agree_with_the_shot():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_radius_is_that_of_the_shape(shape):
-    for size, radius in (("small", 10), ("", 16), ("large", 25)):
+    for size, radius in (("small", 13), ("", 18), ("large", 25)):
         frames, _ = shoot(Scene((Figure("white", shape, size=size),), GRAY), frames=1)
         assert describe_clip(frames).figures[0].radius == pytest.approx(radius, rel=0.05)
 

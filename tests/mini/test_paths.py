@@ -107,7 +107,7 @@ def test_spinning_is_clockwise_and_a_third_of_a_turn():
 def test_growing_and_shrinking_mirror_each_other():
     growing, shrinking = (shots(one(motion))[0].paths[0].radius for motion in ("growing", "shrinking"))
     assert np.allclose(growing, shrinking[::-1])
-    assert (growing[0], growing[-1]) == (8, 25)
+    assert (growing[0], growing[-1]) == (10, 25)
 
 
 def test_a_bouncing_figure_meets_the_floor_and_comes_up_again():

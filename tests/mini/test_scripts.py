@@ -20,6 +20,7 @@ from support.warm_python import run
         ("check_captions.py nope.py", "nope.py"),
         ("train_mini.py --processes 0", "--processes must be at least 1"),
         ("train_mini.py --minutes 0", "--minutes is 0.0; use a positive number"),
+        ("train_mini.py --rate 0", "--rate is 0.0; use a positive number"),
         ("train_mini.py --from mini", "--from mini: there is no vae/config.json in it"),
         ("train_mini.py --from tests/support/small_model", "are not those that this command trains"),
         ("train_mini.py --from assets/opensora-mini-128 --until vae", "use --first vae"),
