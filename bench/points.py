@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig, SchedulerConfig
 from opensora.config.target import apply_target, check_calibrated_model, timesteps_of
 from opensora.errors import ConfigError, one_line
+
+logger = logging.getLogger(__name__)
 
 UNCACHED, EXACT = "uncached", "exact"
 
@@ -109,6 +112,8 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
                 if built is None:
                     raise ValueError("do_cache is off; leave the policy out, or cache out of it")
                 built.validate(steps, depth)
+                if doubt := built.doubt(steps):
+                    logger.warning("%s: %s", section, doubt)
             except (ValueError, TypeError) as error:
                 raise source.error(section, f"{section}: {one_line(error)}") from error
             if policy.tune == "codebook" and not isinstance(built, AdaCacheConfig):

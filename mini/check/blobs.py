@@ -15,7 +15,7 @@ FOREGROUND = 0.20  # RGB distance to the background that makes a pixel foregroun
 MIN_BLOB = 48  # pixels; the smallest figures have three times as many
 MAX_FIGURES = 4  # more than a caption can name, so that too many are noticed
 MIN_STEADY = 0.7  # of the frames that must show the same number of figures; fewer only if two meet and part again
-MIN_APART, MIN_GAP = 1, 3  # frames that show both figures at either end, and neither on its own in between
+MIN_GAP = 3  # frames between the first and the last that show neither of two figures on its own
 MEETING = sum(CROSSING_RADII) + 3 * CROSSING_SPEED  # pixels between two figures that are about to overlap
 WINDOW = 2  # pixels around a figure's middle that show which one is in front
 COLOR_PIXELS = 100  # pixels of way that count as much as an RGB distance of 1
@@ -116,7 +116,7 @@ def overlap_frames(parts: list[np.ndarray]) -> np.ndarray:
     if number < 2 or len(gap) < MIN_GAP or (counts[gap] != number - 1).any():
         return none
     first, last = gap[0], gap[-1]
-    if last - first + 1 > len(gap) or first < MIN_APART or last >= len(parts) - MIN_APART:
+    if last - first + 1 > len(gap) or last == len(parts) - 1:
         return none
     meet = all(closest(centers_of_mass(parts[time])) < MEETING for time in (first - 1, last + 1))
     return gap if meet else none

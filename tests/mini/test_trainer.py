@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from mini.training.trainer import Muon, Recipe, Step, Trainer
 from mini.training.workers import Workers
+from scripts import train_mini
 
 RECIPE = Recipe(steps=12, adam_lr=1e-2, muon_lr=1e-2, warmup=2, checkpoint_every=5)
 
@@ -112,3 +114,10 @@ def test_the_learning_rate_warms_up_holds_and_falls_to_zero():
     assert recipe.rate(30, 0.3) == 1
     assert recipe.rate(75, 0.75) == pytest.approx(0.5)
     assert recipe.rate(100, 1.0) == 0
+
+
+def test_the_command_multiplies_the_learning_rates_and_the_steps(tmp_path):
+    options = argparse.Namespace(work=tmp_path, seed=0, scale=0.5, rate=0.25, minutes=None, stages=("diffusion",))
+    with train_mini.Training(Workers(), options, 0.0).trainer("diffusion") as trainer:
+        own, given = trainer.recipe, train_mini.RECIPES["diffusion"]
+    assert (own.adam_lr, own.muon_lr, own.steps) == (given.adam_lr / 4, given.muon_lr / 4, given.steps / 2)

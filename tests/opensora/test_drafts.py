@@ -127,6 +127,9 @@ def test_without_a_calibration_the_official_codebooks_decide(caplog):
     final = load({"final": ["7"]}, ROOT / small_model.SAMPLE, calibration=None).cache
     assert final == AdaCacheConfig("slow30", metric_blocks=(2,))  # the middle one of 4
     assert final.codebook == Codebook.from_value("slow30")
+    assert "was tuned for" not in caplog.text
+    load({"draft": 2, "num_sampling_steps": 50}, calibration=None)
+    assert caplog.text.count("tuned for 30 sampling steps, but this run has 50") == 1
 
 
 def result(folder: Path, index: int, seed: int, risk: float | None, frames: int = 9) -> Sample:

@@ -108,6 +108,13 @@ def test_with_strength_a_run_has_the_steps_that_are_taken(name, strength, taken,
     assert not told()
 
 
+def test_a_codebook_for_another_number_of_steps_is_pointed_out(caplog):
+    pipe = WAN.build()
+    with apply_adacache(pipe, AdaCacheConfig("fast30", metric_blocks=(1,))):
+        WAN.run(pipe, steps=4)
+    assert caplog.text.count("tuned for 30 sampling steps, but this run has 4") == 1
+
+
 def test_a_solver_that_comes_to_times_twice_may_begin_in_the_middle():
     tiny = OTHERS["wan_video"]
     pipe = tiny.build()
