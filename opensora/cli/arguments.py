@@ -198,9 +198,7 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_draft_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("draft, then final (a target above replaces the cache strength of both)")
-    group.add_argument(
-        "--draft", type=int, metavar="N", help="N quick drafts of each prompt, with risk scores and a contact sheet"
-    )
+    group.add_argument("--draft", type=int, metavar="N", help="N quick drafts of each prompt, and a contact sheet")
     group.add_argument(
         "--final",
         nargs="+",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Sequence
 from itertools import groupby
@@ -38,11 +37,8 @@ _DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 
 
 def write_overview(samples: Sequence[Sample]) -> list[Path]:
-    """Write `drafts.json` and contact sheets beside the drafts, the least risky one of each prompt first.
-
-    Return the sheets (`write_sheets`).
-    """
-    folder, drafts = samples[0].result.video.parent, sorted(samples, key=_risk)
+    """Write `drafts.json` and contact sheets beside the drafts; return the sheets (`write_sheets`)."""
+    folder, drafts = samples[0].result.video.parent, sorted(samples, key=_order)
     with atomic_path(folder / "drafts.json") as temporary:
         text = json.dumps({"drafts": list(map(_entry, drafts))}, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -50,13 +46,13 @@ def write_overview(samples: Sequence[Sample]) -> list[Path]:
 
 
 def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
-    """Return the command that renders the least risky draft of every prompt well, run from the working directory.
+    """Return the command that renders the first draft of every prompt well, run from the working directory.
 
     Args:
         arguments: command line of the draft run.
     """
-    best = [drafts[0] for drafts in _by_prompt(sorted(samples, key=_risk))]
-    seeds = [f"{draft.seed}" if len(best) == 1 else f"{draft.index}:{draft.seed}" for draft in best]
+    first = [drafts[0] for drafts in _by_prompt(sorted(samples, key=_order))]
+    seeds = [f"{draft.seed}" if len(first) == 1 else f"{draft.index}:{draft.seed}" for draft in first]
     script = REPO_ROOT / "run_sample_video.sh"
     if script.is_relative_to(Path.cwd()):
         script = script.relative_to(Path.cwd())
@@ -64,19 +60,17 @@ def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
     return shlex.join([*command, *without_draft_flags(arguments), "--final", *seeds])
 
 
-def _risk(draft: Sample) -> tuple[int, float, int]:
-    """Sort key: by prompt, the least risky draft first, and those without a measurement last."""
-    return draft.index, math.inf if draft.result.risk is None else draft.result.risk, draft.seed
+def _order(draft: Sample) -> tuple[int, int]:
+    """Sort key: by prompt, then by seed."""
+    return draft.index, draft.seed
 
 
 def _entry(sample: Sample) -> dict[str, Any]:
-    known = sample.result.risk is not None and math.isfinite(sample.result.risk)  # JSON knows no infinity
     return {
         "prompt_index": sample.index,
         "prompt": sample.prompt,
         "seed": sample.seed,
         "file": sample.result.video.name,
-        "risk": sample.result.risk if known else None,
         "num_computed": sample.result.num_computed,
         "num_steps": sample.result.num_steps,
     }
@@ -140,6 +134,5 @@ def _strip(sample: Sample) -> Strip:
     except (OSError, ValueError):
         box = np.full((1, FRAME_BOX[1], FRAME_BOX[0], 3), _GRAY, np.uint8)
         return Strip(film(box, 1), f"seed {sample.seed}: cannot read {result.video.name}", _RED)
-    risk = "" if result.risk is None else f"risk {result.risk:.4f}, "
-    note = f"{risk}{result.num_computed} of {result.num_steps} steps"
+    note = f"{result.num_computed} of {result.num_steps} steps"
     return Strip(film(frames, SHEET_FRAMES, FRAME_BOX, FRAME_GAP), f"seed {sample.seed}", note=note)

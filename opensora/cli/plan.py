@@ -57,7 +57,6 @@ class Result:
         num_steps: calls of the model in all loops.
         num_computed: how many of them were computed, not reused.
         saving: estimated share of the time that was saved; None without a cache, or where it is not known.
-        risk: `change_risk` of a draft; None for others.
         surprises: what a user of the cache would not expect, one sentence each.
     """
 
@@ -66,7 +65,6 @@ class Result:
     num_steps: int
     num_computed: int
     saving: float | None = None
-    risk: float | None = None
     surprises: tuple[str, ...] = ()
 
 

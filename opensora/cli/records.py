@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adacache.atomic import atomic_path
-from adacache.outcome import change_risk, surprises
+from adacache.outcome import surprises
 from adacache.trace import Trace
 from adacache.trace_plot import plot_trace
 from opensora.cli.identity import plain_config
@@ -30,9 +30,7 @@ logger = logging.getLogger(__name__)
 _PACKAGES = ("torch", "diffusers", "transformers", "mmengine", "av", "numpy", "opensora-adacache")
 
 
-def result_of(
-    sample: Sample, video: Path, seconds: float, traces: Sequence[Trace | None], risk: float | None = None
-) -> Result:
+def result_of(sample: Sample, video: Path, seconds: float, traces: Sequence[Trace | None]) -> Result:
     """Return the result of a sample, given a trace for each of its loops, None where every step was computed."""
     kept = [trace for trace in traces if trace is not None]
     num_steps = sample.config.scheduler.num_model_calls * sample.config.loop
@@ -43,7 +41,6 @@ def result_of(
         num_steps=num_steps,
         num_computed=sum(trace.num_computed for trace in kept) if kept else num_steps,
         saving=sum(savings) / len(savings) if savings and None not in savings else None,
-        risk=risk,
         surprises=tuple(sentence for trace in kept for sentence in surprises(trace, sample.config.cache)),
     )
 
@@ -53,28 +50,25 @@ def read_result(folder: Path, sample: Sample) -> Result | None:
     path = folder / f"{sample.stem}.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
-        seconds, risk = float(metadata["seconds"]), metadata.get("risk")
+        seconds = float(metadata["seconds"])
         loops = range(sample.config.loop if sample.config.cache is not None else 0)
         traces = [Trace.load(folder / trace_name(sample.stem, loop)) for loop in loops]
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("WARNING %s is damaged (%s); the sample is made again", path, one_line(error))
         return None
-    return result_of(sample, folder / wanted_files(sample.stem, sample.config)[0], seconds, traces, risk)
+    return result_of(sample, folder / wanted_files(sample.stem, sample.config)[0], seconds, traces)
 
 
 def results_table(samples: Sequence[Sample]) -> str:
-    """Return the table that a run ends with: video, computed steps, seconds, estimated saving; for drafts also risk."""
+    """Return the table that a run ends with: video, computed steps, seconds, estimated saving."""
     results = [sample.result for sample in samples if sample.result is not None]
-    table = [("video", "computed steps", "seconds", "estimated saving", "risk")]
+    table = [("video", "computed steps", "seconds", "estimated saving")]
     for r in results:
         saving = "-" if r.saving is None else f"{r.saving:.0%}"
-        risk = "-" if r.risk is None else f"{r.risk:.4f}"
-        table.append((r.video.name, f"{r.num_computed}/{r.num_steps}", f"{r.seconds:.1f}", saving, risk))
-    if all(r.risk is None for r in results):
-        table = [line[:-1] for line in table]
+        table.append((r.video.name, f"{r.num_computed}/{r.num_steps}", f"{r.seconds:.1f}", saving))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
-        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, "<>>>>", widths, strict=False))
+        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, "<>>>", widths, strict=True))
         for line in table
     ]
     lines.insert(1, "-" * len(lines[0]))
@@ -136,15 +130,14 @@ def write_sample(
         files.append(write_frames(folder / stem, frames))
     if config.preview and len(frames) > 1:
         files.append(write_preview(folder / stem, frames, config.save_fps, config.preview))
-    risk = change_risk(traces[0]) if config.draft and traces[0] else None
     metadata = {"video": files[0].name, **describe(sample), "captions": list(captions)}
     if sample.text != sample.prompt:
         metadata["refined"] = sample.text
-    metadata |= {"seconds": round(seconds, 3), **({"risk": risk} if config.draft else {}), **about}
+    metadata |= {"seconds": round(seconds, 3), **about}
     metadata["config"] = plain_config(config)
     for loop, trace in enumerate(traces):
         files += _write_trace(folder, sample, loop, trace, metadata, frames)
-    return result_of(sample, files[0], seconds, traces, risk), list(dict.fromkeys(files))
+    return result_of(sample, files[0], seconds, traces), list(dict.fromkeys(files))
 
 
 def describe(sample: Sample) -> dict[str, Any]:

@@ -175,7 +175,7 @@ class Session:
             print(results_table(finished))
         if finished and config.draft:
             sheets = ", ".join(map(str, write_overview(finished)))
-            print(f"look at {sheets}, then render the seeds you like; for those with the least risk, run\n")
+            print(f"look at {sheets}, then render the seeds you like; for the first ones, run\n")
             print(final_command(arguments, finished))
         if finished and config.contact_sheet:
             sheets = write_sheets(self.ledger.folder / "contact_sheet.png", finished)

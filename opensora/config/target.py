@@ -16,7 +16,6 @@ from adacache.calibration.plan import REFERENCES
 from adacache.calibration.target import LEAST_COMPUTED, TARGETS, read_target
 from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.base import PolicyConfig
-from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.environment import command_line
@@ -198,8 +197,7 @@ def replaces_cache(entries: Mapping[str, Any]) -> bool:
 def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> SampleConfig:
     """Return `config` with the cache that its target, or else its draft or final, asks for; unchanged without these.
 
-    A draft measures while it reuses, for its risk score. Without a target, a run too short to leave out a step gets no
-    cache.
+    Without a target, a run too short to leave out a step gets no cache.
 
     Args:
         depth: number of spatial-temporal block pairs of the model, if known.
@@ -219,15 +217,11 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
             return replace(config, cache=None)
         chosen = replace(config, max_steps_computed=min(steps, max(LEAST_COMPUTED, round(share * steps))))
     try:
-        chosen = apply_target(chosen, source)
+        return apply_target(chosen, source)
     except ConfigError as error:
         if has_target:
             raise
         raise ConfigError(f"{error} (with calibration=None, --{mode} uses an official codebook)") from error
-    if mode == "draft" and isinstance(chosen.cache, StaticScheduleConfig):
-        cache = replace(chosen.cache, **_measured(config.cache, depth))
-        return replace(chosen, cache=_validated(cache, config, depth, source))
-    return chosen
 
 
 def seed_texts(value: Any) -> Any:
@@ -269,16 +263,16 @@ def _mode(config: SampleConfig, source: Source) -> str | None:
     return given[0] if given and given[0] != "replay" else None
 
 
-def _measured(cache: Any, depth: int | None) -> dict[str, Any]:
-    """Return what a draft measures: what the config's cache measures, else temporal attention in the middle block."""
-    if getattr(cache, "metric", None) is not None:
-        return {"metric": cache.metric, "metric_blocks": cache.metric_blocks}
-    return {"metric": "t-attn"} | ({} if depth is None else {"metric_blocks": (depth // 2,)})
-
-
 def _official(config: SampleConfig, mode: str, depth: int | None) -> PolicyConfig:
-    """Return a cache with an official codebook, for a model without a calibration."""
+    """Return a cache with an official codebook, for a model without a calibration.
+
+    It measures what the config's cache measures, else temporal attention in the middle block.
+    """
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
+    if getattr(config.cache, "metric", None) is not None:
+        measured = {"metric": config.cache.metric, "metric_blocks": config.cache.metric_blocks}
+    else:
+        measured = {"metric": "t-attn"} | ({} if depth is None else {"metric_blocks": (depth // 2,)})
     logger.info(
         "%s: there is no calibration, so the official codebook %s decides; '%s %s' makes one for this model, which "
         "gives better videos in the same time",
@@ -287,7 +281,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> PolicyConfi
         command_line("calibrate"),
         config.path,
     )
-    return with_memory_options(AdaCacheConfig(codebook, **_measured(config.cache, depth)), config.cache)
+    return with_memory_options(AdaCacheConfig(codebook, **measured), config.cache)
 
 
 def _validated(cache: PolicyConfig, config: SampleConfig, depth: int | None, source: Source) -> PolicyConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +64,7 @@ def _buttons(sample: Sample) -> str:
 
 
 class DraftsTab:
-    """Shows quick drafts of a prompt with many seeds, the least risky first, and renders finals of the chosen ones."""
+    """Shows quick drafts of a prompt with many seeds, and renders finals of the chosen ones."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -90,17 +89,16 @@ class DraftsTab:
         for sample in self._studio.results.all():
             if sample.is_draft:
                 runs.setdefault(str(sample.video.parent), []).append(sample)
-        return {folder: sorted(drafts, key=_risk) for folder, drafts in runs.items()}
+        return {folder: sorted(drafts, key=lambda draft: draft.seed) for folder, drafts in runs.items()}
 
     def _show(self, run: str | None, chosen: Sequence[str] = ()) -> list[Any]:
         drafts = self._runs().get(run or "", [])
         if not drafts:
             sentence = "No drafts yet. On the tab Sample, open Drafts to try a prompt under many seeds quickly."
             return [parts.empty(sentence), gr.update(choices=[], visible=False), gr.update(visible=False)]
-        cards = "".join(parts.card(draft, note=f"risk {_risk_text(draft)}", autoplay=True) for draft in drafts)
-        about = "Risk is a weak hint of how much reuse has changed a draft, the least first. Look, then choose."
-        choices = [(f"{draft.seed} (risk {_risk_text(draft)})", draft.id) for draft in drafts]
-        view = f'<p class="st-faint">{about}</p><div class="st-gallery">{cards}</div>'
+        cards = "".join(parts.card(draft, autoplay=True) for draft in drafts)
+        choices = [(f"{draft.seed}", draft.id) for draft in drafts]
+        view = f'<div class="st-gallery">{cards}</div>'
         kept = [draft.id for draft in drafts if draft.id in (chosen or ())]
         return [view, gr.update(choices=choices, value=kept, visible=True), gr.update(visible=True)]
 
@@ -112,11 +110,3 @@ class DraftsTab:
             return said
         many = "is" if len(drafts) == 1 else "are"
         return f"<p>{len(drafts)} of them {many} rendered now; the tab Sample shows how far it is.</p>"
-
-
-def _risk(sample: Sample) -> tuple[float, int]:
-    return math.inf if sample.risk is None else sample.risk, sample.seed
-
-
-def _risk_text(sample: Sample) -> str:
-    return "not measured" if sample.risk is None else f"{sample.risk:.4f}"

@@ -86,10 +86,10 @@ def figures(sample: Sample) -> str:
     return f"{sum(sample.computed)} of {len(sample.computed)} steps, {sample.seconds:.1f} s"
 
 
-def card(sample: Sample, buttons: str = "", note: str = "", autoplay: bool = False, wide: bool = False) -> str:
+def card(sample: Sample, buttons: str = "", autoplay: bool = False, wide: bool = False) -> str:
     """Return a sample with its prompt, figures and buttons; `wide` puts these beside the video."""
     frames, height, width = sample.size
-    lines = f"{sample.variant}, {figures(sample)}" + (f", {note}" if note else "")
+    lines = f"{sample.variant}, {figures(sample)}"
     about = f"seed {sample.seed}, {frames} frame{'s' * (frames > 1)} of {height} x {width}"
     return (
         f'<article class="st-card{" st-wide" * wide}">{media(sample, autoplay)}<div class="st-card-text">'

@@ -66,11 +66,6 @@ class Sample:
         return bool(self.metadata["config"].get("draft"))
 
     @property
-    def risk(self) -> float | None:
-        """For a draft, a weak hint of how much reuse has changed it; None for others, or if it was not measured."""
-        return self.metadata.get("risk")
-
-    @property
     def label(self) -> str:
         """Text that distinguishes it from other samples of its scene."""
         return f"{self.variant}, {sum(self.computed)} of {len(self.computed)}"

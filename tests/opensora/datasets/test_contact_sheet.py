@@ -35,7 +35,7 @@ def test_frames_are_scaled_into_a_box():
 
 
 def test_a_grid_has_a_cell_per_strip_with_its_text_above():
-    strips = [Strip(film(clip() + 155, 2), f"seed {i}", note="risk 0.1") for i in range(3)]
+    strips = [Strip(film(clip() + 155, 2), f"seed {i}", note="8 of 30 steps") for i in range(3)]
     sheet = grid(strips, per_row=2)
     cell = sheet.width // 2
     assert sheet.height % 2 == 0 and cell >= 80
@@ -54,7 +54,7 @@ def test_a_heading_is_above_everything_and_has_two_lines_at_most():
 
 
 def test_a_note_without_room_beside_the_text_goes_below_it():
-    strips = [Strip(film(clip() + 155, 2), "seed 1234567", note="risk 0.1")]
+    strips = [Strip(film(clip() + 155, 2), "seed 1234567", note="8 of 30 steps")]
     one, two = (grid(strips, text_lines=lines) for lines in (1, 2))
     assert two.height > one.height
     assert is_inked(two.crop((0, 14, two.width, 26)))

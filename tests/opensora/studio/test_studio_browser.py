@@ -255,7 +255,7 @@ def test_drafts_become_finals(page, server):
     wait_for_jobs(page)
     open_tab(page, "Drafts")
     wait_until(page, "document.querySelectorAll('#drafts .st-card').length === 2", JOB)
-    assert "risk 0." in text(page, "#drafts .st-card")
+    assert "8 of 30" in text(page, "#drafts .st-card")
     click(page, "#seeds input")
     time.sleep(0.5)
     click(page, "#final")
