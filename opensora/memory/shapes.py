@@ -13,7 +13,9 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -143,7 +145,7 @@ class ModelShapes:
         The checkpoint's own sizes are not needed: it has to hold exactly the tensors of the model, in whatever file
         format and precision.
         """
-        return held_bytes(self.build_transformer(self.depth)) + held_bytes(self.build_autoencoder())
+        return held_bytes(self.build_transformer(self.depth)) + held_bytes(self.autoencoder)
 
     def text_bytes(self) -> tuple[int, int]:
         """Return the bytes of the text encoder's weights on the device, and of its activations for one caption.
@@ -202,7 +204,7 @@ class ModelShapes:
 
     def decode_activations(self, batch: int) -> int:
         """Return the peak bytes of decoding `batch` videos, with their latents and a piece that is being written."""
-        vae, size = self.build_autoencoder(), self.latent_size
+        vae, size = copy(self.autoencoder), self.latent_size
         tiling = getattr(vae, "tiling", None)
         if isinstance(tiling, TilingConfig):
             vae.tiling = TilingConfig(max(tiling.tile_size, -(-max(size[1:]) // _TILES_PER_SIDE)))
@@ -215,7 +217,7 @@ class ModelShapes:
         The halves of the autoencoder work one after the other: the spatial one on a few frames at a time, the temporal
         one on a chunk.
         """
-        vae, dtype, frames = self.build_autoencoder(), DTYPES[self.config.dtype], self.config.num_frames
+        vae, dtype, frames = self.autoencoder, DTYPES[self.config.dtype], self.config.num_frames
         (_, rows, columns), factor = self.latent_size, vae.downsample
         at_once = 1 if vae.tiling else min(vae.config.micro_batch_size or frames, frames)
         in_chunk = min(vae.config.micro_frame_size or frames, frames)
@@ -235,8 +237,9 @@ class ModelShapes:
             model = model_class(kind)(shallow)
         return model.to(DTYPES[self.config.dtype]).eval()
 
-    def build_autoencoder(self) -> nn.Module:
-        """Build the autoencoder on the meta device, with the config's options.
+    @cached_property
+    def autoencoder(self) -> nn.Module:
+        """The autoencoder on the meta device, with the config's options.
 
         Raises:
             ConfigError: the entries of its config.json describe no such autoencoder.

@@ -59,4 +59,4 @@ def test_a_config_json_without_sense_is_named(mini, tmp_path):
         read_shapes(mini(options={"model.from_pretrained": str(tmp_path)}))
     (tmp_path / "config.json").write_text('{"vae_2d": {"autoencoder_kl": {"width": 1}}}')
     with pytest.raises(ConfigError, match=r"^config.json of .* cannot be used: "):
-        read_shapes(mini(options={"vae.from_pretrained": str(tmp_path)})).build_autoencoder()
+        _ = read_shapes(mini(options={"vae.from_pretrained": str(tmp_path)})).autoencoder
