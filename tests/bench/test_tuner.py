@@ -173,3 +173,13 @@ def test_what_knows_rectified_flow_alone_is_refused_elsewhere(entries):
     plan = plan_from_dict({**entries, "policies": {"new": policy}, "baseline": "new"})
     with pytest.raises(ConfigError, match=r"policies.new: .* needs Open-Sora's rectified flow"):
         check_options(plan, load_config("configs/latte/sample.py"))
+
+
+def test_a_codebook_of_other_steps_is_pointed_out(entries, caplog):
+    codebook = {"thresholds": [0.1], "rates": [2, 1], "num_sampling_steps": 100}
+    cache = {"policy": "adacache", "metric_blocks": (2,)}
+    entries["policies"]["new"] = {"title": "New", "cache": cache, "settings": [{"codebook": codebook}]}
+    plan = plan_from_dict(entries)
+    check_options(plan, load_sample_config(plan))
+    (message,) = caplog.messages
+    assert message.startswith("policies.new: ") and "tuned for 100 sampling steps, but this run has 30" in message
