@@ -28,6 +28,7 @@ from opensora.schedulers.rf.frame_mask import add_noise
 FPS = 8.0
 CAPTION_DROPOUT = 0.1
 LOGIT_NORMAL_SHARE = 0.6  # of the training times; the others are uniform
+SHIFTED_SHARE = 0.5  # of the training times; with all of them shifted, outlines were learned last
 BASE_RESOLUTION = SIZE[0] * SIZE[1]  # the mini model's "image of 512 x 512"
 MASKED_SHARE = 0.25  # of a batch has frames given
 DIFFERENT_MASKS = 16  # in a batch
@@ -36,7 +37,7 @@ RECIPE = Recipe(steps=15000, adam_lr=2e-3, muon_lr=3e-3, warmup=100, decay_from=
 CONFIG = STDiT3Config(
     patch_size=(1, 4, 4),  # a patch is as large as the step between places
     hidden_size=160,
-    depth=4,
+    depth=8,
     num_heads=5,
     caption_channels=WIDTH,
     model_max_length=MAX_TOKENS,
@@ -107,14 +108,14 @@ def load_transformer(folder: Path) -> STDiT3:
 
 
 def sample_times(count: int, size: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-    """Draw training times (count,), 0..1000, shifted by the size of the clip as the sampler shifts its own."""
+    """Draw training times (count,), 0..1000; some are shifted by the size of the clip, as the sampler shifts its own."""
     device = generator.device
     uniform = torch.rand(count, generator=generator, device=device)
     logit_normal = torch.sigmoid(torch.randn(count, generator=generator, device=device))
     is_normal = torch.rand(count, generator=generator, device=device) < LOGIT_NORMAL_SHARE
-    return timestep_transform(
-        torch.where(is_normal, logit_normal, uniform) * 1000, size, base_resolution=BASE_RESOLUTION
-    )
+    plain = torch.where(is_normal, logit_normal, uniform) * 1000
+    shifted = timestep_transform(plain, size, base_resolution=BASE_RESOLUTION)
+    return torch.where(torch.rand(count, generator=generator, device=device) < SHIFTED_SHARE, shifted, plain)
 
 
 def size_info(bucket: Bucket, device: str) -> dict[str, Tensor]:

@@ -37,10 +37,10 @@ def real_clip(caption: str, frames: int = 17) -> np.ndarray:
     return render(scene, random_shot(scene, np.random.default_rng(3), frames)).numpy()
 
 
-def test_all_weights_fit_in_16_megabytes():
+def test_all_weights_fit_in_40_megabytes():
     files = list((ROOT / "assets/opensora-mini-128").glob("*/*.safetensors"))
     assert len(files) == 3
-    assert sum(path.stat().st_size for path in files) <= 16e6
+    assert sum(path.stat().st_size for path in files) <= 40e6
 
 
 @pytest.mark.parametrize(
