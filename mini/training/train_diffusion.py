@@ -108,7 +108,7 @@ def load_transformer(folder: Path) -> STDiT3:
 
 
 def sample_times(count: int, size: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-    """Draw training times (count,), 0..1000; some are shifted by the size of the clip, as the sampler shifts its own."""
+    """Draw training times (count,), 0..1000; some are shifted by the size of the clip, as the sampler's are."""
     device = generator.device
     uniform = torch.rand(count, generator=generator, device=device)
     logit_normal = torch.sigmoid(torch.randn(count, generator=generator, device=device))
