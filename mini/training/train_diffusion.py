@@ -28,7 +28,7 @@ from opensora.schedulers.rf.frame_mask import add_noise
 FPS = 8.0
 CAPTION_DROPOUT = 0.1
 LOGIT_NORMAL_SHARE = 0.6  # of the training times; the others are uniform
-SHIFTED_SHARE = 0.5  # of the training times; with all of them shifted, outlines were learned last
+SHIFTED_SHARE = 0.5  # of the training times; with all of them shifted, few are below 500, where outlines are made
 BASE_RESOLUTION = SIZE[0] * SIZE[1]  # the mini model's "image of 512 x 512"
 MASKED_SHARE = 0.25  # of a batch has frames given
 DIFFERENT_MASKS = 16  # in a batch

@@ -38,11 +38,11 @@ _DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 
 def write_overview(samples: Sequence[Sample]) -> list[Path]:
     """Write `drafts.json` and contact sheets beside the drafts; return the sheets (`write_sheets`)."""
-    folder, drafts = samples[0].result.video.parent, sorted(samples, key=_order)
+    folder = samples[0].result.video.parent
     with atomic_path(folder / "drafts.json") as temporary:
-        text = json.dumps({"drafts": list(map(_entry, drafts))}, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps({"drafts": list(map(_entry, samples))}, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    return write_sheets(folder / "drafts.png", drafts)
+    return write_sheets(folder / "drafts.png", samples)
 
 
 def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
@@ -51,18 +51,13 @@ def final_command(arguments: Sequence[str], samples: Sequence[Sample]) -> str:
     Args:
         arguments: command line of the draft run.
     """
-    first = [drafts[0] for drafts in _by_prompt(sorted(samples, key=_order))]
+    first = [drafts[0] for drafts in _by_prompt(samples)]
     seeds = [f"{draft.seed}" if len(first) == 1 else f"{draft.index}:{draft.seed}" for draft in first]
     script = REPO_ROOT / "run_sample_video.sh"
     if script.is_relative_to(Path.cwd()):
         script = script.relative_to(Path.cwd())
     command = ["bash", str(script)] if script.is_file() else ["opensora", "sample"]
     return shlex.join([*command, *without_draft_flags(arguments), "--final", *seeds])
-
-
-def _order(draft: Sample) -> tuple[int, int]:
-    """Sort key: by prompt, then by seed."""
-    return draft.index, draft.seed
 
 
 def _entry(sample: Sample) -> dict[str, Any]:

@@ -136,8 +136,8 @@ def result(folder: Path, index: int, seed: int, frames: int = 9) -> Sample:
     return Sample(index, "a red star", seed, None, result=Result(video, 1.0, 4, 2))
 
 
-def test_drafts_are_listed_by_prompt_and_seed(tmp_path):
-    write_overview([result(tmp_path, *draft) for draft in ((1, 3), (0, 5), (0, 4))])
+def test_drafts_are_listed_as_they_were_planned(tmp_path):
+    write_overview([result(tmp_path, *draft) for draft in ((0, 4), (0, 5), (1, 3))])
     listed = json.loads((tmp_path / "drafts.json").read_text())["drafts"]
     assert listed[0] == {
         "prompt_index": 0, "prompt": "a red star", "seed": 4, "file": "0_4.mp4", "num_computed": 2, "num_steps": 4,
@@ -155,7 +155,7 @@ def test_images_stand_side_by_side(tmp_path):
 
 def test_the_final_command_keeps_all_but_the_drafts_own_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    drafts = [result(tmp_path, 0, 6), result(tmp_path, 0, 5)]
+    drafts = [result(tmp_path, 0, 5), result(tmp_path, 0, 6)]
     arguments = ["c.py", "--draft", "2", "--prompt", "a cat's star", "--speedup=4", "--seed", "5"]
     command = final_command(arguments, drafts)
     assert shlex.split(command) == [
