@@ -41,13 +41,13 @@ def peak_live_bytes(function: Callable[[], Any]) -> int:
     return tracker.peak
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """Yield the tensors among what an operation takes or returns; torch's tree functions take three times as long."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
+            yield from _tensors_in(value)
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -61,10 +61,10 @@ class _LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run an operation and note what it made."""
         kwargs = kwargs or {}
-        for given in tensors_in((*args, *kwargs.values())):
+        for given in _tensors_in((*args, *kwargs.values())):
             self._note(given, counted=False)
         output = func(*args, **kwargs)
-        for made in tensors_in((output,)):
+        for made in _tensors_in((output,)):
             self._note(made, counted=True)
         copies = 0
         if func is torch.ops.aten.convolution.default and output.dtype.itemsize == 2:
