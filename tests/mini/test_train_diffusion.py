@@ -10,7 +10,7 @@ from mini.training.trainer import Recipe, Trainer
 from mini.training.workers import Workers
 from opensora.files import REPO_ROOT
 
-MODEL = REPO_ROOT / "assets/opensora-mini-128/transformer"
+MODEL = REPO_ROOT / "assets/opensora-mini/transformer"
 
 
 class FourClips:

@@ -49,7 +49,7 @@ def test_training_lowers_the_loss(tmp_path):
 
 
 def test_the_trained_encoder_tells_a_caption_from_its_swap():
-    encoder = T5EncoderModel.from_pretrained(REPO_ROOT / "assets/opensora-mini-128/text_encoder", dtype=torch.float32)
+    encoder = T5EncoderModel.from_pretrained(REPO_ROOT / "assets/opensora-mini/text_encoder", dtype=torch.float32)
     shapes = (("star", "ring"), ("ring", "star"))
     ids, mask = tokenize([f"a still red {one} and a blue {other} moving fast up" for one, other in shapes])
     with torch.no_grad():  # the word 'red' stands where it stood, and a bag of words is the same for both

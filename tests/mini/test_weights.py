@@ -17,7 +17,7 @@ from opensora.config.loading import load_config
 from opensora.pipeline import SamplingError, SamplingPipeline
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "assets/opensora-mini-128/sample.py"
+CONFIG = ROOT / "configs/mini/sample.py"
 FIRST_FRAME, FIRST_CHUNK = "0,0,0,0,1,0", "0,0,0,0,5,0"
 
 
@@ -38,7 +38,7 @@ def real_clip(caption: str, frames: int = 17) -> np.ndarray:
 
 
 def test_all_weights_fit_in_40_megabytes():
-    files = list((ROOT / "assets/opensora-mini-128").glob("*/*.safetensors"))
+    files = list((ROOT / "assets/opensora-mini").glob("*/*.safetensors"))
     assert len(files) == 3
     assert sum(path.stat().st_size for path in files) <= 40e6
 

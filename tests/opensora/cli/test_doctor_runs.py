@@ -219,8 +219,8 @@ def test_only_a_command_without_arguments_writes_the_reference(copied_model, arg
 
 
 def test_means_over_blocks():
-    frames = np.zeros((1, 16, 8, 3), np.uint8)
-    frames[0, :4, :, 1] = 200
+    frames = np.zeros((1, 32, 16, 3), np.uint8)
+    frames[0, :8, :, 1] = 200
     assert block_means(frames).tolist() == [[[[0, 100, 0]], [[0, 0, 0]]]]
 
 

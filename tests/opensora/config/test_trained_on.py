@@ -16,7 +16,7 @@ from opensora.errors import WeightsError
 from opensora.files import REPO_ROOT
 from support import small_model
 
-FOLDER = "assets/opensora-mini-128/transformer"
+FOLDER = "assets/opensora-mini/transformer"
 SMALL = [(17, 64, 64)]
 
 
