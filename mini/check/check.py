@@ -221,7 +221,7 @@ def shows_place(figure: SeenFigure | None, place: str, size: tuple[int, int]) ->
     """Whether a figure is at the named sides of a frame of `size` (H, W)."""
 
     def near(position: float, side: int | None, length: int) -> bool:
-        ends = places(length)
+        ends = places(length).tolist()
         return side is None or abs(position - (ends[0], ends[len(ends) // 2], ends[-1])[side + 1]) < STEP / 2
 
     (across, down), (height, width) = PLACES[place], size

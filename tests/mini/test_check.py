@@ -12,7 +12,7 @@ from mini.check.check import check_clip, compare
 from mini.check.describe import Seen, SeenFigure, describe_clip
 from mini.check.shape_match import angles
 from mini.check.validate import VISIBLE, soften, wrong_scenes
-from mini.world.captions import SHAPES, Background, Figure, Scene
+from mini.world.captions import SHAPES, Background, Figure, Scene, parse_caption
 from mini.world.clips import make_clip
 from mini.world.paths import FRAMES, SIZE, Shot, random_shot
 from mini.world.render import render
@@ -52,6 +52,22 @@ def test_longer_clips_and_other_sizes_are_right(size):
         check = check_clip(clip.frames.numpy(), clip.caption)
         assert check.all, clip.caption
         assert check.keeps is True
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a spinning red star at the top left on a gray background",
+        "a still red square and a blue star moving fast to the left in front of it on a teal background",
+        "a still red star on a gray checkered background while the camera pans left",
+    ],
+)
+def test_every_item_is_a_plain_bool(caption):
+    """Reports are written as JSON, which knows no bools of NumPy."""
+    scene = parse_caption(caption)
+    for frames in (FRAMES, 2 * FRAMES):
+        items = check_clip(shoot(scene, frames=frames)[0], caption).items()
+        assert {type(right) for right in items.values()} == {bool}, items
 
 
 def test_a_picture_is_judged_by_what_it_can_show():
