@@ -44,7 +44,7 @@ def test_an_installation_samples_from_any_folder(tmp_path):
     (work / "mine.py").write_text(f"_base_ = {str(bundled / 'configs/mini/sample_adacache.py')!r}\nseed = 7\n")
     steps = ["--prompt", "a red circle", "--num-sampling-steps", "4", "--image-size", "128", "128", "--save-dir", "out"]
     assert "4/4" in run("sample", "configs/mini/sample_adacache.py", *steps)
-    assert read_video(work / "out/sample_0000.mp4")[0].shape == (17, 64, 64, 3)
+    assert read_video(work / "out/sample_0000.mp4")[0].shape == (17, 128, 128, 3)
     assert "assets/opensora-mini/transformer" in run("weights", "list", "mine.py")
     assert "4 of 4 steps computed" in run("trace", "show", "out/sample_0000.json")
 
