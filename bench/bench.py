@@ -31,13 +31,14 @@ from bench.showcase import make_showcase
 from bench.summary import summarize
 from bench.tuner import TunedFile, Tuner
 from opensora.cli.calibrate import PipelineClips
+from opensora.cli.identity import weight_fingerprints
 from opensora.config.schema import SampleConfig
 from opensora.config.target import timesteps_of
 from opensora.device import limit_threads
 from opensora.errors import ConfigError
 from opensora.files import make_output_folder
 from opensora.pipeline import SamplingPipeline
-from opensora.weights import fingerprint, locate_weights
+from opensora.weights import locate_weights
 from opensora.weights.download import download_missing
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class Bench:
         self.plan = plan
         self._prompts = prompts
         self._tuning_clips = tuning_clips(tuning, plan.tuning_clips)
-        self._config = download_missing(locate_weights(config)).applied_to(config)
+        weights = download_missing(locate_weights(config))
+        self._weights, self._config = weight_fingerprints(weights), weights.applied_to(config)
         self._machine, self._commit = machine_info(config.device)
         self._command = command
         self._left_out: list[str] = []
@@ -113,10 +115,10 @@ class Bench:
 
     def _prepare(self, deadline: float | None) -> Work:
         """Return all points, tuned in a share of the time that is left, with the log of their finished videos."""
-        weights = fingerprint(self._config.model.from_pretrained)
-        setting = setting_of(self._config, weights, self.plan, self._machine)
+        setting = setting_of(self._config, self._weights, self.plan, self._machine)
+        # Tuning decodes nothing.
         tuned_on = {
-            **{key: value for key, value in setting.items() if key not in ("machine", "exact steps")},
+            **{key: value for key, value in setting.items() if key not in ("machine", "exact steps", "autoencoder")},
             "clips": [dataclasses.astuple(clip) for clip in self._tuning_clips],
         }
         file = TunedFile(self._folder / TUNED, tuned_on)

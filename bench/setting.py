@@ -100,16 +100,24 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def setting_of(config: SampleConfig, weights: str, plan: BenchPlan, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what measured numbers depend on besides clip and policy, by names that a message can use."""
+def setting_of(
+    config: SampleConfig, weights: Mapping[str, str], plan: BenchPlan, machine: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what measured numbers depend on besides clip and policy, by names that a message can use.
+
+    `weights` are fingerprints by piece.
+    """
     scheduler = dataclasses.asdict(config.scheduler)
     return {
-        "weights": weights,
+        "weights": [weights[piece] for piece in ("model", "text_encoder")],
         "video": [config.height, config.width, config.num_frames, config.fps],
         "scheduler": scheduler,
         "dtype": [config.dtype, config.text_encoder.dtype],
         "prompt scores": [config.aes, config.flow, config.camera_motion],
-        "autoencoder": [getattr(config.vae, name, None) for name in ("micro_frame_size", "micro_batch_size")],
+        "autoencoder": [
+            weights["vae"],
+            *(getattr(config.vae, name, None) for name in ("micro_frame_size", "micro_batch_size")),
+        ],
         "compile": config.compile,
         "exact steps": [plan.exact_steps, plan.exact_solver],
         "machine": {key: machine[key] for key in ("cpu", "threads", "gpu", "torch")},

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from bench.plan import plan_from_dict
-from bench.setting import bench_clips, bench_prompts, load_sample_config, tuning_clips
+from bench.setting import bench_clips, bench_prompts, load_sample_config, setting_of, tuning_clips
 from opensora.errors import ConfigError
 from support import small_model
 
@@ -53,3 +53,12 @@ def test_prompts_are_never_tuned_on(plan, tmp_path, entries):
         tuning_clips(bench_prompts(dataclasses.replace(both, num_prompts=3), config)[1], 4)
     with pytest.raises(ConfigError, match="there is no file 'nowhere.txt'"):
         bench_prompts(dataclasses.replace(plan, prompts="nowhere.txt"), config)
+
+
+def test_results_depend_on_every_piece_of_the_model(plan):
+    config, machine = load_sample_config(plan), dict.fromkeys(("cpu", "threads", "gpu", "torch"))
+    weights = {"model": "a", "vae": "b", "text_encoder": "c"}
+    before = setting_of(config, weights, plan, machine)
+    for piece, name in (("model", "weights"), ("text_encoder", "weights"), ("vae", "autoencoder")):
+        after = setting_of(config, {**weights, piece: "d"}, plan, machine)
+        assert [key for key in after if after[key] != before[key]] == [name]
