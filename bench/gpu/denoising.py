@@ -140,7 +140,7 @@ def _attending_by_layers(model: STDiT3) -> Iterator[None]:
 
 
 def _small_model() -> STDiT3:
-    config = STDiT3Config(hidden_size=288, num_heads=4, depth=2, caption_channels=32, model_max_length=12)
+    config = STDiT3Config(hidden_size=72, num_heads=1, depth=2, caption_channels=32, model_max_length=12)
     return STDiT3(config).to(torch.bfloat16).eval().requires_grad_(False)
 
 

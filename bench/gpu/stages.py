@@ -33,6 +33,7 @@ CONFIGS = {"480p": "configs/sample_480p.py", "720p": "configs/sample.py"}
 # Computed steps by resolution: as many as give the paper's speedups, and the fewest that its codebooks allow.
 COMPUTED = {"480p": (13,), "720p": (21, 12)}
 UNCACHED_STEPS = 10  # steps that are timed and scaled to all steps
+DRY = {"num_sampling_steps": 6, "image_size": (64, 64), "verbose": 0}
 PROMPT = "a panda plays guitar by the sea at sunset"
 TOKENS = 300
 _TEMPORAL_CHUNK = (5, 17)  # latent frames, frames
@@ -155,7 +156,7 @@ def check_quality(check: Check) -> None:
     flags: dict[str, Any] = {"device": str(check.device), "verbose": 0}
     options: dict[str, Any] = {}
     if check.tiny:
-        flags["num_sampling_steps"] = 6
+        flags |= DRY
     else:
         names = (
             "configs/sample_480p.py",
@@ -228,7 +229,7 @@ def even_multistep(computed: int, steps: int) -> MultistepConfig:
 
 def _config(check: Check, resolution: str, steps: int | None = None) -> SampleConfig:
     if check.tiny:
-        return load_config(REPO_ROOT / "configs/mini/sample.py", {"num_sampling_steps": 6, "verbose": 0})
+        return load_config(REPO_ROOT / "configs/mini/sample.py", DRY)
     return load_config(REPO_ROOT / CONFIGS[resolution], {"num_sampling_steps": steps, "verbose": 0})
 
 
