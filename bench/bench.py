@@ -79,7 +79,7 @@ class Bench:
         self._command = command
         self._left_out: list[str] = []
         self._work: Work | None = None
-        self._meter = Meter(plan.caption_check == "mini")
+        self._meter = Meter()
 
     def measure(self, deadline: float | None = None) -> None:
         """Tune, warm up, and measure what is missing; `deadline` is a time of `time.monotonic()`.

@@ -34,15 +34,10 @@ class Reference:
 
 
 class Meter:
-    """Measures the quality of videos; this is not timed.
+    """Measures the quality of videos; this is not timed."""
 
-    Args:
-        check_captions: whether prompts are captions of the mini model's world.
-    """
-
-    def __init__(self, check_captions: bool) -> None:
+    def __init__(self) -> None:
         self._metrics = Metrics()
-        self._check_captions = check_captions
 
     @property
     def notes(self) -> Sequence[str]:
@@ -55,11 +50,11 @@ class Meter:
         self._metrics.compare(blank, blank)
 
     def quality(self, frames: np.ndarray, prompt: str, references: Sequence[Reference]) -> dict[str, float]:
-        """Return the metrics of a video's frames against each reference, and the caption check if there is one."""
+        """Return the metrics of a video's frames against each reference, and the caption check where it applies."""
         values: dict[str, float] = {}
         for reference in references:
             values |= from_metrics(self._metrics.compare(frames, reference.frames), reference.suffix)
-        return values | (from_metrics(caption_scores(frames, prompt)) if self._check_captions else {})
+        return values | from_metrics(caption_scores(frames, prompt))
 
 
 def references_of(point: BenchPoint, frames: dict[str, np.ndarray]) -> list[Reference]:

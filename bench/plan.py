@@ -97,7 +97,6 @@ class BenchPlan:
     showcase_prompts: tuple[int, ...] | int = 6
     showcase_budgets: tuple[int, ...] = ()
     batch_size: int = Field(1, ge=1)
-    caption_check: Literal["mini", "none"] = "none"  # "mini": prompts are captions of the mini model's world
     sample_options: Mapping[str, Any] = Field(default_factory=dict)  # of the sampling config, by dotted key
 
     def __post_init__(self) -> None:
@@ -159,9 +158,9 @@ class BenchPlan:
         if "budgets" in changes:
             changes["budgets"] = tuple(changes["budgets"])
         if sample is not None:
-            changes |= {"sample": sample, "prompts": None, "tuning_prompts": None, "caption_check": "none"}
+            changes |= {"sample": sample, "prompts": None, "tuning_prompts": None}
         if prompts is not None:
-            changes |= {"prompts": prompts, "tuning_prompts": None, "caption_check": "none"}
+            changes |= {"prompts": prompts, "tuning_prompts": None}
         if tuning_prompts is not None:
             changes["tuning_prompts"] = tuning_prompts
         if policies is not None:

@@ -21,6 +21,25 @@ from bench.points import BenchPoint
 from bench.run import Work
 from bench.setting import BenchClip
 
+ByPrompt = Mapping[int, float]
+
+BEYOND = 0.3  # steps by which a curve is used beyond its ends, with the value of the end
+
+
+class Estimate(NamedTuple):
+    """A mean over prompts with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class CurvePoint(NamedTuple):
+    """A policy at one setting: mean compute in steps, and a quantity's values."""
+
+    compute: float
+    values: ByPrompt
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -176,26 +195,6 @@ def _showcase(work: Work, clips: Sequence[BenchClip]) -> list[dict[str, Any]]:
         if videos:
             scenes.append({"prompt": clip.prompt, "seed": clip.seed, "videos": videos})
     return scenes
-
-
-ByPrompt = Mapping[int, float]
-
-BEYOND = 0.3  # steps by which a curve is used beyond its ends, with the value of the end
-
-
-class Estimate(NamedTuple):
-    """A mean over prompts with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-class CurvePoint(NamedTuple):
-    """A policy at one setting: mean compute in steps, and a quantity's values."""
-
-    compute: float
-    values: ByPrompt
 
 
 def estimate(values: ByPrompt) -> Estimate:

@@ -18,6 +18,11 @@ from adacache.policies.base import PolicyConfig
 REACHED = 0.5  # steps: a policy that is further off does not meet the budget
 FACTORS = (0.02, 8.0)  # smallest and largest scale of the thresholds
 HOLDS = (2.0, 2.6)  # longest holds that are tried, as multiples of the budget's mean gap
+CLOSE_ENOUGH = 0.15  # steps
+MOST_EVALUATIONS = 9  # per budget
+NARROWEST = 1.003  # a range whose largest threshold is below this multiple of its smallest is not searched further
+THRESHOLDS = (1e-4, 10.0)  # smallest and largest that are tried
+INNER = 0.15  # share of the range, at each end, that an interpolated threshold avoids
 
 
 class Tried(NamedTuple):
@@ -74,13 +79,6 @@ def final_latents(runner: Runner, policy: PolicyConfig | None, clips: Sequence[C
 
     runner.sample(clips, controller, collect)
     return np.concatenate(latents), counts
-
-
-CLOSE_ENOUGH = 0.15  # steps
-MOST_EVALUATIONS = 9  # per budget
-NARROWEST = 1.003  # a range whose largest threshold is below this multiple of its smallest is not searched further
-THRESHOLDS = (1e-4, 10.0)  # smallest and largest that are tried
-INNER = 0.15  # share of the range, at each end, that an interpolated threshold avoids
 
 
 class BudgetSearch:

@@ -59,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Sample, check, report."""
     options = parse_arguments()
+    from mini.check.describe import can_describe
     from mini.world.captions import held_out_captions
     from mini.world.paths import FRAMES, MIN_SIDE
     from opensora.config.loading import load_config
@@ -68,7 +69,7 @@ def main() -> None:
     changes["num_sampling_steps"] = options.num_sampling_steps
     try:
         config = load_config(options.config, {k: v for k, v in changes.items() if v is not None})
-        if 1 != config.num_frames < FRAMES or min(config.height, config.width) < MIN_SIDE:
+        if not can_describe(config.num_frames, config.height, config.width):
             raise ConfigError(
                 f"the check needs {FRAMES} frames, or one, of {MIN_SIDE} x {MIN_SIDE} pixels or more, "
                 f"got {config.num_frames} of {config.height} x {config.width}"

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from adacache.calibration.quality import psnr
 from mini.check.check import check_clip
+from mini.check.describe import can_describe
 from mini.world.captions import parse_caption, vocabulary
-from mini.world.paths import FRAMES, MIN_SIDE
 from opensora.errors import one_line
 
 # Metrics hold some twenty float tensors of a batch's size: about 250 MB for one frame of 720p, a batch of its own.
@@ -241,10 +241,10 @@ def is_caption(prompt: str) -> bool:
 def caption_scores(frames: np.ndarray, prompt: str | None) -> dict[str, float]:
     """Return the share of right items ("caption_items"), and 1 if all are right, else 0 ("caption_right").
 
-    Return {} for a prompt that is not a caption of the mini model's world, and for a clip (F, H, W, 3) that is too
-    short or too small for the check.
+    Return {} for a prompt that is not a caption of the mini model's world, and for a clip (F, H, W, 3), or a picture,
+    that is too short or too small for the check.
     """
-    if len(frames) < FRAMES or min(frames.shape[1:3]) < MIN_SIDE or prompt is None or not is_caption(prompt):
+    if prompt is None or not can_describe(*frames.shape[:3]) or not is_caption(prompt):
         return {}
     items = check_clip(frames, prompt).items().values()
     return {"caption_items": sum(items) / len(items), "caption_right": float(all(items))}

@@ -31,7 +31,7 @@ COSTS = (
     _cost("speedup", "Speedup", "×", 2, "Denoising time of the uncached run over this one's, in pairs.", "higher"),
     _cost("tflops", "Operations", "TFLOP", 2, "Of the transformer; a multiply-add counts as two."),
     _cost("cache_mb", "Cache", "MB", 1, "The most that the policy keeps from one step to the next."),
-    _cost("peak_mb", "Peak memory", "MB", 0, "While denoising: of the GPU, or of the process."),
+    _cost("peak_mb", "Peak memory", "MB", 0, "While denoising, on a GPU."),
 )
 _GENERAL = (
     (

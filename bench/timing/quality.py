@@ -91,7 +91,7 @@ def _mean_steps(outputs: Sequence[SamplingOutput]) -> float:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return the result as the table that docs/figures.md and the model card show."""
+    """Return the result as the table that docs/figures.md shows."""
     lines = [
         f"| cache | computed of {result['steps']} | PSNR to uncached, mean (lowest) | to {MANY_STEPS} steps "
         "| computed: still / slow / fast |",

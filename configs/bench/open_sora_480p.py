@@ -7,7 +7,6 @@ sample = "configs/sample_480p.py"
 
 prompts = None  # the config's own; every third of them is kept for tuning
 tuning_prompts = None
-caption_check = "none"
 num_prompts = 6
 num_seeds = 1
 tuning_clips = 4

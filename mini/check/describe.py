@@ -73,6 +73,11 @@ class Seen:
     keeps: bool | None = None
 
 
+def can_describe(frames: int, height: int, width: int) -> bool:
+    """Whether a clip of so many frames, or a picture if it is one, is long and large enough to be measured."""
+    return (frames == 1 or frames >= FRAMES) and min(height, width) >= MIN_SIDE
+
+
 def describe_clip(frames: np.ndarray) -> Seen:
     """Measure a clip or a picture.
 
@@ -84,7 +89,7 @@ def describe_clip(frames: np.ndarray) -> Seen:
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"a clip is (F, H, W, 3) in uint8, got {frames.shape} in {frames.dtype}")
-    if 1 != len(frames) < FRAMES or min(frames.shape[1:3]) < MIN_SIDE:
+    if not can_describe(*frames.shape[:3]):
         raise ValueError(
             f"a clip needs {FRAMES} frames, or one, of {MIN_SIDE} x {MIN_SIDE} pixels or more, got {frames.shape[:3]}"
         )

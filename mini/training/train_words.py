@@ -105,7 +105,7 @@ def train_words(trainer: Trainer, count: int = CAPTIONS) -> T5EncoderModel:
     answers = torch.stack([word_facts(scene, caption) for scene, caption in pairs]).to(workers.device)
 
     def loss_function(step: Step) -> Tensor:
-        size = (BATCH * min(4, workers.load),)
+        size = (BATCH * workers.small_load,)
         chosen = torch.randint(count, size, generator=step.generator, device=workers.device)
         scores = reader(ids[chosen], mask[chosen])
         right = answers[chosen].unbind(-1)

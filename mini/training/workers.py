@@ -58,7 +58,7 @@ class Workers:
 
     @property
     def small_load(self) -> int:
-        """The same for batches of pixels, which leave a GPU idle less."""
+        """The same for batches that are large already, such as those of pixels."""
         return max(1, self.load // 4)
 
     def autocast(self) -> torch.autocast:

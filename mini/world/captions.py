@@ -331,7 +331,7 @@ def vocabulary() -> list[str]:
 
 
 def caption_pattern() -> str:
-    """Return a regular expression for all captions that `random_caption` can return."""
+    """Return a regular expression for all captions of `random_caption` and a few others, as of spinning circles."""
 
     def one_of(words: Iterable[str]) -> str:
         return f"(?:{'|'.join(words)})"

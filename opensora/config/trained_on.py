@@ -42,7 +42,7 @@ class TrainedOn:
         return "\n".join([*lines, f"videos: {self.sizes()}", "captions such as", *(f"  {t}" for t in self.examples)])
 
     def sizes(self) -> str:
-        """Describe the sizes, as in "1 or 17 frames of 64 x 64 pixels, 17 frames of 64 x 96 pixels"."""
+        """Describe the sizes, as in "1 or 17 frames of 128 x 128 pixels, 17 frames of 128 x 192 pixels"."""
         lengths: dict[tuple[int, int], list[str]] = {}
         for frames, *size in sorted(self.videos):
             lengths.setdefault(tuple(size), []).append(str(frames))

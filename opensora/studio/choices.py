@@ -69,7 +69,7 @@ class Model:
 
     @property
     def sizes(self) -> list[str]:
-        """Sizes to choose from, the config's own first, as "64 x 64" (height x width) or "720p"."""
+        """Sizes to choose from, the config's own first, as "128 x 128" (height x width) or "720p"."""
         own = size_text(self.config.height, self.config.width)
         known = [size_text(*size) for _, *size in self.knows.videos] if self.knows else list(RESOLUTIONS)
         return list(dict.fromkeys([own, *known]))

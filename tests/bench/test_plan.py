@@ -50,7 +50,6 @@ def test_further_budgets_are_a_policys_own(entries):
         ({"showcase_prompts": [-1]}, "showcase_prompts must be indices from 0"),
         ({"policies": {}}, "'policies' must be a dict of at least one policy"),
         ({"sample": None}, "sample must be text, got None"),
-        ({"caption_check": "all"}, "caption_check must be one of 'mini', 'none'"),
     ],
 )
 def test_a_wrong_entry_is_named(entries, change, message):
@@ -104,7 +103,7 @@ def test_the_command_line_changes_a_plan(plan):
     assert [policy.name for policy in changed.policies] == ["adacache", "fixed"]
     assert plan.with_changes() == plan
     other = plan.with_changes(sample="configs/sample_480p.py")
-    assert (other.prompts, other.tuning_prompts, other.caption_check) == (None, None, "none")
+    assert (other.prompts, other.tuning_prompts) == (None, None)
 
 
 @pytest.mark.parametrize(

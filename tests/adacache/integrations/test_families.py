@@ -56,6 +56,9 @@ KINDS = ("latte", "wan22", "ltx2")  # halves in one call, in two calls of two tr
 ALONE_ELSEWHERE = ("wan", "chronoedit", "skyreels_v2", "hunyuan_video")
 
 
+MEASURED = ("wan_image", "cogvideox_image", "cogvideox_control", "sana_wm")  # more channels, or more tokens
+
+
 def of_families() -> Iterator[Any]:
     """Families and names of properties; those that depend on no family's data are a slow test for most."""
     for family in TINY:
@@ -163,6 +166,17 @@ def test_other_pipelines_of_a_family_are_cached_as_its_first_one(name, caplog):
     verdict = check("residual", trial)
     assert verdict.outcome == "pass", verdict
     assert all("fewer steps" in message for message in caplog.messages if message.startswith("AdaCache"))
+
+
+def others_measured() -> Iterator[Any]:
+    """Other pipelines; what is measured is found as in the family's first one, so most are a slow test."""
+    for name in OTHERS:
+        yield pytest.param(name, marks=() if name in MEASURED else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", list(others_measured()))
+def test_other_pipelines_are_measured_as_the_first_one(name):
+    trial = Trial(STATIC, OTHERS[name], FEW)
     plain, _ = trial.plain
     if "image" in name:  # whose channels are no part of what the policy goes by
         handle = EASYCACHE.apply(trial.pipe, "some", FEW)

@@ -208,6 +208,14 @@ def test_a_clip_that_shows_its_caption(rendered):
     assert caption_scores(rendered, CAPTION) == {"caption_items": 1.0, "caption_right": 1.0}
 
 
+def test_a_picture_is_checked_without_its_motion(rendered):
+    assert caption_scores(rendered[:1], CAPTION.replace("still", "spinning"))["caption_right"] == 1.0
+    assert caption_scores(rendered[:1], CAPTION.replace("navy", "pink")) == {
+        "caption_items": pytest.approx(5 / 6),
+        "caption_right": 0.0,
+    }
+
+
 def test_a_clip_with_one_wrong_item_of_seven(rendered):
     # found, color, shape, size, still, background and pattern are checked
     scores = caption_scores(rendered, CAPTION.replace("navy", "pink"))
