@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mini.training.trainer import Recipe, Step, Trainer, digest
@@ -39,6 +38,7 @@ CROP = 64
 CROPS, IMAGES, CLIPS = 12, 4, 4  # in a batch of a process
 CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
 PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
+FIGURE_WEIGHT = 4.0  # of pixels within half a crop of the main figure, in the decoders' loss
 CHUNKS = 2000
 IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
@@ -92,6 +92,13 @@ class Chunks:
         columns = corners[:, 0].clamp_max(SIZE[1] - CROP)[:, None, None] + steps
         return to_video(self.frames[chunk[:, None, None], frame[:, None, None], rows, columns])
 
+    def weights(self, chunks: Tensor, frames: slice, stride: int = 1) -> Tensor:
+        """Return how much every stride-th pixel counts, (N, 1, F, H / stride, W / stride): more near the figure."""
+        x, y = self.centers[chunks, frames, :, None, None].unbind(2)
+        columns, rows = (torch.arange(0.5 * stride, side, stride, device=x.device) for side in reversed(SIZE))
+        distance = torch.maximum((columns - x).abs(), (rows[:, None] - y).abs())
+        return torch.where(distance < CROP / 2, FIGURE_WEIGHT, 1.0)[:, None]
+
     def videos(self, chunks: Tensor) -> Tensor:
         """Return whole chunks (N, 3, FRAMES, H, W)."""
         return to_video(self.frames[chunks]).movedim(1, 2)
@@ -100,9 +107,12 @@ class Chunks:
         return torch.randint(FRAMES, (count,), generator=generator, device=generator.device)
 
 
-def reconstruction_loss(output: Tensor, target: Tensor, square_weight: float = 2.0) -> Tensor:
-    """Return the mean absolute error plus a weighted mean squared error."""
-    return F.l1_loss(output, target) + square_weight * F.mse_loss(output, target)
+def reconstruction_loss(
+    output: Tensor, target: Tensor, square_weight: float = 2.0, weights: Tensor | float = 1.0
+) -> Tensor:
+    """Return the mean absolute error plus a weighted mean squared error; `weights` are those of the pixels."""
+    error = output - target
+    return (weights * (error.abs() + square_weight * error.square())).mean()
 
 
 def with_noise(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
@@ -193,9 +203,11 @@ def train_decoders(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chun
     """Train both decoders together on what the frozen encoders make of chunks and of their first frames.
 
     Only here does the 2-D decoder see what the temporal one gives it. Latents stay as they are, so a transformer that
-    was trained on them does, too.
+    was trained on them does, too. The temporal decoder learns from the 2-D latents of all frames, and both from the
+    pixels of one: more of them would cost more than they teach.
     """
     workers, spatial, temporal = trainer.workers, vae.spatial_vae, vae.temporal_vae
+    spread = spatial_latents.std()
     with torch.no_grad():
         videos = torch.cat([temporal.encode(part).mode() for part in spatial_latents.split(16)])
         images = torch.cat([temporal.encode(part[:, :, :1]).mode() for part in spatial_latents.split(16)])
@@ -209,9 +221,14 @@ def train_decoders(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chun
         time = int(step.shared.integers(count))
         with workers.autocast():
             # Whole frames: in a window, the norms' statistics would be others than when a video is decoded.
-            features = temporal.decode((images if is_image else videos)[drawn], count)[:, :, time : time + 1]
-            output = spatial.decode(features).float()
-        return reconstruction_loss(output, to_video(chunks.frames[drawn, time])[:, :, None])
+            features = temporal.decode((images if is_image else videos)[drawn], count)
+            output = spatial.decode(features[:, :, time : time + 1]).float()
+        features, target = features.float() / spread, spatial_latents[drawn, :, :count] / spread
+        weights = chunks.weights(drawn, slice(count), SIZE[0] // target.shape[-2])
+        in_latents = reconstruction_loss(features, target, 1.0, weights)
+        frame = to_video(chunks.frames[drawn, time])[:, :, None]
+        in_pixels = reconstruction_loss(output, frame, weights=chunks.weights(drawn, slice(time, time + 1)))
+        return 0.5 * in_latents + 2 * in_pixels
 
     # Without shift and scale, which are computed anew when a killed run goes on, on a GPU with other rounding.
     trainer.fit(nn.ModuleList((spatial, temporal)), loss_function, str(chunks))

@@ -1,0 +1,29 @@
+"""Training the autoencoders: what counts more in the decoders' loss."""
+
+from __future__ import annotations
+
+import torch
+
+from mini.training.train_vae import CROP, FIGURE_WEIGHT, Chunks, reconstruction_loss
+from mini.training.workers import Workers
+from mini.world.paths import FRAMES, SIZE
+
+
+def test_what_is_near_the_main_figure_counts_more_in_pixels_and_in_latents():
+    chunks = Chunks(2, 0, Workers())
+    chunks.centers[0] = torch.tensor([102.0, 42.0])
+    weights = chunks.weights(torch.tensor([0, 1]), slice(3, 5))
+    assert weights.shape == (2, 1, 2, *SIZE)
+    near = weights[0, 0, 0] == FIGURE_WEIGHT
+    rows, columns = near.any(1).nonzero().flatten(), near.any(0).nonzero().flatten()
+    assert (rows.min(), rows.max()) == (42 - CROP // 2, 42 + CROP // 2 - 1)
+    assert (columns.min(), columns.max()) == (102 - CROP // 2, SIZE[1] - 1)  # it ends at the frame's edge
+    assert set(weights.unique().tolist()) == {1.0, FIGURE_WEIGHT}
+    assert torch.equal(chunks.weights(torch.tensor([0]), slice(3, 5), 8), weights[:1, ..., 4::8, 4::8])
+    assert chunks.weights(torch.tensor([1]), slice(FRAMES)).shape[2] == FRAMES
+
+
+def test_the_reconstruction_loss_is_absolute_plus_squared_error_and_weighted_by_pixel():
+    output, target = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0])
+    assert reconstruction_loss(output, target) == ((1 + 2 * 1) + (2 + 2 * 4)) / 2
+    assert reconstruction_loss(output, target, 1.0, torch.tensor([4.0, 1.0])) == (4 * (1 + 1) + (2 + 4)) / 2
