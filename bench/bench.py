@@ -110,7 +110,7 @@ class Bench:
         details = self._details(clips) | ({} if self._is_loaded else origin(self._folder))
         bench = summarize(self.plan, self._work, clips, self._num_steps, details)
         write_bench(bench, self._work, clips, self._folder)
-        logger.info("wrote %s/bench.json, videos.csv and index.html", self._folder)
+        logger.info("wrote %s/bench.json, videos.csv, index.html and quality.png", self._folder)
         return markdown_tables(bench) if as_markdown else terminal_tables(bench)
 
     def _prepare(self, deadline: float | None) -> Work:

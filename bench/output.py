@@ -1,4 +1,4 @@
-"""The results of a bench: bench.json, videos.csv and the report, and its tables for the terminal and as Markdown."""
+"""The results of a bench: bench.json, videos.csv, report and picture, and tables for the terminal or in Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adacache.atomic import atomic_path
-from bench.report import render
+from bench.report import draw, render
 from bench.run import Work
 from bench.setting import BenchClip
 
@@ -23,6 +23,7 @@ def write_bench(bench: Mapping[str, Any], work: Work, clips: Sequence[BenchClip]
         temporary.write_text(text + "\n", encoding="utf-8")
     _write_videos(work, clips, folder / VIDEOS)
     render(folder)
+    draw(folder)
 
 
 def origin(folder: Path) -> dict[str, Any]:

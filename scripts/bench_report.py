@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the page of a bench again: index.html from the bench.json and the videos of its folder."""
+"""Make the page and the picture of a bench again, from the bench.json and the videos of its folder."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from opensora.cli.arguments import OneLineParser  # noqa: E402
 
 
 def main() -> None:
-    """Read the folder, write the page, say where it is."""
+    """Read the folder, write the page and the picture, say where they are."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder of scripts/bench.py")
     options = parser.parse_args()
     logging.basicConfig(format="%(levelname)s: %(message)s")
 
-    from bench.report import render
+    from bench.report import draw, render
 
     try:
-        page = render(options.folder)
+        page, picture = render(options.folder), draw(options.folder)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB) and {picture.name}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The bench's report: one self-contained page made from a folder's bench.json and its videos."""
+"""The bench's report: one self-contained page and a picture, made from a folder's bench.json and its videos."""
 
-from bench.report.render import render
+from bench.report.render import draw, render
 
-__all__ = ["render"]
+__all__ = ["draw", "render"]

@@ -1,14 +1,16 @@
-"""Render the report's page from its template, style sheets and scripts: one file that loads nothing else."""
+"""Render the report: a page of template, style sheets and scripts, which loads nothing else; and its first chart."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import vl_convert
 from markupsafe import Markup
 
 from adacache.atomic import atomic_path
@@ -17,7 +19,7 @@ from bench.report.data import COSTS, define, known_budgets, load_bench, load_vid
 from bench.report.findings import Findings
 from bench.report.table import columns, rows
 
-PAGE_FILE = "index.html"
+PAGE_FILE, PICTURE_FILE = "index.html", "quality.png"
 _PARTS = Path(__file__).with_name("page")
 _STYLES = ("colors.css", "page.css", "controls.css", "charts.css", "showcase.css", "table.css")
 # They are joined into one module, so each file can use what those before it define.
@@ -25,6 +27,8 @@ _SCRIPTS = (
     *("dom.js", "data.js", "tooltip.js", "charts.js", "table.js"),
     *("strip.js", "player.js", "difference.js", "showcase.js", "main.js"),
 )
+
+_PICTURE = {"width": 1070, "height": 460, "background": "white"}  # pixels
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,24 @@ def render(folder: Path) -> Path:
     with atomic_path(page) as unfinished:
         unfinished.write_text(_page(bench, videos), encoding="utf-8")
     return page
+
+
+def draw(folder: Path) -> Path:
+    """Write the page's first chart, in its light colors, as quality.png into a bench folder, and return its path.
+
+    Raises:
+        FileNotFoundError: there is no bench.json.
+        ValueError: bench.json is not what the bench writes.
+    """
+    chart = charts(load_bench(folder))
+    light, _ = (_PARTS / "colors.css").read_text(encoding="utf-8").split("}", 1)
+    colors = dict(re.findall(r"(--[\w-]+): ([^;]+);", light))
+    text = re.sub(r"var\((--[\w-]+)\)", lambda name: colors[name[1]], json.dumps(chart["quality"]))
+    picture = Path(folder) / PICTURE_FILE
+    with atomic_path(picture) as unfinished:
+        specification = {**json.loads(text), **_PICTURE, "datasets": {"points": chart["points"]}}
+        unfinished.write_bytes(vl_convert.vegalite_to_png(json.dumps(specification)))
+    return picture
 
 
 def script_json(value: Any) -> str:

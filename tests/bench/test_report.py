@@ -14,6 +14,7 @@ from pathlib import Path
 import altair as alt
 import jsonschema
 import pytest
+from PIL import Image
 
 from bench.report import render
 from bench.report.charts import charts, runtime
@@ -277,10 +278,14 @@ def test_a_page_of_settings_without_budgets_is_written(folder, data):
     assert "computed steps, " not in re.sub(r"<script.*", "", render(folder).read_text(encoding="utf-8"), flags=re.S)
 
 
-def test_the_command_makes_the_page_or_says_why_not(folder, tmp_path):
+def test_the_command_makes_the_page_and_a_picture_or_says_why_not(folder, tmp_path):
     command = [sys.executable, str(ROOT / "scripts/bench_report.py")]
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(f"wrote {folder}/index.html (")
+    with Image.open(folder / "quality.png") as picture:
+        shown = {color for _, color in picture.convert("RGB").getcolors(picture.width * picture.height)}
+    assert picture.width > 1000
+    assert {(255, 255, 255), (0x0B, 0x57, 0xD0), (0xC2, 0x41, 0x0C)} <= shown  # ours, and the baseline
     failed = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
     assert failed.returncode == 1
     assert failed.stderr == f"error: there is no bench.json in '{tmp_path}'; scripts/bench.py writes one\n"
