@@ -4,12 +4,12 @@ sample = "configs/mini/sample.py"  # its own cache, if it has one, is left aside
 
 # Scenes that no training clip of the model shows.
 prompts = "assets/prompts/mini_bench.txt"
-num_prompts = 32
+num_prompts = 13  # one of every class of content
 num_seeds = 1
 
-budgets = (6, 8, 10, 12, 15, 20)  # computed steps of 30
+budgets = (6, 8, 12, 15)  # computed steps of 30
 tuning_prompts = "assets/prompts/mini_calibration.txt"  # of training clips
-tuning_clips = 13  # one of every class of content
+tuning_clips = 13  # the same
 batch_size = 8  # while tuning
 
 exact_steps = 200

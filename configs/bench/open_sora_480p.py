@@ -9,6 +9,7 @@ prompts = None  # the config's own; every third of them is kept for tuning
 tuning_prompts = None
 num_prompts = 6
 num_seeds = 1
+budgets = (6, 8, 10, 12, 15, 20)
 tuning_clips = 4
 batch_size = 1
 exact_steps = 100

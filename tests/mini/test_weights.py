@@ -68,7 +68,7 @@ def test_a_given_first_frame_is_kept_and_continued(pipe):
 def test_a_given_chunk_is_extended(pipe):
     caption = "a bouncing red triangle on a black background"
     real = real_clip(caption, 34)
-    longer = with_settings(pipe, num_frames=34)
+    longer = with_settings(pipe, num_frames=34, num_sampling_steps=10)
     reference = pipe.encode_reference(real[:17])
     output = longer([caption], seed=1, references=[[reference]], mask_strategies=[FIRST_CHUNK])
     assert output.videos[0].shape == (34, 128, 128, 3)
