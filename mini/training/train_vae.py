@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mini.training.trainer import Recipe, Step, Trainer, digest
 from mini.training.workers import Workers
-from mini.world.clips import make_chunk
+from mini.world.clips import MOST_FIGURES, make_chunk
 from mini.world.paths import FRAMES, SIZE
 from opensora.models.vae.vae import SpatialVAE, VideoAutoencoderConfig, VideoAutoencoderPipeline
 from opensora.models.vae.vae_temporal import TemporalVAEConfig
@@ -38,7 +38,7 @@ CROP = 64
 CROPS, IMAGES, CLIPS = 12, 4, 4  # in a batch of a process
 CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
 PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
-FIGURE_WEIGHT = 4.0  # of pixels within half a crop of the main figure, in the decoders' loss
+FIGURE_WEIGHT = 4.0  # of pixels within half a crop of a figure, in the decoders' loss
 CHUNKS = 2000
 IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
@@ -57,14 +57,14 @@ class Chunks:
 
     Attributes:
         frames: (N, FRAMES, H, W, 3) uint8.
-        centers: (N, FRAMES, 2), where the main figure is, x and y in pixels.
+        centers: (N, FRAMES, MOST_FIGURES, 2), where the figures are, x and y in pixels, the main one first.
     """
 
     def __init__(self, count: int, seed: int, workers: Workers):
         self.count, self.seed = count, seed
         indices = workers.share(count)
         self.frames = torch.empty(len(indices), FRAMES, *SIZE, 3, dtype=torch.uint8, device=workers.device)
-        self.centers = torch.empty(len(indices), FRAMES, 2, device=workers.device)
+        self.centers = torch.empty(len(indices), FRAMES, MOST_FIGURES, 2, device=workers.device)
         start = 0
         for frames, centers in workers.render(partial(make_chunk, seed), indices, 16, "chunks"):
             part = slice(start, start + len(frames))
@@ -86,18 +86,19 @@ class Chunks:
         """Draw `count` crops (count, 3, CROP, CROP) whose middle is near the main figure."""
         chunk, frame = self.draw(count, generator), self._frames(count, generator)
         shift = torch.randint(-CROP // 2, CROP // 2 + 1, (count, 2), generator=generator, device=generator.device)
-        corners = (self.centers[chunk, frame].round().long() - CROP // 2 + shift).clamp_min(0)
+        corners = (self.centers[chunk, frame, 0].round().long() - CROP // 2 + shift).clamp_min(0)
         steps = torch.arange(CROP, device=generator.device)
         rows = corners[:, 1].clamp_max(SIZE[0] - CROP)[:, None, None] + steps[:, None]
         columns = corners[:, 0].clamp_max(SIZE[1] - CROP)[:, None, None] + steps
         return to_video(self.frames[chunk[:, None, None], frame[:, None, None], rows, columns])
 
     def weights(self, chunks: Tensor, frames: slice, stride: int = 1) -> Tensor:
-        """Return how much every stride-th pixel counts, (N, 1, F, H / stride, W / stride): more near the figure."""
-        x, y = self.centers[chunks, frames, :, None, None].unbind(2)
+        """Return how much every stride-th pixel counts, (N, 1, F, H / stride, W / stride): more near a figure."""
+        x, y = self.centers[chunks, frames, :, :, None, None].unbind(3)
         columns, rows = (torch.arange(0.5 * stride, side, stride, device=x.device) for side in reversed(SIZE))
         distance = torch.maximum((columns - x).abs(), (rows[:, None] - y).abs())
-        return torch.where(distance < CROP / 2, FIGURE_WEIGHT, 1.0)[:, None]
+        is_near = (distance < CROP / 2).any(2)  # of a figure that there is not, the distance is NaN
+        return torch.where(is_near, FIGURE_WEIGHT, 1.0)[:, None]
 
     def videos(self, chunks: Tensor) -> Tensor:
         """Return whole chunks (N, 3, FRAMES, H, W)."""

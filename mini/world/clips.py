@@ -16,6 +16,7 @@ from mini.world.paths import FRAMES, SIZE, Shot, random_shot
 from mini.world.render import render
 
 CHUNKS = 3  # of the longest clip
+MOST_FIGURES = 3
 FINISHED = "finished.json"  # of a folder of data: what they are
 
 
@@ -50,14 +51,17 @@ def make_chunk(seed: int, index: int) -> tuple[Tensor, np.ndarray]:
     """Make a chunk to train the autoencoders on, from the start, middle or end of a longer clip.
 
     Returns:
-        (FRAMES, H, W, 3) uint8, and the main figure's center (FRAMES, 2), x and y in pixels.
+        (FRAMES, H, W, 3) uint8, and the centers (FRAMES, MOST_FIGURES, 2) of the figures, x and y in pixels, the main
+        one first; NaN for those that there are not.
     """
     rng = np.random.default_rng((seed, CHUNKS, index))
     scene = draw_scene(rng, held_out=False)
     start = FRAMES * int(rng.integers(CHUNKS))
     shot = random_shot(scene, rng, CHUNKS * FRAMES).part(start, start + FRAMES)
-    main = shot.paths[-1]
-    return render(scene, shot), np.stack([main.x, main.y], axis=1)
+    centers = np.full((FRAMES, MOST_FIGURES, 2), np.nan)
+    for number, path in enumerate(reversed(shot.paths)):
+        centers[:, number] = np.stack([path.x, path.y], axis=1)
+    return render(scene, shot), centers
 
 
 def is_finished(folder: Path, facts: dict[str, Any]) -> bool:

@@ -26,7 +26,7 @@ from mini.world.captions import (
     random_scene,
     vocabulary,
 )
-from mini.world.clips import make_caption, make_chunk, make_clip
+from mini.world.clips import MOST_FIGURES, make_caption, make_chunk, make_clip
 
 MOVING = Figure("orange", "star", "fast", "right")
 STILL = Figure("red", "circle")
@@ -192,10 +192,12 @@ def test_the_same_seed_gives_the_same_clip_and_caption():
     assert not torch.equal(first.frames, other.frames)
 
 
-def test_a_training_chunk_comes_with_the_way_of_its_main_figure():
+def test_a_training_chunk_comes_with_the_ways_of_its_figures():
     for index in range(6):
         frames, centers = make_chunk(5, index)
         assert frames.shape == (17, 128, 128, 3)
-        assert centers.shape == (17, 2)
+        assert centers.shape == (17, MOST_FIGURES, 2)
+        counts = (~np.isnan(centers)).sum((1, 2))
+        assert counts.min() == counts.max() >= 2 and not np.isnan(centers[:, 0]).any()
         again, _ = make_chunk(5, index)
         assert torch.equal(frames, again)

@@ -9,9 +9,9 @@ from mini.training.workers import Workers
 from mini.world.paths import FRAMES, SIZE
 
 
-def test_what_is_near_the_main_figure_counts_more_in_pixels_and_in_latents():
+def test_what_is_near_a_figure_counts_more_in_pixels_and_in_latents():
     chunks = Chunks(2, 0, Workers())
-    chunks.centers[0] = torch.tensor([102.0, 42.0])
+    chunks.centers[0] = torch.tensor([[102.0, 42.0], [torch.nan] * 2, [torch.nan] * 2])
     weights = chunks.weights(torch.tensor([0, 1]), slice(3, 5))
     assert weights.shape == (2, 1, 2, *SIZE)
     near = weights[0, 0, 0] == FIGURE_WEIGHT
@@ -20,7 +20,8 @@ def test_what_is_near_the_main_figure_counts_more_in_pixels_and_in_latents():
     assert (columns.min(), columns.max()) == (102 - CROP // 2, SIZE[1] - 1)  # it ends at the frame's edge
     assert set(weights.unique().tolist()) == {1.0, FIGURE_WEIGHT}
     assert torch.equal(chunks.weights(torch.tensor([0]), slice(3, 5), 8), weights[:1, ..., 4::8, 4::8])
-    assert chunks.weights(torch.tensor([1]), slice(FRAMES)).shape[2] == FRAMES
+    chunks.centers[1, :, 2] = torch.tensor([20.0, 100.0])
+    assert (chunks.weights(torch.tensor([1]), slice(FRAMES))[..., 100, 20] == FIGURE_WEIGHT).all()
 
 
 def test_the_reconstruction_loss_is_absolute_plus_squared_error_and_weighted_by_pixel():
