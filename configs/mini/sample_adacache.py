@@ -1,8 +1,8 @@
 # The bundled mini model with AdaCache.
 _base_ = "../_base_/mini.py"
 
-# Thresholds of the smaller model before this one. On 13 training captions, one of every class of content, they compute
-# 14.7 of the 30 steps here, too. What it does on held-out captions: `python scripts/benchmark.py --parts quality`.
+# Thresholds of the smaller model before this one. They compute 14.4 of the 30 steps here, over 32 held-out captions:
+# `python scripts/benchmark.py --parts quality`.
 cache = dict(
     metric="t-attn",
     metric_blocks=(4,),  # of 8
