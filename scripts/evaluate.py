@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure how close sampled videos are to reference videos of the same names, e.g. cached ones to uncached ones.
 
-Reads the lossless *.frames.npz that sampling with --save-frames True keeps if both sides have them, else mp4 or png.
+Reads the lossless *.frames.npz that sampling with --save-frames keeps if both sides have them, else mp4 or png.
 Prints PSNR, SSIM, MS-SSIM and flicker per video and on average with 95 % intervals; of the mini model's videos also the
 caption check, and LPIPS where the package lpips is installed.
 

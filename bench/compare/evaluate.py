@@ -112,7 +112,7 @@ def _reading_notes(pairs: Sequence[Pair]) -> list[str]:
     if lossy:
         notes.append(
             f"{lossy} of {len(pairs)} pairs were read from mp4, whose compression lowers and caps PSNR and changes the "
-            "other metrics (a small video is 30 to 35 dB from its own frames); sample with --save-frames True to "
+            "other metrics (a small video is 30 to 35 dB from its own frames); sample with --save-frames to "
             "compare lossless frames"
         )
     stale = [files.stale for pair in pairs for files in (pair.reference, pair.sample) if files.stale]

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from adacache.atomic import atomic_path
 from mini.world.captions import Scene, draw_scene, random_caption
-from mini.world.paths import FRAMES, SIZE, Shot, random_shot
+from mini.world.paths import FRAMES, GROUP_RADII, SIZE, Shot, random_shot
 from mini.world.render import render
 
 CHUNKS = 3  # of the longest clip
-MOST_FIGURES = 3
+MOST_FIGURES = max(GROUP_RADII)
 FINISHED = "finished.json"  # of a folder of data: what they are
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ SEED = 1
 STEPS = 8  # with fewer steps, the guided latents overshoot, and pixels are black or white
 _BLOCK = 16  # pixels; the reference holds means over squares of this side, as whole frames would be large
 _NOTE = "about"  # a single entry: the file format does not keep the order of several
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m opensora.cli.mini_reference",
         description="Sample the reference video of the bundled model anew, after the model has been trained again.",
     ).parse_args(arguments)
-    print(f"wrote {write_reference()}")
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)
+    logger.info("wrote %s", write_reference())
 
 
 if __name__ == "__main__":

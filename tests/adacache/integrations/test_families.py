@@ -54,9 +54,8 @@ PROPERTIES = ("exact", "residual", "alone", "removed", "halves", "aborted", "cou
 KINDS = ("latte", "wan22", "ltx2")  # halves in one call, in two calls of two transformers, and with a sound
 # What has a row for each video is the same in wan22, or a part of it in framepack.
 ALONE_ELSEWHERE = ("wan", "chronoedit", "skyreels_v2", "hunyuan_video")
-
-
-MEASURED = ("wan_image", "cogvideox_image", "cogvideox_control", "sana_wm")  # more channels, or more tokens
+# Other pipelines that are quickly measured: with more channels, or more tokens.
+MEASURED = ("wan_image", "cogvideox_image", "cogvideox_control", "sana_wm")
 
 
 def of_families() -> Iterator[Any]:
