@@ -5,11 +5,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from adacache.atomic import atomic_path
+from adacache.validation import is_whole
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,14 @@ class Trace:
             records = [
                 StepRecord(**{name: record[name] for name in names if name in record}) for record in data["records"]
             ]
-            return cls(data["num_steps"], records, dict(data["metadata"]))
+            trace = cls(data["num_steps"], records, dict(data["metadata"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a trace: {error!r}") from error
+        numbers = [value for record in records for value in vars(record).values() if value is not None]
+        whole = [trace.num_steps, *(record.index for record in records)]
+        if not all(map(is_whole, whole)) or not all(isinstance(number, Real) for number in numbers):
+            raise ValueError("num_steps and index must be whole numbers, the other values of a step numbers or null")
+        return trace
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
         """Write the trace as JSON, with `metadata` (plain values, e.g. prompt and seed) added to its own.

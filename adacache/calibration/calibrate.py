@@ -155,13 +155,15 @@ class _Parts:
     """Finished parts of a calibration, in a file that also says which one; without a path nothing is written.
 
     Raises:
-        ValueError: the file is something else, which would be overwritten.
+        ValueError: the file is something else, which would be overwritten, or cannot be there.
     """
 
     def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
         self._path = path
         self._facts = json.loads(json.dumps(facts))
         self._found: dict[str, Any] = {}
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ValueError(f"{path} cannot be written as a checkpoint; name a file in a folder that exists")
         if path is not None and path.is_file():
             try:
                 kept = json.loads(path.read_text(encoding="utf-8"))

@@ -92,6 +92,10 @@ class Calibration:
         """The points that were sampled, by number of computed steps."""
         return [point for point in self.points if point.psnr is not None]
 
+    def fits(self, timesteps: Sequence[float]) -> bool:
+        """Whether a run with these `timesteps` takes the steps that were measured."""
+        return len(timesteps) == self.num_steps and np.allclose(self.timesteps, timesteps)
+
     def counts(self, num_steps: int) -> range | list[int]:
         """Return the numbers of computed steps that a run of `num_steps` can have, ascending; the last reuses none."""
         combined = [len(point.computed_steps) for point in self.points if point.coefficients is not None]
@@ -122,7 +126,7 @@ class Calibration:
             raise ValueError(f"cannot compute {num_computed} of {len(timesteps)} steps")
         nearest = min(self.points, key=lambda point: abs(len(point.computed_steps) - num_computed))
         steps = nearest.computed_steps
-        fits = len(timesteps) == self.num_steps and np.allclose(self.timesteps, timesteps)
+        fits = self.fits(timesteps)
         if fits and num_computed == self.num_steps:
             return StaticScheduleConfig(tuple(range(num_computed)), num_computed)
         if fits and nearest.coefficients is not None and len(steps) == num_computed:

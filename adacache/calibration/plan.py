@@ -32,8 +32,10 @@ def split_clips(
     With fewer prompts than clips, prompts are repeated with other seeds: every clip has its own seed.
 
     Raises:
-        ValueError: there are fewer than two different prompts.
+        ValueError: there are fewer than two different prompts, or one text instead of a list.
     """
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts must be a list of prompts, got the text {prompts!r}")
     different = list(dict.fromkeys(prompts))
     if len(different) < 2:
         raise ValueError("a calibration needs at least two different prompts, one to fit on and one to measure with")

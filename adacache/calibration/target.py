@@ -50,7 +50,7 @@ class Target:
         self.check_possible(num_steps)
         ways = {"speedup": self._speedup, "max_steps_computed": self._max_steps_computed, "min_psnr": self._min_psnr}
         count = ways[self.kind](calibration, num_steps)
-        _warn(calibration, count, num_steps)
+        _warn(calibration, count, timesteps)
         return calibration.schedule(count, timesteps)
 
     def check_possible(self, num_steps: int) -> None:
@@ -117,7 +117,14 @@ def read_target(values: dict[str, Any]) -> Target | None:
     return next((Target(kind, value) for kind, value in given.items()), None)
 
 
-def _warn(calibration: Calibration, count: int, num_steps: int) -> None:
+def _warn(calibration: Calibration, count: int, timesteps: Sequence[float]) -> None:
+    num_steps = len(timesteps)
+    if num_steps == calibration.num_steps and not calibration.fits(timesteps):
+        logger.warning(
+            "The calibration was measured with %d steps at other times than this run's: the schedule is carried over "
+            "along the flow's time, and its quality is an extrapolation.",
+            num_steps,
+        )
     if num_steps != calibration.num_steps:
         logger.warning(
             "The calibration was measured with %d sampling steps, but this run has %d: the schedule is carried over "

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -73,7 +73,16 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         known = {**TINY, **OTHERS}
         families = {name: known[_known("family", name, known)] for name in options.families or TINY}
         properties = [_known("property", name, PROPERTIES) for name in options.properties or PROPERTIES]
-        earlier = [json.loads(path.read_text(encoding="utf-8")) for path in options.earlier]
+        earlier = [_earlier(path, from_data) for path in options.earlier]
+        for path in filter(None, (options.json, options.markdown)):
+            if path.is_dir() or not path.absolute().parent.is_dir():
+                raise ValueError(f"{path} cannot be written; name a file in a folder that exists")
+        document = f"{BEGIN}\n{END}\n"
+        if options.markdown is not None and options.markdown.exists():
+            document = options.markdown.read_text(encoding="utf-8")
+        before, begin, rest = document.partition(BEGIN)
+        if begin and END not in rest:
+            raise ValueError(f"{options.markdown} has the mark {BEGIN} and none {END} after it; add that")
     except (ValueError, ImportError, AttributeError, OSError) as error:
         parser.error(str(error))
 
@@ -86,19 +95,15 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             bar.update()
 
         entries = check_all(caches, families, properties, progress)
-    told = [*(entry for run in earlier for entry in from_data(run["verdicts"])), *entries]
+    told = [*(entry for own, _ in earlier for entry in own), *entries]
     entries = list({(entry.cache, entry.family, entry.property): entry for entry in told}.values())
-    versions = {
-        name: number for run in [*earlier, {"versions": _versions()}] for name, number in run["versions"].items()
-    }
+    versions = dict(item for _, own in [*earlier, (None, _versions())] for item in own.items())
     print(as_text(entries))
     if options.json is not None:
         with atomic_path(options.json) as path:
             text = json.dumps({"versions": versions, "verdicts": as_data(entries)}, indent=1, default=str)
             path.write_text(text + "\n", encoding="utf-8")
     if options.markdown is not None:
-        known = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else f"{BEGIN}\n{END}\n"
-        before, _, rest = known.partition(BEGIN)
         of_packages = ", ".join(f"{name} {number}" for name, number in versions.items())
         with atomic_path(options.markdown) as path:
             text = f"{before}{BEGIN}\n\n{as_markdown(entries)}\n\nWith {of_packages}.\n\n{END}{rest.partition(END)[2]}"
@@ -106,11 +111,24 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return int(any(entry.verdict.outcome == "FAIL" for entry in entries))
 
 
+def _earlier(path: Path, from_data: Callable[[Any], list[Any]]) -> tuple[list[Any], dict[str, str]]:
+    """Return the entries and versions that an earlier run wrote with --json.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or holds something else.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return from_data(run["verdicts"]), dict(run["versions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what --json writes: {error!r}") from error
+
+
 def _caches(names: Iterable[str], ours: Sequence[Any], hooks: Sequence[Any]) -> Iterable[Any]:
     """Yield the caches of these names; a name may also be MODULE:OBJECT.
 
     Raises:
-        ValueError: a name is unknown.
+        ValueError: a name is unknown, or stands for something else.
         ImportError, AttributeError: MODULE:OBJECT does not exist.
     """
     built_in = {cache.name: cache for cache in (*ours, *hooks)}
@@ -119,7 +137,10 @@ def _caches(names: Iterable[str], ours: Sequence[Any], hooks: Sequence[Any]) -> 
         if ":" in name:
             module, _, attribute = name.partition(":")
             sys.path.insert(0, "")
-            yield getattr(import_module(module), attribute)
+            cache = getattr(import_module(module), attribute)
+            if not isinstance(cache, type(ours[0])):
+                raise ValueError(f"{name} is {cache!r}, and not an adacache.conformance.cache.Cache")
+            yield cache
         else:
             yield from groups.get(name) or [built_in[_known("cache", name, [*groups, *built_in])]]
 

@@ -268,6 +268,14 @@ class PolicyConfig:
                 f"bridge '{self.bridge.kind}' cannot be used with {self.label}, which {because}; leave bridge out"
             )
 
+    def refuse_cache_dtype(self, kept: str) -> None:
+        """Refuse, with a ValueError, a `cache_dtype`; `kept` says what the policy keeps instead of residuals."""
+        if self.cache_dtype is not None:
+            raise ValueError(
+                f"cache_dtype '{self.cache_dtype}' cannot be used with {self.label}, which keeps no residuals, only "
+                f"{kept} as they are; leave cache_dtype out"
+            )
+
     def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
         """Refuse, with a ValueError, a run of `num_steps` or a model of `num_blocks` that the options do not fit."""
         check_count("num_steps", num_steps)

@@ -42,11 +42,7 @@ class EasyCacheConfig(PolicyConfig):
         check_positive("threshold", self.threshold)
         check_count("warmup", self.warmup)
         self.refuse_bridge("reuses the model's output instead of a residual")
-        if self.cache_dtype is not None:
-            raise ValueError(
-                f"cache_dtype '{self.cache_dtype}' cannot be used with EasyCache, which keeps no residuals, only a few "
-                "latents as they are; leave cache_dtype out"
-            )
+        self.refuse_cache_dtype("a few latents")
 
     def make_policy(self, num_steps: int) -> EasyCachePolicy:
         """A policy for one run; a ValueError unless `num_steps` is a whole number >= 1."""

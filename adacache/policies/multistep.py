@@ -42,6 +42,7 @@ class MultistepConfig(StaticScheduleConfig):
         if self.num_sampling_steps is None:
             raise ValueError("coefficients hold for one number of steps; give num_sampling_steps")
         self.refuse_bridge("combines outputs of the model instead of residuals")
+        self.refuse_cache_dtype("a few outputs")
         if self.schedule != "sample":
             raise ValueError("multistep combines the outputs of each video separately; leave schedule='batch' out")
 

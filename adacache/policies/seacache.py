@@ -24,9 +24,9 @@ class SeaCacheConfig(PolicyConfig):
     its order 0, and every other bridge works, too.
 
     The filter reads sigma = timestep / 1000 as the share of noise in (1 - sigma) * video + sigma * noise: it is made
-    for a flow's times. With other schedulers it still orders steps by noise, but weighs frequencies differently than
-    the source intends. A run without timesteps is refused. Held frames are filtered along with the others, as the model
-    sees them all, but only generated frames are compared.
+    for a flow's times. With other schedulers it weighs frequencies differently than the source intends, and times below
+    1, as those of EDM's schedulers, leave the latents unfiltered. A run without timesteps is refused. Held frames are
+    filtered along with the others, as the model sees them all, but only generated frames are compared.
 
     Raises:
         ValueError: an option is wrong; the message names it.

@@ -16,6 +16,7 @@ from adacache.calibration.plan import REFERENCES
 from adacache.calibration.target import LEAST_COMPUTED, TARGETS, read_target
 from adacache.policies.adacache import AdaCacheConfig
 from adacache.policies.base import PolicyConfig
+from adacache.policies.multistep import MultistepConfig
 from opensora.config.reading import Source
 from opensora.config.schema import SampleConfig
 from opensora.environment import command_line
@@ -59,14 +60,15 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         raise source.error(tuple(given), one_line(error)) from error
     _, calibration = _calibration(config, given[0], source)
     try:
-        schedule = with_memory_options(target.resolve(calibration, timesteps_of(config)), config.cache)
+        times = timesteps_of(config)
+        schedule = with_memory_options(target.resolve(calibration, times), config.cache)
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
     count, steps = len(schedule.computed_steps), config.scheduler.num_model_calls
-    # Beyond the measured counts the curve only repeats its ends, and in a run of another length different residuals
-    # stand in for the steps that are left out: no figure is better than one that flatters.
+    # Beyond the measured counts the curve only repeats its ends, and in a run of another length or at other times
+    # something else stands in for the steps that are left out: no figure is better than one that flatters.
     measured = [len(point.computed_steps) for point in calibration.measured]
-    is_known = steps == calibration.num_steps and count < steps and measured[0] <= count <= measured[-1]
+    is_known = calibration.fits(times) and count < steps and measured[0] <= count <= measured[-1]
     quality = f", {calibration.psnr(count):.1f} dB (mean) to {REFERENCES[calibration.aim]}" if is_known else ""
     logger.info(
         "%s %s: %d of %d steps are computed, denoising %.1fx as fast%s",
@@ -152,19 +154,7 @@ def _calibration(config: SampleConfig, target: str, source: Source) -> tuple[Pat
             f"{target} needs a calibration of this model; run '{command} {config.path}' and set calibration to the "
             "file it writes",
         )
-    path = find_calibration(config.calibration, config.path)
-    try:
-        if path is None:
-            folder = Path(config.calibration).parent
-            raise ValueError(
-                f"there is no file {config.calibration}; '{command} {config.path} --output {folder}' makes a "
-                "calibration.json"
-            )
-        calibration = Calibration.load(path)
-    except OSError as error:
-        raise source.error("calibration", f"calibration: cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise source.error("calibration", f"calibration: {one_line(error)}") from error
+    path, calibration = _read_calibration(config, source)
     difference = mismatch(calibration.conditions, config)
     if difference:
         raise source.error(
@@ -173,10 +163,36 @@ def _calibration(config: SampleConfig, target: str, source: Source) -> tuple[Pat
     return path, calibration
 
 
+def _read_calibration(config: SampleConfig, source: Source) -> tuple[Path, Calibration]:
+    """Return the file and the content of the calibration that `config` names.
+
+    Raises:
+        ConfigError: it is missing or cannot be read.
+    """
+    path = find_calibration(config.calibration, config.path)
+    try:
+        if path is None:
+            folder = Path(config.calibration).parent
+            raise ValueError(
+                f"there is no file {config.calibration}; '{command_line('calibrate')} {config.path} --output {folder}' "
+                "makes a calibration.json"
+            )
+        return path, Calibration.load(path)
+    except OSError as error:
+        raise source.error("calibration", f"calibration: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise source.error("calibration", f"calibration: {one_line(error)}") from error
+
+
 def with_memory_options(schedule: PolicyConfig, cache: Any) -> PolicyConfig:
-    """Return `schedule`, the config of any policy, with the memory and batch options of the config's own cache."""
+    """Return `schedule`, the config of any policy, with the memory and batch options of the config's own cache.
+
+    What keeps outputs instead of residuals takes over only where they are kept: it has no use for the other options.
+    """
     if not isinstance(cache, PolicyConfig):
         return schedule
+    if isinstance(schedule, MultistepConfig):
+        return replace(schedule, cache_device=cache.cache_device)
     return replace(schedule, cache_device=cache.cache_device, cache_dtype=cache.cache_dtype, schedule=cache.schedule)
 
 
@@ -209,18 +225,28 @@ def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> Sampl
         return apply_target(config, source)
     chosen, has_target = config, any(getattr(config, name) is not None for name in TARGETS)
     if not has_target:
-        if config.calibration is None:
+        if not _is_calibrated(config, mode, source):
             return replace(config, cache=_validated(_official(config, mode, depth), config, depth, source))
         share, steps = (DRAFT_SHARE if mode == "draft" else FINAL_SHARE), config.scheduler.num_model_calls
         if steps <= LEAST_COMPUTED:
             return replace(config, cache=None)
         chosen = replace(config, max_steps_computed=min(steps, max(LEAST_COMPUTED, round(share * steps))))
+    return apply_target(chosen, source)
+
+
+def _is_calibrated(config: SampleConfig, mode: str, source: Source) -> bool:
+    """Whether `config` names a calibration that was made for its setting.
+
+    Raises:
+        ConfigError: it names one that cannot be used at all.
+    """
+    if config.calibration is None:
+        return False
     try:
-        return apply_target(chosen, source)
+        _, calibration = _read_calibration(config, source)
     except ConfigError as error:
-        if has_target:
-            raise
         raise ConfigError(f"{error} (with calibration=None, --{mode} uses an official codebook)") from error
+    return mismatch(calibration.conditions, config) is None
 
 
 def seed_texts(value: Any) -> Any:
@@ -263,7 +289,7 @@ def _mode(config: SampleConfig, source: Source) -> str | None:
 
 
 def _official(config: SampleConfig, mode: str, depth: int | None) -> PolicyConfig:
-    """Return a cache with an official codebook, for a model without a calibration.
+    """Return a cache with an official codebook, for a model or a setting without a calibration.
 
     It measures what the config's cache measures, else temporal attention in the middle block.
     """
@@ -273,7 +299,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> PolicyConfi
     else:
         measured = {"metric": "t-attn"} | ({} if depth is None else {"metric_blocks": (depth // 2,)})
     logger.info(
-        "%s: there is no calibration, so the official codebook %s decides; '%s %s' makes one for this model, which "
+        "%s: there is no calibration of this setting, so the official codebook %s decides; '%s %s' makes one, which "
         "gives better videos in the same time",
         mode,
         codebook,

@@ -164,6 +164,7 @@ def test_a_step_is_over_once_its_output_was_given():
         ({"coefficients": (PLAIN, PLAIN, ((float("nan"),), (1.0,)))}, "step 2 must be 1 to 3 finite numbers"),
         ({"num_sampling_steps": None}, "give num_sampling_steps"),
         ({"schedule": "batch"}, "leave schedule='batch' out"),
+        ({"cache_dtype": "bf16"}, "keeps no residuals, only a few outputs as they are; leave cache_dtype out"),
         ({"bridge": "fitted"}, "bridge 'fitted' cannot be used with multistep, which combines outputs"),
     ],
 )

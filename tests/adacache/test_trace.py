@@ -98,6 +98,14 @@ def test_a_file_that_holds_no_trace_is_named(tmp_path, text):
         Trace.load(tmp_path / "other.json")
 
 
+@pytest.mark.parametrize("change", [{"num_steps": "3"}, {"records": [{"index": None}]}, {"records": [{"rate": "x"}]}])
+def test_values_of_other_kinds_are_refused(change):
+    data = Trace(1, [StepRecord(0, 1000.0, True)]).to_dict()
+    records = [{**data["records"][0], **record} for record in change.get("records", [{}])]
+    with pytest.raises(ValueError, match="num_steps and index must be whole numbers"):
+        Trace.from_dict({**data, **change, "records": records})
+
+
 def test_a_join_survives_a_file_and_older_files_know_of_none(tmp_path):
     joined = Trace(2, [StepRecord(0, None, True), StepRecord(1, None, True, joined=True)])
     joined.save(tmp_path / "trace.json")

@@ -114,8 +114,10 @@ def test_a_target_on_the_command_line_replaces_the_strength_and_one_in_the_file_
     assert len(load({"final": ["7"], "max_steps_computed": 25}, calibrated).cache.computed_steps) == 24
 
 
-def test_a_calibration_of_something_else_is_refused():
-    assert "does not fit" in error_of({"draft": 2, "num_frames": "34"})
+def test_at_a_size_that_was_not_calibrated_the_official_codebooks_decide():
+    assert load({"draft": 2, "num_frames": "34"}).cache == AdaCacheConfig("fast30", metric_blocks=(2,))
+    assert load({"final": ["7"], "num_frames": "1"}).cache.codebook == Codebook.from_value("slow30")
+    assert "does not fit" in error_of({"draft": 2, "num_frames": "34", "speedup": 2.0})
 
 
 def test_without_a_calibration_the_official_codebooks_decide(caplog):
@@ -274,9 +276,9 @@ def test_a_final_run_has_its_own_folder(commands):
     )
 
 
-def test_a_calibration_that_does_not_fit_names_the_way_without_one():
-    with pytest.raises(ConfigError, match="scale 5.0, but this run has 7.0.*calibration=None, --draft uses an"):
-        load_config(small_model.SAMPLE, {"draft": 2, "cfg_scale": 7.0})
+def test_a_calibration_that_cannot_be_read_names_the_way_without_one():
+    with pytest.raises(ConfigError, match="there is no file nowhere.json.*calibration=None, --draft uses an"):
+        load_config(small_model.SAMPLE, {"draft": 2}, {"calibration": "nowhere.json"})
     with pytest.raises(ConfigError, match="max_steps_computed is 99") as told:
         load_config(small_model.SAMPLE, {"draft": 2, "max_steps_computed": 99})
     assert "calibration=None" not in str(told.value)

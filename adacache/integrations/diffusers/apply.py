@@ -91,7 +91,7 @@ class AdaCacheHandle:
             self._runs.abort()
         for transformer in self.transformers:
             unhook(transformer)
-        if not self._runs.num_runs and not replaced:
+        if not self._runs.was_called and not replaced:
             logger.warning(
                 "AdaCache saw no call of the %s it was applied to: nothing was cached; does the loop call another one?",
                 type(self.transformers[0]).__name__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from adacache.integrations.diffusers.pipeline import DenoisingLoop, cached_forwa
 from adacache.integrations.diffusers.runs import Runs, RunStart
 from adacache.policies.static import StaticScheduleConfig
 from adacache.validation import check_count
+
+logger = logging.getLogger(__name__)
 
 Encode = Callable[[list[str]], Mapping[str, Any]]
 # Arguments of a pipeline's call that a calibration sets itself.
@@ -104,7 +107,7 @@ def calibrate_pipeline(
                 f"the timesteps of {type(pipe.scheduler).__name__} go back and forth, which a calibration cannot "
                 "describe; use another scheduler"
             )
-        conditions = {**_model_conditions(cached), **_run_conditions(start), "scheduler": type(pipe.scheduler).__name__}
+        conditions = {**_model_conditions(cached), **_run_conditions(start), "scheduler": start.scheduler}
         if plan.refinement > 1:
             with sampler.refined(plan.refinement):
                 sampler.check_refined(sampler.peek(fit[0]), start, plan.refinement)
@@ -180,7 +183,8 @@ class PipelineClips:
     @staticmethod
     def check_refined(many: RunStart, start: RunStart, factor: int) -> None:
         """Refuse, with a ValueError, a run whose times do not lie among those of one with more steps."""
-        if not np.allclose(many.timesteps[::factor], start.timesteps, rtol=1e-4):
+        times = many.timesteps[::factor]
+        if len(times) != len(start.timesteps) or not np.allclose(times, start.timesteps, rtol=1e-4):
             raise ValueError(
                 f"the times of {len(many.timesteps)} steps do not include those of {len(start.timesteps)}, so there is "
                 "no exact solution to compare with; use aim='repeat'"
@@ -248,6 +252,14 @@ def schedules_from(
 
     def schedule_of_run(start: RunStart) -> StaticScheduleConfig:
         _check_conditions(known, _run_conditions(start))
+        made_with = known.conditions.get("scheduler", start.scheduler)
+        if made_with != start.scheduler:
+            logger.warning(
+                "AdaCache: the calibration was made with %s, and this run's scheduler is %s: its quality is not what "
+                "was measured",
+                made_with,
+                start.scheduler,
+            )
         return target.resolve(known, start.timesteps)
 
     return schedule_of_run
@@ -271,5 +283,10 @@ def _check_conditions(calibration: Calibration, conditions: Mapping[str, Any]) -
     for key, value in conditions.items():
         made_for = calibration.conditions.get(key)
         is_older = key == "guidance_scale" and key not in calibration.conditions
+        if key == "guidance_scale" and value is None and made_for is not None:
+            raise ValueError(
+                f"the calibration was made for guidance scale {made_for}, and what calls the transformer does not say "
+                "its own; apply_adacache to the pipeline that is called"
+            )
         if made_for != value and not is_older:
             raise ValueError(f"the calibration was made for {_NAMES[key]} {made_for}, not {value}; make another one")

@@ -133,15 +133,19 @@ class DenoisingLoop:
         known = next((place for place in told if place in places), None)
         return places[0] if known is None and not self.is_pipeline else known
 
-    def halves_per_call(self, context: str | None, batches_guidance: bool) -> int | None:
+    def halves_per_call(self, context: str | None, batches_guidance: bool, is_own: bool) -> int | None:
         """Return the number of guidance halves in the batch of one call; None if it is unknown.
 
-        Any context but "cond_uncond" belongs to a single half. Pipelines use "cond_uncond" without guidance, too.
+        Any context but "cond_uncond" belongs to a single half. Pipelines use "cond_uncond" without guidance, too, so
+        only a loop of your own means both halves by it.
+
+        Args:
+            is_own: whether it is a call of the pipeline, see `is_at`.
         """
         if context not in (None, "cond_uncond") or hasattr(self._owner, "guider"):
             return 1
-        if not self._is_running:
-            return None if context is None else 2
+        if not is_own:
+            return None if context is None or self.is_pipeline else 2
         if context is None and not batches_guidance:
             return 1
         guided = getattr(self._owner, "do_classifier_free_guidance", None)
@@ -152,6 +156,11 @@ class DenoisingLoop:
     @property
     def _scheduler(self) -> Any:
         return self._own_scheduler or self._owner.scheduler  # a pipeline's may have been replaced
+
+    def is_at(self, time: Tensor) -> bool:
+        """Whether the pipeline says that it is at this time of its schedule; if not, something else calls."""
+        told = getattr(self._owner, "_current_timestep", None)
+        return self._is_running and (told is None or float(told) == time.item())
 
     @property
     def _is_running(self) -> bool:

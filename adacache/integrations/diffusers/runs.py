@@ -27,12 +27,14 @@ class RunStart:
     Attributes:
         timesteps: one for each step that will be taken, fewer than the scheduler's if strength is below 1.
         latents: shape of a video's latents as the transformer gets them, without the batch.
+        scheduler: name of its class.
         guidance_scale: None if the loop has none or does not expose it.
     """
 
     timesteps: list[float]
     latents: tuple[int, ...]
-    guidance_scale: float | None = None
+    scheduler: str
+    guidance_scale: float | None
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Runs:
 
     Attributes:
         lock: held during a call, while the blocks of the only transformer are replaced.
-        num_runs: number of runs that were begun.
+        was_called: whether there was a call, of a run or not.
 
     Args:
         loop: the loop that calls the transformers.
@@ -143,7 +145,7 @@ class Runs:
         finished: Callable[[StepController], object],
     ) -> None:
         self.lock = RLock()
-        self.num_runs = 0
+        self.was_called = False
         self._loop = loop
         self._make_controller = make_controller
         self._finished = finished
@@ -162,6 +164,7 @@ class Runs:
             ValueError: the config does not fit the run.
             RuntimeError: the scheduler has no timesteps, or two transformers are called in one step.
         """
+        self.was_called = True
         schedule = self._loop.timesteps()
         if self._run is not None and self._run.schedule is not schedule:
             self.abort()
@@ -244,23 +247,23 @@ class Runs:
             self._warn_of_stray(call)
             return None
         times = [float(time) for time in schedule.tolist()]
-        controller = self._make_controller(
-            RunStart(times[first:], tuple(call.latents.shape[1:]), self._loop.guidance_scale)
-        )
+        is_own = self._loop.is_at(schedule[first])
+        guidance_scale = self._loop.guidance_scale if is_own else None
+        start = RunStart(times[first:], tuple(call.latents.shape[1:]), self._loop.scheduler_name, guidance_scale)
+        controller = self._make_controller(start)
         if len(schedule) < FEW_STEPS:
             self._warn_once(
                 "a run of %d steps leaves little to reuse: below %d, caching gives what fewer steps give",
                 len(schedule),
                 FEW_STEPS,
             )
-        num_videos = self._num_videos(call)
+        num_videos = self._num_videos(call, is_own)
         opened = ExitStack()
         opened.enter_context(controller.run(len(times) - first, num_videos, call.num_modalities))
         self._controller, self._ended = controller, None
         if times[0] < times[-1]:
             times = [1000 - time for time in times]  # inverted, as Mochi's are: 0 stands for noise
         self._run = _Run(controller, opened, schedule, times, first, num_videos, current_thread())
-        self.num_runs += 1
         return self._begin_step(call, first)
 
     def _go_on(self, call: Call, schedule: Tensor, places: list[int]) -> tuple[StepController, str] | None:
@@ -323,10 +326,10 @@ class Runs:
         run.called.append(fitting[0])
         return run.controller, f"guidance half {fitting[0]}"
 
-    def _num_videos(self, call: Call) -> int:
+    def _num_videos(self, call: Call, is_own: bool) -> int:
         """Return the number of videos in the batch of `call`; 1 if nothing tells, so that all share one schedule."""
         rows = len(call.latents)
-        halves = self._loop.halves_per_call(call.context, call.batches_guidance) if rows > 1 else 1
+        halves = self._loop.halves_per_call(call.context, call.batches_guidance, is_own) if rows > 1 else 1
         if halves is not None and rows % halves == 0:
             return rows // halves
         self._warn_once(

@@ -18,7 +18,7 @@ def test_with_few_prompts_they_come_again_with_other_seeds():
 
 
 def test_prompts_beyond_the_clips_are_left_alone():
-    search, held_out = split_clips("abcdefghij", 1, 2, seed=0)
+    search, held_out = split_clips([*"abcdefghij"], 1, 2, seed=0)
     assert search == (Clip("a", 0),)
     assert held_out == (Clip("b", 1), Clip("c", 2))
 

@@ -102,6 +102,14 @@ def test_a_run_of_another_number_of_steps_is_warned_of(calibration, caplog):
     assert "extrapolation" in message
 
 
+def test_a_run_at_other_times_is_warned_of(calibration, caplog):
+    times = [1.1 * time for time in calibration.timesteps]
+    assert calibration.fits(calibration.timesteps) and not calibration.fits(times)
+    Target("speedup", 2).resolve(calibration, times)
+    [message] = caplog.messages
+    assert "with 10 steps at other times than this run's" in message and "extrapolation" in message
+
+
 def test_one_target_is_read_from_the_entries_of_a_config():
     nothing = {"speedup": None, "max_steps_computed": None, "min_psnr": None}
     assert read_target(nothing) is None

@@ -226,9 +226,17 @@ def test_the_command(tmp_path, capsys, log_levels):
         (["--cache", "nowhere:CACHE"], "No module named 'nowhere'"),
         (["--families", "wann"], "unknown family 'wann'"),
         (["--properties", "speed"], "unknown property 'speed'; known are reuses"),
+        (["--cache", f"{__name__}:BEGIN"], "and not an adacache.conformance.cache.Cache"),
+        (["--json", "nowhere/results.json"], "nowhere/results.json cannot be written"),
+        (["--with", "list.json"], "list.json is not what --json writes"),
+        (["--with", "other.json"], "other.json is not what --json writes"),
+        (["--markdown", "begun.md"], "begun.md has the mark"),
     ],
 )
-def test_what_it_does_not_know(arguments, words, capsys):
+def test_what_it_does_not_know(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("list.json", "[]"), ("other.json", "{}"), ("begun.md", f"{BEGIN}\nall that follows\n")):
+        (tmp_path / name).write_text(text)
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2 and words in capsys.readouterr().err

@@ -191,6 +191,15 @@ def test_a_schedule_for_more_steps_than_the_run_has(pipe):
         TINY_LATTE.run(pipe, steps=8)  # the next run is none the worse
 
 
+def test_a_run_that_was_refused_is_no_call_that_was_missed(pipe, caplog):
+    with (
+        pytest.raises(ValueError, match="computed_steps go up to 7"),
+        apply_adacache(pipe, StaticScheduleConfig((0, 7))),
+    ):
+        TINY_LATTE.run(pipe)
+    assert "saw no call" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "change",
     [{"batch": 2}, {"guidance_scale": 1.0}, "scheduler"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -13,7 +14,7 @@ import torch
 from adacache.calibration import plan
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.quality import psnr
-from adacache.conformance.tiny import TINY, TinyPipeline
+from adacache.conformance.tiny import OTHERS, TINY, TinyPipeline
 from adacache.conformance.tiny_pipeline import IMAGE
 from adacache.integrations.diffusers import apply_adacache, calibrate_pipeline
 from adacache.integrations.diffusers.calibrate import PipelineClips
@@ -129,6 +130,31 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
         made.tiny.run(made.pipe, steps=STEPS)
 
 
+def test_other_times_and_another_scheduler_are_warned_of(made, caplog):
+    pipe = made.tiny.build()
+    with apply_adacache(pipe, calibration=made.calibration, max_steps_computed=4):
+        made.tiny.run(pipe, steps=STEPS)
+        assert not [message for message in caplog.messages if "calibration" in message]
+        if made.tiny is TINY["latte"]:
+            pipe.scheduler = diffusers.DDPMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+            made.tiny.run(pipe, steps=STEPS)
+            assert "was made with DDIMScheduler, and this run's scheduler is DDPMScheduler" in caplog.text
+            assert "at other times than this run's" in caplog.text
+
+
+def test_a_pipeline_that_shares_the_transformer_does_not_tell_its_guidance():
+    tiny, pipe = TINY["wan"], TINY["wan"].build()
+    other = diffusers.WanVideoToVideoPipeline.from_pipe(pipe)
+    other.set_progress_bar_config(disable=True)
+    made = calibrated("wan")
+    tiny.run(pipe, steps=STEPS)  # its own guidance scale stays with it
+    with (
+        apply_adacache(pipe, calibration=made.calibration, speedup=1.1),
+        pytest.raises(ValueError, match="does not say its own; apply_adacache to the pipeline that is called"),
+    ):
+        OTHERS["wan_video"].run(other, steps=STEPS, guidance_scale=2.5)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -136,6 +162,8 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
         ({"fit_clips": 0}, "fit_clips must be"),
         ({"aim": "perfection"}, "aim 'perfection' is unknown"),
         ({"output_type": "pil"}, "sets output_type itself"),
+        ({"checkpoint": "nowhere/kept.json"}, "nowhere/kept.json cannot be written as a checkpoint"),
+        ({"checkpoint": "."}, "cannot be written as a checkpoint"),
     ],
 )
 def test_bad_options_are_refused(options, words):
@@ -146,6 +174,8 @@ def test_bad_options_are_refused(options, words):
 def test_a_single_prompt_is_refused():
     with pytest.raises(ValueError, match="at least two different prompts"):
         calibrate_pipeline(TINY["latte"].build(), ["10"])
+    with pytest.raises(ValueError, match="prompts must be a list of prompts, got the text 'a panda'"):
+        calibrate_pipeline(TINY["latte"].build(), "a panda")
 
 
 def test_a_hooked_pipeline_and_a_wavering_scheduler_are_refused():
@@ -160,11 +190,16 @@ def test_a_hooked_pipeline_and_a_wavering_scheduler_are_refused():
         calibrate_pipeline(pipe, PROMPTS, encode=encoder(tiny), num_inference_steps=STEPS, **tiny.call)
 
 
-def test_a_schedule_that_more_steps_do_not_refine_has_no_solution_to_come_near():
+@pytest.mark.parametrize(
+    "scheduler",
+    [partial(diffusers.DDIMScheduler, timestep_spacing="linspace"), diffusers.PNDMScheduler],
+    ids=["other times", "another number of times"],
+)
+def test_a_schedule_that_more_steps_do_not_refine_has_no_solution_to_come_near(scheduler):
     tiny = TINY["latte"]
     pipe = tiny.build()
-    pipe.scheduler = diffusers.DDIMScheduler(timestep_spacing="linspace")
-    with pytest.raises(ValueError, match="steps do not include those of 8, .* no exact solution .* use aim='repeat'"):
+    pipe.scheduler = scheduler()
+    with pytest.raises(ValueError, match="steps do not include those of .*, .* no exact solution .* use aim='repeat'"):
         calibrate_pipeline(pipe, PROMPTS, aim="solution", encode=encoder(tiny), num_inference_steps=8, **tiny.call)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,12 +220,21 @@ def test_a_speedup_and_a_quality_are_turned_into_steps(made, load):
 
 
 def test_how_residuals_are_kept_is_taken_over_from_the_configs_own_cache(load):
-    own = {"cache": {"computed_steps": [0, 1], "cache_dtype": "fp32", "cache_device": "cpu"}}
-    cache = load({"max_steps_computed": 6}, **own).cache
-    assert len(cache.computed_steps) == 6
-    assert (cache.cache_dtype, cache.cache_device) == ("fp32", "cpu")
-    with pytest.raises(ConfigError, match="leave schedule='batch' out"):
-        load({"max_steps_computed": 6}, cache={"computed_steps": [0, 1], "schedule": "batch"})
+    own = {"cache": {"computed_steps": [0, 1], "cache_dtype": "fp32", "cache_device": "cpu", "schedule": "batch"}}
+    outputs = load({"max_steps_computed": 6}, **own).cache
+    assert len(outputs.computed_steps) == 6
+    assert (outputs.cache_dtype, outputs.cache_device, outputs.schedule) == (None, "cpu", "sample")
+    residuals = load({"max_steps_computed": 6, "num_sampling_steps": 12}, **own).cache
+    assert (residuals.cache_dtype, residuals.cache_device, residuals.schedule) == ("fp32", "cpu", "batch")
+
+
+def test_at_times_that_were_not_measured_no_figure_is_promised(load, caplog):
+    caplog.set_level(logging.INFO)
+    load({"max_steps_computed": 6})
+    assert "dB (mean)" in caplog.text and "extrapolation" not in caplog.text
+    caplog.clear()
+    load({"max_steps_computed": 6}, **{"scheduler.use_timestep_transform": False})
+    assert "dB (mean)" not in caplog.text and "at other times than this run's" in caplog.text
 
 
 def error_of(load, flags=None, **options) -> str:
