@@ -391,10 +391,12 @@ class SamplingPipeline:
         if isinstance(frames, np.ndarray):
             frames = torch.from_numpy(frames).movedim(-1, 0).float() / 127.5 - 1
         height, width = frames.shape[2:]
-        factor = self.vae.downsample
-        # Sides that are not a multiple of the autoencoder's factor are rounded up, like those of the noise.
-        frames = torch.nn.functional.pad(frames, (0, -width % factor, 0, -height % factor), mode="replicate")
-        compat = self.config.compat
+        factor, compat = self.vae.downsample, self.config.compat
+        # Sides that are not a multiple of the autoencoder's factor become one as those of the noise do.
+        if compat:
+            frames = frames[..., : height // factor * factor, : width // factor * factor]
+        else:
+            frames = torch.nn.functional.pad(frames, (0, -width % factor, 0, -height % factor), mode="replicate")
         is_image = frames.shape[1] == 1 and not compat
         if is_image:
             frames = frames.expand(-1, self.vae.config.micro_frame_size or 1, -1, -1)

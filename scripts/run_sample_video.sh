@@ -4,6 +4,11 @@
 # for each GPU.
 set -euo pipefail
 
+if [[ ! ${NPROC:-1} =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: NPROC is '$NPROC'; give a number of processes, such as NPROC=8" >&2
+    exit 2
+fi
+
 scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 source "$scripts/setup_env.sh" run
 

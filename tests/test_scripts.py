@@ -36,6 +36,14 @@ def test_shell_scripts_are_executable(script):
     assert os.access(script, os.X_OK)
 
 
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_a_number_of_processes_that_is_none_is_refused_before_the_set_up(count):
+    command = ["bash", str(ROOT / "run_sample_video.sh")]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"], "NPROC": count}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: NPROC is '{count}'; give a number of processes")
+
+
 def test_help_lists_every_flag():
     command = [sys.executable, str(ROOT / "scripts/inference.py"), "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout

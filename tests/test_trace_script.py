@@ -61,8 +61,8 @@ def test_diff_names_the_steps_that_differ(traces):
 
 
 def test_plot_draws_beside_the_trace_or_where_told(traces, tmp_path):
-    assert run("plot", traces[0]).stdout.strip() == f"wrote {tmp_path / 'a.trace.png'}"
-    assert (tmp_path / "a.trace.png").stat().st_size > 1000
+    assert run("plot", traces[0]).stdout.strip() == f"wrote {tmp_path / 'a.plot.png'}"
+    assert (tmp_path / "a.plot.png").stat().st_size > 1000
     assert run("plot", traces[0], "--output", tmp_path / "x.svg").returncode == 0
     assert (tmp_path / "x.svg").read_text().lstrip().startswith("<?xml")
 
@@ -79,6 +79,11 @@ def test_mistakes_are_told_in_one_line(traces, tmp_path):
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert message in done.stderr
+
+
+def test_metadata_of_another_kind_is_left_aside(tmp_path):
+    Trace(1, [StepRecord(0, 1000.0, True)], {"config": ["x"], "loop": "x"}).save(tmp_path / "a.json")
+    assert run("show", tmp_path / "a.json").returncode == run("plot", tmp_path / "a.json").returncode == 0
 
 
 def test_show_tells_where_frames_joined(tmp_path):

@@ -116,7 +116,7 @@ def build_parser(description: str = _SAMPLES) -> OneLineParser:
         "%(prog)s configs/mini/sample.py --speedup 2",
         allow_abbrev=False,
     )
-    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"config file (default: {DEFAULT_CONFIG})")
+    parser.add_argument("config", nargs="?", help=f"config file (default: {DEFAULT_CONFIG})")
     _add_prompt_flags(parser)
     _add_video_flags(parser)
     _add_target_flags(parser)
@@ -138,7 +138,10 @@ def parse_arguments(
     for text in flags["prompt"] or []:
         if text.endswith(".py") and find_path(text):
             parser.error(f"'{text}' was taken as a prompt; put the config file before the flags")
-    return flags.pop("config"), flags, flags.pop("cfg_options") or {}
+    path = flags.pop("config")
+    if path is not None and flags["from_sidecar"] is not None:
+        parser.error(f"--from-sidecar takes its settings from that file; leave out the config '{path}'")
+    return path or DEFAULT_CONFIG, flags, flags.pop("cfg_options") or {}
 
 
 def _add_switch(group: Any, flag: str, text: str) -> None:

@@ -30,7 +30,7 @@ from opensora.weights.download import download_missing
 logger = logging.getLogger(__name__)
 
 NAME = "comparison"
-WARM_UP_STEPS = 2  # the first steps of a process take longer
+WARM_UP_STEPS = 4  # the first steps of a process take longer; the fewest that every solver can do
 SMALLEST_SIDE, LARGEST_SIDE = 208, 640  # pixels of a frame's longer side in the picture
 MAX_PREVIEW_SIDE = 1280  # pixels
 BAR_HEIGHT = 10  # pixels

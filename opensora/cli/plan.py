@@ -16,10 +16,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from opensora.conditioning.mask_strategy import check_mask_strategy, check_placement, default_mask_strategy
 from opensora.conditioning.references import (
     ReferenceInfo,
     check_reference,
+    fitting_mask_strategy,
     resolve_reference,
     sha256_of,
     split_references,
@@ -42,10 +42,13 @@ SAMPLE_SEED_OFFSET = 2**20  # between samples of one prompt, so that they share 
 _NOT_CONFIG = ("reference_path", "mask_strategy", "name")  # overrides that are not entries of the config
 # Stems whose files would take the names of the ledger and other files of a run, or those of another sample's files.
 _TAKEN = re.compile(
-    r"manifest|drafts.*|contact_sheet|.*\.(trace|frames|preview|loop\d+|page\d+)", re.IGNORECASE | re.DOTALL
+    r"manifest|drafts.*|contact_sheet|.*\.(trace|plot|frames|preview|loop\d+|page\d+)", re.IGNORECASE | re.DOTALL
 )
 # If several files have a prompt's name, the first kind here is taken: a video comes before its own animated preview.
-_REFERENCE_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_REFERENCE_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,32 +312,24 @@ def _add_conditions(
             info, digest = checked[str(path)]
             sample.references += (info,)
             sample.reference_hashes += (digest,)
-        if sample.references and not strategy:
-            are_videos = [info.kind == "video" for info in sample.references]
-            strategy = default_mask_strategy(
-                are_videos, config.vae.latent_frames(config.vae.frames_per_chunk(config.num_frames))
-            )
-        check_mask_strategy(strategy, len(sample.references))
-        lengths = [config.vae.latent_frames(info.frames) if info.frames else None for info in sample.references]
-        check_placement(strategy, config.vae.latent_frames(config.num_frames), lengths, config.align, config.loop)
+        sample.mask_strategy = fitting_mask_strategy(strategy, sample.references, config)
     except ValueError as error:
         raise ConfigError(f"prompt {sample.index}: {shortened(error, 500)}") from error
-    sample.mask_strategy = strategy
 
 
 def _references_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dict[int, str]:
     """Return by prompt index the references, "a.png;b.mp4" for two, by an explicit list or by the files' names.
 
-    A single folder is searched for files named like the samples (`sample_0003.png`, `0003.png` or `3.png` for prompt
-    3, or as `--prompt-as-path` names it), never by its order. Where a file is missing, its path is returned all the
-    same, to be reported with its prompt.
+    A single folder is searched for files named like the samples (by the name that the prompt's line sets, as
+    `sample_0003.png`, `0003.png` or `3.png` for prompt 3, or as `--prompt-as-path` names it), never by its order. Where
+    a file is missing, its path is returned all the same, to be reported with its prompt.
 
     Raises:
         ConfigError: there are several entries, but not one per prompt.
     """
     entries = config.reference_path or ()
     if len(entries) == 1 and (folder := find_path(entries[0])) is not None and folder.is_dir():
-        there = set(os.listdir(folder))
+        there = {name.casefold(): name for name in os.listdir(folder)}
         return {prompt.index: str(folder / _file_of(prompt, config.sample_name, there)) for prompt in prompts}
     return _one_for_all_or_each("reference_path", entries, prompts)
 
@@ -353,11 +348,16 @@ def _one_for_all_or_each(name: str, entries: Sequence[str], prompts: Sequence[Pr
     return dict(zip(indices, entries, strict=True))
 
 
-def _file_of(prompt: Prompt, sample_name: str | None, there: set[str]) -> str:
-    """Return the file name among those `there` that belongs to a prompt, or the name that was expected."""
+def _file_of(prompt: Prompt, sample_name: str | None, there: Mapping[str, str]) -> str:
+    """Return the file name that belongs to a prompt, or the one that was expected.
+
+    Args:
+        there: casefolded name -> name of every file.
+    """
     index = prompt.index
-    names = [sample_stem(sample_name, index)]
+    names = [prompt.overrides["name"]] if prompt.overrides.get("name") else []
+    names += [sample_stem(sample_name, index)]
     names += [f"sample_{index:04d}", f"{index:04d}", f"{index}"]
     names += [sample_stem(sample_name, index, prompt.text)]
-    found = (f"{name}{suffix}" for name in names for suffix in _REFERENCE_SUFFIXES if f"{name}{suffix}" in there)
-    return next(found, f"{names[0]}.png")
+    files = (f"{name}{suffix}".casefold() for name in names for suffix in _REFERENCE_SUFFIXES)
+    return next((there[file] for file in files if file in there), f"{names[0]}.png")

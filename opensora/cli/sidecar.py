@@ -9,13 +9,12 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from opensora.cli.plan import Sample
-from opensora.conditioning.mask_strategy import check_mask_strategy
-from opensora.conditioning.references import check_reference, sha256_of
+from opensora.conditioning.references import check_reference, fitting_mask_strategy, sha256_of
 from opensora.config.entries import name_of_overrides
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, shortened
-from opensora.prompts.run_prompts import MAX_SEED
+from opensora.prompts.run_prompts import MAX_SEED, all_prompts
 
 # Entries that have done their work: what they asked for is in other entries.
 _DONE = (
@@ -23,7 +22,10 @@ _DONE = (
     *("prompt_path", "reference_path", "mask_strategy", "llm_refine", "low_memory"),
     *("sequence_parallel", "guidance_parallel"),  # as many processes as there are now
 )
-_NOT_OVER_A_SIDECAR = ("draft", "final", "num_sample", "prompt_path", "start_index", "end_index", "reference_path")
+_NOT_OVER_A_SIDECAR = (
+    *("draft", "final", "num_sample", "prompt_path", "start_index", "end_index", "reference_path"),
+    *("sample_name", "prompt_as_path"),  # the video keeps its name
+)
 _REPRODUCED = "reproduced"  # subfolder beside the sidecar, unless another folder is given
 
 
@@ -68,18 +70,20 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     config = config_from_entries(entries, path, flags, cfg_options)
     if config.prompt is not None and len(config.prompt) > 1:
         raise ConfigError(f"--from-sidecar makes one video again, got {len(config.prompt)} prompts")
-    text = config.prompt[0] if config.prompt else text
+    prompt = all_prompts(config)[0]
+    if prompt.problem or prompt.overrides:
+        raise ConfigError(prompt.problem or "--from-sidecar: the prompt has settings in braces; give them as flags")
     seed = config.seed if "seed" in given else metadata.seed
-    sample = Sample(metadata.prompt_index, text, seed, config, stem=Path(metadata.video).stem)
-    sample.mask_strategy = config.mask_strategy[0] if config.mask_strategy else metadata.mask_strategy
+    sample = Sample(metadata.prompt_index, prompt.text, seed, config, stem=Path(metadata.video).stem)
     for reference in metadata.references:
         info = check_reference(reference.path)
         if sha256_of(info.path) != reference.sha256:
             raise ConfigError(f"{reference.path} is no longer the file that {path} was made with")
         sample.references += (info,)
         sample.reference_hashes += (reference.sha256,)
+    strategy = config.mask_strategy[0] if config.mask_strategy else metadata.mask_strategy
     try:
-        check_mask_strategy(sample.mask_strategy, len(sample.references))
+        sample.mask_strategy = fitting_mask_strategy(strategy, sample.references, config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return config, sample

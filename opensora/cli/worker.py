@@ -233,7 +233,8 @@ def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> Prepar
         for line in known.outside(list(dict.fromkeys(every)), sizes):
             logger.warning("WARNING %s", line)
     kept = all_kept(config, every, device, negative)
-    check_memory(plan.weights.applied_to(largest), len(due), device, text=not kept, processes=processes)
+    references = any(sample.references for sample in due)
+    check_memory(plan.weights.applied_to(largest), len(due), device, not kept, processes, references)
     shown = progress and config.verbose > 0
     return encode_captions(config, every, device, shown, negative, quiet=not progress)
 

@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from opensora.cli.arguments import DEFAULT_CONFIG, CfgOptions, OneLineParser
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_configs(paths: Sequence[str], flags: dict[str, object], cfg_options: dict[str, object]) -> list[SampleConfig]:
-    """Return the first config without its cache, then each config as it stands.
+    """Return the first config without its cache, however the file names it, then each config as it stands.
 
     Raises:
         ConfigError: one cannot be used, computes what the uncached run does, or is for another video than the first.
@@ -85,7 +86,7 @@ def read_configs(paths: Sequence[str], flags: dict[str, object], cfg_options: di
     from opensora.config.loading import load_config
 
     kept = {key: value for key, value in cfg_options.items() if key.split(".")[0] not in WITHOUT_CACHE}
-    first = load_config(paths[0], flags, kept | dict.fromkeys(WITHOUT_CACHE))
+    first = replace(load_config(paths[0], flags, kept | dict.fromkeys(WITHOUT_CACHE)), cache=None)
     configs = [first]
     for path in paths:
         config = load_config(path, flags, cfg_options)

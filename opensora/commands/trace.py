@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adacache.codebook import Codebook
@@ -59,7 +59,7 @@ def show(path: Path) -> str:
         lines.append(f"their branches were computed as often as in {computed:.1f} steps")
     if speedup is not None:
         lines.append(f"estimated speedup of the blocks {speedup:.2f}x")
-    if "loop" in trace.metadata:
+    if isinstance(trace.metadata.get("loop"), int):
         lines.append(f"this is clip {trace.metadata['loop'] + 1} of the video; the others are beside it")
     lines.append("steps are counted from 1 here, and from 0 in lists of configs and in .json files")
     return "\n".join(lines)
@@ -75,9 +75,11 @@ def draw(path: Path, output: Path | None) -> str:
     from adacache.trace_plot import plot_trace
 
     trace = Trace.load(path)
-    cache = (trace.metadata.get("config") or {}).get("cache") or {}
+    config = trace.metadata.get("config")
+    cache = config.get("cache") if isinstance(config, Mapping) else None
+    cache = cache if isinstance(cache, Mapping) else {}
     codebook = Codebook.from_value(cache["codebook"]) if "codebook" in cache else None
-    output = output or path.with_suffix(".trace.png")
+    output = output or path.with_suffix(".plot.png")  # .trace.png is the picture that the run itself wrote
     plot_trace(trace, output, codebook, trace.metadata.get("prompt"), threshold=cache.get("threshold"))
     return f"wrote {output}"
 

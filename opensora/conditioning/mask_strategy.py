@@ -94,7 +94,13 @@ def find_nearest_point(value: int, point: int, max_value: int) -> int:
 
 
 def check_placement(
-    mask_strategy: str, num_latents: int, reference_latents: Sequence[int | None], align: int | None, loops: int
+    mask_strategy: str,
+    num_latents: int,
+    reference_latents: Sequence[int | None],
+    align: int | None,
+    loops: int = 1,
+    carried: int = 0,
+    carried_edit: float = 0.0,
 ) -> None:
     """Refuse a mask strategy that reaches beyond the video, a reference or the loops, or leaves nothing to make.
 
@@ -102,6 +108,8 @@ def check_placement(
         num_latents: latent frames of each clip of the video.
         reference_latents: latent frames of every reference; None where the number is not known.
         align: as for `apply_mask_strategy`; shorter entries are not moved.
+        carried: first latent frames of later clips, which are those of the clip before, whatever else is put there.
+        carried_edit: edit ratio of those.
 
     Raises:
         ValueError: the strategy cannot be used; one sentence says why.
@@ -124,12 +132,23 @@ def check_placement(
                     f"mask strategy '{mask_strategy}' begins at latent frame {start}, but {what} {count}; use a start "
                     f"from {-count} to {count - 1}, or more frames"
                 )
-        start = entry.target_start % num_latents
-        if align is not None and entry.length >= align:
+        is_moved = align is not None and entry.length >= align
+        start, length = entry.target_start % num_latents, entry.length
+        if is_moved:
             start = find_nearest_point(start, align, num_latents)
+        if of_reference is not None:
+            ref_start = entry.ref_start % of_reference
+            if is_moved:
+                ref_start = find_nearest_point(ref_start, align, of_reference)
+            length = min(length, of_reference - ref_start)
+        if entry.loop > 0 and start + length <= carried:
+            raise ValueError(
+                f"mask strategy '{mask_strategy}' begins at latent frame {start} of loop {entry.loop}, but its first "
+                f"{carried} are those of the clip before (condition_frame_length); use a start from {carried} on"
+            )
         if entry.edit_ratio == 0:
-            length = entry.length if of_reference is None else min(entry.length, of_reference)
-            given.setdefault(entry.loop, set()).update(range(start, min(start + length, num_latents)))
+            own = given.setdefault(entry.loop, set(range(carried)) if entry.loop > 0 and carried_edit == 0 else set())
+            own.update(range(start, min(start + length, num_latents)))
     for loop, frames in given.items():
         if len(frames) == num_latents:
             raise ValueError(

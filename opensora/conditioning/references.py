@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from opensora.conditioning.mask_strategy import parse_mask_strategy
+from opensora.conditioning.mask_strategy import (
+    check_mask_strategy,
+    check_placement,
+    default_mask_strategy,
+    parse_mask_strategy,
+)
 from opensora.conditioning.reference_frames import AnimatedImage, NotReadable, StillImage, VideoFile, open_reference
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
@@ -146,6 +151,23 @@ def _check_file(path: Path) -> None:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
+
+
+def fitting_mask_strategy(mask_strategy: str, references: Sequence[ReferenceInfo], config: SampleConfig) -> str:
+    """Return the mask strategy of a sample's references, their default one for "", if it fits the video of `config`.
+
+    Raises:
+        ValueError: it does not; one sentence says why.
+    """
+    vae, align = config.vae, config.align if config.compat or config.vae.micro_frame_size else None
+    if references and not mask_strategy:
+        are_videos = [info.kind == "video" for info in references]
+        mask_strategy = default_mask_strategy(are_videos, vae.latent_frames(vae.frames_per_chunk(config.num_frames)))
+    check_mask_strategy(mask_strategy, len(references))
+    lengths = [vae.latent_frames(info.frames) if info.frames else None for info in references]
+    carried = config.condition_frame_length, config.condition_frame_edit
+    check_placement(mask_strategy, vae.latent_frames(config.num_frames), lengths, align, config.loop, *carried)
+    return mask_strategy
 
 
 @dataclass(frozen=True)

@@ -281,6 +281,11 @@ def _conflicts(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("device",), f"device must be 'cpu', 'cuda' or 'cuda:N', got '{config.device}'"
     if config.end_index is not None and config.end_index <= config.start_index:
         yield ("end_index",), f"end_index ({config.end_index}) must be above start_index ({config.start_index})"
+    if config.end_index is not None and config.prompt is not None:
+        yield (
+            ("end_index",),
+            "end_index chooses a part of a prompt file, and this run has a list of prompts; leave it out",
+        )
     if config.watermark and not config.watermark_text.strip():
         yield ("watermark", "watermark_text"), "watermark_text is empty; give it a word, or leave the watermark out"
     if config.llm_refine and not (config.llm_endpoint and config.llm_model):

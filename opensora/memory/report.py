@@ -58,7 +58,11 @@ class StageEstimate:
 
 
 def estimate_stages(
-    config: SampleConfig, batch: int, device: Literal["cuda", "cpu"] = "cuda", text: bool = True
+    config: SampleConfig,
+    batch: int,
+    device: Literal["cuda", "cpu"] = "cuda",
+    text: bool = True,
+    references: bool | None = None,
 ) -> list[StageEstimate]:
     """Estimate the stages of a run in batches of `batch` videos; takes a second or two, with tiles two or three.
 
@@ -66,6 +70,7 @@ def estimate_stages(
         config: its models may be folders, files or published repositories, whose weights need not be there.
         device: on the CPU, a cache with cache_device="cpu" counts too.
         text: whether the text encoder is loaded at all; it is not if all captions are encoded already.
+        references: whether any video has some, as prompts can bring their own; None: if the config names some.
 
     Raises:
         ConfigError: the models' sizes are not known (`read_shapes`).
@@ -74,16 +79,22 @@ def estimate_stages(
     weights = shapes.weight_bytes()
     on_device = device == "cpu" or config.cache is None or config.cache.cache_device == "model"
     stages = [StageEstimate("text", *shapes.text_bytes())] if text else []
-    if config.reference_path:
+    references = bool(config.reference_path) if references is None else references
+    if references:
         stages.append(StageEstimate("references", weights, shapes.reference_activations()))
     cache = cache_bytes(shapes, batch) if on_device else 0
-    stages.append(StageEstimate("denoise", weights, shapes.denoise_activations(batch), cache))
+    stages.append(StageEstimate("denoise", weights, shapes.denoise_activations(batch, references), cache))
     stages.append(StageEstimate("decode", weights, shapes.decode_activations(batch)))
     return stages
 
 
 def check_memory(
-    config: SampleConfig, num_videos: int, device: torch.device, text: bool = True, processes: int = 1
+    config: SampleConfig,
+    num_videos: int,
+    device: torch.device,
+    text: bool = True,
+    processes: int = 1,
+    references: bool | None = None,
 ) -> list[StageEstimate]:
     """Log the estimated memory of every stage, and refuse a run on a GPU that one of them cannot fit on.
 
@@ -95,6 +106,7 @@ def check_memory(
         num_videos: of the whole run; a batch is no larger.
         text: whether the text encoder is loaded.
         processes: how many share a video; what it takes to denoise it is divided by their number.
+        references: as for `estimate_stages`.
 
     Raises:
         ConfigError: a stage, or the cache that a run on a GPU keeps in CPU memory, does not fit, and the message names
@@ -102,7 +114,7 @@ def check_memory(
     """
     kind = "cuda" if device.type == "cuda" else "cpu"
     batch = min(config.batch_size, num_videos)
-    stages = estimate_stages(config, batch, kind, text)
+    stages = estimate_stages(config, batch, kind, text, references)
     stages = [_shared(stage, processes) if stage.name == "denoise" else stage for stage in stages]
     free = free_memory(device)
     largest = max(stages, key=lambda stage: stage.total)

@@ -172,10 +172,11 @@ class ModelShapes:
             activations += max(weight.nbytes for weight in quantized)
         return weights, activations
 
-    def denoise_activations(self, batch: int) -> int:
+    def denoise_activations(self, batch: int, references: bool = False) -> int:
         """Return the peak bytes of activations in one guided step of `batch` videos, with their latents and texts.
 
-        Texts have their full length here; Latte's sampler cuts them to the longest.
+        Texts have their full length here; Latte's sampler cuts them to the longest. With `references`, frames are
+        given, as they are in loops.
         """
         config, rows, model = self.config, self.rows_per_video, self.build_transformer(_DEPTH)
         dtype, shape = DTYPES[config.dtype], (batch, self.transformer.in_channels, *self.latent_size)
@@ -183,7 +184,7 @@ class ModelShapes:
         with torch.device("meta"):
             times = torch.empty(rows * batch)
             options = {"fps": times, "height": times, "width": times} if self._is_open_sora else {}
-            if config.reference_path or config.loop > 1:
+            if references or config.loop > 1:
                 options["x_mask"] = torch.empty(rows * batch, shape[2], dtype=torch.bool)
 
         def step() -> None:

@@ -240,6 +240,16 @@ def test_a_continued_clip_of_compat_depends_on_its_seed_alone(pipe):
     assert (together.latents[1] - alone.latents[0]).abs().mean() < 1e-3  # the rounding of a pixel may differ
 
 
+@pytest.mark.parametrize(("compat", "size"), [(False, (8, 9)), (True, (7, 8))])
+def test_a_reference_becomes_as_large_as_the_noise(pipe, compat, size):
+    """Upstream rounds sides down."""
+    odd = pipe.with_config(load_config(small_model.SAMPLE, {"image_size": [60, 66], "compat": compat}))
+    reference = odd.encode_reference(np.zeros((1, 60, 66, 3), np.uint8), torch.Generator())
+    assert reference.shape[2:] == size
+    latents = odd.sample_latents(PROMPTS[:1], 0, False, [[reference]], ["0"])
+    assert torch.equal(latents[0, :, 0], reference[:, 0])
+
+
 def test_one_seed_per_prompt_is_required(pipe):
     with pytest.raises(SamplingError, match="got 1 seeds for 2 prompts"):
         pipe(PROMPTS, seed=[1])

@@ -47,7 +47,7 @@ class Case:
         words: what the user has to read, in any order.
         code: the exit code.
         given: makes the files of the case in the working directory.
-        config: the config file.
+        config: the config file; a sidecar takes its place.
         written: names in the output folder that there have to be afterwards.
         begun: with code 2, that the refusal comes only when models are loaded, so that what other settings made may
             have moved aside.
@@ -64,7 +64,7 @@ class Case:
     def command(self) -> list[str]:
         """All arguments."""
         words = self.arguments.split() if isinstance(self.arguments, str) else list(self.arguments)
-        return [self.config, *words]
+        return words if "--from-sidecar" in words else [self.config, *words]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ CASES = {
     "draft and final": Case("--draft 2 --final 7", ["draft and final cannot be combined"]),
     "drafts in samples": Case("--draft 2 --num-sample 2", ["draft and num_sample cannot be combined"]),
     "final of a word": Case("--final best", ["final takes seeds such as 1024", "'best'"]),
-    "final of a prompt that is not there": Case("--final 7:1024", ["7"]),
+    "final of a prompt that is not there": Case("--num-sampling-steps 30 --final 7:1024", ["no prompt 7"]),
     "two targets": Case("--speedup 2 --max-steps-computed 3", ["speedup and max_steps_computed cannot be combined"]),
     "a target and a replay": Case("--speedup 2 --replay a.json", ["cannot be combined"]),
     "a replay that is not there": Case("--replay nowhere.json", ["replay: cannot read nowhere.json"]),
@@ -87,6 +87,7 @@ CASES = {
     "MoReg beyond the steps": Case(
         "--cfg-options cache.moreg.window=(4,31)", ["cache: ", "30"], config=small_model.MOREG
     ),
+    "a part of a list of prompts": Case("--end-index 1", ["end_index chooses a part of a prompt file", "leave it out"]),
     "draft and replay": Case("--draft 2 --replay a.json", ["replay and draft cannot be combined"]),
     "no prompt": Case("--cfg-options prompt=None", ["no prompts; give --prompt"]),
 }

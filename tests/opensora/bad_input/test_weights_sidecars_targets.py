@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -57,6 +58,14 @@ def text(name: str, content: str) -> Callable[[Path], object]:
 def changed_reference(folder: Path) -> None:
     content = json.loads((folder / OUT / "sample_0000.json").read_text())
     about = {"path": str(image(folder / "a.png")), "sha256": "0" * 64}
+    content["metadata"] |= {"references": [about], "mask_strategy": "0"}
+    (folder / "s.json").write_text(json.dumps(content))
+
+
+def reference_for_all_frames(folder: Path) -> None:
+    content = json.loads((folder / OUT / "sample_0000.json").read_text())
+    path = image(folder / "a.png")
+    about = {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     content["metadata"] |= {"references": [about], "mask_strategy": "0"}
     (folder / "s.json").write_text(json.dumps(content))
 
@@ -125,6 +134,24 @@ SIDECARS = {
     ),
     "other references": Case(
         "--from-sidecar out/sample_0000.json --reference-path a.png", ["leave out reference_path"],
+    ),
+    "another name": Case("--from-sidecar out/sample_0000.json --sample-name star", ["leave out sample_name"]),
+    "a config": Case(
+        ["configs/mini/sample.py", "--from-sidecar", "s.json"], ["leave out the config 'configs/mini/sample.py'"]
+    ),
+    "a prompt of an open brace": Case(
+        ["--from-sidecar", "out/sample_0000.json", "--prompt", "a red star {bad"], ["not one JSON object"]
+    ),
+    "a prompt with settings": Case(
+        ["--from-sidecar", "out/sample_0000.json", "--prompt", 'a red star {"mask_strategy": "0"}'], ["settings in"]
+    ),
+    "an empty prompt": Case(["--from-sidecar", "out/sample_0000.json", "--prompt", ""], ["prompt 0 is empty"]),
+    "fewer loops than texts": Case(
+        "--from-sidecar s.json", ["its segment |1| is for loop 1", "set --loop 2"],
+        given=sidecar(lambda about: about.update(prompt="|0| a red circle |1| a blue circle")).given,
+    ),
+    "nothing left to generate": Case(
+        "--from-sidecar s.json", ["gives all", "leaves nothing to generate"], given=reference_for_all_frames
     ),
 }  # fmt: skip
 

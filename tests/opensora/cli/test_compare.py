@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from adacache import AdaCacheConfig
 from adacache.calibration.quality import psnr
-from opensora.commands.compare import main
+from opensora.cli.compare import WARM_UP_STEPS
+from opensora.commands.compare import main, read_configs
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video
 from opensora.files import REPO_ROOT
 from opensora.pipeline import SamplingPipeline
+from opensora.registry import SCHEDULERS, build_module
 from support import small_model
 
 MINI = small_model.SAMPLE
@@ -51,6 +54,19 @@ def test_figures_video_and_picture(tmp_path, capsys):
     assert np.flatnonzero(bar[:, 2] - bar[:, 0] > 80).tolist() == COMPUTED  # blue, not gray
     with Image.open(tmp_path / "out/comparison.preview.webp") as picture:
         assert picture.n_frames == 17
+
+
+def test_the_uncached_run_has_no_cache_of_the_official_files_either(tmp_path):
+    path = tmp_path / "official.py"
+    model = "dict(do_cache=True, cache_res='t-attn', cache_loc=[1], codebook='fast30')"
+    path.write_text(f"_base_ = {str(REPO_ROOT / MINI)!r}\nmodel = {model}\n")
+    uncached, cached = read_configs([str(path)], {}, {})
+    assert uncached.cache is None and isinstance(cached.cache, AdaCacheConfig)
+
+
+def test_the_warm_up_is_long_enough_for_every_solver():
+    config = load_config("configs/open_sora_plan/sample.py", {"num_sampling_steps": WARM_UP_STEPS})
+    assert build_module(vars(config.scheduler), SCHEDULERS).num_model_calls >= WARM_UP_STEPS
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,13 @@ def test_references_of_a_folder_pair_by_name(images):
     assert seventh.references[0].path.name == "0007.png"
 
 
+def test_a_file_in_the_folder_may_have_the_name_that_the_prompt_sets(images, tmp_path):
+    Image.new("RGB", (64, 64)).save(images / "Star.PNG")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "name": "star"}\n')
+    [sample] = plan(prompt=None, prompt_path=str(tmp_path / "p.jsonl"), reference_path=[str(images)])
+    assert sample.references[0].path.name == "Star.PNG"
+
+
 def test_a_prompt_without_a_file_in_the_folder_fails_alone(images):
     samples = plan(prompt=["a", "b", "c", "d"], reference_path=[str(images)])
     assert [sample.problem is None for sample in samples] == [True, True, True, False]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from opensora.conditioning.mask_strategy import check_placement
 from opensora.conditioning.masking import (
     append_clip,
     apply_mask_strategy,
@@ -55,6 +56,31 @@ def test_any_strategy_is_parsed_or_refused(text):
     assert len(entries) == (text.count(";") + 1 if text else 0)
     assert all(e.loop >= 0 and e.ref_id >= 0 and e.length >= 1 and 0 <= e.edit_ratio <= 1 for e in entries)
     assert parse_mask_strategy(";".join(",".join(map(str, entry)) for entry in entries)) == entries
+
+
+@pytest.mark.parametrize(
+    ("strategy", "references", "problem"),
+    [
+        ("0,0,-5,0,10", [10], None),  # five frames are left to generate
+        ("0,0,5,0,10", [10], None),
+        ("0,0,0,0,10", [10], "gives all 10 latent frames of loop 0"),
+        ("1,0,0,0,1", [1], "begins at latent frame 0 of loop 1, but its first 5 are those of the clip before"),
+        ("1,0,0,4,1", [1], "use a start from 5 on"),
+        ("1,0,0,-1,1", [1], None),
+        ("1,0,0,5,5", [5], "gives all 10 latent frames of loop 1"),
+        ("1,0,0,5,5,0.5", [5], None),
+    ],
+)
+def test_what_a_placement_leaves_to_generate(strategy, references, problem):
+    if problem is None:
+        check_placement(strategy, 10, references, 5, 2, carried=5)
+    else:
+        with pytest.raises(ValueError, match=problem):
+            check_placement(strategy, 10, references, 5, 2, carried=5)
+
+
+def test_carried_frames_that_are_edited_are_generated_too():
+    check_placement("1,0,0,5,5", 10, [5], 5, 2, carried=5, carried_edit=0.5)
 
 
 whole = st.integers(0, 50)

@@ -46,6 +46,12 @@ def test_published_weights_are_those_of_the_published_files(mini):
     assert stages["denoise"].weights == 2 * (1_208_872_772 + 393_341_015)  # tests/golden/manifests
 
 
+def test_references_of_prompts_count_as_those_of_the_config(large):
+    named = by_name(replace(large, reference_path=("a.png",)))
+    assert named == by_name(large, references=True) and "references" in named
+    assert "references" not in by_name(large)
+
+
 @pytest.mark.parametrize(
     "cache", [None, "config", StaticScheduleConfig((0, 2))], ids=["computed", "adacache", "static"]
 )
