@@ -28,6 +28,7 @@ class VideoRow:
         options: digest of the point's options.
         values: by name of the quantity; those that this machine or the video's size does not allow are left out.
         steps: one record per sampling step, for a video of the showcase; else None.
+        uncached_seconds: what denoising without reuse took in this session, if its row is of an earlier one.
     """
 
     prompt: str
@@ -36,6 +37,7 @@ class VideoRow:
     options: str
     values: Mapping[str, float]
     steps: list[dict[str, Any]] | None = None
+    uncached_seconds: float | None = None
 
     @property
     def key(self) -> _Key:
@@ -46,7 +48,8 @@ class VideoRow:
 class BenchLog:
     """The finished videos of one setting; each is on disk as soon as it is added.
 
-    A log of another setting is set aside under another name. A last line that a killed run left unfinished is dropped.
+    A log of another setting is set aside under another name, and taken up again when a bench has that setting. A last
+    line that a killed run left unfinished is dropped.
 
     Args:
         setting: plain values that the numbers depend on, by names that a message can use.
@@ -60,6 +63,10 @@ class BenchLog:
         self._rows: dict[_Key, VideoRow] = {}
         setting = json.loads(json.dumps(setting))
         if path.is_file():
+            self._read(setting)
+        earlier = self._aside(setting)
+        if not path.is_file() and earlier.is_file():
+            os.replace(earlier, path)
             self._read(setting)
         if not path.is_file():
             self._write({"setting": setting})
@@ -96,15 +103,19 @@ class BenchLog:
         self._rows = {row.key: row for row in (VideoRow(**entry) for entry in entries[1:])}
 
     def _set_aside(self, found: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
-        aside = self._path.with_name(f"{self._path.stem}-{digest(found)}{self._path.suffix}")
+        aside = self._aside(found)
         os.replace(self._path, aside)
         others = [name for name in setting if found.get(name) != setting[name]]
         logger.warning(
-            "%s was measured with other %s: it is kept as %s, and the bench begins anew",
+            "%s was measured with other %s: it is kept as %s, and the bench goes on without it",
             self._path,
             ", ".join(others) or "settings",
             aside.name,
         )
+
+    def _aside(self, setting: Mapping[str, Any]) -> Path:
+        """Return where a log of this setting is kept while one of another setting is in its place."""
+        return self._path.with_name(f"{self._path.stem}-{digest(setting)}{self._path.suffix}")
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._append(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -97,17 +97,26 @@ class BenchRun:
         """Run both references, as all others need their frames, then what is missing.
 
         The run without reuse is timed again among the others: at the beginning of every clip, the machine would not be
-        in the same state.
+        in the same state. If it was timed in an earlier session, those of this one have a time of their own to compare
+        with.
         """
         uncached, exact = self._work.references
         sampled = {point: self._sampler.sample(point, clip.clip) for point in (uncached, exact)}
         frames = {point.policy: video.frames for point, video in sampled.items()}
         if exact in missing:
             self._keep(clip, exact, sampled[exact], frames)
+        seconds = None if uncached in missing else self._sampler.sample(uncached, clip.clip).denoise_seconds
         for point in turned([point for point in (uncached, *self._work.points) if point in missing], index):
-            self._keep(clip, point, self._sampler.sample(point, clip.clip), frames)
+            self._keep(clip, point, self._sampler.sample(point, clip.clip), frames, seconds)
 
-    def _keep(self, clip: BenchClip, point: BenchPoint, sampled: Sampled, references: Mapping[str, np.ndarray]) -> None:
+    def _keep(
+        self,
+        clip: BenchClip,
+        point: BenchPoint,
+        sampled: Sampled,
+        references: Mapping[str, np.ndarray],
+        uncached_seconds: float | None = None,
+    ) -> None:
         """Measure a video and log the result."""
         shown = self._work.showcase.has(clip, point)
         if shown:
@@ -121,6 +130,7 @@ class BenchRun:
                 options=point.digest,
                 values={**cost_values(point, sampled, self._costs), **quality},
                 steps=step_records(sampled.trace, self._timesteps(point.num_steps)) if shown else None,
+                uncached_seconds=uncached_seconds,
             )
         )
         self._finished(point.policy)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adacache.calibration.plan import Clip
 from bench.plan import BenchPlan
+from opensora.cli.identity import influences
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.files import find_path
 from opensora.prompts.run_prompts import plain_texts
+
+logger = logging.getLogger(__name__)
 
 SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
 TUNING_SHARE = 3  # without a file of tuning prompts, the last third of the prompts is kept for tuning
@@ -75,6 +79,8 @@ def bench_prompts(plan: BenchPlan, config: SampleConfig) -> tuple[list[str], lis
             f"prompts: {plan.num_prompts} are wanted, beside some to tune on, but {plan.prompts or config.path} gives "
             f"{len(prompts)}; set num_prompts (--prompts N), or give another file"
         )
+    if len(prompts) < plan.num_prompts:
+        logger.warning("%s has prompts for %d to measure, beside those to tune on", config.path, len(prompts))
     prompts = prompts[: plan.num_prompts]
     return prompts, [prompt for prompt in tuning if prompt not in prompts]
 
@@ -107,18 +113,11 @@ def setting_of(
 
     `weights` are fingerprints by piece.
     """
-    scheduler = dataclasses.asdict(config.scheduler)
+    entries = influences(config)
     return {
         "weights": [weights[piece] for piece in ("model", "text_encoder")],
-        "video": [config.height, config.width, config.num_frames, config.fps],
-        "scheduler": scheduler,
-        "dtype": [config.dtype, config.text_encoder.dtype],
-        "prompt scores": [config.aes, config.flow, config.camera_motion],
-        "autoencoder": [
-            weights["vae"],
-            *(getattr(config.vae, name, None) for name in ("micro_frame_size", "micro_batch_size")),
-        ],
-        "compile": config.compile,
+        "autoencoder": {"weights": weights["vae"], **entries.pop("vae")},
+        **{name.replace("_", " "): value for name, value in entries.items()},
         "exact steps": [plan.exact_steps, plan.exact_solver],
         "machine": {key: machine[key] for key in ("cpu", "threads", "gpu", "torch")},
     }

@@ -60,8 +60,10 @@ class Measured:
 
     def speedup(self, uncached: Measured) -> Estimate:
         """Return how many times as fast denoising is, in pairs of videos of one prompt and seed."""
-        pairs = zip(uncached.rows, self.rows, strict=True)
-        logs = [float(np.log(a.values["denoise_seconds"] / b.values["denoise_seconds"])) for a, b in pairs]
+        logs = []
+        for other, own in zip(uncached.rows, self.rows, strict=True):
+            seconds = own.uncached_seconds or other.values["denoise_seconds"]
+            logs.append(float(np.log(seconds / own.values["denoise_seconds"])))
         return mean_ratio({prompt: float(np.exp(mean)) for prompt, mean in self._means(logs).items()})
 
     def curve_point(self, key: str) -> CurvePoint:

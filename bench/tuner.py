@@ -88,15 +88,21 @@ class Tuner:
 
     def _calibrated(self, policy: PolicyPlan) -> list[BenchPoint]:
         try:
-            return [
-                BenchPoint(policy.name, n, cache=calibrated_schedule(self._config, policy, n), solver=policy.solver)
-                for n in self._budgets_of(policy)
-            ]
+            found = {n: calibrated_schedule(self._config, policy, n) for n in self._budgets_of(policy)}
         except ConfigError as error:
             if len(self._plan.policies) == 1:
                 raise
             self._leave_out(f"{policy.title}: {error}.")
             return []
+        for n, cache in found.items():
+            if len(cache.computed_steps) != n:
+                wanted = f"{n} of {self._num_steps} steps"
+                self._leave_out(f"{policy.title} has no schedule of {wanted}: nearest {len(cache.computed_steps)}.")
+        return [
+            BenchPoint(policy.name, n, cache=cache, solver=policy.solver)
+            for n, cache in found.items()
+            if len(cache.computed_steps) == n
+        ]
 
     def _by_settings(self, policy: PolicyPlan) -> list[BenchPoint]:
         caches = [self._config_of({**(policy.cache or {}), **item}) for item in policy.settings]

@@ -55,7 +55,8 @@ def best_codebook(run: Callable[[Codebook], Tried], num_steps: int, count: int) 
 
         factor, steps = BudgetSearch(steps_of, FACTORS).meet(count)
         found.append((scaled_codebook(longest, factor), steps))
-    near = [own for own in found if abs(own[1] - count) < REACHED] or found[:1]
+    near = [own for own in found if abs(own[1] - count) <= REACHED]
+    near = near or [min(found, key=lambda own: abs(own[1] - count))]
     return min(near, key=lambda own: tried[own[0]].log_error)
 
 

@@ -22,6 +22,7 @@ if __name__ == "__main__":
     enter_environment()
 
 from opensora.errors import ConfigError, WeightsError  # noqa: E402
+from opensora.files import make_output_folder  # noqa: E402
 
 # What is given -> its pixel frames and its mask strategy.
 GIVEN = {
@@ -75,6 +76,7 @@ def main() -> None:
                 f"got {config.num_frames} of {config.height} x {config.width}"
             )
         captions = held_out_captions(options.captions, options.draw)
+        make_output_folder(options.output, "--output")
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
@@ -129,7 +131,6 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     if likeness:
         curve = np.mean(likeness, axis=0)
         print("\nPSNR to the rendered clip, mean over videos: " + _curve_text(curve))
-    options.output.mkdir(parents=True, exist_ok=True)
     contact_sheet(clips, options.output / "sheet.png")
     rows = [
         {"caption": clip.caption, "seed": seed, **dataclasses.asdict(clip.check), "all": clip.check.all}

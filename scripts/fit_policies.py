@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
     prompts = plain_texts(config)
     make_output_folder(options.output.parent, "--output")
+    if options.output.is_dir():
+        raise ConfigError(f"--output {options.output} is a folder; name a file in it")
 
     from tqdm import tqdm
 

@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description="Predict how much faster several GPUs would sample a video, from counted work.")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also a picture (.png)")
     chosen = parser.parse_args(arguments)
+    if chosen.plot is not None and not chosen.plot.absolute().parent.is_dir():
+        parser.error(f"--plot {chosen.plot}: there is no folder {chosen.plot.parent}; make it first")
 
     from tqdm import tqdm
 

@@ -76,6 +76,9 @@ def parse_arguments() -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"--{name} is {value}; use a positive number")
+    for folder in (options.work, options.output):
+        if folder.exists() and not folder.is_dir():
+            parser.error(f"{folder} is a file; --work and --output are folders")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU on this machine")
     if options.start:

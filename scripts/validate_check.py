@@ -31,6 +31,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.clips < 1:
         parser.error(f"--clips is {options.clips}; use at least one")
+    if options.seed < 0:
+        parser.error(f"--seed is {options.seed}; use 0 or more")
 
     from mini.check.validate import VARIANTS, report
 

@@ -34,6 +34,7 @@ def calibrate(
     timesteps: Sequence[float],
     finished: Callable[[int], object],
     checkpoint: Path | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> Calibration:
     """Calibrate a model.
 
@@ -43,13 +44,15 @@ def calibrate(
         finished: called with the number of model calls that have just been done; `plan.num_calls` is their sum.
         checkpoint: file that keeps finished parts until the calibration is complete; one that was stopped goes on from
             there.
+        made_with: what finished parts depend on besides, as plain values; a checkpoint of other ones is begun anew.
 
     Raises:
         ValueError: the run has too few steps to leave any out, or the checkpoint is another kind of file; or as
             `sampler` raises it.
     """
     plan.check(sampler.num_steps)
-    parts = _Parts(checkpoint, {"conditions": dict(conditions), "timesteps": list(timesteps), **asdict(plan)})
+    facts = {"conditions": dict(conditions), "timesteps": list(timesteps), "made_with": made_with, **asdict(plan)}
+    parts = _Parts(checkpoint, facts)
     fits = _fit(sampler, plan, parts, finished)
     points, reused_cost, uncached = _measure(sampler, plan, fits, parts, finished)
     parts.forget()

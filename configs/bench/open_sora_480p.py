@@ -15,7 +15,7 @@ batch_size = 1
 exact_steps = 100
 
 policies = dict(
-    calibrated_solution=dict(calibration=None),  # of the mini model
+    calibrated_solution=None,  # for a file that was made with --aim solution: dict(calibration="FILE")
     adacache=dict(cache=dict(metric_blocks=(13,))),
     adacache_moreg=dict(
         cache=dict(

@@ -4,12 +4,13 @@ _base_ = "open_sora_480p.py"
 title = "Cache policies at equal compute, Open-Sora v1.2, 720p"
 sample = "configs/sample.py"
 
-budgets = (25, 33, 40, 50, 66)  # computed steps of 100
+budgets = (27, 33, 40, 50, 67)  # computed steps of 100, for which a calibration has lists
 showcase_budgets = (33,)
 exact_steps = 200
 
 policies = dict(
     calibrated=dict(further_budgets=(80,)),
+    average_velocity=dict(further_budgets=(80,)),
     adacache=dict(further_budgets=(22, 80)),
     adacache_moreg=dict(cache=dict(moreg=dict(window=(0.1, 0.9)))),
     # With 100 steps neighboring ones differ less than what the published polynomial was fitted to.

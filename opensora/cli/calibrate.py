@@ -18,6 +18,7 @@ from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.plan import REFERENCES, CalibrationPlan, Clip
 from adacache.calibration.plot import plot_calibration
+from opensora.cli.identity import config_hash
 from opensora.config.entries import read_config_file, retired_by
 from opensora.config.target import conditions_of, timesteps_of
 from opensora.errors import ConfigError
@@ -116,13 +117,14 @@ def calibrate_sampler(
             pass
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    model = pipe.config.model.from_pretrained
+    model, vae, text = (getattr(pipe.config, name).from_pretrained for name in ("model", "vae", "text_encoder"))
+    made_with = {"config": config_hash(pipe.config), "weights": [fingerprint(vae), fingerprint(text)]}
     conditions = {"model": fingerprint(model), "model_name": model, **conditions_of(pipe.config)}
     # Every clip is run many times, most of them without the model: its text must not be encoded each time.
     encoder, pipe.text_encoder = pipe.text_encoder, CachedTextEncoder(pipe.text_encoder)
     try:
         # A run looks its schedule up by these timesteps; the pipeline's own differ by the rounding of its dtype.
-        return calibrate(sampler, plan, conditions, timesteps_of(pipe.config), finished, checkpoint)
+        return calibrate(sampler, plan, conditions, timesteps_of(pipe.config), finished, checkpoint, made_with)
     finally:
         pipe.text_encoder = encoder
 

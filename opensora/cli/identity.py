@@ -34,8 +34,8 @@ def plain_config(config: SampleConfig) -> dict[str, Any]:
     }
 
 
-def config_hash(config: SampleConfig) -> str:
-    """Return a hash of the config's entries that influence videos."""
+def influences(config: SampleConfig) -> dict[str, Any]:
+    """Return the config's entries that influence videos, as JSON values, without the names of weights."""
     entries = {name: value for name, value in plain_config(config).items() if name not in _NO_INFLUENCE}
     if not config.watermark:
         del entries["watermark_text"]
@@ -47,7 +47,12 @@ def config_hash(config: SampleConfig) -> str:
         entries[section] = {name: value for name, value in entries[section].items() if name != "from_pretrained"}
     if entries["cache"]:
         entries["cache"] = {name: value for name, value in entries["cache"].items() if name != "cache_device"}
-    return _hash(entries)
+    return entries
+
+
+def config_hash(config: SampleConfig) -> str:
+    """Return a hash of the config's entries that influence videos."""
+    return _hash(influences(config))
 
 
 def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str], batch: Sequence[Sample]) -> str:

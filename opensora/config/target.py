@@ -291,13 +291,15 @@ def _mode(config: SampleConfig, source: Source) -> str | None:
 def _official(config: SampleConfig, mode: str, depth: int | None) -> PolicyConfig:
     """Return a cache with an official codebook, for a model or a setting without a calibration.
 
-    It measures what the config's cache measures, else temporal attention in the middle block.
+    It measures what the config's cache measures, else temporal attention (of an image, spatial) in the middle block.
     """
     codebook = DRAFT_CODEBOOK if mode == "draft" else FINAL_CODEBOOK
     if getattr(config.cache, "metric", None) is not None:
         measured = {"metric": config.cache.metric, "metric_blocks": config.cache.metric_blocks}
     else:
-        measured = {"metric": "t-attn"} | ({} if depth is None else {"metric_blocks": (depth // 2,)})
+        is_image = config.vae.latent_frames(config.num_frames) == 1
+        measured = {"metric": "s-attn" if is_image else "t-attn"}
+        measured |= {} if depth is None else {"metric_blocks": (depth // 2,)}
     logger.info(
         "%s: there is no calibration of this setting, so the official codebook %s decides; '%s %s' makes one, which "
         "gives better videos in the same time",

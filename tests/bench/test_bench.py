@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import time
 from functools import cache
@@ -18,6 +19,7 @@ from bench.run import BenchRun, Work, turned
 from bench.sampler import Sampled
 from bench.setting import bench_clips
 from bench.showcase import Showcase
+from bench.summary import measured_points
 from opensora.pipeline import SamplingPipeline
 from scripts.bench import main
 
@@ -166,6 +168,21 @@ def test_a_bench_stops_between_two_clips_when_time_is_up(tmp_path):
     assert make_run(work).run(deadline=time.monotonic() + 60)
     assert work.finished_clips() == list(work.clips)
     assert not any(work.missing(clip) for clip in work.clips)
+
+
+def test_rows_of_a_later_session_are_compared_with_an_uncached_run_of_that_session(tmp_path):
+    work = make_work(tmp_path)
+    few = dataclasses.replace(work, points=work.points[:1])
+    make_run(few).run()
+    later = make_run(work)
+    later._sampler.sample = lambda point, clip: dataclasses.replace(
+        FakeSampler().sample(point, clip), denoise_seconds=2.0
+    )
+    later.run()
+    (uncached, _), (first, second, _) = measured_points(work, work.clips)
+    assert uncached.by_prompt("denoise_seconds") == {0: 1.0, 1: 1.0}
+    assert [row.uncached_seconds for row in (*first.rows, *second.rows)] == 4 * [None] + 4 * [2.0]
+    assert first.speedup(uncached).mean == second.speedup(uncached).mean == pytest.approx(1.0)
 
 
 def test_references_are_not_compared_with_themselves(tmp_path):

@@ -83,3 +83,6 @@ def test_a_log_of_another_setting_is_set_aside(path, caplog):
     assert log.get(CLIP, POINT) is None
     [aside] = path.parent.glob("log-*.jsonl")
     assert aside.read_bytes() == before
+    assert BenchLog(path, SETTING).get(CLIP, POINT) == row(CLIP)
+    assert path.read_bytes() == before and not aside.exists()
+    assert len([*path.parent.glob("log-*.jsonl")]) == 1  # the other one's

@@ -24,7 +24,7 @@ def test_the_bundled_plans_are_valid():
     published = read_plan("configs/bench/open_sora_480p.py")
     assert published.budgets == (6, 8, 10, 12, 15, 20)
     full = {policy.name: policy for policy in published.policies}
-    assert list(full) == [policy.name for policy in mini.policies]
+    assert list(full) == [policy.name for policy in mini.policies if policy.name != "calibrated_solution"]
     assert full["adacache"].cache["metric_blocks"] == (13,)
     assert full["teacache"].cache["coefficients"] == "open-sora"
     finer = {policy.name: policy for policy in read_plan("configs/bench/open_sora_720p.py").policies}

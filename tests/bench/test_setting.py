@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -53,6 +54,36 @@ def test_prompts_are_never_tuned_on(plan, tmp_path, entries):
         tuning_clips(bench_prompts(dataclasses.replace(both, num_prompts=3), config)[1], 4)
     with pytest.raises(ConfigError, match="there is no file 'nowhere.txt'"):
         bench_prompts(dataclasses.replace(plan, prompts="nowhere.txt"), config)
+
+
+def test_fewer_prompts_than_were_asked_for_are_said(plan, caplog):
+    changed = plan.with_changes(sample="configs/sample_480p.py", num_prompts=32)
+    bench_prompts(changed, load_sample_config(changed))
+    assert "configs/sample_480p.py has prompts for 6 to measure" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ({"compat": True}, "compat"),
+        ({"text_encoder.quantize": "int8"}, "text encoder"),
+        ({"vae.tiling": True}, "autoencoder"),
+        ({"dtype": "bf16"}, "dtype"),
+        ({"multi_resolution": None, "scheduler.use_timestep_transform": False}, "multi resolution"),
+    ],
+    ids=str,
+)
+def test_results_depend_on_every_option_that_videos_do(plan, option, name):
+    machine, weights = (
+        dict.fromkeys(("cpu", "threads", "gpu", "torch")),
+        {"model": "a", "vae": "b", "text_encoder": "c"},
+    )
+    before, after = (
+        setting_of(load_sample_config(changed), weights, plan, machine)
+        for changed in (plan, plan.with_changes(sample_options=option))
+    )
+    assert name in [key for key in after if after[key] != before[key]]
+    json.dumps(after)
 
 
 def test_results_depend_on_every_piece_of_the_model(plan):

@@ -105,6 +105,13 @@ def test_settings_steps_and_calibrated_schedules_need_no_tuning(entries, tmp_pat
     assert len({point.digest for point in points}) == len(points)
 
 
+def test_counts_that_a_calibration_has_no_list_for_are_left_out(entries, tmp_path):
+    policies = {"calibrated": {"title": "Calibrated", "tune": "calibrated"}}
+    tuner = make_tuner(entries, policies, tmp_path, budgets=(8, 9))
+    assert [point.key for point in tuner.points()] == ["calibrated@8"]
+    assert tuner.left_out == ["Calibrated has no schedule of 9 of 30 steps: nearest 8."]
+
+
 def test_further_budgets_that_do_not_fit_the_run_are_passed_over(entries, tmp_path):
     policies = {"steps": {"title": "Steps", "steps": True, "further_budgets": (24,)}}
     options = {"scheduler.num_sampling_steps": 20}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 from adacache.trace import StepRecord, Trace
 from opensora.cli.calibrate import PipelineClips, calibrate_sampler
+from opensora.cli.identity import config_hash
 from opensora.config.loading import load_config
 from opensora.config.target import timesteps_of
 from opensora.errors import ConfigError
@@ -109,7 +111,8 @@ def test_a_calibration_that_was_stopped_goes_on(pipe, tmp_path):
         whole = calibrate_sampler(pipe, plan, print)
         with pytest.raises(Stopped):
             calibrate_sampler(pipe, plan, stop, checkpoint)
-        assert checkpoint.is_file()
+        made_with = json.loads(checkpoint.read_text())["facts"]["made_with"]
+        assert made_with["config"] == config_hash(pipe.config) and len(made_with["weights"]) == 2
         rest: list[int] = []
         resumed = calibrate_sampler(pipe, plan, rest.append, checkpoint)
     assert sum(rest) == plan.num_calls(6)
