@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prepares the Python environment of the commands: `source scripts/setup_env.sh run` sets $PYTHON to its interpreter.
 #
-# An active virtual or conda environment is used (its torch is kept, other packages move to the pinned versions);
+# An active virtual or conda environment is used (its torch is kept from 2.6 on, other packages move to the pinned versions);
 # otherwise ./.venv is made. Nothing is installed elsewhere.
 # A stamp inside the environment says what is installed, so a second call returns at once; after an interrupted
 # call the next one starts over. "dev" instead of "run" adds what run_tests.sh needs.

@@ -247,6 +247,9 @@ def test_damage_is_found_and_mended(run, run_offline, hub, tmp_path):
     assert len(hub.transfers("tokenizer.json")) == 1
     assert run_offline("verify", *arguments, "--quick").returncode == 0
     assert weights.read_bytes() == data
+    weights.write_bytes(bytes(len(data)))  # space that was taken and never filled
+    assert run("download", *arguments).returncode == 0
+    assert weights.read_bytes() == data
 
 
 def test_the_cache_of_the_hub(run, run_offline, hub, tmp_path):

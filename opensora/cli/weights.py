@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from opensora.config.loading import load_config
 from opensora.errors import WeightsError
+from opensora.files import find_path
 from opensora.weights import hub
 from opensora.weights.download import (
     check_space,
@@ -89,7 +89,8 @@ def read_wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None
     """
     config: Any = load_config(options.config, None, options.cfg_options)
     weights_dir = options.weights_dir if options.weights_dir is not None else getattr(config, "weights_dir", None)
-    if options.command != "download" and weights_dir is not None and not Path(weights_dir).expanduser().is_dir():
+    folder = None if weights_dir is None else find_path(weights_dir)
+    if options.command != "download" and weights_dir is not None and (folder is None or not folder.is_dir()):
         raise WeightsError(
             f"weights_dir '{weights_dir}' is not a folder; correct it, or let the command download make and fill it"
         )

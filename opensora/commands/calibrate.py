@@ -80,6 +80,9 @@ def run(options: argparse.Namespace) -> int:
         target = Target(*next(((name, value) for name, value in wishes if value is not None), DEFAULT_TARGET))
     except ValueError as error:
         raise ConfigError(f"command line: {error}") from error
+    for name in TARGETS:
+        if name in (options.cfg_options or {}):
+            raise ConfigError(f"command line: {name} is a flag of this command; give --{name.replace('_', '-')}")
     off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
     given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
     config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from opensora.cli.arguments import parse_arguments
-from opensora.errors import run_command
+from opensora.errors import ConfigError, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(path: str, flags: dict[str, Any], options: dict[str, Any]) -> int:
     from opensora.config.loading import load_config
 
+    for name in ("words", "from_sidecar"):
+        if flags.pop(name) is not None:
+            raise ConfigError(f"command line: --{name.replace('_', '-')} is for sampling; give a config and its flags")
     config = load_config(path, flags, options)
     low_memory = load_config(path, {**flags, "low_memory": True}, options)
 

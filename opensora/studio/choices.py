@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def find_models(own: Sequence[str] = (), weights_dir: str | None = None) -> list
     bundled.sort(key=lambda path: path.parent.name != _FIRST)
     names = [path.relative_to(REPO_ROOT).as_posix() for path in bundled]
     own_files = {find_config(path).resolve() for path in own}
-    paths = [*own, *(name for name in names if (REPO_ROOT / name).resolve() not in own_files)]
+    paths = [*dict.fromkeys(own), *(name for name in names if (REPO_ROOT / name).resolve() not in own_files)]
     quiet = logging.getLogger("opensora.config")
     level = quiet.level
     groups: dict[tuple[Any, ...], list[Variant]] = {}
@@ -148,13 +148,16 @@ def _model(variants: list[Variant]) -> Model:
     config = variants[0].config
     knows = trained_on(config.model.from_pretrained)
     folder = knows.name if knows else Path(variants[0].path).parent.name
-    labels = [variant.label for variant in variants]
-    named = [
-        v if labels.count(v.label) == 1 else replace(v, label=f"{v.label} ({Path(v.path).stem})") for v in variants
-    ]
+    named = _told_apart(_told_apart(variants, lambda variant: Path(variant.path).stem), lambda variant: variant.path)
     named.sort(key=lambda v: v.config.cache is not None)
     name = f"{folder}, {config.num_frames} frames of {size_text(config.height, config.width)}"
     return Model(name, named, knows)
+
+
+def _told_apart(variants: Sequence[Variant], name: Callable[[Variant], str]) -> list[Variant]:
+    """Return the variants; those that share a label get their name behind it."""
+    labels = [variant.label for variant in variants]
+    return [v if labels.count(v.label) == 1 else replace(v, label=f"{v.label} ({name(v)})") for v in variants]
 
 
 def _variant(path: str, config: SampleConfig) -> Variant:

@@ -18,9 +18,15 @@ from opensora.studio.jobs import Job, JobQueue
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 5.0  # before a job is tried again whose end could not be written down
 GRACE_SECONDS = 20.0  # for a canceled job to end by itself; then its process is killed
 WORKER = (sys.executable, "-m", "opensora.studio.worker")
 _PACKAGES = str(Path(__file__).resolve().parents[2])  # the folder that contains opensora
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of a process that finds this package from any working directory."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))}
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,9 @@ class Engine:
             job = self.queue.get(id)
             if job is None or not job.is_open:  # it may have ended meanwhile
                 return
-            self._canceled.add(id)
             if job.status == "waiting" and self.live.job != id:
                 self.queue.change(id, status="canceled")
+            self._canceled.add(id)
         if self.live.job == id:
             self._update(phase="canceling after this step")
             with contextlib.suppress(OSError, ValueError):
@@ -114,13 +120,18 @@ class Engine:
             if job is None:
                 self._wake.wait()
                 continue
+            must_wait = False
             try:
                 self._make(job)
             except Exception:
                 logger.exception("the studio could not make job %s", job.id)
-                with contextlib.suppress(OSError):
+                try:
                     self.queue.change(job.id, status="failed", error="a bug of the studio; its terminal has the trace")
+                except OSError:  # such as a full disk: the job still waits, and there may be space later
+                    must_wait = True
             self.live = Live(version=self.live.version + 1)
+            if must_wait:
+                self._wake.wait(RETRY_SECONDS)
 
     def _make(self, job: Job) -> None:
         with self._changing:
@@ -175,7 +186,6 @@ class Engine:
     def _running_process(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
             self._kill()
-            path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
             with self._log.open("a") as log:
                 self._process = subprocess.Popen(
                     self._command,
@@ -183,7 +193,7 @@ class Engine:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     encoding="utf-8",
-                    env={**os.environ, "PYTHONPATH": path},
+                    env=environment(),
                     start_new_session=True,  # Ctrl-C in the terminal goes to the studio alone, which ends the worker
                 )
         return self._process

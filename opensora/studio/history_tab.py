@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,15 +82,16 @@ class DraftsTab:
         """Return the current draft runs, and show the chosen run with its chosen seeds, or else the newest run."""
         runs = self._runs()
         run = run if run in runs else next(iter(runs), None)
-        choices = [(f"{drafts[0].prompt} ({len(drafts)} drafts)", folder) for folder, drafts in runs.items()]
+        choices = [(f"{drafts[0].prompt} ({len(drafts)} drafts)", name) for name, drafts in runs.items()]
         return [gr.update(choices=choices, value=run, visible=bool(runs)), *self._show(run, chosen)]
 
     def _runs(self) -> dict[str, list[Sample]]:
+        """Return the drafts by folder and command, since runs of several commands may share a folder."""
         runs: dict[str, list[Sample]] = {}
         for sample in self._studio.results.all():
             if sample.is_draft:
-                runs.setdefault(str(sample.video.parent), []).append(sample)
-        return {folder: sorted(drafts, key=lambda draft: draft.seed) for folder, drafts in runs.items()}
+                runs.setdefault(json.dumps([str(sample.video.parent), *sample.command]), []).append(sample)
+        return {name: sorted(drafts, key=lambda draft: draft.seed) for name, drafts in runs.items()}
 
     def _show(self, run: str | None, chosen: Sequence[str] = ()) -> list[Any]:
         drafts = self._runs().get(run or "", [])

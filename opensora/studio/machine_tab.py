@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from opensora.studio import parts
+from opensora.studio.engine import environment
 from opensora.studio.studio import Studio
 
 TIMEOUT = 180  # seconds
@@ -61,10 +62,7 @@ class DoctorTab:
         """Run the doctor, which takes some seconds, and return its report."""
         command = [sys.executable, "-m", "opensora.doctor"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=_PACKAGES)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment())
         except (OSError, subprocess.TimeoutExpired) as error:
             return parts.problem(f"the doctor did not answer: {error}")
         return f"<pre>{escape(done.stdout or done.stderr)}</pre>"
-
-
-_PACKAGES = Path(__file__).resolve().parents[2]  # the folder that contains opensora

@@ -152,7 +152,9 @@ def _sample(root: Path, sidecar: Path, finished: str, command: list[str]) -> Sam
     size = int(config["num_frames"]), int(config["height"]), int(config["width"])
     scheduler = section_class("scheduler", config["scheduler"])(**config["scheduler"])
     computed = [bool(record["computed"]) for record in records] or [True] * scheduler.num_model_calls
-    scene = (prompt, seed, *size, config["model"]["from_pretrained"], config["scheduler"]["cfg_scale"])
+    text = metadata.get("refined") or prompt  # which a video that is made again has as its prompt
+    scene = (text, seed, *size, scheduler.num_model_calls)
+    scene += config["model"]["from_pretrained"], config["scheduler"]["cfg_scale"]
     scene += tuple(config.get(name) for name in ("loop", "negative_prompt", "aes", "flow", "camera_motion"))
     scene += (metadata.get("mask_strategy", ""), *(item["sha256"] for item in metadata.get("references", [])))
     return Sample(

@@ -91,7 +91,7 @@ class Studio:
             UserError: the video cannot be made like this.
         """
         arguments = with_folder([f"--from-sidecar={sample.sidecar}", *changes], self.root)
-        return self.engine.submit(arguments, sample.prompt)
+        return self.engine.submit(arguments, sample.metadata.get("refined") or sample.prompt)
 
     def render_finals(self, drafts: Sequence[Sample]) -> Job:
         """Add a job that renders finals of some drafts of one run.
@@ -111,11 +111,12 @@ class Studio:
             self.engine.submit(job.arguments, job.title)
 
     def made_by(self, job: Job) -> list[Sample]:
-        """Return the samples in a job's folder that have its prompt."""
+        """Return the samples in a job's folder that have its prompt, maybe as a language model rewrote it."""
         if job.folder is None:
             return []
         folder = Path(job.folder)
-        return [s for s in self.results.all() if s.video.parent == folder and s.prompt == job.title]
+        here = [sample for sample in self.results.all() if sample.video.parent == folder]
+        return [sample for sample in here if job.title in (sample.prompt, sample.metadata.get("refined"))]
 
     def keep_reference(self, upload: Path) -> Path:
         """Check an uploaded image or video by decoding it, and keep it under a name made from its content.

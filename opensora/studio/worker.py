@@ -145,7 +145,7 @@ class Progress:
 
 def _colors(latents: Tensor) -> Tensor:
     """Return latents (C, H, W) as colors (3, H, W) in [-1, 1], along the three directions in which they differ most."""
-    flat = latents.flatten(1).T
+    flat = latents.nan_to_num().flatten(1).T  # NaN is for the sampler to report
     flat = flat - flat.mean(0)
     directions = torch.linalg.svd(flat, full_matrices=False).Vh[:3]
     directions = directions * directions.sum(1, keepdim=True).sign()  # else colors could flip from step to step

@@ -68,7 +68,7 @@ def read_config(path: Path) -> dict[str, Any]:
     A weight file or training checkpoint may have none: the dict is then empty, which stands for the published sizes.
 
     Raises:
-        WeightsError: the file is missing or not JSON.
+        WeightsError: the file is missing, or not a JSON object.
     """
     file = layout.config_file(path)
     if file is None and layout.may_lack_config(path):
@@ -76,9 +76,12 @@ def read_config(path: Path) -> dict[str, Any]:
     if file is None:
         raise WeightsError(f"{path} holds no {CONFIG_NAME}; a checkpoint folder needs one")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise WeightsError(f"{file} is not a JSON object")
+    return entries
 
 
 def check_fits(model: nn.Module, path: Path, unused: frozenset[str] = COMPUTED_TENSORS) -> list[Path]:
@@ -217,7 +220,7 @@ class PretrainedModel(nn.Module):
             # So nothing is initialized only to be overwritten: the weights are assigned later.
             with torch.device("meta"):
                 model = cls.from_config(values)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever a constructor makes of sizes that are none
             raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {one_line(error)}") from error
         return model, check_fits(model.core, path, cls.unused_tensors)
 

@@ -21,7 +21,7 @@ from adacache.atomic import atomic_path
 from opensora.errors import WeightsError, one_line
 from opensora.files import find_path
 from opensora.weights import hub
-from opensora.weights.layout import FILE_SUFFIXES, INDEX_SUFFIX, PIECES, needed_files, piece_files
+from opensora.weights.layout import FILE_SUFFIXES, INDEX_SUFFIX, PIECES, check_file, needed_files, piece_files
 from opensora.weights.locate import Piece, WeightPaths, find_piece
 
 logger = logging.getLogger(__name__)
@@ -212,14 +212,26 @@ def _plan_one(piece: Piece, folder: Path | None) -> Transfer:
     for name in names:
         size = listed[name].size or 0
         is_there = there is not None and (there / name).is_file()
-        is_cut_off = (
-            name.endswith((*FILE_SUFFIXES, INDEX_SUFFIX)) and is_there and (there / name).stat().st_size != size
-        )
-        if not is_there or is_cut_off:
+        is_weights = name.endswith((*FILE_SUFFIXES, INDEX_SUFFIX))
+        is_damaged = is_there and is_weights and _is_damaged(there / name, size)
+        if not is_there or is_damaged:
             missing[name] = size
-        if is_cut_off:
+        if is_damaged:
             damaged.append(name)
     return Transfer(piece, top, tuple(names), missing, tuple(damaged))
+
+
+def _is_damaged(file: Path, size: int) -> bool:
+    """Whether a weight file or an index has another size than the published one, or is not what its name says."""
+    if file.stat().st_size != size:
+        return True
+    if file.name.endswith(INDEX_SUFFIX):
+        return False
+    try:
+        check_file(file)
+    except WeightsError:
+        return True
+    return False
 
 
 def _fetch_one(transfer: Transfer, weights_dir: str | os.PathLike[str] | None) -> Path:

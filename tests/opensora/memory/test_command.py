@@ -64,3 +64,5 @@ def test_what_does_not_fit_is_said(capsys, monkeypatch):
 def test_bad_flags_end_with_one_sentence(capsys):
     assert main(["configs/sample_adacache.py", "--ckpt-path", "some/model"]) == 2
     assert capsys.readouterr().err.startswith("error: model.from_pretrained='some/model' is not on this machine")
+    assert main(["--words"]) == main(["--from-sidecar", "a.json"]) == 2
+    assert capsys.readouterr().err.count("is for sampling; give a config and its flags") == 2

@@ -210,6 +210,21 @@ def test_all_formats_are_found_by_the_search_for_weights(folder, weights):
     assert piece.is_complete and not piece.damage() and layout.describe_format(folder) == "torch (.bin)"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "is not a JSON object"),
+        ('{"num_heads": 0}', "cannot be used"),
+        ('{"in_channels": -1}', "cannot be used"),
+        ('{"patch_size": []}', "cannot be used"),
+    ],
+)
+def test_a_config_of_odd_values_is_refused(folder, text, words):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(WeightsError, match=words):
+        STDiT3.check_pretrained(folder)
+
+
 def test_a_folder_without_weights_or_config_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="holds no config.json"):
         STDiT3.from_pretrained(tmp_path)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -86,6 +87,21 @@ def test_a_job_that_fails_crashes_or_talks_nonsense_does_not_stop_the_others(sta
     assert (first.folder, first.notes) == ("/somewhere", ["a word is not known"])
     assert failed.error == "it cannot be made"
     assert "worker.log" in crashed.error
+
+
+def test_on_a_full_disk_a_job_waits_and_is_tried_now_and_then(start, caplog, monkeypatch):
+    engine = start()
+    monkeypatch.setattr(engine.queue, "change", full := Mock(side_effect=OSError("no space left on device")))
+    [id] = ask(engine, "fine")
+    wait(lambda: full.called and engine.live.job is None)
+    time.sleep(0.5)
+    assert len([record for record in caplog.records if "could not make job" in record.message]) == 1
+    assert engine.queue.get(id).status == "waiting"
+    with pytest.raises(OSError, match="no space left"):
+        engine.cancel(id)
+    monkeypatch.undo()
+    engine._wake.set()
+    assert wait_for(engine, id) == ["done"]
 
 
 def test_what_a_worker_tells_can_be_watched(start):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from opensora.cli.arguments import parse_arguments
@@ -79,6 +80,24 @@ def test_a_config_of_ones_own_comes_first_and_has_to_be_right(tmp_path):
     assert "AdaCache (mine)" in [variant.label for variant in model.variants]
     with pytest.raises(ConfigError, match="does not exist"):
         find_models(["configs/mini/nope.py"])
+
+
+def test_configs_of_one_name_are_told_apart_and_each_is_offered_once(tmp_path):
+    own = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        own.append(str(tmp_path / folder / "sample_adacache.py"))
+        Path(own[-1]).write_text(f"_base_ = {str(Path('configs/mini/sample_adacache.py').resolve())!r}\n")
+    model = find_models([*own, own[0]])[0]
+    labels = [variant.label for variant in model.variants]
+    assert len(labels) == len(set(labels))
+    for path in (*own, "configs/mini/sample_adacache.py"):
+        [label] = [variant.label for variant in model.variants if variant.path == path]
+        assert model.variant(label).path == path
+
+
+def test_unfinished_latents_of_nan_are_left_to_the_sampler():
+    assert worker._colors(torch.full((4, 3, 5), torch.nan)).shape == (3, 3, 5)
 
 
 def test_a_wish_is_the_command_and_the_folder_that_one_would_type(mini, tmp_path):
@@ -176,6 +195,17 @@ def test_results_are_read_from_ledgers_and_compared(made):
     assert len(by_frame) == 17
     assert min(by_frame) <= whole <= max(by_frame)
     assert results.psnr(reference, reference)[1] == 80
+
+
+def test_a_refined_video_and_what_is_made_of_it_again_are_one_scene(made, tmp_path):
+    shutil.copytree(made[0], tmp_path / "root")
+    first, second = (tmp_path / "root" / f"{sample.id}.json" for sample in Results(made[0]).all())
+    for file, change in ((first, {"refined": "a refined text"}), (second, {"prompt": "a refined text"})):
+        content = json.loads(file.read_text())
+        content["metadata"] |= change
+        file.write_text(json.dumps(content))
+    [group] = scenes(Results(tmp_path / "root").all()).values()
+    assert len(group) == 2
 
 
 def test_results_that_are_damaged_or_gone_are_left_out(made, tmp_path):

@@ -110,3 +110,8 @@ def test_what_no_calibration_could_meet_is_refused_before_any_work(tmp_path, cap
     assert calibrate.main([MINI, *SMALL, SIZE, *flags, "--output", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_targets_are_flags_of_their_own(capsys):
+    assert calibrate.main([MINI, "--cfg-options", "speedup=3"]) == 2
+    assert capsys.readouterr().err == "error: command line: speedup is a flag of this command; give --speedup\n"
