@@ -116,7 +116,7 @@ def test_policies_are_compared(tmp_path, latte_folder):
     for old, new in (
         ('"open_sora_480p.py"', repr(str(ROOT / "configs/bench/open_sora_480p.py"))),
         ("adacache=dict(", "adacache=dict(cache=dict(metric_blocks=(1,)), "),
-        ("budgets = (12, 16, 20, 25, 32)", "budgets = (5,)"),
+        ("budgets = (14, 16, 20, 25, 34)", "budgets = (5,)"),
         ("exact_steps = 200", "exact_steps = 12"),
         ("showcase_budgets = (20,)", "showcase_budgets = (5,)"),
         ('title = "Cache', 'tuning_clips = 1\ntitle = "Cache'),
