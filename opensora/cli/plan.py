@@ -329,7 +329,8 @@ def _references_by_index(config: SampleConfig, prompts: Sequence[Prompt]) -> dic
     """
     entries = config.reference_path or ()
     if len(entries) == 1 and (folder := find_path(entries[0])) is not None and folder.is_dir():
-        there = {name.casefold(): name for name in os.listdir(folder)}
+        files = os.listdir(folder)
+        there = {name.casefold(): name for name in files} | {name: name for name in files}
         return {prompt.index: str(folder / _file_of(prompt, config.sample_name, there)) for prompt in prompts}
     return _one_for_all_or_each("reference_path", entries, prompts)
 
@@ -352,12 +353,13 @@ def _file_of(prompt: Prompt, sample_name: str | None, there: Mapping[str, str]) 
     """Return the file name that belongs to a prompt, or the one that was expected.
 
     Args:
-        there: casefolded name -> name of every file.
+        there: name of every file by itself and by its casefolded form.
     """
     index = prompt.index
     names = [prompt.overrides["name"]] if prompt.overrides.get("name") else []
     names += [sample_stem(sample_name, index)]
     names += [f"sample_{index:04d}", f"{index:04d}", f"{index}"]
     names += [sample_stem(sample_name, index, prompt.text)]
-    files = (f"{name}{suffix}".casefold() for name in names for suffix in _REFERENCE_SUFFIXES)
+    exact = [f"{name}{suffix}" for name in names for suffix in _REFERENCE_SUFFIXES]
+    files = (file for name in exact for file in (name, name.casefold()))
     return next((there[file] for file in files if file in there), f"{names[0]}.png")

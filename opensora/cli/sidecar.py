@@ -58,6 +58,8 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     metadata = _load(Path(path).expanduser())
     entries = {name: value for name, value in metadata.config.items() if name not in _DONE}
     entries["image_size"] = [entries.pop("height"), entries.pop("width")]
+    if (entries.get("cache") or {}).get("policy") == "multistep":
+        entries["cache"] = {**entries["cache"], "cache_dtype": None}  # older sidecars name one, which did nothing
     entries["save_frames"] = bool(entries.get("save_frames"))  # older sidecars name a kind of file
     text = metadata.refined or metadata.prompt  # a language model asked again might answer otherwise
     entries |= {"prompt": [text], "num_sample": 1, "start_index": 0, "end_index": None}

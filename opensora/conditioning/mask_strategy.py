@@ -101,13 +101,14 @@ def check_placement(
     loops: int = 1,
     carried: int = 0,
     carried_edit: float = 0.0,
+    compat: bool = False,
 ) -> None:
     """Refuse a mask strategy that reaches beyond the video, a reference or the loops, or leaves nothing to make.
 
     Args:
         num_latents: latent frames of each clip of the video.
         reference_latents: latent frames of every reference; None where the number is not known.
-        align: as for `apply_mask_strategy`; shorter entries are not moved.
+        align, compat: as for `apply_mask_strategy`.
         carried: first latent frames of later clips, which are those of the clip before, whatever else is put there.
         carried_edit: edit ratio of those.
 
@@ -132,7 +133,7 @@ def check_placement(
                     f"mask strategy '{mask_strategy}' begins at latent frame {start}, but {what} {count}; use a start "
                     f"from {-count} to {count - 1}, or more frames"
                 )
-        is_moved = align is not None and entry.length >= align
+        is_moved = align is not None and (compat or entry.length >= align)
         start, length = entry.target_start % num_latents, entry.length
         if is_moved:
             start = find_nearest_point(start, align, num_latents)

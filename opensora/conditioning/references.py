@@ -165,8 +165,8 @@ def fitting_mask_strategy(mask_strategy: str, references: Sequence[ReferenceInfo
         mask_strategy = default_mask_strategy(are_videos, vae.latent_frames(vae.frames_per_chunk(config.num_frames)))
     check_mask_strategy(mask_strategy, len(references))
     lengths = [vae.latent_frames(info.frames) if info.frames else None for info in references]
-    carried = config.condition_frame_length, config.condition_frame_edit
-    check_placement(mask_strategy, vae.latent_frames(config.num_frames), lengths, align, config.loop, *carried)
+    loops = config.loop, config.condition_frame_length, config.condition_frame_edit
+    check_placement(mask_strategy, vae.latent_frames(config.num_frames), lengths, align, *loops, config.compat)
     return mask_strategy
 
 

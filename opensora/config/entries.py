@@ -27,7 +27,7 @@ _ALTERNATIVES = {
     "image_size": ("resolution", "aspect_ratio"),
     "resolution": ("image_size",),
     "aspect_ratio": ("image_size",),
-    "prompt": ("prompt_path",),
+    "prompt": ("prompt_path", "end_index"),
     "prompt_path": ("prompt",),
     **{way: tuple(other for other in _SCHEDULES if other != way) for way in _STRENGTHS},
     "replay": (*_STRENGTHS, *_MODES),

@@ -13,12 +13,13 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from adacache.memory import estimate_cache_bytes
 from adacache.options import ELEMENT_BYTES
+from adacache.policies.base import PolicyConfig
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.memory.measure import free_in_cpu_memory, size_text
@@ -195,11 +196,21 @@ def _cache_options(config: SampleConfig) -> list[str]:
     """Return the settings that make the cache smaller, wherever it is."""
     cache = config.cache
     options = []
-    if ELEMENT_BYTES[cache.cache_dtype or config.dtype] > ELEMENT_BYTES["bf16"]:
+    is_wide = ELEMENT_BYTES[cache.cache_dtype or config.dtype] > ELEMENT_BYTES["bf16"]
+    if is_wide and _takes(cache, cache_dtype="bf16"):
         options.append("cache.cache_dtype='bf16'")
     if cache.bridge.num_residuals > 1 and cache.bridge.kind != "taylor":  # the Taylor bridge belongs to its policy
         options.append("cache.bridge='hold'")
     return options
+
+
+def _takes(cache: PolicyConfig, **options: Any) -> bool:
+    """Whether a cache's policy has a use for these options."""
+    try:
+        dataclasses.replace(cache, **options)
+    except ValueError:
+        return False
+    return True
 
 
 def _sizes(config: SampleConfig, stage: StageEstimate) -> list[str]:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opensora.errors import one_line
 from opensora.studio.jobs import Job, JobQueue
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 5.0  # before a job is tried again whose end could not be written down
 GRACE_SECONDS = 20.0  # for a canceled job to end by itself; then its process is killed
 WORKER = (sys.executable, "-m", "opensora.studio.worker")
 _PACKAGES = str(Path(__file__).resolve().parents[2])  # the folder that contains opensora
@@ -120,18 +120,21 @@ class Engine:
             if job is None:
                 self._wake.wait()
                 continue
-            must_wait = False
             try:
                 self._make(job)
+            except OSError as error:
+                logger.warning("WARNING the queue of the studio cannot be written: %s", error)
+                self._fail(job, f"its state could not be written: {(error.strerror or one_line(error)).lower()}")
             except Exception:
                 logger.exception("the studio could not make job %s", job.id)
-                try:
-                    self.queue.change(job.id, status="failed", error="a bug of the studio; its terminal has the trace")
-                except OSError:  # such as a full disk: the job still waits, and there may be space later
-                    must_wait = True
+                self._fail(job, "a bug of the studio; its terminal has the trace")
             self.live = Live(version=self.live.version + 1)
-            if must_wait:
-                self._wake.wait(RETRY_SECONDS)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        """End a job that was not made, even if that cannot be written down."""
+        if self.queue.get(job.id).is_open:
+            with contextlib.suppress(OSError):
+                self.queue.change(job.id, status="failed", error=reason)
 
     def _make(self, job: Job) -> None:
         with self._changing:

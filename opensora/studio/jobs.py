@@ -95,14 +95,16 @@ class JobQueue:
         """Change attributes of a job, and return the new job.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: the file cannot be written; as long as the studio runs, the job is changed all the same.
         """
         with self._changing:
             job = replace(self._jobs[id], **changes)
-            self._save({**self._jobs, id: job})
+            self._jobs = {**self._jobs, id: job}
+            self._save(self._jobs)
             return job
 
     def _save(self, jobs: dict[str, Job]) -> None:
+        self.version += 1
         ended = [job.id for job in jobs.values() if not job.is_open]
         for id in ended[: max(0, len(ended) - MAX_ENDED)]:
             del jobs[id]
@@ -110,7 +112,6 @@ class JobQueue:
             content = {"format": 1, "jobs": [asdict(job) for job in jobs.values()]}
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._jobs = jobs
-        self.version += 1
 
     def _load(self) -> list[Job]:
         """Return the jobs in the file; a file that cannot be read is moved aside, and the queue starts empty."""

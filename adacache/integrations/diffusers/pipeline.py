@@ -158,9 +158,12 @@ class DenoisingLoop:
         return self._own_scheduler or self._owner.scheduler  # a pipeline's may have been replaced
 
     def is_at(self, time: Tensor) -> bool:
-        """Whether the pipeline says that it is at this time of its schedule; if not, something else calls."""
+        """Whether the pipeline says that it is at this time of its schedule; if not, something else calls.
+
+        Mochi's schedule ascends, and the pipeline tells the time that a descending one would have.
+        """
         told = getattr(self._owner, "_current_timestep", None)
-        return self._is_running and (told is None or float(told) == time.item())
+        return self._is_running and (told is None or float(told) in (time.item(), (1000 - time).item()))
 
     @property
     def _is_running(self) -> bool:

@@ -124,6 +124,16 @@ def test_policies_that_go_by_latents_or_outputs_reuse_steps(pipe, tiny):
         cache.remove(pipe, handle)
 
 
+@pytest.mark.parametrize("name", [name for name in ("mochi", *KINDS) if name in TINY])
+def test_each_video_of_a_guided_batch_has_a_trace_and_the_guidance_is_known(name, caplog):
+    tiny = TINY[name]
+    pipe = tiny.build()
+    with apply_adacache(pipe, StaticScheduleConfig((0, 2))) as handle:
+        tiny.run(pipe, steps=4, batch=2)
+        assert len(handle.traces) == 2
+    assert "nothing says how many videos" not in caplog.text
+
+
 @pytest.mark.parametrize("name", [name for name in KINDS if name in TINY])
 def test_taylorseer_reuses_steps(name):
     trial = Trial(TAYLORSEER, TINY[name], STEPS)

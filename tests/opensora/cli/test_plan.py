@@ -82,6 +82,15 @@ def test_a_file_in_the_folder_may_have_the_name_that_the_prompt_sets(images, tmp
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "name": "star"}\n')
     [sample] = plan(prompt=None, prompt_path=str(tmp_path / "p.jsonl"), reference_path=[str(images)])
     assert sample.references[0].path.name == "Star.PNG"
+    Image.new("RGB", (64, 64)).save(images / "star.png")
+    [sample] = plan(prompt=None, prompt_path=str(tmp_path / "p.jsonl"), reference_path=[str(images)])
+    assert sample.references[0].path.name == "star.png"
+
+
+def test_a_prompt_of_the_command_line_retires_the_part_of_the_files_prompts(tmp_path):
+    (tmp_path / "own.py").write_text(f"_base_ = {str(MINI)!r}\nprompt = None\nprompt_path = 'p.txt'\nend_index = 1\n")
+    samples = command.prepare(str(tmp_path / "own.py"), {"prompt": ["a", "b"]}, {}).samples
+    assert [sample.prompt for sample in samples] == ["a", "b"]
 
 
 def test_a_prompt_without_a_file_in_the_folder_fails_alone(images):

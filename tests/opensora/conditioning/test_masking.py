@@ -79,6 +79,15 @@ def test_what_a_placement_leaves_to_generate(strategy, references, problem):
             check_placement(strategy, 10, references, 5, 2, carried=5)
 
 
+def test_what_compat_moves_is_checked_where_it_goes():
+    latents, reference = torch.zeros(1, 1, 15, 2, 2), torch.ones(1, 1, 2, 2)
+    mask = apply_mask_strategy(latents, [[reference]], ["1,0,0,3,1"], 1, 5, compat=True)
+    assert (mask == 0).nonzero().tolist() == [[0, 5]]
+    check_placement("1,0,0,3,1", 15, [1], 5, 2, carried=5, compat=True)
+    with pytest.raises(ValueError, match="begins at latent frame 3 of loop 1"):
+        check_placement("1,0,0,3,1", 15, [1], 5, 2, carried=5)
+
+
 def test_carried_frames_that_are_edited_are_generated_too():
     check_placement("1,0,0,5,5", 10, [5], 5, 2, carried=5, carried_edit=0.5)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from adacache.policies.easycache import EasyCacheConfig
 from opensora.errors import ConfigError
 from opensora.memory import report
 from opensora.memory.report import StageEstimate, check_memory, estimate_line, fixes
@@ -99,6 +100,13 @@ def test_a_cache_on_the_gpu_can_go_elsewhere_or_be_smaller(mini, options, expect
     config = replace(config, cache=replace(config.cache, **options))
     found = fixes(config, StageEstimate("denoise", 1, 1, 1))
     assert [fix for fix in found if fix.startswith("cache.")] == expected
+
+
+def test_what_keeps_outputs_is_not_told_to_keep_them_in_another_precision(mini):
+    config = replace(mini(), cache=EasyCacheConfig())
+    assert [fix for fix in fixes(config, StageEstimate("denoise", 1, 1, 1)) if fix.startswith("cache.")] == [
+        "cache.cache_device='cpu'"
+    ]
 
 
 def test_a_cache_in_cpu_memory_must_fit_there(mini, machine, monkeypatch):

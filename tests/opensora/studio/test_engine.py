@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -89,19 +90,19 @@ def test_a_job_that_fails_crashes_or_talks_nonsense_does_not_stop_the_others(sta
     assert "worker.log" in crashed.error
 
 
-def test_on_a_full_disk_a_job_waits_and_is_tried_now_and_then(start, caplog, monkeypatch):
+def test_on_a_full_disk_a_job_ends_and_the_next_one_is_made(start, caplog, monkeypatch):
     engine = start()
-    monkeypatch.setattr(engine.queue, "change", full := Mock(side_effect=OSError("no space left on device")))
-    [id] = ask(engine, "fine")
-    wait(lambda: full.called and engine.live.job is None)
-    time.sleep(0.5)
-    assert len([record for record in caplog.records if "could not make job" in record.message]) == 1
-    assert engine.queue.get(id).status == "waiting"
-    with pytest.raises(OSError, match="no space left"):
-        engine.cancel(id)
+    first, second, third = ask(engine, "polite", "fine", "fine")
+    wait(lambda: engine.live.job == first and len(engine.live.computed) == 3)
+    monkeypatch.setattr(jobs, "atomic_path", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        engine.cancel(third)
+    engine.cancel(first)
+    assert wait_for(engine, first, second, third) == ["canceled", "failed", "canceled"]
+    assert engine.queue.get(second).error == "its state could not be written: no space left on device"
+    assert len(caplog.records) < 10
     monkeypatch.undo()
-    engine._wake.set()
-    assert wait_for(engine, id) == ["done"]
+    assert wait_for(engine, *ask(engine, "fine")) == ["done"]
 
 
 def test_what_a_worker_tells_can_be_watched(start):
