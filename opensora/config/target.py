@@ -197,7 +197,7 @@ def with_memory_options(schedule: PolicyConfig, cache: Any) -> PolicyConfig:
 
 
 # Share of the steps that is computed, if a calibration says which. On the mini model (30 steps) 8 steps keep about
-# 54 dB to the uncached video, and 20 about 73 dB, a loss nobody can see, so more would only cost time.
+# 55 dB to the uncached video, and 20 about 73 dB, a loss nobody can see, so more would only cost time.
 DRAFT_SHARE = 0.27
 FINAL_SHARE = 0.67
 # Without a calibration: the official codebooks for 30 steps.
