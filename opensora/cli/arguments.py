@@ -141,7 +141,7 @@ def parse_arguments(
     path = flags.pop("config")
     if path is not None and flags["from_sidecar"] is not None:
         parser.error(f"--from-sidecar takes its settings from that file; leave out the config '{path}'")
-    return path or DEFAULT_CONFIG, flags, flags.pop("cfg_options") or {}
+    return DEFAULT_CONFIG if path is None else path, flags, flags.pop("cfg_options") or {}
 
 
 def _add_switch(group: Any, flag: str, text: str) -> None:
