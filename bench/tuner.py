@@ -94,15 +94,14 @@ class Tuner:
                 raise
             self._leave_out(f"{policy.title}: {error}.")
             return []
+        points = []
         for n, cache in found.items():
-            if len(cache.computed_steps) != n:
-                wanted = f"{n} of {self._num_steps} steps"
-                self._leave_out(f"{policy.title} has no schedule of {wanted}: nearest {len(cache.computed_steps)}.")
-        return [
-            BenchPoint(policy.name, n, cache=cache, solver=policy.solver)
-            for n, cache in found.items()
-            if len(cache.computed_steps) == n
-        ]
+            nearest = len(cache.computed_steps)
+            if nearest == n:
+                points.append(BenchPoint(policy.name, n, cache=cache, solver=policy.solver))
+            else:
+                self._leave_out(f"{policy.title} has no schedule of {n} of {self._num_steps} steps: nearest {nearest}.")
+        return points
 
     def _by_settings(self, policy: PolicyPlan) -> list[BenchPoint]:
         caches = [self._config_of({**(policy.cache or {}), **item}) for item in policy.settings]

@@ -42,3 +42,14 @@ def test_a_longest_hold_that_misses_the_count_is_not_taken():
         return Tried(14.0 if codebook.rates[0] == 6 else 0.8 / codebook.thresholds[0], float(codebook.rates[0]))
 
     assert best_codebook(run, 30, 10)[0].rates[0] == 8
+
+
+def test_if_no_longest_hold_meets_the_count_the_nearest_is_taken():
+    holds: list[int] = []
+
+    def run(codebook):
+        holds.append(codebook.rates[0])
+        return Tried(9.0 if codebook.rates[0] == holds[0] else 8.6, 0.0)
+
+    codebook, steps = best_codebook(run, 30, 8)
+    assert (steps, codebook.rates[0] != holds[0]) == (8.6, True)

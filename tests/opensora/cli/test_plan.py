@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from opensora.cli import command
+from opensora.cli.identity import plain_config
 from opensora.cli.plan import Sample, make_batches
+from opensora.cli.sidecar import read_sidecar
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import write_video
 from opensora.errors import ConfigError
@@ -295,3 +297,13 @@ def test_a_reference_that_all_samples_share_is_read_once(images, monkeypatch):
 def test_final_seeds_keep_their_order_whether_they_are_for_all_prompts_or_one():
     samples = plan(prompt=["a", "b"], final=["7", "1:5", "3", "1:7"])
     assert [(sample.index, sample.seed) for sample in samples] == [(0, 7), (0, 3), (1, 7), (1, 5), (1, 3)]
+
+
+def test_a_precision_that_an_older_sidecar_names_for_outputs_is_dropped(tmp_path):
+    config = plain_config(load_config("configs/mini/sample_calibrated.py"))
+    assert config["cache"]["policy"] == "multistep"
+    config["cache"]["cache_dtype"] = "fp32"  # which was noted, and did nothing
+    metadata = {"prompt": "a red star", "seed": 1, "config": config}
+    (tmp_path / "a.json").write_text(json.dumps({"metadata": metadata}, default=list))
+    again, sample = read_sidecar(str(tmp_path / "a.json"), {}, {})
+    assert again.cache.cache_dtype is None and sample.prompt == "a red star"
