@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import torch
 from tqdm import tqdm
 from transformers import T5Config, T5EncoderModel
 
@@ -26,7 +25,7 @@ from opensora.environment import command_line
 from opensora.errors import WeightsError, one_line
 from opensora.registry import model_class
 from opensora.weights import hub
-from opensora.weights.checkpoint import read_config, read_shapes
+from opensora.weights.checkpoint import only_shapes, read_config, read_shapes
 from opensora.weights.layout import PIECES, check_file, describe_format, small_files, weight_files
 from opensora.weights.locate import Piece, find_piece
 
@@ -136,7 +135,7 @@ def _check_fit(kind: str, path: Path) -> str:
         return model_class(kind).__name__
     try:
         config = T5Config.from_dict(read_config(path))
-        with torch.device("meta"):
+        with only_shapes():
             model = T5EncoderModel(config)
     except WeightsError:
         raise

@@ -33,6 +33,7 @@ from opensora.models.stdit import STDiT3Config
 from opensora.models.vae import TilingConfig
 from opensora.models.vae.causal import CausalTiling
 from opensora.registry import model_class
+from opensora.weights.checkpoint import only_shapes
 from opensora.weights.layout import config_file
 from opensora.weights.locate import find_piece
 
@@ -145,7 +146,8 @@ class ModelShapes:
         The checkpoint's own sizes are not needed: it has to hold exactly the tensors of the model, in whatever file
         format and precision.
         """
-        return held_bytes(self.build_transformer(self.depth)) + held_bytes(self.autoencoder)
+        shallow, deeper = (held_bytes(self.build_transformer(depth)) for depth in (1, 2))
+        return shallow + (self.depth - 1) * (deeper - shallow) + held_bytes(self.autoencoder)
 
     def text_bytes(self) -> tuple[int, int]:
         """Return the bytes of the text encoder's weights on the device, and of its activations for one caption.
@@ -154,9 +156,9 @@ class ModelShapes:
         file may also hold the decoder, which is not loaded.
         """
         options, dtype = self.config.text_encoder, DTYPES[self.config.text_encoder.dtype]
-        with torch.device("meta"):
+        with only_shapes():
             model = T5EncoderModel(T5Config.from_dict(self.text)).to(dtype).eval()
-            tokens = torch.zeros(1, options.model_max_length, dtype=torch.long)
+        tokens = torch.zeros(1, options.model_max_length, dtype=torch.long, device="meta")
         activations = peak_live_bytes(lambda: model(input_ids=tokens))
         layers = {name: layer for name, layer in model.encoder.block.named_modules() if isinstance(layer, nn.Linear)}
         full = {name for name in layers if name.endswith(f".{_FULL_LAYER}")}
@@ -234,7 +236,7 @@ class ModelShapes:
         """Build the transformer on the meta device, with at most `depth` pairs of blocks."""
         kind = self.config.model.type
         shallow = replace(self.transformer, **{family_of(kind).depth_key: min(depth, self.depth)})
-        with torch.device("meta"):
+        with only_shapes():
             model = model_class(kind)(shallow)
         return model.to(DTYPES[self.config.dtype]).eval()
 
@@ -249,7 +251,7 @@ class ModelShapes:
         if options.type == "OpenSoraVAE_V1_2":
             entries |= {"micro_frame_size": options.micro_frame_size, "micro_batch_size": options.micro_batch_size}
         try:
-            with torch.device("meta"):
+            with only_shapes():
                 vae = model_class(options.type).from_config(entries)
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"config.json of {options.from_pretrained} cannot be used: {one_line(error)}") from error

@@ -13,12 +13,14 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
+from diffusers.models.modeling_utils import no_init_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -162,6 +164,13 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], config: Mapping
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def only_shapes() -> Iterator[None]:
+    """Build models on the meta device: there is no data, and nothing is initialized, which takes most of the time."""
+    with torch.device("meta"), no_init_weights():
+        yield
+
+
 class PretrainedModel(nn.Module):
     """A module that is built from a config object, and saved to and loaded from a checkpoint folder.
 
@@ -217,8 +226,7 @@ class PretrainedModel(nn.Module):
         """Return a model on the meta device, built as `config.json` says, and the weight files that fit it."""
         values = {**read_config(path), **overrides}
         try:
-            # So nothing is initialized only to be overwritten: the weights are assigned later.
-            with torch.device("meta"):
+            with only_shapes():  # the weights are assigned later
                 model = cls.from_config(values)
         except Exception as error:  # whatever a constructor makes of sizes that are none
             raise WeightsError(f"{layout.config_file(path) or path} cannot be used: {one_line(error)}") from error
