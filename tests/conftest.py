@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import tempfile
@@ -15,6 +17,13 @@ _TEXT_CACHE = tempfile.TemporaryDirectory(prefix="text-cache-")
 os.environ["OPENSORA_TEXT_CACHE"] = _TEXT_CACHE.name
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_collection_finish() -> None:
+    """Looking for garbage among the million objects of imported libraries would take a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -60,7 +60,8 @@ def test_a_given_first_frame_is_kept_and_continued(pipe):
     caption = "a yellow square moving fast to the right on a navy background"
     real = real_clip(caption)
     reference = pipe.encode_reference(real[:1])
-    output = pipe([caption], seed=1, references=[[reference]], mask_strategies=[FIRST_FRAME])
+    quick = with_settings(pipe, num_sampling_steps=10)
+    output = quick([caption], seed=1, references=[[reference]], mask_strategies=[FIRST_FRAME])
     assert torch.equal(output.latents[0, :, 0], reference[:, 0])
     assert psnr(output.videos[0][:1], real[:1]) > 30
 
@@ -68,7 +69,7 @@ def test_a_given_first_frame_is_kept_and_continued(pipe):
 def test_a_given_chunk_is_extended(pipe):
     caption = "a bouncing red triangle on a black background"
     real = real_clip(caption, 34)
-    longer = with_settings(pipe, num_frames=34, num_sampling_steps=10)
+    longer = with_settings(pipe, num_frames=34, num_sampling_steps=6)
     reference = pipe.encode_reference(real[:17])
     output = longer([caption], seed=1, references=[[reference]], mask_strategies=[FIRST_CHUNK])
     assert output.videos[0].shape == (34, 128, 128, 3)
@@ -96,7 +97,7 @@ def test_references_without_a_place_are_refused(pipe):
 @pytest.mark.parametrize(("num_frames", "image_size"), [(1, (128, 128)), (51, (128, 128)), (17, (128, 192))])
 def test_other_lengths_and_sizes_show_their_background(pipe, num_frames, image_size):
     caption = "a green circle moving slowly to the left on a black background"
-    other = with_settings(pipe, num_frames=num_frames, image_size=image_size, num_sampling_steps=10)
+    other = with_settings(pipe, num_frames=num_frames, image_size=image_size, num_sampling_steps=5)
     video = other([caption], seed=4).videos[0]
     assert video.shape == (num_frames, *image_size, 3)
     assert check_clip(video, caption).background

@@ -52,8 +52,8 @@ CODEBOOK, STATIC, EASYCACHE, SEACACHE, TAYLORSEER = OURS
 # The first three depend on a family's data; the rest on how calls are found and hooked, which is the same for all.
 PROPERTIES = ("exact", "residual", "alone", "removed", "halves", "aborted", "counts")
 KINDS = ("latte", "wan22", "ltx2")  # halves in one call, in two calls of two transformers, and with a sound
-# What has a row for each video is the same in wan22, or a part of it in framepack.
-ALONE_ELSEWHERE = ("wan", "chronoedit", "skyreels_v2", "hunyuan_video")
+# Others have a row for each video as one of these or of KINDS has.
+ALONE = ("mochi", "sana_video", "cogvideox", "framepack", "cosmos")
 # Other pipelines that are quickly measured: with more channels, or more tokens.
 MEASURED = ("wan_image", "cogvideox_image", "cogvideox_control", "sana_wm")
 
@@ -61,7 +61,7 @@ MEASURED = ("wan_image", "cogvideox_image", "cogvideox_control", "sana_wm")
 def of_families() -> Iterator[Any]:
     """Families and names of properties; those that depend on no family's data are a slow test for most."""
     for family in TINY:
-        quick = PROPERTIES if family in KINDS else PROPERTIES[: 2 if family in ALONE_ELSEWHERE else 3]
+        quick = PROPERTIES if family in KINDS else PROPERTIES[: 3 if family in ALONE else 2]
         yield pytest.param(family, quick, id=family)
         if quick != PROPERTIES:
             yield pytest.param(family, PROPERTIES[len(quick) :], id=f"{family}-rest", marks=pytest.mark.slow)

@@ -55,6 +55,7 @@ class Row:
         call: arguments of the pipeline's call.
         needs: a package.
         family: of the tiny pipeline that it is tried on.
+        is_like: another row that does nearly the same, which makes this one a slow test.
     """
 
     what: str
@@ -67,6 +68,7 @@ class Row:
     call: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
     family: str = "wan"
+    is_like: str = ""
 
     @property
     def tiny(self) -> TinyPipeline:
@@ -287,14 +289,22 @@ ORDERS = (
         is_exact=False,
         call={"attention_kwargs": {"scale": 0.5}},
         needs="peft",
+        is_like="`load_lora_weights()`",
     ),
     Row(
         "`set_adapters()` with a strength",
         then(load_lora, lambda pipe: pipe.set_adapters(["a"], [0.5])),
         is_exact=False,
         needs="peft",
+        is_like="`load_lora_weights()`",
     ),
-    Row("`fuse_lora()`", then(load_lora, lambda pipe: pipe.fuse_lora()), is_exact=False, needs="peft"),
+    Row(
+        "`fuse_lora()`",
+        then(load_lora, lambda pipe: pipe.fuse_lora()),
+        is_exact=False,
+        needs="peft",
+        is_like="`unfuse_lora()`, `unload_lora_weights()`",
+    ),
     Row(
         "`unfuse_lora()`, `unload_lora_weights()`",
         then(load_lora, lambda p: p.fuse_lora(), lambda p: p.unfuse_lora(), lambda p: p.unload_lora_weights()),
@@ -307,6 +317,7 @@ ORDERS = (
         first=model_offload,
         is_exact=False,
         needs="peft",
+        is_like="`load_lora_weights()` on a pipeline that is offloaded by group",
     ),
     Row(
         "`load_lora_weights()` on a pipeline that is offloaded by group",
@@ -470,7 +481,9 @@ def measured(handle: AdaCacheHandle) -> list[float | None]:
 
 
 @pytest.mark.parametrize("comes_first", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("row", ORDERS, ids=lambda row: row.what)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[pytest.mark.slow] * bool(row.is_like)) for row in ORDERS], ids=lambda row: row.what
+)
 def test_it_is_served_or_refused_in_words_in_either_order(row, comes_first):
     if row.needs:
         pytest.importorskip(row.needs)

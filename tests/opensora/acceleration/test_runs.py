@@ -36,7 +36,7 @@ def videos(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def arguments() -> list[str]:
     """Enough steps for somebody to be killed between them."""
-    return [CONFIG, "--prompt", *PROMPTS, "--num-sampling-steps", "40"]
+    return [CONFIG, "--prompt", *PROMPTS, "--num-sampling-steps", "20"]
 
 
 @pytest.fixture(scope="module")
