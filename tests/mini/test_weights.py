@@ -94,7 +94,10 @@ def test_references_without_a_place_are_refused(pipe):
         pipe(["a still red star"], references=[[torch.zeros(4, 1, 16, 16)]])
 
 
-@pytest.mark.parametrize(("num_frames", "image_size"), [(1, (128, 128)), (51, (128, 128)), (17, (128, 192))])
+@pytest.mark.parametrize(
+    ("num_frames", "image_size"),
+    [(1, (128, 128)), pytest.param(51, (128, 128), marks=pytest.mark.slow), (17, (128, 192))],
+)
 def test_other_lengths_and_sizes_show_their_background(pipe, num_frames, image_size):
     caption = "a green circle moving slowly to the left on a black background"
     other = with_settings(pipe, num_frames=num_frames, image_size=image_size, num_sampling_steps=5)

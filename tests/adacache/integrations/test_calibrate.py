@@ -63,7 +63,7 @@ def calibrated(name: str, **options: Any) -> Calibrated:
     return Calibrated(tiny, pipe, calibrate_pipeline(pipe, PROMPTS, **{**call, **small, **options}))
 
 
-@pytest.fixture(scope="module", params=["latte", "wan22"])
+@pytest.fixture(scope="module", params=[pytest.param("latte", marks=pytest.mark.slow), "wan22"])
 def made(request) -> Calibrated:
     return calibrated(request.param)
 

@@ -54,7 +54,7 @@ def consume(vae: VideoAutoencoderPipeline, frames: int, tiling: TilingConfig | N
         pass
 
 
-@pytest.mark.parametrize("tiling", [None, TilingConfig(4)])
+@pytest.mark.parametrize("tiling", [None, pytest.param(TilingConfig(4), marks=pytest.mark.slow)])
 def test_longer_clips_need_no_more_memory(vae, tiling):
     short = peak_live_bytes(lambda: consume(vae, 34, tiling=tiling))
     long = peak_live_bytes(lambda: consume(vae, 51, tiling=tiling))
@@ -90,7 +90,11 @@ def test_the_estimate_is_what_the_allocator_gives_out(vae, batch, frames, tiling
 
 @pytest.mark.parametrize(
     ("dtype", "tiling", "gigabytes"),
-    [(torch.float32, None, 11.3), (torch.bfloat16, None, 9.0), (torch.bfloat16, TilingConfig(), 0.7)],
+    [
+        (torch.float32, None, 11.3),
+        (torch.bfloat16, None, 9.0),
+        pytest.param(torch.bfloat16, TilingConfig(), 0.7, marks=pytest.mark.slow),
+    ],
 )
 def test_of_720p_tiles_need_an_eighth(dtype, tiling, gigabytes):
     """With the published autoencoder and its micro batches of 4 frames; in 16 bits convolutions copy, too."""

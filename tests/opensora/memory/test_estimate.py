@@ -69,7 +69,11 @@ def test_denoising_holds_what_was_estimated(large, pipe, cache, batch):
     assert peak_live_bytes(denoise) == pytest.approx(stage.activations + stage.cache, rel=0.1)
 
 
-@pytest.mark.parametrize(("options", "batch"), [({}, 1), ({"vae.micro_batch_size": 3}, 2), (TILES, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("options", "batch"),
+    [({}, 1), ({"vae.micro_batch_size": 3}, 2), pytest.param(TILES, 1, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_decoding_holds_what_was_estimated(mini, batch, options):
     config = mini(image_size=[SIDE, SIDE], options=options)
     pipe, shapes = SamplingPipeline.from_config(config), read_shapes(config)
