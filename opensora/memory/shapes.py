@@ -144,7 +144,7 @@ class ModelShapes:
         """Return the bytes of the transformer and the autoencoder (encoder and decoder) in the dtype they run in.
 
         The checkpoint's own sizes are not needed: it has to hold exactly the tensors of the model, in whatever file
-        format and precision.
+        format and precision. All pairs of blocks are alike, so two of them tell what any number takes.
         """
         shallow, deeper = (held_bytes(self.build_transformer(depth)) for depth in (1, 2))
         return shallow + (self.depth - 1) * (deeper - shallow) + held_bytes(self.autoencoder)

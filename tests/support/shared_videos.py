@@ -76,9 +76,11 @@ CASES: dict[str, Case] = {
     "odd sides": Case((3, 7, 9), replace(ADACACHE, moreg=MOREG), (12, 12)),
     "more frames": Case((6, 6, 10), lengths=(1, 3)),
     "an image": Case((1, 8, 8), replace(ADACACHE, metric="s-attn")),
+    "given frames, plain": Case(cache=None, given=GIVEN),
     "given frames": Case(cache=replace(ADACACHE, moreg=MOREG), given=GIVEN),
     "given frames, spatial metric": Case(cache=replace(STRICT, metric="s-attn", moreg=MOREG), given=GIVEN),
     "given frames, fitted bridge": Case(cache=replace(ADACACHE, bridge="fitted"), given=GIVEN),
+    "given frames, easycache": Case(cache=EasyCacheConfig(threshold=0.2, warmup=2), given=GIVEN),
     "given frames, seacache": Case(cache=SeaCacheConfig(threshold=0.6), given=GIVEN),
 }
 # Every case in the arrangement that has both, in the others what their own exchanges can break.

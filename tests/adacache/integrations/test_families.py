@@ -59,7 +59,7 @@ MEASURED = ("wan_image", "cogvideox_image", "cogvideox_control", "sana_wm")
 
 
 def of_families() -> Iterator[Any]:
-    """Families and names of properties; those that depend on no family's data are a slow test for most."""
+    """Families and names of properties; those that a family shares with others are a slow test for it."""
     for family in TINY:
         quick = PROPERTIES if family in KINDS else PROPERTIES[: 3 if family in ALONE else 2]
         yield pytest.param(family, quick, id=family)

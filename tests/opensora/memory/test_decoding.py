@@ -96,7 +96,7 @@ def test_the_estimate_is_what_the_allocator_gives_out(vae, batch, frames, tiling
         pytest.param(torch.bfloat16, TilingConfig(), 0.7, marks=pytest.mark.slow),
     ],
 )
-def test_of_720p_tiles_need_an_eighth(dtype, tiling, gigabytes):
+def test_the_memory_that_decoding_720p_takes(dtype, tiling, gigabytes):
     """With the published autoencoder and its micro batches of 4 frames; in 16 bits convolutions copy, too."""
     assert estimate(FULL, (51, 720, 1280), dtype, tiling) / 1e9 == pytest.approx(gigabytes, rel=0.05)
 
