@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,12 +18,18 @@ from adacache import StepController, Trace
 from adacache.policies.base import PolicyConfig
 from opensora.conditioning.masking import append_clip, apply_mask_strategy
 from opensora.config.loading import config_from_dict, load_config
+from opensora.config.model_families import family_of
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
 from opensora.errors import ConfigError, UserError
 from opensora.load_models import load_models
 from opensora.memory.measure import StageMeter
-from opensora.models.text_encoder.encoded_text import CaptionEncoder, EncodedText, with_guidance
+from opensora.models.text_encoder.encoded_text import (
+    CaptionEncoder,
+    EncodedText,
+    NegativeTextEncoder,
+    with_guidance,
+)
 from opensora.prompts.syntax import prepare_captions
 from opensora.protocols import VideoAutoencoder, VideoModel
 from opensora.registry import SCHEDULERS, build_module
@@ -136,9 +142,12 @@ class SamplingPipeline:
         Raises:
             ConfigError: the cache does not fit the number of steps or the model's depth.
         """
+        text_encoder, negative = self.text_encoder, config.negative_prompt
+        if isinstance(text_encoder, NegativeTextEncoder) and negative != self.config.negative_prompt:
+            text_encoder = replace(text_encoder, negative=negative)
         scheduler = build_module(vars(config.scheduler), SCHEDULERS)
         own = (scheduler, config, config.cache, self.group, self.on_step)
-        return type(self)(self.model, self.vae, self.text_encoder, *own)
+        return type(self)(self.model, self.vae, text_encoder, *own)
 
     @torch.no_grad()
     def __call__(
@@ -244,6 +253,7 @@ class SamplingPipeline:
         Raises:
             SamplingError: as for a call.
         """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = self._seeds(seed, len(prompts))
         text = EncodedText.of(self.text_encoder, self.captions(prompts, loop))
         references = references or [[]] * len(prompts)
@@ -302,6 +312,9 @@ class SamplingPipeline:
             if any(references):
                 raise SamplingError("references were given, but no mask_strategies that say where they go")
             return z, None
+        family = family_of(config.model.type)
+        if "mask_strategy" in family.refused:
+            raise SamplingError(f"{family.name} takes no references: {family.refused['mask_strategy']}")
         align = config.align if config.compat or config.vae.micro_frame_size else None
         try:
             return z, apply_mask_strategy(z, references, strategies, loop, align, config.compat)

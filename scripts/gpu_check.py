@@ -51,8 +51,9 @@ SECTIONS = {
     "t5": 15.0,
     "profile": 20.0,
     "compile": 60.0,
-    "quality": 5.0,
+    "quality": 120.0,  # an estimate: with published weights, it was not run yet
 }
+BEGIN = 5.0  # until the first section begins
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,10 +93,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         if name not in SECTIONS:
             parser.error(f"there is no section '{name}'; choose from {', '.join(SECTIONS)}")
     shortest = min(SECTIONS[name] for name in options.only)
-    if not options.dry and options.deadline < shortest:
-        parser.error(
-            f"--deadline {options.deadline:g} is too short for any of these sections; give at least {shortest:g}"
-        )
+    if not options.dry and options.deadline < shortest + BEGIN:
+        least = f"{shortest + BEGIN:g}"
+        parser.error(f"--deadline {options.deadline:g} is too short for any of these sections; give at least {least}")
     if options.weights_dir is not None and not options.weights_dir.is_dir():
         parser.error(f"--weights-dir {options.weights_dir} is not a folder")
     return options
@@ -136,8 +136,8 @@ def run(options: argparse.Namespace) -> int:
         "quality": stages.check_quality,
     }
     check.run([Section(name, functions[name], SECTIONS[name]) for name in options.only])
-    print(f"not right: {', '.join(check.failed)}" if check.failed else "all sections are right")
-    return 1 if check.failed else 0
+    print(check.verdict())
+    return 1 if check.failed or set(options.only) == set(check.not_run) else 0
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.gpu import correctness
 from bench.gpu.report import Check, Section
 from opensora.files import REPO_ROOT
+from opensora.models.stdit import STDiT3
 from scripts import gpu_check
 
 
@@ -69,16 +71,32 @@ def test_what_would_pass_the_deadline_is_not_begun(tmp_path):
     assert figures(tmp_path)[0]["what"] == "not run"
     assert figures(tmp_path)[0]["value"] == "it needs 60 s, and 5 s are left"
     assert not check.failed
+    assert check.verdict() == "not run: long"
+    check.failed.append("steps")
+    assert check.verdict() == "not right: steps; not run: long"
+
+
+@torch.no_grad()
+def test_nan_in_some_of_many_cases_is_not_right(tmp_path, monkeypatch):
+    plain = STDiT3.forward
+    monkeypatch.setattr(
+        STDiT3,
+        "forward",
+        lambda self, x, *args, **more: plain(self, x, *args, **more) * (1 if len(x) > 1 else torch.nan),
+    )
+    check = Check(tmp_path, torch.device("cpu"), deadline=60.0)
+    check.run([Section("forward", correctness._forward, 1.0)])
+    assert check.failed == ["forward"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--only", "stepps"], "there is no section 'stepps'; choose from machine, correct"),
-        (["--deadline", "3"], "--deadline 3 is too short for any of these sections; give at least 5"),
+        (["--deadline", "3"], "--deadline 3 is too short for any of these sections; give at least 15"),
         (
             ["--only", "runs", "--deadline", "50"],
-            "--deadline 50 is too short for any of these sections; give at least 60",
+            "--deadline 50 is too short for any of these sections; give at least 65",
         ),
         (["--weights-dir", "no/such/folder"], "--weights-dir no/such/folder is not a folder"),
     ],

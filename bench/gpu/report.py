@@ -41,6 +41,7 @@ class Check:
         tiny: whether tensors are small, for a dry run on a CPU that finds mistakes in the check itself.
         weights_dir: folder of published weights; None if there are none.
         failed: names of sections that raised, or found something wrong.
+        not_run: names of sections for which too little time was left.
     """
 
     def __init__(self, out: Path, device: torch.device, deadline: float, weights_dir: Path | None = None) -> None:
@@ -48,6 +49,7 @@ class Check:
         self.tiny = device.type == "cpu"
         self.weights_dir = weights_dir
         self.failed: list[str] = []
+        self.not_run: list[str] = []
         self._section = ""
         self._started = time.monotonic()
         self._deadline = deadline
@@ -69,6 +71,7 @@ class Check:
         for section in sections:
             self._section = section.name
             if not self.tiny and self.seconds_left < section.seconds:
+                self.not_run.append(section.name)
                 self.note("not run", f"it needs {section.seconds:.0f} s, and {self.seconds_left:.0f} s are left")
                 continue
             began = time.monotonic()
@@ -80,6 +83,13 @@ class Check:
             self.figure("section took", time.monotonic() - began, "s")
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def verdict(self) -> str:
+        """Return the last line: which sections are not right, which were not run, or that all are right."""
+        if not self.failed and not self.not_run:
+            return "all sections are right"
+        named = {"not right": self.failed, "not run": self.not_run}
+        return "; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names)
 
     def figure(self, what: str, value: float, unit: str, **more: Any) -> None:
         """Report a number."""
@@ -176,6 +186,11 @@ def top_kernels(check: Check, function: Callable[[], Any], count: int) -> None:
     for key in sorted(times, key=lambda key: -times[key][1])[:count]:
         calls, spent = times[key]
         check.figure(f"  {key[:110]}", spent, "ms", calls=calls, share=spent / total)
+
+
+def largest(errors: Sequence[float]) -> float:
+    """Return the largest error; NaN if one is NaN, which Python's own `max` passes over."""
+    return torch.tensor(errors, dtype=torch.float64).max().item()
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:

@@ -15,7 +15,9 @@ from torch import Tensor
 from adacache.trace import Trace
 from opensora.acceleration.launch import MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
+from opensora.config.model_families import family_of
 from opensora.config.schema import SampleConfig
+from opensora.errors import ConfigError
 from opensora.pipeline import SamplingPipeline
 
 
@@ -43,13 +45,22 @@ class ArrangementResult:
 
 
 def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -> list[MeshShape]:
-    """Return all ways to share one video among the processes; `size` is (latent frames, tokens per frame)."""
+    """Return all ways to share one video among the processes; `size` is (latent frames, tokens per frame).
+
+    Raises:
+        ConfigError: there is none.
+    """
     if config.guidance_parallel or config.sequence_parallel:
         frames, tokens = size
         asked = (config.guidance_parallel, config.sequence_parallel)
         return [choose_mesh(world_size, 1, *asked, latent_frames=frames, tokens_per_frame=tokens)]
     shapes = [MeshShape(1, guidance, world_size // guidance) for guidance in (1, 2) if world_size % guidance == 0]
-    return [shape for shape in shapes if shape.sequence <= size[1]]
+    family = family_of(config.model.type)
+    shapes = [shape for shape in shapes if shape.sequence <= (size[1] if family.splits_frames else 1)]
+    if not shapes:
+        most = f"{2 * size[1]} of them are" if family.splits_frames else "two, for its halves of guidance, are"
+        raise ConfigError(f"{world_size} processes cannot share one video of {family.name}; {most} the most")
+    return shapes
 
 
 def bench(

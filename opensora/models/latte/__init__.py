@@ -16,6 +16,7 @@ from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from
 from torch import Tensor, nn
 
 from adacache.integrations.diffusers.forward import CachedForward
+from opensora.device import exact_convolutions
 from opensora.registry import MODELS
 from opensora.weights.checkpoint import PretrainedModel
 
@@ -183,6 +184,7 @@ class LatteModel(PretrainedModel):
         table = get_1d_sincos_pos_embed_from_grid(config.hidden_size, frames, output_type="pt")
         self.transformer.temp_pos_embed = table.float()[None]
 
+    @exact_convolutions()  # diffusers cuts patches with one
     def forward(
         self,
         x: Tensor,

@@ -97,22 +97,23 @@ def temporal_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Ten
     """
     places, frames, _, heads, size = qkv.shape
     out = qkv.new_empty(places, frames, heads * size)
-    _attend[(places, heads)](
-        qkv.contiguous(),
-        q_weight,
-        k_weight,
-        cos.contiguous(),
-        sin.contiguous(),
-        out,
-        frames,
-        eps,
-        size**-0.5,
-        heads=heads,
-        size=size,
-        frames_tile=max(_SMALLEST_TILE, triton.next_power_of_2(frames)),
-        size_tile=max(2 * _SMALLEST_TILE, triton.next_power_of_2(size)),
-        num_warps=WARPS,
-    )
+    with torch.cuda.device_of(qkv):  # Triton launches on the current device, whichever the tensors are on
+        _attend[(places, heads)](
+            qkv.contiguous(),
+            q_weight,
+            k_weight,
+            cos.contiguous(),
+            sin.contiguous(),
+            out,
+            frames,
+            eps,
+            size**-0.5,
+            heads=heads,
+            size=size,
+            frames_tile=max(_SMALLEST_TILE, triton.next_power_of_2(frames)),
+            size_tile=max(2 * _SMALLEST_TILE, triton.next_power_of_2(size)),
+            num_warps=WARPS,
+        )
     return out
 
 

@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from tqdm import tqdm
 
+from opensora.device import exact_convolutions
 from opensora.latent_frames import FRAMES_PER_LATENT, causal_latent_frames, causal_num_frames
 from opensora.models.parts import share_of
 from opensora.models.vae.causal.coders import CausalConv3d, Decoder, Encoder
@@ -240,9 +241,11 @@ class CausalVAE(PretrainedModel):
                 pixels = in_tiles(z[:, :, start:end], side, partial(self._decode, bar=bar))
                 yield (pixels if number == 0 else pixels[:, :, 1:]).float()
 
+    @exact_convolutions()
     def _encode(self, x: Tensor) -> Tensor:
         return self.quant_conv(self.encoder(x))
 
+    @exact_convolutions()
     def _decode(self, z: Tensor, bar: tqdm | None = None) -> Tensor:
         pixels = self.decoder(self.post_quant_conv(z))
         if bar is not None:
