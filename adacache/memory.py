@@ -71,7 +71,9 @@ def estimate_cache_bytes(
         raise ValueError("the memory of a policy that filters latents or reuses the model's output needs num_latents")
     if counts.latents or counts.outputs:
         outputs = 2 * num_latents * ELEMENT_BYTES["fp32"]
-        return CacheBytes(counts.outputs, outputs, counts.latents, num_latents * ELEMENT_BYTES[dtype])
+        # Policies that reuse outputs measure latents or, for a trace, hidden states; none measures both.
+        measured, elements = (counts.latents, num_latents) if counts.latents else (counts.hidden_states, num_elements)
+        return CacheBytes(counts.outputs, outputs, measured, elements * ELEMENT_BYTES[dtype])
     return CacheBytes(
         num_residuals=counts.residuals,
         residual_bytes=num_elements * ELEMENT_BYTES[config.cache_dtype or dtype],

@@ -8,6 +8,9 @@ from adacache.validation import check_choice, check_keys, check_positive, check_
 
 KINDS = ("hold", "linear", "fitted", "exponential", "taylor")
 HIGHEST_ORDER = 4
+# The options that each kind of bridge uses.
+_USED = {"linear": ("weight", "max_ratio"), "fitted": ("weight", "max_ratio"), "exponential": ("weight",)}
+_USED |= {"hold": (), "taylor": ("order",)}
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -55,7 +58,7 @@ class BridgeConfig:
         """Read any form that a config may hold: the name of a kind, or a mapping of the options.
 
         Raises:
-            ValueError: anything else, also an unknown option.
+            ValueError: anything else, also an unknown option, or one that the kind does not use.
         """
         if isinstance(value, cls):
             return value
@@ -64,7 +67,13 @@ class BridgeConfig:
         if not isinstance(value, Mapping):
             raise ValueError(f"bridge must be one of {', '.join(KINDS)}, or a mapping of its options, got {value!r}")
         check_keys("bridge option", value, [field.name for field in fields(cls)])
-        return cls(**value)
+        bridge = cls(**value)
+        for field in fields(cls)[1:]:
+            if field.name in _USED[bridge.kind] or getattr(bridge, field.name) == field.default:
+                continue
+            users = " or ".join(repr(kind) for kind in KINDS if field.name in _USED[kind])
+            raise ValueError(f"bridge kind {bridge.kind!r} has no {field.name}; choose kind {users}, or leave it out")
+        return bridge
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values; `from_value` reads them back."""

@@ -71,6 +71,12 @@ def test_a_bridge_is_named_or_spelled_out():
         ({"kind": "linear", "weight": 2}, "bridge weight must lie between 0 and 1"),
         ({"kind": "linear", "weight": -1}, "bridge weight must be a finite number >= 0"),
         ({"kind": "fitted", "max_ratio": 0}, "bridge max_ratio must be a finite number above 0"),
+        (
+            {"weight": 0.9},
+            "bridge kind 'hold' has no weight; choose kind 'linear' or 'fitted' or 'exponential', or leave",
+        ),
+        ({"kind": "exponential", "max_ratio": 2.0}, "bridge kind 'exponential' has no max_ratio; choose"),
+        ({"kind": "linear", "order": 2}, "bridge kind 'linear' has no order; choose kind 'taylor', or leave it out"),
         (0.5, "bridge must be one of hold, linear, fitted"),
     ],
 )

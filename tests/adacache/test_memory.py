@@ -14,6 +14,7 @@ from adacache.memory import CacheBytes, estimate_cache_bytes
 from adacache.policies.base import Policy, PolicyConfig
 from adacache.policies.easycache import EasyCacheConfig
 from adacache.policies.fbcache import FBCacheConfig
+from adacache.policies.multistep import MultistepConfig
 from adacache.policies.pab import PABConfig
 from adacache.policies.seacache import SeaCacheConfig
 from adacache.policies.static import StaticScheduleConfig
@@ -23,6 +24,7 @@ STEPS = 10
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RATE = Codebook((), (2,))
 BLOCKS = 3  # of each stream
+MULTISTEP = dict(computed_steps=(0, 1, 5), num_sampling_steps=STEPS, coefficients=(((1.0,), (1.0,)),) * 3)
 
 
 class Case(NamedTuple):
@@ -111,6 +113,14 @@ def test_what_is_promised_is_what_is_held(name, dtype, num_samples, contexts):
     assert promise.total == held + heads * promise.observed_bytes
     assert promise.num_residuals == num_contexts * residuals
     assert promise.num_observed == observed + num_contexts * observed_per_context
+
+
+@pytest.mark.parametrize("measured", [{}, {"metric": "t-attn", "metric_blocks": (1,)}])
+def test_outputs_and_what_is_measured_beside_them_are_promised(measured):
+    config, hidden_states = MultistepConfig(**MULTISTEP, **measured), torch.ones(6, 4, 3)
+    promise = estimate_cache_bytes(config, STEPS, hidden_states.numel(), "fp32", num_latents=24)
+    assert promise == CacheBytes(1, 192, len(measured) // 2, 288)
+    assert promise.total == most_held(config, hidden_states, 3, ("both",))
 
 
 def test_only_residuals_for_reuse_are_narrowed():

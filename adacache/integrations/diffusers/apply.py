@@ -200,7 +200,11 @@ def _read_config(config: Any, num_blocks: int) -> PolicyConfig:
         # As in the official configs: block 13 of 28.
         return AdaCacheConfig(codebook=config, metric_blocks=((num_blocks - 1) // 2,))
     if isinstance(config, Mapping):
+        if "file" in config:
+            raise ValueError("'file' is for config files; give StaticScheduleConfig.from_file(path)")
         config = config_from_dict(config)
+        if config is None:
+            raise ValueError("do_cache=False asks for no cache; leave apply_adacache out")
     if not isinstance(config, PolicyConfig):
         raise TypeError(
             f"apply_adacache needs a config such as AdaCacheConfig(), or one of the presets {', '.join(PRESETS)}, got "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 import os
@@ -39,7 +40,10 @@ _NAMES = {
     "num_blocks": "numbers of blocks",
     "latents": "latents of shape",
     "guidance_scale": "guidance scale",
+    "further_guidance": "further guidance",
 }
+_GUIDANCE = ("guidance_scale", "further_guidance")
+_ELEMENTS = 256  # of each tensor, which tell it from another one
 
 
 def calibrate_pipeline(
@@ -74,7 +78,8 @@ def calibrate_pipeline(
         seed: seed of the first clip's noise; it counts up.
         encode: turns a batch of prompts into arguments of the pipeline's call, such as precomputed embeddings; without
             it the pipeline is called with the prompts, and encodes them again for every run.
-        checkpoint: file that keeps finished parts until the end, so that a stopped calibration can continue.
+        checkpoint: file that keeps finished parts until the end, so that a stopped calibration can continue; with other
+            weights or arguments it begins anew.
         progress: whether to show a bar.
         call: other arguments of the pipeline's call, such as num_inference_steps, height, guidance_scale.
 
@@ -96,7 +101,7 @@ def calibrate_pipeline(
         check_free(forward.transformer)
         if forward.family.audio:
             raise ValueError(
-                f"a calibration is fitted to the picture alone, but {forward.family.name} denoises a sound with it; "
+                f"a calibration is fitted to the picture alone, but {forward.family.name} can denoise a sound with it; "
                 "give apply_adacache a config instead"
             )
     with PipelineClips(pipe, encode or _as_prompts, call).hooked() as sampler:
@@ -114,7 +119,8 @@ def calibrate_pipeline(
         total = plan.num_calls(len(start.timesteps))
         with tqdm(total=total, desc="calls", unit="call", disable=not progress) as bar:
             path = None if checkpoint is None else Path(checkpoint)
-            return calibrate(sampler, plan, conditions, start.timesteps, bar.update, path)
+            made_with = None if path is None else sampler.made_with(fit[0])
+            return calibrate(sampler, plan, conditions, start.timesteps, bar.update, path, made_with)
 
 
 def _as_prompts(prompts: list[str]) -> Mapping[str, Any]:
@@ -168,6 +174,14 @@ class PipelineClips:
         finally:
             self._peeking = False
         raise RuntimeError("the pipeline did not call its transformer")
+
+    def made_with(self, clip: Clip) -> dict[str, str]:
+        """Return what results depend on besides conditions and plan: digests of the weights and of a clip's call."""
+        weights = [
+            {**dict(forward.transformer.named_parameters()), **dict(forward.transformer.named_buffers())}
+            for forward in cached_forwards_of(self._pipe)
+        ]
+        return {"weights": _digest(weights), "call": _digest({**self._call, **self._encode([clip.prompt])})}
 
     @contextmanager
     def refined(self, factor: int) -> Iterator[None]:
@@ -228,6 +242,35 @@ class _Peeked(Exception):
     """Ends a run before its first step."""
 
 
+def _digest(value: Any) -> str:
+    """Return a digest of nested values; of each tensor, its shape and some of its elements count."""
+    digest = hashlib.sha256()
+    for path, leaf in _leaves(value):
+        digest.update(f"{path} {type(leaf).__name__} ".encode())
+        if isinstance(leaf, Tensor):
+            digest.update(f"{tuple(leaf.shape)} {leaf.dtype}".encode())
+            if leaf.numel() and not leaf.is_meta:
+                some = leaf.detach().flatten()[:: max(1, leaf.numel() // _ELEMENTS)]
+                digest.update(some.float().cpu().numpy().tobytes())
+        elif hasattr(leaf, "__array__") or hasattr(leaf, "__array_interface__"):  # an array or a picture
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        elif isinstance(leaf, str | int | float | None):
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()[:16]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what is in nested mappings and lists, each with its path."""
+    if isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield from _leaves(value[key], f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for place, entry in enumerate(value):
+            yield from _leaves(entry, f"{path}.{place}")
+    else:
+        yield path, value
+
+
 def schedules_from(
     calibration: Calibration | str | os.PathLike[str] | None, target: Target | None, cached: Sequence[CachedForward]
 ) -> Callable[[RunStart], StaticScheduleConfig]:
@@ -275,18 +318,19 @@ def _model_conditions(cached: Sequence[CachedForward]) -> dict[str, Any]:
 
 def _run_conditions(start: RunStart) -> dict[str, Any]:
     """Return the conditions of a calibration that a run's first call determines."""
-    return {"latents": list(start.latents), "guidance_scale": start.guidance_scale}
+    guidance = {name: getattr(start, name) for name in _GUIDANCE}
+    return {"latents": list(start.latents), **guidance}
 
 
 def _check_conditions(calibration: Calibration, conditions: Mapping[str, Any]) -> None:
     """Refuse, with a ValueError, a calibration that was made under other conditions."""
     for key, value in conditions.items():
         made_for = calibration.conditions.get(key)
-        is_older = key == "guidance_scale" and key not in calibration.conditions
-        if key == "guidance_scale" and value is None and made_for is not None:
+        is_older = key in _GUIDANCE and key not in calibration.conditions
+        if key in _GUIDANCE and value is None and made_for:
             raise ValueError(
-                f"the calibration was made for guidance scale {made_for}, and what calls the transformer does not say "
+                f"the calibration was made for {_NAMES[key]} {made_for}, and what calls the transformer does not say "
                 "its own; apply_adacache to the pipeline that is called"
             )
-        if made_for != value and not is_older:
+        if (made_for or None) != (value or None) and not is_older:
             raise ValueError(f"the calibration was made for {_NAMES[key]} {made_for}, not {value}; make another one")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import RLock, Thread, current_thread
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +30,14 @@ class RunStart:
         latents: shape of a video's latents as the transformer gets them, without the batch.
         scheduler: name of its class.
         guidance_scale: None if the loop has none or does not expose it.
+        further_guidance: see `DenoisingLoop.further_guidance`; None if the loop does not expose it.
     """
 
     timesteps: list[float]
     latents: tuple[int, ...]
     scheduler: str
     guidance_scale: float | None
+    further_guidance: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -248,8 +251,8 @@ class Runs:
             return None
         times = [float(time) for time in schedule.tolist()]
         is_own = self._loop.is_at(schedule[first])
-        guidance_scale = self._loop.guidance_scale if is_own else None
-        start = RunStart(times[first:], tuple(call.latents.shape[1:]), self._loop.scheduler_name, guidance_scale)
+        guidance = (self._loop.guidance_scale, self._loop.further_guidance) if is_own else (None, None)
+        start = RunStart(times[first:], tuple(call.latents.shape[1:]), self._loop.scheduler_name, *guidance)
         controller = self._make_controller(start)
         if len(schedule) < FEW_STEPS:
             self._warn_once(

@@ -161,6 +161,8 @@ def test_after_diffusers_own_cache_is_disabled_runs_go_on():
         ({"policy": "teacache"}, "teacache"),
         ({"policy": "fbcache", "threshold": 0.1}, "policy 'fbcache' .* first block.*choose another"),
         ({"policy": "pab"}, "pab"),
+        ({"policy": "static", "file": "schedule.json"}, "give StaticScheduleConfig.from_file"),
+        ({"do_cache": False}, "do_cache=False asks for no cache"),
     ],
 )
 def test_configs_that_do_not_fit(pipe, config, words):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,11 @@ from adacache.calibration import plan
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.quality import psnr
 from adacache.conformance.tiny import OTHERS, TINY, TinyPipeline
-from adacache.conformance.tiny_pipeline import IMAGE
+from adacache.conformance.tiny_pipeline import IMAGE, randomize
 from adacache.integrations.diffusers import apply_adacache, calibrate_pipeline
+from adacache.integrations.diffusers import calibrate as calibrating
 from adacache.integrations.diffusers.calibrate import PipelineClips
+from adacache.integrations.diffusers.pipeline import DenoisingLoop
 
 STEPS = 8
 PROMPTS = ("10", "11", "12")  # seeds of the random embeddings
@@ -130,6 +132,50 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
         made.tiny.run(made.pipe, steps=STEPS)
 
 
+def test_the_guidance_of_a_second_model_is_compared_too_but_not_with_older_files(made):
+    if made.tiny is not TINY["wan22"]:
+        assert made.calibration.conditions["further_guidance"] == {}
+        return
+    with (
+        apply_adacache(made.pipe, calibration=made.calibration, max_steps_computed=4),
+        pytest.raises(ValueError, match=r"made for further guidance {'guidance_scale_2': .*}, not {.*: 2\.5}; make"),
+    ):
+        made.tiny.run(made.pipe, steps=STEPS, guidance_scale_2=2.5)
+    conditions = {key: value for key, value in made.calibration.conditions.items() if key != "further_guidance"}
+    older = replace(made.calibration, conditions=conditions)
+    with apply_adacache(made.pipe, calibration=older, max_steps_computed=4) as handle:
+        made.tiny.run(made.pipe, steps=STEPS, guidance_scale_2=2.5)
+    assert handle.trace.num_reused
+
+
+def test_a_guider_tells_its_guidance():
+    pipe = TINY["hunyuan_video15"].build()
+    kind = type(pipe.guider).__name__
+    assert DenoisingLoop(pipe).further_guidance == {"guider": [kind, pipe.guider.guidance_scale]}
+
+
+def test_a_checkpoint_knows_the_weights_and_the_call_it_was_made_with(monkeypatch, tmp_path):
+    tiny, pipe = TINY["latte"], TINY["latte"].build()
+    monkeypatch.setattr(calibrating, "calibrate", lambda *arguments: arguments[-1])
+
+    def made_with(**changes: Any) -> dict[str, str] | None:
+        call = {**tiny.call, "num_inference_steps": STEPS, "encode": encoder(tiny), "progress": False, **changes}
+        return calibrate_pipeline(pipe, PROMPTS, **{"checkpoint": tmp_path / "kept.json", **call})
+
+    def other_negative(prompts: list[str]) -> dict[str, Any]:
+        embeds = encoder(tiny)(prompts)
+        return {**embeds, "negative_prompt_embeds": embeds["negative_prompt_embeds"] + 1}
+
+    first = made_with()
+    assert made_with() == first
+    assert made_with(encode=other_negative)["call"] != first["call"]
+    assert made_with(guidance_scale=3.0)["call"] != first["call"]
+    assert made_with(checkpoint=None) is None
+    randomize(pipe.transformer, seed=9)
+    assert made_with()["weights"] != first["weights"]
+    assert made_with()["call"] == first["call"]
+
+
 def test_other_times_and_another_scheduler_are_warned_of(made, caplog):
     pipe = made.tiny.build()
     with apply_adacache(pipe, calibration=made.calibration, max_steps_computed=4):
@@ -230,5 +276,5 @@ def test_a_video_in_sections_is_calibrated_by_one_of_them():
 
 
 def test_a_model_with_sound_is_refused():
-    with pytest.raises(ValueError, match="fitted to the picture alone, but LTX-2 denoises a sound with it"):
+    with pytest.raises(ValueError, match="fitted to the picture alone, but LTX-2 can denoise a sound with it"):
         calibrate_pipeline(TINY["ltx2"].build(), PROMPTS)
