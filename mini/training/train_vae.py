@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mini.training.trainer import Recipe, Step, Trainer, digest
@@ -29,7 +30,7 @@ AUTOENCODER_KL = {
 }
 TEMPORAL = TemporalVAEConfig(
     filters=32,
-    num_res_blocks=1,
+    num_res_blocks=2,
     channel_multipliers=(1, 2, 2),
     temporal_downsample=(True, True),
     num_groups=8,
@@ -39,6 +40,8 @@ CROPS, IMAGES, CLIPS = 12, 4, 4  # in a batch of a process
 CROP_SHARE = 0.6  # of the training looks only at the surroundings of the figure, where all the detail is
 PIXEL_LOSS_FROM = 0.5  # share of the temporal training after which the decoded pixels count, too
 FIGURE_WEIGHT = 4.0  # of pixels within half a crop of a figure, in the decoders' loss
+MOTION_WEIGHT = 12.0  # of those pixels that change from frame to frame by more than MOVED of the range of colors
+MOVED = 0.1
 CHUNKS = 2000
 IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
@@ -93,12 +96,24 @@ class Chunks:
         return to_video(self.frames[chunk[:, None, None], frame[:, None, None], rows, columns])
 
     def weights(self, chunks: Tensor, frames: slice, stride: int = 1) -> Tensor:
-        """Return how much every stride-th pixel counts, (N, 1, F, H / stride, W / stride): more near a figure."""
+        """Return how much every stride-th pixel counts, (N, 1, F, H / stride, W / stride).
+
+        More near a figure, most where it moves: there the latents of four frames in one have the least to say.
+        """
         x, y = self.centers[chunks, frames, :, :, None, None].unbind(3)
         columns, rows = (torch.arange(0.5 * stride, side, stride, device=x.device) for side in reversed(SIZE))
         distance = torch.maximum((columns - x).abs(), (rows[:, None] - y).abs())
         is_near = (distance < CROP / 2).any(2)  # of a figure that there is not, the distance is NaN
-        return torch.where(is_near, FIGURE_WEIGHT, 1.0)[:, None]
+        moves = F.max_pool2d(self._moves(chunks)[:, frames].float(), stride).bool()
+        weights = torch.where(is_near, FIGURE_WEIGHT, 1.0)
+        return torch.where(is_near & moves, MOTION_WEIGHT, weights)[:, None]
+
+    def _moves(self, chunks: Tensor) -> Tensor:
+        """Return (N, FRAMES, H, W), whether a pixel is another in the frame before or after."""
+        frames = self.frames[chunks]
+        low, high = frames[:, :-1], frames[:, 1:]
+        changes = (torch.maximum(low, high) - torch.minimum(low, high)).amax(-1) > round(255 * MOVED)
+        return F.pad(changes, (0, 0, 0, 0, 1, 0)) | F.pad(changes, (0, 0, 0, 0, 0, 1))
 
     def videos(self, chunks: Tensor) -> Tensor:
         """Return whole chunks (N, 3, FRAMES, H, W)."""
