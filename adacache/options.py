@@ -6,11 +6,16 @@ from typing import Any, Literal
 
 from adacache.validation import check_choice, check_keys, check_positive, check_weight, is_whole
 
-KINDS = ("hold", "linear", "fitted", "exponential", "taylor")
-HIGHEST_ORDER = 4
 # The options that each kind of bridge uses.
-_USED = {"linear": ("weight", "max_ratio"), "fitted": ("weight", "max_ratio"), "exponential": ("weight",)}
-_USED |= {"hold": (), "taylor": ("order",)}
+_USED = {
+    "hold": (),
+    "linear": ("weight", "max_ratio"),
+    "fitted": ("weight", "max_ratio"),
+    "exponential": ("weight",),
+    "taylor": ("order",),
+}
+KINDS = tuple(_USED)
+HIGHEST_ORDER = 4
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 

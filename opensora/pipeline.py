@@ -177,7 +177,7 @@ class SamplingPipeline:
             SamplingError: the latents became NaN or infinite, no prompts were given, or references do not fit.
         """
         started = time.monotonic()
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = _listed(prompts)
         seeds = self._seeds(seed, len(prompts))
         references = [list(latents) for latents in references or [[]] * len(prompts)]
         strategies = list(mask_strategies or [])
@@ -253,7 +253,7 @@ class SamplingPipeline:
         Raises:
             SamplingError: as for a call.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = _listed(prompts)
         seeds = self._seeds(seed, len(prompts))
         text = EncodedText.of(self.text_encoder, self.captions(prompts, loop))
         references = references or [[]] * len(prompts)
@@ -457,3 +457,8 @@ def prepare_multi_resolution_info(
     fps = IMG_FPS if num_frames == 1 else fps
     values = {"height": height, "width": width, "num_frames": num_frames, "ar": height / width, "fps": fps}
     return {name: torch.tensor([value] * batch_size, device=device, dtype=dtype) for name, value in values.items()}
+
+
+def _listed(prompts: str | Sequence[str]) -> list[str]:
+    """Return prompts as a list; one may be given as a string."""
+    return [prompts] if isinstance(prompts, str) else list(prompts)

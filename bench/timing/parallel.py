@@ -50,16 +50,15 @@ def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -
     Raises:
         ConfigError: there is none.
     """
+    family = family_of(config.model.type)
+    frames, tokens = size if family.splits_frames else (1, 1)
     if config.guidance_parallel or config.sequence_parallel:
-        frames, tokens = size
         asked = (config.guidance_parallel, config.sequence_parallel)
         return [choose_mesh(world_size, 1, *asked, latent_frames=frames, tokens_per_frame=tokens)]
     shapes = [MeshShape(1, guidance, world_size // guidance) for guidance in (1, 2) if world_size % guidance == 0]
-    family = family_of(config.model.type)
-    shapes = [shape for shape in shapes if shape.sequence <= (size[1] if family.splits_frames else 1)]
+    shapes = [shape for shape in shapes if shape.sequence <= tokens]
     if not shapes:
-        most = f"{2 * size[1]} of them are" if family.splits_frames else "two, for its halves of guidance, are"
-        raise ConfigError(f"{world_size} processes cannot share one video of {family.name}; {most} the most")
+        raise ConfigError(f"{world_size} processes cannot share one video of {family.name}; use {2 * tokens}")
     return shapes
 
 

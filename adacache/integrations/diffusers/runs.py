@@ -30,7 +30,7 @@ class RunStart:
         latents: shape of a video's latents as the transformer gets them, without the batch.
         scheduler: name of its class.
         guidance_scale: None if the loop has none or does not expose it.
-        further_guidance: see `DenoisingLoop.further_guidance`; None if the loop does not expose it.
+        further_guidance: see `DenoisingLoop.further_guidance`; None if the loop has none or does not expose it.
     """
 
     timesteps: list[float]
