@@ -1,10 +1,14 @@
 """Package metadata; requirements.txt pins the versions that the commands install."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from setuptools import find_packages, setup
 
 README = Path(__file__).with_name("README.md")
+# Not ./build: modules that are gone since the last build would be packed again, and a build that was interrupted would
+# make every later one fail.
+BUILD = TemporaryDirectory()
 
 setup(
     name="opensora-adacache",
@@ -14,6 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    options={"build": {"build_base": BUILD.name}},
     # Configs, prompts and the mini model are found from any folder (opensora/files.py).
     packages=[
         *find_packages(include=["adacache*", "opensora*"]),

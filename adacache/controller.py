@@ -97,14 +97,15 @@ class StepController:
         check_count("num_steps", num_steps)
         check_count("num_samples", num_samples)
         check_count("num_modalities", num_modalities)
+        num_steps, num_samples = int(num_steps), int(num_samples)  # traces hold plain numbers, not those of NumPy
         tracks = Tracks(self.config, num_steps, num_samples, num_modalities, self._shard)
         run = _Run(tracks, num_steps, num_samples, self._shard)
         if self._run is not None:
             self._run.tracks.free()
         self._run, self._traces = run, tracks.traces * (num_samples // len(tracks.traces))
-        for observer in self._observers:
-            observer.begin_run(self, num_steps, num_samples)
         try:
+            for observer in self._observers:
+                observer.begin_run(self, num_steps, num_samples)
             yield self
             # Skipped after an error: reading from a device that just failed would hide the cause.
             run.finish()
@@ -143,10 +144,12 @@ class StepController:
         Raises:
             ValueError: a step is skipped or repeated, a `timestep` that the policy needs is missing, or
                 `generated_frames` are malformed or given in a run of several modalities.
-            RuntimeError: outside of a run, or the model did not make the calls that the step before needed.
+            RuntimeError: outside of a run, or the model did not make the calls that the step before needed, such as one
+                in the context that is measured.
         """
         run = self._active("begin_step")
         run.check_step(step_index, timestep)
+        step_index = int(step_index)
         frames = ALL_FRAMES
         if generated_frames is not None:
             if run.tracks.num_modalities > 1:
@@ -376,6 +379,12 @@ class _Run:
                 f"call it once for each of 0..{self.num_steps - 1}, in this order"
             )
         self.check_model_called()
+        unmeasured = set(self.observed.values()) - self.contexts
+        if unmeasured and self.tracks.first.policy.observed_sites and self.tracks.computes:
+            raise RuntimeError(
+                f"step {self.step} was computed without context '{min(unmeasured)}', which this policy measures; "
+                "let a context come first in the run that takes part in every step"
+            )
         if timestep is None and self.tracks.first.policy.needs_timestep:
             raise ValueError("this policy needs the flow's time; pass it: controller.begin_step(index, timestep)")
 

@@ -137,11 +137,18 @@ class BranchMeter:
         self._missing = dict(self._group_of)
 
     def observe(self, site: Site, residual: Tensor) -> None:
-        """Take a site's residual, (B, N, C) or (B, T, S, C); sites that are not observed are ignored."""
+        """Take a site's residual, (B, N, C) or (B, T, S, C); sites that are not observed are ignored.
+
+        Raises:
+            RuntimeError: the site was already reported in this forward pass.
+        """
         group = self._group_of.get(site)
         if group is None:
             return
-        self._missing.pop(site, None)
+        if self._missing.pop(site, None) is None:
+            raise RuntimeError(
+                f"the forward pass reported {site} twice; call controller.branch once for each branch of each block"
+            )
         parts = self._parts.setdefault(group, [])
         parts.append(residual.detach())
         if len(parts) == len(group):

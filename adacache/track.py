@@ -298,6 +298,11 @@ class Tracks:
             track.free()
 
     @property
+    def computes(self) -> bool:
+        """Whether the step is computed for any video."""
+        return any(track.step.computed for track in self._all)
+
+    @property
     def traces(self) -> list[Trace]:
         """The trace of every video that has its own schedule."""
         return [track.trace for track in self._tracks[0]]

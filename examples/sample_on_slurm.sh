@@ -12,6 +12,9 @@ set -euo pipefail
 # Set up once, where there is a network: bash run_sample_video.sh --help
 source .venv/bin/activate
 
+# Without a config, that of the large model: scripts/inference.py alone would take the bundled small one.
+[[ ${1:-} == *.py || " $* " == *" --from-sidecar"* ]] || set -- configs/sample_adacache.py "$@"
+
 # Each machine runs one torchrun agent; the agents meet on the first machine.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
@@ -22,4 +25,4 @@ srun --kill-on-bad-exit=1 torchrun \
     --rdzv-backend c10d \
     --rdzv-endpoint "$first:29500" \
     --rdzv-id "$SLURM_JOB_ID" \
-    scripts/inference.py "${@:-configs/sample_adacache.py}"
+    scripts/inference.py "$@"

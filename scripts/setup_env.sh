@@ -7,7 +7,7 @@
 # call the next one starts over. "dev" instead of "run" adds what run_tests.sh needs.
 set -euo pipefail
 
-SETUP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SETUP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." >/dev/null && pwd) # with CDPATH, cd prints where it went
 SETUP_LEVEL=${1:-run}
 
 say() { printf '[set-up] %s\n' "$*" >&2; }
@@ -18,7 +18,7 @@ fail() {
 
 # Pip answers Ctrl-C as if its installation had failed.
 interrupted() {
-    printf 'error: the set-up was interrupted; the same command continues it\n' >&2
+    printf 'error: the set-up was interrupted; the same command starts it again\n' >&2
     exit 130
 }
 
@@ -100,7 +100,8 @@ pip_install() {
     # On a terminal pip's own progress bars show what is going on during the long download.
     if [[ -t 2 ]]; then quiet=(); fi
     say "installing $what"
-    "$PYTHON" -m pip install --disable-pip-version-check --no-input ${quiet[@]+"${quiet[@]}"} "$@" >&2 ||
+    # That colossalai pins older versions is known, and no error.
+    "$PYTHON" -m pip install --disable-pip-version-check --no-warn-conflicts --no-input ${quiet[@]+"${quiet[@]}"} "$@" >&2 ||
         fail "pip could not install $what; its message is above; once it is solved, run the same command again"
 }
 
@@ -163,7 +164,10 @@ setup_environment() {
         local start=$SECONDS
         if uses_own_venv; then make_venv; fi
         [[ -x $PYTHON ]] || fail "the active environment $SETUP_ENV has no bin/python; deactivate it and run again"
-        has_python_version "$PYTHON" || fail "$SETUP_ENV has $("$PYTHON" --version 2>&1), but Python 3.11 or newer is needed"
+        local remedy="deactivate it"
+        if uses_own_venv; then remedy="remove it"; fi
+        has_python_version "$PYTHON" ||
+            fail "$SETUP_ENV has $("$PYTHON" --version 2>&1), but Python 3.11 or newer is needed; $remedy and run again"
         trap interrupted INT
         install
         finish

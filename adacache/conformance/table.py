@@ -37,19 +37,23 @@ def check_all(
     properties: Sequence[str],
     done: Callable[[Entry], object] = lambda entry: None,
 ) -> list[Entry]:
-    """Check every property of every cache on every family; if a cache reuses nothing in a family, check no other."""
+    """Check every property of every cache on every family; if a cache reuses nothing in a family, check no other.
+
+    That it reuses nothing is told even if that property was not asked for.
+    """
     entries = []
     for cache in caches:
         for family, tiny in families.items():
             trial = Trial(cache, tiny)
             first = check("reuses", trial)
-            for name in properties:
+            told = () if "reuses" in properties or first.outcome != "FAIL" else ("reuses",)
+            for name in (*told, *properties):
                 if name == "reuses":
                     verdict = first
                 elif first.outcome == "pass":
                     verdict = check(name, trial)
                 elif first.outcome == "FAIL":
-                    verdict = Verdict("n/a", reason="it reused nothing" if first.evidence else "it does not run")
+                    verdict = Verdict("n/a", reason="it does not reuse" if first.evidence else "it does not run")
                 else:
                     verdict = Verdict(first.outcome, reason=first.reason)
                 entries.append(Entry(cache.name, cache.version, family, name, verdict))

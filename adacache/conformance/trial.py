@@ -49,7 +49,7 @@ def same_classes(pipe: Any) -> Iterator[None]:
             for name in vars(kind).keys() - attributes.keys():
                 delattr(kind, name)
             for name, value in attributes.items():
-                if vars(kind)[name] is not value:
+                if vars(kind).get(name) is not value:
                     setattr(kind, name, value)
 
 
@@ -227,7 +227,13 @@ def judge(holds: bool, **evidence: Any) -> Verdict:
 
 
 def raised_on_purpose(error: BaseException) -> bool:
-    """Whether a `raise` or `assert` statement raised the error with a message, as one that is meant to be read."""
+    """Whether a `raise` or `assert` statement raised the error with a message, as one that is meant to be read.
+
+    Names that are not found are no refusal, although PyTorch raises them by a statement: a cache for another model
+    looks for that model's attributes.
+    """
+    if isinstance(error, AttributeError | LookupError | NameError):
+        return False
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

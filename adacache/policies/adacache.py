@@ -215,6 +215,8 @@ class AdaCachePolicy(Policy):
         rate_in_force = self.rate if step_index in self._forced else step_index - self._last_computed
         self._last_computed = step_index
         self.reports = []
+        if not measurements:  # another model or other frames: no motion to compare with, either
+            self._motion_scores.clear()
         total = 0.0
         for count, measured in enumerate(measurements, start=1):
             total += measured.distance / rate_in_force

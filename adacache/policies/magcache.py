@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
 from adacache.policies.static import PlannedConfig
 from adacache.validation import check_count, check_positive, is_finite, is_list
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,20 +50,15 @@ class MagCacheConfig(PlannedConfig):
         if not is_finite(self.retention) or not 0 <= self.retention <= 1:
             raise ValueError(f"retention must be a fraction of the run between 0 and 1, got {self.retention!r}")
 
-    def validate(self, num_steps: int, num_blocks: int | None = None) -> None:
-        """Warn about ratios of another number of steps.
-
-        Raises:
-            ValueError: `num_steps` is not a whole number >= 1.
-        """
-        super().validate(num_steps, num_blocks)
-        if len(self.ratios) != num_steps - 1:
-            logger.warning(
-                "The ratios were measured with %d sampling steps, but this run has %d: the nearest ones are used, but "
-                "magnitudes change by a different amount per step, so expect a different speed and fidelity.",
-                len(self.ratios) + 1,
-                num_steps,
-            )
+    def doubt(self, num_steps: int) -> str | None:
+        """Return what to warn of if the ratios are those of another number of steps."""
+        if len(self.ratios) == num_steps - 1:
+            return None
+        return (
+            f"The ratios were measured with {len(self.ratios) + 1} sampling steps, but this run has {num_steps}: the "
+            "nearest ones are used, but magnitudes change by a different amount per step, so expect a different speed "
+            "and fidelity."
+        )
 
     def planned_steps(self, num_steps: int) -> tuple[int, ...]:
         """The steps that a run of `num_steps` computes, 0-based."""

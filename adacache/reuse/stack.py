@@ -62,7 +62,7 @@ class StackReuse(Reuse):
         if self.bridge.kind not in ("fitted", "exponential") or not self._histories:
             return
         first = next(iter(self._histories.values()))  # of the observed context
-        for index, weight in zip(trace.computed_steps, first.read_weights(), strict=True):
+        for index, weight in first.read_weights().items():
             trace.records[index] = replace(trace.records[index], bridge_weight=weight)
 
     def free(self) -> None:
@@ -120,7 +120,7 @@ class ResidualHistory:
         self._bridge = bridge
         self._shard = shard
         self._store = store or TensorStore()
-        self._weights: list[Tensor | float] = []  # one per stored residual; fitted ones are 0-dim tensors
+        self._weights: dict[int, Tensor | float] = {}  # by the residual's step; fitted ones are 0-dim tensors
         self._kept: list[tuple[int, KeptTensor]] = []  # (step, residual), the latest last
 
     def make_room(self) -> None:
@@ -139,7 +139,7 @@ class ResidualHistory:
         added to the other frames does not matter.
         """
         residual = residual.detach()
-        self._weights.append(self._weight(step_index, residual, frames))
+        self._weights[step_index] = self._weight(step_index, residual, frames)
         while len(self._kept) >= self._bridge.num_residuals:  # before the new one is kept
             self._kept.pop(0)
         self._kept.append((step_index, self._store.keep(residual)))
@@ -167,11 +167,11 @@ class ResidualHistory:
             result = result + (last - earlier.fetch()) * _in_dtype_of(share, last)
         return result
 
-    def read_weights(self) -> list[float]:
-        """Return the bridge's weight after every stored residual; waits for the device."""
-        fitted = [weight for weight in self._weights if isinstance(weight, Tensor)]
-        numbers = iter(torch.stack(fitted).tolist() if fitted else [])
-        return [next(numbers) if isinstance(weight, Tensor) else weight for weight in self._weights]
+    def read_weights(self) -> dict[int, float]:
+        """Return the bridge's weight after every stored residual, by its step; waits for the device."""
+        fitted = {step: weight for step, weight in self._weights.items() if isinstance(weight, Tensor)}
+        numbers = torch.stack(list(fitted.values())).tolist() if fitted else []
+        return {**self._weights, **dict(zip(fitted, numbers, strict=True))}
 
     def _shares(self, step_index: int) -> list[Tensor | float]:
         """Return, for each residual before the last one, how much of the change since then a reused step adds."""
@@ -184,8 +184,8 @@ class ResidualHistory:
             return [-coefficient for coefficient in taylor_coefficients(steps, step_index)[:-1]]
         ratio = self._ratio(step_index - steps[-1], steps[-1] - steps[-2])
         if self._bridge.kind == "exponential":
-            return [geometric_sum(self._weights[-1], ratio)]
-        return [self._weights[-1] * ratio]
+            return [geometric_sum(self._weights[steps[-1]], ratio)]
+        return [self._weights[steps[-1]] * ratio]
 
     def _weight(self, step_index: int, residual: Tensor, frames: FrameSet) -> Tensor | float:
         """Return how much of the latest change a reused step adds once `residual` is the latest residual."""

@@ -141,6 +141,8 @@ def parse_arguments(
     path = flags.pop("config")
     if path is not None and flags["from_sidecar"] is not None:
         parser.error(f"--from-sidecar takes its settings from that file; leave out the config '{path}'")
+    if flags["words"] and flags["from_sidecar"] is not None:
+        parser.error("--words tells of a config's model; leave out --from-sidecar")
     return DEFAULT_CONFIG if path is None else path, flags, flags.pop("cfg_options") or {}
 
 
@@ -192,7 +194,7 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
         f"target of the cache (one of these, by a calibration; see {command_line('calibrate')})"
     )
     group.add_argument("--speedup", type=float, metavar="X", help="denoise X times as fast as with every step computed")
-    group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute N steps of every video")
+    group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute at most N steps of every video")
     group.add_argument(
         "--min-psnr", type=float, metavar="DB", help="keep a mean PSNR of DB or more to the video without reuse"
     )

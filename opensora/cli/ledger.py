@@ -40,6 +40,7 @@ JOURNAL = "manifest.journal"
 REPLACED = "replaced"  # subfolder for videos whose place was taken under other settings
 UNLISTED = "unlisted"  # subfolder of it for files that no run entered
 FORMAT = 1
+INTERRUPTED, ERROR = "interrupted", "error: "  # outcomes of runs that were cut short
 _LOCK = ".manifest.lock"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
@@ -120,8 +121,10 @@ class Ledger:
             self.save(goes_on=False)
 
     def resampled(self) -> set[str]:
-        """Return the stems that the last command finished, if it sampled with `resample` and was not "done"."""
-        if not self.runs or not self.runs[-1].get("resample") or self.runs[-1].get("outcome") == "done":
+        """Return the stems that the last command finished, if it sampled with `resample` and was cut short."""
+        last_run = self.runs[-1] if self.runs else {}
+        outcome = last_run.get("outcome") or INTERRUPTED  # a run that was killed could not write any
+        if not last_run.get("resample") or not outcome.startswith((INTERRUPTED, ERROR)):
             return set()
         last = len(self.runs) - 1
         entries = ((stem, json.loads(text)) for stem, text in self._entries.items())
@@ -174,9 +177,10 @@ class Ledger:
         described = {str(path.relative_to(self.folder)): _describe(path) for path in files}
         with self._changing:
             self._running.discard(stem)
-            self.note(
-                stem, files=described, status="done", finished=_now(), seconds=round(seconds, 3), error=None, sync=True
-            )
+            # Others of the same video, such as the frames that an earlier run saved, are still its files.
+            others = {name: about for name, about in self.get(stem).files.items() if (self.folder / name).exists()}
+            done = {"files": others | described, "status": "done", "finished": _now(), "seconds": round(seconds, 3)}
+            self.note(stem, **done, error=None, sync=True)
 
     def fail(self, stem: str, error: str) -> None:
         """Record that the sample cannot be made, and why."""

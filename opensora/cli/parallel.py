@@ -26,7 +26,7 @@ from opensora.acceleration.launch import Launch, MeshShape, choose_mesh
 from opensora.acceleration.processes import Processes
 from opensora.acceleration.video_group import VideoGroup
 from opensora.cli.identity import config_hash, plain_config, weight_fingerprints
-from opensora.cli.ledger import MANIFEST
+from opensora.cli.ledger import ERROR, MANIFEST
 from opensora.cli.plan import Plan, Sample, distinct_configs
 from opensora.cli.records import read_result, wanted_files
 from opensora.cli.run import check_machine, check_pyav
@@ -172,7 +172,7 @@ def _lead(processes: Processes, plan: Plan, arguments: Sequence[str]) -> int:
         try:
             with session.ending():
                 session.refine()
-                processes.before_end = lambda reason: session.ledger.end_run(f"error: {reason}")
+                processes.before_end = lambda reason: session.ledger.end_run(f"{ERROR}{reason}")
                 publish = {"publish": lambda rank, name: processes.coordinator.publish(name, True)}
                 processes.coordinator.handle({**answers(session), **publish})
                 batches = "1 batch" if len(due) == 1 else f"{len(due)} batches"

@@ -184,7 +184,8 @@ def plan_samples(config: SampleConfig, prompts: Sequence[Prompt], line_config: L
             paths = prompt.overrides.get("reference_path", references.get(prompt.index, ""))
             strategy = prompt.overrides.get("mask_strategy", strategies.get(prompt.index, ""))
             if paths or strategy:
-                _add_conditions(sample, own, paths, strategy, None if file is None else file.parent, checked)
+                folder = file.parent if file is not None and "reference_path" in prompt.overrides else None
+                _add_conditions(sample, own, paths, strategy, folder, checked)
             sample.config = own
         except ValueError as error:
             sample.problem = str(error)
@@ -292,7 +293,7 @@ def _add_conditions(
 
     Args:
         given: reference paths, as text or as a list.
-        folder: of the prompt file, where relative paths are looked up first.
+        folder: of the prompt file, where relative paths of its own lines are looked up first.
         checked: path -> references that were read before, with their hashes.
 
     Raises:

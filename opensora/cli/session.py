@@ -10,7 +10,7 @@ from pathlib import Path
 
 from opensora.cli.drafts import final_command, write_overview, write_sheets
 from opensora.cli.identity import config_hash, plain_config, sample_identity, weight_fingerprints
-from opensora.cli.ledger import Ledger
+from opensora.cli.ledger import ERROR, INTERRUPTED, Ledger
 from opensora.cli.plan import Plan, Result, Sample, distinct_configs
 from opensora.cli.records import read_result, results_table, versions, wanted_files
 from opensora.config.schema import SampleConfig
@@ -116,12 +116,12 @@ class Session:
     @contextmanager
     def ending(self) -> Iterator[None]:
         """Record in the ledger how the run within the block ends, whatever ends it."""
-        outcome = "interrupted"
+        outcome = INTERRUPTED
         try:
             yield
             outcome = self.outcome
         except Exception as error:
-            outcome = f"error: {error}"
+            outcome = f"{ERROR}{error}"
             raise
         finally:
             self.ledger.end_run(outcome)

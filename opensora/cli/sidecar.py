@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from adacache.calibration.target import TARGETS
 from opensora.cli.plan import Sample
 from opensora.conditioning.references import check_reference, fitting_mask_strategy, sha256_of
 from opensora.config.entries import name_of_overrides
@@ -18,7 +19,7 @@ from opensora.prompts.run_prompts import MAX_SEED, all_prompts
 
 # Entries that have done their work: what they asked for is in other entries.
 _DONE = (
-    *("path", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr", "draft", "final"),
+    *("path", "replay", *TARGETS, "draft", "final"),
     *("prompt_path", "reference_path", "mask_strategy", "llm_refine", "low_memory"),
     *("sequence_parallel", "guidance_parallel"),  # as many processes as there are now
 )
@@ -39,6 +40,7 @@ class _Metadata(BaseModel, strict=True):
     seed: int = Field(ge=0, le=MAX_SEED)
     config: dict[str, Any]
     prompt_index: int = 0
+    number: int = 0
     refined: str | None = None
     video: str = "sample"
     references: list[_Reference] = []
@@ -56,14 +58,16 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
         ConfigError: the file is not a sidecar, a reference has changed, or a value cannot be used.
     """
     metadata = _load(Path(path).expanduser())
+    given = {**cfg_options, **{name: value for name, value in flags.items() if value is not None}}
     entries = {name: value for name, value in metadata.config.items() if name not in _DONE}
+    if not any(name in given for name in TARGETS):
+        entries.pop("calibration", None)  # the cache says which steps it computed
     entries["image_size"] = [entries.pop("height"), entries.pop("width")]
     if (entries.get("cache") or {}).get("policy") == "multistep":
         entries["cache"] = {**entries["cache"], "cache_dtype": None}  # older sidecars name one, which did nothing
     entries["save_frames"] = bool(entries.get("save_frames"))  # older sidecars name a kind of file
     text = metadata.refined or metadata.prompt  # a language model asked again might answer otherwise
     entries |= {"prompt": [text], "num_sample": 1, "start_index": 0, "end_index": None}
-    given = {**cfg_options, **{name: value for name, value in flags.items() if value is not None}}
     folder = Path(path).parent / _REPRODUCED / name_of_overrides(given)
     entries |= {"logdate_dir": False, "resample": False, "save_dir": str(folder)}
     for name in _NOT_OVER_A_SIDECAR:
@@ -76,7 +80,8 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     if prompt.problem or prompt.overrides:
         raise ConfigError(prompt.problem or "--from-sidecar: the prompt has settings in braces; give them as flags")
     seed = config.seed if "seed" in given else metadata.seed
-    sample = Sample(metadata.prompt_index, prompt.text, seed, config, stem=Path(metadata.video).stem)
+    stem = Path(metadata.video).stem
+    sample = Sample(metadata.prompt_index, prompt.text, seed, config, metadata.number, stem)
     for reference in metadata.references:
         info = check_reference(reference.path)
         if sha256_of(info.path) != reference.sha256:

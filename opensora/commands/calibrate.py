@@ -48,7 +48,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="clips sampled together")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--speedup", type=float, metavar="X", help="target of the config that is written (default 2)")
-    target.add_argument("--max-steps-computed", type=int, metavar="N", help="this target as a number of computed steps")
+    target.add_argument("--max-steps-computed", type=int, metavar="N", help="this target as the most computed steps")
     target.add_argument("--min-psnr", type=float, metavar="DB", help="this target as a quality")
     parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="any config entry")
     return parser

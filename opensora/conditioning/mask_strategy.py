@@ -136,7 +136,14 @@ def check_placement(
         is_moved = align is not None and (compat or entry.length >= align)
         start, length = entry.target_start % num_latents, entry.length
         if is_moved:
-            start = find_nearest_point(start, align, num_latents)
+            aligned = find_nearest_point(start, align, num_latents)
+            if entry.target_start < 0 and aligned != start and not compat:
+                raise ValueError(
+                    f"mask strategy '{mask_strategy}' counts {-entry.target_start} latent frames back from the end of "
+                    f"{num_latents}, but {length} of them can only begin at a multiple of {align}, so the video would "
+                    "not end with them; set a num_frames of whole chunks, or a start from 0 on"
+                )
+            start = aligned
         if of_reference is not None:
             ref_start = entry.ref_start % of_reference
             if is_moved:

@@ -164,10 +164,22 @@ def fitting_mask_strategy(mask_strategy: str, references: Sequence[ReferenceInfo
         are_videos = [info.kind == "video" for info in references]
         mask_strategy = default_mask_strategy(are_videos, vae.latent_frames(vae.frames_per_chunk(config.num_frames)))
     check_mask_strategy(mask_strategy, len(references))
-    lengths = [vae.latent_frames(info.frames) if info.frames else None for info in references]
+    lengths = [_latents_of(index, info, mask_strategy, config) for index, info in enumerate(references)]
     loops = config.loop, config.condition_frame_length, config.condition_frame_edit
     check_placement(mask_strategy, vae.latent_frames(config.num_frames), lengths, align, *loops, config.compat)
     return mask_strategy
+
+
+def _latents_of(reference: int, info: ReferenceInfo, mask_strategy: str, config: SampleConfig) -> int | None:
+    """Return how many latent frames are made of a reference; None where its number of frames is not known.
+
+    Raises:
+        ConfigError: as `part_of_reference`.
+    """
+    if info.frames is None or info.kind == "image":
+        return info.frames
+    left_out = part_of_reference(mask_strategy, reference, config).first_frame(info.frames)
+    return config.vae.latent_frames(info.frames - left_out)
 
 
 @dataclass(frozen=True)

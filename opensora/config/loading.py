@@ -296,6 +296,8 @@ def _conflicts(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if config.loop > 1:
         yield from _conflicts_of_a_loop(config)
+    if not config.save_dir.strip():
+        yield ("save_dir",), "save_dir is empty; name a folder, '.' for this one"
     name = config.sample_name
     if name is not None and (name == ".." or Path(name).name != name):
         yield ("sample_name",), f"sample_name must be a file name, got '{name}'; folders go to save_dir"

@@ -22,6 +22,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
             ".jsonl and .json; save it as one of these"
         )
     text = read_prompt_text(path) if text is None else text
-    if is_stream(path) and text.lstrip().startswith("{"):  # no prompt does
-        suffix = ".jsonl"
+    if is_stream(path):
+        suffix = _suffix_of(text)
     reader = readers.get(suffix, _read_plain)
     prompts: list[Prompt] = []
     names: dict[str, str] = {}  # where the name is given first; some systems do not tell case apart
@@ -120,6 +121,15 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
     if not prompts:
         raise ConfigError(f"prompt file '{path}' holds no prompt; write one per line")
     return prompts
+
+
+def _suffix_of(text: str) -> str:
+    """Return the ending of the file that a pipe's text would be in."""
+    start = text.lstrip()[:1]
+    if start == "[":  # a prompt may begin like that, too
+        with suppress(ValueError):
+            return ".json" if isinstance(decode(text), list) else ""
+    return ".jsonl" if start == "{" else ""  # no prompt begins with a brace
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
@@ -191,7 +201,8 @@ def _read_table(text: str, path: Path) -> Iterator[_Found]:
             path, number, f"the first line names no column 'prompt' but {', '.join(map(repr, columns)) or 'nothing'}; "
             "columns are named there, with commas in between, such as prompt,seed"
         )  # fmt: skip
-    if len(set(columns)) < len(columns):
+    names = [column for column in columns if column]  # spreadsheets add empty ones
+    if len(set(names)) < len(names):
         raise _error(path, number, "a column is named twice")
     for number, cells in rows:
         if len(cells) > len(columns):

@@ -23,6 +23,7 @@ from opensora.datasets.aspect import DURATIONS, RESOLUTIONS
 from opensora.environment import command_line
 from opensora.errors import ConfigError, UserError, WeightsError
 from opensora.files import REPO_ROOT
+from opensora.prompts.files import is_stream
 from opensora.weights.layout import PIECES
 from opensora.weights.locate import find_piece
 
@@ -231,6 +232,8 @@ def with_folder(arguments: list[str], root: Path, folder: Path | None = None) ->
     except SystemExit:
         raise ConfigError("the sampling command cannot read this; put the prompt in other words") from None
     flags.pop("words")
+    if flags["prompt_path"] is not None and is_stream(flags["prompt_path"]):
+        raise ConfigError("these prompts came from standard input, which can be read once; save them in a file first")
     own = Path(prepare(path, flags, options).config.save_dir)
     if folder is None:  # a sidecar's results go to a folder beside it
         is_beside = flags["from_sidecar"] is not None

@@ -1,6 +1,7 @@
 import doctest
 import gc
 
+import numpy as np
 import pytest
 import torch
 
@@ -433,6 +434,71 @@ def test_a_policy_of_ones_own_brings_a_reuse_of_its_own():
     # Of the first video 3 * (1 - 5), of the second 3 * (2 - 7), twice.
     assert outputs == [[3, 6, 15, 21], [-24, -30, -24, -30], [-24, -30, -24, -30]]
     assert controller.trace.metadata["reuses"] == "output"
+
+
+def run_contexts(config, contexts, num_steps=8):
+    """Sample with the guidance branches that `contexts` gives for each step; the controller."""
+    controller = StepController(config)
+    with controller.run(num_steps):
+        for step in range(num_steps):
+            controller.begin_step(step)
+            for context in contexts(step):
+                x = torch.full((1, 4, 1), 10.0 + step)
+
+                def blocks(x):
+                    return x + controller.branch(Site("temporal", 0, "attn"), lambda: 0.1 * x)
+
+                controller.stack(x, blocks, 1, context)
+    return controller
+
+
+def test_a_measured_context_that_ends_is_refused_and_another_may_end(every):
+    both = ("uncond", "cond")
+    assert run_contexts(every(2), lambda step: both).trace.num_computed == 6
+    assert run_contexts(every(2), lambda step: both if step < 4 else both[:1]).trace.num_computed == 6
+    with pytest.raises(
+        RuntimeError, match=r"step \d was computed without context 'uncond', which this policy measures"
+    ):
+        run_contexts(every(2), lambda step: both if step < 4 else both[1:])
+
+
+@pytest.mark.parametrize("kind", ["fitted", "exponential"])
+def test_weights_are_those_of_the_steps_that_have_them(kind):
+    config = StaticScheduleConfig((0, 2, 4, 7), bridge={"kind": kind})
+    trace = run_contexts(config, lambda step: ("uncond", "cond") if step < 4 else ("cond",)).trace
+    with_weight = [record.index for record in trace.records if record.bridge_weight is not None]
+    assert trace.computed_steps == [0, 2, 4, 7] and with_weight == [0, 2]
+
+
+def test_a_branch_that_is_reported_twice_is_refused(every):
+    controller = StepController(every(2))
+    site = Site("temporal", 0, "attn")
+    with pytest.raises(RuntimeError, match="reported .*0.* twice"), controller.run(3):
+        controller.begin_step(0)
+        controller.stack(
+            torch.ones(1, 4, 1), lambda x: x + sum(controller.branch(site, lambda: 0.1 * x) for _ in "ab"), 1
+        )
+
+
+def test_a_run_whose_observer_fails_is_over(every):
+    class Failing(RunObserver):
+        def begin_run(self, controller, num_steps, num_samples):
+            raise OSError("no space left")
+
+    controller = StepController(every(2), observers=[Failing()])
+    with pytest.raises(OSError, match="no space left"), controller.run(3):
+        pass
+    with pytest.raises(RuntimeError, match="outside of a run"):
+        controller.begin_step(0)
+
+
+def test_numbers_of_numpy_reach_the_trace_as_plain_ones(model, tokens, every, tmp_path):
+    controller = StepController(every(2))
+    with controller.run(np.int64(3)):
+        for step in np.arange(3):
+            controller.begin_step(step, timestep=np.float32(step))
+            model(tokens(float(step + 1)), controller)
+    controller.trace.save(tmp_path / "trace.json")
 
 
 def test_an_observer_is_shown_what_goes_on(model, tokens):

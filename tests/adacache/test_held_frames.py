@@ -112,7 +112,7 @@ def test_a_bridge_is_fitted_to_generated_frames():
         history = ResidualHistory(BridgeConfig("fitted"))
         for step, (first, second) in enumerate(zip(held, (1.0, 2.0, 2.5), strict=True)):
             history.store(step, frames(first, second), generated)
-        return history.read_weights()[-1]
+        return list(history.read_weights().values())[-1]
 
     generated = FrameSet(((False, True),))
     # The generated frame rose by 1 and then by a half; the held one would say 0.

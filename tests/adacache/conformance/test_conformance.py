@@ -41,15 +41,17 @@ class Residuals:
         self.off = False
         self.calls = 0
         self.residuals: dict[int, Tensor] = {}
+        self.of_first_run: dict[int, Tensor] = {}
         Residuals.is_on = True
         self.first, *_, self.last = self.model.blocks
         self.hooks = [self.model.register_forward_pre_hook(self.begin_call, with_kwargs=True)]
         for block in self.model.blocks:
             block.forward = partial(self.run_block, block, block.forward)
+        own = self.own_forward = type(self.first).forward
         if flaw == "changes the class":
-            own = type(self.first).forward
             type(self.first).forward = lambda *args, **kwargs: 2 * own(*args, **kwargs)
-            self.own_forward = own
+        if flaw == "leaves a wrapper on the class":
+            type(self.first).forward = lambda *args, **kwargs: own(*args, **kwargs)
 
     def remove(self) -> None:
         for block in self.model.blocks:
@@ -97,6 +99,8 @@ class Residuals:
             if block is self.last:
                 residual = output - self.input
                 self.residuals[self.half] = residual.mean(0, keepdim=True) if "batch" in self.flaw else residual
+                if self.flaw == "adds what the first run added":
+                    self.residuals[self.half] = self.of_first_run.setdefault(self.calls, residual)
             return output + 1e-6 if self.flaw == "is not exact" else output
         weight = 0.9 if self.flaw == "adds nine tenths" else 1.0
         if getattr(self.model, "_diffusers_hook", None) and self.flaw == "is out of step with offloading":
@@ -120,11 +124,13 @@ FLAWS = [
     ("is not exact", "exact"),
     ("changes the class", "confined"),
     ("leaves a hook", "removed"),
+    ("leaves a wrapper on the class", "removed"),
     ("leaves weights in another precision", "removed"),
     ("adds nine tenths", "residual"),
     ("shares over the batch", "alone"),
     ("mixes the halves", "halves"),
     ("keeps residuals for the next run", "again"),
+    ("adds what the first run added", "again"),
     ("resets by counting", "aborted"),
     ("gives up at another size", "size"),
     ("resets by counting", "steps"),
@@ -185,16 +191,44 @@ def test_what_is_refused_or_not_promised_is_no_failure():
     def pass_by(pipe: Any, setting: Any, num_steps: int) -> None:
         raise NotApplicable("there is nothing to cache")
 
+    def mistake(pipe: Any, setting: Any, num_steps: int) -> None:
+        list(pipe.transformer.transformer_blocks)  # of another model
+
     outcomes = []
-    for apply in (refuse, stumble, pass_by):
+    for apply in (refuse, stumble, pass_by, mistake):
         verdict = check("again", Trial(Cache("", "", apply, print), WAN))
         outcomes.append((verdict.outcome, verdict.reason.partition(":")[0]))
-    assert outcomes == [("refused", "ValueError"), ("FAIL", "RuntimeError"), ("n/a", "there is nothing to cache")]
+    assert outcomes[:2] == [("refused", "ValueError"), ("FAIL", "RuntimeError")]
+    assert outcomes[2:] == [("n/a", "there is nothing to cache"), ("FAIL", "AttributeError")]
     verdict = check("residual", Trial(cache_with("adds nine tenths", not_promised={"residual": "roughly"}), WAN))
     assert verdict.outcome == "unpromised" and verdict.evidence and verdict.reason == "roughly"
 
 
+def test_what_cannot_be_told_is_no_pass(monkeypatch):
+    few = check("aborted", Trial(cache_with("resets by counting"), WAN, num_steps=2))
+    assert few.outcome == "n/a" and "2 times" in few.reason
+    far = cache_with(adapts=True, turning_point=lambda handle: 1e6)
+    assert "decide differently" in check("alone", Trial(far, WAN, num_steps=6)).reason
+    spoiled = Trial(cache_with("shares over the batch"), WAN, num_steps=6)
+    run = spoiled.run
+    monkeypatch.setattr(
+        spoiled, "run", lambda pipe, **changes: run(pipe, **changes) * (1 if "batch" not in changes else float("nan"))
+    )
+    verdict = check("alone", spoiled)
+    assert verdict.outcome == "n/a" and "without a cache, too" in verdict.reason
+
+
+def test_a_forward_that_was_taken_from_a_class_is_given_back():
+    def take(pipe: Any, handle: Any) -> None:
+        del type(pipe.transformer).forward
+
+    trial = Trial(Cache("", "", lambda *_: None, take), WAN, num_steps=3)
+    assert check("reuses", trial).outcome == "FAIL"
+    assert WAN.run(trial.pipe, steps=3).isfinite().all()
+
+
 CACHE = cache_with("miscounts")
+NOT_REUSING = cache_with("reuses nothing")
 
 
 def test_the_command(tmp_path, capsys, log_levels):
@@ -217,6 +251,8 @@ def test_the_command(tmp_path, capsys, log_levels):
     assert f"diffusers {diffusers.__version__}" in text
     found = json.loads(results.read_text())["verdicts"]
     assert [entry["verdict"]["outcome"] for entry in found] == ["pass", "pass", "pass", "pass", "FAIL"]
+    assert main(["--cache", f"{__name__}:NOT_REUSING", "--families", "wan", "--properties", "exact"]) == 1
+    assert "FAIL: reuses, wan" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

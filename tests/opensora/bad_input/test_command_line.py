@@ -31,6 +31,7 @@ CASES = {
     "cfg-options through a number": Case("--cfg-options seed.x=3", ["'seed'"]),
     "cfg-options through two dots": Case("--cfg-options scheduler..x=3", ["scheduler"]),
     "cfg-options that replace a section": Case("--cfg-options scheduler=3", ["scheduler", "dict", "3"]),
+    "words of a sidecar": Case("--words --from-sidecar x.json", ["--words", "leave out --from-sidecar"]),
     "a seed of -1": Case("--seed -1", ["seed must be at least 0, got -1"]),
     "a seed of 2**64": Case(f"--seed {2**64}", ["seed", str(2**64)]),
     "a seed of 2**63 and 2 prompts": Case(f"--seed {2**64 - 1} --prompt a --prompt b", ["seed"]),

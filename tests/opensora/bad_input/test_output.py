@@ -31,6 +31,7 @@ def locked_folder(folder: Path) -> None:
 
 SAVE_DIR = "choose another one with --save-dir"
 CASES = {
+    "a variable that is not set": Case(["--save-dir", ""], ["save_dir is empty; name a folder"]),
     "a file": Case("--save-dir file", ["'file'", "file exists", SAVE_DIR], given=file_named("file")),
     "below a file": Case("--save-dir file/x", ["'file/x'", "not a directory", SAVE_DIR], given=file_named("file")),
     "in /proc": Case("--save-dir /proc/samples", ["'/proc/samples'", SAVE_DIR]),

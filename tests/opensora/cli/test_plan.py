@@ -168,7 +168,7 @@ def test_a_strategy_without_a_reference_is_refused():
     [
         ({}, "leaves nothing to generate; set a larger num_frames"),
         ({"num_frames": "34", "mask_strategy": ["0,0,0,99,1"]}, "the video has 10"),
-        ({"num_frames": "34", "mask_strategy": ["0,0,-8,0,1"]}, "reference 0 has 6"),
+        ({"num_frames": "34", "mask_strategy": ["0,0,-8,0,1"]}, "reference 0 has 5"),  # its last 17 frames
         ({"num_frames": "34", "mask_strategy": ["1,0"]}, "set --loop 2"),
     ],
 )
@@ -261,6 +261,23 @@ def test_references_lie_beside_a_prompt_file_that_is_found_from_another_folder(t
     assert sample.references[0].path == images / "0007.png"
 
 
+def test_a_path_of_the_command_line_is_looked_up_from_the_working_directory(tmp_path, images, monkeypatch):
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "0007.png")
+    (images / "prompts.txt").write_text("a\n")
+    monkeypatch.chdir(tmp_path)
+    [sample] = plan(prompt_path=str(images / "prompts.txt"), reference_path=["0007.png"])
+    assert sample.references[0].path.resolve() == tmp_path / "0007.png"
+
+
+def test_a_reference_is_as_long_as_the_chunks_that_are_read_of_it(tmp_path):
+    write_video(tmp_path / "a.mp4", np.full((20, 16, 16, 3), 99, np.uint8), 8)
+    common = {"prompt": ["a"], "reference_path": [str(tmp_path / "a.mp4")], "num_frames": "34"}
+    assert plan(**common, mask_strategy=["0,0,5,0,1"])
+    assert "is -6" in problem_of(**common, mask_strategy=["0,0,-6,0,1"]).replace("frame -6", "is -6")
+    both = ["0,0,-5,0,1;0,0,0,5,1"]
+    assert "both from its beginning and from its end" in problem_of(**common, mask_strategy=both)
+
+
 def test_the_config_file_is_read_once_and_every_set_of_settings_once(tmp_path, monkeypatch, caplog):
     settings = [{"cfg_scale": 3 + i % 2, "steps": 8} if i % 3 else {} for i in range(30)]
     lines = [{"prompt": f"{i}", "name": f"n{i}"} | line for i, line in enumerate(settings)]
@@ -297,6 +314,16 @@ def test_a_reference_that_all_samples_share_is_read_once(images, monkeypatch):
 def test_final_seeds_keep_their_order_whether_they_are_for_all_prompts_or_one():
     samples = plan(prompt=["a", "b"], final=["7", "1:5", "3", "1:7"])
     assert [(sample.index, sample.seed) for sample in samples] == [(0, 7), (0, 3), (1, 7), (1, 5), (1, 3)]
+
+
+def test_a_sidecar_of_a_calibrated_config_takes_another_target(tmp_path):
+    config = plain_config(load_config("configs/mini/sample_calibrated.py"))
+    metadata = {"prompt": "a red star", "seed": 1, "config": config, "number": 1, "video": "sample_0000-1.mp4"}
+    (path := tmp_path / "a.json").write_text(json.dumps({"metadata": metadata}, default=list))
+    again, sample = read_sidecar(str(path), {}, {})
+    assert again.calibration is None and (sample.number, sample.stem) == (1, "sample_0000-1")
+    other, _ = read_sidecar(str(path), {"max_steps_computed": 8}, {})
+    assert len(other.cache.computed_steps) == 8 < len(again.cache.computed_steps)
 
 
 def test_a_precision_that_an_older_sidecar_names_for_outputs_is_dropped(tmp_path):

@@ -521,6 +521,22 @@ def test_an_interrupted_resampling_goes_on(run):
     assert len(run(resample=True).calls) == 3
 
 
+def test_a_resampling_in_which_a_sample_failed_is_over(run):
+    failing = {"b": ConfigError("no")}
+    run(errors=failing)
+    for _ in range(2):
+        assert [prompts for prompts, _ in run(resample=True, errors=failing).calls] == [["a"], ["c"]]
+
+
+def test_all_files_of_a_video_leave_its_place_together(run):
+    folder = run(prompt=["a"], save_frames=True, preview="webp").folder
+    run(prompt=["a"], preview="apng", resample=True)
+    done = run(prompt=["a"], seed=5)
+    assert done.names() == ["manifest.json", "replaced", "sample_0000.json", "sample_0000.mp4"]
+    [old] = (folder / "replaced").iterdir()
+    assert {path.suffix for path in old.iterdir()} == {".json", ".mp4", ".npz", ".png", ".webp"}
+
+
 def test_a_shared_schedule_makes_the_batch_a_part_of_the_identity(run, tmp_path):
     path = tmp_path / "shared.py"
     base = str(ROOT / small_model.ADACACHE)

@@ -79,6 +79,17 @@ def test_what_a_placement_leaves_to_generate(strategy, references, problem):
             check_placement(strategy, 10, references, 5, 2, carried=5)
 
 
+@pytest.mark.parametrize("num_latents", [9, 12, 14])
+def test_the_end_of_a_video_that_is_no_whole_number_of_chunks_cannot_be_a_chunk(num_latents):
+    two_videos = "0,0,-5,0,5;0,1,0,-5,5"
+    check_placement(two_videos, 15, [10, 10], 5)
+    with pytest.raises(ValueError, match="so the video would not end with them; set a num_frames of whole chunks"):
+        check_placement(two_videos, num_latents, [10, 10], 5)
+    if num_latents > 10:  # else nothing is left to generate
+        check_placement(two_videos, num_latents, [10, 10], 5, compat=True)
+        check_placement(two_videos, num_latents, [10, 10], None)  # an autoencoder without chunks
+
+
 def test_what_compat_moves_is_checked_where_it_goes():
     latents, reference = torch.zeros(1, 1, 15, 2, 2), torch.ones(1, 1, 2, 2)
     mask = apply_mask_strategy(latents, [[reference]], ["1,0,0,3,1"], 1, 5, compat=True)

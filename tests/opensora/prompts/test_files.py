@@ -104,7 +104,9 @@ def test_other_endings_are_refused(tmp_path, suffix):
         read_prompt_file(write(tmp_path, "prompt\ta\n", f"p.{suffix}"))
 
 
-@pytest.mark.parametrize("content", ["a cat\n# no\na dog\n", '{"prompt": "a cat"}\n"a dog"\n'])
+@pytest.mark.parametrize(
+    "content", ["a cat\n# no\na dog\n", '{"prompt": "a cat"}\n"a dog"\n', '[\n{"prompt": "a cat"},\n"a dog"\n]']
+)
 def test_a_pipe(content, monkeypatch):
     reading, writing = os.pipe()
     with open(writing, "w") as file:
@@ -113,6 +115,20 @@ def test_a_pipe(content, monkeypatch):
     os.close(reading)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
     assert [line.text for line in read_prompt_file("-")] == ["a cat", "a dog"]
+
+
+def test_a_prompt_of_a_pipe_may_begin_with_a_bracket():
+    assert [line.text for line in read_prompt_file("-", "[close-up] a cat\n[1] a dog\n")] == [
+        "[close-up] a cat",
+        "[1] a dog",
+    ]
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    [line] = read_prompt_file(write(tmp_path, "prompt,seed,,\na cat,7,,\n", "p.csv"))
+    assert (line.text, line.overrides) == ("a cat", {"seed": 7})
+    with pytest.raises(ConfigError, match="line 2: unknown key ''"):
+        read_prompt_file(write(tmp_path, "prompt,seed,,\na cat,7,x,\n", "q.csv"))
 
 
 def test_every_override(tmp_path):

@@ -22,7 +22,7 @@ from opensora.cli.session import open_session
 from opensora.commands import studio as command
 from opensora.errors import ConfigError, UserError
 from opensora.studio import parts, studio, worker
-from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models
+from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models, with_folder
 from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
 from opensora.studio.results import Results, scenes
@@ -115,6 +115,11 @@ def test_a_wish_is_the_command_and_the_folder_that_one_would_type(mini, tmp_path
         path, flags, _ = parse_arguments(arguments_of(Wish(prompt, mini, mini.variants[0]), tmp_path))
         assert (path, flags["prompt"]) == (mini.variants[0].path, [prompt])
         assert Path(flags["save_dir"]).resolve().is_relative_to(tmp_path)
+
+
+def test_finals_of_prompts_that_came_through_a_pipe_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="came from standard input, which can be read once"):
+        with_folder([small_model.ADACACHE, "--prompt-path", "-", "--final", "0:7"], tmp_path)
 
 
 @pytest.mark.parametrize(
