@@ -26,7 +26,7 @@ from bench.plan import BenchPlan
 from bench.points import check_options, references
 from bench.run import BenchRun, Work
 from bench.sampler import Sampler
-from bench.setting import BenchClip, bench_clips, setting_of, tuning_clips
+from bench.setting import BenchClip, bench_clips, digest, setting_of, tuning_clips
 from bench.showcase import make_showcase
 from bench.summary import summarize
 from bench.tuner import TunedFile, Tuner
@@ -108,6 +108,8 @@ class Bench:
             logger.warning("no clip is complete yet, so there is nothing to compare; run the same command again")
             return None
         details = self._details(clips) | ({} if self._is_loaded else origin(self._folder))
+        if commits := self._work.commits(clips):
+            details["commit"] = ", ".join(commits)
         bench = summarize(self.plan, self._work, clips, self._num_steps, details)
         write_bench(bench, self._work, clips, self._folder)
         logger.info("wrote %s/bench.json, videos.csv, index.html and quality.png", self._folder)
@@ -134,9 +136,9 @@ class Bench:
         if not points:
             raise ConfigError(f"{self.plan.path}: there is nothing to run; {' '.join(tuner.left_out)}")
         both = references(self.plan.exact_steps, self.plan.exact_solver)
-        showcase = make_showcase(self._folder, self.plan, both, points, self._num_steps)
+        showcase = make_showcase(self._folder, self.plan, both, points, self._num_steps, digest(setting))
         clips = tuple(bench_clips(self._prompts, self.plan.num_seeds))
-        log = BenchLog(self._folder / LOG, setting)
+        log = BenchLog(self._folder / LOG, setting, self._commit)
         return Work(both, tuple(points), clips, log, showcase)
 
     @cached_property

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class VideoRow:
         values: by name of the quantity; those that this machine or the video's size does not allow are left out.
         steps: one record per sampling step, for a video of the showcase; else None.
         uncached_seconds: what denoising without reuse took in this session, if its row is of an earlier one.
+        commit: what it was measured at; "" in logs that do not say.
     """
 
     prompt: str
@@ -38,6 +39,7 @@ class VideoRow:
     values: Mapping[str, float]
     steps: list[dict[str, Any]] | None = None
     uncached_seconds: float | None = None
+    commit: str = ""
 
     @property
     def key(self) -> _Key:
@@ -53,13 +55,14 @@ class BenchLog:
 
     Args:
         setting: plain values that the numbers depend on, by names that a message can use.
+        commit: of the rows that are added. Rows of other commits are kept: most changes do not affect them.
 
     Raises:
         ConfigError: the file is damaged, and not only at its end.
     """
 
-    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
-        self._path = path
+    def __init__(self, path: Path, setting: Mapping[str, Any], commit: str = "") -> None:
+        self._path, self._commit = path, commit
         self._rows: dict[_Key, VideoRow] = {}
         setting = json.loads(json.dumps(setting))
         if path.is_file():
@@ -77,6 +80,7 @@ class BenchLog:
 
     def add(self, row: VideoRow) -> None:
         """Record a finished video."""
+        row = replace(row, commit=self._commit)
         self._rows[row.key] = row
         self._write(asdict(row))
 

@@ -36,13 +36,26 @@ class Work:
     showcase: Showcase
 
     def missing(self, clip: BenchClip) -> list[BenchPoint]:
-        """Return the points, including references, that are still to be run for a clip."""
-        return [point for point in (*self.references, *self.points) if not self._is_done(clip, point)]
+        """Return the points, including references, that are still to be run for a clip.
+
+        If the uncached run is one of them, so are those that were to be compared with its time.
+        """
+        everything = (*self.references, *self.points)
+        missing = [point for point in everything if not self._is_done(clip, point)]
+        if self.references[0] not in missing:
+            return missing
+        return [point for point in everything if point in missing or self.log.get(clip, point).uncached_seconds is None]
 
     def finished_clips(self) -> list[BenchClip]:
         """Return the clips whose videos have all been measured."""
         everything = (*self.references, *self.points)
         return [clip for clip in self.clips if all(self.log.get(clip, point) is not None for point in everything)]
+
+    def commits(self, clips: Sequence[BenchClip]) -> list[str]:
+        """Return the commits that the videos of some clips were measured at, each once."""
+        everything = (*self.references, *self.points)
+        rows = (self.log.get(clip, point) for clip in clips for point in everything)
+        return list(dict.fromkeys(row.commit for row in rows if row is not None and row.commit))
 
     def _is_done(self, clip: BenchClip, point: BenchPoint) -> bool:
         row = self.log.get(clip, point)
@@ -103,9 +116,9 @@ class BenchRun:
         uncached, exact = self._work.references
         sampled = {point: self._sampler.sample(point, clip.clip) for point in (uncached, exact)}
         frames = {point.policy: video.frames for point, video in sampled.items()}
-        if exact in missing:
-            self._keep(clip, exact, sampled[exact], frames)
         seconds = None if uncached in missing else self._sampler.sample(uncached, clip.clip).denoise_seconds
+        if exact in missing:
+            self._keep(clip, exact, sampled[exact], frames, seconds)
         for point in turned([point for point in (uncached, *self._work.points) if point in missing], index):
             self._keep(clip, point, self._sampler.sample(point, clip.clip), frames, seconds)
 

@@ -71,13 +71,15 @@ def bench_prompts(plan: BenchPlan, config: SampleConfig) -> tuple[list[str], lis
     strict = plan.prompts is not None
     prompts = _read(config, plan.prompts)
     tuning = [] if plan.tuning_prompts is None else _read(config, plan.tuning_prompts)
+    given = len(prompts)
     if not tuning:
         kept = min(plan.num_prompts, len(prompts) - max(1, len(prompts) // TUNING_SHARE))
         prompts, tuning = prompts[:kept], prompts[kept:]
     if not prompts or (strict and len(prompts) < plan.num_prompts):
         raise ConfigError(
-            f"prompts: {plan.num_prompts} are wanted, beside some to tune on, but {plan.prompts or config.path} gives "
-            f"{len(prompts)}; set num_prompts (--prompts N), or give another file"
+            f"prompts: {plan.num_prompts} are wanted, but {plan.prompts or config.path} has {given}, of which "
+            f"{given - len(prompts)} are kept to tune on; set num_prompts (--prompts N), or give more prompts or a "
+            "file of tuning prompts"
         )
     if len(prompts) < plan.num_prompts:
         logger.warning("%s has prompts for %d to measure, beside those to tune on", config.path, len(prompts))

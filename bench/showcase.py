@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.plan import BenchPlan
 from bench.points import BenchPoint
-from bench.setting import BenchClip
+from bench.setting import BenchClip, digest
 from opensora.datasets.video_io import write_video
 
 FOLDER = "showcase"
@@ -25,11 +25,13 @@ class Showcase:
         folder: of the bench.
         prompts: indices of the prompts.
         shown: points with the budgets that they are shown for.
+        setting: what else the videos depend on, as a short text.
     """
 
     folder: Path
     prompts: tuple[int, ...]
     shown: tuple[tuple[BenchPoint, int | None], ...]
+    setting: str = ""
 
     def has(self, clip: BenchClip, point: BenchPoint) -> bool:
         """Whether a video is to be kept."""
@@ -44,9 +46,10 @@ class Showcase:
         return self.has(clip, point) and not (self.folder / self.file(clip, point)).is_file()
 
     def file(self, clip: BenchClip, point: BenchPoint) -> str:
-        """Return the path of a video within the folder; other options of a point have another name."""
+        """Return the path of a video within the folder; one of another prompt, setting or options has another name."""
         name = point.key.replace("@", "-").replace("#", "-setting-")
-        return f"{FOLDER}/{clip.prompt_index:02d}-{name}-{point.digest[:6]}.mp4"
+        made_of = digest([self.setting, clip.prompt, clip.seed, point.digest])
+        return f"{FOLDER}/{clip.prompt_index:02d}-{name}-{made_of[:6]}.mp4"
 
     def write(self, clip: BenchClip, point: BenchPoint, frames: np.ndarray, fps: float) -> None:
         """Keep a video's frames (F, H, W, 3) uint8."""
@@ -54,7 +57,12 @@ class Showcase:
 
 
 def make_showcase(
-    folder: Path, plan: BenchPlan, references: Sequence[BenchPoint], points: Sequence[BenchPoint], num_steps: int
+    folder: Path,
+    plan: BenchPlan,
+    references: Sequence[BenchPoint],
+    points: Sequence[BenchPoint],
+    num_steps: int,
+    setting: str = "",
 ) -> Showcase:
     """Make the showcase of a plan; policies without budgets are shown with the setting nearest to each budget."""
     shown: list[tuple[BenchPoint, int | None]] = [(reference, None) for reference in references]
@@ -65,7 +73,7 @@ def make_showcase(
                 shown += [(point, budget) for point in own if point.budget == budget]
             elif own:
                 shown.append((min(own, key=lambda point: _distance(point, budget, num_steps)), budget))
-    return Showcase(folder, plan.showcase_prompts, tuple(shown))
+    return Showcase(folder, plan.showcase_prompts, tuple(shown), setting)
 
 
 def _distance(point: BenchPoint, budget: int, num_steps: int) -> tuple[float, int]:

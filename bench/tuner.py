@@ -158,18 +158,24 @@ class Tuner:
         Raises:
             _TimeUpError: it would have to be sampled, and time is up.
         """
+        if needs_calibration(options) and self._file.policy_calibration is None and self._is_late:
+            raise _TimeUpError
         config = self._config_of(options)
         if hasattr(config, "planned_steps"):  # a schedule that is the same for all videos
             return Tried(len(config.planned_steps(self._num_steps)), 0.0)
         key = config_to_dict(config)
         result = self._file.tried(key)
         if result is None:
-            if self._has_baseline and time.monotonic() > self._deadline:
+            if self._is_late:
                 raise _TimeUpError
             result = try_policy(self._runner, config, self._clips, self._exact)
             self._file.keep_tried(key, result)
             logger.debug("%s computes %.2f steps", key, result.steps)
         return result
+
+    @property
+    def _is_late(self) -> bool:
+        return self._has_baseline and time.monotonic() > self._deadline
 
     def _config_of(self, options: Mapping[str, Any]) -> PolicyConfig:
         if needs_calibration(options) and self._file.policy_calibration is None:

@@ -14,7 +14,7 @@ EQUAL_DB = 80.0  # PSNR that equal clips count as
 
 
 def psnr(frames: np.ndarray, reference: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio in dB of uint8 clips of one shape; equal ones count as 80 dB."""
+    """Return the peak signal-to-noise ratio in dB of uint8 clips of one shape, 80 dB at most, as for equal ones."""
     error = np.mean((frames.astype(np.float64) - reference) ** 2)
     return float(10 * np.log10(PEAK**2 / max(error, PEAK**2 / 10 ** (EQUAL_DB / 10))))
 

@@ -35,7 +35,7 @@ METRICS = {
     info.key: info
     for info in (
         MetricInfo(
-            "psnr", "PSNR", "dB", 2, "higher", "of the whole clip's mean squared error; equal clips count as 80"
+            "psnr", "PSNR", "dB", 2, "higher", "of the whole clip's mean squared error; 80 at most, as for equal clips"
         ),
         MetricInfo("ssim", "SSIM", "", 4, "higher", "RGB, Gaussian window 11, sigma 1.5, no padding; mean over frames"),
         MetricInfo(

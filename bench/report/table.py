@@ -128,6 +128,7 @@ def _estimate(estimate: Mapping[str, float] | None, quantity: Mapping[str, Any],
 def _best(bench: Mapping[str, Any], budgets: Sequence[int]) -> set[tuple[str, int]]:
     """Return pairs of a quantity and the number of the point that has its best mean at a budget: ("gain_psnr", 3)."""
     leaders: dict[tuple[str, int], tuple[float, int]] = {}
+    with_baseline = {budget_of(point, budgets) for point in bench["points"] if point["policy"] == bench["baseline"]}
     for number, point in enumerate(bench["points"]):
         column = budget_of(point, budgets)
         gains = {} if point["policy"] == bench["baseline"] else point.get("gain") or {}
@@ -137,6 +138,8 @@ def _best(bench: Mapping[str, Any], budgets: Sequence[int]) -> set[tuple[str, in
                 if not estimate or key in _GIVEN:
                     continue
                 merit = sign * estimate["mean"]
+                if name != key and merit <= 0 and column in with_baseline:  # the baseline itself is the best
+                    continue
                 if (name, column) not in leaders or merit > leaders[name, column][0]:
                     leaders[name, column] = (merit, number)
     return {(name, number) for (name, _), (_, number) in leaders.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from opensora.datasets.contact_sheet import Strip, film, grid, save_sheet
 
 SHEET_FRAMES = 5  # per clip
 TEXT_LINES = 2
+
+_Result = tuple[str, bool]  # a caption, and whether its clip is right
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class CheckedClip:
         return [name for name, right in self.check.items().items() if not right]
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson's score interval)."""
-    z, share = 1.96, right / total
+def wilson(share: float, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `total` (Wilson's score interval)."""
+    z = 1.96
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -40,16 +42,16 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 
 def table(clips: Sequence[CheckedClip]) -> str:
     """Return the shares of right clips per item of the check, and of fully right clips per motion and kind of scene."""
-    items: dict[str, list[bool]] = {}
-    motions: dict[str, list[bool]] = {}
-    kinds: dict[str, list[bool]] = {}
+    items: dict[str, list[_Result]] = {}
+    motions: dict[str, list[_Result]] = {}
+    kinds: dict[str, list[_Result]] = {}
     for clip in clips:
         scene = parse_caption(clip.caption)
         for name, right in clip.check.items().items():
-            items.setdefault(name, []).append(right)
-        motions.setdefault(scene.main.motion, []).append(clip.check.all)
-        kinds.setdefault(scene.kind, []).append(clip.check.all)
-    items["all"] = [clip.check.all for clip in clips]
+            items.setdefault(name, []).append((clip.caption, right))
+        for of_scene in (motions.setdefault(scene.main.motion, []), kinds.setdefault(scene.kind, [])):
+            of_scene.append((clip.caption, clip.check.all))
+    items["all"] = [(clip.caption, clip.check.all) for clip in clips]
     return "\n".join(
         [
             f"{'item':<16}{'right':>9}{'share':>7}   95 %",
@@ -62,11 +64,12 @@ def table(clips: Sequence[CheckedClip]) -> str:
     )
 
 
-def _line(name: str, results: Iterable[bool]) -> str:
-    results = list(results)
-    low, high = wilson(sum(results), len(results))
-    share = sum(results) / len(results)
-    return f"{name:<16}{sum(results):>4}/{len(results):<4}{share:>7.1%}   {low:.0%}-{high:.0%}"
+def _line(name: str, results: Sequence[_Result]) -> str:
+    right = sum(is_right for _, is_right in results)
+    share = right / len(results)
+    # Seeds of a caption tend to come out alike, so they count as one in how far the share can be trusted.
+    low, high = wilson(share, len({caption for caption, _ in results}))
+    return f"{name:<16}{right:>4}/{len(results):<4}{share:>7.1%}   {low:.0%}-{high:.0%}"
 
 
 def contact_sheet(clips: Sequence[CheckedClip], path: Path, per_row: int = 4) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageColor
 
-from adacache.calibration.quality import EQUAL_DB, psnr
+from adacache.calibration.quality import psnr
 from adacache.trace import Trace
 from adacache.trace_plot import COMPUTED, REUSED
 from opensora.cli.text_stage import encode_captions
@@ -41,7 +42,7 @@ class Variant:
     """A sampled video (F, H, W, 3) uint8 and how it was made; `trace` is None without a cache.
 
     Attributes:
-        psnr: in dB, to the uncached video.
+        psnr: in dB, to the uncached video; infinite if equal, None for that video itself.
         seconds: from noise to frames; the text is encoded before.
         speedup: seconds of the uncached video divided by these.
     """
@@ -50,7 +51,7 @@ class Variant:
     frames: np.ndarray
     trace: Trace | None
     num_steps: int
-    psnr: float
+    psnr: float | None
     seconds: float
     speedup: float
 
@@ -62,9 +63,8 @@ class Variant:
     @property
     def figures(self) -> tuple[str, str, str]:
         """Computed steps, seconds and PSNR as text; the PSNR of the uncached video is ""."""
-        to_uncached = "equal" if self.psnr == EQUAL_DB else f"{self.psnr:.1f} dB"
-        is_reference = self.psnr == float("inf")
-        return f"{sum(self.computed)}/{self.num_steps}", f"{self.seconds:.2f} s", "" if is_reference else to_uncached
+        to_uncached = "" if self.psnr is None else "equal" if self.psnr == math.inf else f"{self.psnr:.1f} dB"
+        return f"{sum(self.computed)}/{self.num_steps}", f"{self.seconds:.2f} s", to_uncached
 
 
 def compare(configs: Sequence[SampleConfig], prompt: str, folder: Path) -> tuple[Path, Path]:
@@ -112,12 +112,15 @@ def compare(configs: Sequence[SampleConfig], prompt: str, folder: Path) -> tuple
 def _sample(pipe: SamplingPipeline, prompt: str, seed: int, reference: Variant | None) -> Variant:
     output = pipe([prompt], seed=seed)
     frames, seconds = output.videos[0], output.seconds
+    to_uncached = None
+    if reference is not None:
+        to_uncached = math.inf if np.array_equal(frames, reference.frames) else psnr(frames, reference.frames)
     return Variant(
         name="no cache" if reference is None else title(pipe.config),
         frames=frames,
         trace=output.traces[0],
         num_steps=pipe.scheduler.num_model_calls,
-        psnr=float("inf") if reference is None else psnr(frames, reference.frames),
+        psnr=to_uncached,
         seconds=seconds,
         speedup=1.0 if reference is None else reference.seconds / seconds,
     )

@@ -185,6 +185,39 @@ def test_rows_of_a_later_session_are_compared_with_an_uncached_run_of_that_sessi
     assert first.speedup(uncached).mean == second.speedup(uncached).mean == pytest.approx(1.0)
 
 
+def test_a_clip_that_lost_its_uncached_run_is_timed_anew(tmp_path):
+    """Killed before the uncached run, which is not the first of the second clip."""
+    work = make_work(tmp_path)
+    run, second = make_run(work), work.clips[1]
+    add, uncached = work.log.add, work.references[0]
+
+    def add_some(row):
+        if (row.prompt, row.point) == (second.prompt, uncached.key):
+            raise KeyboardInterrupt
+        add(row)
+
+    work.log.add = add_some
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    del work.log.add
+    assert work.log.get(second, work.points[-1]) is not None
+    later = make_run(work)
+    later._sampler.sample = lambda point, clip: dataclasses.replace(
+        FakeSampler().sample(point, clip), denoise_seconds=2.0
+    )
+    later.run()
+    rows = [work.log.get(second, point) for point in (*work.references, *work.points)]
+    assert [row.values["denoise_seconds"] for row in rows] == 5 * [2.0]
+
+
+def test_every_commit_that_rows_are_of_is_named(tmp_path):
+    work = make_work(tmp_path)
+    for commit, clips in (("abc", work.clips[:2]), ("def", work.clips)):
+        log = BenchLog(tmp_path / "log.jsonl", {}, commit)
+        make_run(dataclasses.replace(work, log=log, clips=clips)).run()
+    assert dataclasses.replace(work, log=log).commits(work.clips) == ["abc", "def"]
+
+
 def test_references_are_not_compared_with_themselves(tmp_path):
     work = make_work(tmp_path)
     make_run(work).run()

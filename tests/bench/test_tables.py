@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.output import markdown_tables, terminal_tables
 from bench.report.data import load_bench
+from bench.report.table import _best
 from opensora.files import REPO_ROOT
 
 
@@ -38,6 +39,17 @@ BENCH = {
         point("fixed", None, 29.0, None, interval=4),
     ],
 }
+
+
+def test_no_gain_is_the_best_where_the_baseline_is_ahead():
+    metrics = [{"key": "psnr", "better": "higher", "digits": 1}]
+
+    def best(gain: float) -> set[tuple[str, int]]:
+        points = [point("adacache", 8, 30.0, None), point("fixed", 8, 29.0, gain)]
+        return _best({**BENCH, "metrics": metrics, "points": points}, [8])
+
+    assert ("gain_psnr", 1) not in best(-0.02)
+    assert ("gain_psnr", 1) in best(0.02)
 
 
 def test_policies_are_sorted_by_psnr_at_each_budget():

@@ -70,6 +70,19 @@ def test_when_time_is_up_only_the_baseline_is_tuned_and_only_to_one_budget(entri
     ]
 
 
+def test_when_time_is_up_no_constants_are_measured_either(entries, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.tuner.try_policy", lambda runner, config, clips, exact: Tried(8.0, 0.0))
+    monkeypatch.setattr("bench.tuner.calibrate_policies", lambda runner, clips: pytest.fail("sampled"))
+    monkeypatch.setattr(Tuner, "_runner", None)
+    monkeypatch.setattr(Tuner, "_exact", None)
+    policies = {
+        name: {"title": name, "tune": "threshold", "cache": {"policy": name}} for name in ("easycache", "teacache")
+    }
+    tuner = make_tuner(entries, policies, tmp_path, deadline=-math.inf, budgets=(8,))
+    assert [point.key for point in tuner.points()] == ["easycache@8"]
+    assert tuner.left_out == ["teacache was not tuned to 8 steps in the time that was given."]
+
+
 def test_a_fallback_is_taken_only_where_it_is_needed(entries, tmp_path):
     magcache = {
         "title": "MagCache",

@@ -25,8 +25,15 @@ CLIPS = [
 
 def test_intervals_of_known_shares():
     # Wilson's score interval at 95 %: 10 of 10 is 72 to 100 %, 5 of 10 is 24 to 76 %.
-    assert wilson(10, 10) == pytest.approx((0.722, 1.0), abs=0.001)
-    assert wilson(5, 10) == pytest.approx((0.237, 0.763), abs=0.001)
+    assert wilson(1.0, 10) == pytest.approx((0.722, 1.0), abs=0.001)
+    assert wilson(0.5, 10) == pytest.approx((0.237, 0.763), abs=0.001)
+
+
+def test_seeds_of_a_caption_are_no_further_captions():
+    once, twice = (
+        {line.split()[0]: line.split()[-1] for line in table(c).splitlines()[1:7]} for c in (CLIPS, 2 * CLIPS)
+    )
+    assert once == twice
 
 
 def test_the_table_counts_only_items_that_apply():

@@ -60,7 +60,7 @@ SETTINGS = (22.4, 17.2, 9.1)  # compute of PAB's, the first out of the baseline'
 METRICS = [
     {
         "key": "psnr", "title": "PSNR to uncached", "unit": "dB", "digits": 2, "better": "higher",
-        "about": "Of the whole clip's mean squared error; equal clips count as 80.",
+        "about": "Of the whole clip's mean squared error; 80 at most, as for equal clips.",
     },
     {"key": "ssim", "title": "SSIM to uncached", "unit": "", "digits": 4, "better": "higher"},
     {"key": "flicker", "title": "Added flicker to uncached", "unit": "", "digits": 3, "better": "lower"},

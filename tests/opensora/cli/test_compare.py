@@ -10,7 +10,7 @@ from PIL import Image
 
 from adacache import AdaCacheConfig
 from adacache.calibration.quality import psnr
-from opensora.cli.compare import WARM_UP_STEPS
+from opensora.cli.compare import WARM_UP_STEPS, Variant
 from opensora.commands.compare import main, read_configs
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video
@@ -54,6 +54,15 @@ def test_figures_video_and_picture(tmp_path, capsys):
     assert np.flatnonzero(bar[:, 2] - bar[:, 0] > 80).tolist() == COMPUTED  # blue, not gray
     with Image.open(tmp_path / "out/comparison.preview.webp") as picture:
         assert picture.n_frames == 17
+
+
+def test_only_equal_videos_are_called_equal():
+    frames = np.full((17, 128, 128, 3), 9, np.uint8)
+    nearly = frames.copy()
+    nearly[0, 0, :100] += 1
+    assert psnr(nearly, frames) == 80
+    variant = Variant("a", nearly, None, 30, psnr(nearly, frames), 1.0, 1.0)
+    assert variant.figures[2] == "80.0 dB"
 
 
 def test_the_uncached_run_has_no_cache_of_the_official_files_either(tmp_path):
