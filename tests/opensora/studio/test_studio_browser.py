@@ -176,10 +176,11 @@ def test_every_tab_says_what_it_is_for_before_anything_was_made(page):
 
 def test_from_a_prompt_to_a_playing_video(page, server):
     click(page, "[data-act=example]")
-    wait_until(page, f"document.querySelector('#prompt textarea').value === '{PROMPT}'")
+    example = text(page, "[data-act=example]")
+    wait_until(page, f"document.querySelector('#prompt textarea').value === '{example}'")
     run(page, "document.querySelector('#words details').open = true")
     click(page, "[data-act=word][data-text=striped]")
-    wait_until(page, f"document.querySelector('#prompt textarea').value === '{PROMPT} striped'")
+    wait_until(page, f"document.querySelector('#prompt textarea').value === '{example} striped'")
     fill(page, "#prompt textarea", PROMPT)
     time.sleep(0.5)
     click(page, "#sample")
