@@ -33,6 +33,7 @@ from adacache.conformance.trial import (
 from adacache.integrations.diffusers.pipeline import transformers_of
 
 MOST_ROUNDING = 1e-3  # of a batch without a cache; beyond, nothing can be said about one with it
+ABORTED_AFTER = 3  # steps
 
 
 def reuses(trial: Trial) -> Verdict:
@@ -247,9 +248,6 @@ def again(trial: Trial) -> Verdict:
         pairs = {"the second run": (second, first), "the fourth": (cached.run(), first)}
     with trial.applied() as fresh:
         return compare({**pairs, "the other video": (other, fresh.run(seed=5))})
-
-
-ABORTED_AFTER = 3  # steps
 
 
 class _Aborted(Exception):

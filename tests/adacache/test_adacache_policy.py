@@ -359,6 +359,8 @@ def test_before_the_first_motion_the_score_was_neutral():
     subject = policy(Codebook((), (1,)), 20, moreg=moreg)
     subject.observe(0, [])
     assert subject.observe(1, [Measurement(SITE, 0.1, 0.25)]).motion_gradient == 0.25 - 1
+    subject.observe(2, [])  # another model took over
+    assert subject.observe(3, [Measurement(SITE, 0.1, 0.25)]).motion_gradient == 0.25 - 1
 
 
 def test_every_block_has_its_own_previous_motion():

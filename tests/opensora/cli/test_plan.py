@@ -273,7 +273,7 @@ def test_a_reference_is_as_long_as_the_chunks_that_are_read_of_it(tmp_path):
     write_video(tmp_path / "a.mp4", np.full((20, 16, 16, 3), 99, np.uint8), 8)
     common = {"prompt": ["a"], "reference_path": [str(tmp_path / "a.mp4")], "num_frames": "34"}
     assert plan(**common, mask_strategy=["0,0,5,0,1"])
-    assert "is -6" in problem_of(**common, mask_strategy=["0,0,-6,0,1"]).replace("frame -6", "is -6")
+    assert "latent frame -6, but reference 0 has 5" in problem_of(**common, mask_strategy=["0,0,-6,0,1"])
     both = ["0,0,-5,0,1;0,0,0,5,1"]
     assert "both from its beginning and from its end" in problem_of(**common, mask_strategy=both)
 
