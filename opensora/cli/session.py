@@ -16,6 +16,7 @@ from opensora.cli.records import read_result, results_table, versions, wanted_fi
 from opensora.config.schema import SampleConfig
 from opensora.files import make_output_folder
 from opensora.prompts.chat import ChatEndpoint
+from opensora.prompts.files import is_stream
 from opensora.prompts.refine import PromptRefiner, api_key_from_env
 from opensora.weights.download import download_missing
 
@@ -175,7 +176,9 @@ class Session:
             print(results_table(finished))
         if finished and config.draft:
             sheets = ", ".join(map(str, write_overview(finished)))
-            print(f"look at {sheets}, then render the seeds you like; for the first ones, run\n")
+            is_piped = config.prompt_path is not None and is_stream(config.prompt_path)
+            again = ", with the same prompts through the pipe" if is_piped else ""
+            print(f"look at {sheets}, then render the seeds you like; for the first ones, run{again}\n")
             print(final_command(arguments, finished))
         if finished and config.contact_sheet:
             sheets = write_sheets(self.ledger.folder / "contact_sheet.png", finished)

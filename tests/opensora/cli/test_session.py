@@ -1,15 +1,11 @@
-"""The run loop: batches, seeds, file names, and what lies beside each video."""
+"""The run loop: batches, seeds, file names, what lies beside each video, and what the next run does again."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
 import json
-import logging
 import sys
-import threading
-import weakref
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,116 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adacache.trace import StepRecord, Trace
-from opensora.cli import command
-from opensora.cli import session as sessions
+from adacache.trace import Trace
+from opensora.cli import worker
+from opensora.cli.ledger import Ledger
 from opensora.cli.plan import Result
 from opensora.cli.records import results_table
-from opensora.cli.run import run as run_session
+from opensora.cli.session import Session
 from opensora.datasets.video_io import read_video
 from opensora.errors import ConfigError
 from support import small_model
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-class FakePipeline:
-    """Answers every call with gray videos and a trace that computed steps 0, 1 and 29; fails as ``errors`` say.
-
-    Args:
-        begun: told the prompts of each call before it fails or not.
-    """
-
-    def __init__(self, config, errors: dict[str, BaseException], begun: Callable[[Sequence[str]], None]):
-        self.config = config
-        self.errors = errors
-        self.begun = begun
-        self.calls: list[tuple[list[str], list[int]]] = []
-        self.model = SimpleNamespace(parameters=list, device=SimpleNamespace(type="cpu"))
-        self.group = None
-
-    def with_config(self, config):
-        self.config = config
-        return self
-
-    def encode_reference(self, frames, generator):
-        return None
-
-    def __call__(self, prompts, seed, references=None, mask_strategies=None, meter=None, progress=None):
-        self.begun(prompts)
-        for prompt in prompts:
-            if prompt in self.errors:
-                raise self.errors[prompt]
-        self.calls.append((prompts, seed))
-        records = [StepRecord(i, 1000 - i, i in (0, 1, 29), milliseconds=10.0) for i in range(30)]
-        trace = Trace(30, records) if self.config.cache else None
-        frame_count = self.config.num_frames
-        videos = [np.full((frame_count, 64, 64, 3), 9, np.uint8) for _ in prompts]
-        later = [[trace] * len(prompts)] * (self.config.loop - 1)
-        return SimpleNamespace(videos=videos, traces=[trace] * len(prompts), later_traces=later, seconds=6.0)
-
-
-@dataclasses.dataclass
-class Run:
-    """One run of the command's steps: what became of it."""
-
-    samples: list
-    calls: list
-    folder: Path
-    failed: dict
-    error: BaseException | None
-    config: object
-
-    @property
-    def results(self) -> list:
-        return [sample.result for sample in self.samples]
-
-    def manifest(self) -> dict:
-        return json.loads((self.folder / "manifest.json").read_text())
-
-    def names(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
-
-    def statuses(self) -> dict[str, str]:
-        return {stem: entry["status"] for stem, entry in self.manifest()["samples"].items()}
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a config of the small model with the fake pipeline."""
-    from opensora.cli import worker
-
-    def run_config(
-        name: str = "sample",
-        errors: dict | None = None,
-        config: str | None = None,
-        begun: Callable[[Sequence[str]], None] = lambda prompts: None,
-        **flags,
-    ) -> Run:
-        flags = {"prompt": ["a", "b", "c"], "save_dir": str(tmp_path / "out"), **flags}
-        pipe = None
-
-        def from_config(config, text_encoder, group):
-            nonlocal pipe
-            pipe = FakePipeline(config, errors or {}, begun)
-            return pipe
-
-        monkeypatch.setattr(worker, "SamplingPipeline", SimpleNamespace(from_config=from_config))
-        for slow in ("encode_captions", "check_memory"):
-            monkeypatch.setattr(worker, slow, lambda *arguments, **options: None)
-        plan = command.prepare(config or str(ROOT / f"{small_model.FOLDER}/{name}.py"), flags, {})
-        error = None
-        with sessions.open_session(plan) as session:
-            try:
-                if plan.due_batches or session.failed:
-                    run_session(session, ["--test"])
-            except BaseException as caught:
-                error = caught
-        failed = {sample.stem: sample.problem for sample in session.failed}
-        calls = pipe.calls if pipe else []
-        return Run(session.finished, calls, session.ledger.folder, failed, error, plan.config)
-
-    return run_config
 
 
 def test_a_cached_video_comes_with_its_trace_and_picture(run):
@@ -262,137 +159,6 @@ def test_a_full_disk_and_a_bug_end_the_run(run, monkeypatch):
     assert isinstance(run(errors={"b": TypeError("bug")}).error, TypeError)
 
 
-PATIENCE = 30.0  # seconds; a wait that comes to its end is a failure
-
-
-@pytest.fixture
-def writing(monkeypatch):
-    """Call ``before`` with the stem, in the thread that writes, before the files of each sample are written."""
-    from opensora.cli import worker
-
-    write = worker.write_sample
-
-    def change(before: Callable[[str], None]) -> None:
-        def changed(folder, sample, **what):
-            before(sample.stem)
-            return write(folder, sample, **what)
-
-        monkeypatch.setattr(worker, "write_sample", changed)
-
-    return change
-
-
-def test_a_batch_is_sampled_while_the_files_of_the_former_one_are_written(run, writing, caplog):
-    sampling = {prompt: threading.Event() for prompt in "abcd"}
-    next_prompt = {"sample_0000": "c", "sample_0001": "c"}
-    overlapped = []
-
-    def before(stem):
-        if stem in next_prompt:
-            overlapped.append(sampling[next_prompt[stem]].wait(PATIENCE))
-
-    writing(before)
-    caplog.set_level(logging.INFO)
-    prompts = ["a", "b", "c", "d"]
-    done = run(prompt=prompts, batch_size=2, begun=lambda prompts: [sampling[prompt].set() for prompt in prompts])
-    assert done.error is None and overlapped == [True, True]
-    wrote = [record.getMessage() for record in caplog.records if record.getMessage().startswith("wrote ")]
-    assert wrote == [f"wrote {done.folder / f'sample_000{i}.mp4'}" for i in range(4)]
-    assert list(done.statuses().values()) == ["done"] * 4
-    assert [result.seconds for result in done.results] == [3.0] * 4
-
-
-def test_a_sample_is_entered_once_its_files_are_complete_and_before_the_next_batch_is_sampled(run, monkeypatch):
-    from opensora.cli.ledger import Ledger
-    from opensora.cli.records import wanted_files
-
-    finish, entered, in_time = Ledger.finish, [], []
-    config = command.prepare(str(ROOT / small_model.ADACACHE), {"prompt": ["a"]}, {}).config
-    first_entered = threading.Event()
-
-    def checked(ledger, stem, files, seconds):
-        there = {path.name for path in ledger.folder.iterdir()}
-        entered.append((stem, set(wanted_files(stem, config)) <= there))
-        finish(ledger, stem, files, seconds)
-        first_entered.set()
-
-    monkeypatch.setattr(Ledger, "finish", checked)
-    run("sample_adacache", begun=lambda prompts: prompts == ["b"] and in_time.append(first_entered.wait(PATIENCE)))
-    assert entered == [(f"sample_000{i}", True) for i in range(3)]
-    assert in_time == [True]
-
-
-def test_the_frames_of_one_batch_wait_while_another_is_sampled_and_not_more(run, monkeypatch):
-    from opensora.cli import worker
-
-    sample, frames, held = worker.Worker._sample_or_split, [], []
-
-    def watched(worker, batch):
-        held.append(sum(reference() is not None for reference in frames))
-        made = sample(worker, batch)
-        frames.extend(weakref.ref(write.keywords["frames"]) for write in made.values())
-        return made
-
-    monkeypatch.setattr(worker.Worker, "_sample_or_split", watched)
-    done = run(prompt=list("abcdefgh"), batch_size=2)
-    assert done.error is None and len(held) == 4
-    assert held[0] == 0 and max(held) <= 2
-    assert not any(reference() is not None for reference in frames)
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), TypeError("bug")])
-@pytest.mark.parametrize("stem", ["sample_0001", "sample_0003"])
-def test_an_error_of_writing_ends_the_run_and_the_others_are_kept(run, writing, error, stem):
-    def before(written):
-        if written == stem:
-            raise error
-
-    writing(before)
-    prompts = ["a", "b", "c", "d"]
-    first = run(prompt=prompts, batch_size=2)
-    assert first.error is error
-    assert first.statuses() == {f"sample_000{i}": "done" for i in range(4)} | {stem: "waiting"}
-    assert first.manifest()["runs"][-1]["outcome"] == f"error: {error}"
-    writing(lambda written: None)
-    second = run(prompt=prompts, batch_size=2)
-    assert [sampled for sampled, _ in second.calls] == [["a", "b"] if stem == "sample_0001" else ["c", "d"]]
-    assert list(second.statuses().values()) == ["done"] * 4
-
-
-def test_no_batch_is_begun_after_an_error_of_writing(run, writing):
-    def before(written):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    writing(before)
-    done = run(prompt=["a", "b", "c", "d"])
-    assert isinstance(done.error, OSError)
-    assert [prompts for prompts, _ in done.calls] == [["a"], ["b"]]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), TypeError("bug"), OSError(errno.EIO, "Input/output error")])
-def test_what_is_being_written_when_sampling_ends_early_is_kept(run, writing, error):
-    sampling = threading.Event()
-    waited = []
-    writing(lambda stem: waited.append(sampling.wait(PATIENCE)))
-    errors = {"c": error}
-    done = run(prompt=["a", "b", "c"], batch_size=2, errors=errors, begun=lambda p: "c" in p and sampling.set())
-    assert waited == [True, True] and list(done.manifest()["samples"]) == [f"sample_000{i}" for i in range(3)]
-    assert done.error is error
-    assert done.statuses() == {"sample_0000": "done", "sample_0001": "done", "sample_0002": "waiting"}
-    assert [result.video.name for result in done.results] == ["sample_0000.mp4", "sample_0001.mp4"]
-
-
-def test_an_interrupt_goes_on_and_an_error_of_writing_that_comes_then_is_said(run, writing, caplog):
-    def before(written):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    writing(before)
-    done = run(errors={"b": KeyboardInterrupt()})
-    assert isinstance(done.error, KeyboardInterrupt)
-    assert done.statuses()["sample_0000"] == "waiting"
-    assert "WARNING a sample could not be written: No space left on device; finished videos are kept" in caplog.messages
-
-
 def test_without_pyav_a_video_is_refused_before_anything_is_loaded_and_an_image_is_not(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)  # which makes the import fail
     refused = run()
@@ -404,8 +170,6 @@ def test_without_pyav_a_video_is_refused_before_anything_is_loaded_and_an_image_
 
 
 def test_two_runs_do_not_write_into_one_folder(run, tmp_path):
-    from opensora.cli.ledger import Ledger
-
     (tmp_path / "out").mkdir()
     ledger = Ledger(tmp_path / "out")
     with pytest.raises(ConfigError, match="another run is writing into"):
@@ -492,8 +256,6 @@ def test_a_reference_that_is_gone_for_a_while_costs_no_finished_video(run, tmp_p
 
 
 def test_a_reference_that_changes_during_the_run_fails_its_sample(run, tmp_path, monkeypatch):
-    from opensora.cli import worker
-
     image = tmp_path / "first.png"
     Image.new("RGB", (64, 64)).save(image)
     monkeypatch.setattr(worker, "sha256_of", lambda path: "another")
@@ -563,3 +325,13 @@ def test_the_table_at_the_end_has_aligned_columns():
         "a_cat.mp4          12/100     41.2               79%",
         "b.mp4             100/100    200.0                 -",
     ]
+
+
+@pytest.mark.parametrize(("path", "sentence"), [("-", "run, with the same prompts through the pipe"), (None, "run")])
+def test_drafts_from_a_pipe_ask_for_the_prompts_again(path, sentence, run, monkeypatch, capsys):
+    drafts = run(draft=2, prompt=["a"])
+    config = dataclasses.replace(drafts.config, prompt_path=path)
+    session = SimpleNamespace(finished=drafts.samples, failed=[], plan=SimpleNamespace(config=config))
+    session.ledger = SimpleNamespace(get=lambda stem: None)
+    Session.report(session, ["drafts.py"])
+    assert f"for the first ones, {sentence}\n\n" in capsys.readouterr().out
