@@ -396,6 +396,12 @@ class _Run:
             raise RuntimeError(
                 f"the model did not call controller.stack in step {self.step}; pass the controller to its forward"
             )
+        missing = set(range(self.tracks.num_modalities)) - set(self.observed)
+        if missing:
+            raise RuntimeError(
+                f"the model did not call controller.stack for modality {min(missing)} in step {self.step}; call it for "
+                "each modality, or open the run with fewer: controller.run(num_steps, num_modalities=...)"
+            )
         if self.tracks.first.reuse.takes_output and self.outputs != self.contexts:
             raise RuntimeError(
                 f"the model did not call controller.output in step {self.step}; a policy that reuses the model's "
@@ -413,12 +419,17 @@ class _Run:
 
         Raises:
             RuntimeError: the policy follows a signal, and the step begins with another context than the first step did.
-            ValueError: the rows or frames do not belong to the run's videos.
+            ValueError: the rows, frames or the modality do not belong to the run's videos.
         """
         if len(hidden_states) % self.num_samples:
             raise ValueError(
                 f"hidden states of {len(hidden_states)} rows do not belong to {self.num_samples} samples; "
                 "open the run with the number of videos in a batch, controller.run(num_steps, num_samples)"
+            )
+        if modality not in range(self.tracks.num_modalities):
+            raise ValueError(
+                f"controller.stack got modality {modality}, but the run has {self.tracks.num_modalities}, counted from "
+                "0; open it with controller.run(num_steps, num_modalities=...)"
             )
         if not self.contexts:
             self.clock = self.clock or StepClock(hidden_states.device)

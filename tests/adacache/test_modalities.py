@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adacache import AdaCacheConfig, StepController
 from adacache.policies.easycache import EasyCacheConfig
+from adacache.policies.fixed import FixedIntervalConfig
 from adacache.policies.seacache import SeaCacheConfig, SeaCachePolicy
 from adacache.sites import Site
 
@@ -120,3 +121,21 @@ def test_a_signal_must_be_of_each():
     with pytest.raises(RuntimeError, match=sentence), controller.run(STEPS, num_modalities=2):
         controller.begin_step(0)
         controller.stack(calm(0), lambda x: 2 * x, 1, signals={"latents": lambda: calm(0)})
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_a_modality_that_the_model_never_reports_is_refused(num_modalities):
+    controller = StepController(FixedIntervalConfig(interval=2))
+    sentence = f"controller.stack for modality {num_modalities - 1} in step 0"
+    with pytest.raises(RuntimeError, match=sentence), controller.run(STEPS, num_modalities=num_modalities):
+        for step in range(2):
+            controller.begin_step(step)
+            for modality in range(num_modalities - 1):
+                controller.stack(torch.ones(1, 2, 4), lambda x: x + 1, 1, f"branch {modality}", modality=modality)
+
+
+def test_a_modality_that_the_run_does_not_have_is_refused():
+    controller = StepController(FixedIntervalConfig(interval=2))
+    with pytest.raises(ValueError, match="got modality 1, but the run has 1"), controller.run(STEPS):
+        controller.begin_step(0)
+        controller.stack(torch.ones(1, 2, 4), lambda x: x + 1, 1, modality=1)
