@@ -41,14 +41,15 @@ from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 RECIPES = {
     "vae": train_vae.SPATIAL_RECIPE,
     "temporal": train_vae.TEMPORAL_RECIPE,
+    "joint": train_vae.JOINT_RECIPE,
     "decoders": train_vae.DECODER_RECIPE,
     "words": train_words.RECIPE,
     "diffusion": train_diffusion.RECIPE,
 }
-STAGES = ("vae", "temporal", "decoders", "words", "latents", "diffusion")
-AUTOENCODER = STAGES[:3]
+STAGES = ("vae", "temporal", "joint", "decoders", "words", "latents", "diffusion")
+AUTOENCODER = STAGES[:4]
 LATENT_SEED_OFFSET = 1  # the diffusion model sees other clips than the autoencoders
-SHARES = {"vae": 0.10, "temporal": 0.10, "decoders": 0.08}  # of --minutes; diffusion has what is left
+SHARES = {"vae": 0.10, "temporal": 0.06, "joint": 0.08, "decoders": 0.04}  # of --minutes; diffusion has what is left
 LEAST_SHARE = 0.1  # of --minutes that diffusion needs to be worth it
 EXPORT_SECONDS = 5.0
 
@@ -154,11 +155,14 @@ class Training:
         if "vae" in stages:
             with self.trainer("vae") as trainer:
                 train_vae.train_spatial(trainer, vae.spatial_vae, chunks)
-        if {"temporal", "decoders"} & set(stages):
+        if {"temporal", "joint", "decoders"} & set(stages):
             latents = train_vae.encode_frames(vae.spatial_vae, chunks, self.workers)
         if "temporal" in stages:
             with self.trainer("temporal") as trainer:
                 train_vae.train_temporal(trainer, vae, chunks, latents)
+        if "joint" in stages:
+            with self.trainer("joint") as trainer:
+                train_vae.train_joint(trainer, vae, chunks, latents)
         if "decoders" in stages:
             with self.trainer("decoders") as trainer:
                 train_vae.train_decoders(trainer, vae, chunks, latents)

@@ -1,7 +1,11 @@
-"""Stages 'vae', 'temporal' and 'decoders': the 2-D autoencoder, the temporal one on its latents, then both decoders."""
+"""Stages of the autoencoder: 2-D ('vae'), along time on its latents ('temporal'), with both decoders ('joint').
+
+Stage 'decoders' trains the decoders alone, for latents that a transformer has learned.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -47,7 +51,11 @@ IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
 SPATIAL_RECIPE = Recipe(steps=4000, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 TEMPORAL_RECIPE = Recipe(steps=2500, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
+JOINT_RECIPE = Recipe(steps=1500, adam_lr=5e-4, muon_lr=1e-3, ema=0.995, decay_from=0.2, weight_decay=0.0)
 DECODER_RECIPE = Recipe(steps=1500, adam_lr=5e-4, muon_lr=1e-3, ema=0.995, decay_from=0.2, weight_decay=0.0)
+
+# (numbers of chunks, pixel frames, generator) -> latents, and what is added to the loss for them
+Encode = Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor | float]]
 
 
 def to_video(frames: Tensor) -> Tensor:
@@ -215,36 +223,68 @@ def normalize_latents(vae: VideoAutoencoderPipeline, spatial_latents: Tensor, wo
     vae.scale.copy_(deviation.view_as(vae.scale))
 
 
-def train_decoders(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chunks, spatial_latents: Tensor) -> None:
-    """Train both decoders together on what the frozen encoders make of chunks and of their first frames.
+def train_joint(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chunks, spatial_latents: Tensor) -> None:
+    """Train the temporal autoencoder and the 2-D decoder together: what counts in the pixels shapes the latents, too.
 
-    Only here does the 2-D decoder see what the temporal one gives it. Latents stay as they are, so a transformer that
-    was trained on them does, too. The temporal decoder learns from the 2-D latents of all frames, and both from the
-    pixels of one: more of them would cost more than they teach.
+    For clips that come back wrong, better latents exist close by (a tenth of their deviation); this teaches the
+    encoder to find them. The transformer must be trained after it.
     """
-    workers, spatial, temporal = trainer.workers, vae.spatial_vae, vae.temporal_vae
-    spread = spatial_latents.std()
+    temporal = vae.temporal_vae
+
+    def encode(drawn: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        posterior = temporal.encode(spatial_latents[drawn, :, :count])
+        mean, std = posterior.mean.float(), posterior.std.float()
+        return with_noise(mean, std, generator), 1e-4 * divergence(mean, std)
+
+    temporal.requires_grad_(True)
+    _train_decoders(trainer, vae, chunks, spatial_latents, encode)
+    normalize_latents(vae, spatial_latents[:256], trainer.workers)
+
+
+def train_decoders(trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chunks, spatial_latents: Tensor) -> None:
+    """Train both decoders on what the frozen encoders make of chunks and of their first frames.
+
+    Latents stay as they are, so a transformer that was trained on them does, too.
+    """
+    temporal = vae.temporal_vae
     with torch.no_grad():
         videos = torch.cat([temporal.encode(part).mode() for part in spatial_latents.split(16)])
         images = torch.cat([temporal.encode(part[:, :, :1]).mode() for part in spatial_latents.split(16)])
+
+    def encode(drawn: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, float]:
+        return (images if count == 1 else videos)[drawn], 0.0
+
+    _train_decoders(trainer, vae, chunks, spatial_latents, encode)
+
+
+def _train_decoders(
+    trainer: Trainer, vae: VideoAutoencoderPipeline, chunks: Chunks, spatial_latents: Tensor, encode: Encode
+) -> None:
+    """Train the decoders and what `encode` trains.
+
+    Only here does the 2-D decoder see what the temporal one gives it. The temporal decoder learns from the 2-D latents
+    of all frames, and both from the pixels of one: more of them would cost more than they teach.
+    """
+    workers, spatial, temporal = trainer.workers, vae.spatial_vae, vae.temporal_vae
+    spread = spatial_latents.std()
     for part in (temporal.post_quant_conv, temporal.decoder, spatial.module.post_quant_conv, spatial.module.decoder):
         part.requires_grad_(True)
 
     def loss_function(step: Step) -> Tensor:
         drawn = chunks.draw(CLIPS * workers.small_load, step.generator)
-        is_image = step.shared.random() < IMAGE_SHARE
-        count = 1 if is_image else FRAMES
+        count = 1 if step.shared.random() < IMAGE_SHARE else FRAMES
         time = int(step.shared.integers(count))
         with workers.autocast():
+            latents, penalty = encode(drawn, count, step.generator)
             # Whole frames: in a window, the norms' statistics would be others than when a video is decoded.
-            features = temporal.decode((images if is_image else videos)[drawn], count)
+            features = temporal.decode(latents, count)
             output = spatial.decode(features[:, :, time : time + 1]).float()
         features, target = features.float() / spread, spatial_latents[drawn, :, :count] / spread
         weights = chunks.weights(drawn, slice(count), SIZE[0] // target.shape[-2])
         in_latents = reconstruction_loss(features, target, 1.0, weights)
         frame = to_video(chunks.frames[drawn, time])[:, :, None]
         in_pixels = reconstruction_loss(output, frame, weights=chunks.weights(drawn, slice(time, time + 1)))
-        return 0.5 * in_latents + 2 * in_pixels
+        return 0.5 * in_latents + 2 * in_pixels + penalty
 
     # Without shift and scale, which are computed anew when a killed run goes on, on a GPU with other rounding.
     trainer.fit(nn.ModuleList((spatial, temporal)), loss_function, str(chunks))

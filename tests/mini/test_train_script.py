@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SIGNS = {
     "vae": "vae.pt",
     "temporal": "temporal.pt",
+    "joint": "joint.pt",
     "decoders": "decoders.pt",
     "words": "words.pt",
     "latents": "latents/34x128x128/latents.npy",

@@ -1,10 +1,13 @@
-"""Training the autoencoders: what counts more in the decoders' loss."""
+"""Training the autoencoders: what counts more in the decoders' loss, and which weights a stage moves."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from mini.training import train_vae
 from mini.training.train_vae import CROP, FIGURE_WEIGHT, MOTION_WEIGHT, Chunks, reconstruction_loss
+from mini.training.trainer import Recipe, Trainer
 from mini.training.workers import Workers
 from mini.world.paths import FRAMES, SIZE
 
@@ -43,3 +46,22 @@ def test_the_reconstruction_loss_is_absolute_plus_squared_error_and_weighted_by_
     output, target = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0])
     assert reconstruction_loss(output, target) == ((1 + 2 * 1) + (2 + 2 * 4)) / 2
     assert reconstruction_loss(output, target, 1.0, torch.tensor([4.0, 1.0])) == (4 * (1 + 1) + (2 + 4)) / 2
+
+
+@pytest.mark.parametrize(("stage", "moves_latents"), [("train_joint", True), ("train_decoders", False)])
+def test_only_the_joint_stage_moves_latents(stage, moves_latents, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_vae, "CLIPS", 1)
+    vae = train_vae.new_autoencoder(0).requires_grad_(False)
+    chunks = Chunks(1, 0, Workers())
+    spatial_latents = train_vae.encode_frames(vae.spatial_vae, chunks, Workers())
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    recipe = Recipe(steps=2, adam_lr=1e-3, muon_lr=1e-3, warmup=1)
+    getattr(train_vae, stage)(Trainer(stage, tmp_path, recipe, Workers()), vae, chunks, spatial_latents)
+    moved = {name for name, tensor in vae.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any(name.startswith("temporal_vae.decoder") for name in moved)
+    assert any(name.startswith("spatial_vae.module.decoder") for name in moved)
+    encoder = {name for name in before if name.startswith(("temporal_vae.encoder", "temporal_vae.quant_conv"))}
+    assert encoder
+    assert bool(encoder & moved) == moves_latents
+    assert ("scale" in moved) == moves_latents
+    assert not any(name.startswith("spatial_vae.module.encoder") for name in moved)
