@@ -6,6 +6,7 @@ import ctypes
 import gc
 import inspect
 import os
+import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ OLDEST_TORCH = (2, 6)
 # Text with and without a mask, frame masks, sizes of 1 and every size that changes for the first time each add a graph:
 # mixed batches need a dozen in all. Hitting the limit is an error under fullgraph.
 RECOMPILE_LIMIT = 64
+_NO_HEADERS = "there are no C headers of Python; install them (python3-dev or the like)"
 
 
 def check_torch() -> None:
@@ -138,7 +140,7 @@ def check_compiler(device: torch.device) -> None:
     """Refuse to compile for `device` if that would fail in the first step.
 
     Raises:
-        ConfigError: on the CPU, a C++ compiler or Python's C headers are missing; on CUDA, triton.
+        ConfigError: a compiler (of C++ on the CPU, of C on CUDA), Python's C headers or, on CUDA, triton are missing.
     """
     problem = _problem_on_cpu() if device.type == "cpu" else _problem_on_cuda()
     if problem:
@@ -152,9 +154,7 @@ def _problem_on_cpu() -> str | None:
         get_cpp_compiler()  # the one that torch.compile will start: CXX, or g++
     except (RuntimeError, OSError):
         return "there is no C++ compiler; install g++, name one in the environment variable CXX"
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        return "there are no C headers of Python; install them (python3-dev or the like)"
-    return None
+    return None if _has_headers() else _NO_HEADERS
 
 
 def _problem_on_cuda() -> str | None:
@@ -162,4 +162,19 @@ def _problem_on_cuda() -> str | None:
         import triton  # noqa: F401 - an optional package
     except ImportError:
         return "the package triton cannot be imported; install it"
-    return None
+    return triton_problem()
+
+
+def triton_problem() -> str | None:
+    """Return why triton cannot run a kernel here, and what to do; None if nothing is missing.
+
+    Before its first kernel, triton builds a module of C that loads kernels.
+    """
+    named = os.environ.get("CC")
+    if not any(map(shutil.which, ("gcc", "clang") if named is None else (named,))):
+        return "there is no C compiler; install gcc, name one in the environment variable CC"
+    return None if _has_headers() else _NO_HEADERS
+
+
+def _has_headers() -> bool:
+    return Path(sysconfig.get_path("include"), "Python.h").is_file()

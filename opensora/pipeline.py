@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from opensora.acceleration.video_group import VideoGroup
 
 IMG_FPS = 120  # the frame rate the model was trained to read as "this is an image"
-# What is drawn besides the noise that sampling starts from must not repeat it: the noise of edited frames, and of clips
-# that are encoded again.
-EDIT_SEED_OFFSET, CONTINUED_SEED_OFFSET = 2**32, 2**41
 
 
 class SamplingError(UserError):
@@ -216,7 +214,7 @@ class SamplingPipeline:
         length, edit = config.condition_frame_length, config.condition_frame_edit
         latents = before.latents[:, :, -length:]
         if config.compat:
-            draws = [torch.Generator().manual_seed(int(seed) + CONTINUED_SEED_OFFSET + loop) for seed in seeds]
+            draws = [random_stream(seed, "continued clip", loop) for seed in seeds]
             latents = torch.stack([self.encode_reference(*video) for video in zip(before.videos, draws, strict=True)])
         return append_clip(latents, references, strategies or [""] * len(references), loop, length, edit)
 
@@ -342,7 +340,7 @@ class SamplingPipeline:
             mask,
             progress=self.config.verbose > 0 if progress is None else progress,
             controller=controller,
-            generator=[torch.Generator().manual_seed(int(seed) + (loop + 1) * EDIT_SEED_OFFSET) for seed in seeds],
+            generator=[random_stream(seed, "edited frames", loop) for seed in seeds],
             compat=self.config.compat,
             on_step=self.on_step,
         )
@@ -415,6 +413,18 @@ class SamplingPipeline:
             frames = frames.expand(-1, self.vae.config.micro_frame_size or 1, -1, -1)
         latents = self.vae.encode(frames[None].to(self.model.device), sample_posterior=compat, generator=generator)[0]
         return latents[:, :1] if is_image else latents
+
+
+def random_stream(seed: int, purpose: str, number: int) -> torch.Generator:
+    """Return a generator for what is drawn besides the noise that sampling starts from, which it must not repeat.
+
+    All three are hashed, as PyTorch takes only the low 32 bits of a seed: a large offset would change nothing.
+
+    Args:
+        number: of the loop or reference.
+    """
+    digest = hashlib.sha256(f"{int(seed)}, {purpose} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int], loop: int = 0) -> Tensor:

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import torch  # noqa: E402
 from transformers import T5Config, T5EncoderModel  # noqa: E402
 
+from mini.errors import TrainingError  # noqa: E402
 from mini.training import train_diffusion, train_vae, train_words  # noqa: E402
 from mini.training.encode import encode_buckets  # noqa: E402
 from mini.training.export import export  # noqa: E402
@@ -69,6 +70,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="train this long in all, whatever the recipes' steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.0, help="times the recipes' learning rates; less with --from")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the transformer; pays in trainings of over 20 minutes"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of clips and steps, for a quick trial")
     options = parser.parse_args()
     if options.processes < 1 or options.seed < 0 or options.scale <= 0:
@@ -142,11 +146,13 @@ class Training:
             networks = train_diffusion.TextToVelocity(text_encoder, transformer)
             with self.trainer("diffusion") as trainer:
                 source = train_diffusion.LatentSource(latents, self.workers.device)
-                train_diffusion.train_diffusion(trainer, networks, source)
+                train_diffusion.train_diffusion(trainer, networks, source, self.options.compile)
         # From nothing, an unfinished model cannot be used; its checkpoints are in the work folder.
         if self.workers.is_main and ("diffusion" in stages or options.start):
             size = export(vae, text_encoder, transformer, options.output)
             print(f"wrote {options.output} ({size / 1e6:.1f} MB of weights)")
+            if {"vae", "temporal", "joint"} & set(stages) and "diffusion" not in stages:
+                print(f"its transformer knows other latents; train it, too: --from {options.output} --first latents")
 
     def train_vae(self, vae: VideoAutoencoderPipeline) -> None:
         """Run the stages of the autoencoder."""
@@ -182,7 +188,7 @@ class Training:
         """Return the time limit of a stage.
 
         Raises:
-            SystemExit: there is too little time left to train the transformer.
+            TrainingError: there is too little time left to train the transformer.
         """
         minutes, stages = self.options.minutes, self.options.stages
         if minutes is None or stage == "words":
@@ -190,7 +196,7 @@ class Training:
         if stage == "diffusion":
             left = 60 * minutes - EXPORT_SECONDS - (time.time() - self.begin)
             if self.workers.agree(left) < 60 * minutes * LEAST_SHARE:
-                raise SystemExit(
+                raise TrainingError(
                     f"{minutes:g} minutes are over before the transformer is trained; run with more --minutes"
                 )
             return left
@@ -216,7 +222,10 @@ def main() -> None:
     begin = time.time()
     options = parse_arguments()
     options.work.mkdir(parents=True, exist_ok=True)
-    run_workers(1 if options.device == "cuda" else options.processes, options.device, train, options, begin)
+    try:
+        run_workers(1 if options.device == "cuda" else options.processes, options.device, train, options, begin)
+    except TrainingError as error:
+        sys.exit(f"error: {error}")
     print(f"done in {(time.time() - begin) / 60:.1f} minutes")
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from adacache.atomic import atomic_path
 from adacache.plot_style import COMPUTED, REUSED, STYLE
+from mini.errors import TrainingError
 from mini.training.workers import Workers
 
 LOSS_EVERY = 20  # steps
@@ -81,6 +82,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     for _ in range(5):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    x = x.float()  # from bfloat16, under autocast
     return x if matrices.shape[1] <= matrices.shape[2] else x.mT
 
 
@@ -234,7 +236,7 @@ class Trainer:
             The loss of every step.
 
         Raises:
-            ValueError: the checkpoint belongs to another seed, recipe, start, data or number of processes.
+            TrainingError: the checkpoint belongs to another seed, recipe, start, data or number of processes.
         """
         facts = self._facts(digest(module), data)
         state = _State(module.to(self.workers.device), self.recipe)
@@ -251,7 +253,8 @@ class Trainer:
             parameters = [p for p in module.parameters() if p.grad is not None]
             self.workers.average(p.grad for p in parameters)
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
-            state.optimizer.step(self.recipe.rate(state.step, state.progress))
+            with self.workers.autocast():
+                state.optimizer.step(self.recipe.rate(state.step, state.progress))
             new_losses.append(loss.detach())
             state.step += 1
             state.update_average(self.recipe.ema)
@@ -290,7 +293,7 @@ class Trainer:
             return
         found = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         if found["facts"] != facts:
-            raise ValueError(
+            raise TrainingError(
                 f"{self.checkpoint} was made with {found['facts']}, not {facts}; delete it or choose another --work "
                 "folder"
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +19,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from adacache.atomic import atomic_path
+from mini.errors import TrainingError
+
 GPU_LOAD = 16
+PROBLEM = "problem.txt"  # what a process wants to be told in one sentence
 
 
 class _Made(Dataset):
@@ -122,25 +128,40 @@ def _end_with_parent() -> None:
 
 
 def _start(
-    rank: int, count: int, device: str, meeting_point: str, task: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int, count: int, device: str, folder: str, task: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True  # every stage has few shapes
     if count > 1:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-        dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=count)
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting_point", rank=rank, world_size=count)
     try:
         task(Workers(rank, count, device), *arguments)
+    except TrainingError as error:
+        if count == 1:
+            raise
+        with atomic_path(Path(folder, PROBLEM)) as temporary:
+            temporary.write_text(str(error))
+        sys.exit(1)
     finally:
         if count > 1:
             dist.destroy_process_group()
 
 
 def run_workers(count: int, device: str, task: Callable[..., None], *arguments: Any) -> None:
-    """Call `task(workers, *arguments)` in `count` processes and wait for them; if one fails, all end."""
+    """Call `task(workers, *arguments)` in `count` processes and wait for them; if one fails, all end.
+
+    Raises:
+        TrainingError: a process raised it.
+    """
     if count == 1:
         _start(0, 1, device, "", task, arguments)
         return
     with tempfile.TemporaryDirectory() as folder:
-        meeting_point = str(Path(folder) / "meeting_point")
-        torch.multiprocessing.spawn(_start, args=(count, device, meeting_point, task, arguments), nprocs=count)
+        try:
+            torch.multiprocessing.spawn(_start, args=(count, device, folder, task, arguments), nprocs=count)
+        except ProcessException:
+            problem = Path(folder, PROBLEM)
+            if problem.is_file():
+                raise TrainingError(problem.read_text()) from None
+            raise

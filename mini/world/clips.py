@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from adacache.atomic import atomic_path
+from mini.errors import TrainingError
 from mini.world.captions import Scene, draw_scene, random_caption
 from mini.world.paths import FRAMES, GROUP_RADII, SIZE, Shot, random_shot
 from mini.world.render import render
@@ -68,14 +69,14 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
     """Whether `mark_finished` was called for `folder` with the same facts.
 
     Raises:
-        ValueError: the folder holds the data of another seed or size.
+        TrainingError: the folder holds the data of another seed or size.
     """
     path = folder / FINISHED
     if not path.is_file():
         return False
     found = json.loads(path.read_text())
     if found != facts:
-        raise ValueError(f"{folder} was made with {found}, not {facts}; delete it or choose another --work folder")
+        raise TrainingError(f"{folder} was made with {found}, not {facts}; delete it or choose another --work folder")
     return True
 
 

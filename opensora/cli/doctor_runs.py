@@ -6,6 +6,7 @@ without an error, but badly, which shows here.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -23,8 +24,9 @@ from opensora.cli.doctor_packages import Check, Finding, ok, pip, problem, warni
 from opensora.cli.verify import BAD, check_piece
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import read_video, write_video
+from opensora.device import triton_problem
 from opensora.environment import command_line
-from opensora.errors import ConfigError, WeightsError
+from opensora.errors import ConfigError, WeightsError, one_line
 from opensora.memory.measure import free_in_cpu_memory
 from opensora.weights import hub
 from opensora.weights.layout import PIECES
@@ -62,6 +64,9 @@ def check_devices() -> list[Finding]:
     findings = [_describe_cuda(index) for index in range(count)]
     if not count:
         findings.append(_explain_no_cuda(torch.version.cuda, shutil.which("nvidia-smi") is not None))
+    elif importlib.util.find_spec("triton") and (missing := triton_problem()):
+        what, _, fix = missing.partition("; ")
+        findings.append(warning(f"the fused kernel and --compile cannot be used on cuda: {what}", fix))
     return findings
 
 
@@ -176,11 +181,23 @@ def check_sampling() -> list[Finding]:
         return []  # reported already, and a comparison would mislead
     expected = mini_reference.read_reference()
     findings: list[Finding] = []
+    frames = None
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         started = time.monotonic()
-        video = mini_reference.sample_mini(device)
+        try:
+            video = mini_reference.sample_mini(device)
+        except Exception as error:
+            if device == "cpu":
+                raise
+            # What fails on the GPU says nothing about the CPU, whose findings are kept.
+            text = f"sampling the mini model on {device} failed: {one_line(error)}"
+            findings.append(
+                problem(text, "free the card, compare its driver with PyTorch's CUDA, or give --device cpu")
+            )
+            continue
         findings.append(_compare(video, expected, device, time.monotonic() - started))
-    return [*findings, _check_mp4(video.frames)]
+        frames = video.frames
+    return findings if frames is None else [*findings, _check_mp4(frames)]
 
 
 def _compare(

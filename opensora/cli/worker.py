@@ -22,7 +22,7 @@ from opensora.errors import ConfigError, message_for_the_user
 from opensora.memory.measure import StageMeter
 from opensora.memory.report import check_memory
 from opensora.models.text_encoder.encoded_text import negative_prompts
-from opensora.pipeline import SamplingPipeline
+from opensora.pipeline import SamplingPipeline, random_stream
 from opensora.prompts.syntax import prepare_captions
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REFERENCE_SEED_OFFSET = 2**40  # keeps the random draws of references in compat apart from those of sampling
 MAX_ENCODED = 8  # references whose latents are kept for the samples that follow
 
 Write = Callable[..., tuple[Result, list[Path]]]  # writes the files of a sample
@@ -198,11 +197,11 @@ class Worker:
             if key not in self._encoded or config.compat:
                 if sha256_of(info.path) != digest:
                     raise ConfigError(f"reference '{info.path}' was changed since the run began; start it again")
-                frames = read_reference(info.path, config.height, config.width, part.max_frames)
+                frames = read_reference(info.path, config.height, config.width, part.max_frames, part.last_frames)
                 frames = frames[:, part.first_frame(frames.shape[1]) :]
                 if len(self._encoded) >= MAX_ENCODED:
                     self._encoded.clear()
-                generator = torch.Generator().manual_seed(sample.seed + REFERENCE_SEED_OFFSET + number)
+                generator = random_stream(sample.seed, "reference", number)  # drawn from with compat only
                 with self._meter.stage("references"):
                     self._encoded[key] = pipe.encode_reference(frames, generator)
             latents.append(self._encoded[key])

@@ -63,11 +63,12 @@ def check_mask_strategy(mask_strategy: str, num_references: int) -> None:
             )
 
 
-def default_mask_strategy(are_videos: Sequence[bool], chunk: int) -> str:
+def default_mask_strategy(are_videos: Sequence[bool], chunk: int, loops: int = 1) -> str:
     """Return the mask strategy of references that come without one; `chunk` is the latent frames of a window.
 
     The first reference is the beginning: an image is the first frame, and a video is continued from its last window.
-    The second is the end: an image is the last frame, and the first window of a video is the last one of the result.
+    The second is the end, that of the last loop: an image is the last frame, and the first window of a video is the
+    last one of the result.
 
     Raises:
         ValueError: there are more than two references, which need a strategy.
@@ -78,7 +79,7 @@ def default_mask_strategy(are_videos: Sequence[bool], chunk: int) -> str:
             "such as --mask-strategy '0,0,0,0,1,0;0,1,0,7,1,0;0,2,0,-1,1,0'"
         )
     first = [f"0,0,-{chunk},0,{chunk}" if video else "0,0,0,0,1" for video in are_videos[:1]]
-    last = [f"0,1,0,-{chunk},{chunk}" if video else "0,1,0,-1,1" for video in are_videos[1:]]
+    last = [f"{loops - 1},1,0,{f'-{chunk},{chunk}' if video else '-1,1'}" for video in are_videos[1:]]
     return ";".join(first + last)
 
 

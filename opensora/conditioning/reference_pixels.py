@@ -8,6 +8,7 @@ Source: opensora/datasets/utils.py (Open-Sora v1.2), resize_crop_to_fill for ima
 from __future__ import annotations
 
 import os
+from collections import deque
 from itertools import islice
 from pathlib import Path
 
@@ -22,12 +23,17 @@ from opensora.errors import ConfigError
 
 
 def read_reference(
-    path: str | os.PathLike[str], height: int, width: int, max_frames: int | None = None
+    path: str | os.PathLike[str],
+    height: int,
+    width: int,
+    max_frames: int | None = None,
+    last_frames: int | None = None,
 ) -> torch.Tensor:
     """Return frames (3, F, height, width) float32 in [-1, 1] of a reference, resized to cover that size and cropped.
 
     F is 1 for an image. The frames of a video are resized while they are decoded, so that memory does not depend on
-    their size; reading stops after `max_frames`. Colors are RGB: a transparent image loses its alpha, as upstream.
+    their size; reading stops after `max_frames`, and of those read, at most `last_frames` are kept, the last ones.
+    Colors are RGB: a transparent image loses its alpha, as upstream.
 
     Raises:
         ConfigError: `check_reference` would refuse the file, a video is damaged further on, or a size is below 1.
@@ -38,10 +44,11 @@ def read_reference(
     with opened_reference(path) as source:
         if isinstance(source, StillImage):
             return crop_image(source.image(), height, width)
-        frames = [crop_frame(frame, height, width) for frame in islice(source.frames(), max_frames)]
+        read = (crop_frame(frame, height, width) for frame in islice(source.frames(), max_frames))
+        frames = deque(read, maxlen=last_frames)
     if not frames:
         raise ConfigError(f"reference '{path}' holds no frames")
-    return torch.stack(frames, dim=1)
+    return torch.stack(list(frames), dim=1)
 
 
 def crop_image(image: Image.Image, height: int, width: int) -> torch.Tensor:

@@ -162,7 +162,8 @@ def fitting_mask_strategy(mask_strategy: str, references: Sequence[ReferenceInfo
     vae, align = config.vae, config.align if config.compat or config.vae.micro_frame_size else None
     if references and not mask_strategy:
         are_videos = [info.kind == "video" for info in references]
-        mask_strategy = default_mask_strategy(are_videos, vae.latent_frames(vae.frames_per_chunk(config.num_frames)))
+        chunk = vae.latent_frames(vae.frames_per_chunk(config.num_frames))
+        mask_strategy = default_mask_strategy(are_videos, chunk, config.loop)
     check_mask_strategy(mask_strategy, len(references))
     lengths = [_latents_of(index, info, mask_strategy, config) for index, info in enumerate(references)]
     loops = config.loop, config.condition_frame_length, config.condition_frame_edit
@@ -188,15 +189,20 @@ class ReferencePart:
 
     Attributes:
         max_frames: how many frames to read, from the first one; None reads all.
+        last_frames: how many of those to keep at most, the last ones; None keeps all.
         chunk: frames of a chunk, if whole chunks are counted back from the last frame; None counts them from the first.
     """
 
     max_frames: int | None = None
+    last_frames: int | None = None
     chunk: int | None = None
 
     def first_frame(self, num_frames: int) -> int:
-        """Return the index of the first frame to encode, if `num_frames` were read."""
-        return 0 if self.chunk is None or num_frames < self.chunk else num_frames % self.chunk
+        """Return the index of the first frame to encode of a video with `num_frames`, or of those that were kept."""
+        if self.chunk is None or num_frames < self.chunk:
+            return 0
+        whole_chunks = num_frames // self.chunk * self.chunk
+        return num_frames - (whole_chunks if self.last_frames is None else min(whole_chunks, self.last_frames))
 
 
 WHOLE = ReferencePart()
@@ -209,11 +215,15 @@ def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) 
         ConfigError: some entries count from its beginning and others from its end; chunks cannot fit both.
     """
     chunk = config.vae.frames_per_chunk(config.num_frames)
+    of_chunk = config.vae.latent_frames(chunk)
     entries = [entry for entry in parse_mask_strategy(mask_strategy) if entry.ref_id == reference]
     if config.compat or not entries:
         return WHOLE
     if all(entry.ref_start < 0 for entry in entries):
-        return ReferencePart(chunk=chunk)
+        # Alignment moves a start down to a multiple of `align`, which has to mean the same in a part as in the whole.
+        is_part_aligned = not config.vae.micro_frame_size or of_chunk % config.align == 0
+        latents = max(-entry.ref_start for entry in entries)
+        return ReferencePart(last_frames=-(-latents // of_chunk) * chunk if is_part_aligned else None, chunk=chunk)
     if any(entry.ref_start < 0 for entry in entries):
         raise ConfigError(
             f"mask strategy '{mask_strategy}' counts frames of reference {reference} both from its beginning and from "
@@ -221,4 +231,4 @@ def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) 
         )
     latents = max(entry.ref_start + entry.length for entry in entries)
     # Alignment moves a start up by less than a chunk, and not into the last one.
-    return ReferencePart(max_frames=(-(-latents // config.vae.latent_frames(chunk)) + 2) * chunk)
+    return ReferencePart(max_frames=(-(-latents // of_chunk) + 2) * chunk)

@@ -123,7 +123,7 @@ def check_memory(
     logger.log(level, "%s", estimate_line(stages, free, kind))
     if kind == "cuda" and config.cache is not None and config.cache.cache_device == "cpu":
         _check_offloaded(config, -(-cache_bytes(read_shapes(config), batch) // processes))
-    less = f"it takes less with {' or '.join(fixes(config, largest))}"
+    less = f"it takes less with {' or '.join(fixes(config, largest, kind))}"
     sentence = (
         f"memory: {largest.name} would take {size_text(largest.total)} {_WHERE[kind]}, where {size_text(free)} are "
         f"free; {less}"
@@ -167,12 +167,12 @@ def estimate_line(stages: Sequence[StageEstimate], free: int, device: str) -> st
     return f"memory, estimated: {', '.join(map(_describe, stages))}; {size_text(free)} are free {_WHERE[device]}"
 
 
-def fixes(config: SampleConfig, stage: StageEstimate) -> list[str]:
-    """Return the settings that make a stage smaller, the least painful first."""
-    return [*_options(config, stage), *([] if config.low_memory else ["--low-memory"]), *_sizes(config, stage)]
+def fixes(config: SampleConfig, stage: StageEstimate, device: Literal["cuda", "cpu"] = "cuda") -> list[str]:
+    """Return the settings that make a stage smaller on that kind of device, the least painful first."""
+    return [*_options(config, stage, device), *([] if config.low_memory else ["--low-memory"]), *_sizes(config, stage)]
 
 
-def _options(config: SampleConfig, stage: StageEstimate) -> list[str]:
+def _options(config: SampleConfig, stage: StageEstimate, device: str) -> list[str]:
     if stage.name == "text":
         text = config.text_encoder
         options = ["text_encoder.dtype='bf16'"] if text.dtype == "fp32" else []
@@ -183,8 +183,9 @@ def _options(config: SampleConfig, stage: StageEstimate) -> list[str]:
             )
         return options
     if stage.name == "denoise":
-        is_on_gpu = stage.cache and config.cache.cache_device == "model"
-        options = ["cache.cache_device='cpu'", *_cache_options(config)] if is_on_gpu else []
+        counts = stage.cache and (device == "cpu" or config.cache.cache_device == "model")
+        elsewhere = ["cache.cache_device='cpu'"] if device == "cuda" else []
+        options = [*elsewhere, *_cache_options(config)] if counts else []
         return options + (["dtype='bf16'"] if config.dtype == "fp32" else [])
     vae = config.vae
     tiling = getattr(vae, "tiling", None)  # None: it has no such option

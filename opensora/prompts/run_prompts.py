@@ -15,7 +15,7 @@ from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.prompts.files import STANDARD_INPUT, Prompt, is_stream, read_prompt_file, read_prompt_text
 from opensora.prompts.syntax import merge_prompt, split_prompt, split_settings
 
-MAX_SEED = 2**63 - 1  # of PyTorch's generators, with room for the seeds that follow from a video's own
+MAX_SEED = 2**32 - 1  # PyTorch's generator takes no more bits on the CPU: larger seeds would repeat others' noise
 
 
 def read_prompts(config: SampleConfig) -> list[Prompt]:

@@ -245,11 +245,12 @@ def serve(lines: Iterator[str], output: IO[str]) -> None:
     logger = logging.getLogger("opensora")
     logger.setLevel(logging.INFO)
     logger.addHandler(LogEvents(say))
-    models = Models(progress)
+    models, num_threads = Models(progress), torch.get_num_threads()
     threading.Thread(target=read, daemon=True).start()
     while True:
         message = jobs.get()
         progress.canceled.clear()
+        torch.set_num_threads(num_threads)  # a job with a small model limits them
         present["job"] = message["job"]
         if message["job"] in canceled:
             progress.canceled.set()

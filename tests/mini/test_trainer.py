@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from mini.errors import TrainingError
 from mini.training.trainer import Muon, Recipe, Step, Trainer
-from mini.training.workers import Workers
+from mini.training.workers import Workers, run_workers
 from scripts import train_mini
 
 RECIPE = Recipe(steps=12, adam_lr=1e-2, muon_lr=1e-2, warmup=2, checkpoint_every=5)
@@ -121,3 +122,15 @@ def test_the_command_multiplies_the_learning_rates_and_the_steps(tmp_path):
     with train_mini.Training(Workers(), options, 0.0).trainer("diffusion") as trainer:
         own, given = trainer.recipe, train_mini.RECIPES["diffusion"]
     assert (own.adam_lr, own.muon_lr, own.steps) == (given.adam_lr / 4, given.muon_lr / 4, given.steps / 2)
+
+
+def refuse(workers: Workers, text: str) -> None:
+    raise TrainingError(text)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_wrong_is_told_in_one_sentence_by_all_processes(processes, capfd):
+    with pytest.raises(TrainingError) as ended:
+        run_workers(processes, "cpu", refuse, "choose another --work folder")
+    assert str(ended.value) == "choose another --work folder" and ended.value.__cause__ is None
+    assert "Traceback" not in capfd.readouterr().err

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -197,6 +200,25 @@ def test_other_missing_parts_are_named(monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda _: "/no/such/folder")
     with pytest.raises(ConfigError, match="cpu: there are no C headers of Python"):
         check_compiler(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "there", "problem"),
+    [
+        (None, ["gcc"], None),
+        (None, ["clang"], None),
+        (None, [], "there is no C compiler"),
+        ("/opt/cc", ["/opt/cc"], None),
+        ("/opt/cc", ["gcc"], "there is no C compiler"),
+    ],
+)
+def test_without_a_c_compiler_nothing_is_compiled_for_a_gpu(compiler, there, problem, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace())
+    monkeypatch.setattr("shutil.which", lambda name: name if name in there else None)
+    monkeypatch.setattr(os, "environ", {} if compiler is None else {"CC": compiler})
+    expected = nullcontext() if problem is None else pytest.raises(ConfigError, match=f"on cuda: {problem}")
+    with expected:
+        check_compiler(torch.device("cuda"))
 
 
 def test_an_older_pytorch_is_given_the_limit_by_its_settings(monkeypatch):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from adacache.calibration.quality import psnr
 from opensora.config.loading import load_config
 from opensora.errors import ConfigError
-from opensora.pipeline import SamplingError, SamplingPipeline
+from opensora.pipeline import SamplingError, SamplingPipeline, random_stream
 from support import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,3 +265,18 @@ def test_a_text_encoder_of_another_length_is_refused():
     config = load_config(small_model.SAMPLE, None, {"text_encoder.model_max_length": 20})
     with pytest.raises(ConfigError, match="model_max_length is 20, but the transformer .* reads 24"):
         SamplingPipeline.from_config(config)
+
+
+def test_what_is_drawn_besides_the_noise_of_a_video_never_repeats_it(pipe, monkeypatch):
+    drawn = []
+
+    def denoise(model, text, z, options):
+        drawn.append(torch.randn(8, generator=options.generator[0]))
+        return z
+
+    monkeypatch.setattr(pipe.scheduler, "denoise", denoise)
+    for loop in (0, 1):
+        drawn.append(pipe.sample_latents(["a"], 7, loop=loop, progress=False).flatten()[:8])
+    streams = [(7, "reference", 0), (7, "reference", 1), (7, "continued clip", 1), (8, "continued clip", 1)]
+    drawn += [torch.randn(8, generator=random_stream(*stream)) for stream in streams]
+    assert len({tuple(values.tolist()) for values in drawn}) == len(drawn) == 8

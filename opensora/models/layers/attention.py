@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opensora.device import triton_problem
+
 try:
     from opensora.models.layers import temporal_kernel
 except ImportError:  # no triton, as on most machines without a GPU
     temporal_kernel = None
 
-
+CAN_FUSE = temporal_kernel is not None and triton_problem() is None
 NORM_EPS = 1e-6
 
 
@@ -83,7 +85,7 @@ class SelfAttention(nn.Module):
         _, frames, _, _, size = qkv.shape
         return (
             self.fuse
-            and temporal_kernel is not None
+            and CAN_FUSE
             and qkv.is_cuda
             and qkv.dtype in temporal_kernel.DTYPES
             and frames <= temporal_kernel.MAX_FRAMES

@@ -71,6 +71,29 @@ def test_a_gpu_that_does_not_answer_is_a_problem(gpu):
     assert check_devices()[0].state == "problem" and "device busy" in check_devices()[0].text
 
 
+def test_a_gpu_without_a_c_compiler_gets_a_warning(gpu, monkeypatch):
+    gpu()
+    monkeypatch.setattr(doctor_runs, "triton_problem", lambda: "there is no C compiler; install gcc")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    finding = check_devices()[1]
+    assert (finding.state, finding.fix) == ("warning", "install gcc") and "there is no C compiler" in finding.text
+
+
+def test_a_gpu_that_fails_leaves_the_findings_of_the_cpu(monkeypatch):
+    def sample(device):
+        if device == "cuda":
+            raise RuntimeError("CUDA error: out of memory")
+        return MiniVideo(reference.latents, np.zeros((17, 128, 128, 3), np.uint8))
+
+    reference = doctor_runs.mini_reference.read_reference()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor_runs.mini_reference, "sample_mini", sample)
+    monkeypatch.setattr(doctor_runs, "SHADE_TOLERANCES", {"cpu": 255.0})
+    on_cpu, on_gpu, mp4 = check_sampling()
+    assert (on_cpu.state, on_gpu.state, mp4.state) == ("ok", "problem", "ok")
+    assert "on cuda failed: CUDA error: out of memory" in on_gpu.text and "--device cpu" in on_gpu.fix
+
+
 def test_no_gpu_and_no_driver_is_fine(monkeypatch):
     no_gpu(monkeypatch, None, driver=False)
     assert check_devices()[0].state == "ok"

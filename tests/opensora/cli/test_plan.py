@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from opensora.cli import command
 from opensora.cli.identity import plain_config
 from opensora.cli.plan import Sample, make_batches
 from opensora.cli.sidecar import read_sidecar
+from opensora.conditioning.references import part_of_reference
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import write_video
 from opensora.errors import ConfigError
@@ -123,6 +125,27 @@ def test_a_video_that_does_not_tell_its_length_may_be_taken_from_anywhere(tmp_pa
                 target.mux(packet)
     [sample] = plan(prompt=["a"], reference_path=[str(untold)], mask_strategy=["0,0,7,0,1"])
     assert sample.references[0].frames is None and sample.mask_strategy == "0,0,7,0,1"
+
+
+def test_with_loops_the_second_reference_is_the_end_of_the_last_one(images):
+    [sample] = plan(
+        prompt=["a"], reference_path=[f"{images / 'sample_0000.png'};{images / '0007.png'}"], num_frames="34", loop=3
+    )
+    assert sample.mask_strategy == "0,0,0,0,1;2,1,0,-1,1"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "num_frames", "first"),
+    [("0,0,-5,0,5", 200, 183), ("0,0,-6,0,2", 200, 166), ("0,0,-5,0,5", 20, 3), ("0,0,-15,0,5", 34, 0)],
+)
+def test_of_a_video_that_is_continued_only_its_end_is_read(strategy, num_frames, first):
+    config = load_config(MINI, {"num_frames": "34"})
+    part = part_of_reference(strategy, 0, config)
+    assert part.first_frame(num_frames) == first
+    kept = min(num_frames, part.last_frames)  # what is read is counted from its own beginning
+    assert num_frames - kept + part.first_frame(kept) == first
+    # Alignment by another number would choose other frames in a part than in the whole.
+    assert part_of_reference(strategy, 0, replace(config, align=3)).last_frames is None
 
 
 def test_two_references_of_one_prompt_are_its_beginning_and_its_end(images, tmp_path):

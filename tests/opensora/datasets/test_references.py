@@ -111,6 +111,8 @@ def test_video(video, tmp_path, ending):
     assert gray_levels(read) == pytest.approx([40 + 10 * i for i in range(12)], abs=4)
     assert torch.equal(read_reference(path, 16, 16, max_frames=5), read[:, :5])
     assert torch.equal(read_reference(path, 16, 16, max_frames=99), read)
+    assert torch.equal(read_reference(path, 16, 16, last_frames=5), read[:, -5:])
+    assert torch.equal(read_reference(path, 16, 16, last_frames=99), read)
 
 
 @pytest.mark.parametrize("ending, options", [(".gif", {}), (".webp", {"lossless": True}), (".png", {})])

@@ -102,6 +102,13 @@ def test_a_cache_on_the_gpu_can_go_elsewhere_or_be_smaller(mini, options, expect
     assert [fix for fix in found if fix.startswith("cache.")] == expected
 
 
+def test_on_the_cpu_a_cache_can_only_be_smaller(mini):
+    config = mini()
+    config = replace(config, cache=replace(config.cache, bridge="linear"))
+    found = fixes(config, StageEstimate("denoise", 1, 1, 1), "cpu")
+    assert [fix for fix in found if fix.startswith("cache.")] == ["cache.cache_dtype='bf16'", "cache.bridge='hold'"]
+
+
 def test_what_keeps_outputs_is_not_told_to_keep_them_in_another_precision(mini):
     config = replace(mini(), cache=EasyCacheConfig())
     assert [fix for fix in fixes(config, StageEstimate("denoise", 1, 1, 1)) if fix.startswith("cache.")] == [

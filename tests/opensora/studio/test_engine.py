@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 
 from opensora.errors import ConfigError
-from opensora.studio import jobs
+from opensora.studio import jobs, worker
 from opensora.studio.engine import Engine
 from opensora.studio.jobs import JobQueue
 
@@ -173,3 +177,27 @@ def test_the_queue_is_limited(tmp_path, monkeypatch):
         queue.change(id, status="done")
     assert [job.id for job in queue.all()] == ids[1:]
     assert queue.next() is None
+
+
+def test_every_job_begins_with_all_threads(monkeypatch):
+    seen = []
+
+    def make(arguments, models):
+        seen.append(torch.get_num_threads())
+        torch.set_num_threads(1)  # as for a small model
+        if len(seen) == 2:
+            raise SystemExit
+        return {"event": "done"}
+
+    def lines():
+        for job in "ab":
+            yield json.dumps({"job": job, "arguments": []})
+        threading.Event().wait()  # at the end of its input the worker ends the process
+
+    monkeypatch.setattr(worker, "make", make)
+    monkeypatch.setattr(logging.getLogger("opensora"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("opensora"), "level", logging.INFO)
+    torch.set_num_threads(2)
+    with pytest.raises(SystemExit):
+        worker.serve(lines(), io.StringIO())
+    assert seen == [2, 2]
