@@ -42,8 +42,8 @@ def calibrate(
         conditions: what the calibration will hold for, by name, as plain values.
         timesteps: times of every run, descending from noise.
         finished: called with the number of model calls that have just been done; `plan.num_calls` is their sum.
-        checkpoint: file that keeps finished parts until the calibration is complete; one that was stopped goes on from
-            there.
+        checkpoint: file that keeps finished parts; a calibration that was stopped, or whose result was not saved, goes
+            on from there. Delete it once the result is saved.
         made_with: what finished parts depend on besides, as plain values; a checkpoint of other ones is begun anew.
 
     Raises:
@@ -55,7 +55,6 @@ def calibrate(
     parts = _Parts(checkpoint, facts)
     fits = _fit(sampler, plan, parts, finished)
     points, reused_cost, uncached = _measure(sampler, plan, fits, parts, finished)
-    parts.forget()
     return Calibration(
         conditions=conditions,
         timesteps=tuple(timesteps),
@@ -176,6 +175,10 @@ class _Parts:
                 raise ValueError(f"{path} is not a checkpoint of a calibration; name another file, or delete it")
             if kept["facts"] == self._facts:
                 self._found = kept["parts"]
+            else:
+                names = {*kept["facts"], *self._facts}
+                changed = min(name for name in names if kept["facts"].get(name) != self._facts.get(name))
+                logger.warning("%s was made with another '%s': the calibration begins anew", path, changed)
 
     def get(self, name: str) -> Any:
         """Return a finished part, or None."""
@@ -187,8 +190,3 @@ class _Parts:
         if self._path is not None:
             with atomic_path(self._path) as temporary:
                 temporary.write_text(json.dumps({"facts": self._facts, "parts": self._found}), encoding="utf-8")
-
-    def forget(self) -> None:
-        """Delete the file, since the calibration is complete."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)

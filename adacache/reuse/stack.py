@@ -153,13 +153,15 @@ class ResidualHistory:
         """Return `hidden_states` plus the bridged residual of the reused step `step_index`, as a new tensor.
 
         Raises:
-            ValueError: the stored residuals have another shape or dtype.
+            ValueError: the stored residuals have another shape, or a dtype that cannot hold the sum.
         """
         last_step, kept = self._kept[-1]
-        if (kept.shape, kept.dtype) != (hidden_states.shape, hidden_states.dtype):
+        # Under autocast, blocks turn bfloat16 into float32, and so does their residual.
+        fits = torch.promote_types(kept.dtype, hidden_states.dtype) == kept.dtype
+        if kept.shape != hidden_states.shape or not fits:
             raise ValueError(
                 f"the residual stored at step {last_step} is {_describe(kept)}, the hidden states are "
-                f"{_describe(hidden_states)}; start a new run when the shape of the latents changes"
+                f"{_describe(hidden_states)}; start a new run when the shape or dtype of the latents changes"
             )
         last = kept.fetch()
         result = hidden_states + last

@@ -18,6 +18,7 @@ from opensora.cli.arguments import CfgOptions, OneLineParser
 from opensora.errors import ConfigError, run_command
 
 DEFAULT_TARGET = ("speedup", 2.0)
+PARTIAL = "calibration.partial.json"  # finished parts, until all is written
 
 
 def build_parser() -> OneLineParser:
@@ -113,9 +114,10 @@ def run(options: argparse.Namespace) -> int:
         f"calls of the model: {total:,} (fitting on {len(fit)} clips, measuring on {len(held_out)} others)", flush=True
     )
     with tqdm(total=total, desc="calls", unit="call") as bar:
-        calibration = calibrate_sampler(pipe, plan, bar.update, folder / "calibration.partial.json")
+        calibration = calibrate_sampler(pipe, plan, bar.update, folder / PARTIAL)
     # The target may be out of reach; what was measured is kept all the same.
     write_calibration(calibration, folder, find_config(options.config), given, (target.kind, target.value))
+    (folder / PARTIAL).unlink()
     print(curve_table(calibration))
     try:
         schedule = target.resolve(calibration, calibration.timesteps)

@@ -35,6 +35,16 @@ def test_a_stored_residual_is_added_without_changing_what_it_is_added_to():
     assert hidden_states.tolist() == [1.0, 2.0]
 
 
+def test_a_wider_residual_gives_the_dtype_that_the_blocks_gave():
+    """As under autocast, where blocks turn bfloat16 into float32."""
+    result = history(HOLD, (0, [10.0, 20.0])).add(1, torch.ones(2, dtype=torch.bfloat16))
+    assert (result.dtype, result.tolist()) == (torch.float32, [11.0, 21.0])
+    kept = ResidualHistory(HOLD)
+    kept.store(0, torch.ones(2, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match=r"is \(2,\) bfloat16, the hidden states are \(2,\) float32; start a new run"):
+        kept.add(1, torch.ones(2))
+
+
 def test_hold_keeps_the_latest_residual_whatever_came_before():
     assert reused(history(HOLD, (0, [1.0, 2.0]), (2, [5.0, 5.0])), 7) == [5.0, 5.0]
 
@@ -196,7 +206,7 @@ def test_memory_is_what_the_bridge_needs_also_while_the_next_is_computed(bridge,
     assert sum(tensor.nbytes for tensor in kept.kept) == before * one
 
 
-@pytest.mark.parametrize("other", [torch.ones(1, 4), torch.ones(2, dtype=torch.bfloat16)])
+@pytest.mark.parametrize("other", [torch.ones(1, 4), torch.ones(2, dtype=torch.float64)])
 def test_another_shape_or_dtype_is_refused_in_words(other):
     with pytest.raises(ValueError, match=r"\(2,\) float32, the hidden states are .*new run"):
         history(HOLD, (0, [1.0, 2.0])).add(1, other)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import diffusers
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from adacache.calibration.calibrate import calibrate
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.plan import Aim, CalibrationPlan, Clip, split_clips
+from adacache.calibration.replay import RunStopped
 from adacache.calibration.target import Target
 from adacache.controller import StepController
 from adacache.integrations.diffusers.forward import CachedForward
@@ -78,14 +80,14 @@ def calibrate_pipeline(
         seed: seed of the first clip's noise; it counts up.
         encode: turns a batch of prompts into arguments of the pipeline's call, such as precomputed embeddings; without
             it the pipeline is called with the prompts, and encodes them again for every run.
-        checkpoint: file that keeps finished parts until the end, so that a stopped calibration can continue; with other
-            weights or arguments it begins anew.
+        checkpoint: file that keeps finished parts, so that a calibration that was stopped, or whose result was not
+            saved, can continue; with other weights or arguments it begins anew. Delete it once the result is saved.
         progress: whether to show a bar.
         call: other arguments of the pipeline's call, such as num_inference_steps, height, guidance_scale.
 
     Raises:
-        ValueError: the pipeline is unknown, is cached already or makes a sound; an option is wrong; or a run has too
-            few steps, or steps that do not descend.
+        ValueError: the pipeline is unknown, modular, is cached already or makes a sound; an option is wrong; or a run
+            has too few steps, or steps that do not descend.
         RuntimeError: diffusers is too old.
     """
     check_diffusers()
@@ -94,6 +96,11 @@ def calibrate_pipeline(
     given = [name for name in _OWN if name in call]
     if given:
         raise ValueError(f"calibrate_pipeline sets {given[0]} itself; leave it out")
+    if isinstance(pipe, getattr(diffusers, "ModularPipeline", ())):
+        raise ValueError(
+            f"{type(pipe).__name__} is modular, and what it returns is not known; calibrate the pipeline that has the "
+            "same transformer, and give apply_adacache the result"
+        )
     fit, held_out = split_clips(prompts, fit_clips, held_out_clips, seed)
     plan = CalibrationPlan(fit, held_out, aim, candidates, batch_size)
     cached = cached_forwards_of(pipe)
@@ -104,7 +111,7 @@ def calibrate_pipeline(
                 f"a calibration is fitted to the picture alone, but {forward.family.name} can denoise a sound with it; "
                 "give apply_adacache a config instead"
             )
-    with PipelineClips(pipe, encode or _as_prompts, call).hooked() as sampler:
+    with PipelineClips(pipe, encode or _encoder_of(pipe), call).hooked() as sampler:
         start = sampler.peek(fit[0])
         plan.check(len(start.timesteps))
         if any(a < b for a, b in zip(start.timesteps, start.timesteps[1:], strict=False)):
@@ -123,8 +130,19 @@ def calibrate_pipeline(
             return calibrate(sampler, plan, conditions, start.timesteps, bar.update, path, made_with)
 
 
-def _as_prompts(prompts: list[str]) -> Mapping[str, Any]:
-    return {"prompt": prompts}
+def _encoder_of(pipe: Any) -> Encode:
+    """Return what passes the prompts on as they are, one by itself if the pipeline takes no list."""
+    parameter = inspect.signature(pipe.__call__).parameters.get("prompt")
+    takes_one = parameter is not None and parameter.annotation in (str, "str")
+
+    def encode(prompts: list[str]) -> Mapping[str, Any]:
+        if not takes_one:
+            return {"prompt": prompts}
+        if len(prompts) > 1:
+            raise ValueError(f"{type(pipe).__name__} samples one prompt at a time; use batch_size=1")
+        return {"prompt": prompts[0]}
+
+    return encode
 
 
 class PipelineClips:
@@ -213,7 +231,12 @@ class PipelineClips:
     def frames(self, clips: Sequence[Clip], controller: StepController | None) -> list[np.ndarray]:
         """Return the same batch as videos, (F, H, W, 3) uint8 each."""
         self._controller, self._is_sampling = controller, False
-        return [np.round(np.asarray(video) * 255).astype(np.uint8) for video in self._frames(clips, "np")]
+        videos = [np.asarray(video) for video in self._frames(clips, "np")]
+        if videos[0].ndim == 3:  # frames (H, W, 3) of the only video
+            videos = [np.stack(videos)]
+        if len(videos) != len(clips):
+            raise ValueError(f"{type(self._pipe).__name__} returned {len(videos)} videos for {len(clips)} prompts")
+        return [np.round(video * 255).astype(np.uint8) for video in videos]
 
     def _frames(self, clips: Sequence[Clip], output_type: str) -> Any:
         """Return the frames that the pipeline returns for a batch of clips."""
@@ -222,7 +245,12 @@ class PipelineClips:
             default = inspect.signature(self._pipe.__call__).parameters["num_inference_steps"].default
             given["num_inference_steps"] = self._factor * given.get("num_inference_steps", default)
         generators = [torch.Generator().manual_seed(clip.seed) for clip in clips]
-        return self._pipe(**{**given, "generator": generators, "output_type": output_type}).frames
+        try:
+            return self._pipe(**{**given, "generator": generators, "output_type": output_type}).frames
+        except (_Peeked, RunStopped):
+            # A pipeline that is offloaded gives the device back at its end, which this run does not reach.
+            getattr(self._pipe, "maybe_free_model_hooks", lambda: None)()
+            raise
 
     def _begin(self, start: RunStart) -> StepController:
         self._start = start

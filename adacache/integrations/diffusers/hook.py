@@ -110,17 +110,32 @@ def hook(cached: Sequence[CachedForward], runs: Runs) -> None:
     """Hook transformers that share `runs`, below all other hooks.
 
     So offloading may be enabled and removed before or after the hook, and still fetches weights before they are used.
+    If one cannot be hooked, none is.
     """
-    for forward in cached:
-        transformer, added = forward.transformer, AdaCacheHook(forward, runs)
-        registry = HookRegistry.check_if_exists_or_initialize(transformer)
-        own, outermost = _innermost(transformer), transformer.forward
-        transformer.forward = own
+    hooked = []
+    try:
+        for forward in cached:
+            _hook_one(forward.transformer, AdaCacheHook(forward, runs))
+            hooked.append(forward.transformer)
+    except BaseException:
+        for transformer in hooked:
+            unhook(transformer)
+        raise
+
+
+def _hook_one(transformer: nn.Module, added: AdaCacheHook) -> None:
+    registry = HookRegistry.check_if_exists_or_initialize(transformer)
+    own, outermost = _innermost(transformer), transformer.forward
+    transformer.forward = own
+    try:
         registry.register_hook(added, HOOK_NAME)
-        added.outer, transformer.forward = transformer.forward, outermost
-        for ordered in (registry._hook_order, registry._fn_refs):
-            ordered.insert(0, ordered.pop())
-        _replace(transformer, registry._fn_refs[1:], own, added.outer)
+    except BaseException:
+        transformer.forward = outermost
+        raise
+    added.outer, transformer.forward = transformer.forward, outermost
+    for ordered in (registry._hook_order, registry._fn_refs):
+        ordered.insert(0, ordered.pop())
+    _replace(transformer, registry._fn_refs[1:], own, added.outer)
 
 
 def unhook(transformer: nn.Module) -> None:

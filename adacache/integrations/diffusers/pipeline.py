@@ -33,7 +33,7 @@ def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
     if isinstance(pipe_or_transformer, nn.Module):
         return [pipe_or_transformer]
     found = [getattr(pipe_or_transformer, name, None) for name in ("transformer", "transformer_2")]
-    transformers = [module for module in found if isinstance(module, nn.Module)]
+    transformers = list(dict.fromkeys(module for module in found if isinstance(module, nn.Module)))  # one may be both
     if not transformers:
         raise ValueError(
             f"{type(pipe_or_transformer).__name__} has no transformer: AdaCache works on video diffusion transformers, "

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from adacache.calibration.calibrate import _Parts
 from adacache.calibration.calibration import Calibration, Point
 from adacache.options import BridgeConfig
 from adacache.policies.multistep import MultistepConfig
@@ -231,3 +232,11 @@ def test_without_a_measured_point_there_is_no_curve(calibration):
     unmeasured = replace(calibration, points=tuple(Point(point.computed_steps) for point in calibration.points))
     with pytest.raises(ValueError, match="no measured schedule"):
         Calibration.from_dict(json.loads(json.dumps(unmeasured.to_dict())))
+
+
+def test_a_checkpoint_of_another_calibration_is_named_as_such(tmp_path, caplog):
+    path = tmp_path / "kept.json"
+    _Parts(path, {"seed": 1, "aim": "repeat"}).set("fit 6", [1])
+    assert _Parts(path, {"seed": 1, "aim": "repeat"}).get("fit 6") == [1] and not caplog.messages
+    assert _Parts(path, {"seed": 1, "aim": "solution"}).get("fit 6") is None
+    assert f"{path} was made with another 'aim': the calibration begins anew" in caplog.text

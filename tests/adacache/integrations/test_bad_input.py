@@ -14,6 +14,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.hooks import HookRegistry
 from packaging.version import Version
 
 from adacache import AdaCacheConfig
@@ -40,6 +41,31 @@ def refused(pipe: Any, words: str, config: Any = STATIC, kind: type[Exception] =
     for name in ("transformer", "transformer_2"):
         registry = getattr(getattr(pipe, name, None), "_diffusers_hook", None)
         assert registry is None or "adacache" not in registry.hooks
+
+
+def test_one_transformer_in_both_places_is_cached_once():
+    pipe = TINY["wan22"].build()
+    pipe.transformer_2 = pipe.transformer
+    with apply_adacache(pipe, StaticScheduleConfig((0, 1, 4, 5))) as handle:
+        TINY["wan22"].run(pipe, steps=6)
+    assert len(handle.transformers) == 1
+    assert {0, 1, 4, 5} <= set(handle.trace.computed_steps) and handle.trace.num_reused
+
+
+def test_if_the_second_transformer_cannot_be_hooked_the_first_is_left_alone(monkeypatch):
+    pipe, register = TINY["wan22"].build(), HookRegistry.register_hook
+
+    def fail(registry, hook, name):
+        if registry is getattr(pipe.transformer_2, "_diffusers_hook", None):
+            raise RuntimeError("no room")
+        register(registry, hook, name)
+
+    monkeypatch.setattr(HookRegistry, "register_hook", fail)
+    refused(pipe, "no room", kind=RuntimeError)
+    monkeypatch.undo()
+    with apply_adacache(pipe, StaticScheduleConfig((0, 1, 4, 5))) as handle:
+        TINY["wan22"].run(pipe, steps=6)
+    assert handle.trace.num_reused
 
 
 def test_what_has_no_transformer(pipe):

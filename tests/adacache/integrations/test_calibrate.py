@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.modular_pipelines.wan.denoise import WanDenoiseStep
 
 from adacache.calibration import plan
 from adacache.calibration.calibration import Calibration
@@ -279,3 +280,55 @@ def test_a_video_in_sections_is_calibrated_by_one_of_them():
 def test_a_model_with_sound_is_refused():
     with pytest.raises(ValueError, match="fitted to the picture alone, but LTX-2 can denoise a sound with it"):
         calibrate_pipeline(TINY["ltx2"].build(), PROMPTS)
+
+
+@pytest.mark.parametrize("name", ["wan", "ltx", "sana_wm"])
+def test_a_clip_is_one_video_whatever_shape_a_pipeline_gives_it(name):
+    tiny = {**TINY, **OTHERS}[name]
+    call = tiny.arguments(steps=2)
+    with PipelineClips(tiny.build(), lambda prompts: {}, call).hooked() as sampler:
+        [video] = sampler.frames([plan.Clip("a panda", 1)], None)
+    assert video.ndim == 4 and video.shape[-1] == 3 and video.dtype == np.uint8
+
+
+def test_prompts_are_given_one_by_one_where_a_pipeline_takes_no_list():
+    one = calibrating._encoder_of(OTHERS["sana_wm"].build())
+    assert one(["a panda"]) == {"prompt": "a panda"}
+    with pytest.raises(ValueError, match="SanaWMPipeline samples one prompt at a time; use batch_size=1"):
+        one(["a panda", "a tiger"])
+    assert calibrating._encoder_of(TINY["wan"].build())(["a panda"]) == {"prompt": ["a panda"]}
+
+
+def test_a_modular_pipeline_is_refused_before_it_is_called():
+    pipe = WanDenoiseStep().init_pipeline()
+    with pytest.raises(ValueError, match="is modular, .*; calibrate the pipeline that has the same transformer"):
+        calibrate_pipeline(pipe, PROMPTS)
+
+
+def test_what_is_finished_outlives_a_result_that_could_not_be_saved(monkeypatch, tmp_path, caplog):
+    checkpoint, calls, forward = tmp_path / "kept.json", [], diffusers.WanTransformer3DModel.forward
+
+    @wraps(forward)
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(diffusers.WanTransformer3DModel, "forward", counted)
+    small = {"checkpoint": checkpoint, "held_out_clips": 1, "candidates": 1}
+    first = calibrated("wan", **small).calibration
+    with pytest.raises(FileNotFoundError, match="nowhere'$"):
+        first.save(tmp_path / "nowhere" / "wan.json")
+    num_calls = len(calls)
+    again = calibrated("wan", **small).calibration
+    assert replace(again, reused_cost=0) == replace(first, reused_cost=0)
+    assert len(calls) - num_calls < 0.2 * num_calls  # only the held-out clip that the others are compared with
+    assert "begins anew" not in caplog.text
+
+
+def test_an_offloaded_pipeline_gives_the_device_back_after_a_run_that_is_stopped(monkeypatch):
+    """Or the text encoder of the next run would find the transformer there."""
+    pipe, freed = TINY["wan"].build(), []
+    monkeypatch.setattr(type(pipe), "maybe_free_model_hooks", lambda pipe: freed.append(pipe))
+    with PipelineClips(pipe, lambda prompts: {}, TINY["wan"].arguments(steps=STEPS)).hooked() as sampler:
+        sampler.peek(plan.Clip("a panda", 1))
+    assert freed == [pipe]

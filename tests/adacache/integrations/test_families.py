@@ -292,3 +292,14 @@ def test_a_change_of_the_sound_alone_leads_to_a_computation(name):
         blocks[1].audio_attn1.register_forward_hook(lambda _, args, output: output * 100 ** next(loudness))
         assert torch.equal(tiny.run(pipe, steps=STEPS), plain)
         assert handle.trace.num_computed == STEPS
+
+
+@pytest.mark.parametrize("family", ["ltx", "wan"])
+def test_under_autocast_reused_steps_have_the_dtype_of_computed_ones(family):
+    tiny, pipe = TINY[family], TINY[family].build()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = tiny.run(pipe, steps=STEPS)
+        with apply_adacache(pipe, StaticScheduleConfig(SCHEDULE)) as handle:
+            result = tiny.run(pipe, steps=STEPS)
+    assert handle.trace.computed_steps == list(SCHEDULE)
+    assert result.dtype == plain.dtype and 0 < (result - plain).norm() < plain.norm()
