@@ -41,12 +41,11 @@ logger = logging.getLogger(__name__)
 SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")
 _NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}  # upstream's files leave them open
 _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
-# What low_memory sets: section ("" for the top level) -> entries. The command line wins over it.
+# What low_memory sets besides the cache's device: section ("" for the top level) -> entries. The command line wins.
 _LOW_MEMORY: dict[str, dict[str, Any]] = {
     "": {"batch_size": 1},
     "vae": {"tiling": True, "micro_batch_size": 1},
     "text_encoder": {"dtype": "bf16"},
-    "cache": {"cache_device": "cpu"},
 }
 
 
@@ -118,7 +117,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     for keys, message in _conflicts(result):
         raise source.error(keys, message)
     check_size_limits(result, source)
-    return apply_mode(result, source, depth)
+    return _with_cache_in_cpu_memory(apply_mode(result, source, depth), source)
 
 
 def _read_sections(entries: dict[str, Any], source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -204,9 +203,19 @@ def _with_low_memory(entries: Mapping[str, Any], source: Source) -> dict[str, An
         if not section:
             result |= chosen
         elif isinstance(result.get(section), Mapping):  # any other value gets its own error
-            has = section_class(section, result[section]).__pydantic_fields__ if section in SECTIONS else chosen
+            has = section_class(section, result[section]).__pydantic_fields__
             result[section] = {**result[section], **{key: value for key, value in chosen.items() if key in has}}
     return result
+
+
+def _with_cache_in_cpu_memory(config: SampleConfig, source: Source) -> SampleConfig:
+    """Return `config` with its cache in CPU memory if `low_memory` is set; the command line wins.
+
+    This waits for the cache to be known: it may come from official options, a target, a draft or a final.
+    """
+    if not config.low_memory or config.cache is None or "cache.cache_device" in source.from_command_line:
+        return config
+    return dataclasses.replace(config, cache=dataclasses.replace(config.cache, cache_device="cpu"))
 
 
 def _size(size: Mapping[str, Any], source: Source, model: str) -> tuple[int, int]:
