@@ -2,8 +2,6 @@
 image_size = (512, 512)
 num_frames = 16  # the model's own length; 1 makes an image
 fps = 8
-frame_interval = 1
-save_fps = 8
 
 prompt_path = "assets/prompts/gallery.txt"
 seed = 1024

@@ -2,8 +2,6 @@
 image_size = (128, 128)
 num_frames = 17
 fps = 8
-frame_interval = 1
-save_fps = 8
 
 prompt_path = "assets/prompts/mini.txt"
 seed = 1024

@@ -2,8 +2,6 @@
 image_size = (512, 512)
 num_frames = 65  # the model's own length, 17 latent frames; 1 makes an image
 fps = 24
-frame_interval = 1
-save_fps = 24
 
 prompt_path = "assets/prompts/gallery.txt"
 seed = 1024

@@ -1,8 +1,6 @@
 # Open-Sora v1.2 with its published weights (25 GB in all; they are fetched on first use).
 num_frames = "2s"
 fps = 24
-frame_interval = 1
-save_fps = 24
 
 prompt_path = "assets/prompts/gallery.txt"
 seed = 1024

@@ -182,11 +182,11 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--aspect-ratio", metavar="H:W", help="height:width, so 9:16 is landscape")
     group.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="pixels, instead of the two above")
     group.add_argument("--num-frames", metavar="N", help="2s, 4s, 8s, 16s, or a number of frames")
-    group.add_argument("--fps", type=int, metavar="N", help="frame rate that the model is told")
-    group.add_argument("--save-fps", type=int, metavar="N", help="frame rate of the mp4")
+    group.add_argument("--fps", type=int, metavar="N", help="frame rate of the video; Open-Sora is told")
     group.add_argument(
-        "--frame-interval", type=int, metavar="N", help="fps / frame interval is the default of save-fps"
+        "--save-fps", type=int, metavar="N", help="frame rate of the mp4 (default: fps / frame interval)"
     )
+    group.add_argument("--frame-interval", type=int, metavar="N", help="a slower mp4: divides fps")
 
 
 def _add_target_flags(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from opensora.files import find_path
 _STRENGTHS = ("speedup", "max_steps_computed", "min_psnr")
 _SCHEDULES = (*_STRENGTHS, "replay")
 _MODES = ("draft", "final")  # may be combined with a strength; without one, each has its own
+_FRAME_RATES = ("fps", "frame_interval")  # save_fps follows from them, unless it is given, too
 
 # Different ways to say the same thing: the one given on the command line retires the others, given in the file.
 _ALTERNATIVES = {
@@ -226,4 +227,6 @@ def retired_by(given: Mapping[str, Any]) -> set[str]:
     retired = {other for key, others in _ALTERNATIVES.items() if given.get(key) is not None for other in others}
     if any(given.get(mode) is not None for mode in _MODES):
         retired.update(name for name in _STRENGTHS if given.get(name) is None)
+    if any(given.get(name) is not None for name in _FRAME_RATES) and given.get("save_fps") is None:
+        retired.add("save_fps")
     return retired

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")
 _NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}  # upstream's files leave them open
+# Entries that do nothing without a switch. A file may hold them for runs that have it; given by hand, they are refused.
+_SWITCHES = {"llm_endpoint": "llm_refine", "llm_model": "llm_refine", "vae.tile_size": "vae.tiling"}
 _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 # What low_memory sets besides the cache's device: section ("" for the top level) -> entries. The command line wins.
 _LOW_MEMORY: dict[str, dict[str, Any]] = {
@@ -114,7 +117,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
     values = _plain_values(entries, model, source)
     result = read_fields(SampleConfig, values, source, path=source.path, cache=cache, **sections)
     check_entries(result, source)
-    for keys, message in _conflicts(result):
+    for keys, message in (*_missing_switches(result, source), *_conflicts(result)):
         raise source.error(keys, message)
     check_size_limits(result, source)
     return _with_cache_in_cpu_memory(apply_mode(result, source, depth), source)
@@ -171,6 +174,8 @@ def _plain_values(entries: Mapping[str, Any], model: Any, source: Source) -> dic
     for name in ("reference_path", "mask_strategy"):
         values[name] = _as_texts(values.get(name))
     values["final"] = seed_texts(values.get("final"))
+    if values.get("watermark") is None and values.get("watermark_text") is not None:
+        values["watermark"] = True
     return values | {name: default for name, default in _NONE_MEANS.items() if values.get(name, default) is None}
 
 
@@ -277,6 +282,17 @@ def _save_fps(entries: Mapping[str, Any]) -> int:
     fps, interval = entries.get("fps", 24), entries.get("frame_interval", 1)
     usable = all(isinstance(number, int) and number > 0 for number in (fps, interval))
     return max(1, fps // interval) if usable else 1  # unusable numbers get their own error
+
+
+def _missing_switches(config: SampleConfig, source: Source) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield entries that were given by hand without the switch that they need, and one sentence each."""
+    for key, switch in _SWITCHES.items():
+        if key in source.from_command_line and _entry(config, key) is not None and not _entry(config, switch):
+            yield (key,), f"{key} has no effect without {switch}; set {switch}=True, or leave {key} out"
+
+
+def _entry(config: SampleConfig, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), config)
 
 
 def _conflicts(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
