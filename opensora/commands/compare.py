@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opensora.cli.arguments import DEFAULT_CONFIG, CfgOptions, OneLineParser
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Check everything that can be checked without torch, then sample, measure and write."""
-    from opensora.config.entries import default_save_dir
+    from opensora.config.entries import name_of_overrides
     from opensora.files import make_output_folder
     from opensora.prompts.run_prompts import plain_texts
 
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     prompt = plain_texts(configs[0])[0]
     if folder is None:
         chosen = {} if paths == [DEFAULT_CONFIG] else {"configs": paths}
-        folder = default_save_dir("compare.py", given | cfg_options | chosen)
+        folder = Path("samples", "compare", name_of_overrides(given | cfg_options | chosen))
     folder = make_output_folder(folder)
 
     from opensora.cli.compare import compare

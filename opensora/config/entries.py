@@ -14,7 +14,7 @@ from typing import Any
 from mmengine import fileio
 from mmengine.config import Config
 
-from opensora.config.schema import FLAG_KEYS
+from opensora.config.schema import FLAG_KEYS, SECTIONS, SampleConfig
 from opensora.errors import ConfigError, one_line, shortened, suggest
 from opensora.files import find_path
 
@@ -47,6 +47,12 @@ _SAME_FOLDER = frozenset(
 )
 _FOLDERS = ("drafts", "final", "replaced", "reproduced")  # within a run's folder
 _MAX_NAME = 60  # characters
+# First words of the names of entries; the words of a prompt have hyphens between them, which names do not have.
+_FIRST_WORDS = frozenset(
+    name.split("_")[0]
+    for cls in (SampleConfig, *SECTIONS["scheduler"])
+    for name in (*cls.__pydantic_fields__, "resolution", "aspect_ratio")
+)
 
 
 def default_save_dir(path: str, given: Mapping[str, Any]) -> str:
@@ -55,9 +61,22 @@ def default_save_dir(path: str, given: Mapping[str, Any]) -> str:
     An example is `samples/mini/sample_adacache/a-red-star_num_frames-34`: the config's path below `configs`, and the
     values of the command line.
     """
-    parts = Path(os.path.normpath(path)).with_suffix("").parts
+    return str(Path("samples", _name_of_config(path), name_of_overrides(given)))
+
+
+def _name_of_config(path: str) -> Path:
+    """Return a config's path below the folder `configs`, without its suffix; elsewhere, its name.
+
+    Where `configs` holds another file under that name, or none, a hash of the path is added.
+    """
+    parts = Path(os.path.normpath(path)).parts
     start = max((i + 1 for i, part in enumerate(parts[:-1]) if part == "configs"), default=len(parts) - 1)
-    return str(Path("samples", *parts[start:], name_of_overrides(given)))
+    name = Path(*parts[start:])
+    file, known = find_path(path) or Path(path), find_path(Path("configs", name))
+    if known is not None and name.suffix == ".py" and known.resolve() == file.resolve():
+        return name.with_suffix("")
+    # As seen from the working directory, which has the folder of results, too: both may be moved together.
+    return name.with_name(f"{name.stem}-{_digest(os.path.relpath(file.resolve()))}")
 
 
 def name_of_overrides(given: Mapping[str, Any]) -> str:
@@ -73,12 +92,22 @@ def name_of_overrides(given: Mapping[str, Any]) -> str:
         plain = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
         is_exact &= plain == text and "--" not in text and not (key == "prompt" and len(values) > 1)
         is_exact &= not any(("-" if key == "prompt" else " ") in str(value) for value in values)
+        is_exact &= key != "prompt" or not _reads_as_a_setting(plain)
         texts.append(plain if key == "prompt" else f"{key.removeprefix('scheduler.')}-{plain}")
     name = "_".join(texts)
     if is_exact and len(name) <= _MAX_NAME and name not in _FOLDERS:
         return name
-    digest = hashlib.sha256(json.dumps(telling, default=str).encode()).hexdigest()[:8]
-    return f"{name[:_MAX_NAME].rstrip('-_')}-{digest}".lstrip("-")
+    return f"{name[:_MAX_NAME].rstrip('-_')}-{_digest(json.dumps(telling, default=str))}".lstrip("-")
+
+
+def _reads_as_a_setting(prompt: str) -> bool:
+    """Whether a prompt's part of a name begins as an entry's does: "aes-7" may be a prompt or `aes=7`."""
+    word = prompt.split("-")[0]
+    return "." in word or word in _FIRST_WORDS
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:

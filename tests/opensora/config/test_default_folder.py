@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 
@@ -43,10 +44,49 @@ def test_names_say_what_was_changed(line, folder):
         ("/home/configs/me/configs/mini/mine.py", "samples/mini/mine"),
         ("configs/../mine.py", "samples/mine"),
         ("../mine.py", "samples/mine"),
+        ("/a/configs/mini/sample.py", "samples/mini/sample"),
+        ("configs/mini/sample.yaml", "samples/mini/sample"),
     ],
 )
-def test_the_path_below_the_last_folder_of_configs_counts(config, folder):
-    assert default_save_dir(config, {}) == folder
+def test_a_config_elsewhere_has_its_name_and_a_hash(config, folder):
+    assert re.fullmatch(f"{folder}-[0-9a-f]{{8}}", default_save_dir(config, {}))
+
+
+def test_configs_of_one_name_have_different_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    for file in ("configs/my.py", "configs/my.yaml", "my.py"):
+        (tmp_path / file).touch()
+    paths = ["configs/my.py", "configs/my.yaml", "my.py", "my.yaml", "/a/my.py", "/b/my.yaml", "/a/configs/my.py"]
+    folders = [default_save_dir(path, {}) for path in paths]
+    assert folders[0] == "samples/my" and len(set(folders)) == len(paths)
+    assert [default_save_dir(str(tmp_path / path), {}) for path in paths[:4]] == folders[:4]
+
+
+def test_a_project_that_is_moved_keeps_its_folders(tmp_path, monkeypatch):
+    folders = []
+    for project in ("before", "after"):
+        (tmp_path / project).mkdir()
+        monkeypatch.chdir(tmp_path / project)
+        folders.append(default_save_dir("my.py", {}))
+    assert folders[0] == folders[1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings"),
+    [
+        ("aes 7.0", "--aes 7"),
+        ("loop 2", "--loop 2"),
+        ("seed 5", "--seed 5"),
+        ("solver adams", "--solver adams"),
+        ("resolution 240p", "--resolution 240p"),
+        ("cache.bridge fitted", "--cfg-options cache.bridge=fitted"),
+        ("save", "--save-fps 8"),
+    ],
+)
+def test_a_prompt_that_reads_as_a_setting_has_a_folder_of_its_own(prompt, settings):
+    more = " --fps 8" if prompt == "save" else ""
+    assert folder_of(f"--prompt '{prompt}'{more}") != folder_of(settings)
 
 
 def test_what_a_name_cannot_say_a_hash_tells_apart():
@@ -63,7 +103,7 @@ def test_what_a_name_cannot_say_a_hash_tells_apart():
 def test_a_folder_that_is_named_wins(tmp_path):
     config = tmp_path / "mine.py"
     config.write_text(f"_base_ = {str(REPO_ROOT / MINI)!r}\n")
-    assert load_config(config).save_dir == "samples/mine"
+    assert load_config(config).save_dir.startswith("samples/mine-")
     config.write_text(config.read_text() + "save_dir = 'here'\n")
     assert load_config(config, {"seed": 3}).save_dir == "here"
     assert load_config(config, {"seed": 3, "save_dir": "there"}).save_dir == "there"
