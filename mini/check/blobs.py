@@ -14,12 +14,13 @@ from mini.world.paths import CROSSING_RADII, CROSSING_SPEED
 FOREGROUND = 0.20  # RGB distance to the background that makes a pixel foreground
 MIN_BLOB = 48  # pixels; the smallest figures have three times as many
 MAX_FIGURES = 4  # more than a caption can name, so that too many are noticed
-MIN_STEADY = 0.7  # of the frames that must show the same number of figures; fewer only if two meet and part again
+MAX_LAPSE, MAX_LAPSES = 2, 3  # frames, in a row and in all, that may show another number of figures
 MIN_GAP = 3  # frames between the first and the last that show neither of two figures on its own
+MIN_APART = 4  # frames of a chunk that show both on their own; a crossing hides one of them for about ten
 MEETING = sum(CROSSING_RADII) + 3 * CROSSING_SPEED  # pixels between two figures that are about to overlap
 WINDOW = 2  # pixels around a figure's middle that show which one is in front
 COLOR_PIXELS = 100  # pixels of way that count as much as an RGB distance of 1
-MIN_SHARE = 0.75  # of a figure's frames that must show it in the same color
+MIN_SHARE = 0.85  # of a figure's frames that must show it in the same color
 COLOR_REACH = 0.35  # RGB distance above which a figure has none of the named colors
 
 
@@ -108,18 +109,28 @@ def closest(centers: np.ndarray) -> float:
     return float(np.linalg.norm(centers[first] - centers[second], axis=1).min())
 
 
-def overlap_frames(parts: list[np.ndarray]) -> np.ndarray:
-    """Return the frames (G,) in which two figures that meet and part again are one of `parts`; none if unclear."""
+def overlap_frames(parts: list[np.ndarray], crossing: int = 0) -> np.ndarray:
+    """Return the frames (G,) in which two figures that meet and part again are one of `parts`; none if unclear.
+
+    Args:
+        crossing: number of the figures if two of them have crossed before: they may meet at any time then.
+    """
     counts = np.array([len(p) for p in parts])
-    number, none = counts[0], np.zeros(0, int)
-    gap = np.flatnonzero(counts != number)
-    if number < 2 or len(gap) < MIN_GAP or (counts[gap] != number - 1).any():
+    number, none = crossing or counts[0], np.zeros(0, int)
+    apart = counts == number
+    gap = np.flatnonzero(~apart)
+    if number < 2 or not len(gap) or apart.sum() < MIN_APART or (counts[gap] != number - 1).any():
         return none
-    first, last = gap[0], gap[-1]
-    if last - first + 1 > len(gap) or last == len(parts) - 1:
+    if not crossing and (len(gap) < MIN_GAP or np.ptp(gap) >= len(gap) or not apart[-1]):
         return none
-    meet = all(closest(centers_of_mass(parts[time])) < MEETING for time in (first - 1, last + 1))
-    return gap if meet else none
+    beside = np.flatnonzero(apart & np.convolve(~apart, np.ones(3), "same").astype(bool))
+    return gap if all(closest(centers_of_mass(parts[time])) < MEETING for time in beside) else none
+
+
+def is_steady(lapses: np.ndarray) -> bool:
+    """Whether `lapses` (F,), the frames with a wrong number of figures, are few, apart, and at neither end."""
+    longer = np.convolve(lapses, np.ones(MAX_LAPSE + 1), "valid") > MAX_LAPSE
+    return not (lapses[0] or lapses[-1] or lapses.sum() > MAX_LAPSES or longer.any())
 
 
 def follow(parts: list[np.ndarray], colors: list[np.ndarray], crossing: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -128,16 +139,16 @@ def follow(parts: list[np.ndarray], colors: list[np.ndarray], crossing: bool = F
     Args:
         parts: (K, H, W) masks per frame, the largest first; K varies.
         colors: (K, 3) their colors.
-        crossing: two figures are one part in the middle of the clip.
+        crossing: two figures are one part in some frames.
 
     Returns:
         Numbers of the frames (T,) that show every figure on its own, and for each of them the numbers (T, figures) of
         the figures' parts; both are empty if the number of figures is not steady.
     """
     counts = np.array([len(p) for p in parts])
-    number = int(counts[0] if crossing else np.median(counts))
+    number = int(counts.max() if crossing else np.median(counts))
     times = np.flatnonzero(counts == number)
-    if not 1 <= number <= MAX_FIGURES or not (crossing or len(times) >= MIN_STEADY * len(parts)):
+    if not 1 <= number <= MAX_FIGURES or not (crossing or is_steady(counts != number)):
         return np.zeros(0, int), np.zeros((0, 0), int)
     # Color counts, too: when two figures part again, each is about as near to where the other one was before.
     marks = [np.hstack([centers_of_mass(parts[time]), COLOR_PIXELS * colors[time]]) for time in times]
@@ -162,13 +173,16 @@ def steady_color(colors: np.ndarray) -> str | None:
     return name if count >= MIN_SHARE * len(colors) else None
 
 
-def find_tracks(clip: np.ndarray, pictures: np.ndarray, distance: np.ndarray) -> tuple[list[Track], str | None]:
+def find_tracks(
+    clip: np.ndarray, pictures: np.ndarray, distance: np.ndarray, crossing: int = 0
+) -> tuple[list[Track], str | None]:
     """Find the figures of a clip.
 
     Args:
         clip: (F, H, W, 3) float32 in [0, 1].
         pictures: (F, H, W, 3) its background.
         distance: (F, H, W) distance of each pixel from the background.
+        crossing: number of the figures if two of them have crossed before; else 0.
 
     Returns:
         The figures, and the color of the one in front while two of them overlap; None if they never do.
@@ -179,7 +193,7 @@ def find_tracks(clip: np.ndarray, pictures: np.ndarray, distance: np.ndarray) ->
     parts = large_parts(masks)
     cores = [shrink(p) for p in parts]
     colors = list(map(median_colors, clip, cores))
-    gap = overlap_frames(parts)
+    gap = overlap_frames(parts, crossing)
     times, chosen = follow(parts, colors, crossing=len(gap) > 0)
     frames, background, others = clip[times], pictures[times], masks[times]
     tracks = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 
 from mini.check.describe import Seen, SeenFigure, describe_clip
-from mini.world.captions import PLACES, Figure, Scene, moves, parse_caption
-from mini.world.paths import FRAMES, GROWTH, JUMP, RADIUS, SCROLL, SPEED, SPIN, STEP, places
+from mini.world.captions import PLACES, ROUND, Figure, Scene, moves, parse_caption
+from mini.world.paths import CROSSING_SPEED, FRAMES, GROWTH, JUMP, RADIUS, SCROLL, SPEED, SPIN, STEP, places
 
 # Displacements are in pixels over the first chunk; a scroll is the background's displacement.
 SLOW, FAST = (SPEED[motion] * (FRAMES - 1) for motion in ("slowly", "fast"))
@@ -17,11 +17,13 @@ STILL_BELOW, SLOW_BELOW = SLOW / 4, (SLOW * FAST) ** 0.5
 IN_PLACE_BELOW = SLOW / 2  # for a figure that turns, grows or bounces; the middle of a heart's mass does move
 STILL_TURN = 0.5  # radians
 SPIN_TURN = (0.6 * SPIN * (FRAMES - 1), 1.4 * SPIN * (FRAMES - 1))
-STILL_GROWTH = (0.6, 1.6)  # last over first area
+STILL_PULSE = 1.6  # largest over smallest area
 MIN_GROWTH = GROWTH[1] / GROWTH[0]  # of the area, the square root of how much it is
-STILL_HEIGHT, BOUNCE_HEIGHT = JUMP / 4, JUMP / 2
+BOUNCE_HEIGHT = JUMP / 2
+MAX_WANDER = SLOW / 4  # pixels; half a jump leaves a line by more
 SCROLLS = (0.5 * SCROLL * (FRAMES - 1), 1.5 * SCROLL * (FRAMES - 1))
 SIZE_FACTOR = 1.175  # between a radius and the named one; half of the way to the next size
+MAX_STEP = 2 * CROSSING_SPEED  # pixels from one frame to the next where chunks meet
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class CaptionCheck:
         still_or_moving: every figure is still, moves in place or travels, as the caption says.
         speed: slow or fast.
         direction: left, right, up or down.
-        spin: turns in place.
+        spin: turns in place; None for a round shape, too, which shows no turn.
         bounce: goes up and comes down.
         grow: gets larger.
         shrink: gets smaller.
         order: one figure crosses the other behind or in front of it.
         pan: the background moves against the camera and the figure moves along.
-        keeps: later chunks show the same figures before the same background.
+        keeps: later chunks go on with the same figures before the same background.
     """
 
     found: bool
@@ -120,13 +122,13 @@ def compare(seen: Seen, scene: Scene) -> CaptionCheck:
         still_or_moving=[seen_class(figure) for figure in figures] == [caption_class(f) for f in scene.figures],
         speed=shows("slowly", "fast"),
         direction=main is not None and main_direction(main) == scene.main.direction if moves(motion) else None,
-        spin=shows("spinning"),
+        spin=None if scene.main.shape in ROUND else shows("spinning"),
         bounce=shows("bouncing"),
         grow=shows("growing"),
         shrink=shows("shrinking"),
         order=main is not None and shows_order(seen, scene) if scene.order else None,
         pan=main is not None and shows_pan(seen, scene.pan, main) if scene.pan else None,
-        keeps=seen.keeps,
+        keeps=keeps_on(seen, scene) if seen.later else None,
     )
 
 
@@ -153,6 +155,14 @@ def moved(figure: SeenFigure) -> float:
     return float(np.hypot(figure.dx, figure.dy))
 
 
+def does_only(figure: SeenFigure, motion: str) -> bool:
+    """Whether a figure neither leaves its straight way nor turns nor changes its size, but for the named motion."""
+    straight = figure.wander_x < MAX_WANDER and (motion == "bouncing" or figure.wander_y < MAX_WANDER)
+    turns = motion != "spinning" and figure.turn >= STILL_TURN
+    swells = motion not in ("growing", "shrinking") and figure.pulse >= STILL_PULSE
+    return straight and not turns and not swells
+
+
 def shows_motion(figure: SeenFigure, motion: str) -> bool:
     """Whether a figure's motion is the named one; for a traveling figure only the speed counts."""
     way = moved(figure)
@@ -160,6 +170,8 @@ def shows_motion(figure: SeenFigure, motion: str) -> bool:
         return STILL_BELOW <= way < SLOW_BELOW
     if motion == "fast":
         return way >= SLOW_BELOW
+    if not does_only(figure, motion):
+        return False
     if motion == "spinning":
         return way < IN_PLACE_BELOW and SPIN_TURN[0] < abs(figure.rotation) < SPIN_TURN[1]
     if motion == "bouncing":
@@ -170,22 +182,21 @@ def shows_motion(figure: SeenFigure, motion: str) -> bool:
         return way < IN_PLACE_BELOW and figure.growth > MIN_GROWTH
     if motion == "shrinking":
         return way < IN_PLACE_BELOW and figure.growth < 1 / MIN_GROWTH
-    at_rest = way < STILL_BELOW and abs(figure.rotation) < STILL_TURN and figure.height < STILL_HEIGHT
-    return at_rest and STILL_GROWTH[0] < figure.growth < STILL_GROWTH[1]
+    return way < STILL_BELOW
 
 
 def seen_class(figure: SeenFigure) -> str:
     """Return 'still', 'in place', 'travels', or 'unclear' for a figure that does none of these clearly."""
     if any(shows_motion(figure, motion) for motion in ("spinning", "bouncing", "growing", "shrinking")):
         return "in place"
-    if moved(figure) >= STILL_BELOW:
+    if moved(figure) >= STILL_BELOW and does_only(figure, "fast"):
         return "travels"
     return "still" if shows_motion(figure, "still") else "unclear"
 
 
 def caption_class(figure: Figure) -> str:
     """Return the class of motion that a caption gives a figure."""
-    if figure.motion == "still":
+    if figure.motion == "still" or (figure.motion == "spinning" and figure.shape in ROUND):
         return "still"
     return "travels" if moves(figure.motion) else "in place"
 
@@ -237,3 +248,30 @@ def shows_pan(seen: Seen, pan: str, figure: SeenFigure) -> bool:
     """Whether the background moves against the camera and the figure moves along with the background."""
     scroll = -seen.scroll if pan == "right" else seen.scroll
     return SCROLLS[0] < scroll < SCROLLS[1] and moved(figure) < STILL_BELOW
+
+
+def keeps_on(seen: Seen, scene: Scene) -> bool:
+    """Whether every later chunk goes on where the one before it ended."""
+    return all(goes_on(before, after, scene.pan is not None) for before, after in pairwise([seen, *seen.later]))
+
+
+def goes_on(before: Seen, after: Seen, pan: bool) -> bool:
+    """Whether a chunk shows the background and the figures of the one before; a camera that pans may turn back."""
+    if (before.background, before.pattern) != (after.background, after.pattern):
+        return False
+    if len(before.figures) != len(after.figures) or not (pan or abs(after.scroll - before.scroll) < SCROLLS[0]):
+        return False
+    return any(all(map(is_continued, before.figures, figures)) for figures in permutations(after.figures))
+
+
+def is_continued(before: SeenFigure, after: SeenFigure) -> bool:
+    """Whether a figure of the next chunk is the same one; what is still or spins has to stay so and in its place."""
+    if (before.color, before.shape) != (after.color, after.shape):
+        return False
+    in_place = [motion for motion in ("still", "spinning") if shows_motion(before, motion)]
+    if not all(shows_motion(after, motion) for motion in in_place):
+        return False
+    end, start = before.end, after.start
+    limit = STILL_BELOW if in_place else MAX_STEP * (FRAMES + start.time - end.time)
+    same_size = end.radius / SIZE_FACTOR <= start.radius <= end.radius * SIZE_FACTOR
+    return same_size and float(np.hypot(start.x - end.x, start.y - end.y)) < limit

@@ -17,6 +17,16 @@ END_FRAMES = 2  # frames at either end over which areas are averaged
 
 
 @dataclass(frozen=True)
+class Pose:
+    """A figure in one frame: number of the frame in its chunk, center and radius in pixels; 0 without a shape."""
+
+    time: int
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True)
 class SeenFigure:
     """A figure in the first FRAMES frames, or in a picture; nothing moves in a picture.
 
@@ -29,9 +39,16 @@ class SeenFigure:
         dx: displacement to the right in pixels, by a straight line fitted to the path.
         dy: the same downwards.
         growth: last over first area.
-        rotation: radians, clockwise; 0 for round shapes.
+        rotation: radians, clockwise, by a fitted line; 0 for round shapes.
         height: vertical range in pixels.
         drop: how far it comes down again after its highest place, in pixels.
+        wander_x: how far the path leaves the fitted line to either side, in pixels: what goes and comes back has no
+            displacement.
+        wander_y: the same up and down.
+        pulse: largest over smallest area.
+        turn: range of the rotation in radians.
+        start: where it is first seen.
+        end: where it is last seen.
     """
 
     color: str | None
@@ -45,6 +62,12 @@ class SeenFigure:
     rotation: float
     height: float
     drop: float
+    wander_x: float
+    wander_y: float
+    pulse: float
+    turn: float
+    start: Pose
+    end: Pose
 
 
 @dataclass(frozen=True)
@@ -59,8 +82,7 @@ class Seen:
         front: color of the figure that is in front while two overlap, a key of COLORS; None if they never do.
         size: height and width of the frame in pixels.
         picture: there was a single frame.
-        keeps: whether every later whole chunk of FRAMES frames shows the same figures and background; None if
-            there is none.
+        later: the later whole chunks of FRAMES frames.
     """
 
     background: str | None
@@ -70,7 +92,7 @@ class Seen:
     front: str | None = None
     size: tuple[int, int] = SIZE
     picture: bool = False
-    keeps: bool | None = None
+    later: tuple[Seen, ...] = ()
 
 
 def can_describe(frames: int, height: int, width: int) -> bool:
@@ -95,24 +117,39 @@ def describe_clip(frames: np.ndarray) -> Seen:
         )
     if len(frames) == 1:
         return replace(describe_chunk(frames), picture=True)
-    chunks = [describe_chunk(frames[i : i + FRAMES]) for i in range(0, len(frames) - FRAMES + 1, FRAMES)]
-    first, later = chunks[0], chunks[1:]
-    return replace(first, keeps=all(contents(c) == contents(first) for c in later)) if later else first
+    chunks = [frames[i : i + FRAMES] for i in range(0, len(frames) - FRAMES + 1, FRAMES)]
+    first = describe_chunk(chunks[0])
+    crossing = len(first.figures) if first.front else 0
+    return replace(first, later=tuple(describe_chunk(chunk, crossing) for chunk in chunks[1:]))
 
 
-def describe_chunk(frames: np.ndarray) -> Seen:
-    """Measure the frames (F, H, W, 3) uint8 of a chunk or a picture."""
+def describe_chunk(frames: np.ndarray, crossing: int = 0) -> Seen:
+    """Measure the frames (F, H, W, 3) uint8 of a chunk or a picture.
+
+    Args:
+        crossing: number of the figures if two of them have crossed before; 0 in a first chunk.
+    """
     clip = frames.astype(np.float32) / 255
     backdrop = fit_backdrop(clip)
-    tracks, front = find_tracks(clip, backdrop.pictures, foreground_distance(clip, backdrop))
+    tracks, front = find_tracks(clip, backdrop.pictures, foreground_distance(clip, backdrop), crossing)
     scroll = change(np.arange(len(clip)), backdrop.scroll)
     figures = tuple(describe_figure(track) for track in tracks)
     return Seen(backdrop.color, backdrop.pattern, scroll, figures, front, clip.shape[1:3])
 
 
+def line(times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the coefficients (2,) of a straight line fitted to `values` (T,), the slope first."""
+    return np.polyfit(times, values, 1) if len(times) > 1 else np.array([0.0, values.mean()])
+
+
 def change(times: np.ndarray, values: np.ndarray) -> float:
     """Return how much `values` (T,) change over a chunk, by a straight line fitted to them."""
-    return float(np.polyfit(times, values, 1)[0] * (FRAMES - 1)) if len(times) > 1 else 0.0
+    return float(line(times, values)[0] * (FRAMES - 1))
+
+
+def wander(times: np.ndarray, values: np.ndarray) -> float:
+    """Return how wide a strip around a fitted line `values` (T,) need."""
+    return float(np.ptp(values - np.polyval(line(times, values), times)))
 
 
 def describe_figure(track: Track) -> SeenFigure:
@@ -120,23 +157,29 @@ def describe_figure(track: Track) -> SeenFigure:
     scores = overlaps(normalized(track.alpha, track.areas, track.centers))
     shape = nearest_shape(scores, track.areas)
     turns = shape is not None and shape not in ROUND
+    angle = angles(scores[shape], SYMMETRY[shape]) if turns else np.zeros(len(track.times))
     x, y = track.centers.T
+
+    def radius(area: float) -> float:
+        return float(np.sqrt(area / unit_area(shape))) if shape else 0.0
+
+    start, end = (Pose(int(track.times[i]), float(x[i]), float(y[i]), radius(track.areas[i])) for i in (0, -1))
     return SeenFigure(
         color=track.color,
         shape=shape,
         x=float(x.mean()),
         y=float(y.mean()),
-        radius=float(np.sqrt(track.areas.mean() / unit_area(shape))) if shape else 0.0,
+        radius=radius(track.areas.mean()),
         dx=change(track.times, x),
         dy=change(track.times, y),
         growth=float(track.areas[-END_FRAMES:].mean() / track.areas[:END_FRAMES].mean()),
-        rotation=change(track.times, angles(scores[shape], SYMMETRY[shape])) if turns else 0.0,
+        rotation=change(track.times, angle),
         height=float(np.ptp(y)),
         drop=float(y[y.argmin() :].max() - y.min()),
+        wander_x=wander(track.times, x),
+        wander_y=wander(track.times, y),
+        pulse=float(track.areas.max() / track.areas.min()),
+        turn=float(np.ptp(angle)),
+        start=start,
+        end=end,
     )
-
-
-def contents(seen: Seen) -> tuple:
-    """Return what has to stay the same in a longer clip."""
-    figures = sorted((figure.color or "", figure.shape or "") for figure in seen.figures)
-    return figures, seen.background, seen.pattern

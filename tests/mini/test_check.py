@@ -9,24 +9,53 @@ import pytest
 
 from mini.check.blobs import connected, follow, large_parts, overlap_frames
 from mini.check.check import check_clip, compare
-from mini.check.describe import Seen, SeenFigure, describe_clip
+from mini.check.describe import Pose, Seen, SeenFigure, describe_clip
 from mini.check.shape_match import angles
 from mini.check.validate import VISIBLE, soften, wrong_scenes
-from mini.world.captions import SHAPES, Background, Figure, Scene, parse_caption
+from mini.world.captions import ROUND, SHAPES, Background, Figure, Scene, parse_caption
 from mini.world.clips import make_clip
-from mini.world.paths import FRAMES, SIZE, Shot, random_shot
+from mini.world.paths import FRAMES, JUMP, SIZE, SPEED, SPIN, Path, Shot, random_shot
 from mini.world.render import render
 
 GRAY = Background("gray")
 STRIPES = Background("teal", "striped")
 TRIANGLE = Figure("red", "triangle", "fast", "right")
 CROSSING = Scene((Figure("green", "star"), Figure("blue", "square", "fast", "down")), GRAY, order="behind")
-AT_REST = SeenFigure("red", "star", x=64, y=64, radius=16, dx=0, dy=0, growth=1, rotation=0, height=0, drop=0)
+POSE = Pose(0, 64, 64, 16)
+AT_REST = SeenFigure(
+    "red",
+    "star",
+    x=64,
+    y=64,
+    radius=16,
+    dx=0,
+    dy=0,
+    growth=1,
+    rotation=0,
+    height=0,
+    drop=0,
+    wander_x=0,
+    wander_y=0,
+    pulse=1,
+    turn=0,
+    start=POSE,
+    end=POSE,
+)
+MIDDLE = {"x": 64.0, "y": 64.0, "radius": 18.0, "angle": 0.0}
+TIME = np.arange(FRAMES)
+BACK = 1 - np.abs(TIME - 8) / 8  # there and back
 
 
-def shoot(scene: Scene, seed: int = 4, frames: int = FRAMES) -> tuple[np.ndarray, Shot]:
-    shot = random_shot(scene, np.random.default_rng(seed), frames)
+def shoot(scene: Scene, seed: int = 4, frames: int = FRAMES, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, Shot]:
+    shot = random_shot(scene, np.random.default_rng(seed), frames, size)
     return render(scene, shot).numpy(), shot
+
+
+def film(scene: Scene, **path: np.ndarray | float) -> np.ndarray:
+    """Render the scene with another path of its main figure; what is not given is as for a still one in the middle."""
+    main = Path(*(np.full(FRAMES, value) + path.get(name, 0) for name, value in MIDDLE.items()))
+    shot = shoot(scene)[1]
+    return render(scene, replace(shot, paths=(*shot.paths[:-1], main))).numpy()
 
 
 def wrong_items(seen: Seen, scene: Scene) -> set[str]:
@@ -230,10 +259,32 @@ def test_a_later_chunk_with_another_figure_does_not_keep_the_scene():
         assert {name for name, right in check.items().items() if not right} == {"keeps"}
 
 
+SMALL, LARGE = (Figure("red", "star", size=size, place="center") for size in ("small", "large"))
+DRIFT = replace(STRIPES, drifting=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Scene((SMALL,), GRAY), Scene((LARGE,), GRAY)),
+        (Scene((replace(SMALL, place="top left"),), GRAY), Scene((replace(SMALL, place="bottom right"),), GRAY)),
+        (Scene((TRIANGLE,), GRAY), Scene((replace(TRIANGLE, motion="still", direction=None, place="left"),), GRAY)),
+        (Scene((SMALL,), GRAY), Scene((replace(SMALL, motion="spinning"),), GRAY)),
+        (Scene((SMALL,), DRIFT), Scene((SMALL,), STRIPES)),
+    ],
+)
+def test_a_later_chunk_goes_on_where_the_one_before_it_ended(first, second):
+    clips = [shoot(replace(scene))[0] for scene in (first, second)]
+    seen = describe_clip(np.concatenate(clips))
+    assert wrong_items(seen, first) == {"keeps"}
+    assert not wrong_items(describe_clip(shoot(first, frames=2 * FRAMES)[0]), first)
+
+
 def test_a_figure_that_changes_its_color_has_none():
     scenes = [Scene((Figure(color, "square"),), GRAY) for color in ("red", "blue")]
     first, second = (shoot(scene)[0] for scene in scenes)
-    assert wrong_items(describe_clip(np.concatenate([first[:9], second[9:]])), scenes[0]) == {"color"}
+    for start in (9, 13):
+        assert wrong_items(describe_clip(np.concatenate([first[:start], second[start:]])), scenes[0]) == {"color"}
 
 
 def test_an_empty_clip_shows_nothing():
@@ -300,6 +351,95 @@ def test_only_what_comes_back_bounces(dy, height, drop, motion):
     for asked in ("bouncing", "slowly", "still"):
         check = compare(seen, Scene((Figure("red", "star", asked, directions.get(asked)),), GRAY))
         assert check.all == (asked == motion), asked
+
+
+STILL, SPINNING, BOUNCING = Figure("red", "star"), Figure("red", "star", "spinning"), Figure("red", "star", "bouncing")
+FAST = Figure("red", "star", "fast", "left")
+TURNING, GOING = {"angle": SPIN * TIME}, {"x": 32 - SPEED["fast"] * TIME}
+RISING = {"y": 16 - JUMP * np.abs(np.sin(np.pi * TIME / (FRAMES - 1)))}
+SWELLING = {"radius": 15 * TIME / (FRAMES - 1) - 8}
+
+
+@pytest.mark.parametrize(
+    ("figure", "path", "wrong"),
+    [
+        (STILL, {}, {"x": 32 * BACK}),
+        (STILL, {}, {"y": 12 * BACK}),
+        (STILL, {}, {"radius": 4 * np.sin(2 * np.pi * TIME / 16)}),
+        (STILL, {}, {"angle": np.pi / 4 * np.sin(np.pi * TIME / 16)}),
+        (replace(STILL, place="center"), {}, {"x": -15 + 30 * BACK}),
+        (SPINNING, TURNING, {"x": 64 * BACK - 32}),
+        (SPINNING, TURNING, {"y": 64 * BACK - 32}),
+        (Figure("red", "star", "growing"), SWELLING, {"x": 64 * BACK - 32}),
+        (Figure("red", "star", "growing"), SWELLING, {"y": 64 * BACK - 32}),
+        (BOUNCING, RISING, {"x": 64 * BACK - 32}),
+        (FAST, GOING, {"y": 64 * BACK - 32}),
+        (FAST, GOING, TURNING),
+        (FAST, GOING, SWELLING),
+        (replace(FAST, shape="circle"), GOING, {"x": np.where(TIME < 8, 32, -32)}),
+    ],
+)
+def test_a_figure_does_nothing_but_what_its_caption_says(figure, path, wrong):
+    scene = Scene((figure,), GRAY)
+    assert not wrong_items(describe_clip(film(scene, **path)), scene)
+    assert "still_or_moving" in wrong_items(describe_clip(film(scene, **path | wrong)), scene)
+
+
+@pytest.mark.parametrize("shape", ROUND)
+def test_that_a_round_figure_spins_cannot_be_seen(shape):
+    scene = Scene((Figure("red", shape, "spinning"),), GRAY)
+    seen = describe_clip(film(scene, **TURNING))
+    check = compare(seen, scene)
+    assert check.all
+    assert check.spin is None
+    assert wrong_items(describe_clip(film(scene, x=32 * BACK)), scene) == {"still_or_moving"}
+
+
+@pytest.mark.parametrize(
+    ("lapses", "steady"),
+    [
+        ([5], True),
+        ([5, 6, 9], True),
+        ([5, 6, 7], False),
+        ([2, 5, 8, 11], False),
+        ([0], False),
+        ([16], False),
+        (range(12, 17), False),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_number_of_figures_may_be_another_in_few_frames_only(number, lapses, steady):
+    scene = Scene((replace(STILL, place="top left"),), GRAY)
+    frames = film(scene, x=-32, y=-32)
+    for time in lapses:
+        frames[time] = frames[time, -1, -1] if number == 0 else np.maximum(frames[time], frames[time, ::-1, ::-1])
+    assert compare(describe_clip(frames), scene).found is steady
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "direction", "order"),
+    [
+        (51, (128, 192), "left", "behind"),
+        (51, (128, 192), "left", "in front"),
+        (51, (192, 128), "up", "behind"),
+        (34, (128, 160), "left", "behind"),
+        (34, (160, 160), "left", "behind"),
+        (51, (128, 256), "left", "behind"),
+        (51, (192, 192), "left", "behind"),
+    ],
+)
+def test_figures_may_cross_again_where_chunks_meet(frames, size, direction, order):
+    scene = replace(CROSSING, figures=(CROSSING.figures[0], replace(CROSSING.main, direction=direction)), order=order)
+    clip, _ = shoot(scene, frames=frames, size=size)
+    assert not wrong_items(describe_clip(clip), scene)
+
+
+def test_a_figure_that_is_gone_when_it_should_cross_again_is_missing():
+    frames, shot = shoot(CROSSING, frames=2 * FRAMES)
+    assert not wrong_items(describe_clip(frames), CROSSING)
+    alone = render(Scene(CROSSING.figures[:1], GRAY), replace(shot, paths=shot.paths[:1])).numpy()
+    frames[FRAMES + 2 :] = alone[FRAMES + 2 :]
+    assert wrong_items(describe_clip(frames), CROSSING) == {"keeps"}
 
 
 def test_connected_parts_have_one_number_each():
