@@ -274,7 +274,7 @@ DRIFT = replace(STRIPES, drifting=True)
     ],
 )
 def test_a_later_chunk_goes_on_where_the_one_before_it_ended(first, second):
-    clips = [shoot(replace(scene))[0] for scene in (first, second)]
+    clips = [shoot(scene)[0] for scene in (first, second)]
     seen = describe_clip(np.concatenate(clips))
     assert wrong_items(seen, first) == {"keeps"}
     assert not wrong_items(describe_clip(shoot(first, frames=2 * FRAMES)[0]), first)
