@@ -46,7 +46,7 @@ class SeenFigure:
             displacement.
         wander_y: the same up and down.
         pulse: largest over smallest area.
-        turn: range of the rotation in radians.
+        turn: range of the rotation in radians (`spread`).
         start: where it is first seen.
         end: where it is last seen.
     """
@@ -152,6 +152,11 @@ def wander(times: np.ndarray, values: np.ndarray) -> float:
     return float(np.ptp(values - np.polyval(line(times, values), times)))
 
 
+def spread(angles: np.ndarray) -> float:
+    """Return the range of `angles` (T,) without the outermost on either side: what is covered in part is misread."""
+    return float(np.ptp(np.sort(angles)[1:-1])) if len(angles) > 2 else 0.0
+
+
 def describe_figure(track: Track) -> SeenFigure:
     """Measure one figure."""
     scores = overlaps(normalized(track.alpha, track.areas, track.centers))
@@ -179,7 +184,7 @@ def describe_figure(track: Track) -> SeenFigure:
         wander_x=wander(track.times, x),
         wander_y=wander(track.times, y),
         pulse=float(track.areas.max() / track.areas.min()),
-        turn=float(np.ptp(angle)),
+        turn=spread(angle),
         start=start,
         end=end,
     )

@@ -184,7 +184,8 @@ def _report(controller: StepController) -> None:
     """Log what a run reused, and warn if it was not what its config asks for."""
     for trace in controller.traces:
         logger.info("AdaCache: %d of %d steps computed", trace.num_computed, trace.num_steps)
-    for sentence in surprises(controller.trace, controller.config):
+    found = (sentence for trace in controller.traces for sentence in surprises(trace, controller.config))
+    for sentence in dict.fromkeys(found):  # videos of a batch mostly share them
         logger.warning("AdaCache: %s", sentence)
 
 

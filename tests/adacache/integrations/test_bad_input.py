@@ -17,9 +17,10 @@ import torch
 from diffusers.hooks import HookRegistry
 from packaging.version import Version
 
-from adacache import AdaCacheConfig
+from adacache import AdaCacheConfig, StepRecord, Trace
 from adacache.conformance.tiny import OTHERS, TINY
 from adacache.integrations.diffusers import apply_adacache
+from adacache.integrations.diffusers.apply import _report
 from adacache.integrations.diffusers.families import KNOWN, REFUSED
 from adacache.policies.static import StaticScheduleConfig
 
@@ -305,3 +306,10 @@ def test_no_hook_stays_where_a_with_block_fails(pipe):
     with pytest.raises(KeyError), apply_adacache(pipe, STATIC):
         raise KeyError
     assert "forward" not in vars(pipe.transformer)
+
+
+def test_a_video_of_a_batch_that_reused_nothing_is_told_of_once(caplog):
+    traces = [Trace(3, [StepRecord(i, None, i != 1 or alone) for i in range(3)]) for alone in (False, True, True)]
+    _report(SimpleNamespace(traces=traces, trace=traces[0], config=AdaCacheConfig()))
+    [sentence] = [message for message in caplog.messages if "no step of 3 was reused" in message]
+    assert "thresholds" in sentence
