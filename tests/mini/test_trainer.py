@@ -128,7 +128,7 @@ def refuse(workers: Workers, text: str) -> None:
     raise TrainingError(text)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_wrong_is_told_in_one_sentence_by_all_processes(processes, capfd):
     with pytest.raises(TrainingError) as ended:
         run_workers(processes, "cpu", refuse, "choose another --work folder")
