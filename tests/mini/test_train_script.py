@@ -63,7 +63,7 @@ def test_a_training_killed_in_every_stage_gives_the_weights_of_an_uninterrupted_
             assert torch.equal(value, resumed[key]), f"{name}: {key}"
 
     out = straight / "out"
-    assert sum(path.stat().st_size for path in out.rglob("*.safetensors")) < 16e6
+    assert sum(path.stat().st_size for path in out.rglob("*.safetensors")) < 40e6
     model = STDiT3.from_pretrained(out / "transformer", dtype=torch.float32)
     vae = VideoAutoencoderPipeline.from_pretrained(out / "vae", dtype=torch.float32)
     text = T5Encoder(out / "text_encoder", model_max_length=MAX_TOKENS).encode(["a still red star"])
