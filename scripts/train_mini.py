@@ -42,7 +42,7 @@ from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 RECIPES = {
     "vae": train_vae.SPATIAL_RECIPE,
     "temporal": train_vae.TEMPORAL_RECIPE,
-    "joint": train_vae.JOINT_RECIPE,
+    "joint": train_vae.DECODER_RECIPE,
     "decoders": train_vae.DECODER_RECIPE,
     "words": train_words.RECIPE,
     "diffusion": train_diffusion.RECIPE,

@@ -51,7 +51,6 @@ IMAGE_SHARE = 0.3  # of the steps of what works along time see single frames
 
 SPATIAL_RECIPE = Recipe(steps=4000, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
 TEMPORAL_RECIPE = Recipe(steps=2500, adam_lr=2e-3, muon_lr=4e-3, ema=0.998, decay_from=0.3, weight_decay=0.0)
-JOINT_RECIPE = Recipe(steps=1500, adam_lr=5e-4, muon_lr=1e-3, ema=0.995, decay_from=0.2, weight_decay=0.0)
 DECODER_RECIPE = Recipe(steps=1500, adam_lr=5e-4, muon_lr=1e-3, ema=0.995, decay_from=0.2, weight_decay=0.0)
 
 # (numbers of chunks, pixel frames, generator) -> latents, and what is added to the loss for them

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -287,12 +287,10 @@ def _save_fps(entries: Mapping[str, Any]) -> int:
 def _missing_switches(config: SampleConfig, source: Source) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield entries that were given by hand without the switch that they need, and one sentence each."""
     for key, switch in _SWITCHES.items():
-        if key in source.from_command_line and _entry(config, key) is not None and not _entry(config, switch):
+        if key not in source.from_command_line:  # the section of another model may not have it
+            continue
+        if attrgetter(key)(config) is not None and not attrgetter(switch)(config):
             yield (key,), f"{key} has no effect without {switch}; set {switch}=True, or leave {key} out"
-
-
-def _entry(config: SampleConfig, key: str) -> Any:
-    return functools.reduce(getattr, key.split("."), config)
 
 
 def _conflicts(config: SampleConfig) -> Iterator[tuple[tuple[str, ...], str]]:
