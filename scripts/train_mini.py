@@ -36,6 +36,8 @@ from mini.training.export import export  # noqa: E402
 from mini.training.text import build_tokenizer  # noqa: E402
 from mini.training.trainer import Trainer  # noqa: E402
 from mini.training.workers import Workers, run_workers  # noqa: E402
+from opensora.device import check_compiler  # noqa: E402
+from opensora.errors import ConfigError  # noqa: E402
 from opensora.models.stdit import STDiT3  # noqa: E402
 from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
 
@@ -98,6 +100,11 @@ def parse_arguments() -> argparse.Namespace:
         options.stages = tuple(stage for stage in options.stages if stage != "words")
     if not options.stages:
         parser.error(f"--until {options.until} is before the first stage, {STAGES[first]}; use --first {options.until}")
+    if options.compile and "diffusion" in options.stages:
+        try:
+            check_compiler(torch.device(options.device))
+        except ConfigError as error:
+            parser.error(f"--compile: {error}")
     return options
 
 

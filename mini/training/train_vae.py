@@ -88,6 +88,11 @@ class Chunks:
         """Draw the numbers (count,) of chunks."""
         return torch.randint(len(self.frames), (count,), generator=generator, device=generator.device)
 
+    def draw_crowded(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw the numbers (count,) of chunks, four times as often those of two figures, nine times those of three."""
+        figures = self.centers[:, 0, :, 0].isfinite().sum(1)
+        return torch.multinomial(figures.float().square(), count, replacement=True, generator=generator)
+
     def images(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw `count` whole frames (count, 3, H, W)."""
         return to_video(self.frames[self.draw(count, generator), self._frames(count, generator)])
@@ -270,7 +275,8 @@ def _train_decoders(
         part.requires_grad_(True)
 
     def loss_function(step: Step) -> Tensor:
-        drawn = chunks.draw(CLIPS * workers.small_load, step.generator)
+        # Figures that hide each other are what the decoders return wrong most often.
+        drawn = chunks.draw_crowded(CLIPS * workers.small_load, step.generator)
         count = 1 if step.shared.random() < IMAGE_SHARE else FRAMES
         time = int(step.shared.integers(count))
         with workers.autocast():

@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from torch._inductor import config as inductor
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,12 @@ def test_mistakes_are_told_in_one_line(command, message, monkeypatch, capsys):
         import_module(f"scripts.{script.removesuffix('.py')}").main()
     assert ended.value.code not in (None, 0)
     assert message in f"{capsys.readouterr().err}{ended.value.code}"
+
+
+def test_a_training_to_be_compiled_needs_a_compiler(tmp_path, monkeypatch, capsys):
+    train_mini = import_module("scripts.train_mini")
+    monkeypatch.setattr(train_mini, "run_workers", lambda *_: pytest.fail("the training started"))
+    monkeypatch.setattr(sys, "argv", ["train_mini.py", "--compile", "--work", str(tmp_path)])
+    with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(SystemExit):
+        train_mini.main()
+    assert "--compile: compile=True cannot be used on cpu: there is no C++ compiler" in capsys.readouterr().err

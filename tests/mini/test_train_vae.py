@@ -48,6 +48,15 @@ def test_the_reconstruction_loss_is_absolute_plus_squared_error_and_weighted_by_
     assert reconstruction_loss(output, target, 1.0, torch.tensor([4.0, 1.0])) == (4 * (1 + 1) + (2 + 4)) / 2
 
 
+def test_what_trains_the_decoders_sees_more_of_several_figures():
+    chunks = Chunks(3, 0, Workers())
+    chunks.centers[:] = torch.nan
+    for number in range(3):
+        chunks.centers[number, :, : number + 1] = 64.0
+    drawn = chunks.draw_crowded(14_000, torch.Generator().manual_seed(0))
+    assert (drawn.bincount() / 1000 - torch.tensor([1.0, 4.0, 9.0])).abs().max() < 0.3
+
+
 @pytest.mark.parametrize(("stage", "moves_latents"), [("train_joint", True), ("train_decoders", False)])
 def test_only_the_joint_stage_moves_latents(stage, moves_latents, tmp_path, monkeypatch):
     monkeypatch.setattr(train_vae, "CLIPS", 1)
