@@ -101,12 +101,26 @@ def check_options(plan: BenchPlan, config: SampleConfig) -> None:
     steps = config.scheduler.num_model_calls
     depth = model_depth(config.model.from_pretrained, config.model.type, config.weights_dir)
     stand_in = PolicyCalibration(steps, 1, (1.0, 0.0), 1.0, (1.0,) * (steps - 1), 0.0)
+    is_flow = isinstance(config.scheduler, SchedulerConfig)
+    if plan.exact_solver is not None and not is_flow:
+        raise source.error(
+            "exact_solver",
+            f"exact_solver='{plan.exact_solver}' needs Open-Sora's rectified flow; set exact_solver = None",
+        )
     for policy in plan.policies:
         section = f"policies.{policy.name}"
         kind = (policy.cache or {}).get("policy")
-        if kind == "average_velocity" and not isinstance(config.scheduler, SchedulerConfig):
-            raise source.error(section, f"{section}: {kind} needs Open-Sora's rectified flow; leave the policy out")
+        needs_flow = kind if kind == "average_velocity" else policy.solver and f"solver='{policy.solver}'"
+        if needs_flow and not is_flow:
+            raise source.error(
+                section, f"{section}: {needs_flow} needs Open-Sora's rectified flow; leave the policy out"
+            )
         for options in _variants(policy):
+            if needs_calibration(options) and not is_flow:
+                missing = MEASURED[kind][0]
+                raise source.error(
+                    section, f"{section}: {kind} is fitted on STDiT3 alone; leave the policy out, or give {missing}"
+                )
             try:
                 built = config_from_dict(complete(options, stand_in))
                 if built is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -202,7 +203,7 @@ class Tuner:
 class TunedFile:
     """What policies did on the tuning clips of one setting, so that a search that is repeated samples nothing.
 
-    A file of another setting is started afresh.
+    A file of another setting is set aside under another name, and taken up again when a bench has that setting.
 
     Args:
         setting: plain values that the results depend on.
@@ -211,12 +212,28 @@ class TunedFile:
     def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
         self._path = path
         self._data: dict[str, Any] = {"setting": digest(setting), "policy_calibration": None, "tried": {}}
+        kept = self._read(path)
+        if kept is not None and kept["setting"] != self._data["setting"]:
+            aside = self._aside(kept["setting"])
+            os.replace(path, aside)
+            logger.warning("%s is of another setting: it is kept as %s, and policies are tuned anew", path, aside.name)
+            kept = None
+        if kept is None and (earlier := self._read(self._aside(self._data["setting"]))) is not None:
+            kept = earlier
+        if kept is not None:
+            self._data = kept
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """Return the content of a file; None if there is none, or it is damaged."""
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return
-        if isinstance(kept, dict) and kept.keys() == self._data.keys() and kept["setting"] == self._data["setting"]:
-            self._data = kept
+            return None
+        return kept if isinstance(kept, dict) and kept.keys() == self._data.keys() else None
+
+    def _aside(self, setting: str) -> Path:
+        """Return where the file of a setting is kept while one of another setting is in its place."""
+        return self._path.with_name(f"{self._path.stem}-{setting}{self._path.suffix}")
 
     @property
     def policy_calibration(self) -> PolicyCalibration | None:

@@ -52,8 +52,6 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     if min(options.seeds) < 0 or options.draw < 0:
         parser.error("--seeds and --draw must not be negative")
-    if options.given == "first-chunk" and (options.num_frames or 0) < 34:
-        parser.error("--given first-chunk extends a clip of 17 frames; give --num-frames 34 or 51, too")
     return options
 
 
@@ -75,6 +73,8 @@ def main() -> None:
                 f"the check needs {FRAMES} frames, or one, of {MIN_SIDE} x {MIN_SIDE} pixels or more, "
                 f"got {config.num_frames} of {config.height} x {config.width}"
             )
+        if options.given == "first-chunk" and config.num_frames < 2 * FRAMES:
+            raise ConfigError(f"--given first-chunk extends a clip of {FRAMES} frames; give --num-frames 34 or 51, too")
         captions = held_out_captions(options.captions, options.draw)
         make_output_folder(options.output, "--output")
     except ValueError as error:

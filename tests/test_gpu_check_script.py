@@ -64,6 +64,14 @@ def test_a_section_fails_alone_and_what_was_measured_stays(tmp_path, capsys):
     assert ("fine", "after", 2.0) in said
 
 
+def test_a_second_check_keeps_the_figures_of_the_first(tmp_path):
+    for value in (1.0, 2.0, 3.0):
+        check = Check(tmp_path, torch.device("cpu"), deadline=60.0)
+        check.run([Section("one", lambda check, value=value: check.figure("it", value, "ms"), 1.0)])
+    kept = [(tmp_path / f"gpu_check{end}.jsonl").read_text() for end in ("-1", "-2", "")]
+    assert [json.loads(text.splitlines()[0])["value"] for text in kept] == [1.0, 2.0, 3.0]
+
+
 def test_what_would_pass_the_deadline_is_not_begun(tmp_path):
     check = Check(tmp_path, torch.device("cpu"), deadline=5.0)
     check.tiny = False

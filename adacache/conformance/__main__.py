@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -97,7 +97,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         entries = check_all(caches, families, properties, progress)
     told = [*(entry for own, _ in earlier for entry in own), *entries]
     entries = list({(entry.cache, entry.family, entry.property): entry for entry in told}.values())
-    versions = dict(item for _, own in [*earlier, (None, _versions())] for item in own.items())
+    versions = _together([*(own for _, own in earlier), *([_versions()] if caches or not earlier else [])])
     print(as_text(entries))
     if options.json is not None:
         with atomic_path(options.json) as path:
@@ -109,6 +109,14 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             text = f"{before}{BEGIN}\n\n{as_markdown(entries)}\n\nWith {of_packages}.\n\n{END}{rest.partition(END)[2]}"
             path.write_text(text, encoding="utf-8")
     return int(any(entry.verdict.outcome == "FAIL" for entry in entries))
+
+
+def _together(runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the versions of packages that several runs used, each once."""
+    numbers: dict[str, dict[str, None]] = {}
+    for name, told in (item for own in runs for item in own.items()):
+        numbers.setdefault(name, {}).update(dict.fromkeys(told.split(" and ")))
+    return {name: " and ".join(told) for name, told in numbers.items()}
 
 
 def _earlier(path: Path, from_data: Callable[[Any], list[Any]]) -> tuple[list[Any], dict[str, str]]:

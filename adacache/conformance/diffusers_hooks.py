@@ -23,7 +23,11 @@ def _hook(name: str, make_config: MakeConfig, **options: Any) -> Cache:
         for transformer in transformers_of(pipe):
             if not hasattr(transformer, "enable_cache"):
                 raise NotApplicable(f"{type(transformer).__name__} has no enable_cache")
-            transformer.enable_cache(make_config(pipe, transformer, setting, num_steps))
+            try:
+                config = make_config(pipe, transformer, setting, num_steps)
+            except AttributeError as error:  # of the package: no such class in this version
+                raise NotApplicable(f"diffusers {diffusers.__version__}: {error}") from error
+            transformer.enable_cache(config)
 
     def remove(pipe: Any, handle: None) -> None:
         for transformer in transformers_of(pipe):

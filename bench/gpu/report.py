@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,10 @@ class Check:
         self._started = time.monotonic()
         self._deadline = deadline
         out.mkdir(parents=True, exist_ok=True)
-        self._file = (out / "gpu_check.jsonl").open("w", encoding="utf-8")
+        file = out / "gpu_check.jsonl"
+        if file.is_file():  # of an earlier run, which may have measured what this one does not
+            os.replace(file, next(f for n in count(1) if not (f := out / f"gpu_check-{n}.jsonl").exists()))
+        self._file = file.open("w", encoding="utf-8")
 
     @property
     def seconds_left(self) -> float:

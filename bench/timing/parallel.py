@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from statistics import median
@@ -67,15 +67,15 @@ def bench(
 ) -> list[ArrangementResult]:
     """Sample and decode a prompt under every arrangement; all processes get all results."""
     expected, trace, _, _ = _sample(pipe, prompt)
+    num_steps = pipe.scheduler.num_model_calls
     results = []
     for shape in shapes:
         group = processes.arrange(shape)
         own = SamplingPipeline(pipe.model, pipe.vae, pipe.text_encoder, pipe.scheduler, pipe.config, pipe.cache, group)
         latents, own_trace, seconds, decode_sent = _sample(own, prompt)
-        steps = _steps(own_trace, len(group.traffic.calls))
-        sent = {
-            kind: _most(Counter(group.traffic.calls[index]) for index in indices) for kind, indices in steps.items()
-        }
+        calls = calls_of_steps(group.traffic.calls, own_trace, num_steps)
+        steps = _steps(own_trace, num_steps)
+        sent = {kind: _most(Counter(calls[index]) for index in indices) for kind, indices in steps.items()}
         everyone = processes.gather((sent, decode_sent, steps))
         results.append(
             ArrangementResult(
@@ -85,7 +85,7 @@ def bench(
                 seconds=seconds,
                 decode_sent=max(theirs for _, theirs, _ in everyone),
                 error=(latents - expected).abs().max().item(),
-                same_schedule=all(theirs == _steps(trace, len(group.traffic.calls)) for _, _, theirs in everyone),
+                same_schedule=all(theirs == _steps(trace, num_steps) for _, _, theirs in everyone),
             )
         )
     return results
@@ -100,6 +100,19 @@ def _sample(pipe: SamplingPipeline, prompt: str) -> tuple[Tensor, Trace | None, 
     seconds = time.monotonic() - started
     sent = 0 if pipe.group is None else pipe.group.traffic.sent["decode"]
     return latents, None if controller is None else controller.trace, seconds, sent
+
+
+def calls_of_steps(
+    calls: Sequence[Mapping[str, int]], trace: Trace | None, num_steps: int
+) -> Sequence[Mapping[str, int]]:
+    """Return the bytes by purpose of every step, from those of the model's calls.
+
+    A step that combines earlier outputs does not call the model, and so sends nothing.
+    """
+    if trace is None or len(calls) == num_steps:
+        return calls
+    of_step = dict(zip(trace.computed_steps, calls, strict=True))
+    return [of_step.get(index, {}) for index in range(num_steps)]
 
 
 def _steps(trace: Trace | None, num_steps: int) -> dict[str, list[int]]:

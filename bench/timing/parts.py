@@ -20,6 +20,7 @@ from bench.timing.quality import markdown, measure_quality
 from bench.timing.steps import measure_compile, measure_steps
 from bench.timing.turns import Samples, same_threads
 from opensora.errors import ConfigError
+from opensora.files import make_output_folder
 
 _NAME_WIDTH = 40
 
@@ -31,6 +32,9 @@ def run_parts(options: argparse.Namespace) -> int:
         ConfigError: none of the parts can be measured on this machine, or the file cannot be written.
     """
     chosen = options.parts or DEFAULT_PARTS
+    make_output_folder(options.save.parent, "--save")
+    if options.save.is_dir():
+        raise ConfigError(f"--save {options.save} is a folder; name a file in it")
     settings = {name: getattr(options, name) for name in ("repeats", "captions", "no_command")}
     record: dict[str, Any] = {"machine": describe_machine(), "settings": settings, "figures": {}}
     print(figures_text("machine", record["machine"]), flush=True)

@@ -5,7 +5,7 @@ _base_ = "mini.py"
 title = "Cache policies at equal compute, Open-Sora v1.2, 480p"
 sample = "configs/sample_480p.py"
 
-prompts = None  # the config's own; every third of them is kept for tuning
+prompts = None  # the config's own; those after the first num_prompts, at least a third, are kept for tuning
 tuning_prompts = None
 num_prompts = 6
 num_seeds = 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from adacache.calibration.target import TARGETS
 from opensora.acceleration.launch import read_launch
 from opensora.cli.plan import Plan, plan_samples
 from opensora.cli.sidecar import read_sidecar
@@ -21,6 +22,17 @@ from opensora.prompts.files import is_stream
 from opensora.prompts.refine import api_key_from_env
 from opensora.prompts.run_prompts import all_prompts
 from opensora.weights import locate_weights
+
+_USES_CALIBRATION = (*TARGETS, "draft", "final")
+# Settings that do nothing without another one: what that is, and whether a config has it.
+_SWITCHES: dict[str, tuple[str, Callable[[SampleConfig], bool]]] = {
+    "calibration": (
+        "one of " + ", ".join(_USES_CALIBRATION),
+        lambda config: any(getattr(config, name) is not None for name in _USES_CALIBRATION),
+    ),
+    "condition_frame_length": ("a loop above 1", lambda config: config.loop > 1),
+    "condition_frame_edit": ("a loop above 1", lambda config: config.loop > 1),
+}
 
 
 def prepare(
@@ -51,6 +63,7 @@ def prepare(
         _check_stream(config, prompt_text)
         with each_message_once():
             samples = plan_samples(config, all_prompts(config, prompt_text), line_config)
+    _check_switches({**cfg_options, **flags}, [sample.config for sample in samples])
     if config.llm_refine:
         ChatEndpoint(config.llm_endpoint, config.llm_model, api_key_from_env())  # refuses what cannot be used
     check_text_options(config)
@@ -81,6 +94,17 @@ def _check_stream(config: SampleConfig, text: str | None) -> None:
             f"prompt_path is '{path}', which only one process can read; give it as the flag --prompt-path {path}, "
             "which rank 0 reads for all"
         )
+
+
+def _check_switches(given: Mapping[str, Any], configs: Sequence[SampleConfig]) -> None:
+    """Refuse settings that change no sample's video, as the switch that they need may be set by a prompt's own line.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, (switches, has_effect) in _SWITCHES.items():
+        if given.get(name) is not None and not any(map(has_effect, configs)):
+            raise ConfigError(f"{name} has no effect without {switches}; set that, or leave {name} out")
 
 
 @contextmanager

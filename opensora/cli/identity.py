@@ -19,7 +19,7 @@ _NO_INFLUENCE = frozenset(
         *("path", "prompt", "prompt_path", "prompt_as_path", "start_index", "end_index", "reference_path"),
         *("mask_strategy", "save_dir", "logdate_dir", "sample_name", "save_frames", "preview", "contact_sheet"),
         *("verbose", "resample", "weights_dir", "text_cache", "low_memory", "batch_size", "device", "seed"),
-        *("frame_interval", "llm_endpoint", "llm_model", "num_sample", "sequence_parallel", "guidance_parallel"),
+        *("frame_interval", "llm_endpoint", "num_sample", "sequence_parallel", "guidance_parallel"),
         *("draft", "final", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr"),
     }
 )
@@ -39,6 +39,8 @@ def influences(config: SampleConfig) -> dict[str, Any]:
     entries = {name: value for name, value in plain_config(config).items() if name not in _NO_INFLUENCE}
     if not config.watermark:
         del entries["watermark_text"]
+    if not config.llm_refine:
+        del entries["llm_model"]
     if not config.negative_prompt:
         del entries["negative_prompt"]
     if config.loop == 1:

@@ -149,13 +149,22 @@ class Ledger:
         old = self.get(sample.stem)
         entry = Entry(sample.prompt, sample.seed, sample.index, sample.number, sample.identity, config_hash)
         entry.run = len(self.runs) - 1
-        if old is None:
-            self._set_aside(UNLISTED, wanted)
-        elif old.identity != sample.identity:
-            self._set_aside(old.identity or UNLISTED, dict.fromkeys([*old.files, *wanted]))
-        else:  # its files stay until they are replaced by the same ones
+        if old is not None and old.identity == sample.identity:  # its files stay until the same ones replace them
             entry.files, entry.refined = old.files, old.refined
+        else:
+            identity = UNLISTED if old is None else old.identity or UNLISTED
+            self._set_aside(identity, self._names_in_the_way(sample, wanted))
         self._entries[sample.stem] = _text(vars(entry))
+
+    def in_the_way(self, sample: Sample, wanted: Sequence[str]) -> list[Path]:
+        """Return the files and folders that `plan` would move to `replaced/`."""
+        return [self.folder / name for name in self._names_in_the_way(sample, wanted) if (self.folder / name).exists()]
+
+    def _names_in_the_way(self, sample: Sample, wanted: Sequence[str]) -> list[str]:
+        old = self.get(sample.stem)
+        if old is None:
+            return [*wanted]
+        return [] if old.identity == sample.identity else [*dict.fromkeys([*old.files, *wanted])]
 
     def note_problem(self, sample: Sample) -> None:
         """Enter a sample that cannot be made as it is asked for now; an entry that is done stays."""

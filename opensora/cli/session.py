@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from opensora.cli.ledger import ERROR, INTERRUPTED, Ledger
 from opensora.cli.plan import Plan, Result, Sample, distinct_configs
 from opensora.cli.records import read_result, results_table, versions, wanted_files
 from opensora.config.schema import SampleConfig
+from opensora.errors import ConfigError, one_line
 from opensora.files import make_output_folder
 from opensora.prompts.chat import ChatEndpoint
 from opensora.prompts.files import is_stream
@@ -100,8 +101,13 @@ class Session:
             logger.info("%d of %d samples are in %s already", done, count, self.ledger.folder)
 
     def begin(self, command: Sequence[str]) -> None:
-        """Enter the run and its samples into the ledger; samples with a problem have failed already."""
+        """Enter the run and its samples into the ledger; samples with a problem have failed already.
+
+        Raises:
+            ConfigError: a sample would replace a file that one is made from.
+        """
         config, ledger = self.plan.config, self.ledger
+        self._keep_sources()
         about = {"config_hash": config_hash(config), "config": plain_config(config)}
         ledger.begin_run(command=list(command), versions=versions(), resample=config.resample, **about)
         for sample in self.plan.samples:
@@ -113,6 +119,26 @@ class Session:
             elif config.resample:
                 ledger.keep(sample.stem)  # counts as made by this command, if it is cut short
         ledger.save()
+
+    def _keep_sources(self) -> None:
+        """Refuse to move away what samples are made from.
+
+        Raises:
+            ConfigError: a reference, or the trace that is replayed, is in the way of a sample.
+        """
+        due = [sample for sample in self.plan.samples if sample.problem is None and sample.is_due]
+        sources = {str(info.path) for sample in due for info in sample.references}
+        sources |= {sample.config.replay for sample in due if sample.config.replay is not None}
+        resolved = {Path(source).resolve(): source for source in sources}
+        for sample in due if sources else ():
+            wanted = wanted_files(sample.stem, sample.config)
+            for place in self.ledger.in_the_way(sample, wanted):
+                for path, source in resolved.items():
+                    if path.is_relative_to(place.resolve()):
+                        raise ConfigError(
+                            f"{source} is what a video is to be made from, and {sample.stem} would take its place; "
+                            "choose another folder with --save-dir"
+                        )
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -175,14 +201,14 @@ class Session:
         if finished:
             print(results_table(finished))
         if finished and config.draft:
-            sheets = ", ".join(map(str, write_overview(finished)))
+            sheets = _written("the drafts' sheets", lambda: write_overview(finished))
             is_piped = config.prompt_path is not None and is_stream(config.prompt_path)
             again = ", with the same prompts through the pipe" if is_piped else ""
             print(f"look at {sheets}, then render the seeds you like; for the first ones, run{again}\n")
             print(final_command(arguments, finished))
         if finished and config.contact_sheet:
-            sheets = write_sheets(self.ledger.folder / "contact_sheet.png", finished)
-            print(f"all of them: {', '.join(map(str, sheets))}")
+            file = self.ledger.folder / "contact_sheet.png"
+            print(f"all of them: {_written('the contact sheet', lambda: write_sheets(file, finished))}")
         entries = {sample.stem: self.ledger.get(sample.stem) for sample in finished if sample.config.llm_refine}
         if plain := [stem for stem, entry in entries.items() if entry is not None and entry.unrefined]:
             print(
@@ -195,6 +221,15 @@ class Session:
 
     def _hash_of(self, sample: Sample) -> str:
         return self._config_hashes[id(sample.config)]
+
+
+def _written(what: str, write: Callable[[], Sequence[Path]]) -> str:
+    """Write pictures of what is finished and name their files; a disk that is full must not hide the closing report."""
+    try:
+        return ", ".join(map(str, write()))
+    except OSError as error:
+        logger.warning("WARNING %s cannot be written: %s", what, one_line(error))
+        return "the videos"
 
 
 def _ask(refiner: PromptRefiner, prompt: str) -> str | None:

@@ -14,6 +14,7 @@ from opensora.conditioning.references import check_reference, fitting_mask_strat
 from opensora.config.entries import name_of_overrides
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
+from opensora.config.target import find_calibration
 from opensora.errors import ConfigError, shortened
 from opensora.prompts.run_prompts import MAX_SEED, all_prompts
 
@@ -60,11 +61,13 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     metadata = _load(Path(path).expanduser())
     given = {**cfg_options, **{name: value for name, value in flags.items() if value is not None}}
     entries = {name: value for name, value in metadata.config.items() if name not in _DONE}
-    if not any(name in given for name in TARGETS):
-        entries.pop("calibration", None)  # the cache says which steps it computed
+    kept = entries.pop("calibration", None)
+    if kept is not None and any(name in given for name in TARGETS):  # else the cache says which steps it computed
+        entries["calibration"] = str(find_calibration(kept, metadata.config.get("path", "")) or kept)
     entries["image_size"] = [entries.pop("height"), entries.pop("width")]
-    if (entries.get("cache") or {}).get("policy") == "multistep":
-        entries["cache"] = {**entries["cache"], "cache_dtype": None}  # older sidecars name one, which did nothing
+    cache = entries.get("cache")
+    if isinstance(cache, Mapping) and cache.get("policy") == "multistep":
+        entries["cache"] = {**cache, "cache_dtype": None}  # older sidecars name one, which did nothing
     entries["save_frames"] = bool(entries.get("save_frames"))  # older sidecars name a kind of file
     text = metadata.refined or metadata.prompt  # a language model asked again might answer otherwise
     entries |= {"prompt": [text], "num_sample": 1, "start_index": 0, "end_index": None}
@@ -76,6 +79,8 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     config = config_from_entries(entries, path, flags, cfg_options)
     if config.prompt is not None and len(config.prompt) > 1:
         raise ConfigError(f"--from-sidecar makes one video again, got {len(config.prompt)} prompts")
+    if config.mask_strategy is not None and len(config.mask_strategy) > 1:
+        raise ConfigError(f"--from-sidecar makes one video again, got {len(config.mask_strategy)} mask strategies")
     prompt = all_prompts(config)[0]
     if prompt.problem or prompt.overrides:
         raise ConfigError(prompt.problem or "--from-sidecar: the prompt has settings in braces; give them as flags")

@@ -155,10 +155,11 @@ def check_placement(
                 f"mask strategy '{mask_strategy}' begins at latent frame {start} of loop {entry.loop}, but its first "
                 f"{carried} are those of the clip before (condition_frame_length); use a start from {carried} on"
             )
-        if entry.edit_ratio == 0:
-            own = given.setdefault(entry.loop, set(range(carried)) if entry.loop > 0 and carried_edit == 0 else set())
-            own.update(range(start, min(start + length, num_latents)))
+        own, taken = given.setdefault(entry.loop, set()), range(start, min(start + length, num_latents))
+        own.update(taken) if entry.edit_ratio == 0 else own.difference_update(taken)
     for loop, frames in given.items():
+        if loop > 0:  # last of all
+            frames.update(range(carried)) if carried_edit == 0 else frames.difference_update(range(carried))
         if len(frames) == num_latents:
             raise ValueError(
                 f"mask strategy '{mask_strategy}' gives all {num_latents} latent frames of loop {loop} and leaves "

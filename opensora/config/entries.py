@@ -42,7 +42,7 @@ _SAME_FOLDER = frozenset(
     {
         *("save_dir", "logdate_dir", "sample_name", "prompt_as_path", "start_index", "end_index", "num_sample"),
         *("draft", "final", "save_frames", "preview", "contact_sheet", "verbose", "resample", "weights_dir"),
-        *("text_cache", "device", "batch_size", "sequence_parallel", "guidance_parallel", "llm_endpoint", "llm_model"),
+        *("text_cache", "device", "batch_size", "sequence_parallel", "guidance_parallel", "llm_endpoint"),
     }
 )
 _FOLDERS = ("drafts", "final", "replaced", "reproduced")  # within a run's folder

@@ -218,7 +218,7 @@ def _write_mp4(path: Path, frames: np.ndarray, rate: Fraction, crf: int) -> None
 def _read_png(path: Path) -> tuple[np.ndarray, float]:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))[None], _IMAGE_FPS
+            return np.array(image.convert("RGB"))[None], _IMAGE_FPS
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"cannot read '{path}' as an image: {error}") from error
 

@@ -334,8 +334,9 @@ def _optional_text(key: str, value: Any) -> str:
     return "" if value is None else _text(key, value)
 
 
-_READERS: dict[str, Callable[[str, Any], str]] = {
+_READERS: dict[str, Callable[[str, Any], str | None]] = {
     "name": _name,
     "reference_path": _references,
     "mask_strategy": _optional_text,
+    "camera_motion": lambda key, value: None if value is None else _text(key, value),
 }

@@ -14,6 +14,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from opensora.files import is_utf8
 from opensora.models.text_encoder.caption_cleaning import text_preprocessing
 from opensora.prompts.strict_json import decode
 
@@ -61,6 +62,11 @@ def split_settings(prompt: str) -> tuple[str, dict[str, str]]:
             )
         if not isinstance(value, str):
             raise ValueError(f"setting {key!r} in prompt {_quoted(prompt)} must be text in quotes, got {value!r}")
+        if "\0" in value or not is_utf8(value):
+            raise ValueError(
+                f"setting {key!r} in prompt {_quoted(prompt)} has a character that is not text (NUL, or half of a "
+                "surrogate pair)"
+            )
     return text, settings
 
 

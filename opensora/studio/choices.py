@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,14 @@ class Model:
 
     Attributes:
         knows: what the model was trained on, if that is recorded.
+        resolutions, durations: names of sizes and lengths that its configs take; of use where it is not recorded.
     """
 
     name: str
     variants: list[Variant]
     knows: TrainedOn | None
+    resolutions: Sequence[str] = ()
+    durations: Sequence[str] = ()
 
     @property
     def config(self) -> SampleConfig:
@@ -72,13 +75,13 @@ class Model:
     def sizes(self) -> list[str]:
         """Sizes to choose from, the config's own first, as "128 x 128" (height x width) or "720p"."""
         own = size_text(self.config.height, self.config.width)
-        known = [size_text(*size) for _, *size in self.knows.videos] if self.knows else list(RESOLUTIONS)
+        known = [size_text(*size) for _, *size in self.knows.videos] if self.knows else self.resolutions
         return list(dict.fromkeys([own, *known]))
 
     @property
     def lengths(self) -> list[str]:
         """Numbers of frames to choose from, the config's own first."""
-        known = sorted({frames for frames, *_ in self.knows.videos}) if self.knows else [*DURATIONS, 1]
+        known = sorted({frames for frames, *_ in self.knows.videos}) if self.knows else [*self.durations, 1]
         return list(dict.fromkeys([str(self.config.num_frames), *map(str, known)]))
 
 
@@ -120,21 +123,16 @@ def find_models(own: Sequence[str] = (), weights_dir: str | None = None) -> list
     names = [path.relative_to(REPO_ROOT).as_posix() for path in bundled]
     own_files = {find_config(path).resolve() for path in own}
     paths = [*dict.fromkeys(own), *(name for name in names if (REPO_ROOT / name).resolve() not in own_files)]
-    quiet = logging.getLogger("opensora.config")
-    level = quiet.level
     groups: dict[tuple[Any, ...], list[Variant]] = {}
     for path in paths:
         try:
-            quiet.setLevel(logging.WARNING)  # else every config with a target logs the schedule it chose
-            config = load_config(path, {"weights_dir": weights_dir})
+            config = _load_quietly(path, {"weights_dir": weights_dir})
             if not _is_here(config):
                 raise WeightsError(f"{path}: its weights are not on this machine; see '{command_line('weights')} list'")
         except UserError:
             if path in own:
                 raise
             continue
-        finally:
-            quiet.setLevel(level)
         key = (config.model, config.vae, config.scheduler, config.height, config.width, config.num_frames)
         groups.setdefault(key, []).append(_variant(path, config))
     if not groups:
@@ -152,7 +150,33 @@ def _model(variants: list[Variant]) -> Model:
     named = _told_apart(_told_apart(variants, lambda variant: Path(variant.path).stem), lambda variant: variant.path)
     named.sort(key=lambda v: v.config.cache is not None)
     name = f"{folder}, {config.num_frames} frames of {size_text(config.height, config.width)}"
-    return Model(name, named, knows)
+    if knows:
+        return Model(name, named, knows)
+    resolutions, durations = (
+        [value for value in values if _can_be_set(named[0].path, flag, value)]
+        for flag, values in (("resolution", RESOLUTIONS), ("num_frames", DURATIONS))
+    )
+    return Model(name, named, knows, resolutions, durations)
+
+
+def _load_quietly(path: str, flags: Mapping[str, Any]) -> SampleConfig:
+    """Load a config; otherwise each one with a target would log the schedule that it chose."""
+    logger = logging.getLogger("opensora.config")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        return load_config(path, flags)
+    finally:
+        logger.setLevel(level)
+
+
+def _can_be_set(path: str, flag: str, value: str) -> bool:
+    """Whether a config takes a value: some have no aspect ratio for a resolution, or a model without durations."""
+    try:
+        _load_quietly(path, {flag: value})
+    except UserError:
+        return False
+    return True
 
 
 def _told_apart(variants: Sequence[Variant], name: Callable[[Variant], str]) -> list[Variant]:

@@ -69,6 +69,11 @@ class JobQueue:
         with self._changing:
             return list(self._jobs.values())
 
+    def open_or_latest(self, count: int) -> list[Job]:
+        """Return the latest `count` jobs and all older ones that can still be canceled, the oldest first."""
+        jobs = self.all()
+        return [job for place, job in enumerate(jobs) if job.is_open or place >= len(jobs) - count]
+
     def get(self, id: str) -> Job | None:
         """Return a job, or None if it is not known."""
         return self._jobs.get(id)

@@ -221,7 +221,7 @@ class SampleTab:
         made = [sample for job in done[-1:] for sample in self._studio.made_by(job)]
         if not made and not any(job.is_open for job in all_jobs):
             return parts.empty("The video appears here. Write a prompt, or choose one, and press Sample.")
-        compare = [parts.button("compare", "Compare", id=sample.id) for sample in made[:4]]
+        compare = ["" if s.is_draft else parts.button("compare", "Compare", id=s.id) for s in made[:4]]
         return "".join(
             parts.card(sample, other + parts.download(sample), autoplay=True, wide=True)
             for sample, other in zip(made[:4], compare, strict=True)
@@ -229,7 +229,7 @@ class SampleTab:
 
     def refresh_jobs(self) -> str:
         """Return the queue, the newest job first."""
-        return parts.jobs(reversed(self._studio.queue.all()[-SHOWN_JOBS:]))
+        return parts.jobs(reversed(self._studio.queue.open_or_latest(SHOWN_JOBS)))
 
     def _wish(self, *values: Any) -> Wish:
         """Return the values of the form, and the uploaded reference with its mask strategy, as a wish."""

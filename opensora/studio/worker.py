@@ -37,6 +37,7 @@ from opensora.errors import ConfigError, message_for_the_user
 from opensora.pipeline import SamplingPipeline
 from opensora.registry import SCHEDULERS, build_module
 from opensora.schedulers.steps import StepDone
+from opensora.weights import fingerprint
 
 SMALL_AUTOENCODER = 20_000_000  # parameters; a larger one is not run for previews
 PREVIEW_SECONDS = 0.3  # least time between two previews
@@ -54,7 +55,9 @@ class Models:
 
     def __call__(self, config: SampleConfig, text: PreparedText, group: None = None) -> SamplingPipeline:
         """Return the pipeline of a config with local folders; its steps are reported to `progress`."""
-        wanted = (config.model, config.vae, config.dtype, config.device, config.compile)
+        # The weights, too: those in a folder may have been replaced since the last job.
+        weights = [fingerprint(section.from_pretrained) for section in (config.model, config.vae)]
+        wanted = (config.model, config.vae, weights, config.dtype, config.device, config.compile)
         if self._kept is None or self._kept[0] != wanted:
             self.release()
             self._kept = wanted, SamplingPipeline.from_config(config, text)

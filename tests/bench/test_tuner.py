@@ -166,6 +166,9 @@ def test_what_was_tried_is_kept(entries, tmp_path):
     assert again.tried({"policy": "fbcache", "threshold": 0.2}) is None
     other = TunedFile(tmp_path / "tuned.json", {"weights": "def"})
     assert other.tried({"policy": "fbcache", "threshold": 0.1}) is None
+    other.keep_tried({"policy": "fbcache", "threshold": 0.2}, Tried(9.0, -3.0))
+    again = TunedFile(tmp_path / "tuned.json", {"weights": "abc"})
+    assert again.tried({"policy": "fbcache", "threshold": 0.1}) == Tried(12.5, -3.0)
 
 
 @pytest.mark.parametrize(
@@ -187,11 +190,24 @@ def test_options_that_no_run_could_use_are_refused_early(entries, policy, messag
     assert message in str(caught.value)
 
 
-def test_what_knows_rectified_flow_alone_is_refused_elsewhere(entries):
+@pytest.mark.parametrize(
+    ("policy", "changes", "message"),
+    [
+        (
+            {"tune": "calibrated", "cache": {"policy": "average_velocity"}},
+            {},
+            "policies.new: average_velocity needs Open-Sora's rectified flow",
+        ),
+        ({"steps": True, "solver": "adams"}, {}, "policies.new: solver='adams' needs Open-Sora's rectified flow"),
+        ({"steps": True}, {"exact_solver": "adams"}, "exact_solver='adams' needs Open-Sora's rectified flow; set"),
+        ({"tune": "threshold", "cache": {"policy": "teacache"}}, {}, "teacache is fitted on STDiT3 alone"),
+    ],
+)
+def test_what_knows_rectified_flow_alone_is_refused_elsewhere(entries, policy, changes, message):
     """Latte foretells noise."""
-    policy = {"title": "New", "tune": "calibrated", "cache": {"policy": "average_velocity"}}
-    plan = plan_from_dict({**entries, "policies": {"new": policy}, "baseline": "new"})
-    with pytest.raises(ConfigError, match=r"policies.new: .* needs Open-Sora's rectified flow"):
+    policies = {"new": {"title": "New", **policy}}
+    plan = plan_from_dict({**entries, "exact_solver": None, **changes, "policies": policies, "baseline": "new"})
+    with pytest.raises(ConfigError, match=message):
         check_options(plan, load_config("configs/latte/sample.py"))
 
 

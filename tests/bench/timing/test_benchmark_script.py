@@ -57,7 +57,8 @@ def test_a_part_that_cannot_be_measured_does_not_take_the_others_along(script, c
     assert json.loads(path.read_text())["figures"] == {"memory": {"held_GB": 0.5}}
     assert script.main(["--parts", "compile", "--save", str(path)]) == 2
     assert script.main(["--parts", "memory", "--save", str(path / "run.json")]) == 2
-    assert "cannot be written (File exists); choose another one with --save" in capsys.readouterr().err
+    assert script.main(["--parts", "memory", "--save", str(tmp_path)]) == 2
+    assert f"--save {tmp_path} is a folder; name a file in it" in capsys.readouterr().err
 
 
 def test_figures_are_printed_with_their_spread():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from adacache.trace import StepRecord, Trace
+from bench.timing.parallel import calls_of_steps
 from bench.timing.scaling import (
     Machine,
     Published,
@@ -51,3 +53,10 @@ def test_tables_and_picture_have_every_arrangement(tmp_path):
     assert len(rows) == 3  # one GPU has no link
     assert "(1.0x) | 52.5 (2.0x)" in rows[0]
     assert plot([(SETTING, found)], tmp_path / "scaling.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_step_that_calls_no_model_sends_nothing():
+    calls = [{"output": 20}, {"output": 30}]
+    trace = Trace(4, [StepRecord(i, 0.0, i in (0, 2)) for i in range(4)])
+    assert calls_of_steps(calls, trace, 4) == [{"output": 20}, {}, {"output": 30}, {}]
+    assert calls_of_steps(calls, None, 2) == calls

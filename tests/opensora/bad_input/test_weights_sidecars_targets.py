@@ -145,6 +145,10 @@ SIDECARS = {
     "a prompt with settings": Case(
         ["--from-sidecar", "out/sample_0000.json", "--prompt", 'a red star {"mask_strategy": "0"}'], ["settings in"]
     ),
+    "two mask strategies": Case(
+        ["--from-sidecar", "out/sample_0000.json", "--mask-strategy", "0", "1"], ["got 2 mask strategies"]
+    ),
+    "a cache that is a list": sidecar(lambda about: about["config"].update(cache=[1]), "cache"),
     "an empty prompt": Case(["--from-sidecar", "out/sample_0000.json", "--prompt", ""], ["prompt 0 is empty"]),
     "fewer loops than texts": Case(
         "--from-sidecar s.json", ["its segment |1| is for loop 1", "set --loop 2"],
@@ -160,6 +164,12 @@ LLM = {
     "another protocol": Case("--llm-refine --llm-model m --llm-endpoint ftp://x/v1", ["llm_endpoint must be a URL"]),
     "no port": Case("--llm-refine --llm-model m --llm-endpoint http://x:99999", ["llm_endpoint must be a URL"]),
     "no endpoint": Case("--llm-refine --llm-model m", ["llm_refine needs llm_endpoint"]),
+    "a calibration for nothing": Case(
+        "--calibration mine.json", ["calibration has no effect without one of speedup, max_steps_computed, min_psnr"]
+    ),
+    "carried frames without a loop": Case(
+        "--condition-frame-edit 0.5", ["condition_frame_edit has no effect without a loop above 1"]
+    ),
     "no model": Case("--llm-refine --llm-endpoint http://localhost:1/v1", ["llm_refine needs llm_model"]),
     "an endpoint that refuses": Case(
         "--resample --llm-refine --llm-model m --llm-endpoint http://127.0.0.1:1/v1",

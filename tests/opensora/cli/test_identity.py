@@ -43,6 +43,7 @@ INFLUENCE = {
 # Only together with another entry.
 TOGETHER = {
     "watermark_text": ("made here", {"watermark": True}),
+    "llm_model": ("another", {"llm_refine": True}),
     "condition_frame_length": (10, {"loop": 2}),
     "condition_frame_edit": (0.5, {"loop": 2}),
 }
@@ -71,7 +72,6 @@ NO_INFLUENCE = {
     "seed": 1,
     "frame_interval": 3,
     "llm_endpoint": "http://localhost:8000/v1",
-    "llm_model": "another",
     "num_sample": 2,
     "sequence_parallel": 2,
     "guidance_parallel": 2,

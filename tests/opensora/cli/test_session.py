@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import pytest
 from PIL import Image
 
 from adacache.trace import Trace
-from opensora.cli import worker
+from opensora.cli import command, worker
+from opensora.cli import session as sessions
 from opensora.cli.ledger import Ledger
 from opensora.cli.plan import Result
 from opensora.cli.records import results_table
@@ -24,6 +26,7 @@ from opensora.errors import ConfigError
 from support import small_model
 
 ROOT = Path(__file__).resolve().parents[3]
+SHEETS = {"prompt": ["a"], "draft": 2, "contact_sheet": True}
 
 
 def test_a_cached_video_comes_with_its_trace_and_picture(run):
@@ -335,3 +338,39 @@ def test_drafts_from_a_pipe_ask_for_the_prompts_again(path, sentence, run, monke
     session.ledger = SimpleNamespace(get=lambda stem: None)
     Session.report(session, ["drafts.py"])
     assert f"for the first ones, {sentence}\n\n" in capsys.readouterr().out
+
+
+def test_a_run_does_not_move_away_what_it_is_made_from(run, tmp_path):
+    first = run(prompt=["a"]).folder
+    video = first / "sample_0000.mp4"
+    before = video.read_bytes()
+    again = run(prompt=["a"], reference_path=[str(video)], num_frames=34)
+    assert isinstance(again.error, ConfigError)
+    assert "sample_0000 would take its place; choose another folder with --save-dir" in str(again.error)
+    assert video.read_bytes() == before and not (first / "replaced").exists()
+    assert run(prompt=["a"], reference_path=[str(video)], num_frames=34, save_dir=str(tmp_path / "other")).results
+
+
+def test_a_full_disk_leaves_the_closing_report(tmp_path, monkeypatch, capsys, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sessions, "write_sheets", refuse)
+    monkeypatch.setattr(sessions, "write_overview", refuse)
+    plan = command.prepare(small_model.SAMPLE, SHEETS | {"save_dir": str(tmp_path)}, {})
+    with sessions.open_session(plan) as session:
+        for sample in session.plan.samples:
+            sample.result = Result(tmp_path / "a.mp4", 1.0, 30, 30)
+        session.plan.samples[1].result, session.plan.samples[1].problem = None, "no such thing"
+        session.report(["x"])
+    assert "1 of 2 samples failed" in capsys.readouterr().out
+    assert "cannot be written" in caplog.text
+
+
+def test_a_sidecar_finds_the_calibration_beside_its_config(run, tmp_path):
+    shutil.copy(ROOT / small_model.FOLDER / "calibration.json", tmp_path)
+    config = tmp_path / "own.py"
+    config.write_text(f"_base_ = {str(ROOT / small_model.SAMPLE)!r}\ncalibration = 'calibration.json'\n")
+    made = run(config=str(config), prompt=["a"], max_steps_computed=10).folder / "sample_0000.json"
+    again = command.prepare("", {"from_sidecar": str(made), "max_steps_computed": 6}, {})
+    assert len(again.config.cache.computed_steps) == 6

@@ -69,6 +69,8 @@ def test_any_strategy_is_parsed_or_refused(text):
         ("1,0,0,-1,1", [1], None),
         ("1,0,0,5,5", [5], "gives all 10 latent frames of loop 1"),
         ("1,0,0,5,5,0.5", [5], None),
+        ("0,0,0,0,10,0;0,0,0,0,5,0.4", [10], None),  # five of the frames are edited by a later entry
+        ("0,0,0,0,5,0.4;0,0,0,0,10,0", [10], "gives all 10 latent frames of loop 0"),
     ],
 )
 def test_what_a_placement_leaves_to_generate(strategy, references, problem):
@@ -101,6 +103,7 @@ def test_what_compat_moves_is_checked_where_it_goes():
 
 def test_carried_frames_that_are_edited_are_generated_too():
     check_placement("1,0,0,5,5", 10, [5], 5, 2, carried=5, carried_edit=0.5)
+    check_placement("1,0,0,0,10", 10, [10], 5, 2, carried=5, carried_edit=0.5)
 
 
 whole = st.integers(0, 50)

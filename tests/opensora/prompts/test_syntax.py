@@ -43,6 +43,7 @@ def test_settings(row):
         ('x {"mask_strategy": ' + "[" * 100_000, "nested too deeply"),
         ('x {"mask_strategy": ' + "1" * 5000 + "}", "a number of 5000 digits is too long"),
         ('x {"mask_strategy": NaN}', "NaN is not a number"),
+        ('x {"reference_path": "\\ud800.png"}', "setting 'reference_path' .* has a character that is not text"),
     ],
 )
 def test_settings_that_cannot_be_read_are_named(prompt, message):
@@ -160,7 +161,11 @@ def test_what_merges_is_split_into_the_same_texts(texts, loops):
 def test_any_settings_are_read(text, path, strategy):
     text = text.replace("{", "")
     prompt = text + json.dumps({"reference_path": path, "mask_strategy": strategy})
-    assert split_settings(prompt) == (text, {"reference_path": path, "mask_strategy": strategy})
+    if "\0" in path + strategy:
+        with pytest.raises(ValueError, match="has a character that is not text"):
+            split_settings(prompt)
+    else:
+        assert split_settings(prompt) == (text, {"reference_path": path, "mask_strategy": strategy})
     assert split_settings(text) == (text, {})
 
 

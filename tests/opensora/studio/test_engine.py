@@ -201,3 +201,11 @@ def test_every_job_begins_with_all_threads(monkeypatch):
     with pytest.raises(SystemExit):
         worker.serve(lines(), io.StringIO())
     assert seen == [2, 2]
+
+
+def test_every_job_that_can_be_canceled_is_listed_beside_the_latest(tmp_path):
+    queue = JobQueue(tmp_path / "jobs.json")
+    ids = [queue.add(["x"], f"job {number}").id for number in range(6)]
+    for id in ids[1:4]:
+        queue.change(id, status="done")
+    assert [job.title for job in queue.open_or_latest(3)] == ["job 0", "job 3", "job 4", "job 5"]

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from opensora.cli.arguments import parse_arguments
 from opensora.cli.command import prepare
 from opensora.cli.session import open_session
 from opensora.commands import studio as command
+from opensora.config.loading import load_config
 from opensora.errors import ConfigError, UserError
 from opensora.studio import parts, studio, worker
 from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models, with_folder
@@ -313,3 +315,25 @@ def test_without_gradio_one_sentence_says_how_to_get_it(capsys, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda _: None)
     assert command.main([]) == 2
     assert "requirements-studio.txt" in capsys.readouterr().err
+
+
+def test_weights_that_were_replaced_are_loaded_again(tmp_path):
+    shutil.copytree(Path(small_model.FOLDER) / "transformer", tmp_path / "transformer")
+    config = load_config(small_model.SAMPLE, {"ckpt_path": str(tmp_path / "transformer")})
+    models = Models(Progress(lambda _: None))
+    first = models(config, None)
+    assert models(config, None).model is first.model
+    file = next((tmp_path / "transformer").glob("*.safetensors"))
+    save_file({name: tensor * 2 for name, tensor in load_file(file).items()}, file)
+    assert models(config, None).model is not first.model
+
+
+def test_names_of_sizes_and_lengths_are_offered_where_the_config_takes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("opensora.studio.choices.trained_on", lambda _: None)
+    base = Path(small_model.SAMPLE).resolve()
+    sized, named = tmp_path / "sized.py", tmp_path / "named.py"
+    sized.write_text(f"_base_ = {str(base)!r}\n")
+    named.write_text(f"_base_ = {str(base)!r}\nimage_size = None\nresolution = '144p'\naspect_ratio = '1:1'\n")
+    models = {Path(m.variants[0].path).stem: m for m in find_models([str(sized), str(named)])[:2]}
+    assert models["sized"].sizes == ["64 x 64"]
+    assert "240p" in models["named"].sizes and "2s" in models["named"].lengths
