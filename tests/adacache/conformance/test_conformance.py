@@ -251,6 +251,11 @@ def test_the_command(tmp_path, capsys, log_levels):
     assert f"diffusers {diffusers.__version__}" in text
     found = json.loads(results.read_text())["verdicts"]
     assert [entry["verdict"]["outcome"] for entry in found] == ["pass", "pass", "pass", "pass", "FAIL"]
+    older = json.loads(results.read_text())
+    older["versions"]["diffusers"] = "0.38.0"
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    main(["--cache", "--with", str(tmp_path / "older.json"), str(results), "--markdown", str(table)])
+    assert f"diffusers 0.38.0 and {diffusers.__version__}" in table.read_text()
     assert main(["--cache", f"{__name__}:NOT_REUSING", "--families", "wan", "--properties", "exact"]) == 1
     assert "FAIL: reuses, wan" in capsys.readouterr().out
 
