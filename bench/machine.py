@@ -6,13 +6,13 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from opensora.device import check_device
+from opensora.environment import installed_version
 from opensora.files import REPO_ROOT
 
 PACKAGES = ("diffusers", "transformers", "mmengine", "av", "numpy", "lpips", "opensora-adacache")
@@ -33,13 +33,7 @@ def machine_info(device: str | None) -> tuple[dict[str, Any], str | None]:
 
 def _versions() -> dict[str, str]:
     """Return the versions of the packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: number for name in PACKAGES if (number := installed_version(name)) is not None}
 
 
 def describe_machine() -> dict[str, Any]:

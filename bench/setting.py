@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adacache.calibration.plan import Clip
+from adacache.calibration.target import TARGETS
 from bench.plan import BenchPlan
 from opensora.cli.identity import influences
 from opensora.config.loading import load_config
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
 TUNING_SHARE = 3  # without a file of tuning prompts, the last third of the prompts is kept for tuning
 # Entries of the sampling config that a bench sets itself.
-_LEFT_ASIDE = ("cache", "replay", "draft", "final", "speedup", "max_steps_computed", "min_psnr")
+_LEFT_ASIDE = ("cache", "replay", "draft", "final", *TARGETS)
 
 
 @dataclass(frozen=True)

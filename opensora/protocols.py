@@ -1,4 +1,4 @@
-"""The interfaces that `SamplingPipeline` needs of its models."""
+"""The interfaces that `SamplingPipeline` needs of the models of every family; references and loops need more."""
 
 from __future__ import annotations
 

@@ -51,9 +51,7 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
 
     processes = Processes(launch)
     shapes = read_shapes(config)
-    frames, height, width = shapes.latent_size
-    rows, columns = shapes.patch_size
-    tokens = -(-height // rows) * -(-width // columns)
+    frames, tokens = shapes.latent_size[0], shapes.tokens_per_frame
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
     results = bench(processes, pipe, prompt, arrangements(launch.world_size, config, (frames, tokens)))

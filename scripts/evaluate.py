@@ -44,7 +44,7 @@ def build_parser() -> OneLineParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_parser()
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
     return run_command(lambda: run(options))
 
 

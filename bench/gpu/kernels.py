@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import platform
 from contextlib import nullcontext
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.gpu.report import Check, relative_error
 from bench.machine import describe_machine
+from opensora.environment import installed_version
 from opensora.models.layers.attention import NORM_EPS, SelfAttention
 from opensora.models.layers.embeddings import PatchEmbed3D
 
@@ -130,7 +130,5 @@ def check_pointwise(check: Check) -> None:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return None
+    number = installed_version(package)
+    return None if number is None else f"{package} {number}"

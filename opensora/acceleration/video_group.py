@@ -201,10 +201,9 @@ class VideoShard(Shard, Sharding):
         Args:
             guidance: how many branches are on different processes.
         """
-        longest = max(_length(part) for part in self._frame_parts) if self._sequence else self._num_frames
-        missing = longest - output.shape[2]
-        parts = self._video.gather(F.pad(output, (0, 0, 0, 0, 0, missing)), "output")  # guidance first, then frames
         lengths = [_length(part) for part in self._frame_parts] if self._sequence else [self._num_frames]
+        missing = max(lengths) - output.shape[2]
+        parts = self._video.gather(F.pad(output, (0, 0, 0, 0, 0, missing)), "output")  # guidance first, then frames
         count = len(lengths)
         branches = [
             torch.cat([part[:, :, :size] for part, size in zip(parts[i * count :], lengths, strict=False)], dim=2)

@@ -134,7 +134,7 @@ def parse_arguments(
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return the config path, the flags by name, and the dotted `--cfg-options`."""
     parser = build_parser(description)
-    flags = vars(parser.parse_args(sys.argv[1:] if arguments is None else arguments))
+    flags = vars(parser.parse_args(arguments))
     for text in flags["prompt"] or []:
         if text.endswith(".py") and find_path(text):
             parser.error(f"'{text}' was taken as a prompt; put the config file before the flags")

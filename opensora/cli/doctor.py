@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", nargs="?", help="sampling config whose weights are checked, too")
     parser.add_argument("--json", action="store_true", help="print JSON, for bug reports")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
     return run_command(lambda: diagnose(options.config, options.json))
 
 

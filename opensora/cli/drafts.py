@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adacache.atomic import atomic_path
+from adacache.calibration.target import TARGETS
 from opensora.cli.plan import Sample
 from opensora.datasets.contact_sheet import Strip, film, grid, save_sheet
 from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
@@ -32,7 +33,7 @@ _GRAY = 200  # of the box that stands for a file that cannot be read
 _RED = "#b91c1c"
 
 # Entries of a draft run that its final run must not repeat, as flags or by --cfg-options.
-_DRAFT_ENTRIES = ("draft", "speedup", "max_steps_computed", "min_psnr")
+_DRAFT_ENTRIES = ("draft", *TARGETS)
 _DRAFT_FLAGS = tuple(f"--{name.replace('_', '-')}" for name in _DRAFT_ENTRIES)
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adacache.calibration.target import TARGETS
 from adacache.policies.registry import config_to_dict
 from opensora.cli.plan import Sample
 from opensora.config.schema import SampleConfig
@@ -20,7 +21,7 @@ _NO_INFLUENCE = frozenset(
         *("mask_strategy", "save_dir", "logdate_dir", "sample_name", "save_frames", "preview", "contact_sheet"),
         *("verbose", "resample", "weights_dir", "text_cache", "low_memory", "batch_size", "device", "seed"),
         *("frame_interval", "llm_endpoint", "num_sample", "sequence_parallel", "guidance_parallel"),
-        *("draft", "final", "calibration", "replay", "speedup", "max_steps_computed", "min_psnr"),
+        *("draft", "final", "calibration", "replay", *TARGETS),
     }
 )
 

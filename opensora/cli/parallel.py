@@ -359,9 +359,7 @@ def mesh_of(plan: Plan, world_size: int) -> MeshShape:
     sizes = []
     for chosen in distinct_configs([sample for sample in plan.samples if sample.is_due]):
         shapes = read_shapes(plan.weights.applied_to(chosen))
-        frames, height, width = shapes.latent_size
-        rows, columns = shapes.patch_size
-        sizes.append((frames, -(-height // rows) * -(-width // columns), shapes.rows_per_video))
+        sizes.append((shapes.latent_size[0], shapes.tokens_per_frame, shapes.rows_per_video))
     family = family_of(config.model.type)
     if not family.splits_frames and (config.sequence_parallel or 1) > 1:
         raise ConfigError(

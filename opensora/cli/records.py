@@ -6,7 +6,6 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from opensora.config.schema import SampleConfig
 from opensora.datasets.preview import preview_path, write_preview
 from opensora.datasets.video_io import FRAMES_SUFFIX, IMAGE_SUFFIX, VIDEO_SUFFIX, write_frames, write_video
 from opensora.datasets.watermark import add_watermark
+from opensora.environment import installed_version
 from opensora.errors import one_line, shortened
 
 if TYPE_CHECKING:
@@ -77,13 +77,8 @@ def results_table(samples: Sequence[Sample]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that can change a result."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    packages = {name: number for name in _PACKAGES if (number := installed_version(name)) is not None}
+    return {"python": platform.python_version(), **packages}
 
 
 def wanted_files(stem: str, config: SampleConfig) -> list[str]:

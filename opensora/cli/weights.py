@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from opensora.config.loading import load_config
 from opensora.errors import WeightsError
@@ -87,8 +86,8 @@ def read_wanted(options: argparse.Namespace) -> tuple[dict[str, str], str | None
         ConfigError: the config cannot be used.
         WeightsError: the folder of weights does not exist.
     """
-    config: Any = load_config(options.config, None, options.cfg_options)
-    weights_dir = options.weights_dir if options.weights_dir is not None else getattr(config, "weights_dir", None)
+    config = load_config(options.config, None, options.cfg_options)
+    weights_dir = config.weights_dir if options.weights_dir is None else options.weights_dir
     folder = None if weights_dir is None else find_path(weights_dir)
     if options.command != "download" and weights_dir is not None and (folder is None or not folder.is_dir()):
         raise WeightsError(

@@ -49,7 +49,7 @@ def build_parser() -> OneLineParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = build_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("opensora").setLevel(logging.INFO)
     return run_command(lambda: run(options))

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 from opensora.cli.arguments import OneLineParser
 from opensora.errors import ConfigError, run_command
 from opensora.files import REPO_ROOT
+from opensora.studio import LOCAL
 
-LOCAL = ("127.0.0.1", "localhost")
 PASSWORD = "OPENSORA_STUDIO_PASSWORD"  # environment variable that can be set instead of --password
 SHORTEST_PASSWORD = 8
 
@@ -45,7 +45,7 @@ def build_parser() -> OneLineParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_parser()
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
     options.password = options.password or os.environ.get(PASSWORD) or None
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port is {options.port}; give one from 1 to 65535")

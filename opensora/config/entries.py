@@ -14,13 +14,13 @@ from typing import Any
 from mmengine import fileio
 from mmengine.config import Config
 
+from adacache.calibration.target import TARGETS
 from opensora.config.schema import FLAG_KEYS, SECTIONS, SampleConfig
 from opensora.errors import ConfigError, one_line, shortened, suggest
 from opensora.files import find_path
 
-_STRENGTHS = ("speedup", "max_steps_computed", "min_psnr")
-_SCHEDULES = (*_STRENGTHS, "replay")
-_MODES = ("draft", "final")  # may be combined with a strength; without one, each has its own
+_SCHEDULES = (*TARGETS, "replay")
+_MODES = ("draft", "final")  # may be combined with a target; without one, each has its own
 _FRAME_RATES = ("fps", "frame_interval")  # save_fps follows from them, unless it is given, too
 
 # Different ways to say the same thing: the one given on the command line retires the others, given in the file.
@@ -30,8 +30,8 @@ _ALTERNATIVES = {
     "aspect_ratio": ("image_size",),
     "prompt": ("prompt_path", "end_index"),
     "prompt_path": ("prompt",),
-    **{way: tuple(other for other in _SCHEDULES if other != way) for way in _STRENGTHS},
-    "replay": (*_STRENGTHS, *_MODES),
+    **{way: tuple(other for other in _SCHEDULES if other != way) for way in TARGETS},
+    "replay": (*TARGETS, *_MODES),
     "draft": ("final", "replay", "num_sample"),
     "final": ("draft", "replay", "num_sample"),
     "num_sample": ("draft", "final"),
@@ -255,7 +255,7 @@ def retired_by(given: Mapping[str, Any]) -> set[str]:
     """Return the entries of a config that no longer count, as `given` says the same thing in another way."""
     retired = {other for key, others in _ALTERNATIVES.items() if given.get(key) is not None for other in others}
     if any(given.get(mode) is not None for mode in _MODES):
-        retired.update(name for name in _STRENGTHS if given.get(name) is None)
+        retired.update(name for name in TARGETS if given.get(name) is None)
     if any(given.get(name) is not None for name in _FRAME_RATES) and given.get("save_fps") is None:
         retired.add("save_fps")
     return retired

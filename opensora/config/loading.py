@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from adacache.policies import official_options
 from opensora.config.cache import read_cache
 from opensora.config.entries import (
     default_save_dir,
@@ -182,7 +183,7 @@ def _plain_values(entries: Mapping[str, Any], model: Any, source: Source) -> dic
 def _without_helper_variables(entries: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """Return `entries` without the variables that the official files set first and then pass into `model`."""
     model = entries.get("model")
-    passed_on = OFFICIAL_CACHE_KEYS | {"num_sampling_steps"}
+    passed_on = official_options.DEFAULTS.keys()
 
     def is_helper(key: str) -> bool:
         return key in passed_on and isinstance(model, Mapping) and key in model and key not in source.from_command_line

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field, InstanceOf
 from pydantic.dataclasses import dataclass
 
+from adacache.policies import official_options
 from adacache.policies.base import PolicyConfig
 from opensora.latent_frames import CHUNK_FRAMES, causal_latent_frames, causal_num_frames, chunked_latent_frames
 
@@ -296,19 +297,7 @@ NO_EFFECT: dict[str, frozenset[str]] = {
 }
 
 # The official AdaCache options, which stand flat inside `model`.
-OFFICIAL_CACHE_KEYS = frozenset(
-    {
-        "do_cache",
-        "cache_res",
-        "cache_loc",
-        "codebook",
-        "apply_moreg",
-        "moreg_strides",
-        "moreg_steps",
-        "moreg_hyp",
-        "mograd_mul",
-    }
-)
+OFFICIAL_CACHE_KEYS = frozenset(official_options.DEFAULTS) - {"num_sampling_steps"}
 
 # Flags that set an entry of a section; every other flag sets the top-level entry of its own name.
 FLAG_KEYS = {

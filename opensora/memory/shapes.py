@@ -129,15 +129,20 @@ class ModelShapes:
         latent_sides = (side // pixels if config.compat else -(-side // pixels) for side in sides)
         return config.vae.latent_frames(config.num_frames), *latent_sides
 
+    @property
+    def tokens_per_frame(self) -> int:
+        """How many tokens the transformer makes of one latent frame."""
+        _, height, width = self.latent_size
+        rows, columns = self.patch_size
+        return -(-height // rows) * -(-width // columns)
+
     def num_latents(self, batch: int) -> int:
         """Return the number of elements in the transformer's input (rows per video * batch, C, T, H, W)."""
         return self.rows_per_video * batch * self.transformer.in_channels * math.prod(self.latent_size)
 
     def num_hidden_states(self, batch: int) -> int:
         """Return the number of elements in the hidden states (rows per video * batch, tokens, channels)."""
-        frames, height, width = self.latent_size
-        rows, columns = self.patch_size
-        tokens = frames * -(-height // rows) * -(-width // columns)
+        tokens = self.latent_size[0] * self.tokens_per_frame
         return self.rows_per_video * batch * tokens * self.transformer.hidden_size
 
     def weight_bytes(self) -> int:

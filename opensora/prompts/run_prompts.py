@@ -84,7 +84,9 @@ def plain_texts(config: SampleConfig) -> list[str]:
         ConfigError: as `read_prompts`; or a prompt cannot be used, has settings, or has several loops.
     """
     prompts = read_prompts(config)
-    check_any_usable([prompt for prompt in prompts if prompt.problem] or prompts)
+    for prompt in prompts:
+        if prompt.problem:
+            raise ConfigError(prompt.problem)
     for prompt in prompts:
         if prompt.overrides or config.loop > 1 or split_prompt(prompt.text)[1] is not None:
             raise ConfigError(
@@ -92,16 +94,6 @@ def plain_texts(config: SampleConfig) -> list[str]:
                 "give plain texts"
             )
     return [prompt.text for prompt in prompts]
-
-
-def check_any_usable(prompts: Sequence[Prompt]) -> None:
-    """Refuse a run none of whose prompts can be sampled.
-
-    Raises:
-        ConfigError: with the first prompt's problem.
-    """
-    if all(prompt.problem for prompt in prompts):
-        raise ConfigError(prompts[0].problem)
 
 
 def _file(prompt_path: str) -> Path:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
 from adacache.trace_plot import COMPUTED, REUSED  # noqa: E402
 from opensora.errors import ConfigError  # noqa: E402
-from opensora.studio import parts  # noqa: E402
+from opensora.studio import LOCAL, parts  # noqa: E402
 from opensora.studio.compare_tab import CompareTab  # noqa: E402
 from opensora.studio.history_tab import DraftsTab, HistoryTab  # noqa: E402
 from opensora.studio.machine_tab import BenchTab, DoctorTab  # noqa: E402
@@ -32,7 +32,6 @@ from opensora.studio.studio import MAX_UPLOAD, OWN_FOLDER, Studio  # noqa: E402
 
 TICK_SECONDS = 0.5
 DAY = 86400  # seconds after which uploads that were not kept are removed
-LOCAL = ("127.0.0.1", "localhost")
 CSS = Path(__file__).with_name("studio.css")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]

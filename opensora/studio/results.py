@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adacache.calibration.quality import psnr
-from opensora.cli.ledger import MANIFEST, read_manifest
+from opensora.cli.ledger import JOURNAL, MANIFEST, read_manifest
 from opensora.config.schema import section_class
 from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
 from opensora.errors import ConfigError
@@ -197,7 +197,7 @@ def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
 def _stamp(folder: Path) -> list[tuple[int, int]]:
     """Return times and sizes of a ledger's files, which change whenever the ledger does."""
     stats = []
-    for name in (MANIFEST, MANIFEST.replace(".json", ".journal")):
+    for name in (MANIFEST, JOURNAL):
         try:
             stat = (folder / name).stat()
             stats.append((stat.st_mtime_ns, stat.st_size))
