@@ -1,4 +1,4 @@
-"""A video with AdaCache from any model of diffusers that makes one from text: python examples/diffusers_video.py wan
+"""A video with AdaCache from a model of diffusers (--help lists them): python examples/diffusers_video.py wan
 
 The first run downloads the weights, unless --model names a folder that has them. A program of yours needs only this:
 

@@ -16,7 +16,7 @@ Sections: machine    versions, ceilings of matrix products and copies, the model
 
 Weights are random where no folder of published ones is given: times and memory are real then, pictures are not. Each
 section fails alone; every figure is a line of gpu_check.jsonl as soon as it is there. The exit code is 1 if a section
-failed or something is not right. Needs torch, transformers, diffusers, mmengine and pydantic.
+failed or something is not right. Needs torch, transformers, diffusers, mmengine, pydantic, ftfy and beautifulsoup4.
 """
 
 from __future__ import annotations

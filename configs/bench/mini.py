@@ -22,7 +22,8 @@ best = "calibrated"
 
 # tune="threshold"   the option `threshold` is searched, "codebook": AdaCache's published one is scaled,
 #      "calibrated"  the schedules of the sampling config's calibration, with `cache` in place of their options;
-#                     policy="static" takes the lists alone, and reuses residuals
+#                     policy="static" takes the lists alone, and reuses residuals; "average_velocity", which only
+#                     a bench knows, crosses their gaps with the mean velocity
 # steps=True         as many sampling steps as the budget, no cache
 # settings=[...]     these options, wherever their compute falls
 policies = dict(

@@ -196,7 +196,10 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--speedup", type=float, metavar="X", help="denoise X times as fast as with every step computed")
     group.add_argument("--max-steps-computed", type=int, metavar="N", help="compute at most N steps of every video")
     group.add_argument(
-        "--min-psnr", type=float, metavar="DB", help="keep a mean PSNR of DB or more to the video without reuse"
+        "--min-psnr",
+        type=float,
+        metavar="DB",
+        help="keep a mean PSNR of DB or more to what the calibration aims at: the video without reuse, or the solution",
     )
     group.add_argument("--calibration", metavar="FILE", help=f"what '{command_line('calibrate')}' wrote for this model")
 

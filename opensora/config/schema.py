@@ -129,7 +129,7 @@ class TextEncoderConfig:
     model_max_length: int = Field(300, ge=1)  # tokens
     dtype: DTypeName = "fp32"
     quantize: Literal["int8"] | None = None  # 8-bit weights
-    stream: bool = False  # one layer at a time on the device
+    stream: bool = False  # weights stay on disk; each is on the device only while it is used
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
