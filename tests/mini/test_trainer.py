@@ -13,6 +13,7 @@ from torch import nn
 from mini.errors import TrainingError
 from mini.training.trainer import Muon, Recipe, Step, Trainer
 from mini.training.workers import Workers, run_workers
+from opensora.files import REPO_ROOT
 from scripts import train_mini
 
 RECIPE = Recipe(steps=12, adam_lr=1e-2, muon_lr=1e-2, warmup=2, checkpoint_every=5)
@@ -122,6 +123,17 @@ def test_the_command_multiplies_the_learning_rates_and_the_steps(tmp_path):
     with train_mini.Training(Workers(), options, 0.0).trainer("diffusion") as trainer:
         own, given = trainer.recipe, train_mini.RECIPES["diffusion"]
     assert (own.adam_lr, own.muon_lr, own.steps) == (given.adam_lr / 4, given.muon_lr / 4, given.steps / 2)
+
+
+@pytest.mark.parametrize(("stage", "is_told"), [("joint", True), ("decoders", False)])
+def test_new_latents_without_a_transformer_for_them_are_told(stage, is_told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_mini.Training, "train_vae", lambda *_: None)
+    monkeypatch.setattr(train_mini, "export", lambda *_: 1e6)
+    options = argparse.Namespace(
+        work=tmp_path, output=tmp_path, seed=0, start=REPO_ROOT / "assets/opensora-mini", stages=(stage,)
+    )
+    train_mini.Training(Workers(), options, 0.0).run()
+    assert ("its transformer knows other latents; train it, too: --from" in capsys.readouterr().out) == is_told
 
 
 def refuse(workers: Workers, text: str) -> None:
