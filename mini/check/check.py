@@ -265,8 +265,13 @@ def goes_on(before: Seen, after: Seen, pan: bool) -> bool:
 
 
 def is_continued(before: SeenFigure, after: SeenFigure) -> bool:
-    """Whether a figure of the next chunk is the same one; what is still or spins has to stay so and in its place."""
+    """Whether a figure of the next chunk is the same one; what is still or spins has to stay so and in its place.
+
+    What moves may turn back, but not stop.
+    """
     if (before.color, before.shape) != (after.color, after.shape):
+        return False
+    if seen_class(before) in ("travels", "in place") and shows_motion(after, "still"):
         return False
     in_place = [motion for motion in ("still", "spinning") if shows_motion(before, motion)]
     if not all(shows_motion(after, motion) for motion in in_place):

@@ -280,6 +280,15 @@ def test_a_later_chunk_goes_on_where_the_one_before_it_ended(first, second):
     assert not wrong_items(describe_clip(shoot(first, frames=2 * FRAMES)[0]), first)
 
 
+@pytest.mark.parametrize(
+    "figure", [TRIANGLE, Figure("purple", "triangle", "growing"), Figure("red", "star", "bouncing")]
+)
+def test_what_moves_does_not_stop_where_a_chunk_ends(figure):
+    frames, _ = shoot(Scene((figure,), GRAY))
+    stopped = np.concatenate([frames, np.repeat(frames[-1:], FRAMES, 0)])
+    assert wrong_items(describe_clip(stopped), Scene((figure,), GRAY)) == {"keeps"}
+
+
 def test_a_figure_that_changes_its_color_has_none():
     scenes = [Scene((Figure(color, "square"),), GRAY) for color in ("red", "blue")]
     first, second = (shoot(scene)[0] for scene in scenes)
