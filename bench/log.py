@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.points import BenchPoint
-from bench.setting import BenchClip, digest
+from bench.setting import BenchClip, digest, path_of_setting
 from opensora.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class BenchLog:
         setting = json.loads(json.dumps(setting))
         if path.is_file():
             self._read(setting)
-        earlier = self._aside(setting)
+        earlier = path_of_setting(path, digest(setting))
         if not path.is_file() and earlier.is_file():
             os.replace(earlier, path)
             self._read(setting)
@@ -107,7 +107,7 @@ class BenchLog:
         self._rows = {row.key: row for row in (VideoRow(**entry) for entry in entries[1:])}
 
     def _set_aside(self, found: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
-        aside = self._aside(found)
+        aside = path_of_setting(self._path, digest(found))
         os.replace(self._path, aside)
         others = [name for name in setting if found.get(name) != setting[name]]
         logger.warning(
@@ -116,10 +116,6 @@ class BenchLog:
             ", ".join(others) or "settings",
             aside.name,
         )
-
-    def _aside(self, setting: Mapping[str, Any]) -> Path:
-        """Return where a log of this setting is kept while one of another setting is in its place."""
-        return self._path.with_name(f"{self._path.stem}-{digest(setting)}{self._path.suffix}")
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._append(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adacache.calibration.plan import Clip
@@ -107,6 +108,11 @@ def tuning_clips(prompts: Sequence[str], count: int) -> list[Clip]:
 def digest(values: Any) -> str:
     """Return a short hash of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def path_of_setting(path: Path, setting: str) -> Path:
+    """Return where a file of the setting with this digest is kept while one of another setting is in its place."""
+    return path.with_name(f"{path.stem}-{setting}{path.suffix}")
 
 
 def setting_of(

@@ -24,7 +24,7 @@ from adacache.policies.registry import config_from_dict, config_to_dict
 from adacache.policies.static import StaticScheduleConfig
 from bench.plan import BenchPlan, PolicyPlan
 from bench.points import BenchPoint, calibrated_schedule, complete, needs_calibration
-from bench.setting import digest
+from bench.setting import digest, path_of_setting
 from bench.tuning import REACHED, BudgetSearch, Tried, best_codebook, final_latents, try_policy
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
@@ -214,12 +214,13 @@ class TunedFile:
         self._data: dict[str, Any] = {"setting": digest(setting), "policy_calibration": None, "tried": {}}
         kept = self._read(path)
         if kept is not None and kept["setting"] != self._data["setting"]:
-            aside = self._aside(kept["setting"])
+            aside = path_of_setting(path, kept["setting"])
             os.replace(path, aside)
-            logger.warning("%s is of another setting: it is kept as %s, and policies are tuned anew", path, aside.name)
-            kept = None
-        if kept is None and (earlier := self._read(self._aside(self._data["setting"]))) is not None:
-            kept = earlier
+            logger.warning("%s is of another setting: it is kept as %s", path, aside.name)
+        earlier = path_of_setting(path, self._data["setting"])
+        if not path.is_file() and earlier.is_file():
+            os.replace(earlier, path)
+        kept = self._read(path)
         if kept is not None:
             self._data = kept
 
@@ -230,10 +231,6 @@ class TunedFile:
         except (OSError, ValueError):
             return None
         return kept if isinstance(kept, dict) and kept.keys() == self._data.keys() else None
-
-    def _aside(self, setting: str) -> Path:
-        """Return where the file of a setting is kept while one of another setting is in its place."""
-        return self._path.with_name(f"{self._path.stem}-{setting}{self._path.suffix}")
 
     @property
     def policy_calibration(self) -> PolicyCalibration | None:

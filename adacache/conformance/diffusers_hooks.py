@@ -25,7 +25,10 @@ def _hook(name: str, make_config: MakeConfig, **options: Any) -> Cache:
                 raise NotApplicable(f"{type(transformer).__name__} has no enable_cache")
             try:
                 config = make_config(pipe, transformer, setting, num_steps)
-            except AttributeError as error:  # of the package: no such class in this version
+            except AttributeError as error:
+                if error.obj is not diffusers:
+                    raise
+                # This version of the package has no such class.
                 raise NotApplicable(f"diffusers {diffusers.__version__}: {error}") from error
             transformer.enable_cache(config)
 

@@ -24,7 +24,8 @@ from opensora.prompts.run_prompts import all_prompts
 from opensora.weights import locate_weights
 
 _USES_CALIBRATION = (*TARGETS, "draft", "final")
-# Settings that do nothing without another one: what that is, and whether a config has it.
+# Settings that do nothing without another one, which a prompt's own line may set: what that is, and whether a config
+# has it. `opensora.config.loading` refuses those whose switch no line sets.
 _SWITCHES: dict[str, tuple[str, Callable[[SampleConfig], bool]]] = {
     "calibration": (
         "one of " + ", ".join(_USES_CALIBRATION),

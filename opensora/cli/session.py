@@ -204,11 +204,12 @@ class Session:
             sheets = _written("the drafts' sheets", lambda: write_overview(finished))
             is_piped = config.prompt_path is not None and is_stream(config.prompt_path)
             again = ", with the same prompts through the pipe" if is_piped else ""
-            print(f"look at {sheets}, then render the seeds you like; for the first ones, run{again}\n")
+            print(f"look at {sheets or 'them'}, then render the seeds you like; for the first ones, run{again}\n")
             print(final_command(arguments, finished))
         if finished and config.contact_sheet:
             file = self.ledger.folder / "contact_sheet.png"
-            print(f"all of them: {_written('the contact sheet', lambda: write_sheets(file, finished))}")
+            if sheets := _written("the contact sheet", lambda: write_sheets(file, finished)):
+                print(f"all of them: {sheets}")
         entries = {sample.stem: self.ledger.get(sample.stem) for sample in finished if sample.config.llm_refine}
         if plain := [stem for stem, entry in entries.items() if entry is not None and entry.unrefined]:
             print(
@@ -224,12 +225,12 @@ class Session:
 
 
 def _written(what: str, write: Callable[[], Sequence[Path]]) -> str:
-    """Write pictures of what is finished and name their files; a disk that is full must not hide the closing report."""
+    """Write pictures of what is finished and name their files; "" if the disk refuses: the report has more to say."""
     try:
         return ", ".join(map(str, write()))
     except OSError as error:
         logger.warning("WARNING %s cannot be written: %s", what, one_line(error))
-        return "the videos"
+        return ""
 
 
 def _ask(refiner: PromptRefiner, prompt: str) -> str | None:

@@ -5,4 +5,4 @@ A job is the arguments of `opensora sample`, so the page and the command write t
 what is in the output folder. `page` and its tabs show all this with Gradio, which nothing else imports.
 """
 
-LOCAL = ("127.0.0.1", "localhost")  # names of this machine: only there is no password needed
+LOCAL = ("127.0.0.1", "localhost")  # names of this machine; any other host needs a password

@@ -27,6 +27,7 @@ def test_what_it_prints_can_stand_in_a_config(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["configs/latte/sample.py"], "TeaCache and MagCache are fitted on STDiT3 alone, not Latte"),
         (["configs/mini/sampl.py"], "did you mean 'configs/mini/sample.py'"),
         ([small_model.SAMPLE, "--clips", "0"], "--clips is 0"),
         ([small_model.SAMPLE, "--prompt-path", "nowhere.txt"], "nowhere.txt"),

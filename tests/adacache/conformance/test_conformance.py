@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adacache.conformance.__main__ import BEGIN, main
 from adacache.conformance.cache import OURS, Cache, NotApplicable
-from adacache.conformance.diffusers_hooks import HOOKS
+from adacache.conformance.diffusers_hooks import HOOKS, _hook
 from adacache.conformance.properties import PROPERTIES, check
 from adacache.conformance.tiny import TINY
 from adacache.conformance.trial import Trial
@@ -225,6 +225,19 @@ def test_a_forward_that_was_taken_from_a_class_is_given_back():
     trial = Trial(Cache("", "", lambda *_: None, take), WAN, num_steps=3)
     assert check("reuses", trial).outcome == "FAIL"
     assert WAN.run(trial.pipe, steps=3).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("make_config", "raised", "name"),
+    [
+        (lambda *_: diffusers.NoSuchConfig, NotApplicable, "NoSuchConfig"),
+        (lambda pipe, *_: pipe.no_such_attribute, AttributeError, "no_such_attribute"),
+    ],
+)
+def test_only_a_class_that_diffusers_lacks_is_not_applicable(make_config, raised, name):
+    hook = _hook("missing", make_config)
+    with pytest.raises(raised, match=name):
+        hook.apply(Trial(hook, WAN).pipe, "some", 3)
 
 
 CACHE = cache_with("miscounts")

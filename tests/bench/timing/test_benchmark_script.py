@@ -56,7 +56,9 @@ def test_a_part_that_cannot_be_measured_does_not_take_the_others_along(script, c
     assert "compile is left out: there is no compiler" in capsys.readouterr().err
     assert json.loads(path.read_text())["figures"] == {"memory": {"held_GB": 0.5}}
     assert script.main(["--parts", "compile", "--save", str(path)]) == 2
+    capsys.readouterr()
     assert script.main(["--parts", "memory", "--save", str(path / "run.json")]) == 2
+    assert str(path) in (refusal := capsys.readouterr()).err and "--save" in refusal.err and not refusal.out
     assert script.main(["--parts", "memory", "--save", str(tmp_path)]) == 2
     assert f"--save {tmp_path} is a folder; name a file in it" in capsys.readouterr().err
 

@@ -363,7 +363,8 @@ def test_a_full_disk_leaves_the_closing_report(tmp_path, monkeypatch, capsys, ca
             sample.result = Result(tmp_path / "a.mp4", 1.0, 30, 30)
         session.plan.samples[1].result, session.plan.samples[1].problem = None, "no such thing"
         session.report(["x"])
-    assert "1 of 2 samples failed" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1 of 2 samples failed" in shown and "look at them, then render" in shown and "all of them" not in shown
     assert "cannot be written" in caplog.text
 
 

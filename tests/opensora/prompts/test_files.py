@@ -170,6 +170,7 @@ def test_references(tmp_path):
         ('{"prompt": "x", "name": ""}', "name '' cannot be a file name"),
         ('{"prompt": "x", "name": "../../x"}', "cannot be a file name"),
         ('{"prompt": "x", "name": 3}', "'name' must be text"),
+        ('{"prompt": "x", "camera_motion": "\\ud800"}', "'camera_motion' has a character that is not text"),
         ('{"prompt": "x", "reference_path": 3}', "must be a path or a list of paths, got 3"),
         ('{"prompt": "x", "reference_path": ["a;b"]}', "has an entry 'a;b'; each must be one path"),
         ('{"prompt": "x", "reference_path": [""]}', "has an entry ''"),
