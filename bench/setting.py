@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from adacache.calibration.plan import Clip
-from adacache.calibration.target import TARGETS
 from bench.plan import BenchPlan
 from opensora.cli.identity import influences
-from opensora.config.loading import load_config
+from opensora.config.loading import load_without_cache
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError
 from opensora.files import find_path
@@ -25,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
 TUNING_SHARE = 3  # without a file of tuning prompts, the last third of the prompts is kept for tuning
-# Entries of the sampling config that a bench sets itself.
-_LEFT_ASIDE = ("cache", "replay", "draft", "final", *TARGETS)
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,7 @@ def load_sample_config(plan: BenchPlan, device: str | None = None) -> SampleConf
     Raises:
         ConfigError: it cannot be read, or a budget is not below its number of steps.
     """
-    given = {key: value for key, value in plan.sample_options.items() if key.split(".")[0] not in _LEFT_ASIDE}
-    config = load_config(plan.sample, {"device": device}, {**given, **dict.fromkeys(_LEFT_ASIDE)})
-    config = dataclasses.replace(config, cache=None)  # the official code's options are among the model's
+    config = load_without_cache(plan.sample, {"device": device}, plan.sample_options)
     steps = config.scheduler.num_model_calls
     most = max(plan.budgets, default=0)
     if most >= steps:

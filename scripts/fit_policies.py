@@ -56,14 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Sample, fit, write, print."""
-    from adacache.calibration.target import TARGETS
-    from opensora.config.loading import load_config
+    from opensora.config.loading import load_without_cache
     from opensora.config.schema import SchedulerConfig
     from opensora.prompts.run_prompts import plain_texts
 
-    off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
-    given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
-    config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
+    config = load_without_cache(options.config, {"prompt_path": options.prompt_path}, options.cfg_options)
     if not isinstance(config.scheduler, SchedulerConfig):
         raise ConfigError(
             f"{options.config}: TeaCache and MagCache are fitted on STDiT3 alone, not {config.model.type}"

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     from adacache.calibration.plan import split_clips
     from adacache.calibration.target import TARGETS, Target
     from opensora.config.entries import find_config
-    from opensora.config.loading import load_config
+    from opensora.config.loading import besides_cache, load_without_cache
     from opensora.files import make_output_folder
     from opensora.prompts.run_prompts import plain_texts
 
@@ -84,9 +84,10 @@ def run(options: argparse.Namespace) -> int:
     for name in TARGETS:
         if name in (options.cfg_options or {}):
             raise ConfigError(f"command line: {name} is a flag of this command; give --{name.replace('_', '-')}")
-    off = dict.fromkeys(("cache", "calibration", "replay", "draft", "final", *TARGETS))
-    given = {key: value for key, value in (options.cfg_options or {}).items() if key.split(".")[0] not in off}
-    config = load_config(options.config, {"prompt_path": options.prompt_path}, {**given, **off})
+    if "calibration" in (options.cfg_options or {}):
+        raise ConfigError("command line: calibration is what this command writes; leave it out")
+    given = besides_cache(options.cfg_options or {})
+    config = load_without_cache(options.config, {"prompt_path": options.prompt_path}, given)
     try:
         target.check_possible(config.scheduler.num_model_calls)
     except ValueError as error:

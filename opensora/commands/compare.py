@@ -10,7 +10,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ SHARED = ("model", "vae", "text_encoder", "height", "width", "num_frames", "fps"
 SHARED += ("device", "aes", "flow", "camera_motion", "negative_prompt", "multi_resolution", "compat")
 # Entries that ask for more than one clip of one prompt, with the values that do not.
 ONE_CLIP = {"loop": 1, "reference_path": None, "mask_strategy": None, "llm_refine": False, "draft": None, "final": None}
-WITHOUT_CACHE = ("cache", "replay", "speedup", "max_steps_computed", "min_psnr")
 
 
 def build_parser() -> OneLineParser:
@@ -84,10 +82,9 @@ def read_configs(paths: Sequence[str], flags: dict[str, object], cfg_options: di
     Raises:
         ConfigError: one cannot be used, computes what the uncached run does, or is for another video than the first.
     """
-    from opensora.config.loading import load_config
+    from opensora.config.loading import load_config, load_without_cache
 
-    kept = {key: value for key, value in cfg_options.items() if key.split(".")[0] not in WITHOUT_CACHE}
-    first = replace(load_config(paths[0], flags, kept | dict.fromkeys(WITHOUT_CACHE)), cache=None)
+    first = load_without_cache(paths[0], flags, cfg_options)
     configs = [first]
     for path in paths:
         config = load_config(path, flags, cfg_options)

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from adacache.calibration.target import TARGETS
 from adacache.policies import official_options
 from opensora.config.cache import read_cache
 from opensora.config.entries import (
@@ -40,6 +41,7 @@ from opensora.errors import one_line
 
 logger = logging.getLogger(__name__)
 
+CACHE_KEYS = ("cache", "replay", "draft", "final", *TARGETS)  # what decides which steps are computed
 SIZE_KEYS = ("image_size", "resolution", "aspect_ratio")
 _NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": False}  # upstream's files leave them open
 # Entries that do nothing without a switch. A file may hold them for runs that have it; given by hand, they are refused.
@@ -72,6 +74,22 @@ def load_config(
     """
     file = find_config(path)
     return config_from_entries(read_config_file(file).to_dict(), str(file), overrides, cfg_options)
+
+
+def load_without_cache(
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> SampleConfig:
+    """Do what `load_config` does, with every step computed, however the file or the options say which are."""
+    options = {**besides_cache(cfg_options or {}), **dict.fromkeys(CACHE_KEYS)}
+    # The official code's options are among the model's.
+    return dataclasses.replace(load_config(path, overrides, options), cache=None)
+
+
+def besides_cache(cfg_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, by dotted key, that leave open which steps are computed."""
+    return {key: value for key, value in cfg_options.items() if key.split(".")[0] not in CACHE_KEYS}
 
 
 def config_from_entries(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from opensora.config.loading import load_config
+from adacache.calibration.target import TARGETS
+from opensora.config.loading import load_config, load_without_cache
 from opensora.errors import ConfigError
 from support import small_model
 
@@ -445,3 +446,26 @@ def test_a_folder_is_no_schedule_file(tmp_path):
     (tmp_path / "schedules").mkdir()
     config = config_beside(tmp_path, f"dict(policy='static', file='{tmp_path / 'schedules'}')")
     assert "cannot read" in error_of(config) and "Is a directory" in error_of(config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"speedup": 2.0},
+        {"draft": 2},
+        {"final": "42"},
+        {"model.do_cache": True, "model.cache_loc": [1], "model.codebook": "fast30"},
+        {"cache.codebook": "fast30"},
+    ],
+)
+@pytest.mark.parametrize("name", ["sample", "sample_adacache", "sample_calibrated"])
+def test_without_a_cache_every_step_is_computed_whatever_else_is_said(name, options):
+    config = load_without_cache(MINI.with_name(f"{name}.py"), None, options)
+    assert config.cache is None and config.draft is None and config.final is None
+    assert all(getattr(config, target) is None for target in TARGETS)
+    assert config.num_frames == load_config(MINI).num_frames
+
+
+def test_without_a_cache_other_options_count():
+    config = load_without_cache(MINI, {"num_sampling_steps": 9}, {"scheduler.cfg_scale": 2.5, "speedup": 2.0})
+    assert (config.scheduler.num_sampling_steps, config.scheduler.cfg_scale) == (9, 2.5)

@@ -115,3 +115,8 @@ def test_what_no_calibration_could_meet_is_refused_before_any_work(tmp_path, cap
 def test_targets_are_flags_of_their_own(capsys):
     assert calibrate.main([MINI, "--cfg-options", "speedup=3"]) == 2
     assert capsys.readouterr().err == "error: command line: speedup is a flag of this command; give --speedup\n"
+
+
+def test_a_calibration_is_not_made_with_another(capsys):
+    assert calibrate.main([MINI, "--cfg-options", "calibration=other.json"]) == 2
+    assert "command line: calibration is what this command writes" in capsys.readouterr().err
