@@ -60,8 +60,7 @@ def _searched(sample: Sample) -> str:
 
 
 def _buttons(sample: Sample) -> str:
-    compare = "" if sample.is_draft else parts.button("compare", "Compare", id=sample.id)
-    return compare + parts.button("again", "Render again", id=sample.id) + parts.download(sample)
+    return parts.compare(sample) + parts.button("again", "Render again", id=sample.id) + parts.download(sample)
 
 
 class DraftsTab:

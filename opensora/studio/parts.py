@@ -98,6 +98,11 @@ def card(sample: Sample, buttons: str = "", autoplay: bool = False, wide: bool =
     )
 
 
+def compare(sample: Sample) -> str:
+    """Return the button that opens a sample on the Compare tab, which shows no drafts."""
+    return "" if sample.is_draft else button("compare", "Compare", id=sample.id)
+
+
 def download(sample: Sample) -> str:
     """Return download links to a sample's files."""
     return "".join(

@@ -221,10 +221,9 @@ class SampleTab:
         made = [sample for job in done[-1:] for sample in self._studio.made_by(job)]
         if not made and not any(job.is_open for job in all_jobs):
             return parts.empty("The video appears here. Write a prompt, or choose one, and press Sample.")
-        compare = ["" if s.is_draft else parts.button("compare", "Compare", id=s.id) for s in made[:4]]
         return "".join(
-            parts.card(sample, other + parts.download(sample), autoplay=True, wide=True)
-            for sample, other in zip(made[:4], compare, strict=True)
+            parts.card(sample, parts.compare(sample) + parts.download(sample), autoplay=True, wide=True)
+            for sample in made[:4]
         )
 
     def refresh_jobs(self) -> str:

@@ -246,6 +246,14 @@ class Tags(HTMLParser):
         self.attributes |= {name for name, _ in attributes}
 
 
+def test_a_draft_is_not_offered_to_the_compare_tab_which_would_not_show_it(made):
+    root, _, _ = made
+    [sample, *_] = Results(root).all()
+    draft = replace(sample, metadata=sample.metadata | {"config": sample.metadata["config"] | {"draft": 2}})
+    assert 'data-act="compare"' in parts.compare(sample) and sample.id in parts.compare(sample)
+    assert parts.compare(draft) == ""
+
+
 def test_no_prompt_name_or_message_becomes_markup(made):
     root, _, _ = made
     [sample, *_] = Results(root).all()
