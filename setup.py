@@ -56,13 +56,11 @@ setup(
         "matplotlib>=3.8",
         "pillow>=10",
         "tqdm>=4.66",
-        "pytorch-msssim>=1.0",
-        "jinja2>=3.1",
         "psutil>=5.9",
         "setuptools<82",  # mmengine imports pkg_resources, which newer ones no longer have
     ],
     extras_require={
-        "bench": ["altair>=6", "vl-convert-python>=1.9"],  # the report of scripts/bench.py in a checkout
+        "bench": ["pytorch-msssim>=1.0", "jinja2>=3.1", "altair>=6", "vl-convert-python>=1.9"],  # in a checkout
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff", "accelerate>=1.1", "peft>=0.17"],
         "int8": ["torchao>=0.15"],  # text_encoder.quantize
         "studio": ["gradio>=6.31,<7"],  # the page of `opensora studio`

@@ -102,8 +102,11 @@ class Bench:
             self._left_out.append(f"Time was up after {len(work.finished_clips())} of {len(work.clips)} clips.")
 
     def finish(self, as_markdown: bool = False) -> str | None:
-        """Write the results of all finished clips, and return their tables; None if no clip is finished."""
-        clips = [] if self._work is None else self._work.finished_clips()
+        """Write the results of all finished clips, and return their tables; None if no clip or the tuning is not."""
+        if self._work is None:
+            logger.warning("nothing is written yet, as policies are not all tuned; run the same command again")
+            return None
+        clips = self._work.finished_clips()
         if not clips:
             logger.warning("no clip is complete yet, so there is nothing to compare; run the same command again")
             return None

@@ -55,13 +55,17 @@ def shortened(text: object, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
 
 
-def run_command(task: Callable[[], int], several: bool = False) -> int:
+KEPT = "what is finished is kept, and the same command continues"
+
+
+def run_command(task: Callable[[], int], several: bool = False, resumes: bool = False) -> int:
     """Run a command and return its exit code.
 
     An error that the user can mend ends it with one sentence on stderr, a bug with its traceback.
 
     Args:
         several: whether the command can run as one of several processes.
+        resumes: whether it keeps what it has done when it ends early, and goes on from there.
     """
 
     def terminate(*_: object) -> None:
@@ -83,17 +87,21 @@ def run_command(task: Callable[[], int], several: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except Terminated:
-        print("terminated; what is finished is kept", file=sys.stderr)
+        print(_ending("terminated", resumes), file=sys.stderr)
         return EXIT_TERMINATED
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command continues", file=sys.stderr)
+        print(_ending("interrupted", resumes), file=sys.stderr)
         return EXIT_INTERRUPTED
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         message = message_for_the_user(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_ending(message, resumes and isinstance(error, OSError))}", file=sys.stderr)
         return EXIT_ERROR
+
+
+def _ending(sentence: str, resumes: bool) -> str:
+    return f"{sentence}; {KEPT}" if resumes else sentence
 
 
 def _check_alone() -> None:
@@ -109,9 +117,9 @@ def message_for_the_user(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}; finished videos are kept"
+        return f"{where}{error.strerror or error}"
     if _is_out_of_memory(error):
-        return "the device ran out of memory; try --low-memory, a lower resolution, or fewer frames"
+        return "the device ran out of memory; set low_memory = True (--low-memory), a lower resolution or fewer frames"
     return None
 
 

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     enter_environment()
 
 from opensora.cli.arguments import CfgOptions, OneLineParser  # noqa: E402
-from opensora.errors import EXIT_INTERRUPTED, run_command  # noqa: E402
+from opensora.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, run_command  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("opensora", "adacache"):
         logging.getLogger(name).setLevel(logging.DEBUG if options.verbose else logging.INFO)
     logging.getLogger("opensora.config.target").setLevel(logging.WARNING)  # it announces every calibrated schedule
-    return run_command(lambda: run_bench(options, shlex.join(["python", "scripts/bench.py", *arguments])))
+    return run_command(lambda: run_bench(options, shlex.join(["python", "scripts/bench.py", *arguments])), resumes=True)
 
 
 def run_bench(options: argparse.Namespace, command: str) -> int:
@@ -89,16 +89,16 @@ def run_bench(options: argparse.Namespace, command: str) -> int:
     folder = options.output or Path("outputs/bench") / plan.name
     bench = Bench(plan, config, prompts, tuning, folder, command)
     deadline = None if options.budget_minutes is None else started + 60 * options.budget_minutes
-    interrupted = False
+    code = 0
     try:
         bench.measure(deadline)
-    except KeyboardInterrupt:
-        interrupted = True
+    except KeyboardInterrupt as error:
+        code = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
         logger.warning("interrupted; what is complete is written")
     tables = bench.finish(options.markdown)
     if tables is not None:
         print(tables)
-    return EXIT_INTERRUPTED if interrupted else 0
+    return code
 
 
 if __name__ == "__main__":

@@ -33,13 +33,14 @@ from mini.errors import TrainingError  # noqa: E402
 from mini.training import train_diffusion, train_vae, train_words  # noqa: E402
 from mini.training.encode import encode_buckets  # noqa: E402
 from mini.training.export import export  # noqa: E402
-from mini.training.text import build_tokenizer  # noqa: E402
+from mini.training.text import build_text_encoder, build_tokenizer  # noqa: E402
 from mini.training.trainer import Trainer  # noqa: E402
 from mini.training.workers import Workers, run_workers  # noqa: E402
 from opensora.device import check_compiler  # noqa: E402
-from opensora.errors import ConfigError  # noqa: E402
+from opensora.errors import ConfigError, WeightsError  # noqa: E402
 from opensora.models.stdit import STDiT3  # noqa: E402
 from opensora.models.vae import VideoAutoencoderPipeline  # noqa: E402
+from opensora.weights.checkpoint import check_fits  # noqa: E402
 
 RECIPES = {
     "vae": train_vae.SPATIAL_RECIPE,
@@ -114,9 +115,15 @@ def check_start(parser: argparse.ArgumentParser, folder: Path) -> None:
         if not (folder / part / "config.json").is_file():
             parser.error(f"--from {folder}: there is no {part}/config.json in it")
     words = T5Config.from_pretrained(folder / "text_encoder").vocab_size
-    fits = words == len(build_tokenizer()) and STDiT3.check_pretrained(folder / "transformer") == train_diffusion.CONFIG
-    if not fits:
-        parser.error(f"--from {folder}: its transformer or its words are not those that this command trains")
+    try:
+        if words != len(build_tokenizer()) or STDiT3.check_pretrained(folder / "transformer") != train_diffusion.CONFIG:
+            parser.error(f"--from {folder}: its transformer or its words are not those that this command trains")
+        VideoAutoencoderPipeline.check_pretrained(folder / "vae")
+        text_encoder = build_text_encoder()
+        del text_encoder.encoder.embed_tokens  # files hold it once, as `shared`
+        check_fits(text_encoder, folder / "text_encoder")
+    except WeightsError as error:
+        parser.error(f"--from: {error}")
 
 
 class Training:

@@ -396,4 +396,6 @@ def check(name: str, trial: Trial) -> Verdict:
         sentence = f"{type(error).__name__}: {error}".splitlines()[0]
         verdict = Verdict("refused" if refused else "FAIL", reason=sentence)
     reason = trial.cache.not_promised.get(name)
-    return Verdict("unpromised", verdict.evidence, reason) if verdict.outcome == "FAIL" and reason else verdict
+    if verdict.outcome != "FAIL" or not reason:
+        return verdict
+    return Verdict("unpromised", verdict.evidence, f"{reason} ({verdict.reason})" if verdict.reason else reason)

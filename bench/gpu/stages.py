@@ -17,6 +17,7 @@ from adacache.policies.multistep import MultistepConfig
 from adacache.policies.static import StaticScheduleConfig
 from bench.gpu.denoising import FullSizeModel
 from bench.gpu.report import Check, top_kernels
+from opensora.cli.compare import WARM_UP_STEPS
 from opensora.config.loading import load_config
 from opensora.config.schema import SampleConfig
 from opensora.datasets.video_io import to_uint8
@@ -129,9 +130,10 @@ def _videos(check: Check, what: str, pipe: SamplingPipeline, resolution: str, te
         def denoise() -> None:
             results.append(pipe.sample_latents([PROMPT], progress=False, controller=controller))  # noqa: B023
 
-        with check.peak(f"{what}: peak memory, denoise", estimate=_estimate(pipe.config, controller.config, "denoise")):
+        named = f"{what}, {computed} computed, {controller.config.label}: peak memory"
+        with check.peak(f"{named}, denoise", estimate=_estimate(pipe.config, controller.config, "denoise")):
             denoising = check.seconds(denoise)
-        with check.peak(f"{what}: peak memory, decode", estimate=_estimate(pipe.config, controller.config, "decode")):
+        with check.peak(f"{named}, decode", estimate=_estimate(pipe.config, controller.config, "decode")):
             decoding = check.seconds(lambda: pipe.decode(results[0].clamp(-1, 1), progress=False))  # noqa: B023
         rest = text_seconds + decoding
         trace = controller.trace
@@ -169,6 +171,8 @@ def check_quality(check: Check) -> None:
             options[f"{piece}.from_pretrained"] = str(folder)
     configs = [load_config(REPO_ROOT / name, flags, options) for name in names]
     first = SamplingPipeline.from_config(configs[0])
+    few = replace(configs[0], cache=None, scheduler=replace(configs[0].scheduler, num_sampling_steps=WARM_UP_STEPS))
+    first.with_config(few)([PROMPT])
     uncached = first([PROMPT])
     for name, config in zip(names[1:], configs[1:], strict=True):
         output = first.with_config(config)([PROMPT])

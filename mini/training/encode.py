@@ -17,7 +17,7 @@ from mini.training.workers import Workers
 from mini.world.clips import is_finished, make_caption, make_clip, mark_finished
 from opensora.models.vae import VideoAutoencoderPipeline
 
-FRAMES_AT_ONCE = 102  # of a CPU process; as many as six of the shortest clips or two of the longest have
+FRAMES_AT_ONCE = 102  # of a CPU process; as many as six clips of one chunk or two of three have
 
 
 def encode_buckets(vae: VideoAutoencoderPipeline, folder: Path, scale: float, seed: int, workers: Workers) -> None:

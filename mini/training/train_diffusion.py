@@ -126,7 +126,7 @@ def size_info(bucket: Bucket, device: str) -> dict[str, Tensor]:
 
 
 def draw_masks(count: int, frames: int, rng: np.random.Generator) -> Tensor:
-    """Draw which frames are to be generated, (count, frames) bool; all of them in most clips, those at the end."""
+    """Draw which frames are to be generated, (count, frames) bool; in the first clips some, in most clips all."""
     masks = torch.ones(count, frames, dtype=torch.bool)
     masked = round(MASKED_SHARE * count)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -20,7 +20,7 @@ from opensora.acceleration.channel import Channel, Traffic
 from opensora.acceleration.coordinator import LEADER_DIED, Coordinator, Member
 from opensora.acceleration.launch import Launch, MeshShape
 from opensora.acceleration.video_group import VideoGroup
-from opensora.errors import ConfigError
+from opensora.errors import KEPT, ConfigError
 
 if TYPE_CHECKING:
     from colossalai.cluster import DistCoordinator
@@ -112,7 +112,7 @@ class Processes:
         # Printed once on every machine; if rank 0 died, whose message would be seen first, by all processes.
         if self.launch.local_rank == 0 or reason == LEADER_DIED:
             where = "" if self.launch.rank == 0 else f" ({self.launch.name} ends, too)"
-            print(f"error: {reason}; finished videos are kept, and the same command continues{where}", file=sys.stderr)
+            print(f"error: {reason}; {KEPT}{where}", file=sys.stderr)
             sys.stderr.flush()
         os._exit(EXIT_DEATH)
 

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("opensora").setLevel(logging.INFO)
-    return run_command(lambda: run(options))
+    return run_command(lambda: run(options), resumes=True)
 
 
 def run(options: argparse.Namespace) -> int:

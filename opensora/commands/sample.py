@@ -10,7 +10,7 @@ from typing import Any
 
 from opensora.cli.arguments import parse_arguments
 from opensora.environment import no_collection
-from opensora.errors import message_for_the_user, run_command
+from opensora.errors import KEPT, message_for_the_user, run_command
 
 EXIT_FAILED = 1
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.pop("words"):
         return run_command(lambda: print_words(config_path, flags, cfg_options))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    code = run_command(lambda: sample(config_path, flags, cfg_options, arguments), several=True)
+    code = run_command(lambda: sample(config_path, flags, cfg_options, arguments), several=True, resumes=True)
     if code and os.environ.get("WORLD_SIZE", "1") != "1":
         # Process groups whose other members are gone would make the interpreter abort at exit.
         sys.stdout.flush()
@@ -74,7 +74,8 @@ def sample(config_path: str, flags: dict[str, Any], cfg_options: dict[str, Any],
             message = message_for_the_user(error)
             if message is None or not session.begun:
                 raise
-            print(f"error: {message}", file=sys.stderr)
+            kept = f"; {KEPT}" if isinstance(error, OSError) else ""
+            print(f"error: {message}{kept}", file=sys.stderr)
             return EXIT_FAILED
         finally:
             # Also after an interrupt or an error: what is finished is kept.

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("opensora.weights").setLevel(logging.INFO)
-    return run_command(lambda: run(options))
+    return run_command(lambda: run(options), resumes=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -147,5 +147,5 @@ def _reclaimable(stat: Path) -> int:
 
 
 def size_text(nbytes: int) -> str:
-    """Format bytes as GB (1e9 bytes) with two decimals, or as MB where that would be 0.00."""
+    """Format bytes as GB (1e9 bytes) with two decimals, or as MB below 0.01 GB."""
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e7 else f"{nbytes / 1e6:.2f} MB"

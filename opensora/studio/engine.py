@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Engine:
         self._process: subprocess.Popen[str] | None = None
         self._canceled: set[str] = set()
         self._changing = threading.Lock()  # held while a job goes from waiting to running, or is canceled
+        self._showing = threading.Lock()  # held while `live` changes
         self._wake = threading.Event()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="studio engine", daemon=True)
@@ -123,7 +124,6 @@ class Engine:
             try:
                 self._make(job)
             except OSError as error:
-                logger.warning("WARNING the queue of the studio cannot be written: %s", error)
                 self._fail(job, f"its state could not be written: {(error.strerror or one_line(error)).lower()}")
             except Exception:
                 logger.exception("the studio could not make job %s", job.id)
@@ -132,9 +132,15 @@ class Engine:
 
     def _fail(self, job: Job, reason: str) -> None:
         """End a job that was not made, even if that cannot be written down."""
-        if self.queue.get(job.id).is_open:
-            with contextlib.suppress(OSError):
-                self.queue.change(job.id, status="failed", error=reason)
+        if (known := self.queue.get(job.id)) and known.is_open:
+            self._record(job.id, status="failed", error=reason)
+
+    def _record(self, id: str, **changes: Any) -> None:
+        """Change a job; it counts while the studio runs, even if it cannot be written down."""
+        try:
+            self.queue.change(id, **changes)
+        except OSError as error:
+            logger.warning("WARNING the queue of the studio cannot be written: %s", error)
 
     def _make(self, job: Job) -> None:
         with self._changing:
@@ -142,22 +148,29 @@ class Engine:
                 return
             self.live = Live(job.id, "starting", version=self.live.version + 1)
             self.queue.change(job.id, status="running", error=None, notes=[])
-        try:
-            process = self._running_process()
-            self._send({"job": job.id, "arguments": job.arguments})
-            for line in process.stdout:
-                if self._take(job.id, json.loads(line)):
-                    return
-        except (OSError, ValueError) as error:
-            logger.warning("WARNING the worker of the studio: %s", error)
+        for event in self._events(job):
+            if self._take(job.id, event):
+                return
         self._kill()
         if self._is_closed:
             return  # the job stays in the queue
         if job.id in self._canceled:
-            self.queue.change(job.id, status="canceled")
+            self._record(job.id, status="canceled")
         else:
             error = f"the process that made it ended unexpectedly; {self._log} has its last words"
-            self.queue.change(job.id, status="failed", error=error)
+            self._record(job.id, status="failed", error=error)
+
+    def _events(self, job: Job) -> Iterator[dict[str, Any]]:
+        """Send a job to the worker, and yield its events until it ends or says what is no event."""
+        try:
+            process = self._running_process()
+            self._send({"job": job.id, "arguments": job.arguments})
+            if job.id in self._canceled:  # while the process started; the one before may have got the message
+                self._send({"cancel": job.id})
+            for line in process.stdout:
+                yield json.loads(line)
+        except (OSError, ValueError) as error:
+            logger.warning("WARNING the worker of the studio: %s", error)
 
     def _take(self, id: str, event: dict[str, Any]) -> bool:
         """Record an event of the worker, and return whether the job is over."""
@@ -174,17 +187,18 @@ class Engine:
         elif kind == "phase":
             self._update(phase=event["text"])
         elif kind == "note":
-            self.queue.change(id, notes=[*self.queue.get(id).notes, event["text"]])
+            self._record(id, notes=[*self.queue.get(id).notes, event["text"]])
         elif kind == "done":
-            self.queue.change(id, status="done", folder=event["folder"], error="; ".join(event["problems"]) or None)
+            self._record(id, status="done", folder=event["folder"], error="; ".join(event["problems"]) or None)
         elif kind == "failed":
-            self.queue.change(id, status="failed", folder=event.get("folder"), error=event["text"])
+            self._record(id, status="failed", folder=event.get("folder"), error=event["text"])
         elif kind == "canceled":
-            self.queue.change(id, status="canceled")
+            self._record(id, status="canceled")
         return kind in ("done", "failed", "canceled")
 
     def _update(self, **changes: Any) -> None:
-        self.live = replace(self.live, version=self.live.version + 1, **changes)
+        with self._showing:  # the page's thread cancels while the worker's events arrive
+            self.live = replace(self.live, version=self.live.version + 1, **changes)
 
     def _running_process(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:

@@ -32,6 +32,7 @@ class Job:
         folder: folder of the results, once the job has ended.
         error: why it failed, in one sentence.
         notes: warnings, one sentence each.
+        ended: when it ended, as `time.time()` says; None as long as it has not.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Job:
     folder: str | None = None
     error: str | None = None
     notes: list[str] = field(default_factory=list)
+    ended: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -50,9 +52,10 @@ class Job:
 
 
 class JobQueue:
-    """Jobs in the order in which they were added; every change is written to disk before it takes effect.
+    """Jobs in the order in which they were added, in a file.
 
-    A job that was running when the studio ended waits again; the ledger of its folder says what is finished.
+    A new job counts only if it can be written down, a change of a job even if not. A job that was running when the
+    studio ended waits again; the ledger of its folder says what is finished.
 
     Attributes:
         version: grows with every change.
@@ -104,15 +107,17 @@ class JobQueue:
         """
         with self._changing:
             job = replace(self._jobs[id], **changes)
+            if not job.is_open and job.ended is None:
+                job = replace(job, ended=time.time())
             self._jobs = {**self._jobs, id: job}
             self._save(self._jobs)
             return job
 
     def _save(self, jobs: dict[str, Job]) -> None:
         self.version += 1
-        ended = [job.id for job in jobs.values() if not job.is_open]
-        for id in ended[: max(0, len(ended) - MAX_ENDED)]:
-            del jobs[id]
+        ended = sorted((job for job in jobs.values() if not job.is_open), key=lambda job: job.ended or 0.0)
+        for job in ended[: max(0, len(ended) - MAX_ENDED)]:
+            del jobs[job.id]
         with atomic_path(self._file) as temporary:
             content = {"format": 1, "jobs": [asdict(job) for job in jobs.values()]}
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

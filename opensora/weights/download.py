@@ -36,8 +36,8 @@ class Transfer:
     Attributes:
         folder: where the repository's files go; None for the hub's cache.
         files: names of all files of the piece.
-        missing: name -> full size in bytes, for the files that are absent or truncated.
-        damaged: names of the truncated ones among `missing`.
+        missing: name -> full size in bytes, for the files that are absent or damaged.
+        damaged: names of the damaged ones among `missing`, of another size or content than their names say.
     """
 
     piece: Piece

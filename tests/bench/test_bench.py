@@ -20,6 +20,7 @@ from bench.sampler import Sampled
 from bench.setting import bench_clips
 from bench.showcase import Showcase
 from bench.summary import measured_points
+from opensora.errors import Terminated
 from opensora.pipeline import SamplingPipeline
 from scripts.bench import main
 
@@ -99,6 +100,16 @@ def test_a_killed_bench_goes_on_to_the_same_results(small, tmp_path, monkeypatch
     capsys.readouterr()
     assert main([str(small), "--output", str(killed), "--markdown"]) == 0
     assert "| policy | 4 steps | 5 steps |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("signal", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_bench_that_ends_while_it_tunes_says_so(signal, code, tmp_path, monkeypatch, caplog):
+    def stop(*_):
+        raise signal
+
+    monkeypatch.setattr("bench.bench.Bench._prepare", stop)
+    assert main(["configs/bench/mini.py", "--output", str(tmp_path / "out")]) == code
+    assert "policies are not all tuned" in caplog.text and "no clip is complete" not in caplog.text
 
 
 @pytest.mark.parametrize(

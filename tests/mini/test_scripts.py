@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from importlib import import_module
 
 import pytest
 from torch._inductor import config as inductor
+
+from opensora.files import REPO_ROOT
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,27 @@ def test_mistakes_are_told_in_one_line(command, message, monkeypatch, capsys):
         import_module(f"scripts.{script.removesuffix('.py')}").main()
     assert ended.value.code not in (None, 0)
     assert message in f"{capsys.readouterr().err}{ended.value.code}"
+
+
+@pytest.mark.parametrize("part", ["vae", "transformer", "text_encoder"])
+@pytest.mark.parametrize("harm", ["absent", "cut"])
+def test_weights_to_start_from_are_checked_before_any_work(part, harm, tmp_path, monkeypatch, capsys):
+    train_mini = import_module("scripts.train_mini")
+    monkeypatch.setattr(train_mini, "run_workers", lambda *_: pytest.fail("the training started"))
+    start = tmp_path / "start"
+    for name in ("vae", "transformer", "text_encoder"):
+        shutil.copytree(REPO_ROOT / "assets/opensora-mini" / name, start / name)
+    weights = start / part / "model.safetensors"
+    if harm == "absent":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:-9])
+    monkeypatch.setattr(sys, "argv", ["train_mini.py", "--from", str(start), "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit):
+        train_mini.main()
+    error = capsys.readouterr().err
+    assert "error: --from: " in error and part in error and "Traceback" not in error
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_training_to_be_compiled_needs_a_compiler(tmp_path, monkeypatch, capsys):

@@ -202,6 +202,8 @@ def test_what_is_refused_or_not_promised_is_no_failure():
     assert outcomes[2:] == [("n/a", "there is nothing to cache"), ("FAIL", "AttributeError")]
     verdict = check("residual", Trial(cache_with("adds nine tenths", not_promised={"residual": "roughly"}), WAN))
     assert verdict.outcome == "unpromised" and verdict.evidence and verdict.reason == "roughly"
+    verdict = check("again", Trial(Cache("", "", stumble, print, not_promised={"again": "roughly"}), WAN))
+    assert verdict.outcome == "unpromised" and verdict.reason.startswith("roughly (RuntimeError: ")
 
 
 def test_what_cannot_be_told_is_no_pass(monkeypatch):

@@ -131,7 +131,7 @@ def test_processes_with_different_commands_are_refused_before_anything_is_loaded
         torchrun.kill_all(processes)
     assert [process.returncode for process in processes] == [2, 2]
     errors = outputs[0][1]
-    assert "error: rank 1 (host " in errors and "has sample sample_0000" in errors or "has seed 2" in errors
+    assert "error: rank 1 (host " in errors and ("has sample sample_0000" in errors or "has seed 2" in errors)
     assert "loading" not in errors
     assert outputs[1][1].count("error") == 0  # said once
     assert list(tmp_path.iterdir()) == []

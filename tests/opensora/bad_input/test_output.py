@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_halfway_keeps_what_is_finished(check_case, folder, 
     from opensora.cli import records
 
     monkeypatch.setattr(records, "write_video", full_after(1, records.write_video))
-    words = ["No space left on device", "finished videos are kept", "sample_0000.png"]
+    words = ["No space left on device; what is finished is kept", "sample_0000.png"]
     case = Case(
         "--prompt a --prompt b --prompt c --resample", words, 1, written=["sample_0000.png", "sample_0000.json"]
     )
@@ -144,7 +144,7 @@ def test_files_that_may_not_grow_leave_no_half_ones(run, check_case, folder):
         outcome = run(["small.py", *arguments.split()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    check(Case(arguments, ["File too large", "finished videos are kept"], 1), outcome, before, folder)
+    check(Case(arguments, ["File too large; what is finished is kept"], 1), outcome, before, folder)
     check_case(Case(arguments, code=0, written=["sample_0000.mp4"]))
 
 

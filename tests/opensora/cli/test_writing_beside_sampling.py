@@ -138,4 +138,4 @@ def test_an_interrupt_goes_on_and_an_error_of_writing_that_comes_then_is_said(ru
     done = run(errors={"b": KeyboardInterrupt()})
     assert isinstance(done.error, KeyboardInterrupt)
     assert done.statuses()["sample_0000"] == "waiting"
-    assert "WARNING a sample could not be written: No space left on device; finished videos are kept" in caplog.messages
+    assert "WARNING a sample could not be written: No space left on device" in caplog.messages

@@ -41,6 +41,11 @@ for line in sys.stdin:
         while json.loads(sys.stdin.readline()).get("cancel") != message["job"] or what == "deaf":
             pass
         say("canceled")
+    elif what == "late":
+        say("phase", text="waiting")
+        sys.stdin.readline()
+        say("note", text="a word is not known")
+        say("done", folder="/somewhere", problems=[])
     elif what == "fail":
         say("failed", text="it cannot be made")
     else:
@@ -109,6 +114,23 @@ def test_on_a_full_disk_a_job_ends_and_the_next_one_is_made(start, caplog, monke
     assert wait_for(engine, *ask(engine, "fine")) == ["done"]
 
 
+def test_a_job_that_is_done_is_done_even_if_the_disk_is_full_just_then(start, caplog, monkeypatch):
+    engine = start()
+    engine._grace = 20.0
+    [id] = ask(engine, "late")
+    wait(lambda: engine.live.phase == "waiting")
+    process = engine._process
+    monkeypatch.setattr(jobs, "atomic_path", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    engine.cancel(id)  # too late
+    assert wait_for(engine, id) == ["done"]
+    job = engine.queue.get(id)
+    assert (job.folder, job.error, job.notes) == ("/somewhere", None, ["a word is not known"])
+    assert sum("the queue of the studio cannot be written" in message for message in caplog.messages) == 2
+    monkeypatch.undo()
+    assert wait_for(engine, *ask(engine, "fine")) == ["done"]
+    assert engine._process is process  # it was not killed
+
+
 def test_what_a_worker_tells_can_be_watched(start):
     engine = start()
     [id] = ask(engine, "polite")
@@ -134,6 +156,21 @@ def test_canceling_takes_jobs_that_wait_that_run_and_that_do_not_listen(start):
     engine.cancel(ids[3])
     engine.cancel("unknown")
     assert engine.queue.get(ids[3]).status == "done"
+
+
+def test_canceling_a_job_whose_process_is_about_to_start_is_not_lost(start, monkeypatch):
+    engine = start()
+    begin = engine._running_process
+
+    def begin_late():
+        engine.cancel(engine.live.job)
+        engine._process.kill()
+        engine._process.wait()
+        time.sleep(2 * GRACE)
+        return begin()
+
+    monkeypatch.setattr(engine, "_running_process", begin_late)
+    assert wait_for(engine, *ask(engine, "polite")) == ["canceled"]
 
 
 def test_a_studio_that_is_started_again_goes_on(start):
@@ -177,6 +214,18 @@ def test_the_queue_is_limited(tmp_path, monkeypatch):
         queue.change(id, status="done")
     assert [job.id for job in queue.all()] == ids[1:]
     assert queue.next() is None
+
+
+def test_the_job_that_ended_last_is_kept_however_long_ago_it_was_added(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "MAX_ENDED", 2)
+    queue = JobQueue(Path(tmp_path / "queue.json"))
+    ids = [queue.add(["x"], "title").id for _ in range(4)]
+    for id in (*ids[1:], ids[0]):
+        queue.change(id, status="done")
+    assert [job.id for job in queue.all()] == [ids[0], ids[3]]
+    queue.change(ids[0], notes=["late"])
+    latest = queue.add(["x"], "title").id
+    assert [job.id for job in JobQueue(Path(tmp_path / "queue.json")).all()] == [ids[0], ids[3], latest]
 
 
 def test_every_job_begins_with_all_threads(monkeypatch):
