@@ -54,6 +54,11 @@ class MagCacheConfig(PlannedConfig):
         """Return what to warn of if the ratios are those of another number of steps."""
         if len(self.ratios) == num_steps - 1:
             return None
+        if len(self.ratios) == num_steps and self.ratios[0] == 1:
+            return (
+                "The ratios begin with a 1 for the first step, as diffusers' mag_ratios do, and are taken for those of "
+                f"{num_steps + 1} sampling steps: leave the 1 out, as ratios here begin with the second step."
+            )
         return (
             f"The ratios were measured with {len(self.ratios) + 1} sampling steps, but this run has {num_steps}: the "
             "nearest ones are used, but magnitudes change by a different amount per step, so expect a different speed "

@@ -63,6 +63,12 @@ def test_a_run_of_another_length_takes_the_nearest_ratios():
     assert "measured with 5 sampling steps, but this run has 9" in config.doubt(9)
 
 
+def test_ratios_that_begin_with_the_first_step_are_pointed_out():
+    """Diffusers' and the official MagCache's do."""
+    assert "leave the 1 out" in MagCacheConfig([1.0, 1.02, 0.99, 0.98]).doubt(4)
+    assert MagCacheConfig([1.0, 1.02, 0.99, 0.98]).doubt(5) is None
+
+
 @pytest.mark.parametrize("retention", [0, 0.2, 1])
 def test_a_run_of_one_step_computes_it(retention):
     assert MagCacheConfig([1] * 29, retention=retention).planned_steps(1) == (0,)

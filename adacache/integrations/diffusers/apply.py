@@ -15,13 +15,14 @@ from adacache.calibration.target import read_target
 from adacache.codebook import PRESETS
 from adacache.controller import StepController
 from adacache.integrations.diffusers.calibrate import schedules_from
-from adacache.integrations.diffusers.hook import hook, unhook
+from adacache.integrations.diffusers.hook import check_forward, hook, unhook
 from adacache.integrations.diffusers.pipeline import (
     DenoisingLoop,
     cached_forwards_of,
     check_combination,
     check_diffusers,
     check_free,
+    check_gradients,
 )
 from adacache.integrations.diffusers.runs import Runs, RunStart
 from adacache.outcome import surprises
@@ -47,13 +48,13 @@ class AdaCacheHandle:
     """AdaCache on a pipeline's transformers, until `remove` or the end of a `with` block.
 
     Attributes:
-        transformers: the hooked transformers.
+        transformers: the hooked transformers; none after `remove`, so that their memory can be freed.
     """
 
     def __init__(self, transformers: list[nn.Module], runs: Runs, loop: DenoisingLoop) -> None:
         self.transformers = transformers
         self._runs = runs
-        self._loop = loop
+        self._loop: DenoisingLoop | None = loop
         self._removed = False
 
     @property
@@ -89,12 +90,15 @@ class AdaCacheHandle:
         self._removed = True
         with self._runs.lock:
             self._runs.abort()
+        kind = type(self.transformers[0]).__name__
         for transformer in self.transformers:
             unhook(transformer)
+        self.transformers, self._loop = [], None
+        self._runs.close()
         if not self._runs.was_called and not replaced:
             logger.warning(
                 "AdaCache saw no call of the %s it was applied to: nothing was cached; does the loop call another one?",
-                type(self.transformers[0]).__name__,
+                kind,
             )
 
     def __enter__(self) -> Self:
@@ -147,7 +151,7 @@ def apply_adacache(
     elif config is None:
         fixed, schedule_of_run = None, schedules_from(calibration, target, cached)
     else:
-        raise ValueError("a config and a target cannot be combined; give only one of them")
+        raise ValueError("a config and a calibration or target cannot be combined; give only one of them")
     loop, transformers = DenoisingLoop(pipe_or_transformer, scheduler), [forward.transformer for forward in cached]
     for transformer in transformers:
         check_free(transformer)
@@ -156,6 +160,8 @@ def apply_adacache(
         loop.check()
         for forward in cached:
             check_combination(forward.transformer)
+            check_forward(forward.transformer)
+            check_gradients(forward.transformer)
             forward.family.check(forward.transformer)
         _warn_if_replaced(loop, transformers)
         config = fixed or schedule_of_run(start)
@@ -171,7 +177,7 @@ def apply_adacache(
 
 def _warn_if_replaced(loop: DenoisingLoop, transformers: list[nn.Module]) -> bool:
     """Return whether the pipeline's transformers were replaced, and warn if so: runs of the new ones have no trace."""
-    replaced = not loop.has(transformers)
+    replaced = loop.has_others(transformers)
     if replaced:
         logger.warning(
             "AdaCache: the pipeline's transformer was replaced after apply_adacache; the new one runs without the "

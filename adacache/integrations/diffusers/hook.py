@@ -12,7 +12,7 @@ from diffusers.hooks.hooks import HookFunctionReference, HookRegistry, ModelHook
 from torch import nn
 
 from adacache.integrations.diffusers.forward import CachedForward
-from adacache.integrations.diffusers.pipeline import HOOK_NAME
+from adacache.integrations.diffusers.pipeline import HOOK_NAME, compiled_as_a_whole
 from adacache.integrations.diffusers.runs import Call, Runs
 
 
@@ -49,6 +49,8 @@ class AdaCacheHook(ModelHook):
 
     Attributes:
         outer: what is called in place of the transformer's own forward.
+        had_forward: whether `forward` was an attribute of the transformer itself before the first hook.
+        is_removed: whether it only passes calls on; what was wrapped around it may go on calling it.
     """
 
     _is_stateful = True  # so that diffusers sets contexts, and says when a pipeline is done
@@ -57,6 +59,8 @@ class AdaCacheHook(ModelHook):
         super().__init__()
         self.context = CurrentContext()
         self.outer: Callable[..., Any] | None = None
+        self.had_forward = "forward" in vars(cached.transformer)
+        self.is_removed = False
         self._cached = cached
         self._runs = runs
         self._signature = inspect.signature(type(cached.transformer).forward)
@@ -64,6 +68,8 @@ class AdaCacheHook(ModelHook):
     @torch.compiler.disable
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run the transformer with the cache; diffusers calls this in place of its forward."""
+        if self.is_removed:
+            return self.fn_ref.original_forward(*args, **kwargs)
         arguments = self._signature.bind(module, *args, **kwargs).arguments
         arguments.pop(next(iter(self._signature.parameters)))
         text = arguments.get("encoder_hidden_states")
@@ -113,6 +119,8 @@ def hook(cached: Sequence[CachedForward], runs: Runs) -> None:
     If one cannot be hooked, none is.
     """
     hooked = []
+    for forward in cached:
+        check_forward(forward.transformer)
     try:
         for forward in cached:
             _hook_one(forward.transformer, AdaCacheHook(forward, runs))
@@ -144,19 +152,40 @@ def unhook(transformer: nn.Module) -> None:
     index = registry._hook_order.index(HOOK_NAME)
     added = registry.hooks.pop(registry._hook_order.pop(index))
     registry._fn_refs.pop(index)
+    added.is_removed = True
     _replace(transformer, registry._fn_refs, added.outer, added.fn_ref.original_forward)
     if registry.hooks:
         return
     del transformer._diffusers_hook
     # An attribute of the object would hide the method of the class.
-    forward = transformer.__dict__.get("forward")
-    if getattr(forward, "__func__", None) is type(transformer).forward:
+    forward = vars(transformer).get("forward")
+    is_own = not added.had_forward and forward == added.fn_ref.original_forward
+    if is_own or getattr(forward, "__func__", None) is type(transformer).forward:
         del transformer.forward
+
+
+def check_forward(transformer: nn.Module) -> None:
+    """Refuse, with a ValueError, a transformer whose own forward was replaced or compiled, in the object or its class.
+
+    A patch such as TeaCache's would be called twice in a computed step, for what is around the blocks and for them.
+    """
+    kind = type(transformer)
+    for forward in (_innermost(transformer), kind.forward):
+        if hasattr(forward, "_torchdynamo_orig_callable"):
+            raise compiled_as_a_whole(kind)
+        function = inspect.unwrap(getattr(forward, "__func__", forward))
+        if getattr(function, "__module__", None) not in {base.__module__ for base in kind.__mro__}:
+            name = getattr(function, "__qualname__", repr(function))
+            raise ValueError(
+                f"the forward of this {kind.__name__} was replaced by {name}, as TeaCache's patches do; restore it "
+                "before apply_adacache, or wrap it afterwards"
+            )
 
 
 def _innermost(transformer: nn.Module) -> Callable[..., Any]:
     """Return the transformer's own forward, below the hooks of diffusers or accelerate."""
-    references = transformer._diffusers_hook._fn_refs
+    registry = getattr(transformer, "_diffusers_hook", None)
+    references = [] if registry is None else registry._fn_refs
     if references:
         return references[0].original_forward or references[0].forward
     return getattr(transformer, "_old_forward", transformer.forward)  # as accelerate keeps it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
+import torch
 from diffusers.hooks import HookRegistry
 from packaging.version import Version
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from adacache.integrations.diffusers.forward import CachedForward
 
 OLDEST_DIFFUSERS = "0.35.2"  # the first that passes guidance contexts to hooks and works with today's transformers
 HOOK_NAME = "adacache"
+_NAMES = ("transformer", "transformer_2")  # of a pipeline's transformers
 
 
 def check_diffusers() -> None:
@@ -32,7 +34,7 @@ def transformers_of(pipe_or_transformer: Any) -> list[nn.Module]:
     """
     if isinstance(pipe_or_transformer, nn.Module):
         return [pipe_or_transformer]
-    found = [getattr(pipe_or_transformer, name, None) for name in ("transformer", "transformer_2")]
+    found = [getattr(pipe_or_transformer, name, None) for name in _NAMES]
     transformers = list(dict.fromkeys(module for module in found if isinstance(module, nn.Module)))  # one may be both
     if not transformers:
         raise ValueError(
@@ -79,10 +81,15 @@ class DenoisingLoop:
         self._owner = pipe_or_transformer
         self._own_scheduler = scheduler
 
-    def has(self, transformers: list[nn.Module]) -> bool:
-        """Whether the loop still calls these transformers, compiled as a whole or not; a pipeline may get new ones."""
+    def has_others(self, transformers: list[nn.Module]) -> bool:
+        """Whether the loop calls others than these, compiled as a whole or not, as a pipeline does that got new ones.
+
+        One that has none at present calls no others: it was set aside, as before decoding.
+        """
+        if not any(getattr(self._owner, name, None) is not None for name in _NAMES) and self.is_pipeline:
+            return False
         current = [getattr(module, "_orig_mod", module) for module in transformers_of(self._owner)]
-        return all(any(module is other for other in current) for module in transformers)
+        return not all(any(module is other for other in transformers) for module in current)
 
     def check(self) -> None:
         """Refuse, with a ValueError, transformers that are compiled as a whole."""
@@ -196,15 +203,29 @@ def check_not_wrapped(transformer: nn.Module) -> None:
     """Refuse, with a ValueError, a transformer that is compiled as a whole or wrapped in another module."""
     own = getattr(transformer, "_orig_mod", transformer)
     if own is not transformer or transformer._compiled_call_impl is not None:
-        raise ValueError(
-            f"this {type(own).__name__} is compiled as a whole, so AdaCache cannot skip its blocks; compile those "
-            "instead, with transformer.compile_repeated_blocks()"
-        )
+        raise compiled_as_a_whole(type(own))
     wrapped = dict(transformer.named_children()).get("module")
     if wrapped is not None:
         raise ValueError(
             f"this {type(wrapped).__name__} is wrapped in {type(transformer).__name__}, which may copy it or split its "
             "batch; give the pipeline the transformer itself, and each device a pipeline of its own"
+        )
+
+
+def compiled_as_a_whole(kind: type[nn.Module]) -> ValueError:
+    """Return the refusal of a transformer that is compiled as a whole."""
+    return ValueError(
+        f"this {kind.__name__} is compiled as a whole, so AdaCache cannot skip its blocks; compile those "
+        "instead, with transformer.compile_repeated_blocks()"
+    )
+
+
+def check_gradients(transformer: nn.Module) -> None:
+    """Refuse, with a ValueError, blocks that are called again in the backward pass, when their step is over."""
+    if torch.is_grad_enabled() and getattr(transformer, "is_gradient_checkpointing", False):
+        raise ValueError(
+            f"this {type(transformer).__name__} is called with gradients and gradient checkpointing, which runs its "
+            "blocks again when the step is over; call transformer.disable_gradient_checkpointing() first"
         )
 
 

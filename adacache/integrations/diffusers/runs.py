@@ -69,18 +69,34 @@ class Call:
 
 @dataclass(frozen=True)
 class GuidanceHalf:
-    """What distinguishes the calls of one step, such as those with and without the prompt."""
+    """What distinguishes the calls of one step, such as those with and without the prompt.
+
+    Attributes:
+        version: grows where the text's tensor is changed in place; None without a text, or where PyTorch does not tell.
+    """
 
     context: str | None
     text: Tensor | None
+    version: int | None
+
+    @classmethod
+    def of(cls, call: Call) -> GuidanceHalf:
+        """Return the half that `call` is for."""
+        return cls(call.context, call.text, _version(call.text))
 
     def fits(self, call: Call) -> bool:
         """Whether `call` is for this half; comparing texts in different tensors waits for the device."""
         if self.context != call.context:
             return False
-        if self.text is call.text or self.text is None or call.text is None:
-            return self.text is call.text
+        if self.text is call.text:
+            return self.version == _version(call.text)
+        if self.text is None or call.text is None:
+            return False
         return self.text.shape == call.text.shape and torch.equal(self.text, call.text)
+
+
+def _version(text: Tensor | None) -> int | None:
+    return None if text is None or text.is_inference() else text._version
 
 
 @dataclass
@@ -95,6 +111,8 @@ class _Run:
         strangers: halves that were called in this step and have no residual.
         calls_before: number of calls in the step before.
         is_fresh: whether this step is computed for all videos, whatever the policy says.
+        is_doubtful: whether the run began where a call was repeated in the first step of the one before. It is then not
+            known which of a step's calls the residuals are of, so the next step is computed.
     """
 
     controller: StepController
@@ -112,6 +130,7 @@ class _Run:
     strangers: list[GuidanceHalf] = field(default_factory=list)
     calls_before: int | None = None
     is_fresh: bool = True
+    is_doubtful: bool = False
 
     @property
     def num_calls(self) -> int:
@@ -224,6 +243,10 @@ class Runs:
             raise RuntimeError("there is no trace yet: the transformer has not been called since apply_adacache")
         return self._controller.traces
 
+    def close(self) -> None:
+        """Forget the loop and what it gave, so that a handle that is kept for its traces keeps no model."""
+        self._loop = self._make_controller = self._ended = self._strayed = self._schedule = None
+
     def _places(self, call: Call, schedule: Tensor) -> list[int]:
         """Return the places in the schedule where a call may be; its time may have been rounded to another dtype."""
         if self._schedule is not schedule:
@@ -285,7 +308,10 @@ class Runs:
             return self._begin(call, schedule, places, following)
         self.abort()
         if anew:
-            return self._begin(call, schedule, places, run.first)
+            entered = self._begin(call, schedule, places, run.first)
+            if self._run is not None:
+                self._run.is_doubtful = run.place == run.first
+            return entered
         self._strayed = schedule
         self._warn_of_stray(call)
         return None
@@ -298,7 +324,8 @@ class Runs:
         run = self._run
         halves = {number: run.halves[number] for number in run.called}
         same = call.model is run.model and call.latents.shape == run.shape and not run.strangers
-        restart = run.place >= 0 and not (same and 0 in halves and halves[0].fits(call))
+        is_known = same and not run.is_doubtful and 0 in halves and halves[0].fits(call)
+        restart, run.is_doubtful = run.place >= 0 and not is_known, False
         run.is_fresh = restart or run.place < 0
         if run.place >= 0:
             run.calls_before = run.num_calls
@@ -320,7 +347,7 @@ class Runs:
             )
         fitting = [number for number, half in run.halves.items() if number not in run.called and half.fits(call)]
         if not fitting:
-            half = GuidanceHalf(call.context, call.text)
+            half = GuidanceHalf.of(call)
             if not run.is_fresh:
                 run.strangers.append(half)
                 return None

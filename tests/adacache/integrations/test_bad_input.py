@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -48,8 +48,8 @@ def test_one_transformer_in_both_places_is_cached_once():
     pipe = TINY["wan22"].build()
     pipe.transformer_2 = pipe.transformer
     with apply_adacache(pipe, StaticScheduleConfig((0, 1, 4, 5))) as handle:
+        assert len(handle.transformers) == 1
         TINY["wan22"].run(pipe, steps=6)
-    assert len(handle.transformers) == 1
     assert {0, 1, 4, 5} <= set(handle.trace.computed_steps) and handle.trace.num_reused
 
 
@@ -277,6 +277,64 @@ def test_one_of_two_transformers_that_was_replaced_is_said_when_the_next_run_sta
     pipe.transformer_2 = tiny.build().transformer_2
     tiny.run(pipe)
     assert "the pipeline's transformer was replaced after apply_adacache" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("transformer",), ("transformer", "transformer_2")])
+def test_transformers_that_are_set_aside_are_not_replaced(names, caplog):
+    tiny = TINY["wan22"]
+    pipe = tiny.build()
+    with apply_adacache(pipe, STATIC) as handle:
+        tiny.run(pipe)
+        kept = list(handle.transformers)
+        for name in names:
+            setattr(pipe, name, None)
+        assert handle.trace.num_reused
+    assert not any("_diffusers_hook" in vars(transformer) for transformer in kept)
+    assert "was replaced" not in caplog.text
+
+
+def replaced_forward(transformer: Any, *args: Any, **kwargs: Any) -> Any:
+    """As a patch of TeaCache's is: the model's own forward, with additions."""
+    return OWN_FORWARD(transformer, *args, **kwargs)
+
+
+OWN_FORWARD = diffusers.LatteTransformer3DModel.forward
+PATCHED = "the forward of this LatteTransformer3DModel was replaced by replaced_forward, as TeaCache's patches do"
+
+
+def test_a_forward_that_was_replaced_is_refused(pipe, monkeypatch):
+    pipe.transformer.forward = MethodType(replaced_forward, pipe.transformer)
+    refused(pipe, PATCHED)
+    del pipe.transformer.forward
+    monkeypatch.setattr(diffusers.LatteTransformer3DModel, "forward", replaced_forward)
+    refused(pipe, PATCHED)
+
+
+def test_a_class_that_is_patched_later_is_refused_at_the_next_run_and_free_afterwards(pipe, monkeypatch):
+    plain = TINY_LATTE.run(pipe)
+    with apply_adacache(pipe, STATIC):
+        monkeypatch.setattr(diffusers.LatteTransformer3DModel, "forward", replaced_forward)
+        with pytest.raises(ValueError, match=PATCHED):
+            TINY_LATTE.run(pipe)
+    assert "forward" not in vars(pipe.transformer)  # it would hide the patch
+    monkeypatch.undo()
+    assert torch.equal(TINY_LATTE.run(pipe), plain)
+
+
+def test_a_forward_that_is_compiled_is_refused(pipe):
+    pipe.transformer.forward = torch.compile(pipe.transformer.forward, backend="eager")
+    refused(pipe, "this LatteTransformer3DModel is compiled as a whole")
+
+
+def test_what_is_wrapped_around_the_hook_outlives_it(pipe):
+    """As a profiler's wrapper does; what it wraps then passes calls on."""
+    plain = TINY_LATTE.run(pipe)
+    handle = apply_adacache(pipe, STATIC)
+    cached, inner = TINY_LATTE.run(pipe), pipe.transformer.forward
+    pipe.transformer.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    assert torch.equal(TINY_LATTE.run(pipe), cached)
+    handle.remove()
+    assert torch.equal(TINY_LATTE.run(pipe), plain) and not torch.equal(plain, cached)
 
 
 def test_a_run_that_reused_nothing_says_so(pipe, caplog):

@@ -124,7 +124,7 @@ def test_what_does_not_fit_a_calibration_is_refused(made):
         apply_adacache(made.pipe, calibration=made.calibration)
     with pytest.raises(ValueError, match="speedup and min_psnr cannot be combined"):
         apply_adacache(made.pipe, calibration=made.calibration, speedup=2.0, min_psnr=20)
-    with pytest.raises(ValueError, match="a config and a target cannot be combined"):
+    with pytest.raises(ValueError, match="a config and a calibration or target cannot be combined"):
         apply_adacache(made.pipe, "fast30", calibration=made.calibration, speedup=2.0)
     with (
         apply_adacache(made.pipe, calibration=made.calibration, min_psnr=79.9),

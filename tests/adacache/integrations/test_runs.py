@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -267,6 +269,77 @@ def test_a_run_that_broke_off_lets_go_of_what_it_holds(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             WAN.run(pipe, steps=STEPS)
         assert len(made) == 2 and not made[1].nbytes
+
+
+def test_videos_in_lockstep_that_share_a_text_do_not_share_residuals():
+    """Two windows of a long video, say: only from the second step on it is known that a step has two calls."""
+    transformer = WAN.build().transformer
+
+    @torch.no_grad()
+    def first_window(other: int) -> Tensor:
+        scheduler = flow(12)
+        with apply_adacache(transformer, StaticScheduleConfig((0, 1, 11)), scheduler=scheduler):
+            outputs = [
+                transformer(noise(seed, 1, 4, 3, 8, 8), time[None], encoder_hidden_states=TEXTS[0], return_dict=False)
+                for time in scheduler.timesteps[:4]
+                for seed in (10, other)
+            ]
+        return torch.stack([output for (output,) in outputs[::2]])
+
+    assert torch.equal(first_window(11), first_window(99))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_text_that_changes_in_the_middle_has_its_next_step_computed(in_place):
+    def turn(pipe: Any, step: int, time: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            text = tensors["prompt_embeds"]
+            tensors["prompt_embeds"] = text.mul_(-1) if in_place else -text
+        return tensors
+
+    pipe = WAN.build()
+    with apply_adacache(pipe, StaticScheduleConfig((0, 1, STEPS - 1))) as handle:
+        WAN.run(
+            pipe,
+            steps=STEPS,
+            callback_on_step_end=turn,
+            callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+        )
+    assert handle.trace.computed_steps == [0, 1, 3, STEPS - 1]
+
+
+def test_a_handle_that_is_kept_for_its_trace_keeps_no_model():
+    pipe = WAN.build()
+    handle = apply_adacache(pipe, EAGER)
+    WAN.run(pipe, steps=STEPS)
+    transformer = weakref.ref(pipe.transformer)
+    handle.remove()
+    del pipe
+    gc.collect()
+    assert transformer() is None and handle.trace.num_reused
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_gradients_are_those_without_a_cache_and_checkpointing_is_refused(is_checkpointed):
+    transformer, scheduler = WAN.build().transformer.requires_grad_(True), flow()
+    if is_checkpointed:
+        transformer.enable_gradient_checkpointing()
+
+    def gradients() -> list[Tensor | None]:
+        transformer.zero_grad()
+        latents = noise(0, 1, 4, 3, 8, 8)
+        time = scheduler.timesteps[:1]
+        transformer(latents, time, encoder_hidden_states=TEXTS[0], return_dict=False)[0].sum().backward()
+        return [None if p.grad is None else p.grad.clone() for p in transformer.parameters()]
+
+    plain = gradients()
+    with apply_adacache(transformer, SOME, scheduler=scheduler):
+        if is_checkpointed:
+            with pytest.raises(ValueError, match=r"gradient checkpointing.*disable_gradient_checkpointing"):
+                gradients()
+        else:
+            pairs = zip(gradients(), plain, strict=True)
+            assert all(one is other or torch.allclose(one, other) for one, other in pairs)
 
 
 def test_a_held_output_is_returned_in_the_form_that_is_asked_for():
