@@ -105,7 +105,11 @@ class Tuner:
         return points
 
     def _by_settings(self, policy: PolicyPlan) -> list[BenchPoint]:
-        caches = [self._config_of({**(policy.cache or {}), **item}) for item in policy.settings]
+        try:
+            caches = [self._config_of({**(policy.cache or {}), **item}) for item in policy.settings]
+        except _TimeUpError:
+            self._leave_out(f"{policy.title} was not fitted to the model in the time that was given.")
+            return []
         return [BenchPoint(policy.name, place=i, cache=cache) for i, cache in enumerate(caches, start=1)]
 
     def _by_codebook(self, policy: PolicyPlan) -> list[BenchPoint]:
@@ -159,8 +163,6 @@ class Tuner:
         Raises:
             _TimeUpError: it would have to be sampled, and time is up.
         """
-        if needs_calibration(options) and self._file.policy_calibration is None and self._is_late:
-            raise _TimeUpError
         config = self._config_of(options)
         if hasattr(config, "planned_steps"):  # a schedule that is the same for all videos
             return Tried(len(config.planned_steps(self._num_steps)), 0.0)
@@ -180,6 +182,8 @@ class Tuner:
 
     def _config_of(self, options: Mapping[str, Any]) -> PolicyConfig:
         if needs_calibration(options) and self._file.policy_calibration is None:
+            if self._is_late:
+                raise _TimeUpError
             self._file.policy_calibration = calibrate_policies(self._runner, self._clips)
         return config_from_dict(complete(options, self._file.policy_calibration))
 

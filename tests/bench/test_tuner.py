@@ -78,9 +78,13 @@ def test_when_time_is_up_no_constants_are_measured_either(entries, tmp_path, mon
     policies = {
         name: {"title": name, "tune": "threshold", "cache": {"policy": name}} for name in ("easycache", "teacache")
     }
+    policies["magcache"] = {"title": "MagCache", "cache": {"policy": "magcache"}, "settings": [{"threshold": 0.1}]}
     tuner = make_tuner(entries, policies, tmp_path, deadline=-math.inf, budgets=(8,))
     assert [point.key for point in tuner.points()] == ["easycache@8"]
-    assert tuner.left_out == ["teacache was not tuned to 8 steps in the time that was given."]
+    assert tuner.left_out == [
+        "teacache was not tuned to 8 steps in the time that was given.",
+        "MagCache was not fitted to the model in the time that was given.",
+    ]
 
 
 def test_a_fallback_is_taken_only_where_it_is_needed(entries, tmp_path):
