@@ -41,7 +41,7 @@ class BridgeConfig:
     "hold" keeps one residual, "taylor" order + 1, the others two.
 
     Raises:
-        ValueError: a value is outside of these.
+        ValueError: a value is outside of these, or set where the kind does not use it.
     """
 
     kind: Literal["hold", "linear", "fitted", "exponential", "taylor"] = "hold"
@@ -57,6 +57,11 @@ class BridgeConfig:
         check_positive("bridge max_ratio", self.max_ratio)
         if not is_whole(self.order) or not 0 <= self.order <= HIGHEST_ORDER:
             raise ValueError(f"bridge order must be a whole number from 0 to {HIGHEST_ORDER}, got {self.order!r}")
+        for field in fields(self)[1:]:
+            if field.name in _USED[self.kind] or getattr(self, field.name) == field.default:
+                continue
+            users = " or ".join(repr(kind) for kind in KINDS if field.name in _USED[kind])
+            raise ValueError(f"bridge kind {self.kind!r} has no {field.name}; choose kind {users}, or leave it out")
 
     @classmethod
     def from_value(cls, value: Any) -> "BridgeConfig":
@@ -72,13 +77,7 @@ class BridgeConfig:
         if not isinstance(value, Mapping):
             raise ValueError(f"bridge must be one of {', '.join(KINDS)}, or a mapping of its options, got {value!r}")
         check_keys("bridge option", value, [field.name for field in fields(cls)])
-        bridge = cls(**value)
-        for field in fields(cls)[1:]:
-            if field.name in _USED[bridge.kind] or getattr(bridge, field.name) == field.default:
-                continue
-            users = " or ".join(repr(kind) for kind in KINDS if field.name in _USED[kind])
-            raise ValueError(f"bridge kind {bridge.kind!r} has no {field.name}; choose kind {users}, or leave it out")
-        return bridge
+        return cls(**value)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values; `from_value` reads them back."""

@@ -85,9 +85,10 @@ def _fit(
             )
             finished(num_clips * plan.candidates * count)
     targets = []
-    if len(fits) < len(counts):
-        targets = [record_target(sampler, batch, plan.refinement) for batch in Runner.split(plan.fit, plan.batch_size)]
-    finished(num_clips * num_steps * plan.refinement)
+    for batch in Runner.split(plan.fit, plan.batch_size):
+        if len(fits) < len(counts):
+            targets.append(record_target(sampler, batch, plan.refinement))
+        finished(len(batch) * num_steps * plan.refinement)
     if not targets:
         return fits
     simulations = [MultistepSimulation(targets, num_steps, early) for early in EARLY[: plan.candidates]]

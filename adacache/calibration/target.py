@@ -119,6 +119,8 @@ def read_target(values: dict[str, Any]) -> Target | None:
 
 def _warn(calibration: Calibration, count: int, timesteps: Sequence[float]) -> None:
     num_steps = len(timesteps)
+    if count == num_steps:
+        return  # every step is computed, so there is no loss
     if num_steps == calibration.num_steps and not calibration.fits(timesteps):
         logger.warning(
             "The calibration was measured with %d steps at other times than this run's: the schedule is carried over "
@@ -133,7 +135,7 @@ def _warn(calibration: Calibration, count: int, timesteps: Sequence[float]) -> N
             num_steps,
         )
     first, last = (len(calibration.measured[i].computed_steps) for i in (0, -1))
-    if not first <= count <= last and count < num_steps:
+    if not first <= count <= last:
         logger.warning(
             "%d computed steps lie outside the %d to %d that were measured: their quality is an extrapolation.",
             count,

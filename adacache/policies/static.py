@@ -70,7 +70,7 @@ class StaticScheduleConfig(PolicyConfig):
         if reuses != "stack":
             raise ValueError(
                 f"{path} comes from a policy that reused the model's {reuses}; a list of steps can only repeat one "
-                "that reused the whole stack"
+                "that reused the whole stack. The settings of its video's sidecar compute the same steps"
             )
         bridge = trace.metadata.get("bridge", BridgeConfig())
         return cls(tuple(trace.computed_steps), trace.num_steps, bridge=bridge)

@@ -14,9 +14,10 @@ from adacache.validation import check_count
 class TaylorSeerConfig(PlannedConfig):
     """The first `warmup` steps are computed, after them one is reused, and then every `interval`-th is computed.
 
-    With the defaults steps 0, 1, 2, 4, 9, 14, ... are computed (0-based): a step is computed if step < warmup or (step
-    - warmup - 1) % interval == 0, the rule of the source. The others get a Taylor series of the given `order` (0 to 4),
-    which is the bridge "taylor" of `BridgeConfig` and keeps order + 1 residuals. `bridge` is always that one.
+    An interval of 1 computes all. With the defaults steps 0, 1, 2, 4, 9, 14, ... are computed (0-based): a step is
+    computed if step < warmup or (step - warmup - 1) % interval == 0, the rule of the source. The others get a Taylor
+    series of the given `order` (0 to 4), which is the bridge "taylor" of `BridgeConfig` and keeps order + 1 residuals.
+    `bridge` is always that one.
 
     Raises:
         ValueError: an option is wrong; the message names it.

@@ -58,7 +58,9 @@ def prepare(
         entries = read_config_file(file).to_dict()
 
         def line_config(overrides: Mapping[str, Any], where: str) -> SampleConfig:
-            return config_from_entries(entries, str(file), flags, cfg_options, overrides, where)
+            config = config_from_entries(entries, str(file), flags, cfg_options, overrides, where)
+            _check_switches(overrides, [config], f"{where}: ")
+            return config
 
         config = line_config({}, "")
         _check_stream(config, prompt_text)
@@ -97,15 +99,18 @@ def _check_stream(config: SampleConfig, text: str | None) -> None:
         )
 
 
-def _check_switches(given: Mapping[str, Any], configs: Sequence[SampleConfig]) -> None:
+def _check_switches(given: Mapping[str, Any], configs: Sequence[SampleConfig], where: str = "") -> None:
     """Refuse settings that change no sample's video, as the switch that they need may be set by a prompt's own line.
+
+    Args:
+        where: what the sentence begins with.
 
     Raises:
         ConfigError: there is one.
     """
     for name, (switches, has_effect) in _SWITCHES.items():
         if given.get(name) is not None and not any(map(has_effect, configs)):
-            raise ConfigError(f"{name} has no effect without {switches}; set that, or leave {name} out")
+            raise ConfigError(f"{where}{name} has no effect without {switches}; set that, or leave {name} out")
 
 
 @contextmanager

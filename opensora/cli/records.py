@@ -41,7 +41,7 @@ def result_of(sample: Sample, video: Path, seconds: float, traces: Sequence[Trac
         num_steps=num_steps,
         num_computed=sum(trace.num_computed for trace in kept) if kept else num_steps,
         saving=sum(savings) / len(savings) if savings and None not in savings else None,
-        surprises=tuple(sentence for trace in kept for sentence in surprises(trace, sample.config.cache)),
+        surprises=tuple(dict.fromkeys(each for trace in kept for each in surprises(trace, sample.config.cache))),
     )
 
 

@@ -9,14 +9,16 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from adacache.calibration.target import TARGETS
+from adacache.policies.multistep import MultistepConfig
 from opensora.cli.plan import Sample
 from opensora.conditioning.references import check_reference, fitting_mask_strategy, sha256_of
 from opensora.config.entries import name_of_overrides
 from opensora.config.loading import config_from_entries
 from opensora.config.schema import SampleConfig
-from opensora.config.target import find_calibration
+from opensora.config.target import conditions_of, find_calibration, mismatch
 from opensora.errors import ConfigError, shortened
 from opensora.prompts.run_prompts import MAX_SEED, all_prompts
+from opensora.weights import fingerprint
 
 # Entries that have done their work: what they asked for is in other entries.
 _DONE = (
@@ -45,6 +47,7 @@ class _Metadata(BaseModel, strict=True):
     refined: str | None = None
     video: str = "sample"
     references: list[_Reference] = []
+    weights: dict[str, Any] = {}
     mask_strategy: str = ""
 
 
@@ -77,6 +80,8 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
         if given.get(name) is not None:
             raise ConfigError(f"--from-sidecar makes one video again; leave out {name}")
     config = config_from_entries(entries, path, flags, cfg_options)
+    if isinstance(config.cache, MultistepConfig) and not any(name in given for name in ("cache", "replay", *TARGETS)):
+        _check_calibrated(config, config_from_entries(entries, path), metadata, path)
     if config.prompt is not None and len(config.prompt) > 1:
         raise ConfigError(f"--from-sidecar makes one video again, got {len(config.prompt)} prompts")
     if config.mask_strategy is not None and len(config.mask_strategy) > 1:
@@ -99,6 +104,25 @@ def read_sidecar(path: str, flags: Mapping[str, Any], cfg_options: Mapping[str, 
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return config, sample
+
+
+def _check_calibrated(config: SampleConfig, original: SampleConfig, metadata: _Metadata, path: str) -> None:
+    """Refuse the calibrated cache of a sidecar in a run that it was not made for.
+
+    Raises:
+        ConfigError: the run differs from the sidecar's `original` in what a calibration holds for.
+    """
+    difference = mismatch(conditions_of(original), config)
+    model = config.model.from_pretrained
+    if difference is None and model != original.model.from_pretrained:
+        known = metadata.weights.get("model")
+        if known is None or not Path(model).is_dir() or fingerprint(model) != known:
+            difference = f"it was made for the weights in {original.model.from_pretrained}, but this run has {model}"
+    if difference is not None:
+        raise ConfigError(
+            f"{path} has a calibrated cache, which does not fit: {difference}; give --cfg-options cache=None, or a "
+            "target (--speedup) and a calibration of this setting"
+        )
 
 
 def _load(path: Path) -> _Metadata:

@@ -70,7 +70,8 @@ class AnimatedImage:
     def __init__(self, image: Image.Image) -> None:
         self._image = image
         self.width, self.height = image.size
-        self.num_frames: int = image.n_frames
+        self._first = int(bool(image.info.get("default_image")))  # a png's picture for viewers that play no animations
+        self.num_frames: int = image.n_frames - self._first
 
     def check(self) -> None:
         """Refuse, with NotReadable, a file whose first frame cannot be decoded."""
@@ -82,7 +83,7 @@ class AnimatedImage:
         Raises:
             NotReadable: a frame cannot be decoded.
         """
-        for i in range(self.num_frames):
+        for i in range(self._first, self._first + self.num_frames):
             with _decoding():
                 self._image.seek(i)
                 frame = np.asarray(_rgb(self._image))

@@ -162,7 +162,14 @@ def fitting_mask_strategy(mask_strategy: str, references: Sequence[ReferenceInfo
     vae, align = config.vae, config.align if config.compat or config.vae.micro_frame_size else None
     if references and not mask_strategy:
         are_videos = [info.kind == "video" for info in references]
-        chunk = vae.latent_frames(vae.frames_per_chunk(config.num_frames))
+        frames = vae.frames_per_chunk(config.num_frames)
+        for index, info in enumerate(references):
+            if info.kind == "video" and info.frames is not None and info.frames < frames:
+                raise ValueError(
+                    f"reference {index} has {info.frames} frames, but without a mask strategy {frames} of a video are "
+                    "taken; give a longer one, or a mask strategy that takes fewer"
+                )
+        chunk = vae.latent_frames(frames)
         mask_strategy = default_mask_strategy(are_videos, chunk, config.loop)
     check_mask_strategy(mask_strategy, len(references))
     lengths = [_latents_of(index, info, mask_strategy, config) for index, info in enumerate(references)]
@@ -229,6 +236,6 @@ def part_of_reference(mask_strategy: str, reference: int, config: SampleConfig) 
             f"mask strategy '{mask_strategy}' counts frames of reference {reference} both from its beginning and from "
             "its end; give the video twice, separated by ';', one for each"
         )
-    latents = max(entry.ref_start + entry.length for entry in entries)
-    # Alignment moves a start up by less than a chunk, and not into the last one.
+    # Alignment moves a start up by less than `align`, and not into the last block.
+    latents = max(entry.ref_start + entry.length for entry in entries) + (config.align or 0)
     return ReferencePart(max_frames=(-(-latents // of_chunk) + 2) * chunk)

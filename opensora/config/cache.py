@@ -6,12 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from adacache.calibration.target import TARGETS
 from adacache.policies.base import PolicyConfig
 from adacache.policies.registry import config_from_dict
 from adacache.policies.static import StaticScheduleConfig
 from opensora.config.reading import Source
-from opensora.config.target import find_calibration, replaces_cache, with_memory_options
+from opensora.config.target import MODES, find_calibration, replaces_cache, with_memory_options
 from opensora.errors import one_line
+from opensora.files import find_path
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,24 @@ def read_cache(
         ConfigError: both styles are used at once, the cache configuration refuses its options or does not fit the run,
             or the recorded run cannot be replayed.
     """
+    if "cache" in source.from_command_line and entries.get("cache") is None:
+        official = {}  # "no cache" by hand, whichever style the file has
     cache, replay = entries.pop("cache", None), entries.get("replay")
     is_replaced = replay is not None or replaces_cache(entries)
+    if is_replaced:
+        _check_has_effect(entries, source)
     config = _own_cache(official, cache, None if is_replaced else num_steps, depth, source)
     return config if replay is None else with_memory_options(_read_replay(replay, num_steps, source), config)
+
+
+def _check_has_effect(entries: Mapping[str, Any], source: Source) -> None:
+    """Refuse options of the cache that are given by hand where something else decides which steps are computed."""
+    decides = next(name for name in ("replay", *TARGETS, "draft", "final") if entries.get(name) is not None)
+    kept = ("cache_device", "cache_dtype", "schedule", *(("metric", "metric_blocks") if decides in MODES else ()))
+    for key in sorted(source.from_command_line):
+        section, _, name = key.partition(".")
+        if section == "cache" and name and name not in kept:
+            raise source.error(key, f"{key} has no effect with {decides}; leave one of them out ({decides}=None)")
 
 
 def _own_cache(
@@ -105,6 +121,7 @@ def _read_replay(path: Any, num_steps: int, source: Source) -> StaticScheduleCon
     """
     if not isinstance(path, str) or not path:
         raise source.error("replay", f"replay must be the path of a trace (.json), got {path!r}")
+    path = find_path(path) or path
     try:
         config = StaticScheduleConfig.from_trace(path)
         config.validate(num_steps)

@@ -47,6 +47,18 @@ _NONE_MEANS = {"loop": 1, "num_sample": 1, "llm_refine": False, "watermark": Fal
 # Entries that do nothing without a switch. A file may hold them for runs that have it; given by hand, they are refused.
 _SWITCHES = {"llm_endpoint": "llm_refine", "llm_model": "llm_refine", "vae.tile_size": "vae.tiling"}
 _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+# Where entries belong that are looked for at the top level, where upstream's flags and the official code have them.
+_ELSEWHERE = {
+    **{key: f"model.{key}" for key in OFFICIAL_CACHE_KEYS},
+    **{
+        name: f"{section}.{name}"
+        for section, classes in SECTIONS.items()
+        for cls in classes
+        for name in cls.__pydantic_fields__
+        if name not in ("type", "from_pretrained")
+    },
+    **dict.fromkeys(("height", "width"), "image_size"),
+}
 # What low_memory sets besides the cache's device: section ("" for the top level) -> entries. The command line wins.
 _LOW_MEMORY: dict[str, dict[str, Any]] = {
     "": {"batch_size": 1},
@@ -83,8 +95,7 @@ def load_without_cache(
 ) -> SampleConfig:
     """Do what `load_config` does, with every step computed, however the file or the options say which are."""
     options = {**besides_cache(cfg_options or {}), **dict.fromkeys(CACHE_KEYS)}
-    # The official code's options are among the model's.
-    return dataclasses.replace(load_config(path, overrides, options), cache=None)
+    return load_config(path, overrides, options)
 
 
 def besides_cache(cfg_options: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +138,7 @@ def config_from_dict(entries: Mapping[str, Any], source: Source | None = None) -
         source = dataclasses.replace(source, from_command_line=source.from_command_line | {"height", "width"})
     entries = _with_low_memory(_without_helper_variables(entries, source), source)
     known = {*SampleConfig.__pydantic_fields__, *SIZE_KEYS}
-    check_names(entries, known - {"height", "width", "path"}, source)
+    check_names(entries, known - {"height", "width", "path"}, source, elsewhere=_ELSEWHERE)
     official_cache, sections = _read_sections(entries, source)
     model = sections["model"]
     weights_dir = entries.get("weights_dir")

@@ -77,13 +77,25 @@ def read_section(section: str, entries: Mapping[str, Any], source: Source) -> An
     return read_fields(chosen, entries, source, section)
 
 
-def check_names(entries: Iterable[Any], known: Iterable[str], source: Source, section: str = "") -> None:
-    """Raise ConfigError for the first entry that is not `known`, with the nearest name that is."""
+def check_names(
+    entries: Iterable[Any],
+    known: Iterable[str],
+    source: Source,
+    section: str = "",
+    elsewhere: Mapping[str, str] | None = None,
+) -> None:
+    """Raise ConfigError for the first entry that is not `known`, with the nearest name that is.
+
+    Args:
+        elsewhere: names that are known elsewhere -> where.
+    """
     known = set(known)
     for name in entries:
         if name not in known:
             key, where = (f"{section}.{name}", f" in '{section}'") if section else (str(name), "")
-            raise source.error(key, f"unknown key {str(name)!r}{where}; {suggest(name, known)}")
+            place = (elsewhere or {}).get(name)
+            hint = f"did you mean '{place}'?" if place else suggest(name, known)
+            raise source.error(key, f"unknown key {str(name)!r}{where}; {hint}")
 
 
 def read_value(value: Any, hint: Any, key: str, source: Source) -> Any:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from adacache.calibration.calibration import Calibration
@@ -27,6 +28,7 @@ from opensora.weights import fingerprint
 
 logger = logging.getLogger(__name__)
 
+MODES = ("draft", "final")
 # Names of the conditions that a config determines, as a user would say them.
 _NAMES = {
     "image_size": "image size (height, width)",
@@ -64,6 +66,9 @@ def apply_target(config: SampleConfig, source: Source) -> SampleConfig:
         schedule = with_memory_options(target.resolve(calibration, times), config.cache)
     except ValueError as error:
         raise source.error(given[0], one_line(error)) from error
+    by_hand = sorted({"cache.cache_dtype", "cache.schedule"} & source.from_command_line)
+    if by_hand and isinstance(schedule, MultistepConfig):
+        raise source.error(by_hand[0], f"{by_hand[0]} has no effect with {given[0]}; leave one of them out")
     count, steps = len(schedule.computed_steps), config.scheduler.num_model_calls
     # Beyond the measured counts the curve only repeats its ends, and in a run of another length or at other times
     # something else stands in for the steps that are left out: no figure is better than one that flatters.
@@ -151,8 +156,8 @@ def _calibration(config: SampleConfig, target: str, source: Source) -> tuple[Pat
     if config.calibration is None:
         raise source.error(
             target,
-            f"{target} needs a calibration of this model; run '{command} {config.path}' and set calibration to the "
-            "file it writes",
+            f"{target} needs a calibration of this model; run '{command} {quote(config.path)}' and set "
+            "calibration to the file it writes",
         )
     path, calibration = _read_calibration(config, source)
     difference = mismatch(calibration.conditions, config)
@@ -173,10 +178,8 @@ def _read_calibration(config: SampleConfig, source: Source) -> tuple[Path, Calib
     try:
         if path is None:
             folder = Path(config.calibration).parent
-            raise ValueError(
-                f"there is no file {config.calibration}; '{command_line('calibrate')} {config.path} --output {folder}' "
-                "makes a calibration.json"
-            )
+            command = f"{command_line('calibrate')} {quote(config.path)} --output {quote(str(folder))}"
+            raise ValueError(f"there is no file {config.calibration}; '{command}' makes a calibration.json")
         return path, Calibration.load(path)
     except OSError as error:
         raise source.error("calibration", f"calibration: cannot read {path}: {error.strerror}") from error
@@ -206,7 +209,7 @@ DRAFT_CODEBOOK, FINAL_CODEBOOK = "fast30", "slow30"
 
 def replaces_cache(entries: Mapping[str, Any]) -> bool:
     """Whether config `entries` ask for a target, a draft or a final, each of which replaces the config's cache."""
-    return any(entries.get(name) is not None for name in (*TARGETS, "draft", "final"))
+    return any(entries.get(name) is not None for name in (*TARGETS, *MODES))
 
 
 def apply_mode(config: SampleConfig, source: Source, depth: int | None) -> SampleConfig:
@@ -306,7 +309,7 @@ def _official(config: SampleConfig, mode: str, depth: int | None) -> PolicyConfi
         mode,
         codebook,
         command_line("calibrate"),
-        config.path,
+        quote(config.path),
     )
     return with_memory_options(AdaCacheConfig(codebook, **measured), config.cache)
 

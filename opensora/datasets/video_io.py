@@ -175,14 +175,14 @@ def as_rate(fps: float | Fraction) -> Fraction:
     """Return frames per second as a fraction of small numbers: exact for 24, 30000/1001 and the like.
 
     Raises:
-        ValueError: `fps` is not a positive number.
+        ValueError: `fps` is not a positive number, or one that rounds to none.
     """
     try:
         rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
     except (TypeError, ValueError, OverflowError):  # not a number, NaN, infinity
         rate = Fraction(0)
     if rate <= 0:
-        raise ValueError(f"fps must be a positive number of frames per second, got {fps!r}")
+        raise ValueError(f"fps must be a positive number of frames per second, 0.001 or more, got {fps!r}")
     return rate
 
 
@@ -224,6 +224,8 @@ def _read_png(path: Path) -> tuple[np.ndarray, float]:
 
 
 def _read_av(path: Path, count: int | None) -> tuple[np.ndarray, float]:
+    if av is None:
+        raise ValueError(f"cannot read '{path}': videos need the package av; pip install av")
     try:
         with av.open(ffmpeg_url(path)) as container:
             if not container.streams.video:

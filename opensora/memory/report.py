@@ -123,17 +123,18 @@ def check_memory(
     logger.log(level, "%s", estimate_line(stages, free, kind))
     if kind == "cuda" and config.cache is not None and config.cache.cache_device == "cpu":
         _check_offloaded(config, -(-cache_bytes(read_shapes(config), batch) // processes))
-    less = f"it takes less with {' or '.join(fixes(config, largest, kind))}"
+    found = fixes(config, largest, kind)
+    less = f"; it takes less with {' or '.join(found)}" if found else ""
     sentence = (
         f"memory: {largest.name} would take {size_text(largest.total)} {_WHERE[kind]}, where {size_text(free)} are "
-        f"free; {less}"
+        f"free{less}"
     )
     if largest.total > free and kind == "cuda":
         raise ConfigError(sentence)
     if largest.total > free:
         logger.warning("WARNING %s", sentence)
     elif largest.total * (1 + FRAGMENTATION) > free and kind == "cuda":
-        logger.warning("WARNING memory: %s may not fit, as fragmentation adds to it; %s", largest.name, less)
+        logger.warning("WARNING memory: %s may not fit, as fragmentation adds to it%s", largest.name, less)
     return stages
 
 
@@ -163,13 +164,21 @@ def free_memory(device: torch.device) -> int:
 
 
 def estimate_line(stages: Sequence[StageEstimate], free: int, device: str) -> str:
-    """Format "memory, estimated: text 19.14 GB, denoise 6.71 GB (weights 3.20 GB, ...); 24.00 GB are free..."."""
+    """Format "memory, estimated: text 19.14 GB (weights 19.05 GB, ...), denoise ...; 24.00 GB are free..."."""
     return f"memory, estimated: {', '.join(map(_describe, stages))}; {size_text(free)} are free {_WHERE[device]}"
 
 
 def fixes(config: SampleConfig, stage: StageEstimate, device: Literal["cuda", "cpu"] = "cuda") -> list[str]:
     """Return the settings that make a stage smaller on that kind of device, the least painful first."""
-    return [*_options(config, stage, device), *([] if config.low_memory else ["--low-memory"]), *_sizes(config, stage)]
+    options = _options(config, stage, device)
+    helps = _OF_LOW_MEMORY.intersection(options) or (stage.name != "text" and config.batch_size > 1)
+    return [*options, *(["--low-memory"] if helps and not config.low_memory else []), *_sizes(config, stage)]
+
+
+_OF_LOW_MEMORY = {
+    *("text_encoder.dtype='bf16'", "cache.cache_device='cpu'"),
+    *("vae.tiling=True", "vae.micro_batch_size=1"),
+}
 
 
 def _options(config: SampleConfig, stage: StageEstimate, device: str) -> list[str]:

@@ -72,12 +72,21 @@ class ChatEndpoint:
             return self._request(system, user)
         except ChatError as error:
             if error.status in (400, 422) and self._options:
-                self._options = {}  # some models take no temperature or seed
-            elif error.wait is not None:
+                return self._ask_without_options(system, user)
+            if error.wait is not None:
                 time.sleep(error.wait)
             else:
                 raise
         return self._request(system, user)
+
+    def _ask_without_options(self, system: str, user: str) -> str:
+        """Leave the options out, as some models take no temperature or seed; put them back where that does not help."""
+        options, self._options = self._options, {}
+        try:
+            return self._request(system, user)
+        except ChatError:
+            self._options = options  # it was this question that was refused
+            raise
 
     def _request(self, system: str, user: str) -> str:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]

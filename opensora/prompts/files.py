@@ -125,7 +125,7 @@ def read_prompt_file(path: str | os.PathLike[str], text: str | None = None) -> l
 
 def _suffix_of(text: str) -> str:
     """Return the ending of the file that a pipe's text would be in."""
-    start = text.lstrip()[:1]
+    start = next((line[:1] for _, line in _lines(text)), "")
     if start == "[":  # a prompt may begin like that, too
         with suppress(ValueError):
             return ".json" if isinstance(decode(text), list) else ""
@@ -281,12 +281,13 @@ def _read_entry(entry: Any) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"the object has no '{PROMPT_KEY}'")
     known = LINE_KEYS | set(ALIASES) | {PROMPT_KEY}
     overrides: dict[str, Any] = {}
+    names: dict[str, str] = {}  # as they are written
     for written, value in entry.items():
         if written not in known:
             raise ConfigError(f"unknown key {written!r}; {suggest(written, known)}")
         key = ALIASES.get(written, written)
-        if key in overrides:
-            raise ConfigError(f"{written!r} and {key!r} are the same; give one of them")
+        if (first := names.setdefault(key, written)) != written:
+            raise ConfigError(f"{first!r} and {written!r} are the same; give one of them")
         if key != PROMPT_KEY:
             overrides[key] = _READERS[key](key, value) if key in _READERS else value
     return _checked_prompt(entry[PROMPT_KEY]), overrides

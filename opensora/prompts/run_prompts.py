@@ -128,7 +128,7 @@ def _split(index: int, prompt: str, given: Mapping[str, Any], config: SampleConf
     if unread is not None:  # a language model may still translate it
         raise ConfigError(f"prompt {index}: the model reads English, and cannot read any of '{shortened(unread, 80)}'")
     overrides = {name: value for name, value in given.items() if value is not None}
-    overrides |= {name: value for name, value in settings.items() if value}
+    overrides |= settings
     loops = overrides.get("loop", config.loop)
     if len(segments) > 1 and isinstance(loops, int) and starts[-1] >= loops:
         raise ConfigError(

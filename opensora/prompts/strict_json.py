@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
@@ -15,7 +16,11 @@ def decode(text: str) -> Any:
     """
     try:
         return json.loads(
-            text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_int=_read_int
+            text,
+            object_pairs_hook=_without_repeats,
+            parse_constant=_refuse_constant,
+            parse_int=_read_int,
+            parse_float=_read_float,
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -32,6 +37,13 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number that can be used")
+
+
+def _read_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is too large a number")
+    return number
 
 
 def _read_int(digits: str) -> int:

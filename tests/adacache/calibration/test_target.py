@@ -102,6 +102,11 @@ def test_a_run_of_another_number_of_steps_is_warned_of(calibration, caplog):
     assert "extrapolation" in message
 
 
+def test_a_run_that_computes_every_step_has_nothing_to_warn_of(calibration, caplog):
+    assert count(Target("speedup", 1), calibration, num_steps=7) == 7
+    assert not caplog.messages
+
+
 def test_a_run_at_other_times_is_warned_of(calibration, caplog):
     times = [1.1 * time for time in calibration.timesteps]
     assert calibration.fits(calibration.timesteps) and not calibration.fits(times)

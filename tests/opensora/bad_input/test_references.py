@@ -107,6 +107,12 @@ REFUSED = {
     "an mp4 cut in half": reference(
         "a.mp4", lambda path: cut(clip(path), 0.5), "damaged after frame", more="--num-frames 34", code=1
     ),
+    "too few frames to go on from": reference(
+        "a.mp4",
+        lambda path: clip(path, 8),
+        "reference 0 has 8 frames, but without a mask strategy 17 of a video are taken",
+        more="--num-frames 17",
+    ),
     "a video without frames": reference("a.mp4", video_without_frames, "'a.mp4' holds no"),
     "sound": reference("a.mp4", sound, "holds only sound; give an image or a video"),
     "a svg": reference("a.svg", lambda path: path.write_text("<svg/>"), "neither an image"),

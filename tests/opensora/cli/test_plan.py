@@ -19,6 +19,7 @@ from opensora.cli import command
 from opensora.cli.identity import plain_config
 from opensora.cli.plan import Sample, make_batches
 from opensora.cli.sidecar import read_sidecar
+from opensora.conditioning.mask_strategy import find_nearest_point
 from opensora.conditioning.references import part_of_reference
 from opensora.config.loading import load_config
 from opensora.datasets.video_io import write_video
@@ -146,6 +147,20 @@ def test_of_a_video_that_is_continued_only_its_end_is_read(strategy, num_frames,
     assert num_frames - kept + part.first_frame(kept) == first
     # Alignment by another number would choose other frames in a part than in the whole.
     assert part_of_reference(strategy, 0, replace(config, align=3)).last_frames is None
+
+
+@pytest.mark.parametrize("align", [5, 20, 25, 50])
+@pytest.mark.parametrize(("start", "length"), [(13, 26), (26, 50), (0, 5), (49, 1)])
+def test_alignment_finds_the_same_frames_in_the_part_that_is_read(align, start, length):
+    config = replace(load_config(MINI, {"num_frames": "34"}), align=align)
+    part = part_of_reference(f"0,0,{start},0,{length}", 0, config)
+    read, whole = (config.vae.latent_frames(frames) for frames in (min(part.max_frames, 1700), 1700))
+    taken = [
+        (aligned, min(length, count - aligned))
+        for count in (read, whole)
+        for aligned in [find_nearest_point(start, align, count)]
+    ]
+    assert taken[0] == taken[1]
 
 
 def test_two_references_of_one_prompt_are_its_beginning_and_its_end(images, tmp_path):

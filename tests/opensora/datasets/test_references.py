@@ -124,6 +124,12 @@ def test_animated_images_are_videos(tmp_path, ending, options):
     assert gray_levels(read_reference(path, 8, 8, max_frames=2)) == [0, 100]
 
 
+def test_the_picture_for_viewers_that_play_no_animation_is_no_frame_of_it(tmp_path):
+    path = save_frames(tmp_path / "animation.png", [0, 100, 200], default_image=True)
+    assert check_reference(path).frames == 2
+    assert gray_levels(read_reference(path, 8, 8)) == [100, 200]
+
+
 def test_pages_of_a_tiff_are_no_video(tmp_path):
     path = save_frames(tmp_path / "pages.tiff", [50, 100])
     assert check_reference(path).kind == "image"

@@ -78,6 +78,7 @@ def test_on_the_cpu_too_little_is_only_warned_of(mini, machine, caplog):
     ("stage", "options", "expected"),
     [
         ("denoise", {"batch_size": 2}, ["dtype='bf16'", "--low-memory", "batch_size=1", "a lower resolution"]),
+        ("denoise", {"dtype": "bf16"}, ["a lower resolution"]),
         ("decode", {"low_memory": True}, ["a lower resolution"]),
         ("text", {"low_memory": True}, ["text_encoder.quantize='int8'", "text_encoder.stream=True"]),
     ],
@@ -85,6 +86,12 @@ def test_on_the_cpu_too_little_is_only_warned_of(mini, machine, caplog):
 def test_only_what_is_not_done_yet_is_proposed(mini, stage, options, expected):
     found = fixes(mini(**options), StageEstimate(stage, 1, 1))
     assert [fix for fix in found if fix != "fewer frames"] == expected
+
+
+def test_where_nothing_makes_a_stage_smaller_nothing_is_proposed(mini, machine, caplog):
+    machine(GB, text=2 * GB)
+    check_memory(mini(low_memory=True, **{"text_encoder.stream": True}), 1, CPU)
+    assert caplog.messages == ["WARNING memory: text would take 2.00 GB in CPU memory, where 1.00 GB are free"]
 
 
 @pytest.mark.parametrize(

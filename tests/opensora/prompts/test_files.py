@@ -105,7 +105,13 @@ def test_other_endings_are_refused(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    "content", ["a cat\n# no\na dog\n", '{"prompt": "a cat"}\n"a dog"\n', '[\n{"prompt": "a cat"},\n"a dog"\n]']
+    "content",
+    [
+        "a cat\n# no\na dog\n",
+        '{"prompt": "a cat"}\n"a dog"\n',
+        '# of mine\n\n{"prompt": "a cat"}\n"a dog"\n',
+        '[\n{"prompt": "a cat"},\n"a dog"\n]',
+    ],
 )
 def test_a_pipe(content, monkeypatch):
     reading, writing = os.pipe()
@@ -177,6 +183,7 @@ def test_references(tmp_path):
         ('{"prompt": "x", "reference_path": [1]}', "'reference_path' must be text, got 1"),
         ('{"prompt": "x", "mask_strategy": 0}', "'mask_strategy' must be text, got 0"),
         ('{"prompt": "x", "aes": NaN}', "NaN is not a number"),
+        ('{"prompt": "x", "aes": 1e999}', "1e999 is too large a number"),
         ('{"prompt": "x"', r"invalid JSON \(Expecting ',' delimiter, column"),
         ('{"prompt": x}', r"invalid JSON \(Expecting value, column"),
         ("[" * 100_000, "nested too deeply"),

@@ -107,6 +107,8 @@ def test_segments_and_settings_are_kept(server):
         ("“A 'small' cat”", "A 'small' cat"),
         ('"A" and "B"', '"A" and "B"'),
         ("<think>\nthe user wants\n</think>\nA cat.", "A cat."),
+        ("the user wants\n</think>\nA cat.", "A cat."),  # the template began the thought
+        ("<think>a</think><think>b</think> A cat.", "A cat."),
         ("|0| A {cat} |1| x|y", "A (cat) x y"),
         ("a cat", "a cat"),
     ],
@@ -190,6 +192,7 @@ def garbage(handler: BaseHTTPRequestHandler) -> None:
         ([(200, completion(None), {})], "the answer holds no text"),
         ([(200, completion(" \n"), {})], "the answer is empty"),
         ([(200, completion("<think>hm</think>"), {})], "the answer is empty"),
+        ([(200, completion("<think>the user wants a"), {})], "the answer is empty"),
         ([(200, completion("x" * 2001), {})], "the answer has 2001 characters, more than 2000"),
         ([(200, b" " * 1_000_001, {})], "the answer is longer than a megabyte"),
         ([hang_up, hang_up], "the connection broke off"),
@@ -237,6 +240,15 @@ def test_a_model_without_temperature_and_seed_is_asked_without(server):
     asker = refiner(server)
     assert [asker.refine(prompt).problem for prompt in ("a cat", "a dog")] == [None, None]
     assert ["temperature" in request for request in server.requests] == [True, False, False]
+
+
+def test_a_prompt_that_is_refused_changes_nothing_for_those_after_it(server):
+    refusal = (400, b'{"error": {"message": "this prompt is refused"}}', {})
+    server.answers = [refusal, refusal]
+    asker = refiner(server)
+    problems = [asker.refine(prompt).problem for prompt in ("a cat", "a dog")]
+    assert problems[0] is not None and problems[1] is None
+    assert ["temperature" in request for request in server.requests] == [True, False, True]
 
 
 def test_nobody_listens():
