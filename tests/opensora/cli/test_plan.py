@@ -372,3 +372,25 @@ def test_a_precision_that_an_older_sidecar_names_for_outputs_is_dropped(tmp_path
     (tmp_path / "a.json").write_text(json.dumps({"metadata": metadata}, default=list))
     again, sample = read_sidecar(str(tmp_path / "a.json"), {}, {})
     assert again.cache.cache_dtype is None and sample.prompt == "a red star"
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_a_prompt_may_set_no_reference_for_itself(images, tmp_path, ending):
+    lines = {
+        "txt": 'a {"reference_path": ""}\nb\n',
+        "jsonl": '{"prompt": "a", "reference_path": ""}\n{"prompt": "b"}\n',
+    }
+    file = tmp_path / f"p.{ending}"
+    file.write_text(lines[ending])
+    samples = plan(prompt_path=str(file), reference_path=[str(images / "0007.png")], num_frames="17")
+    assert [len(sample.references) for sample in samples] == [0, 1]
+
+
+def test_a_setting_of_a_prompt_without_effect_is_that_prompts_problem(tmp_path):
+    (tmp_path / "p.jsonl").write_text(
+        '{"prompt": "a", "condition_frame_edit": 0.5}\n{"prompt": "b", "condition_frame_edit": 0.5, "loop": 2}\n'
+    )
+    samples = plan(prompt_path=str(tmp_path / "p.jsonl"), num_frames="34")
+    assert samples[0].problem.startswith("prompt 0 (line 1 of")
+    assert "condition_frame_edit has no effect without a loop above 1" in samples[0].problem
+    assert samples[1].problem is None

@@ -375,3 +375,29 @@ def test_a_sidecar_finds_the_calibration_beside_its_config(run, tmp_path):
     made = run(config=str(config), prompt=["a"], max_steps_computed=10).folder / "sample_0000.json"
     again = command.prepare("", {"from_sidecar": str(made), "max_steps_computed": 6}, {})
     assert len(again.config.cache.computed_steps) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "words"),
+    [
+        ({"solver": "adams"}, {}, "it was made for solver euler, but this run has adams"),
+        ({"num_frames": "34"}, {}, "it was made for number of frames"),
+        ({"cfg_scale": 7.0}, {}, "it was made for guidance scale"),
+        ({}, {"image_size": (64, 96)}, "it was made for image size"),
+        ({"ckpt_path": "elsewhere"}, {}, "but this run has elsewhere"),
+    ],
+    ids=str,
+)
+def test_a_calibrated_sidecar_is_refused_in_another_setting(run, flags, options, words):
+    made = run(config=small_model.CALIBRATED, prompt=["a"]).folder / "sample_0000.json"
+    with pytest.raises(ConfigError, match=f"sample_0000.json has a calibrated cache, which does not fit: .*{words}"):
+        command.prepare("", {"from_sidecar": str(made), **flags}, options)
+    if "ckpt_path" not in flags:
+        plan = command.prepare("", {"from_sidecar": str(made), **flags}, {**options, "cache": None})
+        assert plan.config.cache is None
+
+
+def test_a_calibrated_sidecar_knows_its_weights_in_another_place(run, tmp_path):
+    made = run(config=small_model.CALIBRATED, prompt=["a"]).folder / "sample_0000.json"
+    moved = shutil.copytree(ROOT / small_model.FOLDER / "transformer", tmp_path / "moved")
+    command.prepare("", {"from_sidecar": str(made), "ckpt_path": str(moved)}, {})

@@ -109,3 +109,50 @@ def test_a_frame_rate_in_a_file_is_that_of_the_mp4(tmp_path):
     assert load_config(file).save_fps == 24
     file.write_text(file.read_text() + "save_fps = 12\n")
     assert load_config(file).save_fps == 12
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "options", "decides"),
+    [
+        (ROOT / small_model.CALIBRATED, {}, {"cache.policy": "easycache"}, "speedup"),
+        (ROOT / small_model.ADACACHE, {"speedup": 2.0}, {"cache.bridge": "fitted"}, "speedup"),
+        (ROOT / small_model.ADACACHE, {"speedup": 2.0}, {"cache.cache_dtype": "bf16"}, "speedup"),
+        (ROOT / small_model.ADACACHE, {"speedup": 2.0}, {"cache.schedule": "batch"}, "speedup"),
+        (ROOT / small_model.ADACACHE, {"draft": 2}, {"cache.codebook": "fast30"}, "draft"),
+        (ROOT / small_model.ADACACHE, {"replay": "trace.json"}, {"cache.metric": "s-attn"}, "replay"),
+    ],
+    ids=str,
+)
+def test_options_of_a_cache_that_something_else_replaces_are_refused(path, flags, options, decides):
+    [key] = options
+    with pytest.raises(ConfigError, match=f"^command line: {key} has no effect with {decides}; leave one of them out"):
+        load_config(path, flags, options)
+
+
+def test_no_cache_by_hand_is_none_in_the_official_style_too(tmp_path):
+    file = mini(tmp_path, "model = dict(do_cache=True, cache_res='t-attn', cache_loc=[1], codebook='fast30')")
+    assert load_config(file).cache is not None
+    assert load_config(file, {}, {"cache": None}).cache is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("num_sampling_steps", "scheduler.num_sampling_steps"),
+        ("cfg_scale", "scheduler.cfg_scale"),
+        ("do_cache", "model.do_cache"),
+        ("tiling", "vae.tiling"),
+        ("height", "image_size"),
+        ("promt", "prompt"),
+    ],
+)
+def test_names_that_belong_elsewhere_are_suggested_there(name, place):
+    with pytest.raises(ConfigError, match=rf"unknown key '{name}'; did you mean '{place}'\?"):
+        load_config(MINI, {}, {name: 3})
+
+
+def test_a_suggested_command_can_be_pasted(tmp_path):
+    folder = tmp_path / "my configs"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"calibrate\.py '.*/my configs/config\.py'' "):
+        load_config(mini(folder, "calibration = None"), {"speedup": 2.0})
