@@ -26,7 +26,7 @@ from bench.plan import BenchPlan
 from bench.points import check_options, references
 from bench.run import BenchRun, Work
 from bench.sampler import Sampler
-from bench.setting import BenchClip, bench_clips, digest, setting_of, tuning_clips
+from bench.setting import MACHINE, BenchClip, bench_clips, digest, setting_of, tuning_clips
 from bench.showcase import make_showcase
 from bench.summary import summarize
 from bench.tuner import TunedFile, Tuner
@@ -110,7 +110,10 @@ class Bench:
         if not clips:
             logger.warning("no clip is complete yet, so there is nothing to compare; run the same command again")
             return None
-        details = self._details(clips) | ({} if self._is_loaded else origin(self._folder))
+        known = {} if self._is_loaded else origin(self._folder)
+        # The log is that of this machine in what speed depends on; the file beside it may be another's.
+        is_of_log = known and all(known["machine"].get(key) == self._machine[key] for key in MACHINE)
+        details = self._details(clips) | (known if is_of_log else {})
         if commits := self._work.commits(clips):
             details["commit"] = ", ".join(commits)
         bench = summarize(self.plan, self._work, clips, self._num_steps, details)

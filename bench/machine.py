@@ -26,8 +26,8 @@ def machine_info(device: str | None) -> tuple[dict[str, Any], str | None]:
     machine = describe_machine()
     commit, dirty = machine.pop("commit"), machine.pop("dirty")
     machine.pop("date")
-    if check_device(device).type != "cuda":
-        machine["gpu"] = None
+    chosen = check_device(device)
+    machine["gpu"] = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
     return machine | {"packages": _versions()}, None if commit is None else commit + ("+" if dirty else "")
 
 

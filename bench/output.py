@@ -12,6 +12,7 @@ from adacache.atomic import atomic_path
 from bench.report import draw, render
 from bench.run import Work
 from bench.setting import BenchClip
+from opensora.cli.records import aligned
 
 BENCH, VIDEOS, TUNED, LOG = "bench.json", "videos.csv", "tuned.json", "log.jsonl"
 
@@ -158,12 +159,7 @@ def _gain(point: Point, key: str) -> str:
 
 
 def _aligned(rows: Sequence[Row]) -> str:
-    """Align columns, the first one to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(cells)).rstrip()
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
+    lines = aligned(rows)
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

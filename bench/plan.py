@@ -102,6 +102,11 @@ class BenchPlan:
     def __post_init__(self) -> None:
         source = Source(self.path)
         names = [policy.name for policy in self.policies]
+        titles = [policy.title for policy in self.policies]
+        for policy in self.policies:
+            if titles.count(policy.title) > 1:
+                message = f"title '{policy.title}' is that of two policies; tables tell them apart by it"
+                raise source.error(f"policies.{policy.name}", message)
         for key in ("budgets", "showcase_budgets"):
             values = getattr(self, key)
             if any(value < 1 for value in values):

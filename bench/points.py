@@ -167,8 +167,7 @@ def calibrated_schedule(config: SampleConfig, policy: PolicyPlan, count: int) ->
     if kind == "static":
         schedule = StaticScheduleConfig(steps, num_steps)
     elif kind == "average_velocity":
-        halves = 2 if config.scheduler.cfg_scale != 1 else 1
-        combined = [(half,) * halves for half in average_velocity(steps, timesteps_of(target))]
+        combined = [(half,) * 2 for half in average_velocity(steps, timesteps_of(target))]
         schedule = MultistepConfig(steps, num_steps, coefficients=combined)
     try:
         return dataclasses.replace(schedule, **options)

@@ -22,6 +22,7 @@ from opensora.prompts.run_prompts import plain_texts
 
 logger = logging.getLogger(__name__)
 
+MACHINE = ("cpu", "threads", "gpu", "torch")  # what speed depends on
 SEEDS_APART = 1000  # between the clips of a prompt, so that no two clips of a bench share their noise
 TUNING_SHARE = 3  # without a file of tuning prompts, the last third of the prompts is kept for tuning
 
@@ -123,7 +124,7 @@ def setting_of(
         "autoencoder": {"weights": weights["vae"], **entries.pop("vae")},
         **{name.replace("_", " "): value for name, value in entries.items()},
         "exact steps": [plan.exact_steps, plan.exact_solver],
-        "machine": {key: machine[key] for key in ("cpu", "threads", "gpu", "torch")},
+        "machine": {key: machine[key] for key in MACHINE},
     }
 
 

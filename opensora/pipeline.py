@@ -56,7 +56,7 @@ class SamplingOutput:
         traces: one per prompt (the same one if the batch shares a schedule), or None for each without a cache. With
             several loops, those of the first loop.
         later_traces: for each following loop, a list like `traces`.
-        seconds: time of the whole batch, from text encoding to decoding.
+        seconds: time of the whole batch, from text encoding, which takes none if it was done before, to decoding.
     """
 
     videos: list[np.ndarray]

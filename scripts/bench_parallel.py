@@ -54,7 +54,8 @@ def measure(config_path: str, flags: dict, cfg_options: dict) -> int:
     frames, tokens = shapes.latent_size[0], shapes.tokens_per_frame
     pipe = SamplingPipeline.from_config(config)
     limit_threads(pipe.model)
-    results = bench(processes, pipe, prompt, arrangements(launch.world_size, config, (frames, tokens)))
+    ways = arrangements(launch.world_size, config, (frames, tokens), shapes.rows_per_video)
+    results = bench(processes, pipe, prompt, ways)
     if launch.rank == 0:
         print(f"{config.path}: {frames} latent frames of {tokens} tokens, '{prompt}'")
         print(table(results))

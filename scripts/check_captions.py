@@ -21,7 +21,7 @@ from opensora.environment import enter_environment  # noqa: E402
 if __name__ == "__main__":
     enter_environment()
 
-from opensora.errors import ConfigError, WeightsError  # noqa: E402
+from opensora.errors import EXIT_INTERRUPTED, ConfigError, WeightsError  # noqa: E402
 from opensora.files import make_output_folder  # noqa: E402
 
 # What is given -> its pixel frames and its mask strategy.
@@ -83,17 +83,18 @@ def main() -> None:
         run(config, options, captions)
     except (ConfigError, WeightsError, SamplingError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def run(config, options: argparse.Namespace, captions: list[str]) -> None:
-    """Sample all captions with all seeds and write the report."""
+    """Sample all captions with all seeds and write the report, of those that are made if it ends early."""
     import numpy as np
     from tqdm import tqdm
 
-    from adacache.atomic import atomic_path
     from adacache.calibration.quality import psnr
     from mini.check.check import check_clip
-    from mini.check.report import CheckedClip, contact_sheet, table
+    from mini.check.report import CheckedClip
     from mini.world.captions import parse_caption
     from mini.world.paths import random_shot
     from mini.world.render import render
@@ -105,7 +106,8 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
     batch = 1 if pipe.cache else options.batch_size
     jobs = [(caption, i * 1000 + seed) for seed in options.seeds for i, caption in enumerate(captions)]
     clips, computed, likeness = [], [], []
-    for start in tqdm(range(0, len(jobs), batch), desc="sampling"):
+
+    def sample(start: int) -> None:
         texts, seeds = zip(*jobs[start : start + batch], strict=True)
         given = {}
         if options.given != "nothing":
@@ -122,23 +124,36 @@ def run(config, options: argparse.Namespace, captions: list[str]) -> None:
         output = pipe(texts, seed=seeds, progress=False, **given)
         if given:
             pairs = zip(output.videos, real, strict=True)
-            likeness += [list(map(psnr, video, frames)) for video, frames in pairs]  # per frame
-        clips += [CheckedClip(v, text, check_clip(v, text)) for v, text in zip(output.videos, texts, strict=True)]
-        computed += [trace.num_computed for trace in output.traces if trace is not None]
+            likeness.extend(list(map(psnr, video, frames)) for video, frames in pairs)  # per frame
+        clips.extend(CheckedClip(v, text, check_clip(v, text)) for v, text in zip(output.videos, texts, strict=True))
+        computed.extend(trace.num_computed for trace in output.traces if trace is not None)
+
+    try:
+        for start in tqdm(range(0, len(jobs), batch), desc="sampling"):
+            sample(start)
+    finally:
+        if clips:
+            report(clips, [seed for _, seed in jobs[: len(clips)]], options.output)
+            if computed:
+                print(f"computed steps: mean {np.mean(computed):.1f} of {pipe.scheduler.num_sampling_steps}")
+            if likeness:
+                print("PSNR to the rendered clip, mean over videos: " + _curve_text(np.mean(likeness, axis=0)))
+
+
+def report(clips, seeds: list[int], folder: Path) -> None:
+    """Print the table of all clips, and write their checks and the sheet."""
+    from adacache.atomic import atomic_path
+    from mini.check.report import contact_sheet, table
+
     print(table(clips))
-    if computed:
-        print(f"\ncomputed steps: mean {np.mean(computed):.1f} of {pipe.scheduler.num_sampling_steps}")
-    if likeness:
-        curve = np.mean(likeness, axis=0)
-        print("\nPSNR to the rendered clip, mean over videos: " + _curve_text(curve))
-    contact_sheet(clips, options.output / "sheet.png")
     rows = [
         {"caption": clip.caption, "seed": seed, **dataclasses.asdict(clip.check), "all": clip.check.all}
-        for clip, (_, seed) in zip(clips, jobs, strict=True)
+        for clip, seed in zip(clips, seeds, strict=True)
     ]
-    with atomic_path(options.output / "checks.json") as temporary:
+    with atomic_path(folder / "checks.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"wrote {options.output}/sheet.png and checks.json")
+    contact_sheet(clips, folder / "sheet.png")
+    print(f"wrote {folder}/sheet.png and checks.json")
 
 
 def _curve_text(curve) -> str:

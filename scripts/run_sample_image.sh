@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Text to image in one command: run_sample_video.sh with videos of one frame. An image that a folder of samples names
-# like a prompt's video can be its first frame: run_sample_video.sh CONFIG --reference-path FOLDER.
+# Text to image in one command: run_sample_video.sh with videos of one frame. The images can then be first frames:
+# with run_sample_video.sh CONFIG --reference-path FOLDER, each video begins with the image of its name.
 set -euo pipefail
 
 scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")

@@ -16,6 +16,7 @@ from bench.compare.bootstrap import interval
 from bench.compare.metric_info import METRICS
 from bench.compare.metrics import Metrics, caption_scores
 from bench.compare.pairs import NotCompared, Pair, match, read_clip
+from opensora.cli.records import aligned
 from opensora.errors import ConfigError, one_line
 
 
@@ -151,7 +152,7 @@ def table(evaluation: Evaluation) -> str:
     for label, attribute in (("mean", "mean"), ("95 % from", "low"), ("to", "high")):
         limits = [getattr(mean, attribute) for mean in means]
         rows.append([label, *map(_number, keys, limits)])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-3], rule, *lines[-3:]])
 
@@ -232,12 +233,3 @@ def _short(name: str) -> str:
     """Return a long name's start and end: numbers and seeds are at the end."""
     half = (MAX_NAME - 3) // 2
     return name if len(name) <= MAX_NAME else f"{name[:half]}...{name[-half:]}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align the first column to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]

@@ -27,7 +27,7 @@ class ArrangementResult:
 
     Attributes:
         sent: for "computed" and "reused", the most bytes that any process sent in such a step, by purpose; empty if
-            there is no such step.
+            it calls no model.
         milliseconds: of such steps, medians on rank 0; None without a cache.
         seconds: of denoising and decoding.
         decode_sent: bytes sent for decoding, once per video.
@@ -44,8 +44,11 @@ class ArrangementResult:
     same_schedule: bool
 
 
-def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -> list[MeshShape]:
+def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int], rows: int) -> list[MeshShape]:
     """Return all ways to share one video among the processes; `size` is (latent frames, tokens per frame).
+
+    Args:
+        rows: of the model's batch for one video, two with guidance.
 
     Raises:
         ConfigError: there is none.
@@ -54,11 +57,12 @@ def arrangements(world_size: int, config: SampleConfig, size: tuple[int, int]) -
     frames, tokens = size if family.splits_frames else (1, 1)
     if config.guidance_parallel or config.sequence_parallel:
         asked = (config.guidance_parallel, config.sequence_parallel)
-        return [choose_mesh(world_size, 1, *asked, latent_frames=frames, tokens_per_frame=tokens)]
-    shapes = [MeshShape(1, guidance, world_size // guidance) for guidance in (1, 2) if world_size % guidance == 0]
+        return [choose_mesh(world_size, 1, *asked, rows, latent_frames=frames, tokens_per_frame=tokens)]
+    ways = range(1, rows + 1)
+    shapes = [MeshShape(1, guidance, world_size // guidance) for guidance in ways if world_size % guidance == 0]
     shapes = [shape for shape in shapes if shape.sequence <= tokens]
     if not shapes:
-        raise ConfigError(f"{world_size} processes cannot share one video of {family.name}; use {2 * tokens}")
+        raise ConfigError(f"{world_size} processes cannot share one video of {family.name}; use {rows * tokens}")
     return shapes
 
 
@@ -140,8 +144,8 @@ def table(results: Sequence[ArrangementResult]) -> str:
     for result in results:
         shape, outcome = str(result.shape), f"{result.error:>20.1e}  {'yes' if result.same_schedule else 'NO'}"
         for kind, sent in result.sent.items():
-            if not sent:
-                continue
+            if not sent and result.milliseconds[kind] is None:
+                continue  # there is no such step
             spent = result.milliseconds[kind]
             lines.append(
                 f"{shape:34}{kind:>10}{sent['blocks']:>18,}{sent['schedule']:>12,}{sent['output']:>14,}"

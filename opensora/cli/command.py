@@ -66,7 +66,8 @@ def prepare(
         _check_stream(config, prompt_text)
         with each_message_once():
             samples = plan_samples(config, all_prompts(config, prompt_text), line_config)
-    _check_switches({**cfg_options, **flags}, [sample.config for sample in samples])
+    given = {**cfg_options, **{name: value for name, value in flags.items() if value is not None}}
+    _check_switches(given, [sample.config for sample in samples])
     if config.llm_refine:
         ChatEndpoint(config.llm_endpoint, config.llm_model, api_key_from_env())  # refuses what cannot be used
     check_text_options(config)

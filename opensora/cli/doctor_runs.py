@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import av
 import numpy as np
@@ -29,6 +30,7 @@ from opensora.environment import command_line
 from opensora.errors import ConfigError, WeightsError, one_line
 from opensora.memory.measure import free_in_cpu_memory
 from opensora.weights import hub
+from opensora.weights.download import existing_part, free_space
 from opensora.weights.layout import PIECES
 from opensora.weights.locate import find_piece
 
@@ -101,8 +103,7 @@ def check_space() -> list[Finding]:
         ("the working directory", Path.cwd(), "change to another folder"),
         ("the hub's cache", hub.cache_folder(), "set HF_HOME to a folder of your own"),
     ):
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        left = shutil.disk_usage(existing).free
+        existing, left = existing_part(folder), free_space(folder)
         text = f"{hub.size_text(left)} are free for {what} ({folder})"
         findings.append(ok(text) if left >= _SMALL_DISK else warning(text, f"make room, or {other}"))
         if not os.access(existing, os.W_OK):
@@ -143,21 +144,23 @@ def check_weights(config_path: str, required: bool) -> list[Finding]:
             absent.append(f"{label} {piece.wanted}")
             continue
         again = f"copy {piece.wanted} again, or correct {name}.from_pretrained"
-        fix = again if piece.repo is None else f"delete {piece.path} and run: {_DOWNLOAD}"
+        fix = again if piece.repo is None else f"delete {piece.path} and run: {_DOWNLOAD} {quote(config_path)}"
         for state, sentence in check_piece(piece, section.type):
             text = f"{label} {piece.wanted}: {sentence}"
             findings.append(problem(text, fix) if state in BAD else ok(text))
     if absent:
-        findings.append(_explain_absent(f"not (completely) on this machine: {', '.join(absent)}", required))
+        text = f"not (completely) on this machine: {', '.join(absent)}"
+        findings.append(_explain_absent(text, required, config_path))
     return findings
 
 
-def _explain_absent(text: str, required: bool) -> Finding:
+def _explain_absent(text: str, required: bool, config_path: str) -> Finding:
+    download = f"{_DOWNLOAD} {quote(config_path)}"
     if not required:
-        return warning(text, f"run: {_DOWNLOAD}, if you want the published model")
+        return warning(text, f"run: {download}, if you want the published model")
     if hub.is_reachable():
-        return warning(f"{text}; the first run downloads it", f"run: {_DOWNLOAD} CONFIG to fetch it beforehand")
-    fix = f"{_DOWNLOAD} CONFIG --weights-dir DIR where there is a network, copy DIR here, and give --weights-dir DIR"
+        return warning(f"{text}; the first run downloads it", f"run: {download} to fetch it beforehand")
+    fix = f"{download} --weights-dir DIR where there is a network, copy DIR here, and give --weights-dir DIR"
     return problem(f"{text}, and {hub.why_unreachable()}", f"run: {fix}")
 
 

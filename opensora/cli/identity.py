@@ -59,7 +59,9 @@ def config_hash(config: SampleConfig) -> str:
 
 
 def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str], batch: Sequence[Sample]) -> str:
-    """Return a hash of everything that decides how one video looks, except versions and hardware.
+    """Return a hash of what decides how one video looks.
+
+    Versions and hardware are left out, and so are the files beside a piece's weights, such as its config.json.
 
     Args:
         config_hash: of the sample's config.
@@ -75,9 +77,15 @@ def sample_identity(sample: Sample, config_hash: str, weights: Mapping[str, str]
             "weights": dict(weights),
             "references": list(sample.reference_hashes),
             "mask_strategy": sample.mask_strategy,
-            "batch": [[mate.prompt, mate.seed] for mate in batch] if shared else None,
+            "batch": [_as_mate(mate) for mate in batch] if shared else None,
         }
     )
+
+
+def _as_mate(sample: Sample) -> list[Any]:
+    """Return what a sample's part in a shared schedule depends on."""
+    given = [list(sample.reference_hashes), sample.mask_strategy] if sample.references else []
+    return [sample.prompt, sample.seed, *given]
 
 
 def weight_fingerprints(weights: WeightPaths) -> dict[str, str]:

@@ -57,7 +57,7 @@ class Entry:
         files: name -> {"bytes", "sha256"}.
         refined: the prompt as a language model rewrote it.
         unrefined: whether a language model was to rewrite it and could not.
-        seconds: from text to pixels; the batch's time divided by its size.
+        seconds: from noise to pixels; the batch's time divided by its size.
     """
 
     prompt: str
@@ -151,6 +151,7 @@ class Ledger:
         entry.run = len(self.runs) - 1
         if old is not None and old.identity == sample.identity:  # its files stay until the same ones replace them
             entry.files, entry.refined = old.files, old.refined
+            self._set_aside(UNLISTED, self._names_in_the_way(sample, wanted))
         else:
             identity = UNLISTED if old is None else old.identity or UNLISTED
             self._set_aside(identity, self._names_in_the_way(sample, wanted))
@@ -164,15 +165,20 @@ class Ledger:
         old = self.get(sample.stem)
         if old is None:
             return [*wanted]
-        return [] if old.identity == sample.identity else [*dict.fromkeys([*old.files, *wanted])]
+        if old.identity != sample.identity:
+            return [*dict.fromkeys([*old.files, *wanted])]
+        # What a killed run wrote is not listed either, and is replaced by the same.
+        return [name for name in wanted if name not in old.files] if old.status == "done" else []
 
     def note_problem(self, sample: Sample) -> None:
         """Enter a sample that cannot be made as it is asked for now; an entry that is done stays."""
         old = self.get(sample.stem)
-        if old is None or old.status != "done":
-            entry = Entry(sample.prompt, sample.seed, sample.index, sample.number, status="failed")
-            entry.error, entry.finished = sample.problem, _now()
-            self._entries[sample.stem] = _text(vars(entry))
+        if old is not None and old.status == "done":
+            return
+        if old is None:
+            old = Entry(sample.prompt, sample.seed, sample.index, sample.number)
+        old.status, old.run, old.error, old.finished = "failed", len(self.runs) - 1, sample.problem, _now()
+        self._entries[sample.stem] = _text(vars(old))
 
     def start(self, stems: Iterable[str]) -> None:
         """Record that the samples are being made now."""
@@ -289,8 +295,6 @@ class Ledger:
 
     def _is_whole(self, name: str, about: Mapping[str, Any]) -> bool:
         path = self.folder / name
-        if path.is_dir():
-            return sum(1 for _ in path.iterdir()) == about.get("entries")
         return path.is_file() and path.stat().st_size == about.get("bytes")
 
     def _set_aside(self, identity: str, names: Iterable[str]) -> None:
@@ -389,9 +393,7 @@ def take_lock(folder: Path) -> int | None:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    """Return size and hash of a file, or the number of entries of a folder."""
-    if path.is_dir():
-        return {"entries": sum(1 for _ in path.iterdir())}
+    """Return size and hash of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}

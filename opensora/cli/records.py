@@ -66,13 +66,19 @@ def results_table(samples: Sequence[Sample]) -> str:
     for r in results:
         saving = "-" if r.saving is None else f"{r.saving:.0%}"
         table.append((r.video.name, f"{r.num_computed}/{r.num_steps}", f"{r.seconds:.1f}", saving))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, "<>>>", widths, strict=True))
-        for line in table
-    ]
+    lines = aligned(table)
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, its first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligns = "<" + ">" * (len(widths) - 1)
+    return [
+        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(row, aligns, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -172,7 +172,7 @@ class Session:
             if sample.prompt not in asked:
                 asked[sample.prompt] = None if refiner.gave_up else _ask(refiner, sample.prompt)
             sample.refined = asked[sample.prompt]
-            if entry is not None:  # asked again, the model might answer otherwise
+            if entry is not None and sample.is_due:  # asked again, the model might answer otherwise
                 changes = {"unrefined": True} if sample.refined is None else {"refined": sample.refined}
                 self.ledger.note(sample.stem, sync=True, **changes)
 

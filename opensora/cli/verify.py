@@ -115,12 +115,12 @@ def _damaged_small_files(piece: Piece) -> list[str]:
     for file in small_files(piece.path, piece.name) if piece.path.is_dir() else []:
         if file.suffix != ".json":
             if not file.stat().st_size:
-                sentences.append(f"{file} is empty; download or copy it again")
+                sentences.append(f"{file} is empty; delete it, and download or copy it again")
             continue
         try:
             json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            sentences.append(f"{file} is not valid JSON; download or copy it again")
+            sentences.append(f"{file} is not valid JSON; delete it, and download or copy it again")
     return sentences
 
 

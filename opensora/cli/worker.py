@@ -125,6 +125,9 @@ class Worker:
         ready = [sample for sample in batch if sample.stem not in problems]
         if not ready:
             return problems
+        shares = len(batch) > 1 and getattr(batch[0].config.cache, "schedule", None) == "batch"
+        if shares and problems:
+            return dict.fromkeys((sample.stem for sample in ready), _not_alone(next(iter(problems)))) | problems
         try:
             return problems | self._sample(pipe, ready, references)
         except self._own_errors as error:
@@ -132,6 +135,8 @@ class Worker:
         # Not within the except block: the error holds on to the tensors of the batch.
         del references
         release_memory(self._about["device"])
+        if shares:
+            return {sample.stem: f"{problem} (its batch shares one schedule)" for sample in ready}
         if len(ready) == 1:
             return {**problems, ready[0].stem: problem}
         logger.warning("WARNING: a batch failed (%s); its samples are tried one by one", problem)
@@ -236,6 +241,11 @@ def encode_text(plan: Plan, progress: bool = True, processes: int = 1) -> Prepar
     check_memory(plan.weights.applied_to(largest), len(due), device, not kept, processes, references)
     shown = progress and config.verbose > 0
     return encode_captions(config, every, device, shown, negative, quiet=not progress)
+
+
+def _not_alone(stem: str) -> str:
+    """Return why a sample is not made: alone, its schedule would be another than with the others of its batch."""
+    return f"its batch shares one schedule with {stem}, which cannot be made; mend that, or set cache.schedule='sample'"
 
 
 def _captions(sample: Sample) -> list[str]:

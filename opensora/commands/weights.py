@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsers["verify"].add_argument("--quick", action="store_true", help="do not read the data: no checksums")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parsers[options.command].parse_args(unknown)  # the command's own parser names its flags in the error
+        parsers[options.command].parse_args([options.config, *unknown])  # names the command's own flags in the error
     return options
 
 

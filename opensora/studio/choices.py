@@ -24,6 +24,7 @@ from opensora.environment import command_line
 from opensora.errors import ConfigError, UserError, WeightsError
 from opensora.files import REPO_ROOT
 from opensora.prompts.files import is_stream
+from opensora.studio.results import label_of_aim
 from opensora.weights.layout import PIECES
 from opensora.weights.locate import find_piece
 
@@ -191,7 +192,7 @@ def _variant(path: str, config: SampleConfig) -> Variant:
         label = "Every step"
     elif any(getattr(config, name) is not None for name in TARGETS):
         calibration = Calibration.load(find_calibration(config.calibration, config.path))
-        label = "Calibrated" if calibration.aim == "repeat" else "Toward the exact solution"
+        label = label_of_aim(calibration.aim)
     elif isinstance(cache, AdaCacheConfig):
         label = "AdaCache + MoReg" if cache.moreg else "AdaCache"
     else:

@@ -97,7 +97,7 @@ class CompareTab:
 
     def _more(self, group: Sequence[Sample]) -> str:
         """Return the buttons that render another video of the scene."""
-        counts = {sum(sample.computed) for sample in group}
+        counts = {sample.num_computed for sample in group}
         base, total = min(group, key=lambda sample: len(sample.id)), len(group[0].computed)
         buttons = ""
         if total not in counts:

@@ -98,7 +98,7 @@ class Engine:
                 self.queue.change(id, status="canceled")
             self._canceled.add(id)
         if self.live.job == id:
-            self._update(phase="canceling after this step")
+            self._update(id, phase="canceling after this step")
             with contextlib.suppress(OSError, ValueError):
                 self._send({"cancel": id})
             patience = threading.Timer(self._grace, self._kill_if_running, (id,))
@@ -128,7 +128,7 @@ class Engine:
             except Exception:
                 logger.exception("the studio could not make job %s", job.id)
                 self._fail(job, "a bug of the studio; its terminal has the trace")
-            self.live = Live(version=self.live.version + 1)
+            self._show(None)
 
     def _fail(self, job: Job, reason: str) -> None:
         """End a job that was not made, even if that cannot be written down."""
@@ -146,7 +146,7 @@ class Engine:
         with self._changing:
             if job.id in self._canceled:
                 return
-            self.live = Live(job.id, "starting", version=self.live.version + 1)
+            self._show(job.id, "starting")
             self.queue.change(job.id, status="running", error=None, notes=[])
         for event in self._events(job):
             if self._take(job.id, event):
@@ -183,9 +183,9 @@ class Engine:
             is_last = event["index"] + 1 == event["num_steps"]
             phase = self.live.phase if id in self._canceled else "decoding" if is_last else "sampling"
             computed = (*before, event["computed"])
-            self._update(computed=computed, num_steps=event["num_steps"], phase=phase, **preview)
+            self._update(id, computed=computed, num_steps=event["num_steps"], phase=phase, **preview)
         elif kind == "phase":
-            self._update(phase=event["text"])
+            self._update(id, phase=event["text"])
         elif kind == "note":
             self._record(id, notes=[*self.queue.get(id).notes, event["text"]])
         elif kind == "done":
@@ -196,9 +196,15 @@ class Engine:
             self._record(id, status="canceled")
         return kind in ("done", "failed", "canceled")
 
-    def _update(self, **changes: Any) -> None:
-        with self._showing:  # the page's thread cancels while the worker's events arrive
-            self.live = replace(self.live, version=self.live.version + 1, **changes)
+    def _show(self, *about: Any) -> None:
+        with self._showing:
+            self.live = Live(*about, version=self.live.version + 1)
+
+    def _update(self, id: str, **changes: Any) -> None:
+        """Change what is shown of a job, unless it is over: the page's thread cancels while the worker goes on."""
+        with self._showing:
+            if self.live.job == id:
+                self.live = replace(self.live, version=self.live.version + 1, **changes)
 
     def _running_process(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:

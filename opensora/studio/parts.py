@@ -83,7 +83,7 @@ def media(sample: Sample, autoplay: bool = False) -> str:
 
 def figures(sample: Sample) -> str:
     """Return the computed steps and seconds of a sample as text."""
-    return f"{sum(sample.computed)} of {len(sample.computed)} steps, {sample.seconds:.1f} s"
+    return f"{sample.steps} steps, {sample.seconds:.1f} s"
 
 
 def card(sample: Sample, buttons: str = "", autoplay: bool = False, wide: bool = False) -> str:
@@ -240,7 +240,7 @@ def chart(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return three to six round numbers that enclose a range."""
+    """Return two to six round numbers that enclose a range."""
     span = high - low or abs(high) or 1.0
     rough = span / 4
     unit = 10 ** math.floor(math.log10(rough))

@@ -7,12 +7,19 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import av
+
+from adacache.calibration.calibration import Calibration
 from adacache.calibration.quality import psnr
+from adacache.calibration.target import TARGETS
+from adacache.policies.registry import POLICIES, config_class
 from opensora.cli.ledger import JOURNAL, MANIFEST, read_manifest
 from opensora.config.schema import section_class
+from opensora.config.target import find_calibration
 from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
 from opensora.errors import ConfigError
 
@@ -27,8 +34,8 @@ class Sample:
         id: path of the file below the output folder, without suffix.
         seconds: from text to pixels.
         size: frames, height and width in pixels.
-        computed: whether each step was computed.
-        records: records of its trace; empty without a cache.
+        computed: whether each step was computed, those of all clips that continue each other.
+        records: records of its traces; empty without a cache.
         scene: what results must have in common to be compared frame by frame.
         variant: how the computed steps were chosen, in a few words.
         metadata: metadata in its sidecar.
@@ -66,9 +73,20 @@ class Sample:
         return bool(self.metadata["config"].get("draft"))
 
     @property
+    def num_computed(self) -> float:
+        """How many steps were computed; those of a policy that reuses branches count by their share."""
+        shares = [record.get("computed_share") for record in self.records] or [None] * len(self.computed)
+        return sum(one if share is None else share for one, share in zip(self.computed, shares, strict=True))
+
+    @property
+    def steps(self) -> str:
+        """Computed and all steps, as text."""
+        return f"{self.num_computed:.3g} of {len(self.computed)}"
+
+    @property
     def label(self) -> str:
         """Text that distinguishes it from other samples of its scene."""
-        return f"{self.variant}, {sum(self.computed)} of {len(self.computed)}"
+        return f"{self.variant}, {self.steps}"
 
 
 @dataclass
@@ -148,10 +166,14 @@ def _sample(root: Path, sidecar: Path, finished: str, command: list[str]) -> Sam
     content = json.loads(sidecar.read_text(encoding="utf-8"))
     metadata, records = content["metadata"], content.get("records", [])
     config = metadata["config"]
+    loops = int(config.get("loop", 1))
+    for loop in range(1, loops if records else 1):
+        records += json.loads(sidecar.with_suffix(f".loop{loop}.json").read_text(encoding="utf-8"))["records"]
     prompt, seed = str(metadata["prompt"]), int(metadata["seed"])
     size = int(config["num_frames"]), int(config["height"]), int(config["width"])
     scheduler = section_class("scheduler", config["scheduler"])(**config["scheduler"])
-    computed = [bool(record["computed"]) for record in records] or [True] * scheduler.num_model_calls
+    computed = [bool(record["computed"]) for record in records] or [True] * (scheduler.num_model_calls * loops)
+    video = sidecar.with_name(Path(metadata["video"]).name)
     text = metadata.get("refined") or prompt  # which a video that is made again has as its prompt
     scene = (text, seed, *size, scheduler.num_model_calls)
     scene += config["model"]["from_pretrained"], config["scheduler"]["cfg_scale"]
@@ -159,11 +181,11 @@ def _sample(root: Path, sidecar: Path, finished: str, command: list[str]) -> Sam
     scene += (metadata.get("mask_strategy", ""), *(item["sha256"] for item in metadata.get("references", [])))
     return Sample(
         id=str(sidecar.with_suffix("").relative_to(root)),
-        video=sidecar.with_name(Path(metadata["video"]).name),
+        video=video,
         prompt=prompt,
         seed=seed,
         seconds=float(metadata["seconds"]),
-        size=size,
+        size=size if loops == 1 else (_num_frames(video), *size[1:]),
         fps=int(config["save_fps"]),
         computed=computed,
         records=records,
@@ -175,6 +197,16 @@ def _sample(root: Path, sidecar: Path, finished: str, command: list[str]) -> Sam
     )
 
 
+def _num_frames(video: Path) -> int:
+    with av.open(str(video)) as container:
+        return container.streams.video[0].frames
+
+
+def label_of_aim(aim: str) -> str:
+    """Return what results of a calibration with this aim are called."""
+    return "Calibrated" if aim == "repeat" else "Toward the exact solution"
+
+
 def _variant(config: dict[str, Any]) -> str:
     cache = config.get("cache")
     if not cache:
@@ -183,7 +215,20 @@ def _variant(config: dict[str, Any]) -> str:
         return "Draft" if config.get("draft") else "Final"
     if "codebook" in cache:
         return "AdaCache + MoReg" if cache.get("moreg") else "AdaCache"
-    return "Calibrated" if config.get("calibration") else "Listed steps"
+    policy = cache.get("policy")
+    if any(config.get(target) is not None for target in TARGETS):
+        return label_of_aim(_aim(str(find_calibration(config["calibration"], config.get("path", "")))))
+    if policy == "multistep":  # a video that was made again
+        return label_of_aim("repeat")
+    return config_class(policy).label if policy in POLICIES and policy != "static" else "Listed steps"
+
+
+@cache
+def _aim(calibration: str) -> str:
+    try:
+        return Calibration.load(calibration).aim
+    except (OSError, ValueError):  # it may be gone
+        return "repeat"
 
 
 def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
@@ -191,7 +236,7 @@ def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
     groups: dict[tuple[Any, ...], list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.scene, []).append(sample)
-    return {scene: sorted(group, key=lambda sample: -sum(sample.computed)) for scene, group in groups.items()}
+    return {scene: sorted(group, key=lambda sample: -sample.num_computed) for scene, group in groups.items()}
 
 
 def _stamp(folder: Path) -> list[tuple[int, int]]:

@@ -137,8 +137,12 @@ def check_space(needed: int, weights_dir: str | os.PathLike[str] | None = None) 
 
 def free_space(folder: Path) -> int:
     """Return the bytes free on the disk of a folder, which need not exist yet."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing_part(folder)).free
+
+
+def existing_part(folder: Path) -> Path:
+    """Return a folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def fetch(

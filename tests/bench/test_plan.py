@@ -49,6 +49,10 @@ def test_further_budgets_are_a_policys_own(entries):
         ({"num_prompts": 0}, "num_prompts must be at least 1, got 0"),
         ({"exact_steps": "many"}, "exact_steps must be a whole number, got 'many'"),
         ({"baseline": "teacache"}, "baseline 'teacache' is no policy of this bench"),
+        (
+            {"policies": {name: {"title": "Steps", "steps": True} for name in ("fixed", "adacache")}},
+            "title 'Steps' is that of two policies",
+        ),
         ({"showcase_prompts": [-1]}, "showcase_prompts must be indices from 0"),
         ({"policies": {}}, "'policies' must be a dict of at least one policy"),
         ({"sample": None}, "sample must be text, got None"),

@@ -24,7 +24,7 @@ def test_settings_are_shown_at_the_budget_they_are_nearest_to(plan, tmp_path):
 
 def test_where_steps_cannot_be_known_the_strongest_setting_is_shown(plan, tmp_path):
     [_, fixed, _] = plan.policies
-    plan = dataclasses.replace(plan, policies=(*plan.policies, dataclasses.replace(fixed, name="pab")))
+    plan = dataclasses.replace(plan, policies=(*plan.policies, dataclasses.replace(fixed, name="pab", title="PAB")))
     pab = [BenchPoint("pab", place=i, cache=PABConfig(mlp_blocks=(0,), cross=5 + i)) for i in (1, 2)]
     showcase = make_showcase(tmp_path, plan, references(200), pab, 30)
     assert [point.key for point, _ in showcase.shown][2:] == ["pab#2"]

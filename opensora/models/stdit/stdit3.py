@@ -132,15 +132,15 @@ class STDiT3(PretrainedModel):
         latents = x.to(dtype)
         frames, x = x.shape[2], latents[:, :, sharding.frames]
         t, t0 = self._embed_time(timestep, fps, len(x), with_t0=x_mask is not None)
-        hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
         conditions = Conditions(
             text=cache(lambda: self._embed_text(y.to(dtype), mask)),
             modulation=cache(lambda: self._modulation(t, t0, x_mask)),
             rope=cache(lambda: self.rope.tables(frames)),
         )
-        if controller is None:
-            hidden_states = self.run_blocks(hidden_states, conditions, sharding)
+        if controller is None:  # the embedded patches are held by nobody else, and freed by the first block
+            hidden_states = self.run_blocks(self._embed_patches(x, height, width), conditions, sharding)
         else:
+            hidden_states = self._embed_patches(x, height, width)  # (B, T, S, C)
             hidden_states = CachedStack(self, latents, hidden_states, conditions, sharding, controller).run()
         own_mask = None if x_mask is None else x_mask[:, sharding.frames]
         out = self.final_layer(hidden_states, t, t0, own_mask)

@@ -167,6 +167,9 @@ LLM = {
     "a calibration for nothing": Case(
         "--calibration mine.json", ["calibration has no effect without one of speedup, max_steps_computed, min_psnr"]
     ),
+    "a calibration for nothing, as an option": Case(
+        "--cfg-options calibration=mine.json", ["calibration has no effect without one of speedup"]
+    ),
     "carried frames without a loop": Case(
         "--condition-frame-edit 0.5", ["condition_frame_edit has no effect without a loop above 1"]
     ),

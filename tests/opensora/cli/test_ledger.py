@@ -114,3 +114,35 @@ def test_the_end_of_a_run_leaves_the_manifest_alone(tmp_path):
     assert not (tmp_path / JOURNAL).exists()
     # Indented as json would do it, so that people can read and compare it.
     assert (tmp_path / MANIFEST).read_text() == json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def test_what_a_user_put_in_the_place_of_a_further_file_of_a_finished_sample_is_kept(tmp_path):
+    [sample] = samples(1)
+    ledger = begun(tmp_path, [sample])
+    make(ledger, sample)
+    ledger.close()
+    preview = tmp_path / f"{sample.stem}.preview.webp"
+    preview.write_bytes(b"mine")
+    ledger = Ledger(tmp_path)
+    ledger.begin_run(command=["x"])
+    assert ledger.in_the_way(sample, [f"{sample.stem}.mp4", preview.name]) == [preview]
+    ledger.plan(sample, "hash", [f"{sample.stem}.mp4", preview.name])
+    ledger.close()
+    [kept] = (tmp_path / "replaced").rglob(preview.name)
+    assert kept.read_bytes() == b"mine" and not preview.exists()
+    assert (tmp_path / f"{sample.stem}.mp4").read_bytes() == b"video"
+
+
+def test_a_problem_leaves_what_is_known_of_a_sample_that_waits(tmp_path):
+    [sample] = samples(1)
+    ledger = begun(tmp_path, [sample])
+    ledger.note(sample.stem, refined="a longer prompt")
+    ledger.close()
+    ledger = Ledger(tmp_path)
+    ledger.begin_run(command=["x"])
+    sample.problem = "its reference is missing"
+    ledger.note_problem(sample)
+    entry = ledger.get(sample.stem)
+    assert (entry.status, entry.error, entry.run) == ("failed", "its reference is missing", 1)
+    assert (entry.refined, entry.identity) == ("a longer prompt", "x")
+    ledger.close()

@@ -401,3 +401,12 @@ def test_a_calibrated_sidecar_knows_its_weights_in_another_place(run, tmp_path):
     made = run(config=small_model.CALIBRATED, prompt=["a"]).folder / "sample_0000.json"
     moved = shutil.copytree(ROOT / small_model.FOLDER / "transformer", tmp_path / "moved")
     command.prepare("", {"from_sidecar": str(made), "ckpt_path": str(moved)}, {})
+
+
+def test_samples_of_one_schedule_are_not_made_alone(run, tmp_path):
+    """Alone, their schedule would be another, and the ledger would say otherwise."""
+    config = tmp_path / "own.py"
+    config.write_text(f"_base_ = {str(ROOT / small_model.ADACACHE)!r}\ncache = dict(schedule='batch')\n")
+    done = run(config=str(config), batch_size=3, errors={"b": RuntimeError("can't allocate memory")})
+    assert len(done.failed) == 3 and not done.calls
+    assert all("(its batch shares one schedule)" in problem for problem in done.failed.values())

@@ -56,8 +56,8 @@ def test_every_convolution_keeps_all_bits(pipe):
 
 def test_processes_can_share_its_two_halves_of_guidance_only(entries):
     config = config_from_dict(entries)
-    assert arrangements(2, config, (5, 16)) == [MeshShape(1, 2, 1)]
+    assert arrangements(2, config, (5, 16), 2) == [MeshShape(1, 2, 1)]
     with pytest.raises(ConfigError, match="4 processes cannot share one video of .*; use 2"):
-        arrangements(4, config, (5, 16))
+        arrangements(4, config, (5, 16), 2)
     with pytest.raises(ConfigError, match="sequence_parallel=2 has nothing to split"):
-        arrangements(2, dataclasses.replace(config, sequence_parallel=2), (5, 16))
+        arrangements(2, dataclasses.replace(config, sequence_parallel=2), (5, 16), 2)

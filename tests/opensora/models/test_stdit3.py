@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,22 @@ def test_only_watched_blocks_show_their_branches(model, inputs):
         controller.begin_step(0, 999.0)
         model(**arguments(inputs, "cfg_pair"), controller=controller)
     assert shown == [f"temporal block 1 {part}" for part in ("attn", "cross", "mlp")]
+
+
+@torch.no_grad()
+def test_the_input_of_the_blocks_is_freed_by_the_first_of_them(model, inputs, monkeypatch):
+    alive, embed = [], type(model)._embed_patches
+
+    def watched(self, *given):
+        embedded = embed(self, *given)
+        alive.append(weakref.ref(embedded))
+        return embedded
+
+    monkeypatch.setattr(type(model), "_embed_patches", watched)
+    seen: list[bool] = []
+    handle = model.temporal_blocks[-1].register_forward_pre_hook(lambda *_: seen.append(alive[0]() is not None))
+    try:
+        model(**arguments(inputs, "plain"))
+    finally:
+        handle.remove()
+    assert seen == [False]

@@ -23,12 +23,14 @@ from opensora.cli.command import prepare
 from opensora.cli.session import open_session
 from opensora.commands import studio as command
 from opensora.config.loading import load_config
+from opensora.datasets.video_io import read_video
 from opensora.errors import ConfigError, UserError
+from opensora.files import REPO_ROOT
 from opensora.studio import parts, studio, worker
 from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models, with_folder
 from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
-from opensora.studio.results import Results, scenes
+from opensora.studio.results import Results, _variant, scenes
 from opensora.studio.studio import Studio
 from opensora.studio.worker import Models, Progress, make
 from support import small_model
@@ -201,6 +203,30 @@ def test_results_are_read_from_ledgers_and_compared(made):
     assert len(by_frame) == 17
     assert min(by_frame) <= whole <= max(by_frame)
     assert results.psnr(reference, reference)[1] == 80
+
+
+def test_results_of_other_policies_are_named_and_counted_by_what_they_computed(made):
+    root, _, _ = made
+    [uncached, *_] = next(iter(scenes(Results(root).all()).values()))
+    config = uncached.metadata["config"]
+    policies = {"easycache": "EasyCache", "pab": "PAB", "static": "Listed steps", "multistep": "Calibrated"}
+    assert {policy: _variant(config | {"cache": {"policy": policy}}) for policy in policies} == policies
+    solution = str(REPO_ROOT / "assets/opensora-mini/calibration_solution.json")
+    toward = _variant(config | {"cache": {"policy": "multistep"}, "speedup": 2.0, "calibration": solution})
+    assert toward == "Toward the exact solution"
+    records = [{"computed": True, "computed_share": share} for share in (1.0, 0.5, 0.5, 1.0)]
+    pab = replace(uncached, computed=[True] * 4, records=records, variant="PAB")
+    assert pab.num_computed == 3 and pab.label == "PAB, 3 of 4"
+    assert next(iter(scenes([pab, replace(uncached, computed=[True] * 4)]).values()))[1] is pab
+
+
+def test_clips_that_continue_each_other_count_together(mini, tmp_path):
+    wish = Wish(PROMPT, mini, mini.variant("AdaCache"))
+    arguments = [*arguments_of(wish, tmp_path), "--num-frames", "34", "--loop", "2", "--num-sampling-steps", "4"]
+    assert make(arguments, Models(Progress(lambda event: None)))["event"] == "done"
+    [sample] = Results(tmp_path).all()
+    assert len(sample.computed) == len(sample.records) == 8
+    assert sample.size[0] == len(read_video(sample.video)[0]) > 34
 
 
 def test_a_refined_video_and_what_is_made_of_it_again_are_one_scene(made, tmp_path):
