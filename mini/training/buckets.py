@@ -35,10 +35,10 @@ class Bucket:
 
 WIDE, TALL = (128, 192), (192, 128)
 BUCKETS = (
-    Bucket(FRAMES, SIZE, clips=20000, batch=32, share=0.44),
-    Bucket(1, SIZE, clips=20000, batch=96, share=0.16),
-    Bucket(2 * FRAMES, SIZE, clips=4000, batch=16, share=0.14),
-    Bucket(3 * FRAMES, SIZE, clips=2000, batch=10, share=0.10),
+    Bucket(FRAMES, SIZE, clips=20000, batch=32, share=0.50),
+    Bucket(1, SIZE, clips=20000, batch=96, share=0.20),
+    Bucket(2 * FRAMES, SIZE, clips=2000, batch=16, share=0.08),
+    Bucket(3 * FRAMES, SIZE, clips=1000, batch=10, share=0.06),
     Bucket(FRAMES, WIDE, clips=2000, batch=21, share=0.08),
     Bucket(FRAMES, TALL, clips=2000, batch=21, share=0.08),
 )

@@ -18,7 +18,6 @@ from mini.training.buckets import BUCKETS, Bucket, pick_bucket
 from mini.training.frame_masks import random_frame_masks
 from mini.training.text import MAX_TOKENS, WIDTH, tokenize
 from mini.training.trainer import Recipe, Step, Trainer
-from mini.world.captions import parse_caption
 from mini.world.clips import FINISHED
 from mini.world.paths import SIZE
 from opensora.models.stdit import STDiT3, STDiT3Config
@@ -33,7 +32,6 @@ SHIFTED_SHARE = 0.5  # of the training times; with all of them shifted, few are 
 BASE_RESOLUTION = SIZE[0] * SIZE[1]  # the mini model's "image of 512 x 512"
 MASKED_SHARE = 0.25  # of a batch has frames given
 DIFFERENT_MASKS = 16  # in a batch
-HARD_MOTIONS = ("fast", "spinning")
 
 RECIPE = Recipe(steps=15000, adam_lr=2e-3, muon_lr=3e-3, warmup=100, decay_from=0.4, ema=0.998)
 CONFIG = STDiT3Config(
@@ -135,12 +133,6 @@ def draw_masks(count: int, frames: int, rng: np.random.Generator) -> Tensor:
     return masks
 
 
-def hardness(caption: str) -> int:
-    """Return how often a clip is drawn, relative to one still figure: what comes out wrong most often is drawn more."""
-    scene = parse_caption(caption)
-    return len(scene.figures) + (scene.main.motion in HARD_MOTIONS)
-
-
 class LatentSource:
     """Batches of encoded clips and their tokenized captions, per bucket.
 
@@ -153,18 +145,13 @@ class LatentSource:
         self.name = ", ".join((folder / str(bucket) / FINISHED).read_text() for bucket in BUCKETS)
         self.latents: dict[Bucket, Tensor] = {}
         self.tokens: dict[Bucket, tuple[Tensor, Tensor]] = {}
-        self.shares: dict[Bucket, np.ndarray] = {}
         for bucket in BUCKETS:
             self.latents[bucket] = torch.from_numpy(np.load(folder / str(bucket) / "latents.npy")).to(device)
-            captions = json.loads((folder / str(bucket) / "captions.json").read_text())
-            self.tokens[bucket] = tokenize(captions)
-            weights = np.array([hardness(caption) for caption in captions])
-            self.shares[bucket] = weights / weights.sum()
+            self.tokens[bucket] = tokenize(json.loads((folder / str(bucket) / "captions.json").read_text()))
 
     def draw(self, bucket: Bucket, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latents (count, 4, T, H, W) float32 and token ids (count, MAX_TOKENS), and their mask on the CPU."""
-        shares = self.shares[bucket]
-        chosen = torch.from_numpy(rng.choice(len(shares), size=count, p=shares))
+        chosen = torch.from_numpy(rng.integers(len(self.latents[bucket]), size=count))
         ids, mask = self.tokens[bucket]
         latents = self.latents[bucket][chosen.to(self.device)].float()
         return latents, ids[chosen].to(self.device, non_blocking=True), mask[chosen]

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
 import torch
 
-from mini.training.buckets import BUCKETS
 from mini.training.text import build_text_encoder, tokenize
-from mini.training.train_diffusion import (
-    LatentSource,
-    TextToVelocity,
-    load_transformer,
-    new_transformer,
-    train_diffusion,
-)
+from mini.training.train_diffusion import TextToVelocity, load_transformer, new_transformer, train_diffusion
 from mini.training.trainer import Recipe, Trainer
 from mini.training.workers import Workers
-from mini.world.clips import mark_finished
 from opensora.files import REPO_ROOT
 from opensora.models.stdit import STDiT3
 
@@ -51,27 +40,6 @@ def test_blocks_are_compiled_on_request(compiled, tmp_path, monkeypatch):
     recipe = Recipe(steps=1, adam_lr=1e-3, muon_lr=1e-3, warmup=1)
     train_diffusion(Trainer("diffusion", tmp_path, recipe, Workers()), networks, FourClips(), compiled)
     assert asked == [networks.transformer] * compiled
-
-
-def test_captions_that_come_out_wrong_more_often_are_drawn_more_often(tmp_path):
-    still, fast = "a still red star on a pink background", "a large red star moving fast up"
-    spinning = "a spinning red star at the top"
-    pair = "a still red star and a blue ring moving slowly to the left on a gray striped background"
-    crossing = "a still red star and a blue cross moving fast down behind it"
-    trio = "a still red star and a still cyan ring and a blue heart moving fast to the left"
-    captions = [still, fast, spinning, pair, crossing, trio]
-    for bucket in BUCKETS:
-        folder = tmp_path / str(bucket)
-        folder.mkdir()
-        np.save(folder / "latents.npy", np.arange(6, dtype=np.float16).reshape(6, 1, 1, 1, 1))
-        (folder / "captions.json").write_text(json.dumps(captions))
-        mark_finished(folder, {})
-    source = LatentSource(tmp_path, "cpu")
-    latents, ids, mask = source.draw(BUCKETS[0], 14_000, np.random.default_rng(0))
-    numbers = latents.flatten().long()
-    assert (numbers.bincount() / 1000 - torch.tensor([1.0, 2, 2, 2, 3, 4])).abs().max() < 0.2
-    drawn = tokenize([captions[number] for number in numbers[:20]])
-    assert torch.equal(ids[:20], drawn[0]) and torch.equal(mask[:20], drawn[1])
 
 
 def test_a_step_moves_every_matrix_but_the_fixed_frequencies(tmp_path):
