@@ -102,9 +102,9 @@ class Bench:
             self._left_out.append(f"Time was up after {len(work.finished_clips())} of {len(work.clips)} clips.")
 
     def finish(self, as_markdown: bool = False) -> str | None:
-        """Write the results of all finished clips, and return their tables; None if no clip or the tuning is not."""
+        """Write the results of all finished clips, and return their tables; None if there are no results yet."""
         if self._work is None:
-            logger.warning("nothing is written yet, as policies are not all tuned; run the same command again")
+            logger.warning("there are no results yet, as policies are not all tuned; run the same command again")
             return None
         clips = self._work.finished_clips()
         if not clips:

@@ -94,7 +94,7 @@ def run_bench(options: argparse.Namespace, command: str) -> int:
         bench.measure(deadline)
     except KeyboardInterrupt as error:
         code = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
-        logger.warning("interrupted; what is complete is written")
+        logger.warning("interrupted")
     tables = bench.finish(options.markdown)
     if tables is not None:
         print(tables)

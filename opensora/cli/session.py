@@ -15,7 +15,7 @@ from opensora.cli.plan import Plan, Result, Sample, distinct_configs
 from opensora.cli.records import read_result, results_table, versions, wanted_files
 from opensora.config.schema import SampleConfig
 from opensora.errors import ConfigError, one_line
-from opensora.files import make_output_folder
+from opensora.files import find_path, make_output_folder
 from opensora.prompts.chat import ChatEndpoint
 from opensora.prompts.files import is_stream
 from opensora.prompts.refine import PromptRefiner, api_key_from_env
@@ -129,7 +129,7 @@ class Session:
         due = [sample for sample in self.plan.samples if sample.problem is None and sample.is_due]
         sources = {str(info.path) for sample in due for info in sample.references}
         sources |= {sample.config.replay for sample in due if sample.config.replay is not None}
-        resolved = {Path(source).resolve(): source for source in sources}
+        resolved = {(find_path(source) or Path(source)).resolve(): source for source in sources}
         for sample in due if sources else ():
             wanted = wanted_files(sample.stem, sample.config)
             for place in self.ledger.in_the_way(sample, wanted):

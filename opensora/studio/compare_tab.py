@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from opensora.studio import parts
-from opensora.studio.results import Sample, scenes
+from opensora.studio.results import Sample, further_steps, scenes
 from opensora.studio.studio import Studio
 
 PLAYER = Path(__file__).with_name("player.js")
@@ -97,13 +97,10 @@ class CompareTab:
 
     def _more(self, group: Sequence[Sample]) -> str:
         """Return the buttons that render another video of the scene."""
-        counts = {sample.num_computed for sample in group}
-        base, total = min(group, key=lambda sample: len(sample.id)), len(group[0].computed)
-        buttons = ""
-        if total not in counts:
+        base, buttons = min(group, key=lambda sample: len(sample.id)), ""
+        has_all, more, total = further_steps(group)
+        if not has_all:
             buttons += parts.button("uncached", "Render with every step computed", id=base.id)
-        best = max((count for count in counts if count < total), default=0)
-        more = next((count for count in _counts(total) if count > best), None)
         if base.metadata["config"].get("calibration") and more is not None:
             buttons += parts.button("more", f"Render with {more} of {total} steps", id=base.id, count=str(more))
         return buttons
@@ -122,11 +119,6 @@ def _first_ones(group: Sequence[Sample]) -> list[Sample]:
         return list(group)
     newest = sorted(group[1:], key=lambda sample: sample.finished, reverse=True)[: MAX_SIDE_BY_SIDE - 1]
     return [group[0], *(sample for sample in group if sample in newest)]
-
-
-def _counts(total: int) -> list[int]:
-    """Return numbers of computed steps that are worth trying, in ascending order."""
-    return sorted({round(share * total) for share in (0.27, 0.4, 0.5, 0.67, 0.8)})
 
 
 def _scene_label(group: Sequence[Sample]) -> str:
@@ -163,7 +155,8 @@ def _measured(samples: Sequence[Sample]) -> str:
     """Return a chart of the relative change that each sample measured at its steps, by which steps were chosen."""
     lines = []
     for number, sample in enumerate(samples):
-        points = [(r["index"] + 1, r["distance"]) for r in sample.records if r.get("distance") is not None]
+        records = enumerate(sample.records, 1)  # those of clips that continue each other follow each other
+        points = [(number, r["distance"]) for number, r in records if r.get("distance") is not None]
         if len(points) > 1:
             lines.append(parts.Line(sample.label, points, number % MAX_SIDE_BY_SIDE))
     return parts.chart("Change measured at computed steps", lines, "step", "relative change per step")

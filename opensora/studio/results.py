@@ -11,13 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import av
-
 from adacache.calibration.calibration import Calibration
 from adacache.calibration.quality import psnr
 from adacache.calibration.target import TARGETS
 from adacache.policies.registry import POLICIES, config_class
 from opensora.cli.ledger import JOURNAL, MANIFEST, read_manifest
+from opensora.conditioning.references import opened_reference
 from opensora.config.schema import section_class
 from opensora.config.target import find_calibration
 from opensora.datasets.video_io import IMAGE_SUFFIX, read_video
@@ -179,13 +178,16 @@ def _sample(root: Path, sidecar: Path, finished: str, command: list[str]) -> Sam
     scene += config["model"]["from_pretrained"], config["scheduler"]["cfg_scale"]
     scene += tuple(config.get(name) for name in ("loop", "negative_prompt", "aes", "flow", "camera_motion"))
     scene += (metadata.get("mask_strategy", ""), *(item["sha256"] for item in metadata.get("references", [])))
+    if loops > 1 and video.is_file():
+        with opened_reference(video) as source:
+            size = source.num_frames, *size[1:]
     return Sample(
         id=str(sidecar.with_suffix("").relative_to(root)),
         video=video,
         prompt=prompt,
         seed=seed,
         seconds=float(metadata["seconds"]),
-        size=size if loops == 1 else (_num_frames(video), *size[1:]),
+        size=size,
         fps=int(config["save_fps"]),
         computed=computed,
         records=records,
@@ -195,11 +197,6 @@ def _sample(root: Path, sidecar: Path, finished: str, command: list[str]) -> Sam
         finished=finished,
         command=command,
     )
-
-
-def _num_frames(video: Path) -> int:
-    with av.open(str(video)) as container:
-        return container.streams.video[0].frames
 
 
 def label_of_aim(aim: str) -> str:
@@ -237,6 +234,18 @@ def scenes(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[Sample]]:
     for sample in samples:
         groups.setdefault(sample.scene, []).append(sample)
     return {scene: sorted(group, key=lambda sample: -sample.num_computed) for scene, group in groups.items()}
+
+
+def further_steps(group: Sequence[Sample]) -> tuple[bool, int | None, int]:
+    """Return whether a scene has a result with every step, the next number of steps to try, if any, and all steps.
+
+    Steps are those of one clip, as they are asked for, also where clips continue each other.
+    """
+    loops = int(group[0].metadata["config"].get("loop", 1))
+    counts, total = {sample.num_computed / loops for sample in group}, len(group[0].computed) // loops
+    best = max((count for count in counts if count < total), default=0)
+    worth_trying = sorted({round(share * total) for share in (0.27, 0.4, 0.5, 0.67, 0.8)})
+    return total in counts, next((count for count in worth_trying if count > best), None), total
 
 
 def _stamp(folder: Path) -> list[tuple[int, int]]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from importlib import import_module
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from torch._inductor import config as inductor
 
+from opensora.errors import ConfigError
 from opensora.files import REPO_ROOT
 
 
@@ -62,6 +66,33 @@ def test_weights_to_start_from_are_checked_before_any_work(part, harm, tmp_path,
     error = capsys.readouterr().err
     assert "error: --from: " in error and part in error and "Traceback" not in error
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(KeyboardInterrupt(), 130), (ConfigError("it stopped"), "error: it stopped")]
+)
+def test_captions_that_were_checked_are_reported_if_the_rest_is_not(end, code, tmp_path, monkeypatch, capsys):
+    check_captions = import_module("scripts.check_captions")
+    videos = iter([[np.zeros((17, 128, 128, 3), np.uint8)]])
+
+    class Pipeline:
+        cache, model, scheduler = None, None, SimpleNamespace(num_sampling_steps=30)
+
+        def __call__(self, texts, **_):
+            if (made := next(videos, None)) is None:
+                raise end
+            return SimpleNamespace(videos=made, traces=[None])
+
+    monkeypatch.setattr("opensora.pipeline.SamplingPipeline.from_config", lambda config: Pipeline())
+    monkeypatch.setattr("opensora.device.limit_threads", lambda model: None)
+    arguments = ["--captions", "3", "--seeds", "7", "--batch-size", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["check_captions.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        check_captions.main()
+    assert ended.value.code == code and "item " in capsys.readouterr().out
+    [row] = json.loads((tmp_path / "checks.json").read_text())
+    assert (row["seed"], row["found"], row["all"]) == (7, False, False)
+    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_a_training_to_be_compiled_needs_a_compiler(tmp_path, monkeypatch, capsys):

@@ -410,3 +410,14 @@ def test_samples_of_one_schedule_are_not_made_alone(run, tmp_path):
     done = run(config=str(config), batch_size=3, errors={"b": RuntimeError("can't allocate memory")})
     assert len(done.failed) == 3 and not done.calls
     assert all("(its batch shares one schedule)" in problem for problem in done.failed.values())
+
+
+def test_a_trace_in_the_home_folder_is_not_moved_away_either(run, tmp_path, monkeypatch):
+    trace = run("sample_adacache", prompt=["a"]).folder / "sample_0000.json"
+    monkeypatch.setenv("HOME", str(trace.parent))
+    before = trace.read_bytes()
+    again = run(prompt=["a"], replay=f"~/{trace.name}", seed=5)
+    assert isinstance(again.error, ConfigError) and "would take its place" in str(again.error)
+    assert trace.read_bytes() == before
+    done = run(prompt=["a"], replay=f"~/{trace.name}", save_dir=str(tmp_path / "other"))
+    assert done.config.cache.computed_steps == (0, 1, 29)

@@ -30,7 +30,7 @@ from opensora.studio import parts, studio, worker
 from opensora.studio.choices import Model, Wish, arguments_of, expectation, find_models, with_folder
 from opensora.studio.engine import Live
 from opensora.studio.jobs import Job
-from opensora.studio.results import Results, _variant, scenes
+from opensora.studio.results import Results, _variant, further_steps, scenes
 from opensora.studio.studio import Studio
 from opensora.studio.worker import Models, Progress, make
 from support import small_model
@@ -227,6 +227,9 @@ def test_clips_that_continue_each_other_count_together(mini, tmp_path):
     [sample] = Results(tmp_path).all()
     assert len(sample.computed) == len(sample.records) == 8
     assert sample.size[0] == len(read_video(sample.video)[0]) > 34
+    half = replace(sample, computed=([True] * 15 + [False] * 15) * 2, records=[])
+    assert further_steps([half]) == (False, 20, 30)
+    assert further_steps([replace(half, computed=[True] * 60), half]) == (True, 20, 30)
 
 
 def test_a_refined_video_and_what_is_made_of_it_again_are_one_scene(made, tmp_path):
